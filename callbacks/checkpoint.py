@@ -1,0 +1,120 @@
+"""Checkpoints from which a run continues as if it had never stopped."""
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.trainer.states import TrainerFn
+
+from callbacks.guard import check_finite
+
+TERMINATED = 128 + signal.SIGTERM  # 143, what a shell reports of a process that SIGTERM ended
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames, so that every `*.ckpt` on disk is whole whenever the process is killed.
+
+    Lightning's own writer goes through TMPDIR, which is atomic only within one file system.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f"{path.name}.tmp*"):
+            leftover.unlink(missing_ok=True)
+        temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException as error:
+            temporary.unlink(missing_ok=True)
+            if isinstance(error, RuntimeError):  # how torch reports a full disk in the middle of a file
+                raise OSError(f"{path}: could not be written; is the disk full?") from error
+            raise
+
+
+class RunCheckpoint(Checkpoint):
+    """Keeps `checkpoints/last.ckpt`, and `best.ckpt` by the system's `monitor`.
+
+    `last` is written after every validation, or at the end of every epoch without one, every `every_n_train_steps`
+    updates, and when training ends. Where a validation is due at the same step, it comes first: otherwise a kill between
+    the two would lose it. SIGTERM lets the step (and its validation) finish, saves and exits with 143; a second one exits
+    at once. Anything non-finite is refused before it can overwrite a good state.
+
+    Args:
+        every_n_train_steps: additional checkpoints, in updates.
+    """
+
+    def __init__(self, every_n_train_steps: int | None = None) -> None:
+        self.every_n_train_steps = every_n_train_steps
+        self.best: float | None = None
+        self._saved_at = -1
+        self._terminated = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_at = trainer.global_step
+        # Set after Lightning's own handler, which would abort a validation half-way.
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        if self._terminated:
+            raise SystemExit(TERMINATED)
+        self._terminated = True
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        loop = trainer.fit_loop
+        if loop._should_accumulate():  # gradients that no checkpoint holds are pending
+            return
+        if loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]  # set while it runs
+            return  # saved in on_validation_end
+        step = trainer.global_step
+        stop = self._told_to_stop(trainer)
+        periodic = bool(self.every_n_train_steps) and step % (self.every_n_train_steps or 1) == 0
+        if step != self._saved_at and (periodic or stop or trainer.is_last_batch or trainer.should_stop or step == trainer.max_steps):
+            self._save(trainer, "last")
+        if stop:
+            raise SystemExit(TERMINATED)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        monitor = getattr(pl_module, "monitor", None)
+        if monitor is not None and monitor[0] in trainer.callback_metrics:
+            value = trainer.callback_metrics[monitor[0]].item()
+            sign = 1 if monitor[1] == "min" else -1
+            if self.best is None or sign * value < sign * self.best:
+                self.best = value
+                self._save(trainer, "best")
+        self._save(trainer, "last")
+        if self._told_to_stop(trainer):
+            raise SystemExit(TERMINATED)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self._saved_at:
+            self._save(trainer, "last")
+
+    def _told_to_stop(self, trainer: Trainer) -> bool:
+        if trainer.world_size == 1:
+            return self._terminated
+        return trainer.strategy.reduce_boolean_decision(self._terminated, all=False)  # any rank's signal stops all
+
+    def _save(self, trainer: Trainer, name: str) -> None:
+        check_finite(trainer)
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / f"{name}.ckpt")
+        if name == "last":
+            self._saved_at = trainer.global_step

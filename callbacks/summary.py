@@ -1,0 +1,81 @@
+"""The opening of every run, also what `--dry_run` prints: sizes, layers, global batch and steps."""
+
+import math
+import sys
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from lightning_modules.base import evaluating
+
+
+def layer_table(model: Any, batch: dict[str, Any], depth: int = 3) -> str:
+    """Name, type, output shape and parameters of every module down to `depth`, from one pass of `preview`."""
+    shapes: dict[str, str] = {}
+    named = {name: part for name, part in model.named_modules() if name and name.count(".") < depth}
+
+    def remember(name: str) -> Any:
+        def hook(part: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                shapes.setdefault(name, "x".join(map(str, output.shape)))
+
+        return hook
+
+    handles = [part.register_forward_hook(remember(name)) for name, part in named.items()]
+    try:
+        with evaluating(model), torch.no_grad(), torch.random.fork_rng():
+            model.preview(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    rows = [("layer", "type", "output", "parameters")]
+    for name, part in named.items():
+        count = sum(parameter.numel() for parameter in part.parameters())
+        if name in shapes or count:
+            rows.append((name, type(part).__name__, shapes.get(name, ""), f"{count:,}" if count else ""))
+    total = sum(parameter.numel() for parameter in model.parameters())
+    rows.append(("total", "", "", f"{total:,}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c:{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows)
+
+
+def describe(model: Any, data: Any, trainer: Trainer) -> str:
+    """Layers, data sizes, and how a step is made up."""
+    sizes = data.sizes
+    split = "val" if sizes["val"] else "train"
+    table = layer_table(model, data.batch(split, [0, 1]))
+    world, accumulated = trainer.world_size, trainer.accumulate_grad_batches
+    batches = sizes["train"] // (data.batch_size * world)
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    per_epoch = math.ceil(batches / accumulated)
+    epochs = trainer.max_epochs
+    steps = [count for count in (trainer.max_steps, per_epoch * epochs if epochs not in (None, -1) else -1) if count > 0]
+    return (
+        f"{table}\n\n"
+        f"data: {', '.join(f'{count:,} {name}' for name, count in sizes.items())}\n"
+        f"global batch: {data.batch_size} x {world} processes x {accumulated} accumulated = {data.batch_size * world * accumulated}\n"
+        f"steps: {per_epoch} an epoch, {min(steps) if steps else 'no limit'} in all, precision {trainer.precision}, "
+        f"on {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
+    )
+
+
+class Opening(Callback):
+    """Prints configuration, layers, sizes and steps when a run begins.
+
+    Args:
+        config: text of the configuration.
+    """
+
+    def __init__(self, config: str) -> None:
+        self.config = config
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            before = pl_module.device
+            text = describe(pl_module.cpu(), data, trainer)
+            pl_module.to(before)
+            print(f"{self.config}\n{text}\n", file=sys.stderr, flush=True)

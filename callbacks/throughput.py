@@ -1,0 +1,70 @@
+"""Where the time goes: `throughput.csv`, and a line on the terminal every few seconds."""
+
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from callbacks.run_files import CSVLog
+
+
+class Throughput(Callback):
+    """Writes samples per second, time inside and outside of steps, and peak memory, per logging window.
+
+    Wall-clock figures differ from run to run, so they stay out of `metrics.csv`.
+
+    Args:
+        print_every: seconds between two lines on the terminal; 0 for none.
+    """
+
+    def __init__(self, print_every: float = 10.0) -> None:
+        self.print_every = print_every
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log = CSVLog(Path(trainer.default_root_dir) / "throughput.csv", keep_until=sys.maxsize)
+        self._begin = self._window = self._printed = time.perf_counter()
+        self._first_step = self._window_step = trainer.global_step
+        self._inside = 0.0
+        self._units = 0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._entered = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        now = time.perf_counter()
+        self._inside += now - self._entered
+        self._units += pl_module.batch_units(batch)  # type: ignore[operator]
+        step = trainer.global_step
+        if step % trainer.log_every_n_steps == 0 and step != self._window_step:
+            self._write(trainer, pl_module, now)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self._window_step:
+            self._write(trainer, pl_module, time.perf_counter())
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule, now: float) -> None:
+        elapsed, step = now - self._window, trainer.global_step
+        unit = getattr(pl_module, "unit", "samples")
+        speed = self._units * trainer.world_size / elapsed
+        row = {
+            f"{unit}_per_second": round(speed, 1),
+            "seconds": round(elapsed, 3),
+            "seconds_outside_steps": round(elapsed - self._inside, 3),
+            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        }
+        if torch.cuda.is_available():
+            row["peak_device_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
+        self._log.log_metrics(row, step)
+        if self.print_every and now - self._printed >= self.print_every and trainer.is_global_zero:
+            self._printed = now
+            total = trainer.estimated_stepping_batches
+            left = (now - self._begin) / (step - self._first_step) * (total - step)
+            values = trainer.callback_metrics
+            shown = "  ".join(f"{name} {values[name].item():.4g}" for name in ("train/loss", "val/loss") if name in values)
+            remaining = "" if total == float("inf") else f"  {left / 60:.1f} min left"
+            print(f"step {step}/{total}  {shown}  {speed:,.0f} {unit}/s{remaining}", file=sys.stderr, flush=True)
+        self._window, self._window_step, self._inside, self._units = now, step, 0.0, 0

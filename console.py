@@ -1,0 +1,95 @@
+"""What the four programs share before anything heavy is imported: the list of recipes, and errors of one line.
+
+A user's mistake is a `UserError`: one line on stderr that names the thing and the mend, exit code 2. A fault of the
+machine (a full disk, no permission) exits with 1. DEBUG=1 shows the traceback of either.
+"""
+
+import ast
+import errno
+import os
+import re
+import sys
+import traceback
+from argparse import ArgumentError
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parent
+MACHINE_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+NOISE = re.compile(
+    r"Does not validate against any of the Union|Subtypes: |Errors:$|Expected a <class 'NoneType'>|Given value|Problem with given class_path"
+)
+
+
+class UserError(ValueError):
+    """A mistake the user can mend; the message says how, in one line."""
+
+
+def recipes() -> list[Path]:
+    """Every `configs/<system>/<dataset>.yaml` that has a `model:` key, sorted."""
+    found = ROOT.glob("configs/[!_]*/*.yaml")
+    return sorted(path for path in found if re.search(r"^model:", path.read_text(), re.MULTILINE))
+
+
+def purpose(path: Path) -> str:
+    """The first comment line of a recipe: what it is for."""
+    first = path.read_text().partition("\n")[0]
+    return first.removeprefix("#").strip()
+
+
+def recipe_list() -> str:
+    """The recipes with their purposes, as `python train.py` prints them."""
+    paths = [path.relative_to(ROOT).as_posix() for path in recipes()]
+    width = max(map(len, paths), default=0)
+    return "\n".join(f"  {path:{width}}  {purpose(ROOT / path)}" for path in paths)
+
+
+def classes_in(folder: str) -> dict[str, str]:
+    """Class name to import path of every public class in a folder's files, read as text and not imported."""
+    found = {}
+    for path in sorted((ROOT / folder).glob("*.py")):
+        try:
+            tree = ast.parse(path.read_text())
+        except SyntaxError:  # a broken file hides its own classes and no others
+            continue
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found[node.name] = f"{folder}.{path.stem}.{node.name}"
+    return found
+
+
+def one_line(text: str, limit: int = 400) -> str:
+    """An error message without jsonargparse's account of every alternative it tried."""
+    text = re.sub(r"Parser key \"([^\"]+)\":", r"\1:", text)
+    text = re.sub(r"<class '([^']+)'>", r"\1", text)
+    lines = [line.strip(" -") for line in text.splitlines() if line.strip() and not NOISE.search(line)]
+    joined = " ".join(lines)
+    return joined if len(joined) <= limit else joined[: limit - 3] + "..."
+
+
+def run(program: Callable[[], int | None]) -> int:
+    """Call a program and turn whatever it raises into one line on stderr and an exit code."""
+    try:
+        return program() or 0
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            return fail(stop.code, 2)
+        return stop.code or 0
+    except KeyboardInterrupt:
+        return fail("interrupted; continue with --ckpt_path last", 130)
+    except (UserError, ArgumentError) as error:
+        return fail(str(error), 2)
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        return fail(f"{name}{error.strerror or error}", 1 if error.errno in MACHINE_FAULTS | {None} else 2)
+    except Exception as error:
+        code = 2 if type(error).__name__ == "MisconfigurationException" else 1
+        return fail(f"{type(error).__name__}: {error} (DEBUG=1 shows where)", code)
+
+
+def fail(message: str, code: int) -> int:
+    """Print one line (the traceback first where DEBUG is set) and return the code."""
+    if os.environ.get("DEBUG"):
+        traceback.print_exc()
+    print(f"error: {one_line(message)}", file=sys.stderr)
+    return code

@@ -1,0 +1,1 @@
+"""Corpora as batches. One file per source; nothing here knows a model."""

@@ -1,0 +1,200 @@
+"""What every data module promises: dictionaries as batches, counter-based randomness, and an order that can be resumed.
+
+Resuming must be exact, so nothing here keeps a random state. The order of an epoch is a function of (seed, epoch), and
+each batch carries one integer `seed` mixed from (seed, rank, epoch, batch) from which everything random about that batch
+is drawn: augmentation here, noise and dropout in `GenerativeModule`. Skipping to batch n is then a slice.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from console import UserError
+
+# The vocabulary of facts: plain values that a model may ask for by naming them in its `__init__`.
+FACTS = ("image_shape", "num_classes", "vocab_size", "pad_id")
+
+
+def mix_seed(*parts: int | str) -> int:
+    """A 63-bit integer that depends on every part; unlike a sum, no two streams of it overlap."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def corpus_root(root: str | None) -> Path:
+    """Where corpora are kept: `data.root`, else the environment's DATA_ROOT, else `data/`."""
+    return Path(root or os.environ.get("DATA_ROOT") or "data")
+
+
+class Request(NamedTuple):
+    """One batch as the sampler asks for it: the indices to gather and the seed of the batch."""
+
+    index: Tensor
+    seed: int
+
+
+class BatchedDataset(Protocol):
+    """A dataset that gathers a whole batch in one call, which is 60 times as fast as sample by sample."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, request: Request) -> dict[str, Any]: ...
+
+
+class ResumableBatchSampler:
+    """Yields `Request`s whose order is a function of (seed, epoch) and which can start at any batch.
+
+    Global batch g holds the same samples on any number of ranks: rank r of W takes every W-th of its `W * batch_size`
+    samples. In training the incomplete last batch is dropped; in evaluation every sample is seen exactly once, so that
+    the last batches may differ in size between ranks.
+
+    Args:
+        size: number of samples.
+        batch_size: samples per rank and batch.
+        shuffle: a new order each epoch, or the given one.
+        seed: base seed of the run.
+        name: split, mixed into the batch seeds so that training and validation never share noise.
+        start: batch of the first epoch to begin with; later epochs begin with 0.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, *, shuffle: bool, seed: int, name: str, rank: int = 0, world: int = 1, start: int = 0
+    ) -> None:
+        self.size, self.batch_size, self.shuffle, self.seed, self.name = size, batch_size, shuffle, seed, name
+        self.rank, self.world, self.start = rank, world, start
+        self.epoch = 0
+        self.sampler = self  # where Lightning looks for `set_epoch`
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        step = self.batch_size * self.world
+        return self.size // step if self.shuffle else -(-self.size // step)
+
+    def __iter__(self) -> Iterator[Request]:
+        start, self.start = self.start, 0
+        if self.shuffle:
+            order = torch.randperm(self.size, generator=torch.Generator().manual_seed(mix_seed(self.seed, self.epoch)))
+        else:
+            order = torch.arange(self.size)
+        step = self.batch_size * self.world
+        for number in range(start, len(self)):
+            index = order[number * step : (number + 1) * step][self.rank :: self.world]
+            if len(index):
+                yield Request(index, mix_seed(self.seed, self.name, self.rank, self.epoch, number))
+
+
+def identity(batch: dict[str, Any]) -> dict[str, Any]:
+    """Collating is done by `__getitems__`; named, since workers pickle it."""
+    return batch
+
+
+class DataModule(LightningDataModule):
+    """Base of all corpora. A subclass provides `facts`, `prepare_data` where something is to be made, and `split`.
+
+    Args:
+        batch_size: samples per process and training step.
+        eval_batch_size: samples per process in validation and test; `batch_size` unless given.
+        num_workers: loader processes; 0 is fastest for what lives in memory.
+        root: where corpora are kept; DATA_ROOT or `data/` unless given.
+        max_samples: a fixed random subset of that many training samples.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        root: str | None = None,
+        max_samples: int | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or (max_samples is not None and max_samples < 1):
+            raise UserError("data.batch_size and data.max_samples must be at least 1")
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.num_workers, self.max_samples = num_workers, max_samples
+        self.root = corpus_root(root)
+        self._splits: dict[str, BatchedDataset] = {}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Plain values about the corpus, known before any of it is read."""
+        raise NotImplementedError
+
+    def load_split(self, split: str) -> BatchedDataset:
+        """Read one of "train", "val", "test"."""
+        raise NotImplementedError
+
+    def split(self, name: str) -> BatchedDataset:
+        """One of "train", "val", "test", read at first use and kept."""
+        if name not in self._splits:
+            self._splits[name] = self.load_split(name)
+        return self._splits[name]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of samples in each split."""
+        return {name: len(self.split(name)) for name in ("train", "val", "test")}
+
+    @property
+    def seed(self) -> int:
+        """Base seed of the run: what `seed_everything` was given last."""
+        return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+    def loader(self, split: str, *, shuffle: bool = False, start: int = 0, batch_size: int | None = None) -> DataLoader:
+        """Batches of one split as dictionaries, not yet transformed."""
+        data = self.split(split)
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batch_size = batch_size or (self.batch_size if shuffle else self.eval_batch_size)
+        if shuffle and batch_size * world > len(data):
+            raise UserError(
+                f"data.batch_size {batch_size} on {world} process(es) is more than the {len(data)} training samples: lower it"
+            )
+        sampler = ResumableBatchSampler(
+            len(data), batch_size, shuffle=shuffle, seed=self.seed, name=split, rank=rank, world=world, start=start
+        )
+        return DataLoader(
+            data,  # type: ignore[arg-type]  # torch types a dataset by __getitem__, but calls __getitems__ where there is one
+            batch_sampler=sampler,  # type: ignore[arg-type]  # ditto: lists of indices
+            collate_fn=identity,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # otherwise each iterator draws its base seed from the global generator
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        loader = self.loader("train", shuffle=True)
+        fit = self.trainer.fit_loop if self.trainer else None
+        if fit is not None and fit.restarting:
+            # `processed`, not `ready`: a batch that was fetched but not trained on comes again. The remainder is 0 where
+            # the checkpoint was written at the end of an epoch.
+            done = fit.epoch_loop.batch_progress.current.processed
+            loader.batch_sampler.start = done % len(loader.batch_sampler)  # type: ignore[union-attr,arg-type]
+        return loader
+
+    def val_dataloader(self) -> DataLoader | list:
+        return self.loader("val") if len(self.split("val")) else []
+
+    def test_dataloader(self) -> DataLoader:
+        return self.loader("test")
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        training = bool(self.trainer and self.trainer.training)
+        return self.transform(batch, training=training)
+
+    def transform(self, batch: dict[str, Any], *, training: bool = False) -> dict[str, Any]:
+        """What is done to a batch on its device; everything random in it draws from `batch["seed"]`."""
+        return batch
+
+    def batch(self, split: str, index: list[int], *, seed: int = 0) -> dict[str, Any]:
+        """The named samples of a split as a finished batch on the CPU; indices wrap around."""
+        data = self.split(split)
+        return self.transform(data.__getitems__(Request(torch.tensor(index) % len(data), seed)))

@@ -1,0 +1,69 @@
+"""What torchvision downloads and fits into memory: MNIST, FashionMNIST, KMNIST and CIFAR-10."""
+
+from typing import Any, Literal
+
+import torch
+from torchvision import datasets
+
+from console import UserError
+from datamodules.images import ImageDataModule, InMemoryImages, take_subset
+
+SHAPES = {"MNIST": [1, 28, 28], "FashionMNIST": [1, 28, 28], "KMNIST": [1, 28, 28], "CIFAR10": [3, 32, 32]}
+
+
+class TorchvisionImages(ImageDataModule):
+    """Small labelled pictures of ten classes, kept in torchvision's own layout under the data root.
+
+    Args:
+        name: which set.
+        val_size: the last training pictures, set aside for validation; 0 for none.
+        pad: pixels of black added on each side, to reach a size that halves more often.
+        **kwargs: see `ImageDataModule`.
+    """
+
+    def __init__(
+        self,
+        name: Literal["MNIST", "FashionMNIST", "KMNIST", "CIFAR10"] = "MNIST",
+        val_size: int = 5000,
+        pad: int = 0,
+        flip: bool = False,
+        binarize: bool = False,
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        root: str | None = None,
+        max_samples: int | None = None,
+    ) -> None:
+        super().__init__(flip, binarize, batch_size, eval_batch_size, num_workers, root, max_samples)
+        self.name, self.val_size, self.pad = name, val_size, pad
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        channels, height, width = SHAPES[self.name]
+        return {"image_shape": [channels, height + 2 * self.pad, width + 2 * self.pad], "num_classes": 10}
+
+    def prepare_data(self) -> None:
+        for train in (True, False):
+            self._dataset(train)
+
+    def _dataset(self, train: bool) -> Any:
+        try:
+            return getattr(datasets, self.name)(self.root, train=train, download=True)
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"{self.name} is not under {self.root} and could not be downloaded ({error})") from error
+
+    def load_split(self, split: str) -> InMemoryImages:
+        dataset = self._dataset(split != "test")
+        images = torch.as_tensor(dataset.data)
+        images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)
+        labels = torch.as_tensor(dataset.targets)
+        if split != "test":
+            if not 0 <= self.val_size < len(images):
+                raise UserError(f"data.val_size {self.val_size} is not between 0 and {len(images) - 1}")
+            border = len(images) - self.val_size
+            part = slice(0, border) if split == "train" else slice(border, None)
+            images, labels = images[part], labels[part]
+        if self.pad:
+            images = torch.nn.functional.pad(images, [self.pad] * 4)
+        data = InMemoryImages(images.contiguous(), labels)
+        return take_subset(data, self.max_samples) if split == "train" else data

@@ -1,0 +1,309 @@
+"""VAE: an autoencoder whose code is a distribution, so that codes drawn from a prior decode to new pictures.
+
+Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014; the tighter bound is Burda, Grosse and Salakhutdinov,
+"Importance Weighted Autoencoders", ICLR 2016; the weight beta is Higgins et al., "beta-VAE", ICLR 2017; the conditional
+model is Sohn, Lee and Yan, "Learning Structured Output Representation using Deep Conditional Generative Models", 2015.
+
+    z ~ p(z) = N(0, I),  x ~ p(x|z);    q(z|x) = N(mu(x), diag sigma^2(x))                       (1)
+    z = mu + sigma * eps,  eps ~ N(0, I)                                                         (2)
+    ELBO = E_q[log p(x|z)] - beta * KL(q(z|x) || p(z))  <=  log p(x)  for beta = 1               (3)
+    KL = 1/2 sum_j (mu_j^2 + sigma_j^2 - 1 - log sigma_j^2)                                      (4)
+    L_k = E[log 1/k sum_i w_i],  w_i = p(x|z_i) p(z_i) / q(z_i|x)                                (5)
+    p(y|x) = p(x|y) p(y) / sum_y' p(x|y') p(y')                                                  (6)
+
+Symbols: x `x` in [0, 1] · z `z` (k, N, D) · mu, log sigma^2 `mean`, `log_var` (N, D) · log w `log_weight` (k, N) · y `label`.
+All terms are sums over pixels and coordinates and means over the batch: nats per picture.
+
+Why it looks like this. The decoder is p(x|z), a density over pictures; the encoder q(z|x) only approximates the posterior.
+The encoder predicts log sigma^2 because a variance must be positive and its logarithm need not: exp is smooth where a clamp
+is not, and Eq. 4 asks for the logarithm anyway. KL is the information, in nats, that a code carries about its picture and
+that a sampler without the picture loses; it is not symmetric: KL(q||p) punishes codes where the prior has no mass, and lets
+the prior have mass where there are no codes. Eq. 5 with k = 1 is Eq. 3 in expectation, and grows towards log p(x) with k.
+A weight R on the *mean* squared or logistic loss over D values, as some books have it, is beta = D / R for Bernoulli and
+D / (2 R) for Gaussian pixels with sigma = 1.
+
+Departures from the papers: Adam instead of Adagrad (as in the second); the output bias starts at the logit of the first
+batch's mean instead of the training set's; labels enter as one-hot vectors at encoder and decoder, p(z|y) = p(z).
+"""
+
+import math
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from console import UserError
+from lightning_modules.base import GenerativeModule, bits_per_dim, seeded_normal, warmup
+from lightning_modules.layers import latent
+from lightning_modules.layers.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, output_bias
+from metrics.likelihood import ActiveUnits, ImportanceSampledNLL, SquaredError
+
+
+def bernoulli_log_likelihood(logits: Tensor, x: Tensor, sigma: float = 1.0) -> Tensor:
+    """log p(x|z) of x in [0, 1] summed over pixels, shape (..., C, H, W) -> (...); `sigma` plays no part."""
+    return -F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum((-3, -2, -1))
+
+
+def gaussian_log_likelihood(logits: Tensor, x: Tensor, sigma: float) -> Tensor:
+    """log N(x; sigmoid(logits), sigma^2) summed over pixels, shape (..., C, H, W) -> (...)."""
+    error = (logits.sigmoid() - x).square().sum((-3, -2, -1))
+    dims = prod(x.shape[-3:])
+    return -error / (2 * sigma**2) - dims * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
+
+
+def standard_normal_kl(mean: Tensor, log_var: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_var)) || N(0, I)) in nats, shape (N, D) -> (N,)."""
+    return 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(-1)  # Eq. 4
+
+
+def normal_log_density(z: Tensor, mean: Tensor | float, log_var: Tensor | float) -> Tensor:
+    """log N(z; mean, exp(log_var)) in nats, summed over the last axis."""
+    log_var = torch.as_tensor(log_var, device=z.device)
+    return -0.5 * (math.log(2 * math.pi) + log_var + (z - mean).square() / log_var.exp()).sum(-1)
+
+
+def importance_bound(log_weight: Tensor) -> Tensor:
+    """L_k of Eq. 5 from log w (k, N), shape (N,)."""
+    return log_weight.logsumexp(0) - math.log(len(log_weight))
+
+
+def stage_learning_rate(epoch: int) -> float:
+    """Factor 10^(-i/7) for 3^i epochs each, i = 0 .. 7 (Burda et al. 2016, section 5.1): lower after 1, 4, 13, 40, ..."""
+    stage = 0
+    while stage < 7 and epoch >= (3 ** (stage + 1) - 1) // 2:
+        stage += 1
+    return 10 ** (-stage / 7)
+
+
+LIKELIHOODS = {"bernoulli": bernoulli_log_likelihood, "gaussian": gaussian_log_likelihood}
+
+
+class VAE(GenerativeModule):
+    """Variational autoencoder, importance-weighted and conditional where asked.
+
+    Args:
+        image_shape: (C, H, W), a fact of the data.
+        num_classes: number of labels, a fact of the data; used only where `conditional`.
+        network: fully connected ("mlp") or convolutional ("conv").
+        hidden: widths of the encoder's layers, or its channels, from the picture inwards; the decoder mirrors them.
+        activation: of the fully connected network.
+        latent_dim: D, size of the code.
+        likelihood: p(x|z): "bernoulli" for binary pictures, "gaussian" for others.
+        sigma: standard deviation of a Gaussian pixel, in units of the [0, 1] scale.
+        beta: weight of the KL term.
+        beta_warmup_steps: updates over which beta rises from 0.
+        bound: Eq. 3 ("elbo") or Eq. 5 ("iwae").
+        k: samples of z per picture in training.
+        conditional: model p(x|y) with the batch's labels.
+        learning_rate: Adam's step size.
+        adam_epsilon: Adam's epsilon.
+        schedule: "constant", half a cosine to 0 ("cosine"), or the eight stages of `stage_learning_rate` ("stages").
+        test_samples: k of the test NLL.
+    """
+
+    monitor = ("val/loss", "min")
+
+    def __init__(
+        self,
+        image_shape: list[int],
+        num_classes: int | None = None,
+        network: Literal["mlp", "conv"] = "mlp",
+        hidden: list[int] = [512],  # noqa: B006  # read only; a list is what a YAML file can hold
+        activation: Literal["tanh", "relu"] = "tanh",
+        latent_dim: int = 16,
+        likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
+        sigma: float = 1.0,
+        beta: float = 1.0,
+        beta_warmup_steps: int = 0,
+        bound: Literal["elbo", "iwae"] = "elbo",
+        k: int = 1,
+        conditional: bool = False,
+        learning_rate: float = 1e-3,
+        adam_epsilon: float = 1e-8,
+        schedule: Literal["constant", "cosine", "stages"] = "constant",
+        test_samples: int = 5000,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if bound == "iwae" and beta != 1:
+            raise UserError("model.bound iwae has no beta: set model.beta to 1 or model.bound to elbo")
+        if conditional and not num_classes:
+            raise UserError("model.conditional needs labels, and this data has none")
+        self.latent_dim = latent_dim
+        self.classes = num_classes if conditional and num_classes else 0
+        self.log_likelihood = LIKELIHOODS[likelihood]
+        channels, *size = image_shape
+        self.encoder: nn.Module
+        self.decoder: nn.Module
+        if network == "conv":
+            self.encoder = ConvEncoder(image_shape, hidden, 2 * latent_dim, extra_channels=self.classes)
+            self.decoder = ConvDecoder(image_shape, hidden, latent_dim + self.classes)
+        else:
+            inputs = (channels + self.classes) * prod(size)
+            self.encoder = MLPEncoder(inputs, hidden, 2 * latent_dim, activation)
+            self.decoder = MLPDecoder(latent_dim + self.classes, hidden, image_shape, activation)
+        self.test_nll = ImportanceSampledNLL(test_samples)
+        self.active_units = ActiveUnits(latent_dim)
+        self.squared_error = SquaredError()
+
+    def posterior(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """mu and log sigma^2 of q(z|x), or of q(z|x, y), each (N, D); pictures in [-1, 1]."""
+        if self.classes:
+            planes = self._one_hot(label, len(image))[:, :, None, None].expand(-1, -1, *image.shape[-2:])
+            image = torch.cat([image, planes], 1)
+        mean, log_var = self.encoder(image).chunk(2, 1)
+        return mean, log_var
+
+    def logits(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Decoder output (..., C, H, W) of codes (..., D) whose second last axis is the batch's."""
+        if self.classes:
+            z = torch.cat([z, self._one_hot(label, z.shape[-2]).expand(*z.shape[:-1], -1)], -1)
+        return self.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
+
+    def _one_hot(self, label: Tensor | None, count: int) -> Tensor:
+        if label is None:  # no label known: the mean of all of them
+            return torch.full((count, self.classes), 1 / self.classes, device=self.device)
+        return F.one_hot(label, self.classes).float()
+
+    def log_weight(self, image: Tensor, k: int, label: Tensor | None = None) -> Tensor:
+        """log w of Eq. 5 for k draws from the posterior, (k, N)."""
+        mean, log_var = self.posterior(image, label)
+        z = mean + (0.5 * log_var).exp() * torch.randn(k, *mean.shape, device=mean.device)  # (k, N, D), Eq. 2
+        log_joint = self.log_likelihood(self.logits(z, label), unit(image), self.hparams.sigma) + normal_log_density(z, 0.0, 0.0)
+        return log_joint - normal_log_density(z, mean, log_var)
+
+    def objective(self, batch: dict[str, Any], beta: float) -> dict[str, Tensor]:
+        """Minus the bound and its parts in nats per picture, means over the batch."""
+        image, label = batch["image"], batch.get("label")
+        if self.hparams.bound == "iwae":
+            return {"loss": -importance_bound(self.log_weight(image, self.hparams.k, label)).mean()}
+        mean, log_var = self.posterior(image, label)
+        z = mean + (0.5 * log_var).exp() * torch.randn(self.hparams.k, *mean.shape, device=mean.device)  # Eq. 2
+        reconstruction = -self.log_likelihood(self.logits(z, label), unit(image), self.hparams.sigma).mean()
+        kl = standard_normal_kl(mean, log_var).mean()
+        return {"loss": reconstruction + beta * kl, "reconstruction": reconstruction, "kl": kl}  # Eq. 3
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if self.trainer.global_step == 0:
+            self._start_bias_at(batch["image"])
+        beta = self.hparams.beta * warmup(self.trainer.global_step, self.hparams.beta_warmup_steps)
+        losses = self.objective(batch, beta)
+        self.log_train(**losses)
+        return losses["loss"]
+
+    @torch.no_grad()
+    def _start_bias_at(self, image: Tensor) -> None:
+        """Output bias = logit of the mean pixel, as in the IWAE paper's released code."""
+        bias = output_bias(self.decoder)
+        mean = self.trainer.strategy.reduce(unit(image).mean(0), reduce_op="mean")  # the same on every rank
+        mean = mean.flatten() if bias.numel() == mean.numel() else mean.mean((1, 2))
+        bias.copy_(torch.logit(mean, eps=1e-3))
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        losses = {f"val/{name}": value for name, value in self.objective(batch, self.hparams.beta).items()}
+        self.log_dict(losses, batch_size=len(batch["image"]), sync_dist=True)
+        self.active_units.update(self.posterior(batch["image"], batch.get("label"))[0])
+        self.log_metric("val/active_units", self.active_units)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        image, label = batch["image"], batch.get("label")
+        self.test_nll.update(lambda k: self.log_weight(image, k, label))
+        mean, _ = self.posterior(image, label)
+        self.active_units.update(mean)
+        self.squared_error.update(unit(self.logits(mean, label).sigmoid() * 2 - 1), unit(image))
+        self.log_metric("test/nll", self.test_nll)
+        self.log_metric("test/active_units", self.active_units)
+        self.log_metric("test/sse", self.squared_error)
+
+    def configure_optimizers(self) -> Any:
+        hparams = self.hparams
+        adam = torch.optim.Adam(self.parameters(), hparams.learning_rate, eps=hparams.adam_epsilon, fused=True)
+        if hparams.schedule == "constant":
+            return adam
+        if hparams.schedule == "stages":
+            return [adam], [torch.optim.lr_scheduler.LambdaLR(adam, stage_learning_rate)]
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, int(self.trainer.estimated_stepping_batches))
+        return [adam], [{"scheduler": cosine, "interval": "step"}]
+
+    @torch.inference_mode()
+    def classify(self, image: Tensor, k: int = 10) -> Tensor:
+        """log p(y|x) of Eq. 6 with a uniform p(y), (N, classes), from L_k as the estimate of log p(x|y)."""
+        labels = torch.arange(self.classes, device=image.device)
+        scores = [importance_bound(self.log_weight(image, k, label.expand(len(image)))) for label in labels]
+        return torch.stack(scores, 1).log_softmax(1)
+
+    def encode(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+        """Mean codes (N, D) of pictures in [-1, 1]."""
+        return self.posterior(image, label)[0]
+
+    def decode(self, code: Tensor, label: Tensor | None = None) -> Tensor:
+        """Mean pictures (N, C, H, W) in [-1, 1] of codes (N, D)."""
+        return self.logits(code, label).sigmoid() * 2 - 1
+
+    embed = encode
+
+    def reconstruct(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+        """decode(encode(image)): what is left of a picture after it went through its code."""
+        return self.decode(self.encode(image, label), label)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        seeds: list[int],
+        *,
+        batch: dict[str, Any] | None = None,
+        mode: Literal["prior", "interpolate", "traverse", "reconstruct", "attribute"] = "prior",
+        label: int | None = None,
+        attribute: str | None = None,
+        steps: int = 9,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Draw pictures, or strips that show the latent space.
+
+        Args:
+            seeds: row i depends on `seeds[i]` alone.
+            batch: unseen pictures, row i for seed i; for "attribute" also `positive` and `negative` training pictures.
+            mode: codes from the prior; on a line between two of them; along axis `seed % latent_dim`; reconstructions of
+                unseen pictures beside them; or unseen pictures with -4 to 4 times an attribute's direction added.
+            label: class to draw, where the model is conditional.
+            attribute: what `positive` pictures have, for "attribute".
+            steps: pictures in a strip.
+            temperature: scales the noise; below 1 the pictures are more typical.
+
+        Returns:
+            (N, C, H, W), or strips (N, S, C, H, W), in [-1, 1].
+        """
+        given = None if label is None else torch.full((len(seeds),), label, device=self.device)
+        if mode in ("prior", "interpolate"):
+            noise = temperature * seeded_normal(seeds, (2, self.latent_dim), self.device)  # (N, 2, D)
+            if mode == "prior":
+                return self.decode(noise[:, 0], given)
+            return latent.interpolate(self, noise[:, 0], noise[:, 1], steps)
+        if mode == "traverse":
+            dims = [seed % self.latent_dim for seed in seeds]
+            return latent.traverse(self, torch.zeros(self.latent_dim, device=self.device), dims, steps)
+        if batch is None:
+            raise UserError(f"--mode {mode} needs pictures: give the data they come from")
+        image = batch["image"].to(self.device)
+        if mode == "reconstruct":
+            return torch.stack([image, self.reconstruct(image, batch.get("label"))], 1)
+        if attribute is None:
+            raise UserError("--mode attribute needs --attribute, such as a word that occurs in the names of the pictures")
+        direction = latent.attribute_direction(self, batch["positive"].to(self.device), batch["negative"].to(self.device))
+        return latent.add_attribute(self, image, direction, steps)
+
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
+        image = batch["image"]
+        label = batch.get("label")
+        seeds = list(range(len(image)))
+        rows = torch.stack([image, self.reconstruct(image, label)])  # (2, N, C, H, W)
+        noise = seeded_normal(seeds, (self.latent_dim,), self.device)
+        samples = self.decode(noise, torch.tensor(seeds, device=self.device) % self.classes if self.classes else None)
+        return {"reconstructions": rows, "samples": samples}
+
+
+def unit(image: Tensor) -> Tensor:
+    """[-1, 1] to [0, 1]."""
+    return (image + 1) / 2

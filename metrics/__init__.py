@@ -1,0 +1,1 @@
+"""Numbers with signatures. Everything here takes tensors and knows no system and no corpus."""

@@ -1,0 +1,326 @@
+"""Train, validate or test any system: `python train.py fit|validate|test --config configs/<system>/<dataset>.yaml`.
+
+Every argument of the model, the data and Lightning's trainer is an option: `--model.latent_dim 64`, `--data.batch_size 32`,
+`--trainer.max_epochs 5`, `--trainer.devices 2`. Without arguments this prints the recipes. The options of its own:
+
+    --run_dir DIR          where the run's files go; runs/<system>/<dataset>/<time> unless given
+    --ckpt_path last|FILE  continue that run exactly (fit), or the weights to judge (validate, test)
+    --init_from FILE       begin a new run with the weights of another one
+    --wandb PROJECT        also log to Weights & Biases; offline without an API key
+    --tensorboard          also log to TensorBoard
+    --dry_run              print configuration, sizes, layers and steps, and stop
+"""
+
+import sys
+
+from console import ROOT, UserError, classes_in, recipe_list, run
+
+HELP = ([], ["-h"], ["--help"])
+if __name__ == "__main__" and sys.argv[1:] in HELP:  # before the imports below, which take seconds
+    print(f"{__doc__}\nRecipes:\n\n{recipe_list()}\n")
+    sys.exit()
+
+import difflib
+import inspect
+import logging
+import os
+import re
+import time
+import warnings
+from argparse import ArgumentError
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from callbacks.checkpoint import AtomicCheckpointIO, RunCheckpoint
+from callbacks.guard import NonFiniteGuard
+from callbacks.latents import LatentPictures
+from callbacks.pictures import Pictures
+from callbacks.run_files import CSVLog, RunFiles
+from callbacks.summary import Opening, describe
+from callbacks.throughput import Throughput
+from datamodules.base import FACTS, DataModule
+from lightning_modules.base import GenerativeModule, read_checkpoint
+
+# Options of one start of the program, which a saved configuration leaves out.
+START_OPTIONS = ("config", "run_dir", "init_from", "ckpt_path", "dry_run", "wandb", "tensorboard", "verbose", "weights_only")
+
+
+def quiet() -> None:
+    """Silence what Lightning says about itself, so that stderr holds this template's lines."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|jsonargparse")
+    warnings.filterwarnings("ignore", message=".*(LeafSpec|LightningCLI's args|does not have many workers|lr_scheduler.step).*")
+
+
+class TrainCLI(LightningCLI):
+    """LightningCLI that knows run directories and facts, and builds systems and data from their class paths."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self.argv = full_class_paths(argv)
+        super().__init__(
+            GenerativeModule,
+            DataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
+            trainer_defaults={
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+                "enable_progress_bar": False,
+                "use_distributed_sampler": False,  # our batch sampler knows its rank
+            },
+            args=self.argv,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        skip = {"model", "dataloaders", "datamodule", "weights_only"}
+        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"}, "validate": skip, "test": skip}
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Lightning's groups, except that facts are no options: the data knows them."""
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
+        parser.add_subclass_arguments(self._model_class, "model", required=True, fail_untyped=False, skip=set(FACTS))
+        parser.add_subclass_arguments(self._datamodule_class, "data", required=True, fail_untyped=False)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(RunCheckpoint, "checkpoint")
+        parser.add_class_arguments(Pictures, "pictures")
+        parser.add_argument("--run_dir", type=str | None, help="Where the run's files go.")
+        parser.add_argument("--init_from", type=str | None, help="Checkpoint whose weights a new run begins with.")
+        parser.add_argument("--wandb", type=str | None, metavar="PROJECT", help="Also log to Weights & Biases.")
+        parser.add_argument("--tensorboard", action="store_true", help="Also log to TensorBoard.")
+        parser.add_argument("--dry_run", action="store_true", help="Print what would be trained, and stop.")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise UserError(explain(str(error), self._subcommand_parsers.get(args[0]), args)) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would put a checkpoint's hyper-parameters over those of the command line. `_check_resume` compares them."""
+
+    def _add_instantiators(self) -> None:
+        """Lightning would store hyper-parameters as it parsed them, without facts; `save_hyperparameters` stores all."""
+
+    def before_instantiate_classes(self) -> None:
+        self.options = self.config[self.subcommand]
+        self._find_run()
+        self.saved_config = yaml.safe_load(self._parser(self.subcommand).dump(self.options, skip_unset=True))
+        for name in START_OPTIONS:
+            self.saved_config.pop(name, None)
+        # The data first: the model gets just those of its facts that its __init__ names.
+        data = self._parser(self.subcommand).instantiate(Namespace(data=self.options.data)).data
+        module, _, name = self.options.model.class_path.rpartition(".")
+        wanted = inspect.signature(getattr(sys.modules[module], name).__init__).parameters
+        facts = {key: value for key, value in data.facts.items() if key in wanted}
+        missing = [key for key in wanted if key in FACTS and key not in facts and wanted[key].default is inspect.Parameter.empty]
+        if missing:
+            raise UserError(f"model {name} needs the fact {missing[0]}, which {type(data).__name__} does not have: choose other data")
+        self.options.model.dict_kwargs = facts
+
+    def _find_run(self) -> None:
+        """Settle run directory and checkpoint; all mistakes about them end here, before anything is built."""
+        options, fit = self.options, self.subcommand == "fit"
+        given = options.run_dir
+        home = self._recipe_home()
+        if options.ckpt_path == "last":
+            runs = [Path(given)] if given else sorted(home.glob("*/"), reverse=True)
+            found = [run for run in runs if (run / "checkpoints/last.ckpt").is_file()]
+            if not found:
+                raise UserError(f"--ckpt_path last: there is no checkpoints/last.ckpt in {given or home}")
+            given, options.ckpt_path = str(found[0]), str(found[0] / "checkpoints/last.ckpt")
+        if options.init_from and options.ckpt_path:
+            raise UserError("--init_from begins a new run and --ckpt_path continues one: give one of them")
+        if not fit and not options.ckpt_path:
+            raise UserError(f"{self.subcommand} judges a checkpoint: give --ckpt_path FILE")
+        self.checkpoint = read_checkpoint(options.ckpt_path) if options.ckpt_path else None
+        if self.checkpoint and not given:  # continue, or judge, in the run that it belongs to
+            given = Path(options.ckpt_path).resolve().parents[1]
+        if not given:
+            given = os.environ.setdefault("MAQUETTE_RUN_DIR", str(home / time.strftime("%Y-%m-%d_%H-%M-%S")))
+        self.run_dir = Path(given)
+        if fit and not options.dry_run:
+            if not self.checkpoint and (self.run_dir / "checkpoints/last.ckpt").exists():
+                raise UserError(f"{self.run_dir} already holds a run: continue it with --ckpt_path last or choose another --run_dir")
+            try:
+                self.run_dir.mkdir(parents=True, exist_ok=True)
+                (self.run_dir / "config.yaml").touch()
+            except OSError as error:
+                raise UserError(f"--run_dir {self.run_dir} cannot be written ({error.strerror}): choose another") from error
+
+    def _recipe_home(self) -> Path:
+        """runs/<system>/<dataset> by the first recipe's place, or by the class names where there is none."""
+        for path in self.options.config or []:
+            path = Path(str(path)).resolve()
+            if path.parent.parent == ROOT / "configs" and not path.parent.name.startswith("_"):
+                return Path("runs", path.parent.name, path.stem)
+        model, data = (self.options[key].class_path.split(".")[-2] for key in ("model", "data"))
+        return Path("runs", model, data)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self._get(self.config_init, "trainer")
+        plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
+        return super().instantiate_trainer(
+            default_root_dir=str(self.run_dir),
+            logger=[] if config.logger is False or self.subcommand != "fit" else self._loggers(),
+            callbacks=[*(config.callbacks or []), *self._callbacks(bool(config.enable_checkpointing is not False))],
+            plugins=[*plugins, AtomicCheckpointIO()],
+            **kwargs,
+        )
+
+    def _callbacks(self, checkpoints: bool) -> list[Callback]:
+        if self.subcommand != "fit":
+            return []
+        opening = Opening(yaml.safe_dump({key: self.saved_config[key] for key in ("model", "data")}, sort_keys=False))
+        kept = [self._get(self.config_init, "checkpoint")] if checkpoints else []
+        watching = [NonFiniteGuard(), Throughput(), self._get(self.config_init, "pictures"), LatentPictures()]
+        return [RunFiles(self.saved_config), opening, *watching, *kept]
+
+    def _loggers(self) -> list[Logger]:
+        loggers: list[Logger] = [CSVLog(self.run_dir / "metrics.csv", self.checkpoint["global_step"] if self.checkpoint else 0)]
+        if self.options.tensorboard:
+            loggers.append(TensorBoardLogger(self.run_dir, name="", version="tensorboard"))
+        if self.options.wandb:
+            loggers.append(wandb_logger(self.options.wandb, self.run_dir, (self.checkpoint or {}).get("wandb_id")))
+        return loggers
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        options = self.options
+        if self.checkpoint and subcommand == "fit":
+            self._check_resume(self.checkpoint)
+        if options.init_from:
+            print(take_weights(self.model, read_checkpoint(options.init_from)), file=sys.stderr)
+        if options.dry_run:
+            self.datamodule.prepare_data()
+            print(yaml.safe_dump(self.saved_config, sort_keys=False))
+            print(describe(self.model, self.datamodule, self.trainer))
+            return
+        try:
+            if subcommand == "fit":
+                self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=options.ckpt_path, weights_only=True)
+            else:
+                judge = getattr(self.trainer, subcommand)
+                judge(self.model, datamodule=self.datamodule, ckpt_path=options.ckpt_path, weights_only=True, verbose=False)
+        except RuntimeError as error:
+            if "loading state_dict" in str(error):
+                raise UserError(f"{options.ckpt_path}: its weights do not fit this model: {str(error).split(':', 1)[1]}") from error
+            raise
+        if self.trainer.is_global_zero:
+            self._report()
+
+    def _check_resume(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to continue a run with another system or other settings, which its optimizer's state would silently undo."""
+        here = f"{type(self.model).__module__}.{type(self.model).__qualname__}"
+        if checkpoint["class_path"] != here:
+            raise UserError(f"{self.options.ckpt_path} is a {checkpoint['class_path']}, this is a {here}: use the config of its run")
+        then = checkpoint["hyper_parameters"]
+        for name, value in self.model.hparams.items():
+            if name in then and then[name] != value:
+                raise UserError(
+                    f"--ckpt_path continues a run with model.{name} {then[name]}, not {value}: "
+                    "leave it out, or begin a new run from these weights with --init_from"
+                )
+
+    def _report(self) -> None:
+        values = {name: value.item() for name, value in self.trainer.callback_metrics.items() if name.startswith(("val/", "test/"))}
+        for name, value in values.items():
+            print(f"{name} {value:.6g}  {self.model.signatures.get(name, '')}".rstrip())
+        if self.subcommand == "fit":
+            print(f"run: {self.run_dir}\npictures: {self.run_dir / 'samples'}")
+
+
+def full_class_paths(argv: list[str]) -> list[str]:
+    """`--model VAE` as `--model lightning_modules.vae.VAE`, so that only the named file is imported.
+
+    Raises:
+        UserError: if there is no such class, with those that there are.
+    """
+    argv = [part for word in argv for part in (word.split("=", 1) if re.match("--(model|data)=", word) else [word])]
+    for option, folder in (("--model", "lightning_modules"), ("--data", "datamodules")):
+        for place in [i for i, word in enumerate(argv[:-1]) if word == option]:
+            name = argv[place + 1]
+            if "." not in name:
+                known = classes_in(folder)
+                if name not in known:
+                    near = difflib.get_close_matches(name, known, n=3, cutoff=0) or sorted(known)
+                    raise UserError(f"{option} {name}: there is no such class in {folder}/; near: {', '.join(near)}")
+                argv[place + 1] = known[name]
+    return argv
+
+
+def explain(message: str, parser: LightningArgumentParser | None, argv: list[str]) -> str:
+    """A parser's complaint with the nearest option there is."""
+    fact = re.search(rf"Option '({'|'.join(FACTS)})' is not accepted", message)
+    if fact:
+        return f"model.{fact[1]} is a fact of the data and cannot be given by hand: leave it out"
+    unknown = re.search(r"[Uu]nrecognized arguments: (\S+)|Option '([^']+)' is not accepted|No action for key \"([^\"]+)\"", message)
+    if unknown:
+        word = next(group for group in unknown.groups() if group).lstrip("-").split("=")[0]
+        known = {word for action in (parser._actions if parser else []) for word in action.option_strings}
+        known |= {f"--{key}.{name}" for key in ("model", "data") for name in init_parameters(argv, key)}
+        names = {option.lstrip("-"): option for option in known} | {option.rpartition(".")[2]: option for option in known}
+        near = difflib.get_close_matches(word, names, n=2, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(dict.fromkeys(names[name] for name in near))}?" if near else ""
+        return f"there is no option {word}{hint}"
+    return message
+
+
+def init_parameters(argv: list[str], key: str) -> list[str]:
+    """Parameters of every class of the kind that the command line or its config names."""
+    text = " ".join(argv) + "".join(Path(word).read_text() for word in argv if word.endswith(".yaml") and Path(word).is_file())
+    folder = {"model": "lightning_modules", "data": "datamodules"}[key]
+    found: list[str] = []
+    for module, name in re.findall(rf"({folder}\.\w+)\.(\w+)", text):
+        found += inspect.signature(getattr(sys.modules.get(module), name, dict)).parameters
+    return found
+
+
+def wandb_logger(project: str, run_dir: Path, run_id: str | None) -> Logger:
+    """W&B, offline by itself where there is no API key, since it would otherwise raise or wait."""
+    import wandb
+
+    has_key = bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+    offline = not has_key and "WANDB_MODE" not in os.environ
+    return WandbLogger(project=project, save_dir=run_dir, id=run_id, resume="allow", offline=offline)
+
+
+def take_weights(model: torch.nn.Module, checkpoint: dict[str, Any]) -> str:
+    """Copy all weights that fit by name and shape; the answer lists those that were loaded, missing and mismatched."""
+    theirs, ours = checkpoint["state_dict"], model.state_dict()
+    loaded = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
+    model.load_state_dict(loaded, strict=False)
+    lists = {
+        "loaded": list(loaded),
+        "missing": [name for name in ours if name not in theirs],
+        "mismatched": [name for name in theirs if name in ours and name not in loaded],
+        "unused": [name for name in theirs if name not in ours],
+    }
+    return "\n".join(f"{kind} {len(names)}: {', '.join(names)}" for kind, names in lists.items())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv in HELP:
+        print(f"{__doc__}\nRecipes:\n\n{recipe_list()}\n")
+        return 0
+    quiet()
+    return run(lambda: TrainCLI(argv) and 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
