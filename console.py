@@ -17,7 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent
 MACHINE_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 NOISE = re.compile(
-    r"Does not validate against any of the Union|Subtypes: |Errors:$|Expected a <class 'NoneType'>|Given value|Problem with given class_path"
+    r"Does not validate against any of the Union|Subtypes: |Errors:$|Expected a <class 'NoneType'>|Given value|"
+    r"Problem with given class_path"
 )
 
 
@@ -62,15 +63,16 @@ def one_line(text: str, limit: int = 400) -> str:
     """An error message without jsonargparse's account of every alternative it tried."""
     text = re.sub(r"Parser key \"([^\"]+)\":", r"\1:", text)
     text = re.sub(r"<class '([^']+)'>", r"\1", text)
-    lines = [line.strip(" -") for line in text.splitlines() if line.strip() and not NOISE.search(line)]
+    lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip() and not NOISE.search(line)]
     joined = " ".join(lines)
     return joined if len(joined) <= limit else joined[: limit - 3] + "..."
 
 
-def run(program: Callable[[], int | None]) -> int:
+def run(program: Callable[[], object]) -> int:
     """Call a program and turn whatever it raises into one line on stderr and an exit code."""
     try:
-        return program() or 0
+        program()
+        return 0
     except SystemExit as stop:
         if isinstance(stop.code, str):
             return fail(stop.code, 2)

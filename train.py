@@ -15,7 +15,7 @@ import sys
 
 from console import ROOT, UserError, classes_in, recipe_list, run
 
-HELP = ([], ["-h"], ["--help"])
+HELP: tuple[list[str], ...] = ([], ["-h"], ["--help"])
 if __name__ == "__main__" and sys.argv[1:] in HELP:  # before the imports below, which take seconds
     print(f"{__doc__}\nRecipes:\n\n{recipe_list()}\n")
     sys.exit()
@@ -86,14 +86,18 @@ class TrainCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         skip = {"model", "dataloaders", "datamodule", "weights_only"}
-        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"}, "validate": skip, "test": skip}
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"},
+            "validate": skip,
+            "test": skip,
+        }
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Lightning's groups, except that facts are no options: the data knows them."""
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
-        parser.add_subclass_arguments(self._model_class, "model", required=True, fail_untyped=False, skip=set(FACTS))
-        parser.add_subclass_arguments(self._datamodule_class, "data", required=True, fail_untyped=False)
+        parser.add_subclass_arguments(GenerativeModule, "model", required=True, fail_untyped=False, skip=set(FACTS))
+        parser.add_subclass_arguments(DataModule, "data", required=True, fail_untyped=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(RunCheckpoint, "checkpoint")
@@ -129,7 +133,9 @@ class TrainCLI(LightningCLI):
         facts = {key: value for key, value in data.facts.items() if key in wanted}
         missing = [key for key in wanted if key in FACTS and key not in facts and wanted[key].default is inspect.Parameter.empty]
         if missing:
-            raise UserError(f"model {name} needs the fact {missing[0]}, which {type(data).__name__} does not have: choose other data")
+            raise UserError(
+                f"model {name} needs the fact {missing[0]}, which {type(data).__name__} does not have: choose other data"
+            )
         self.options.model.dict_kwargs = facts
 
     def _find_run(self) -> None:
@@ -155,7 +161,9 @@ class TrainCLI(LightningCLI):
         self.run_dir = Path(given)
         if fit and not options.dry_run:
             if not self.checkpoint and (self.run_dir / "checkpoints/last.ckpt").exists():
-                raise UserError(f"{self.run_dir} already holds a run: continue it with --ckpt_path last or choose another --run_dir")
+                raise UserError(
+                    f"{self.run_dir} already holds a run: continue it with --ckpt_path last or choose another --run_dir"
+                )
             try:
                 self.run_dir.mkdir(parents=True, exist_ok=True)
                 (self.run_dir / "config.yaml").touch()
@@ -226,7 +234,9 @@ class TrainCLI(LightningCLI):
         """Refuse to continue a run with another system or other settings, which its optimizer's state would silently undo."""
         here = f"{type(self.model).__module__}.{type(self.model).__qualname__}"
         if checkpoint["class_path"] != here:
-            raise UserError(f"{self.options.ckpt_path} is a {checkpoint['class_path']}, this is a {here}: use the config of its run")
+            raise UserError(
+                f"{self.options.ckpt_path} is a {checkpoint['class_path']}, this is a {here}: use the config of its run"
+            )
         then = checkpoint["hyper_parameters"]
         for name, value in self.model.hparams.items():
             if name in then and then[name] != value:
@@ -267,7 +277,9 @@ def explain(message: str, parser: LightningArgumentParser | None, argv: list[str
     fact = re.search(rf"Option '({'|'.join(FACTS)})' is not accepted", message)
     if fact:
         return f"model.{fact[1]} is a fact of the data and cannot be given by hand: leave it out"
-    unknown = re.search(r"[Uu]nrecognized arguments: (\S+)|Option '([^']+)' is not accepted|No action for key \"([^\"]+)\"", message)
+    unknown = re.search(
+        r"[Uu]nrecognized arguments: (\S+)|Option '([^']+)' is not accepted|No action for key \"([^\"]+)\"", message
+    )
     if unknown:
         word = next(group for group in unknown.groups() if group).lstrip("-").split("=")[0]
         known = {word for action in (parser._actions if parser else []) for word in action.option_strings}
@@ -319,7 +331,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{__doc__}\nRecipes:\n\n{recipe_list()}\n")
         return 0
     quiet()
-    return run(lambda: TrainCLI(argv) and 0)
+    return run(lambda: TrainCLI(argv))
 
 
 if __name__ == "__main__":

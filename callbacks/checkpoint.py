@@ -85,7 +85,9 @@ class RunCheckpoint(Checkpoint):
         step = trainer.global_step
         stop = self._told_to_stop(trainer)
         periodic = bool(self.every_n_train_steps) and step % (self.every_n_train_steps or 1) == 0
-        if step != self._saved_at and (periodic or stop or trainer.is_last_batch or trainer.should_stop or step == trainer.max_steps):
+        if step != self._saved_at and (
+            periodic or stop or trainer.is_last_batch or trainer.should_stop or step == trainer.max_steps
+        ):
             self._save(trainer, "last")
         if stop:
             raise SystemExit(TERMINATED)

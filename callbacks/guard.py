@@ -16,7 +16,9 @@ class NonFinite(UserError):
 
 def first_non_finite(module: torch.nn.Module, batch: dict[str, Any]) -> str:
     """Name of the first tensor with a NaN or an infinity: data, then gradients, then weights and buffers."""
-    named = [(f"batch[{key!r}]", value) for key, value in batch.items() if isinstance(value, Tensor)]
+    named: list[tuple[str, Tensor | None]] = [
+        (f"batch[{key!r}]", value) for key, value in batch.items() if isinstance(value, Tensor)
+    ]
     named += [(f"the gradient of {name}", parameter.grad) for name, parameter in module.named_parameters()]
     named += [*module.named_parameters(), *module.named_buffers()]
     for name, value in named:
@@ -52,7 +54,7 @@ class NonFiniteGuard(Callback):
         if norm is None:
             return
         self._recent.append((trainer.global_step, norm, batch["index"]))
-        if norm.device.type != "cpu" and trainer.global_step % trainer.log_every_n_steps:
+        if norm.device.type != "cpu" and trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]  # set by a connector
             return
         for step, value, index in self._recent:
             if not value.isfinite():

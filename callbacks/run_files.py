@@ -116,7 +116,7 @@ class RunFiles(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Processes started by torchrun may have read different clocks.
-        trainer._default_root_dir = trainer.strategy.broadcast(trainer.default_root_dir)
+        trainer._default_root_dir = trainer.strategy.broadcast(trainer.default_root_dir)  # type: ignore[attr-defined]  # has no setter
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

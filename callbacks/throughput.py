@@ -39,7 +39,7 @@ class Throughput(Callback):
         self._inside += now - self._entered
         self._units += pl_module.batch_units(batch)  # type: ignore[operator]
         step = trainer.global_step
-        if step % trainer.log_every_n_steps == 0 and step != self._window_step:
+        if step % trainer.log_every_n_steps == 0 and step != self._window_step:  # type: ignore[attr-defined]  # set by a connector
             self._write(trainer, pl_module, now)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

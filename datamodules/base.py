@@ -8,8 +8,9 @@ is drawn: augmentation here, noise and dropout in `GenerativeModule`. Skipping t
 import hashlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -33,7 +34,8 @@ def corpus_root(root: str | None) -> Path:
     return Path(root or os.environ.get("DATA_ROOT") or "data")
 
 
-class Request(NamedTuple):
+@dataclass(frozen=True)
+class Request:
     """One batch as the sampler asks for it: the indices to gather and the seed of the batch."""
 
     index: Tensor
@@ -123,6 +125,7 @@ class DataModule(LightningDataModule):
         self.num_workers, self.max_samples = num_workers, max_samples
         self.root = corpus_root(root)
         self._splits: dict[str, BatchedDataset] = {}
+        self._resume_epoch = self._resume_batch = 0
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -164,7 +167,7 @@ class DataModule(LightningDataModule):
         return DataLoader(
             data,  # type: ignore[arg-type]  # torch types a dataset by __getitem__, but calls __getitems__ where there is one
             batch_sampler=sampler,  # type: ignore[arg-type]  # ditto: lists of indices
-            collate_fn=identity,
+            collate_fn=identity,  # type: ignore[arg-type]  # gets the whole batch, since there is `__getitems__`
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # otherwise each iterator draws its base seed from the global generator
@@ -172,13 +175,21 @@ class DataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         loader = self.loader("train", shuffle=True)
-        fit = self.trainer.fit_loop if self.trainer else None
-        if fit is not None and fit.restarting:
-            # `processed`, not `ready`: a batch that was fetched but not trained on comes again. The remainder is 0 where
-            # the checkpoint was written at the end of an epoch.
-            done = fit.epoch_loop.batch_progress.current.processed
-            loader.batch_sampler.start = done % len(loader.batch_sampler)  # type: ignore[union-attr,arg-type]
+        sampler: Any = loader.batch_sampler
+        # Set here and not by Lightning alone: workers ask for their first batches before its `set_epoch` comes.
+        epochs, sampler.start = divmod(self._resume_batch, len(sampler))
+        sampler.set_epoch(self._resume_epoch + epochs)
         return loader
+
+    def state_dict(self) -> dict[str, int]:
+        """Position in the data. Lightning restores it before it builds the loaders; its own loops only afterwards, which
+        is too late where a schedule asks for the number of steps."""
+        fit: Any = self.trainer.fit_loop  # type: ignore[union-attr]
+        # `processed`, not `ready`: a batch that was fetched but not trained on comes again.
+        return {"epoch": fit.epoch_progress.current.ready - 1, "batch": fit.epoch_loop.batch_progress.current.processed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._resume_epoch, self._resume_batch = state_dict["epoch"], state_dict["batch"]
 
     def val_dataloader(self) -> DataLoader | list:
         return self.loader("val") if len(self.split("val")) else []

@@ -1,6 +1,6 @@
 """Pictures as batches: uint8 in memory, one gather per batch, scaling and augmentation on the device."""
 
-from typing import Any, Literal
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -39,7 +39,18 @@ class InMemoryImages:
         return torch.tensor([f" {attribute.lower()} " in f" {name} " for name in self.names])
 
 
-def take_subset(data: InMemoryImages, count: int | None) -> InMemoryImages:
+class Subsettable(Protocol):
+    """A dataset that can give a part of itself."""
+
+    def __len__(self) -> int: ...
+
+    def subset(self, index: Tensor) -> Self: ...
+
+
+AnySubsettable = TypeVar("AnySubsettable", bound=Subsettable)
+
+
+def take_subset(data: AnySubsettable, count: int | None) -> AnySubsettable:
     """A fixed random subset in the original order; the same one for every run."""
     if count is None or count >= len(data):
         return data
@@ -101,9 +112,4 @@ class ImageDataModule(DataModule):
         for name, index in groups.items():
             if not len(index):
                 raise UserError(f"--attribute {attribute!r}: there are no {name} examples among the training pictures")
-        return {
-            name: self.batch("train", index[:: -(-len(index) // limit)].tolist())["image"] for name, index in groups.items()
-        }
-
-
-Split = Literal["train", "val", "test"]
+        return {name: self.batch("train", index[:: -(-len(index) // limit)].tolist())["image"] for name, index in groups.items()}

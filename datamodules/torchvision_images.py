@@ -15,7 +15,7 @@ class TorchvisionImages(ImageDataModule):
     """Small labelled pictures of ten classes, kept in torchvision's own layout under the data root.
 
     Args:
-        name: which set.
+        dataset: which one.
         val_size: the last training pictures, set aside for validation; 0 for none.
         pad: pixels of black added on each side, to reach a size that halves more often.
         **kwargs: see `ImageDataModule`.
@@ -23,7 +23,7 @@ class TorchvisionImages(ImageDataModule):
 
     def __init__(
         self,
-        name: Literal["MNIST", "FashionMNIST", "KMNIST", "CIFAR10"] = "MNIST",
+        dataset: Literal["MNIST", "FashionMNIST", "KMNIST", "CIFAR10"] = "MNIST",
         val_size: int = 5000,
         pad: int = 0,
         flip: bool = False,
@@ -35,11 +35,11 @@ class TorchvisionImages(ImageDataModule):
         max_samples: int | None = None,
     ) -> None:
         super().__init__(flip, binarize, batch_size, eval_batch_size, num_workers, root, max_samples)
-        self.name, self.val_size, self.pad = name, val_size, pad
+        self.dataset, self.val_size, self.pad = dataset, val_size, pad
 
     @property
     def facts(self) -> dict[str, Any]:
-        channels, height, width = SHAPES[self.name]
+        channels, height, width = SHAPES[self.dataset]
         return {"image_shape": [channels, height + 2 * self.pad, width + 2 * self.pad], "num_classes": 10}
 
     def prepare_data(self) -> None:
@@ -48,9 +48,9 @@ class TorchvisionImages(ImageDataModule):
 
     def _dataset(self, train: bool) -> Any:
         try:
-            return getattr(datasets, self.name)(self.root, train=train, download=True)
+            return getattr(datasets, self.dataset)(self.root, train=train, download=True)
         except (RuntimeError, OSError) as error:
-            raise UserError(f"{self.name} is not under {self.root} and could not be downloaded ({error})") from error
+            raise UserError(f"{self.dataset} is not under {self.root} and could not be downloaded ({error})") from error
 
     def load_split(self, split: str) -> InMemoryImages:
         dataset = self._dataset(split != "test")

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from console import UserError
 from lightning_modules.base import GenerativeModule, seeded_normal
 from lightning_modules.layers.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from metrics.likelihood import SquaredError
@@ -122,18 +123,23 @@ class Autoencoder(GenerativeModule):
         return [adam], [{"scheduler": cosine, "interval": "step"}]
 
     @torch.inference_mode()
-    def sample(self, seeds: list[int], *, batch: dict[str, Any] | None = None) -> Tensor:
-        """Reconstructions of unseen pictures beside them, or, without pictures, codes drawn from N(0, I): the holes.
+    def sample(
+        self, seeds: list[int], *, batch: dict[str, Any] | None = None, mode: Literal["reconstruct", "holes"] = "reconstruct"
+    ) -> Tensor:
+        """Reconstruct unseen pictures, or decode codes drawn from N(0, I) to see the holes between the codes of pictures.
 
         Args:
             seeds: row i depends on `seeds[i]` alone.
             batch: unseen pictures, row i for seed i.
+            mode: which of the two.
 
         Returns:
             Pairs (N, 2, C, H, W), or pictures (N, C, H, W), in [-1, 1].
         """
-        if batch is None:
+        if mode == "holes":
             return self.decode(seeded_normal(seeds, (self.latent_dim,), self.device))
+        if batch is None:
+            raise UserError("--mode reconstruct needs pictures: give the data they come from")
         image = batch["image"].to(self.device)
         return torch.stack([image, self.reconstruct(image)], 1)
 
@@ -141,5 +147,5 @@ class Autoencoder(GenerativeModule):
         image = batch["image"]
         return {
             "reconstructions": torch.stack([image, self.reconstruct(image)]),
-            "holes": self.sample(list(range(len(image)))),
+            "holes": self.sample(list(range(len(image))), mode="holes"),
         }

@@ -6,12 +6,11 @@ writes the same rows.
 """
 
 import importlib
-import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -66,6 +65,8 @@ class GenerativeModule(LightningModule):
 
     monitor: ClassVar[tuple[str, str] | None] = None
     unit: ClassVar[str] = "samples"
+    if TYPE_CHECKING:
+        hparams: Any  # Lightning types it as a plain mapping
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,8 +97,8 @@ class GenerativeModule(LightningModule):
     def log_train(self, **values: Tensor | float) -> None:
         """Add to the window's means of `train/<name>`; nothing is computed, moved or written before the window ends."""
         for name, value in values.items():
-            value = value.detach() if isinstance(value, Tensor) else torch.tensor(value, device=self.device)
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+            value = value.detach().float() if isinstance(value, Tensor) else torch.tensor(value, device=self.device)
+            self._sums[name] = self._sums[name].to(value.device) + value if name in self._sums else value.clone()
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -106,12 +107,12 @@ class GenerativeModule(LightningModule):
         self.grad_norm = torch.nn.utils.get_total_norm(gradients)
         self.log_train(grad_norm=self.grad_norm)
         update = self.trainer.global_step + 1
-        if update % self.trainer.log_every_n_steps == 0:
+        if update % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by a connector
             self._write_window(update, lr=optimizer.param_groups[0]["lr"])
 
     def _window_means(self) -> Tensor:
         """Sums and counts over ranks, shape (2, number of names)."""
-        sums = torch.stack([value.float() for value in self._sums.values()])
+        sums = torch.stack(list(self._sums.values()))
         counts = torch.tensor(list(self._counts.values()), dtype=sums.dtype, device=sums.device)
         window: Tensor = self.trainer.strategy.reduce(torch.stack([sums, counts]), reduce_op="mean")
         return window
@@ -129,7 +130,7 @@ class GenerativeModule(LightningModule):
     def log_metric(self, name: str, metric: Metric) -> None:
         """Log a metric of `metrics/` and remember its `signature`, without which its number means nothing."""
         self.log(name, metric, on_step=False, on_epoch=True)
-        self.signatures[name] = metric.signature  # type: ignore[assignment,operator]
+        self.signatures[name] = metric.signature  # type: ignore[assignment]
 
     def on_validation_epoch_end(self) -> None:
         self.log("step", float(self.trainer.global_step))  # Lightning's name for the x axis of this row
@@ -146,7 +147,7 @@ class GenerativeModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         window = checkpoint["window"]
-        self._sums = {name: value.to(self.device) for name, value in zip(window["names"], window["sums"].clone())}
+        self._sums = dict(zip(window["names"], window["sums"].clone()))
         self._counts = {name: round(count) for name, count in zip(window["names"], window["counts"].tolist())}
         self._seen = window["seen"]
 
@@ -216,11 +217,3 @@ def load(path: str | Path) -> Any:
 def warmup(step: int, steps: int) -> float:
     """Linear from 0 to 1 over `steps` updates, then 1; 1 throughout where `steps` is 0."""
     return min(1.0, step / steps) if steps else 1.0
-
-
-def bits_per_dim(nats: Tensor, dims: int, levels: int = 256) -> Tensor:
-    """Nats per picture of values scaled to [0, 1] as bits per dimension of the discrete original.
-
-    A density of x / levels is `levels` times that of x in each dimension, hence the `log2(levels)`.
-    """
-    return nats / (dims * math.log(2)) + math.log2(levels)

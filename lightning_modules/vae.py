@@ -35,10 +35,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from lightning_modules.base import GenerativeModule, bits_per_dim, seeded_normal, warmup
+from lightning_modules.base import GenerativeModule, seeded_normal, warmup
 from lightning_modules.layers import latent
 from lightning_modules.layers.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, output_bias
-from metrics.likelihood import ActiveUnits, ImportanceSampledNLL, SquaredError
+from metrics.likelihood import ActiveUnits, ImportanceSampledNLL, LabelAccuracy, SquaredError, bits_per_dim
 
 
 def bernoulli_log_likelihood(logits: Tensor, x: Tensor, sigma: float = 1.0) -> Tensor:
@@ -77,6 +77,7 @@ def stage_learning_rate(epoch: int) -> float:
     return 10 ** (-stage / 7)
 
 
+CLASSIFY_SAMPLES = 10  # k of L_k where it stands for log p(x|y)
 LIKELIHOODS = {"bernoulli": bernoulli_log_likelihood, "gaussian": gaussian_log_likelihood}
 
 
@@ -147,6 +148,7 @@ class VAE(GenerativeModule):
         self.test_nll = ImportanceSampledNLL(test_samples)
         self.active_units = ActiveUnits(latent_dim)
         self.squared_error = SquaredError()
+        self.accuracy = LabelAccuracy(f"bayes|k={CLASSIFY_SAMPLES}")
 
     def posterior(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """mu and log sigma^2 of q(z|x), or of q(z|x, y), each (N, D); pictures in [-1, 1]."""
@@ -216,6 +218,15 @@ class VAE(GenerativeModule):
         self.log_metric("test/nll", self.test_nll)
         self.log_metric("test/active_units", self.active_units)
         self.log_metric("test/sse", self.squared_error)
+        if self.classes:
+            self.accuracy.update(self.classify(image), batch["label"])
+            self.log_metric("test/accuracy", self.accuracy)
+
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        levels = 256 if self.hparams.likelihood == "gaussian" else 1  # a density against a probability
+        self.log("test/bpd", bits_per_dim(self.test_nll.compute(), prod(self.hparams.image_shape), levels))
+        self.signatures["test/bpd"] = self.test_nll.signature.replace("nll", "bpd")
 
     def configure_optimizers(self) -> Any:
         hparams = self.hparams
@@ -228,7 +239,7 @@ class VAE(GenerativeModule):
         return [adam], [{"scheduler": cosine, "interval": "step"}]
 
     @torch.inference_mode()
-    def classify(self, image: Tensor, k: int = 10) -> Tensor:
+    def classify(self, image: Tensor, k: int = CLASSIFY_SAMPLES) -> Tensor:
         """log p(y|x) of Eq. 6 with a uniform p(y), (N, classes), from L_k as the estimate of log p(x|y)."""
         labels = torch.arange(self.classes, device=image.device)
         scores = [importance_bound(self.log_weight(image, k, label.expand(len(image)))) for label in labels]

@@ -1,27 +1,51 @@
-"""Cheap models beside which the learned ones stand. Each takes (train, test) data in memory and gives value and signature.
+"""Cheap models beside which the learned ones stand. Each takes tensors and gives its value and signature.
 
-A reproduction that names one of these functions instead of a model runs it.
+A reproduction that names one of these functions instead of a model calls it with those of `train_images`, `train_labels`,
+`test_images`, `test_labels` and `seed` that its signature has.
 """
 
 import torch
 from torch import Tensor
 
+from metrics.classifier import accuracy, train_classifier
 
-def pca_sse(train: Tensor, test: Tensor, components: int = 30) -> tuple[float, str]:
+
+def pca_sse(train_images: Tensor, test_images: Tensor, components: int = 30) -> tuple[float, str]:
     """Test error of the best linear code: squared error summed over pixels in [0, 1], mean over pictures.
 
     Args:
-        train: uint8 pictures (N, C, H, W) that mean and components are fitted on.
-        test: uint8 pictures (M, C, H, W).
+        train_images: uint8 pictures (N, C, H, W) that mean and components are fitted on.
+        test_images: uint8 pictures (M, C, H, W).
         components: size of the code.
 
     Returns:
         The error and its signature.
     """
-    fit, x = (images.flatten(1).double() / 255 for images in (train, test))
+    fit, x = (images.flatten(1).double() / 255 for images in (train_images, test_images))
     mean = fit.mean(0)
     covariance = (fit - mean).T @ (fit - mean) / len(fit)
     basis = torch.linalg.eigh(covariance).eigenvectors[:, -components:]  # (D, components), largest eigenvalues last
     centred = x - mean
     error = (centred - centred @ basis @ basis.T).square().sum(1).mean().item()
     return error, f"sse[sum=values|mean=pictures|scale=0..1|pca={components}|n_fit={len(fit)}|n_test={len(x)}]"
+
+
+def classifier_accuracy(
+    train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor, seed: int, epochs: int = 3
+) -> tuple[float, str]:
+    """Test accuracy of the small discriminative classifier, p(y|x) learned directly.
+
+    Args:
+        train_images: uint8 pictures (N, C, H, W).
+        train_labels: their classes (N,).
+        test_images: uint8 pictures (M, C, H, W).
+        test_labels: their classes (M,).
+        seed: of weights and order.
+        epochs: passes over the training pictures.
+
+    Returns:
+        The accuracy and its signature, with the hash of the weights.
+    """
+    model = train_classifier(train_images, train_labels, int(train_labels.max()) + 1, epochs=epochs, seed=seed)
+    value = accuracy(model, test_images, test_labels)
+    return value, f"accuracy[rule=discriminative|epochs={epochs}|weights={model.weights_hash}|n={len(test_images)}]"

@@ -110,3 +110,34 @@ class ActiveUnits(Metric):
     def compute(self) -> Tensor:
         variance = self.squares / self.count - (self.total / self.count).square()
         return (variance > 0.01).sum().float()
+
+
+class LabelAccuracy(Metric):
+    """Share of pictures whose most likely class is their label.
+
+    Args:
+        rule: how the scores came about, for the signature.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+    right: Tensor
+    count: Tensor
+
+    def __init__(self, rule: str) -> None:
+        super().__init__()
+        self.rule = rule
+        self.add_state("right", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    @property
+    def signature(self) -> str:
+        return f"accuracy[rule={self.rule}]"
+
+    def update(self, scores: Tensor, label: Tensor) -> None:
+        """Add scores (N, classes) and labels (N,)."""
+        self.right += (scores.argmax(1) == label).sum()
+        self.count += len(label)
+
+    def compute(self) -> Tensor:
+        return self.right / self.count

@@ -1,5 +1,6 @@
 """Fully connected and convolutional encoders and decoders between pictures (N, C, H, W) and vectors (N, D)."""
 
+import itertools
 from math import prod
 
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ def mlp(widths: list[int], activation: str) -> nn.Sequential:
     Weights start Glorot-uniform and biases at 0 (Glorot and Bengio 2010, Eq. 16), as the papers of these networks have it.
     """
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:]):
+    for inputs, outputs in itertools.pairwise(widths):
         linear = nn.Linear(inputs, outputs)
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)

@@ -1,0 +1,37 @@
+# Everything a newcomer needs: `make train` and `make test` set up a virtual environment by themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: setup train test trials lint bench reproduce readme
+
+setup: $(STAMP)
+
+$(STAMP): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+train: setup  ## a VAE on emoji, a few minutes on a laptop
+	$(BIN)/python train.py fit --config configs/vae/openmoji.yaml
+
+test: setup  ## everything that is fast
+	$(BIN)/python -m pytest
+
+trials: setup  ## what takes longer: killed runs, trained models
+	$(BIN)/python -m pytest tests/trials
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup  ## side by side with plain PyTorch, and with peers where they are installed
+	$(BIN)/python benchmarks/vae.py
+
+reproduce: setup  ## make reproduce ID=vae-mnist-nll
+	$(BIN)/python reproduce.py $(if $(ID),run $(ID),list)
+
+readme: setup  ## rewrite the table of systems in README.md
+	$(BIN)/python readme.py

@@ -1,0 +1,240 @@
+"""Any folder of pictures, and CelebA, whose pictures are files as well.
+
+Layouts of a folder, from the simplest: pictures anywhere in it; one sub-folder per class; a `labels.csv` with the columns
+`file` and `label`; or any of these inside `train`, `val` and `test`. Without the latter a picture's split follows from the
+SHA-256 of its path: 80/10/10.
+"""
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from console import UserError
+from datamodules.base import Request
+from datamodules.images import ImageDataModule, InMemoryImages, take_subset
+from datamodules.openmoji import fold
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+IN_MEMORY_BYTES = 2 * 2**30  # above this, pictures are decoded batch by batch, best in workers
+
+
+class BadPicture(UserError):
+    """A file that is not a picture of the kind that can be trained on."""
+
+
+def decode(path: Path, size: int, channels: int) -> Tensor:
+    """Centre square of a picture file, scaled to (channels, size, size) uint8.
+
+    Raises:
+        BadPicture: naming the file, what is wrong with it, and the mend.
+    """
+    try:
+        with Image.open(path) as image:
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1:
+                raise BadPicture(f"{path}: has {frames} frames; extract one")
+            if image.mode.startswith("I") or image.mode == "F":
+                raise BadPicture(f"{path}: has more than 8 bits a channel; convert it to 8 bits")
+            if image.mode == "CMYK":
+                raise BadPicture(f"{path}: is CMYK, which looks different in every program; convert it to RGB")
+            if min(image.size) < size:
+                raise BadPicture(
+                    f"{path}: is {image.width}x{image.height}, smaller than data.size {size}; remove it or lower data.size"
+                )
+            rgba = image.convert("RGBA") if "transparency" in image.info or image.mode in ("LA", "RGBA", "PA") else None
+            if rgba is not None:  # what is transparent is white
+                image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)  # type: ignore[assignment]
+            fitted = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BICUBIC)
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadPicture(f"{path}: cannot be read as a picture ({error}); repair or remove it") from error
+    pixels = torch.from_numpy(np.array(fitted))
+    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
+
+
+class FileImages:
+    """Pictures that are decoded when a batch asks for them.
+
+    Args:
+        paths: their files.
+        labels: int64 (N,).
+        size: height and width in pixels.
+        channels: 1 or 3.
+        attributes: (N,) bool by name.
+    """
+
+    def __init__(self, paths: list[Path], labels: Tensor, size: int, channels: int, attributes: dict[str, Tensor]) -> None:
+        self.paths, self.labels, self.size, self.channels, self.attributes = paths, labels, size, channels, attributes
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitems__(self, request: Request) -> dict[str, Any]:
+        index = request.index
+        image = torch.stack([decode(self.paths[i], self.size, self.channels) for i in index.tolist()])
+        return {"image": image, "label": self.labels[index], "index": index, "seed": request.seed}
+
+    def subset(self, index: Tensor) -> "FileImages":
+        attributes = {name: mask[index] for name, mask in self.attributes.items()}
+        return FileImages([self.paths[i] for i in index.tolist()], self.labels[index], self.size, self.channels, attributes)
+
+    def having(self, attribute: str) -> Tensor:
+        """(N,) bool: pictures that have the attribute."""
+        if attribute not in self.attributes:
+            raise UserError(f"there is no attribute {attribute!r}; there are: {', '.join(self.attributes) or 'none'}")
+        return self.attributes[attribute]
+
+
+class ImageFolder(ImageDataModule):
+    """Your own pictures.
+
+    Args:
+        folder: see the module's docstring.
+        size: height and width in pixels; pictures are cut to their centre square and scaled.
+        channels: 3 for colour, 1 for grey.
+        skip_bad: leave out files that cannot be used, and say how many, instead of stopping at the first.
+        **kwargs: see `ImageDataModule`.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        size: int = 64,
+        channels: Literal[1, 3] = 3,
+        skip_bad: bool = False,
+        flip: bool = False,
+        binarize: bool = False,
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        root: str | None = None,
+        max_samples: int | None = None,
+    ) -> None:
+        super().__init__(flip, binarize, batch_size, eval_batch_size, num_workers, root, max_samples)
+        self.folder, self.size, self.channels, self.skip_bad = Path(folder), size, channels, skip_bad
+        if not self.folder.is_dir():
+            raise UserError(f"data.folder {folder}: no such folder")
+        self.files = {
+            split: sorted(path for path in (self.folder / split).rglob("*") if path.suffix.lower() in SUFFIXES)
+            for split in ("train", "val", "test")
+        }
+        if not self.files["train"]:
+            for path in sorted(self.folder.rglob("*")):
+                if path.suffix.lower() in SUFFIXES:
+                    self.files[fold(path.relative_to(self.folder).as_posix())].append(path)
+        if not self.files["train"]:
+            raise UserError(f"data.folder {folder}: there are no pictures in it ({', '.join(sorted(SUFFIXES))})")
+        self.classes, self._label_of = self._read_labels()
+
+    def _read_labels(self) -> tuple[list[str], dict[Path, str]]:
+        """Class names in alphabetical order, and the class of each file."""
+        everything = [path for files in self.files.values() for path in files]
+        table = self.folder / "labels.csv"
+        if table.is_file():
+            with open(table, newline="") as file:
+                rows = list(csv.DictReader(file))
+            if not rows or not {"file", "label"} <= rows[0].keys():
+                raise UserError(f"{table}: needs the columns file and label, and at least one row")
+            named = {self.folder / row["file"]: row["label"] for row in rows}
+            missing = [path for path in everything if path not in named]
+            if missing:
+                raise UserError(f"{table}: has no row for {missing[0].relative_to(self.folder)}")
+        else:
+            named = {path: path.parent.name for path in everything}
+        return sorted({named[path] for path in everything}), named
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"image_shape": [self.channels, self.size, self.size], "num_classes": len(self.classes)}
+
+    def load_split(self, split: str) -> InMemoryImages | FileImages:
+        data = self._file_images(self.files[split])
+        if split == "train":
+            data = take_subset(data, self.max_samples)
+        if len(data) * self.channels * self.size**2 > IN_MEMORY_BYTES:
+            return data
+        kept, images = [], []
+        for path in data.paths:
+            try:
+                images.append(decode(path, self.size, self.channels))
+                kept.append(path)
+            except BadPicture:
+                if not self.skip_bad:
+                    raise
+        if len(kept) < len(data):
+            print(f"{split}: skipped {len(data) - len(kept)} of {len(data)} files that could not be used", file=sys.stderr)
+        labels = self._file_images(kept).labels
+        stacked = torch.stack(images) if images else torch.empty(0, self.channels, self.size, self.size, dtype=torch.uint8)
+        return InMemoryImages(stacked, labels, [self._label_of[path].lower() for path in kept])
+
+    def _file_images(self, paths: list[Path]) -> FileImages:
+        names = [self._label_of[path] for path in paths]
+        labels = torch.tensor([self.classes.index(name) for name in names], dtype=torch.int64)
+        attributes = {name: labels == number for number, name in enumerate(self.classes)}
+        return FileImages(paths, labels, self.size, self.channels, attributes)
+
+
+class CelebA(ImageDataModule):
+    """202,599 faces with 40 attributes (Liu et al. 2015), in torchvision's layout: `<root>/celeba/img_align_celeba/*.jpg`.
+
+    The label is the attribute `label`; all of them serve `sample.py --mode attribute`. The download fails as often as not: then
+    place the files by hand (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html).
+
+    Args:
+        size: height and width in pixels, of the centre square.
+        label: attribute that is the class.
+        **kwargs: see `ImageDataModule`.
+    """
+
+    SPLITS = ("train", "val", "test")
+
+    def __init__(
+        self,
+        size: int = 64,
+        label: str = "Smiling",
+        flip: bool = False,
+        binarize: bool = False,
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        num_workers: int = 4,
+        root: str | None = None,
+        max_samples: int | None = None,
+    ) -> None:
+        super().__init__(flip, binarize, batch_size, eval_batch_size, num_workers, root, max_samples)
+        self.size, self.label = size, label
+        self.folder = self.root / "celeba"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"image_shape": [3, self.size, self.size], "num_classes": 2}
+
+    def prepare_data(self) -> None:
+        if (self.folder / "img_align_celeba").is_dir():
+            return
+        from torchvision.datasets import CelebA as Download
+
+        try:
+            Download(self.root, download=True)
+        except Exception as error:  # gdown, quotas, checksums: all end in the same mend
+            raise UserError(
+                f"CelebA is not under {self.folder} and could not be downloaded: place img_align_celeba/, list_attr_celeba.txt and "
+                "list_eval_partition.txt there (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html)"
+            ) from error
+
+    def load_split(self, split: str) -> FileImages:
+        partition = dict(line.split() for line in (self.folder / "list_eval_partition.txt").read_text().splitlines())
+        _, header, *lines = (self.folder / "list_attr_celeba.txt").read_text().splitlines()
+        rows = {name: values for name, *values in map(str.split, lines)}
+        files = [name for name in rows if partition[name] == str(self.SPLITS.index(split))]
+        table = torch.tensor([[value == "1" for value in rows[name]] for name in files])
+        attributes = dict(zip(header.split(), table.T))
+        if self.label not in attributes:
+            raise UserError(f"data.label {self.label}: CelebA's attributes are {', '.join(attributes)}")
+        paths = [self.folder / "img_align_celeba" / name for name in files]
+        data = FileImages(paths, attributes[self.label].long(), self.size, 3, attributes)
+        return take_subset(data, self.max_samples) if split == "train" else data

@@ -1,0 +1,172 @@
+"""Train and score the papers' recipes: `python reproduce.py list | run ID [--seeds 0,1,2]`.
+
+A reproduction is a file `configs/_reproduce/<id>.yaml`. `run` trains in `runs/reproduce/<id>/seed<k>` (continuing where it was
+interrupted), tests, writes `results/<id>.json`, and renders RESULTS.md from the files in `results/` alone.
+"""
+
+import argparse
+import importlib
+import inspect
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from console import ROOT, UserError, run
+from sample import OptionParser, parse_seeds
+
+RUNS = ROOT / "runs" / "reproduce"
+RESULTS = ROOT / "results"
+HEADER = """# Results
+
+Written by `python reproduce.py run ID` from the files in `results/`; every row is one command. A value counts as a reproduction of
+the published one only where data, split, protocol and metric are the same; where the protocol column says less, it is less.
+Minutes are wall-clock on 2 CPU cores that other work shared.
+
+| id | ours | published | better | n | epochs | min | protocol | signature | source |
+|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def registry() -> dict[str, dict[str, Any]]:
+    """Every reproduction by id."""
+    import yaml
+
+    return {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "configs/_reproduce").glob("*.yaml"))}
+
+
+def listing() -> str:
+    """One line per reproduction."""
+    lines = []
+    for name, entry in registry().items():
+        done = json.loads((RESULTS / f"{name}.json").read_text())["value"] if (RESULTS / f"{name}.json").exists() else None
+        ours = f"{done:.4g}" if done is not None else "-"
+        published = entry.get("published") if entry.get("published") is not None else "-"
+        lines.append(f"{name:32} ours {ours:>8}  published {published!s:>8}  about {entry['minutes']} min  {entry['what']}")
+    return "\n".join(lines)
+
+
+def run_function(entry: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Call the floor that the entry names with those tensors of its data that the function asks for."""
+    from sample import data_module
+
+    module, _, name = entry["function"].rpartition(".")
+    function = getattr(importlib.import_module(module), name)
+    data = data_module(ROOT / entry["config"], entry.get("data", {}))
+    tensors = {f"{split}_{kind}": getattr(data.split(split), kind) for split in ("train", "test") for kind in ("images", "labels")}
+    wanted = inspect.signature(function).parameters
+    options = {**tensors, **entry.get("arguments", {}), "seed": seed}
+    begin = time.perf_counter()
+    value, signature = function(**{key: option for key, option in options.items() if key in wanted})
+    return {"value": value, "signature": signature, "epochs": None, "minutes": (time.perf_counter() - begin) / 60}
+
+
+def run_model(name: str, entry: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Train (or continue, or find finished) one seed and test it."""
+    import train
+
+    folder = RUNS / name / f"seed{seed}"
+    checkpoint = folder / "checkpoints" / f"{entry['stopping_rule']}.ckpt"
+    common = ["--config", str(ROOT / entry["config"]), "--seed_everything", str(seed), "--run_dir", str(folder)]
+    resume = ["--ckpt_path", "last"] if (folder / "checkpoints/last.ckpt").exists() else []
+    train.quiet()
+    fitted = train.TrainCLI(["fit", *common, *resume])
+    begin = time.perf_counter()
+    tested = train.TrainCLI(["test", *common, "--ckpt_path", str(checkpoint)])
+    metric = entry["metric"]
+    return {
+        "value": tested.trainer.callback_metrics[metric].item(),
+        "signature": f"{tested.model.signatures[metric]} {entry['stopping_rule']}.ckpt",
+        "epochs": fitted.trainer.current_epoch,
+        "minutes": (training_seconds(folder) + time.perf_counter() - begin) / 60,
+    }
+
+
+def training_seconds(folder: Path) -> float:
+    """Wall-clock seconds of all windows of a run, over all its starts."""
+    import csv
+
+    with open(folder / "throughput.csv") as file:
+        return sum(float(row["seconds"]) for row in csv.DictReader(file))
+
+
+def reproduce(name: str, seeds: list[int]) -> None:
+    """Run every seed of one reproduction and write its result."""
+    entries = registry()
+    if name not in entries:
+        raise UserError(f"{name}: there is no such reproduction; `python reproduce.py list` names them: {', '.join(entries)}")
+    entry = entries[name]
+    runs = [run_function(entry, seed) if "function" in entry else run_model(name, entry, seed) for seed in seeds]
+    values = [one["value"] for one in runs]
+    result = {
+        "id": name,
+        "value": statistics.fmean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "n_seeds": len(values),
+        "published": entry.get("published"),
+        "better": entry["better"],
+        "signature": runs[0]["signature"],
+        "config": entry["config"],
+        "epochs": runs[0]["epochs"],
+        "minutes": round(statistics.fmean(one["minutes"] for one in runs), 1),
+        "source": entry.get("source"),
+        "protocol": entry["protocol"],
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (ROOT / "RESULTS.md").write_text(render())
+    print(f"{name}: {result['value']:.5g} (published {result['published']}), {RESULTS / name}.json")
+
+
+def render() -> str:
+    """RESULTS.md from the files in `results/`."""
+    rows = []
+    for path in sorted(RESULTS.glob("*.json")):
+        r = json.loads(path.read_text())
+        ours = f"{r['value']:.5g}" + (f" ± {r['std']:.2g}" if r["std"] is not None else "")
+        cells = [
+            r["id"],
+            ours,
+            r["published"],
+            r["better"],
+            r["n_seeds"],
+            r["epochs"],
+            r["minutes"],
+            r["protocol"],
+            r["signature"],
+            r["source"],
+        ]
+        rows.append("| " + " | ".join("–" if cell is None else str(cell).replace("|", "\\|") for cell in cells) + " |\n")
+    return HEADER + "".join(rows)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = OptionParser(prog="reproduce.py", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="what there is, with our value beside the published one")
+    runner = commands.add_parser("run", help="train, test and record one of them", allow_abbrev=False)
+    runner.add_argument("id")
+    runner.add_argument("--seeds", default="0", help="such as 0-2 (default: 0)")
+    return parser.parse_args(argv)
+
+
+def program(argv: list[str]) -> None:
+    """Dispatch the command."""
+    options = parse(argv)
+    if options.command == "list":
+        print(listing())
+    else:
+        reproduce(options.id, parse_seeds(options.seeds))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    return run(lambda: program(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

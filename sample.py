@@ -1,0 +1,187 @@
+"""Draw from any checkpoint: `python sample.py CKPT [options]`; `python sample.py CKPT --help` lists what its system offers.
+
+The options are those of the system's `sample` method. Pictures go to `--out`, one file per seed, and their paths to stdout;
+texts go to stdout, one sample a line. Picture i depends on its seed alone, whatever is drawn beside it.
+"""
+
+import argparse
+import importlib
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from console import UserError, run
+
+CHUNK = 64  # seeds drawn at a time, so that memory does not grow with their number
+
+
+class OptionParser(argparse.ArgumentParser):
+    """Complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0-31,85` as a list of seeds.
+
+    Raises:
+        UserError: if it is anything else.
+    """
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        raise UserError(f"--seeds {text!r}: write numbers and ranges, such as 0-31,85")
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        seeds += range(int(first), int(last or first) + 1)
+    if not seeds:
+        raise UserError(f"--seeds {text}: the range is empty, its end is before its beginning")
+    return seeds
+
+
+def add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, text: str) -> None:
+    """One parameter of `sample` as an option: bool -> --x/--no-x, Literal -> choices, list -> repeatable."""
+    kind, flag = parameter.annotation, f"--{parameter.name}"
+    if isinstance(kind, types.UnionType):  # `int | None`
+        kind = next(part for part in typing.get_args(kind) if part is not type(None))
+    help_text = f"{text} (default: {parameter.default})".replace("%", "%%")
+    common: dict[str, Any] = {"default": parameter.default, "help": help_text}
+    if kind is bool:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+    elif typing.get_origin(kind) is Literal:
+        parser.add_argument(flag, choices=typing.get_args(kind), **common)
+    elif typing.get_origin(kind) is list:
+        parser.add_argument(flag, action="append", type=typing.get_args(kind)[0], **common)
+    else:
+        parser.add_argument(flag, type=kind, **common)
+
+
+def data_module(config: Path, overrides: dict[str, Any] | None = None) -> Any:
+    """The data module of a configuration, prepared.
+
+    Args:
+        config: a recipe or the config.yaml of a run.
+        overrides: arguments that replace those of the configuration.
+
+    Raises:
+        UserError: if the file is missing or names no data.
+    """
+    import yaml
+
+    if not config.is_file():
+        raise UserError(f"{config}: no such file; give the data with --data CONFIG")
+    entry = (yaml.safe_load(config.read_text()) or {}).get("data")
+    if not entry:
+        raise UserError(f"{config}: there is no `data:` in it")
+    module, _, name = entry["class_path"].rpartition(".")
+    data = getattr(importlib.import_module(module), name)(**{**entry.get("init_args", {}), **(overrides or {})})
+    data.prepare_data()
+    return data
+
+
+class LazyBatch(Mapping[str, Any]):
+    """The batch that `sample` may ask for: unseen samples, one per seed. Data is opened when it is first read.
+
+    Args:
+        config: configuration whose data it is.
+        seeds: seed i picks sample `i` of the test split, modulo its size.
+        attribute: property for `positive` and `negative` training pictures.
+    """
+
+    def __init__(self, config: Path, seeds: list[int], attribute: str | None) -> None:
+        self.config, self.seeds, self.attribute = config, seeds, attribute
+        self._content: dict[str, Any] | None = None
+
+    @property
+    def content(self) -> dict[str, Any]:
+        if self._content is None:
+            data = data_module(self.config)
+            self._content = data.batch("test", self.seeds)
+            if self.attribute:
+                self._content |= data.attribute_batch(self.attribute)
+        return self._content
+
+    def __getitem__(self, key: str) -> Any:
+        return self.content[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.content)
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+
+def parse(argv: list[str]) -> tuple[Any, argparse.Namespace, dict[str, Any]]:
+    """The loaded system, the program's options, and those of its `sample`."""
+    path = argv[0]
+    if path.startswith("-"):
+        raise UserError("which checkpoint? python sample.py runs/.../checkpoints/best.ckpt [options]")
+
+    from docstring_parser import parse as parse_docstring
+
+    from lightning_modules import load
+
+    model = load(path)
+    signature = inspect.signature(model.sample)
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
+        model.sample([])  # the base class says what this system does instead
+    described = {
+        entry.arg_name: " ".join((entry.description or "").split()) for entry in parse_docstring(model.sample.__doc__ or "").params
+    }
+
+    parser = OptionParser(prog=f"sample.py {path}", description=f"Draw from a {type(model).__name__}.", allow_abbrev=False)
+    parser.add_argument("--seeds", help="seeds to draw, such as 0-31,85")
+    parser.add_argument("--num", type=int, default=16, help="how many, where no --seeds are given (default: 16)")
+    parser.add_argument("--seed", type=int, default=0, help="first of them (default: 0)")
+    parser.add_argument("--out", type=Path, default=Path("samples"), help="folder for pictures (default: samples)")
+    parser.add_argument("--data", type=Path, help="configuration of the data; the run's config.yaml unless given")
+    parser.add_argument("--device", default="cpu", help="where to compute, such as cuda (default: cpu)")
+    names = [name for name in signature.parameters if name not in ("seeds", "batch")]
+    for name in names:
+        add_option(parser, signature.parameters[name], described.get(name, ""))
+    options = parser.parse_args(argv[1:])
+    if options.data is None:
+        options.data = Path(path).resolve().parents[1] / "config.yaml"
+    options.takes_batch = "batch" in signature.parameters
+    return model, options, {name: getattr(options, name) for name in names}
+
+
+def draw(argv: list[str]) -> None:
+    """Parse, draw, write, and print what was written."""
+    model, options, sampling = parse(argv)
+    seeds = parse_seeds(options.seeds) if options.seeds else list(range(options.seed, options.seed + options.num))
+    if not seeds:
+        raise UserError(f"--num {options.num} draws nothing: give at least 1")
+    model.to(options.device)
+
+    from callbacks.pictures import grid, save_png, strips
+
+    for start in range(0, len(seeds), CHUNK):
+        chunk = seeds[start : start + CHUNK]
+        data = {"batch": LazyBatch(options.data, chunk, sampling.get("attribute"))} if options.takes_batch else {}
+        drawn = model.sample(chunk, **data, **sampling)
+        for seed, one in zip(chunk, drawn, strict=True):
+            if isinstance(one, str):
+                print(one)
+                continue
+            path = options.out / f"seed{seed:04d}.png"
+            save_png(strips(one[None]) if one.dim() == 4 else grid(one[None], columns=1), path)
+            print(path)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv in ([], ["-h"], ["--help"]):
+        print(__doc__)
+        return 0
+    return run(lambda: draw(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Runs that are killed again and again end with the same bits as one that was left alone."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.runs import ROOT, run_differences, tiny_config
+
+EPOCHS = ["--trainer.max_epochs", "8", "--checkpoint.every_n_train_steps", "13", "--pictures.every_n_train_steps", "50"]
+CASES = [(system, workers) for system in ("autoencoder", "vae") for workers in (0, 2)]
+
+
+def start(arguments: list[str], program: list[str] = ["train.py"]) -> subprocess.Popen[str]:  # noqa: B006
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, *program, *arguments], cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE)
+
+
+def arguments(config: Path, run: Path) -> list[str]:
+    resume = ["--ckpt_path", "last"] if (run / "checkpoints/last.ckpt").exists() else []
+    return ["fit", "--config", str(config), "--run_dir", str(run), *EPOCHS, *resume]
+
+
+def finish(config: Path, run: Path) -> None:
+    process = start(arguments(config, run))
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+
+
+def check_all_load(run: Path) -> None:
+    for path in run.glob("checkpoints/*.ckpt"):
+        torch.load(path, weights_only=True)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1]}workers")
+def untouched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, float]:
+    """Configuration, run directory and training seconds of an uninterrupted run."""
+    system, workers = request.param
+    folder = tmp_path_factory.mktemp(f"{system}{workers}")
+    config = tiny_config(folder / "config.yaml", system, num_workers=workers)
+    finish(config, folder / "untouched")
+    rows = (folder / "untouched/throughput.csv").read_text().splitlines()
+    column = rows[0].split(",").index("seconds")
+    return config, folder / "untouched", sum(float(row.split(",")[column]) for row in rows[1:])
+
+
+def test_random_kills(untouched: tuple[Path, Path, float]) -> None:
+    """Five SIGKILLs each, at random times of the training."""
+    config, reference, seconds = untouched
+    run = reference.parent / "killed"
+    chance = random.Random(0)
+    kills = 0
+    while kills < 5:
+        process = start(arguments(config, run))
+        while not (run / "run.yaml").exists() or ("last.ckpt" not in (run / "run.yaml").read_text() and not process.poll()):
+            time.sleep(0.2)
+            if process.poll() is not None or (run / "metrics.csv").exists():
+                break
+        time.sleep(chance.uniform(4, 9) + chance.uniform(0, seconds / 3))  # imports take some of it
+        if process.poll() is not None:  # it was done already: begin again
+            assert process.returncode == 0, process.stderr.read() if process.stderr else ""
+            for path in sorted(run.rglob("*"), reverse=True):
+                path.unlink() if path.is_file() else path.rmdir()
+            continue
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        check_all_load(run)
+    finish(config, run)
+    assert run_differences(reference, run) == []
+
+
+@pytest.mark.parametrize(("place", "count"), [("checkpoint", 9), ("validation", 12)])
+def test_kill_at(untouched: tuple[Path, Path, float], place: str, count: int) -> None:
+    """One SIGKILL while a checkpoint is half written, and one in the middle of a validation."""
+    config, reference, _ = untouched
+    run = reference.parent / place
+    process = start(arguments(config, run), ["tests/trials/victim.py", place, str(count)])
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    check_all_load(run)
+    finish(config, run)
+    assert run_differences(reference, run) == []
+    assert not list(run.glob("checkpoints/*tmp*"))
+
+
+def test_sigterm(untouched: tuple[Path, Path, float]) -> None:
+    """SIGTERM saves at the boundary of a step and exits with 143."""
+    config, reference, seconds = untouched
+    run = reference.parent / "terminated"
+    process = start(arguments(config, run))
+    while not (run / "throughput.csv").exists():
+        time.sleep(0.05)
+    time.sleep(seconds / 4)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 143
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] > 0
+    finish(config, run)
+    assert run_differences(reference, run) == []

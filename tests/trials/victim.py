@@ -1,0 +1,47 @@
+"""A training run that kills itself with SIGKILL at a given place: `victim.py checkpoint|validation N <train.py arguments>`."""
+
+import os
+import signal
+import sys
+from typing import Any
+
+import torch
+
+import train
+from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.vae import VAE
+
+place, count, *argv = sys.argv[1:]
+calls = 0
+
+
+def die_at_last_call() -> None:
+    global calls
+    calls += 1
+    if calls == int(count):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if place == "checkpoint":
+    save = torch.save
+
+    def save_half(content: Any, file: Any) -> None:
+        save(content, file)
+        file.truncate(file.tell() // 2)  # half the bytes are on disk when the kill comes
+        file.flush()
+        die_at_last_call()
+        file.seek(0)
+        file.truncate()
+        save(content, file)
+
+    torch.save = save_half
+else:
+    for system in (Autoencoder, VAE):
+        step = system.validation_step
+
+        def dying_step(self: Any, batch: Any, batch_idx: int, step: Any = step) -> None:
+            die_at_last_call()
+            step(self, batch, batch_idx)
+
+        system.validation_step = dying_step
+sys.exit(train.main(argv))
