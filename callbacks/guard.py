@@ -16,13 +16,11 @@ class NonFinite(UserError):
 
 def first_non_finite(module: torch.nn.Module, batch: dict[str, Any]) -> str:
     """Name of the first tensor with a NaN or an infinity: data, then gradients, then weights and buffers."""
-    named: list[tuple[str, Tensor | None]] = [
-        (f"batch[{key!r}]", value) for key, value in batch.items() if isinstance(value, Tensor)
-    ]
+    named: list[tuple[str, Any]] = [(f"batch[{key!r}]", value) for key, value in batch.items()]
     named += [(f"the gradient of {name}", parameter.grad) for name, parameter in module.named_parameters()]
     named += [*module.named_parameters(), *module.named_buffers()]
     for name, value in named:
-        if value is not None and value.is_floating_point() and not value.isfinite().all():
+        if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
             return name
     return "the loss"
 

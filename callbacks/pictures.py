@@ -10,8 +10,6 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from lightning_modules.base import evaluating
-
 
 def grid(pictures: Tensor, columns: int = 8) -> Tensor:
     """uint8 picture (3, H, W) of many in [-1, 1].
@@ -106,7 +104,6 @@ class Pictures(Callback):
         if self._drawn_at == trainer.global_step:
             return
         self._drawn_at = trainer.global_step
-        with evaluating(pl_module), torch.no_grad():
-            shown = pl_module.preview(preview_batch(trainer, self.count))  # type: ignore[operator]
+        shown = pl_module.preview(preview_batch(trainer, self.count))  # type: ignore[operator]
         for name, content in shown.items():
             publish(trainer, name, grid(content) if isinstance(content, Tensor) else content, trainer.global_step)

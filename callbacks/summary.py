@@ -4,11 +4,8 @@ import math
 import sys
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-
-from lightning_modules.base import evaluating
 
 
 def layer_table(model: Any, batch: dict[str, Any], depth: int = 3) -> str:
@@ -25,8 +22,7 @@ def layer_table(model: Any, batch: dict[str, Any], depth: int = 3) -> str:
 
     handles = [part.register_forward_hook(remember(name)) for name, part in named.items()]
     try:
-        with evaluating(model), torch.no_grad(), torch.random.fork_rng():
-            model.preview(batch)
+        model.preview(batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -108,7 +108,12 @@ class DataModule(LightningDataModule):
         num_workers: loader processes; 0 is fastest for what lives in memory.
         root: where corpora are kept; DATA_ROOT or `data/` unless given.
         max_samples: a fixed random subset of that many training samples.
+
+    Attributes:
+        embedded: whether it comes with the dependencies, so that nothing has to be downloaded or placed.
     """
+
+    embedded: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -95,6 +95,8 @@ class OpenMoji(ImageDataModule):
         **kwargs: see `ImageDataModule`.
     """
 
+    embedded = True
+
     def __init__(
         self,
         size: int = 64,

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from lightning_modules.base import GenerativeModule, seeded_normal
+from lightning_modules.base import GenerativeModule, sampling, seeded_normal
 from lightning_modules.layers.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from metrics.likelihood import SquaredError
 
@@ -122,7 +122,7 @@ class Autoencoder(GenerativeModule):
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, int(self.trainer.estimated_stepping_batches))
         return [adam], [{"scheduler": cosine, "interval": "step"}]
 
-    @torch.inference_mode()
+    @sampling
     def sample(
         self, seeds: list[int], *, batch: dict[str, Any] | None = None, mode: Literal["reconstruct", "holes"] = "reconstruct"
     ) -> Tensor:
@@ -143,6 +143,7 @@ class Autoencoder(GenerativeModule):
         image = batch["image"].to(self.device)
         return torch.stack([image, self.reconstruct(image)], 1)
 
+    @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         image = batch["image"]
         return {

@@ -7,10 +7,11 @@ writes the same rows.
 
 import importlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from console import UserError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
@@ -40,6 +44,21 @@ def evaluating(module: torch.nn.Module, mode: bool = False) -> Iterator[None]:
     finally:
         for part, was in modes.items():
             part.training = was
+
+
+def sampling(method: Callable[P, R]) -> Callable[P, R]:
+    """Decorator of `sample` and `preview`: no gradients, every submodule in eval mode, and all as it was afterwards.
+
+    The one policy for batch norm and dropout, unless a system's paper wants another and its method says so.
+    """
+
+    @wraps(method)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        module = cast(torch.nn.Module, args[0])
+        with torch.no_grad(), evaluating(module):
+            return method(*args, **kwargs)
+
+    return wrapped
 
 
 def seeded_normal(seeds: list[int], shape: list[int] | tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:

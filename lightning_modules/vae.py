@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from lightning_modules.base import GenerativeModule, seeded_normal, warmup
+from lightning_modules.base import GenerativeModule, sampling, seeded_normal, warmup
 from lightning_modules.layers import latent
 from lightning_modules.layers.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, output_bias
 from metrics.likelihood import ActiveUnits, ImportanceSampledNLL, LabelAccuracy, SquaredError, bits_per_dim
@@ -238,7 +238,7 @@ class VAE(GenerativeModule):
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, int(self.trainer.estimated_stepping_batches))
         return [adam], [{"scheduler": cosine, "interval": "step"}]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def classify(self, image: Tensor, k: int = CLASSIFY_SAMPLES) -> Tensor:
         """log p(y|x) of Eq. 6 with a uniform p(y), (N, classes), from L_k as the estimate of log p(x|y)."""
         labels = torch.arange(self.classes, device=image.device)
@@ -259,7 +259,7 @@ class VAE(GenerativeModule):
         """decode(encode(image)): what is left of a picture after it went through its code."""
         return self.decode(self.encode(image, label), label)
 
-    @torch.inference_mode()
+    @sampling
     def sample(
         self,
         seeds: list[int],
@@ -305,6 +305,7 @@ class VAE(GenerativeModule):
         direction = latent.attribute_direction(self, batch["positive"].to(self.device), batch["negative"].to(self.device))
         return latent.add_attribute(self, image, direction, steps)
 
+    @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         image = batch["image"]
         label = batch.get("label")

@@ -1,9 +1,12 @@
 """What tests of whole runs share: a tiny configuration of each system, and the equality of two runs."""
 
+import os
+import signal
 from pathlib import Path
 
 import torch
 import yaml
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,3 +53,18 @@ def run_differences(one: Path, other: Path) -> list[str]:
     if (one / "metrics.csv").read_bytes() != (other / "metrics.csv").read_bytes():
         found.append("metrics.csv")
     return found
+
+
+class TerminateAt(Callback):
+    """Sends this process a SIGTERM during a step, as a scheduler would.
+
+    Args:
+        step: update after which it comes.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        if trainer.global_step == self.step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)

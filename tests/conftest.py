@@ -1,0 +1,26 @@
+"""Each test begins in the repository with a known seed, and no test leaves a signal handler or a seed behind."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Working directory, seed, environment and signal handlers."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    monkeypatch.delenv("MAQUETTE_RUN_DIR", raising=False)
+    monkeypatch.delenv("DEBUG", raising=False)
+    torch.manual_seed(0)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    os.environ.pop("MAQUETTE_RUN_DIR", None)

@@ -1,0 +1,190 @@
+"""What every recipe must do, found by discovery: a new system is tested as soon as its files exist."""
+
+import importlib
+import inspect
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from pytorch_lightning import Trainer
+
+import sample
+import train
+from console import ROOT, purpose, recipes
+from datamodules.base import FACTS
+from lightning_modules import load
+from lightning_modules.base import GenerativeModule
+from tests.runs import run_differences
+
+RECIPES = [path.relative_to(ROOT).as_posix() for path in recipes()]
+
+
+def class_of(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def build(config: dict[str, Any]) -> tuple[Any, GenerativeModule]:
+    """Data and model as `train.py` puts them together."""
+    data = class_of(config["data"]["class_path"])(**config["data"].get("init_args", {}))
+    cls = class_of(config["model"]["class_path"])
+    wanted = inspect.signature(cls.__init__).parameters
+    facts = {name: value for name, value in data.facts.items() if name in wanted}
+    return data, cls(**facts, **config["model"].get("init_args", {}))
+
+
+def embedded(recipe: str) -> bool:
+    """Whether a recipe runs without anything that its dependencies do not carry."""
+    return class_of(yaml.safe_load(Path(recipe).read_text())["data"]["class_path"]).embedded
+
+
+EMBEDDED = [recipe for recipe in RECIPES if embedded(recipe)]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_parses_and_builds(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """The real parser accepts it, its header says what to expect, and its model is built from plain values and facts."""
+    assert purpose(ROOT / recipe), "the first line is a comment that says what the recipe is for"
+    assert train.main(["fit", "--config", recipe, "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    if "folder" in config["data"]["init_args"]:  # the user's own pictures
+        for number in range(10):
+            Image.fromarray(np.full((128, 128, 3), number, np.uint8)).save(tmp_path / f"{number}.png")
+        config["data"]["init_args"]["folder"] = str(tmp_path)
+    data, model = build(config)
+    assert set(data.facts) <= set(FACTS)
+    assert model.monitor is None or model.monitor[1] in ("min", "max")
+    torch.save(dict(model.hparams), tmp_path / "hparams")
+    assert torch.load(tmp_path / "hparams", weights_only=True) == dict(model.hparams), "hyper-parameters are plain values"
+
+
+@pytest.fixture(scope="module", params=EMBEDDED)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """The command line of a tiny run of each embedded recipe, and its directory."""
+    run = tmp_path_factory.mktemp("run") / "straight"
+    small = ["--data.batch_size", "8", "--data.max_samples", "40", "--trainer.max_steps", "7", "--trainer.limit_val_batches", "1"]
+    often = ["--checkpoint.every_n_train_steps", "1", "--trainer.log_every_n_steps", "2", "--trainer.check_val_every_n_epoch", "1"]
+    argv = ["fit", "--config", request.param, *small, *often]
+    assert train.main([*argv, "--run_dir", str(run)]) == 0
+    return argv, run
+
+
+def test_run_leaves_the_promised_files(trained: tuple[list[str], Path]) -> None:
+    _, run = trained
+    for name in ("config.yaml", "run.yaml", "metrics.csv", "throughput.csv", "checkpoints/last.ckpt", "samples"):
+        assert (run / name).exists(), name
+    pictures = {path.name.rpartition("-")[2] for path in (run / "samples").iterdir()}
+    assert {"0000000.png", "0000007.png"} <= pictures or {"0000000.txt", "0000007.txt"} <= pictures, "untrained and trained preview"
+    header = (run / "metrics.csv").read_text().partition("\n")[0].split(",")
+    assert {"step", "train/loss", "train/lr", "train/grad_norm"} <= set(header)
+    assert any(name.startswith("val/") for name in header)
+    assert not FACTS & yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"].keys(), "facts are not saved"
+
+
+def test_stopped_and_resumed_run_has_the_same_bits(trained: tuple[list[str], Path]) -> None:
+    """SIGTERM in the third step, exit code 143, `--ckpt_path last`, and everything is as if nothing had happened."""
+    argv, run = trained
+    other = run.parent / "resumed"
+    stop = ["--trainer.callbacks+=tests.runs.TerminateAt", "--trainer.callbacks.step", "3"]
+    assert train.main([*argv, "--run_dir", str(other), *stop]) == 143
+    assert torch.load(other / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
+    assert train.main([*argv, "--run_dir", str(other), "--ckpt_path", "last"]) == 0
+    assert run_differences(run, other) == []
+
+
+def test_watching_changes_nothing(trained: tuple[list[str], Path]) -> None:
+    """Without callbacks, loggers and validation the final weights are the same bits."""
+    argv, run = trained
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    from pytorch_lightning import seed_everything
+
+    seed_everything(config["seed_everything"], verbose=False)
+    data, model = build(config)
+    Trainer(
+        accelerator="cpu", max_steps=7, logger=False, callbacks=[], enable_checkpointing=False, limit_val_batches=0,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+    ).fit(model, datamodule=data)  # fmt: skip
+    watched = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, watched[name]), name
+
+
+def test_saved_config_runs_again(trained: tuple[list[str], Path]) -> None:
+    """config.yaml alone repeats the run."""
+    argv, run = trained
+    again = run.parent / "again"
+    assert train.main(["fit", "--config", str(run / "config.yaml"), "--run_dir", str(again)]) == 0
+    assert run_differences(run, again) == []
+
+
+def test_checkpoint_samples(trained: tuple[list[str], Path], tmp_path: Path, capsys: Any) -> None:
+    """`sample.py` draws each seed alike whatever is drawn beside it, and leaves generator and modes alone."""
+    _, run = trained
+    checkpoint = run / "checkpoints/last.ckpt"
+    model = load(checkpoint)
+    if type(model).sample is GenerativeModule.sample:
+        return
+    assert sample.main([str(checkpoint), "--seeds", "3,5-6", "--out", str(tmp_path / "a")]) == 0
+    assert sample.main([str(checkpoint), "--seeds", "6", "--out", str(tmp_path / "b")]) == 0
+    assert (tmp_path / "a/seed0006.png").read_bytes() == (tmp_path / "b/seed0006.png").read_bytes()
+    assert str(tmp_path / "a/seed0003.png") in capsys.readouterr().out
+    data, _ = build(yaml.safe_load((run / "config.yaml").read_text()))
+    model.train()
+    before = torch.get_rng_state()
+    model.preview(data.batch("val", [0, 1]))
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(part.training for part in model.modules())
+
+
+def test_adding_a_system_adds_two_files(tmp_path: Path, capsys: Any) -> None:
+    """A new file and a recipe are enough for the list, the command line and sampling."""
+    module, recipe = ROOT / "lightning_modules/toy_mean.py", ROOT / "configs/toy_mean/openmoji.yaml"
+    recipe.parent.mkdir()
+    try:
+        module.write_text(
+            '''"""Toy: the mean picture."""
+from typing import Any
+import torch
+from torch import Tensor
+from lightning_modules.base import GenerativeModule
+class ToyMean(GenerativeModule):
+    def __init__(self, image_shape: list[int], learning_rate: float = 0.1) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.mean = torch.nn.Parameter(torch.zeros(image_shape))
+    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
+        loss = (batch["image"] - self.mean).square().mean()
+        self.log_train(loss=loss)
+        return loss
+    def validation_step(self, batch: dict, batch_idx: int) -> None:
+        self.log("val/loss", (batch["image"] - self.mean).square().mean())
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), self.hparams.learning_rate)
+    def sample(self, seeds: list[int], *, shade: float = 0.0) -> Tensor:
+        return self.mean.detach().expand(len(seeds), -1, -1, -1) + shade
+    def preview(self, batch: dict) -> dict:
+        return {"samples": self.sample([0])}
+'''
+        )
+        recipe.write_text(
+            "# A toy\nmodel:\n  class_path: lightning_modules.toy_mean.ToyMean\n"
+            "data:\n  class_path: datamodules.openmoji.OpenMoji\n  init_args: {size: 16, batch_size: 8}\n"
+            "trainer: {max_steps: 3}\n"
+        )
+        importlib.invalidate_caches()
+        assert train.main([]) == 0
+        assert "configs/toy_mean/openmoji.yaml" in capsys.readouterr().out
+        assert recipe in recipes()
+        run = tmp_path / "run"
+        assert train.main(["fit", "--config", str(recipe), "--run_dir", str(run), "--model.learning_rate", "0.5"]) == 0
+        assert train.main(["fit", "--model", "ToyMean", "--data", "OpenMoji", "--data.size", "16", "--dry_run"]) == 0
+        assert sample.main([str(run / "checkpoints/last.ckpt"), "--shade", "0.1", "--num", "1", "--out", str(tmp_path)]) == 0
+        assert (tmp_path / "seed0000.png").exists()
+    finally:
+        module.unlink()
+        shutil.rmtree(recipe.parent)
