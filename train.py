@@ -28,8 +28,10 @@ import re
 import time
 import warnings
 from argparse import ArgumentError
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
 import yaml
@@ -303,10 +305,12 @@ def init_parameters(argv: list[str], key: str) -> list[str]:
 
 def wandb_logger(project: str, run_dir: Path, run_id: str | None) -> Logger:
     """W&B, offline by itself where there is no API key, since it would otherwise raise or wait."""
-    import wandb
-
-    has_key = bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
-    offline = not has_key and "WANDB_MODE" not in os.environ
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        stored = netrc().authenticators(host) is not None
+    except (OSError, NetrcParseError):  # there is no such file, or none that can be read
+        stored = False
+    offline = not stored and not {"WANDB_API_KEY", "WANDB_MODE"} & os.environ.keys()
     return WandbLogger(project=project, save_dir=run_dir, id=run_id, resume="allow", offline=offline)
 
 

@@ -99,7 +99,7 @@ def test_stopped_and_resumed_run_has_the_same_bits(trained: tuple[list[str], Pat
 
 def test_watching_changes_nothing(trained: tuple[list[str], Path]) -> None:
     """Without callbacks, loggers and validation the final weights are the same bits."""
-    argv, run = trained
+    _, run = trained
     config = yaml.safe_load((run / "config.yaml").read_text())
     from pytorch_lightning import seed_everything
 
@@ -116,7 +116,7 @@ def test_watching_changes_nothing(trained: tuple[list[str], Path]) -> None:
 
 def test_saved_config_runs_again(trained: tuple[list[str], Path]) -> None:
     """config.yaml alone repeats the run."""
-    argv, run = trained
+    _, run = trained
     again = run.parent / "again"
     assert train.main(["fit", "--config", str(run / "config.yaml"), "--run_dir", str(again)]) == 0
     assert run_differences(run, again) == []

@@ -1,0 +1,150 @@
+"""The command lines as a user types them."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from console import ROOT, recipes
+from lightning_modules import load
+from tests.runs import differences, run_differences, tiny_config
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_recipes_are_listed_within_a_second_without_torch(arguments: list[str]) -> None:
+    begin = time.perf_counter()
+    out = subprocess.run([sys.executable, "-X", "importtime", "train.py", *arguments], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - begin < 1
+    assert "torch" not in out.stderr
+    for path in recipes():
+        assert path.relative_to(ROOT).as_posix() in out.stdout
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run of the VAE."""
+    folder = tmp_path_factory.mktemp("cli")
+    config = tiny_config(folder / "tiny.yaml", "vae")
+    assert train.main(["fit", "--config", str(config), "--run_dir", str(folder / "run"), "--trainer.max_steps", "6"]) == 0
+    return folder / "run"
+
+
+def test_dry_run_says_what_would_happen_and_writes_nothing(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = run.parent / "tiny.yaml"
+    argv = ["fit", "--config", str(config), "--run_dir", str(tmp_path / "new"), "--trainer.max_epochs", "2", "--dry_run"]
+    assert train.main([*argv, "--trainer.accumulate_grad_batches", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "latent_dim: 4" in out
+    assert "3,483 train, 478 val, 534 test" in out
+    assert "32 x 1 processes x 4 accumulated = 128" in out
+    assert "27 an epoch, 54 in all" in out
+    assert "encoder.0" in out
+    assert "2x8x8x8" in out
+    assert not (tmp_path / "new").exists()
+
+
+def test_init_from_takes_what_fits_and_says_what_does_not(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, checkpoint = run.parent / "tiny.yaml", run / "checkpoints/last.ckpt"
+    argv = ["fit", "--config", str(config), "--run_dir", str(tmp_path / "new"), "--init_from", str(checkpoint)]
+    assert train.main([*argv, "--model.latent_dim", "5", "--trainer.max_steps", "1"]) == 0
+    said = capsys.readouterr().err
+    assert "mismatched 3: encoder.7.weight, encoder.7.bias, decoder.0.weight" in said
+    assert "missing 0" in said
+    assert torch.load(tmp_path / "new/checkpoints/last.ckpt", weights_only=True)["global_step"] == 1
+
+
+def test_validate_and_test_find_the_run_of_a_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ["--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints/last.ckpt")]
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert train.main(["test", *config, "--model.test_samples", "3"]) == 0
+    assert "nll[k=3]" in capsys.readouterr().out, "--ckpt_path does not undo --model.*"
+    assert train.main(["validate", *config]) == 0
+    assert "val/loss" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+def test_load_gives_a_usable_system(run: Path) -> None:
+    model = load(run / "checkpoints/last.ckpt")
+    image = torch.rand(2, 3, 16, 16)
+    assert model.embed(image).shape == (2, 4)
+    assert model.reconstruct(image).shape == image.shape
+    torch.testing.assert_close(model.sample([7]), model.sample([3, 7])[1:], atol=1e-5, rtol=0)
+
+
+def test_wandb_goes_offline_by_itself_and_keeps_its_id(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # no netrc there
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    argv = [
+        "fit",
+        "--config",
+        str(run.parent / "tiny.yaml"),
+        "--run_dir",
+        str(tmp_path / "run"),
+        "--wandb",
+        "maquette",
+        "--tensorboard",
+    ]
+    assert train.main([*argv, "--trainer.max_steps", "4", "--pictures.every_n_train_steps", "2"]) == 0
+    first = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["wandb_id"]
+    assert train.main([*argv, "--trainer.max_steps", "6", "--ckpt_path", "last"]) == 0
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["wandb_id"] == first
+    offline = [path.name for path in (tmp_path / "run/wandb").glob("offline-run-*")]
+    assert len(offline) == 2
+    assert all(first in name for name in offline)
+    assert list((tmp_path / "run/tensorboard").glob("events*"))
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    """Two gloo ranks with half the batch each end where one process ends, and leave the same files.
+
+    The autoencoder without corruption and batch norm: nothing in it depends on how a batch is split.
+    """
+    config = tiny_config(tmp_path / "tiny.yaml", "autoencoder", flip=False)
+    common = [
+        "fit",
+        "--config",
+        str(config),
+        "--trainer.max_steps",
+        "12",
+        "--model.corruption",
+        "none",
+        "--trainer.limit_val_batches",
+        "2",
+    ]
+    one = [*common, "--run_dir", str(tmp_path / "one"), "--data.batch_size", "32", "--trainer.devices", "1"]
+    two = [
+        *common,
+        "--run_dir",
+        str(tmp_path / "two"),
+        "--data.batch_size",
+        "16",
+        "--trainer.devices",
+        "2",
+        "--trainer.strategy",
+        "ddp",
+    ]
+    assert train.main([*one, "--trainer.accelerator", "cpu"]) == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(
+        [sys.executable, "train.py", *two, "--trainer.accelerator", "cpu"], check=True, env=environment, capture_output=True
+    )
+    states = [torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("one", "two")]
+    for name, value in states[0]["state_dict"].items():
+        torch.testing.assert_close(value, states[1]["state_dict"][name], atol=1e-6, rtol=1e-5)
+    headers = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("one", "two")]
+    assert headers[0][0] == headers[1][0]
+    assert len(headers[0]) == len(headers[1])
+    seen = [state["window"]["seen"] for state in states]
+    assert seen == [12 * 32, 12 * 16], "per rank; the logged figure counts all"
+
+
+def test_the_comparison_of_runs_can_fail(run: Path) -> None:
+    assert run_differences(run, run) == []
+    assert differences({"a": torch.ones(2)}, {"a": torch.tensor([1.0, 1.0 + 1e-7])}) == [".a"]

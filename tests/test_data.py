@@ -1,0 +1,237 @@
+"""Batches, their order, their randomness, and what the embedded corpus promises."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.base import Request, ResumableBatchSampler, mix_seed
+from datamodules.image_folder import CelebA, FileImages, ImageFolder
+from datamodules.images import InMemoryImages
+from datamodules.openmoji import COLOURS, GROUPS, OpenMoji, composition_key, fold, line_drawing, picture_key
+
+
+def requests(sampler: ResumableBatchSampler) -> list[tuple[list[int], int]]:
+    return [(request.index.tolist(), request.seed) for request in sampler]
+
+
+def sampler(**options: object) -> ResumableBatchSampler:
+    return ResumableBatchSampler(**{"size": 103, "batch_size": 10, "shuffle": True, "seed": 1, "name": "train", **options})  # type: ignore[arg-type]
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    first, second = sampler(), sampler()
+    assert requests(first) == requests(second)
+    assert requests(first) == requests(second), "asked again, the same again"
+    second.set_epoch(1)
+    assert requests(first) != requests(second)
+    assert requests(first) != requests(sampler(seed=2))
+
+
+def test_a_sampler_that_starts_later_continues_the_same_epoch() -> None:
+    whole = requests(sampler())
+    later = sampler(start=4)
+    assert requests(later) == whole[4:]
+    assert requests(later) == whole, "only the first epoch is shortened"
+
+
+def test_every_sample_is_seen_once() -> None:
+    seen = [i for index, _ in requests(sampler(shuffle=False, name="val")) for i in index]
+    assert seen == list(range(103))
+    trained = [i for index, _ in requests(sampler()) for i in index]
+    assert len(trained) == len(set(trained)) == 100, "the incomplete last batch is dropped"
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_ranks_share_the_global_batch_of_one_process(shuffle: bool) -> None:
+    one = requests(sampler(batch_size=20, shuffle=shuffle))
+    two = [requests(sampler(shuffle=shuffle, rank=rank, world=2)) for rank in (0, 1)]
+    for whole, left, right in zip(one, *two):
+        assert sorted(left[0] + right[0]) == sorted(whole[0])
+        assert left[1] != right[1], "noise differs between ranks"
+
+
+def test_seeds_never_collide() -> None:
+    seeds = {
+        mix_seed(0, split, rank, epoch, batch)
+        for split in ("a", "b")
+        for rank in range(3)
+        for epoch in range(9)
+        for batch in range(99)
+    }
+    assert len(seeds) == 2 * 3 * 9 * 99
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_pictures_are_scaled_and_randomness_comes_from_the_batch_seed() -> None:
+    data = OpenMoji(size=16, flip=True, binarize=True)
+    raw = InMemoryImages(torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8), torch.zeros(8, dtype=torch.int64))
+    before = torch.get_rng_state()
+    one, again, other = (data.transform(raw.__getitems__(Request(torch.arange(8), seed)), training=True) for seed in (1, 1, 2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(one["image"], again["image"])
+    assert not torch.equal(one["image"], other["image"])
+    assert set(one["image"].unique().tolist()) == {-1.0, 1.0}
+    plain = OpenMoji(size=16).transform(raw.__getitems__(Request(torch.arange(8), 1)), training=True)["image"]
+    torch.testing.assert_close(plain, raw.images.float() / 127.5 - 1)
+    assert raw.images.dtype == torch.uint8, "the corpus itself is left alone"
+
+
+def test_dynamic_binarisation_has_the_grey_value_as_its_mean() -> None:
+    data = OpenMoji(size=16, binarize=True)
+    grey = torch.full((1, 3, 16, 16), 51, dtype=torch.uint8).repeat(200, 1, 1, 1)
+    image = data.transform({"image": grey, "seed": 3})["image"]
+    assert abs(((image + 1) / 2).mean() - 0.2) < 0.01
+
+
+def test_workers_bring_the_same_batches() -> None:
+    alone, helped = (OpenMoji(size=16, batch_size=256, num_workers=workers) for workers in (0, 2))
+    for one, two in zip(alone.train_dataloader(), helped.train_dataloader(), strict=True):
+        assert one["seed"] == two["seed"]
+        assert torch.equal(one["image"], two["image"])
+
+
+# OpenMoji
+
+
+@pytest.fixture(scope="module")
+def emoji() -> OpenMoji:
+    return OpenMoji(size=64)
+
+
+def test_family_keys() -> None:
+    assert picture_key("1F469-1F3FB-200D-1F680") == picture_key("1F468-200D-1F680") == "1F9D1-1F680"
+    assert picture_key("1F3FB") == "1F3FB", "a skin tone by itself keeps itself"
+    assert composition_key("1F469-1F3FB-200D-1F680") == "1F469-200D-1F680"
+    shares = [fold(str(number)) for number in range(5000)]
+    assert 0.78 < shares.count("train") / 5000 < 0.82
+
+
+def test_picture_split_separates_families_and_identical_pictures(emoji: OpenMoji) -> None:
+    assert len(emoji.codes) == 4495
+    assert 2200 < len(set(emoji.families.values())) < 2300
+    place: dict[str, str] = {}
+    for code, family in emoji.families.items():
+        assert place.setdefault(family, emoji.folds[code]) == emoji.folds[code]
+    pictures = {split: {image.numpy().tobytes() for image in emoji.split(split).images} for split in ("train", "val", "test")}
+    assert not pictures["train"] & (pictures["val"] | pictures["test"])
+    assert not pictures["val"] & pictures["test"]
+
+
+def test_composition_split_holds_out_no_word() -> None:
+    data = OpenMoji(split_by="composition", named=True)
+    words = {split: {word for name in data.split(split).names for word in name.split()} for split in ("train", "val", "test")}
+    assert words["val"] | words["test"] <= words["train"]
+    assert len(data.names) == 3953
+    assert data.sizes["test"] > 200
+
+
+def test_neutral_leaves_out_tones_and_flags(emoji: OpenMoji) -> None:
+    data = OpenMoji(neutral=True)
+    names = [name for split in ("train", "val", "test") for name in data.split(split).names]
+    assert 2100 < len(names) < 2200
+    assert not any("skin tone" in name for name in names if name)
+    assert GROUPS.index("Flags") not in data.split("train").labels
+
+
+def test_line_drawing_has_lines_and_no_fill(emoji: OpenMoji) -> None:
+    svg = '<svg xmlns="http://www.w3.org/2000/svg"><g id="color"/><g id="skin-shadow"/><g id="line"><g id="hair"/></g></svg>'
+    assert not COLOURS.search(line_drawing(svg))
+    assert "line" in line_drawing(svg)
+    lines = OpenMoji(size=64, layers="line").split("test").images.float()
+    saturation = (lines.amax(1) - lines.amin(1)).mean()
+    colours = emoji.split("test").images.float()
+    assert saturation < 0.1 * (colours.amax(1) - colours.amin(1)).mean()
+    assert (lines < 128).float().mean() > 0.02
+
+
+def test_attributes_are_whole_words(emoji: OpenMoji) -> None:
+    data = emoji.split("train")
+    chosen = [name for name, has in zip(data.names, data.having("cat").tolist()) if has]  # type: ignore[arg-type]
+    assert chosen
+    assert all("cat" in name.split() for name in chosen)
+    batch = emoji.attribute_batch("cat")
+    assert len(batch["positive"]) == len(chosen)
+    assert len(batch["negative"]) <= 1000
+
+
+def test_the_cache_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = OpenMoji(size=8, root=str(tmp_path))
+    monkeypatch.setattr(OpenMoji, "codes", ["1F600", "1F601"])
+    first = data._rasterised(8, "color")
+    assert first.shape == (2, 3, 8, 8)
+    files = list((tmp_path / "openmoji").iterdir())
+    assert [path.suffix for path in files] == [".npy"], "no temporary file stays"
+    stamp = files[0].stat().st_mtime_ns
+    assert np.array_equal(data._rasterised(8, "color"), first)
+    assert files[0].stat().st_mtime_ns == stamp
+
+
+# Folders
+
+
+def paint(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (20, 24)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+def test_folder_labels_come_from_sub_folders_or_a_table(tmp_path: Path) -> None:
+    for number in range(30):
+        paint(tmp_path / ("cat" if number % 2 else "dog") / f"{number}.png", (number, 0, 0))
+    data = ImageFolder(str(tmp_path), size=16)
+    assert data.classes == ["cat", "dog"]
+    assert sum(data.sizes.values()) == 30
+    batch = data.batch("train", [0])
+    assert batch["image"].shape == (1, 3, 16, 16)
+    everything = {path.name: path.parent.name for path in tmp_path.rglob("*.png")}
+    with open(tmp_path / "labels.csv", "w") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "label"])
+        writer.writerows(
+            [[path.relative_to(tmp_path), "odd" if int(path.stem) % 2 else "even"] for path in tmp_path.rglob("*.png")]
+        )
+    assert ImageFolder(str(tmp_path), size=16).classes == ["even", "odd"]
+    assert len(everything) == 30
+
+
+def test_folder_with_splits_and_large_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split, count in (("train", 6), ("val", 2), ("test", 3)):
+        for number in range(count):
+            paint(tmp_path / split / "one" / f"{number}.png", (40 * number, 0, 0))
+    small = ImageFolder(str(tmp_path), size=16)
+    assert small.sizes == {"train": 6, "val": 2, "test": 3}
+    monkeypatch.setattr("datamodules.image_folder.IN_MEMORY_BYTES", 0)
+    large = ImageFolder(str(tmp_path), size=16, max_samples=4)
+    assert isinstance(large.split("train"), FileImages)
+    assert len(large.split("train")) == 4
+    index = list(range(3))
+    assert torch.equal(large.batch("test", index)["image"], small.batch("test", index)["image"])
+
+
+def test_bad_files_are_skipped_only_on_request_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(4):
+        paint(tmp_path / "train" / f"{number}.png", (0, 0, 0))
+    (tmp_path / "train" / "broken.png").write_bytes(b"no picture")
+    data = ImageFolder(str(tmp_path), size=16, skip_bad=True)
+    assert len(data.split("train")) == 4
+    assert "skipped 1 of 5 files" in capsys.readouterr().err
+
+
+def test_celeba_layout(tmp_path: Path) -> None:
+    folder = tmp_path / "celeba"
+    names = [f"{number:06d}.jpg" for number in range(6)]
+    for name in names:
+        paint(folder / "img_align_celeba" / name, (90, 90, 90), (178, 218))
+    (folder / "list_eval_partition.txt").write_text("".join(f"{name} {i // 2}\n" for i, name in enumerate(names)))
+    rows = "".join(f"{name} {1 if i % 2 else -1} -1\n" for i, name in enumerate(names))
+    (folder / "list_attr_celeba.txt").write_text("6\nSmiling Eyeglasses\n" + rows)
+    data = CelebA(size=32, root=str(tmp_path), num_workers=0)
+    data.prepare_data()
+    assert data.sizes == {"train": 2, "val": 2, "test": 2}
+    batch = next(iter(data.train_dataloader())) if data.batch_size <= 2 else data.batch("train", [0, 1])
+    assert batch["image"].shape == (2, 3, 32, 32)
+    assert batch["label"].tolist() == [0, 1]
+    assert data.attribute_batch("Smiling")["positive"].shape[0] == 1

@@ -1,0 +1,194 @@
+"""The VAE's equations, each against something that is known otherwise."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Normal, kl_divergence
+
+from console import UserError
+from lightning_modules.layers import latent
+from lightning_modules.vae import (
+    VAE,
+    bernoulli_log_likelihood,
+    gaussian_log_likelihood,
+    importance_bound,
+    normal_log_density,
+    stage_learning_rate,
+    standard_normal_kl,
+)
+from metrics.likelihood import ImportanceSampledNLL
+
+SHAPE = [1, 8, 8]
+
+
+def small(**options: object) -> VAE:
+    return VAE(image_shape=SHAPE, num_classes=3, hidden=[16], latent_dim=4, **options)  # type: ignore[arg-type]
+
+
+def pictures(count: int = 6) -> Tensor:
+    return torch.bernoulli(torch.full((count, *SHAPE), 0.4)) * 2 - 1
+
+
+def test_equation_2_samples_have_the_posterior_mean_and_variance() -> None:
+    """log w of Eq. 5 contains the density of its own sample: averaged over many draws, minus it is the entropy of q."""
+    mean, log_var = torch.tensor([[0.5, -1.0]]), torch.tensor([[0.2, -0.7]])
+    z = mean + (0.5 * log_var).exp() * torch.randn(200_000, 1, 2)
+    torch.testing.assert_close(z.mean(0), mean, atol=0.01, rtol=0)
+    torch.testing.assert_close(z.var(0), log_var.exp(), atol=0.02, rtol=0)
+    entropy = Normal(mean, (0.5 * log_var).exp()).entropy().sum()
+    torch.testing.assert_close(-normal_log_density(z, mean, log_var).mean(), entropy, atol=0.01, rtol=0)
+
+
+def test_equation_3_is_the_negative_loss_and_beta_weighs_the_kl() -> None:
+    model, batch = small(), {"image": pictures(), "label": torch.zeros(6, dtype=torch.int64)}
+    torch.manual_seed(1)
+    one = model.objective(batch, beta=1.0)
+    torch.manual_seed(1)
+    four = model.objective(batch, beta=4.0)
+    torch.testing.assert_close(one["loss"], one["reconstruction"] + one["kl"])
+    torch.testing.assert_close(four["loss"] - one["loss"], 3 * one["kl"])
+
+
+def test_equation_4_equals_torch_and_monte_carlo_and_is_not_symmetric() -> None:
+    mean, log_var = torch.tensor([[1.0, -0.5, 0.0]]), torch.tensor([[-1.0, 0.3, 0.0]])
+    q, prior = Normal(mean, (0.5 * log_var).exp()), Normal(0.0, 1.0)
+    closed = standard_normal_kl(mean, log_var)
+    torch.testing.assert_close(closed, kl_divergence(q, prior).sum(1))
+    z = q.sample((400_000,))
+    torch.testing.assert_close((q.log_prob(z) - prior.log_prob(z)).sum(-1).mean(0), closed, atol=0.01, rtol=0)
+    reverse = kl_divergence(prior, q).sum(1)
+    assert (closed - reverse).abs() > 0.1
+    assert standard_normal_kl(torch.zeros(1, 3), torch.zeros(1, 3)) == 0
+
+
+def test_equation_5_is_the_elbo_for_one_sample_and_grows_with_k() -> None:
+    model, image = small(), pictures(4)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        log_weight = model.log_weight(image, 6000)
+        torch.manual_seed(1)  # the same draws, so that only the two forms of the KL differ
+        mean, log_var = model.posterior(image)
+        z = mean + (0.5 * log_var).exp() * torch.randn(6000, *mean.shape)
+        elbo = model.log_likelihood(model.logits(z), (image + 1) / 2, 1.0).mean(0) - standard_normal_kl(mean, log_var)
+    torch.testing.assert_close(log_weight.mean(0), elbo, atol=0.1, rtol=0)
+    bounds = [importance_bound(log_weight.view(k, -1, 4)).mean() for k in (1, 10, 1000)]
+    assert bounds[0] < bounds[1] < bounds[2]
+
+
+def test_equation_6_finds_the_class_whose_density_is_highest() -> None:
+    """Decoders of three constant pictures: Bayes' rule names the nearest, and the classes' probabilities add to 1."""
+    model = small(conditional=True)
+    prototypes = torch.where(torch.rand(3, *SHAPE) < 0.5, 3.0, -3.0)
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.zero_()
+        first, last = model.decoder[0][0], model.decoder[0][2]  # type: ignore[index]
+        first.weight[:3, 4:7] = 10 * torch.eye(3)  # hidden unit y is on for class y
+        last.weight[:, :3] = prototypes.flatten(1).T
+    noisy = torch.where(torch.rand(3, *SHAPE) < 0.1, -prototypes.sign(), prototypes.sign())
+    scores = model.classify(noisy)
+    assert scores.argmax(1).tolist() == [0, 1, 2]
+    torch.testing.assert_close(scores.exp().sum(1), torch.ones(3))
+    assert model.classify(noisy[[1]]).argmax() == 1
+
+
+def test_likelihoods_equal_torch_distributions() -> None:
+    logits, x = torch.randn(5, 2, *SHAPE), torch.rand(2, *SHAPE)
+    binary = x.round()
+    expected = Bernoulli(logits=logits).log_prob(binary).sum((-3, -2, -1))
+    torch.testing.assert_close(bernoulli_log_likelihood(logits, binary), expected)
+    expected = Normal(logits.sigmoid(), 0.3).log_prob(x).sum((-3, -2, -1))
+    torch.testing.assert_close(gaussian_log_likelihood(logits, x, 0.3), expected)
+
+
+def test_book_weight_on_the_mean_loss_is_beta() -> None:
+    """R times the *mean* squared error plus KL has the gradient of Eq. 3 with beta = D / (2 R), scaled by R * 2 / D."""
+    logits, x, kl, weight = torch.randn(1, *SHAPE), torch.rand(1, *SHAPE), torch.tensor(7.0), 500.0
+    dims = x.numel()
+    book = weight * (logits.sigmoid() - x).square().mean() + kl
+    constant = 0.5 * dims * math.log(2 * math.pi)
+    ours = -gaussian_log_likelihood(logits, x, 1.0)[0] - constant + dims / (2 * weight) * kl
+    torch.testing.assert_close(book, ours * 2 * weight / dims)
+
+
+def test_stages_fall_after_the_paper_epochs() -> None:
+    """Burda et al.: stage i lasts 3^i epochs at 10^(-i/7)."""
+    changes = [epoch for epoch in range(1, 3280) if stage_learning_rate(epoch) != stage_learning_rate(epoch - 1)]
+    assert changes == [1, 4, 13, 40, 121, 364, 1093]
+    assert stage_learning_rate(0) == 1
+    assert stage_learning_rate(3279) == pytest.approx(0.1)
+
+
+def test_nll_of_a_linear_gaussian_model_is_exact() -> None:
+    """p(z) = N(0, 1), p(x|z) = N(a z, s^2) has p(x) = N(0, a^2 + s^2); importance sampling from a wrong q must find it."""
+    a, s, x = 1.5, 0.7, torch.tensor([0.3, -2.0, 1.1])
+
+    def draw(count: int) -> Tensor:
+        q = Normal(0.5 * x, 0.8)
+        z = q.sample((count,))
+        return Normal(0.0, 1.0).log_prob(z) + Normal(a * z, s).log_prob(x) - q.log_prob(z)
+
+    metric = ImportanceSampledNLL(k=50_000, chunk=7_000)
+    metric.update(draw)
+    exact = -Normal(0.0, math.sqrt(a**2 + s**2)).log_prob(x).mean()
+    torch.testing.assert_close(metric.compute(), exact, atol=0.01, rtol=0)
+
+
+def test_nll_does_not_depend_on_the_chunks() -> None:
+    weights = torch.randn(100, 4) * 5
+    values = []
+    for chunk in (1, 7, 100):
+        rows = iter(weights)
+        metric = ImportanceSampledNLL(k=100, chunk=chunk)
+        metric.update(lambda count, rows=rows: torch.stack([next(rows) for _ in range(count)]))
+        values.append(metric.compute())
+    torch.testing.assert_close(values[0], values[2])
+    torch.testing.assert_close(values[1], values[2])
+
+
+def test_contradictions_are_refused() -> None:
+    with pytest.raises(UserError, match="beta"):
+        small(bound="iwae", beta=2.0)
+    with pytest.raises(UserError, match="labels"):
+        VAE(image_shape=SHAPE, conditional=True)
+    with pytest.raises(UserError, match="multiples of 8"):
+        VAE(image_shape=[3, 28, 28], network="conv", hidden=[8, 8, 8])
+
+
+def test_interpolation_traversal_and_arithmetic_pass_through_what_they_should() -> None:
+    model = small().eval()
+    with torch.no_grad():
+        codes, image = torch.randn(2, 4), pictures(2)
+        strip = latent.interpolate(model, codes[:1], codes[1:], 5)[0]
+        torch.testing.assert_close(strip[[0, -1]], model.decode(codes))
+        middle = latent.traverse(model, codes[0] * torch.tensor([0, 1, 1, 1]), [0], 5)[0, 2]
+        torch.testing.assert_close(middle, model.decode(codes[:1] * torch.tensor([0, 1, 1, 1]))[0])
+        direction = latent.attribute_direction(model, image[:1], image[1:])
+        shown = latent.add_attribute(model, image, direction, 9, span=4)
+        torch.testing.assert_close(shown[:, 4], model.reconstruct(image))
+        torch.testing.assert_close(shown[1, 5], model.decode(model.encode(image[1:]) + direction)[0])
+        assert latent.manifold(model, 3).shape == (9, *SHAPE)
+
+
+def test_training_learns_and_codes_follow_the_labels_when_conditional() -> None:
+    """A hundred steps on two kinds of pictures: the bound improves, and p(x|y) draws the kind that was asked for."""
+    model = small(conditional=True, learning_rate=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    label = torch.arange(64) % 2
+    image = torch.full((64, *SHAPE), -1.0)
+    image[label == 0, :, :4] = 1
+    image[label == 1, :, 4:] = 1
+    losses = []
+    for _ in range(150):
+        loss = model.objective({"image": image, "label": label}, beta=1.0)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+    top = model.sample([0, 1, 2], label=0)
+    assert (top[:, :, :4] > 0).all()
+    assert (top[:, :, 4:] < 0).all()
+    assert model.classify(image[:8]).argmax(1).tolist() == label[:8].tolist()
