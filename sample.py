@@ -1,7 +1,7 @@
 """Draw from any checkpoint: `python sample.py CKPT [options]`; `python sample.py CKPT --help` lists what its system offers.
 
-The options are those of the system's `sample` method. Pictures go to `--out`, one file per seed, and their paths to stdout;
-texts go to stdout, one sample a line. Picture i depends on its seed alone, whatever is drawn beside it.
+The options are those of the system's `sample` method. Pictures go to `--out`, one file per seed and the first 64 side by side in
+grid.png, and their paths to stdout; texts go to stdout, one sample a line. Picture i depends on its seed alone, whatever is drawn beside it.
 """
 
 import argparse
@@ -159,6 +159,8 @@ def draw(argv: list[str]) -> None:
         raise UserError(f"--num {options.num} draws nothing: give at least 1")
     model.to(options.device)
 
+    import torch
+
     from callbacks.pictures import grid, save_png, strips
 
     for start in range(0, len(seeds), CHUNK):
@@ -172,6 +174,9 @@ def draw(argv: list[str]) -> None:
             path = options.out / f"seed{seed:04d}.png"
             save_png(strips(one[None]) if one.dim() == 4 else grid(one[None], columns=1), path)
             print(path)
+        if start == 0 and isinstance(drawn, torch.Tensor):
+            save_png(strips(drawn) if drawn.dim() == 5 else grid(drawn), options.out / "grid.png")
+            print(options.out / "grid.png")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -229,6 +229,10 @@ class TrainCLI(LightningCLI):
             if "loading state_dict" in str(error):
                 raise UserError(f"{options.ckpt_path}: its weights do not fit this model: {str(error).split(':', 1)[1]}") from error
             raise
+        finally:
+            for logger in self.trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.experiment.finish()  # the next run of this process is one of its own
         if self.trainer.is_global_zero:
             self._report()
 

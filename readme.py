@@ -1,0 +1,33 @@
+"""Rewrite the table of systems in README.md from the files themselves: `make readme`."""
+
+import ast
+import re
+
+from console import ROOT, purpose, recipes
+
+BEGIN, END = "<!-- systems: written by `make readme` -->", "<!-- end of systems -->"
+
+
+def systems_table() -> str:
+    """One row per system that has a recipe: the first line of its file, and its recipes with their purposes."""
+    rows = ["| System | What it is | Recipes |", "|---|---|---|"]
+    by_system: dict[str, list[str]] = {}
+    for path in recipes():
+        place = path.relative_to(ROOT).as_posix()
+        by_system.setdefault(path.parent.name, []).append(f"[{path.stem}]({place}): {purpose(path)}")
+    for system, lines in by_system.items():
+        file = f"lightning_modules/{system}.py"
+        title = (ast.get_docstring(ast.parse((ROOT / file).read_text())) or system).partition("\n")[0]
+        name, _, what = title.partition(": ")
+        rows.append(f"| [{name}]({file}) | {what} | {'<br>'.join(lines)} |")
+    return "\n".join(rows)
+
+
+def with_table(text: str) -> str:
+    """The README's text with the table of today."""
+    return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: f"{BEGIN}\n{systems_table()}\n{END}", text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    path.write_text(with_table(path.read_text()))
