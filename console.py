@@ -13,13 +13,15 @@ import traceback
 from argparse import ArgumentError
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent
 MACHINE_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 NOISE = re.compile(
-    r"Does not validate against any of the Union|Subtypes: |Errors:$|Expected a <class 'NoneType'>|Given value|"
+    r"Does not validate against any of the Union|Subtypes: |Errors:$|Expected an? (<class ')?NoneType|Given value|"
     r"Problem with given class_path"
 )
+WORKER = re.compile(r"Caught \w+ in DataLoader worker.*\n[\w.]+: ", re.DOTALL)  # and the traceback that torch puts before a message
 
 
 class UserError(ValueError):
@@ -60,12 +62,39 @@ def classes_in(folder: str) -> dict[str, str]:
 
 
 def one_line(text: str, limit: int = 400) -> str:
-    """An error message without jsonargparse's account of every alternative it tried."""
-    text = re.sub(r"Parser key \"([^\"]+)\":", r"\1:", text)
+    """An error message without jsonargparse's account of every alternative it tried, and without a worker's traceback."""
+    text = re.sub(r"Parser key \"([^\"]+)\":", r"\1:", WORKER.sub("", text))
     text = re.sub(r"<class '([^']+)'>", r"\1", text)
     lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip() and not NOISE.search(line)]
     joined = " ".join(lines)
     return joined if len(joined) <= limit else joined[: limit - 3] + "..."
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a configuration file.
+
+    Raises:
+        UserError: if it is missing, or holds anything but YAML with `name: value` pairs.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such configuration; `python train.py` lists the recipes")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not YAML, correct it ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: is not a configuration; it needs the keys model: and data:")
+    return content
+
+
+def mistake_behind(error: BaseException) -> UserError | None:
+    """The user's mistake that caused an error, if one did: jsonargparse wraps whatever a constructor raises."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__
+    return cause
 
 
 def run(program: Callable[[], object]) -> int:
@@ -85,6 +114,8 @@ def run(program: Callable[[], object]) -> int:
         name = f"{error.filename}: " if error.filename else ""
         return fail(f"{name}{error.strerror or error}", 1 if error.errno in MACHINE_FAULTS | {None} else 2)
     except Exception as error:
+        if mistake := mistake_behind(error):
+            return fail(str(mistake), 2)
         code = 2 if type(error).__name__ == "MisconfigurationException" else 1
         return fail(f"{type(error).__name__}: {error} (DEBUG=1 shows where)", code)
 

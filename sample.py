@@ -1,7 +1,8 @@
 """Draw from any checkpoint: `python sample.py CKPT [options]`; `python sample.py CKPT --help` lists what its system offers.
 
 The options are those of the system's `sample` method. Pictures go to `--out`, one file per seed and the first 64 side by side in
-grid.png, and their paths to stdout; texts go to stdout, one sample a line. Picture i depends on its seed alone, whatever is drawn beside it.
+grid.png, and their paths to stdout; texts go to stdout, one sample a line. Picture i depends on its seed alone, whatever is drawn
+beside it.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from console import UserError, run
+from console import UserError, read_config, run
 
 CHUNK = 64  # seeds drawn at a time, so that memory does not grow with their number
 
@@ -24,7 +25,7 @@ class OptionParser(argparse.ArgumentParser):
     """Complains in one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(message)
+        raise UserError(f"{message}; `python {self.prog} --help` lists what there is")
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -71,13 +72,11 @@ def data_module(config: Path, overrides: dict[str, Any] | None = None) -> Any:
     Raises:
         UserError: if the file is missing or names no data.
     """
-    import yaml
-
     if not config.is_file():
         raise UserError(f"{config}: no such file; give the data with --data CONFIG")
-    entry = (yaml.safe_load(config.read_text()) or {}).get("data")
+    entry = read_config(config).get("data")
     if not entry:
-        raise UserError(f"{config}: there is no `data:` in it")
+        raise UserError(f"{config}: there is no `data:` in it; give the data with --data CONFIG")
     module, _, name = entry["class_path"].rpartition(".")
     data = getattr(importlib.import_module(module), name)(**{**entry.get("init_args", {}), **(overrides or {})})
     data.prepare_data()
@@ -157,7 +156,10 @@ def draw(argv: list[str]) -> None:
     seeds = parse_seeds(options.seeds) if options.seeds else list(range(options.seed, options.seed + options.num))
     if not seeds:
         raise UserError(f"--num {options.num} draws nothing: give at least 1")
-    model.to(options.device)
+    try:
+        model.to(options.device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that it does not know or have
+        raise UserError(f"--device {options.device}: there is no such device here; give cpu, or leave it out") from error
 
     import torch
 

@@ -13,7 +13,7 @@ Every argument of the model, the data and Lightning's trainer is an option: `--m
 
 import sys
 
-from console import ROOT, UserError, classes_in, recipe_list, run
+from console import ROOT, UserError, classes_in, read_config, recipe_list, run
 
 HELP: tuple[list[str], ...] = ([], ["-h"], ["--help"])
 if __name__ == "__main__" and sys.argv[1:] in HELP:  # before the imports below, which take seconds
@@ -22,6 +22,7 @@ if __name__ == "__main__" and sys.argv[1:] in HELP:  # before the imports below,
 
 import difflib
 import inspect
+import itertools
 import logging
 import os
 import re
@@ -111,6 +112,8 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--dry_run", action="store_true", help="Print what would be trained, and stop.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        for path in config_files(args):
+            read_config(path)  # jsonargparse does not say in which file the mistake is
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
@@ -149,7 +152,10 @@ class TrainCLI(LightningCLI):
             runs = [Path(given)] if given else sorted(home.glob("*/"), reverse=True)
             found = [run for run in runs if (run / "checkpoints/last.ckpt").is_file()]
             if not found:
-                raise UserError(f"--ckpt_path last: there is no checkpoints/last.ckpt in {given or home}")
+                raise UserError(
+                    f"--ckpt_path last: there is no checkpoints/last.ckpt in {given or home}: "
+                    "name its run with --run_dir, or leave --ckpt_path out to begin one"
+                )
             given, options.ckpt_path = str(found[0]), str(found[0] / "checkpoints/last.ckpt")
         if options.init_from and options.ckpt_path:
             raise UserError("--init_from begins a new run and --ckpt_path continues one: give one of them")
@@ -210,8 +216,10 @@ class TrainCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         options = self.options
-        if self.checkpoint and subcommand == "fit":
-            self._check_resume(self.checkpoint)
+        if self.checkpoint:
+            self._check_system(self.checkpoint)
+            if subcommand == "fit":
+                self._check_resume(self.checkpoint)
         if options.init_from:
             print(take_weights(self.model, read_checkpoint(options.init_from)), file=sys.stderr)
         if options.dry_run:
@@ -229,6 +237,10 @@ class TrainCLI(LightningCLI):
             if "loading state_dict" in str(error):
                 raise UserError(f"{options.ckpt_path}: its weights do not fit this model: {str(error).split(':', 1)[1]}") from error
             raise
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes an exit with code 1 of it
+                raise stop.__context__ from None
+            raise
         finally:
             for logger in self.trainer.loggers:
                 if isinstance(logger, WandbLogger):
@@ -236,13 +248,16 @@ class TrainCLI(LightningCLI):
         if self.trainer.is_global_zero:
             self._report()
 
-    def _check_resume(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to continue a run with another system or other settings, which its optimizer's state would silently undo."""
+    def _check_system(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another system."""
         here = f"{type(self.model).__module__}.{type(self.model).__qualname__}"
         if checkpoint["class_path"] != here:
             raise UserError(
                 f"{self.options.ckpt_path} is a {checkpoint['class_path']}, this is a {here}: use the config of its run"
             )
+
+    def _check_resume(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to continue a run with other settings, which its optimizer's state would silently undo."""
         then = checkpoint["hyper_parameters"]
         for name, value in self.model.hparams.items():
             if name in then and then[name] != value:
@@ -265,41 +280,64 @@ def full_class_paths(argv: list[str]) -> list[str]:
     Raises:
         UserError: if there is no such class, with those that there are.
     """
-    argv = [part for word in argv for part in (word.split("=", 1) if re.match("--(model|data)=", word) else [word])]
+    argv = [part for word in argv for part in (word.split("=", 1) if re.match("--(config|model|data)=", word) else [word])]
     for option, folder in (("--model", "lightning_modules"), ("--data", "datamodules")):
         for place in [i for i, word in enumerate(argv[:-1]) if word == option]:
             name = argv[place + 1]
             if "." not in name:
                 known = classes_in(folder)
                 if name not in known:
-                    near = difflib.get_close_matches(name, known, n=3, cutoff=0) or sorted(known)
-                    raise UserError(f"{option} {name}: there is no such class in {folder}/; near: {', '.join(near)}")
+                    raise UserError(f"{option} {name}: {no_such_class(name, folder)}")
                 argv[place + 1] = known[name]
     return argv
 
 
+def no_such_class(name: str, folder: str) -> str:
+    """What to say of a class name that is in no file of the folder."""
+    near = difflib.get_close_matches(name, classes_in(folder), n=3, cutoff=0)
+    return f"there is no such class in {folder}/; near: {', '.join(near) or 'none'}"
+
+
+def config_files(argv: list[str]) -> list[Path]:
+    """The configuration files that a command line names."""
+    return [Path(value) for option, value in itertools.pairwise(argv) if option in ("-c", "--config")]
+
+
 def explain(message: str, parser: LightningArgumentParser | None, argv: list[str]) -> str:
-    """A parser's complaint with the nearest option there is."""
+    """A parser's complaint with the mend: the nearest option or class there is, or the type that is wanted."""
     fact = re.search(rf"Option '({'|'.join(FACTS)})' is not accepted", message)
     if fact:
         return f"model.{fact[1]} is a fact of the data and cannot be given by hand: leave it out"
     unknown = re.search(
-        r"[Uu]nrecognized arguments: (\S+)|Option '([^']+)' is not accepted|No action for key \"([^\"]+)\"", message
+        r"[Uu]nrecognized arguments: (\S+)|Option '([^']+)' is not accepted|not accept option '([^']+)'|"
+        r"No action for key \"([^\"]+)\"",
+        message,
     )
     if unknown:
         word = next(group for group in unknown.groups() if group).lstrip("-").split("=")[0]
-        known = {word for action in (parser._actions if parser else []) for word in action.option_strings}
+        known = {option for action in (parser._actions if parser else []) for option in action.option_strings if option[-1] != "+"}
         known |= {f"--{key}.{name}" for key in ("model", "data") for name in init_parameters(argv, key)}
         names = {option.lstrip("-"): option for option in known} | {option.rpartition(".")[2]: option for option in known}
         near = difflib.get_close_matches(word, names, n=2, cutoff=0.5)
         hint = f"; did you mean {' or '.join(dict.fromkeys(names[name] for name in near))}?" if near else ""
         return f"there is no option {word}{hint}"
+    absent = re.search(r"class_path '((\w+)\S*\.(\w+))':\s+(?:module '\S+' has no attribute|No module named '\2)", message)
+    if absent:
+        return f"{absent[1]}: {no_such_class(absent[3], absent[2])}"
+    kinds = [re.sub(r"\. Got value: .*|<class '(.+?)'>|typing\.", r"\1", kind) for kind in re.findall("Expected an? (.+)", message)]
+    wanted = " or ".join(kind for kind in kinds if kind != "NoneType")
+    given = re.search("(?:Got|Given) value: (.*)", message)
+    if wanted and given:
+        key = ".".join(re.findall('Parser key "([^"]+)"', message))
+        return f"{key} cannot be {given[1]}: give {wanted}"
+    if "arguments are required" in message:
+        return f"{message}; a recipe has them: give --config FILE, `python train.py` lists what there is"
     return message
 
 
 def init_parameters(argv: list[str], key: str) -> list[str]:
     """Parameters of every class of the kind that the command line or its config names."""
-    text = " ".join(argv) + "".join(Path(word).read_text() for word in argv if word.endswith(".yaml") and Path(word).is_file())
+    text = " ".join([*argv, *(path.read_text() for path in config_files(argv))])
     folder = {"model": "lightning_modules", "data": "datamodules"}[key]
     found: list[str] = []
     for module, name in re.findall(rf"({folder}\.\w+)\.(\w+)", text):
@@ -322,6 +360,8 @@ def take_weights(model: torch.nn.Module, checkpoint: dict[str, Any]) -> str:
     """Copy all weights that fit by name and shape; the answer lists those that were loaded, missing and mismatched."""
     theirs, ours = checkpoint["state_dict"], model.state_dict()
     loaded = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
+    if not loaded:
+        raise UserError("--init_from: not one of its weights fits this model by name and shape; is it of another system?")
     model.load_state_dict(loaded, strict=False)
     lists = {
         "loaded": list(loaded),

@@ -1,5 +1,6 @@
 """Checkpoints from which a run continues as if it had never stopped."""
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -35,11 +36,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except BaseException as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError is how torch reports a full disk in the middle of a file
+            reason = getattr(error, "strerror", None) or "is the disk full?"
+            mend = "the last good checkpoint is still there: make room and continue with --ckpt_path last"
+            raise OSError(getattr(error, "errno", errno.ENOSPC), f"could not be written ({reason}); {mend}", str(path)) from error
+        finally:
             temporary.unlink(missing_ok=True)
-            if isinstance(error, RuntimeError):  # how torch reports a full disk in the middle of a file
-                raise OSError(f"{path}: could not be written; is the disk full?") from error
-            raise
 
 
 class RunCheckpoint(Checkpoint):
@@ -78,7 +80,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         loop = trainer.fit_loop
-        if loop._should_accumulate():  # gradients that no checkpoint holds are pending
+        if loop._should_accumulate() or pl_module.mid_update:  # gradients that no checkpoint holds are pending
             return
         if loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]  # set while it runs
             return  # saved in on_validation_end

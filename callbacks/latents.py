@@ -59,11 +59,10 @@ def scatter(codes: Tensor, labels: Tensor) -> Tensor:
     return figure_to_picture(figure)
 
 
-def neighbours(model: Any, queries: Tensor, pool: Tensor, count: int = 7) -> Tensor:
-    """Rows (len(queries) * (1 + count), C, H, W): each query and the pictures of `pool` whose codes are nearest."""
+def neighbours(model: Any, queries: Tensor, pool: Tensor, count: int = 8) -> Tensor:
+    """Rows (len(queries) * count, C, H, W) of the pictures of `pool` with the nearest codes; a query in it is its own first."""
     distance = torch.cdist(model.encode(queries), model.encode(pool))  # (Q, P)
-    nearest = distance.topk(count, largest=False).indices
-    return torch.cat([torch.cat([query[None], pool[index]]) for query, index in zip(queries, nearest)])
+    return pool[distance.topk(min(count, len(pool)), largest=False).indices].flatten(0, 1)
 
 
 class LatentPictures(Callback):
@@ -85,13 +84,18 @@ class LatentPictures(Callback):
         with evaluating(model):
             batch = preview_batch(trainer, self.count)
             image = batch["image"]
+            if len(image) < 2:  # nothing to go between
+                return
             codes = model.encode(image)
-            rows = min(8, len(image) // 2)
+            shown = torch.arange(len(image), device=image.device).chunk(16)  # 16 pictures from all over the set
+            first = torch.stack([part[0] for part in shown])
+            start, end = first[: len(first) // 2], first[len(first) // 2 : len(first) // 2 * 2]
+            active = codes.var(0).topk(min(8, model.latent_dim)).indices.tolist()
             drawn = {
-                "latent-interpolation": strips(latent.interpolate(model, codes[:rows], codes[rows : 2 * rows], 9)),
-                "latent-traversal": strips(latent.traverse(model, codes.mean(0), list(range(min(8, model.latent_dim))), 9)),
+                "latent-interpolation": strips(latent.interpolate(model, codes[start], codes[end], 9)),
+                "latent-traversal": strips(latent.traverse(model, codes[0], active, 9)),
                 "latent-histograms": histograms(codes.float().cpu()),
-                "latent-neighbours": grid(neighbours(model, image[:8], image[8:]) if len(image) > 15 else image),
+                "latent-neighbours": grid(neighbours(model, image[start], image), columns=min(8, len(image))),
                 "latent-strangers": grid(self._strangers(model, image[:1])),
             }
             if model.latent_dim == 2:

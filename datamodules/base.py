@@ -124,8 +124,12 @@ class DataModule(LightningDataModule):
         max_samples: int | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or (max_samples is not None and max_samples < 1):
-            raise UserError("data.batch_size and data.max_samples must be at least 1")
+        at_least_1 = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "max_samples": max_samples}
+        for name, value in at_least_1.items():
+            if value is not None and value < 1:
+                raise UserError(f"data.{name} {value}: give at least 1")
+        if num_workers < 0:
+            raise UserError(f"data.num_workers {num_workers}: give 0 or more")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.max_samples = num_workers, max_samples
         self.root = corpus_root(root)
@@ -162,6 +166,8 @@ class DataModule(LightningDataModule):
         data = self.split(split)
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batch_size = batch_size or (self.batch_size if shuffle else self.eval_batch_size)
+        if not len(data):
+            raise UserError(f"the {split} split has no samples: add some")
         if shuffle and batch_size * world > len(data):
             raise UserError(
                 f"data.batch_size {batch_size} on {world} process(es) is more than the {len(data)} training samples: lower it"
@@ -213,4 +219,6 @@ class DataModule(LightningDataModule):
     def batch(self, split: str, index: list[int], *, seed: int = 0) -> dict[str, Any]:
         """The named samples of a split as a finished batch on the CPU; indices wrap around."""
         data = self.split(split)
+        if not len(data):
+            raise UserError(f"the {split} split has no samples: add some")
         return self.transform(data.__getitems__(Request(torch.tensor(index) % len(data), seed)))

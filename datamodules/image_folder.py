@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from console import UserError
@@ -21,6 +21,7 @@ from datamodules.images import ImageDataModule, InMemoryImages, take_subset
 from datamodules.openmoji import fold
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+BROKEN = (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError)  # what Pillow raises for broken files
 IN_MEMORY_BYTES = 2 * 2**30  # above this, pictures are decoded batch by batch, best in workers
 
 
@@ -51,7 +52,9 @@ def decode(path: Path, size: int, channels: int) -> Tensor:
             if rgba is not None:  # what is transparent is white
                 image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)  # type: ignore[assignment]
             fitted = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BICUBIC)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except BadPicture:
+        raise
+    except BROKEN as error:
         raise BadPicture(f"{path}: cannot be read as a picture ({error}); repair or remove it") from error
     pixels = torch.from_numpy(np.array(fitted))
     return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
@@ -118,7 +121,7 @@ class ImageFolder(ImageDataModule):
         super().__init__(flip, binarize, batch_size, eval_batch_size, num_workers, root, max_samples)
         self.folder, self.size, self.channels, self.skip_bad = Path(folder), size, channels, skip_bad
         if not self.folder.is_dir():
-            raise UserError(f"data.folder {folder}: no such folder")
+            raise UserError(f"data.folder {folder}: there is no such folder; give one with pictures")
         self.files = {
             split: sorted(path for path in (self.folder / split).rglob("*") if path.suffix.lower() in SUFFIXES)
             for split in ("train", "val", "test")
@@ -127,8 +130,11 @@ class ImageFolder(ImageDataModule):
             for path in sorted(self.folder.rglob("*")):
                 if path.suffix.lower() in SUFFIXES:
                     self.files[fold(path.relative_to(self.folder).as_posix())].append(path)
+        found = sum(map(len, self.files.values()))
+        if not found:
+            raise UserError(f"data.folder {folder}: there are no pictures in it; put some there ({', '.join(sorted(SUFFIXES))})")
         if not self.files["train"]:
-            raise UserError(f"data.folder {folder}: there are no pictures in it ({', '.join(sorted(SUFFIXES))})")
+            raise UserError(f"data.folder {folder}: none of its {found} pictures falls to the training split; add more")
         self.classes, self._label_of = self._read_labels()
 
     def _read_labels(self) -> tuple[list[str], dict[Path, str]]:
@@ -136,21 +142,32 @@ class ImageFolder(ImageDataModule):
         everything = [path for files in self.files.values() for path in files]
         table = self.folder / "labels.csv"
         if table.is_file():
-            with open(table, newline="") as file:
-                rows = list(csv.DictReader(file))
+            try:
+                with open(table, newline="", encoding="utf-8-sig") as file:
+                    rows = list(csv.DictReader(file))
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise UserError(f"{table}: is not a table in UTF-8 ({error}); save it as one") from error
             if not rows or not {"file", "label"} <= rows[0].keys():
                 raise UserError(f"{table}: needs the columns file and label, and at least one row")
+            incomplete = [line for line, row in enumerate(rows, 2) if not (row["file"] and row["label"])]
+            if incomplete:
+                raise UserError(f"{table}: line {incomplete[0]} is incomplete; write both a file and its label")
             named = {self.folder / row["file"]: row["label"] for row in rows}
             missing = [path for path in everything if path not in named]
             if missing:
-                raise UserError(f"{table}: has no row for {missing[0].relative_to(self.folder)}")
+                raise UserError(f"{table}: has no row for {missing[0].relative_to(self.folder)}; add one")
+            absent = named.keys() - set(everything)
+            if absent:
+                raise UserError(f"{table}: {min(absent).relative_to(self.folder)} is no picture in the folder; remove its row")
         else:
-            named = {path: path.parent.name for path in everything}
+            tops = [self.folder, *(self.folder / split for split in self.files)]  # their own names say nothing of a picture
+            named = {path: "" if path.parent in tops else path.parent.name for path in everything}
         return sorted({named[path] for path in everything}), named
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"image_shape": [self.channels, self.size, self.size], "num_classes": len(self.classes)}
+        labels = {"num_classes": len(self.classes)} if len(self.classes) > 1 else {}  # one class tells nothing
+        return {"image_shape": [self.channels, self.size, self.size], **labels}
 
     def load_split(self, split: str) -> InMemoryImages | FileImages:
         data = self._file_images(self.files[split])

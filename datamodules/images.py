@@ -111,5 +111,5 @@ class ImageDataModule(DataModule):
         groups = {"positive": mask.nonzero()[:, 0], "negative": (~mask).nonzero()[:, 0]}
         for name, index in groups.items():
             if not len(index):
-                raise UserError(f"--attribute {attribute!r}: there are no {name} examples among the training pictures")
+                raise UserError(f"--attribute {attribute!r}: there are no {name} examples in the training split; give another")
         return {name: self.batch("train", index[:: -(-len(index) // limit)].tolist())["image"] for name, index in groups.items()}

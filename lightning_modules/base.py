@@ -5,10 +5,12 @@ and written once per window of `trainer.log_every_n_steps` updates. The sums are
 writes the same rows.
 """
 
+import hashlib
 import importlib
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, cast
@@ -16,7 +18,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, cast
 import numpy as np
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torchmetrics import Metric
 
 from console import UserError
@@ -80,10 +87,12 @@ class GenerativeModule(LightningModule):
     Attributes:
         monitor: validation metric that decides `best.ckpt` with "min" or "max", or None.
         unit: what `train/samples_seen` counts, "samples" or "tokens".
+        mid_update: whether gradients that no checkpoint holds are pending between two batches.
     """
 
     monitor: ClassVar[tuple[str, str] | None] = None
     unit: ClassVar[str] = "samples"
+    mid_update = False
     if TYPE_CHECKING:
         hparams: Any  # Lightning types it as a plain mapping
 
@@ -189,15 +198,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
+        raise UserError(f"{path}: there is no such checkpoint; a run keeps its own in checkpoints/")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises half a dozen kinds here
         if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise UserError(f"{path}: refused, since it can only be read by running code from it (pickle)") from error
-        raise UserError(f"{path}: not a readable checkpoint (cut short, or another kind of file)") from error
+            raise UserError(f"{path}: refused, since reading it would run code from it (pickle); give one of train.py's") from error
+        raise UserError(f"{path}: not a readable checkpoint (cut short, or another kind of file); give another") from error
     if not isinstance(checkpoint, dict) or "class_path" not in checkpoint:
-        raise UserError(f"{path}: not a checkpoint of this template (it names no class)")
+        raise UserError(f"{path}: not a checkpoint of this template (it names no class); give one of train.py's")
     return checkpoint
 
 
@@ -236,3 +245,239 @@ def load(path: str | Path) -> Any:
 def warmup(step: int, steps: int) -> float:
     """Linear from 0 to 1 over `steps` updates, then 1; 1 throughout where `steps` is 0."""
     return min(1.0, step / steps) if steps else 1.0
+
+
+OPTIMIZER_ARGUMENTS = ("generator_optimizer", "discriminator_optimizer", "generator_schedule", "discriminator_schedule")
+
+
+def adam_for_gans(parameters: Iterable[Any]) -> torch.optim.Optimizer:
+    """Adam with the step size and the short memory of Radford et al. 2015, section 4."""
+    return torch.optim.Adam(parameters, lr=2e-4, betas=(0.5, 0.999), fused=True)
+
+
+@contextmanager
+def frozen(module: torch.nn.Module) -> Iterator[None]:
+    """No gradients for the parameters of `module`; those of its inputs pass through it."""
+    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+def check_ranks_agree(module: torch.nn.Module) -> None:
+    """Compare a hash of every parameter and buffer over all ranks.
+
+    Raises:
+        RuntimeError: if one differs, with its name; a checkpoint of rank 0 would then be somebody else's state.
+    """
+    mine = {}
+    for name, value in module.state_dict().items():
+        data = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        mine[name] = hashlib.blake2b(data.tobytes(), digest_size=16).hexdigest()
+    every: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(every, mine)
+    for rank, theirs in enumerate(every):
+        for name, digest in every[0].items():
+            if theirs.get(name) != digest:
+                raise RuntimeError(f"{name} differs between rank 0 and rank {rank}: the ranks have drifted apart")
+
+
+class AdversarialModule(GenerativeModule):
+    """Two players trained in turns, by Lightning's manual optimization.
+
+    What manual optimization takes away is given back here, once: one counted update per step of the discriminator (so that
+    `max_steps`, checkpoint names and every logger count updates), accumulation, clipping, schedules, mixed precision, the
+    norm of the gradient, several processes, and an average of the generator's weights. A subclass holds networks and losses:
+
+    - `__init__` ends with `set_players(generator, discriminator)`;
+    - `generate(batch)` returns what the generator makes for a batch: a tensor, or any nest of tensors;
+    - `discriminator_step(batch, generated)` and `generator_step(batch, generated)` return the loss of either player. The
+      discriminator gets detached tensors; while the generator learns, the discriminator's parameters are frozen.
+
+    Args:
+        generator_optimizer: made from the generator's parameters.
+        discriminator_optimizer: made from the discriminator's parameters; another step size makes it a two time-scale rule
+            (Heusel et al. 2017).
+        generator_schedule: made from the generator's optimizer, stepped once per update of the generator.
+        discriminator_schedule: the same for the discriminator.
+        n_critic: updates of the discriminator per update of the generator.
+        simultaneous: both gradients are taken before either player moves, instead of the generator answering the moved
+            discriminator.
+        accumulate: batches per update. The generator's turn comes after all of them, so that the update equals the one of
+            the joined batch.
+        generator_clip: largest norm of the generator's gradient.
+        discriminator_clip: largest norm of the discriminator's gradient.
+        ema_decay: weight of the past in the generator's average, which `sample` uses; None for no average.
+    """
+
+    generator: torch.nn.Module
+    discriminator: torch.nn.Module
+    ema: torch.nn.Module | None
+
+    def __init__(
+        self,
+        generator_optimizer: OptimizerCallable = adam_for_gans,
+        discriminator_optimizer: OptimizerCallable = adam_for_gans,
+        generator_schedule: LRSchedulerCallable | None = None,
+        discriminator_schedule: LRSchedulerCallable | None = None,
+        n_critic: int = 1,
+        simultaneous: bool = False,
+        accumulate: int = 1,
+        generator_clip: float | None = None,
+        discriminator_clip: float | None = None,
+        ema_decay: float | None = None,
+    ) -> None:
+        super().__init__()
+        # Here, in the innermost frame, Lightning finds the arguments of all subclasses; optimizers are no plain values.
+        self.save_hyperparameters(ignore=[*OPTIMIZER_ARGUMENTS])
+        self.automatic_optimization = False
+        self.makers = [(generator_optimizer, generator_schedule), (discriminator_optimizer, discriminator_schedule)]
+        self.n_critic, self.simultaneous, self.accumulate = n_critic, simultaneous, accumulate
+        self.clips = (generator_clip, discriminator_clip)
+        self.ema_decay = ema_decay
+        self._window: list[dict[str, Any]] = []
+
+    def set_players(self, generator: torch.nn.Module, discriminator: torch.nn.Module) -> None:
+        """Register both networks, and the copy of the generator that holds its average."""
+        self.generator, self.discriminator = generator, discriminator
+        self.ema = deepcopy(generator).requires_grad_(False) if self.ema_decay else None
+
+    def generate(self, batch: dict[str, Any]) -> Any:
+        """What the generator makes for a batch."""
+        raise NotImplementedError
+
+    def discriminator_step(self, batch: dict[str, Any], generated: Any) -> Tensor:
+        """Loss of the discriminator; `generated` carries no gradient."""
+        raise NotImplementedError
+
+    def generator_step(self, batch: dict[str, Any], generated: Any) -> Tensor:
+        """Loss of the generator."""
+        raise NotImplementedError
+
+    # One update
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._window.append(batch)
+        first = batch_idx + 1 - len(self._window)
+        size = min(self.accumulate, int(self.trainer.num_training_batches) - first)
+        last = len(self._window) == size
+        turn = (self.trainer.global_step + 1) % self.n_critic == 0
+        self.mid_update = not last
+        with torch.set_grad_enabled(turn and self.accumulate == 1):  # where it is this batch's turn, the generator's pass is shared
+            generated = self.generate(batch)
+        generator, discriminator = self.both_optimizers()
+        loss = self.discriminator_step(batch, tree_map(lambda value: value.detach(), generated))
+        self._backward(loss / size, synchronise=last)
+        self.log_train(loss_d=loss)
+        if not last:
+            return
+        self.grad_norm = None  # becomes the sum over both players: finite only if all gradients are
+        if turn and self.simultaneous:
+            self._generator_backward(generated)
+        discriminator.step()  # the one that Lightning counts
+        if turn and not self.simultaneous:
+            self._generator_backward(generated)
+        if turn:
+            # Past Lightning's counter, but through its precision plugin and hooks.
+            self.trainer.strategy.optimizer_step(generator.optimizer, lambda: None)
+            generator.zero_grad()
+            self._average_weights()
+        discriminator.zero_grad()
+        for schedule, due in zip(self._schedules, (turn, True)):
+            if schedule is not None and due:
+                schedule.step()
+        self._window = []
+        self._average_batch_norms()
+        update = self.trainer.global_step
+        if update % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by a connector
+            rates = [optimizer.param_groups[0]["lr"] for optimizer in (generator, discriminator)]
+            self._write_window(update, lr=rates[0], lr_d=rates[1])
+
+    def both_optimizers(self) -> list[LightningOptimizer]:
+        """The generator's and the discriminator's."""
+        return cast(list[LightningOptimizer], self.optimizers())
+
+    def _generator_backward(self, generated: Any) -> None:
+        """Gradient of the generator over all batches of this update."""
+        with frozen(self.discriminator):
+            for number, batch in enumerate(self._window, 1):
+                if self.accumulate > 1:  # the same noise again, now with a graph; only one batch's graph is ever kept
+                    seed_generators(batch["seed"], self.device)
+                    generated = self.generate(batch)
+                loss = self.generator_step(batch, generated)
+                self._backward(loss / len(self._window), synchronise=number == len(self._window))
+                self.log_train(loss_g=loss)
+
+    def _backward(self, loss: Tensor, *, synchronise: bool) -> None:
+        """Backward that averages gradients over ranks once per update."""
+        parallel = isinstance(self.trainer.strategy, ParallelStrategy)
+        with nullcontext() if synchronise or not parallel else self.trainer.strategy.block_backward_sync():  # type: ignore[attr-defined]
+            self.manual_backward(loss)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip one player's gradient, after any loss scaling was undone, and record its norm from before."""
+        player = [one.optimizer for one in self.both_optimizers()].index(optimizer)
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        limit = self.clips[player]
+        if limit is not None:
+            torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
+        self.log_train(**{("grad_norm", "grad_norm_d")[player]: norm})
+        self.grad_norm = norm if self.grad_norm is None else norm + self.grad_norm
+
+    @torch.no_grad()
+    def _average_weights(self) -> None:
+        """Move the average a little towards the generator; its buffers are copied."""
+        if self.ema is None or self.ema_decay is None:
+            return
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - self.ema_decay)
+        for mine, theirs in zip(self.ema.buffers(), self.generator.buffers()):
+            mine.copy_(theirs)
+
+    def _average_batch_norms(self) -> None:
+        """Mean of the running statistics over ranks. DDP synchronises no buffers where optimization is manual."""
+        if self.trainer.world_size == 1:
+            return
+        norms = [part for part in self.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
+        buffers = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+        if buffers:
+            mean = self.trainer.strategy.reduce(torch.cat([buffer.flatten() for buffer in buffers]), reduce_op="mean")
+            torch._foreach_copy_(buffers, list(mean.split([len(buffer) for buffer in buffers])))
+
+    # What Lightning asks for
+
+    def setup(self, stage: str) -> None:
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy):  # either backward leaves one player's parameters out
+            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+
+    def configure_optimizers(self) -> Any:
+        optimizers, self._schedules = [], []
+        for network, (optimizer, schedule) in zip((self.generator, self.discriminator), self.makers):
+            optimizers.append(optimizer(network.parameters()))
+            self._schedules.append(schedule(optimizers[-1]) if schedule else None)
+        return optimizers, [schedule for schedule in self._schedules if schedule]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.trainer.world_size > 1:
+            check_ranks_agree(self)
+        checkpoint["optimizer_settings"] = self._optimizer_settings()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        resuming = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if resuming and checkpoint["optimizer_settings"] != self._optimizer_settings():
+            raise UserError(
+                f"--ckpt_path continues a run with the optimizers {checkpoint['optimizer_settings']}, not "
+                f"{self._optimizer_settings()}: use its settings, or begin a new run with --init_from"
+            )
+
+    def _optimizer_settings(self) -> list[str]:
+        """Class and arguments of both optimizers, as text."""
+        trial = [make([torch.nn.Parameter(torch.zeros(1))]) for make, _ in self.makers]
+        return [f"{type(one).__name__}({', '.join(f'{k}={v}' for k, v in one.defaults.items())})" for one in trial]

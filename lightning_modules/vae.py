@@ -285,7 +285,15 @@ class VAE(GenerativeModule):
 
         Returns:
             (N, C, H, W), or strips (N, S, C, H, W), in [-1, 1].
+
+        Raises:
+            UserError: if the options do not fit the model, or each other.
         """
+        if label is not None and not 0 <= label < self.classes:
+            known = f"give 0 to {self.classes - 1}" if self.classes else "leave it out, this model is not conditional"
+            raise UserError(f"--label {label}: {known}")
+        if steps < 1:
+            raise UserError(f"--steps {steps}: give at least 1")
         given = None if label is None else torch.full((len(seeds),), label, device=self.device)
         if mode in ("prior", "interpolate"):
             noise = temperature * seeded_normal(seeds, (2, self.latent_dim), self.device)  # (N, 2, D)

@@ -1,0 +1,185 @@
+"""DCGAN: a GAN whose two networks are convolutional from end to end, which made GANs of pictures trainable.
+
+Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks",
+ICLR 2016. The game, its losses and what may be asked of it are those of `gan.py`; this file is the architecture (section 3):
+
+    no pooling: strided convolutions in D, transposed ("fractionally strided") ones in G         (1)
+    batch norm in both, except at G's output and D's input                                       (2)
+    no hidden fully connected layers: noise -> 4x4 grid, last grid -> one logit                  (3)
+    ReLU in G with tanh at the end; LeakyReLU 0.2 in D                                           (4)
+    weights from N(0, 0.02); Adam 2e-4 with beta1 = 0.5; batches of 128; z from U(-1, 1)^100     (5)
+
+Sizes, for kernel k, stride s and padding p (`layers/convolution.py`, tested against PyTorch):
+
+    convolution             (in + 2 p - k) // s + 1
+    transposed convolution  (in - 1) s - 2 p + k + output_padding
+
+A transposed convolution is the gradient of the convolution with the same k, s and p and undoes its size, so that padding makes
+its output *smaller*. With k = 4, s = 2, p = 1 both are exact: halves and doubles. With the paper's k = 5 the padding is 2 and a
+transposed convolution needs output_padding 1.
+
+Network "mnist" is the released code's for conditional digits: the label is given to every layer, two 5x5 convolutions, 1024
+units, batch norm without learnt scale and shift.
+
+Departures from the paper: kernel 4 unless asked for 5; biases start at 0. The released MNIST code moves one player per batch;
+here both move on each.
+"""
+
+from math import log2
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from console import UserError
+from lightning_modules.gan import NoiseGAN
+from lightning_modules.layers.convolution import same_padding
+
+
+def start_normal(network: nn.Module, deviation: float = 0.02) -> nn.Module:
+    """Weights from N(0, deviation), batch norm scales from N(1, deviation), biases 0 (section 4)."""
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(part.weight, 0.0, deviation)
+        elif isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d) and part.affine:
+            nn.init.normal_(part.weight, 1.0, deviation)
+        else:
+            continue
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)
+    return network
+
+
+def channel_plan(image_shape: list[int], width: int) -> list[int]:
+    """Channels of the grids 4x4, 8x8, ... up to half the picture's side; halved at each, ending at `width`.
+
+    Raises:
+        UserError: if the picture is not square with a side of 32, 64 or 128.
+    """
+    _, height, side = image_shape
+    if height != side or side not in (32, 64, 128):
+        raise UserError(f"pictures of {height}x{side}: DCGAN needs square ones of 32, 64 or 128 pixels; set data.size")
+    return [width * 2**level for level in reversed(range(int(log2(side)) - 2))]
+
+
+class Generator(nn.Module):
+    """Noise (N, D) to a 4x4 grid, then one doubling per layer."""
+
+    def __init__(self, image_shape: list[int], inputs: int, width: int, kernel: int) -> None:
+        super().__init__()
+        channels = channel_plan(image_shape, width)
+        padding, extra = (kernel - 1) // 2, kernel % 2
+        layers: list[nn.Module] = [nn.ConvTranspose2d(inputs, channels[0], 4, bias=False)]
+        for before, after in zip(channels, [*channels[1:], image_shape[0]]):
+            layers += [nn.BatchNorm2d(before), nn.ReLU(inplace=True)]
+            layers += [nn.ConvTranspose2d(before, after, kernel, 2, padding, extra, bias=after == image_shape[0])]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        inputs = noise if label is None else torch.cat([noise, label], 1)
+        return self.layers(inputs[:, :, None, None]).tanh()
+
+
+class Discriminator(nn.Module):
+    """One halving per layer down to a 4x4 grid, then one logit."""
+
+    def __init__(self, image_shape: list[int], classes: int, width: int, kernel: int, norm: str) -> None:
+        super().__init__()
+        channels = channel_plan(image_shape, width)[::-1]
+        padding = (kernel - 1) // 2
+        layers: list[nn.Module] = []
+        for before, after in zip([image_shape[0] + classes, *channels], channels):
+            normed = norm == "batch" and bool(layers)  # not at the input
+            layers += [nn.Conv2d(before, after, kernel, 2, padding, bias=not normed)]
+            layers += [*([nn.BatchNorm2d(after)] if normed else []), nn.LeakyReLU(0.2, inplace=True)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 4))
+
+    def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
+        return self.layers(with_label(image, label)).flatten()
+
+
+def with_label(hidden: Tensor, label: Tensor | None) -> Tensor:
+    """Append a one-hot label to a vector (N, D), or as constant planes to a grid (N, C, H, W)."""
+    if label is None:
+        return hidden
+    if hidden.dim() == 4:
+        label = label[:, :, None, None].expand(-1, -1, *hidden.shape[2:])
+    return torch.cat([hidden, label], 1)
+
+
+class MnistGenerator(nn.Module):
+    """Released conditional generator for 28x28: 1024 units, 128 grids of 7x7, two transposed 5x5 convolutions."""
+
+    def __init__(self, image_shape: list[int], latent_dim: int, classes: int) -> None:
+        super().__init__()
+        self.units = nn.Linear(latent_dim + classes, 1024, bias=False)
+        self.grid = nn.Linear(1024 + classes, 128 * 7 * 7, bias=False)
+        self.up1 = nn.ConvTranspose2d(128 + classes, 128, 5, 2, 2, 1, bias=False)
+        self.up2 = nn.ConvTranspose2d(128 + classes, image_shape[0], 5, 2, 2, 1)
+        self.norms = nn.ModuleList(
+            [nn.BatchNorm1d(1024, affine=False), nn.BatchNorm1d(128 * 7 * 7, affine=False), nn.BatchNorm2d(128, affine=False)]
+        )
+
+    def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        hidden = self.norms[0](self.units(with_label(noise, label))).relu()
+        hidden = self.norms[1](self.grid(with_label(hidden, label))).relu().unflatten(1, (128, 7, 7))
+        hidden = self.norms[2](self.up1(with_label(hidden, label))).relu()
+        return self.up2(with_label(hidden, label)).sigmoid() * 2 - 1
+
+
+class MnistDiscriminator(nn.Module):
+    """Released conditional discriminator for 28x28: two 5x5 convolutions of 64 and 128 filters, 1024 units."""
+
+    def __init__(self, image_shape: list[int], classes: int) -> None:
+        super().__init__()
+        padding = same_padding(5)
+        self.down1 = nn.Conv2d(image_shape[0] + classes, 64, 5, 2, padding)
+        self.down2 = nn.Conv2d(64 + classes, 128, 5, 2, padding, bias=False)
+        self.units = nn.Linear(128 * 7 * 7 + classes, 1024, bias=False)
+        self.answer = nn.Linear(1024 + classes, 1)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(128, affine=False), nn.BatchNorm1d(1024, affine=False)])
+        self.leak = nn.LeakyReLU(0.2)
+
+    def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
+        hidden = self.leak(self.down1(with_label((image + 1) / 2, label)))
+        hidden = self.leak(self.norms[0](self.down2(with_label(hidden, label))))
+        hidden = self.leak(self.norms[1](self.units(with_label(hidden.flatten(1), label))))
+        return self.answer(with_label(hidden, label))[:, 0]
+
+
+class DCGAN(NoiseGAN):
+    """Convolutional GAN, conditional where asked.
+
+    Args:
+        image_shape: (C, H, W), a fact of the data; square with a side of 32, 64 or 128 pixels, or 28 for "mnist".
+        num_classes: number of labels, a fact of the data; used only where `conditional`.
+        network: the paper's, or the released one for conditional MNIST.
+        width: channels of the largest grid; doubled at each smaller one.
+        kernel: side of the convolutions, 4 or the paper's 5.
+        norm: in the discriminator. Penalties on its slope need "none".
+        conditional: model p(x|y) with the batch's labels.
+        **kwargs: see `NoiseGAN` and `AdversarialModule`.
+    """
+
+    def __init__(
+        self,
+        image_shape: list[int],
+        num_classes: int | None = None,
+        network: Literal["radford", "mnist"] = "radford",
+        width: int = 64,
+        kernel: Literal[4, 5] = 4,
+        norm: Literal["batch", "none"] = "batch",
+        conditional: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        classes = self.labels_used(num_classes, conditional)
+        players: tuple[nn.Module, nn.Module]
+        if network == "mnist":
+            if image_shape[1:] != [28, 28]:
+                raise UserError(f"model.network mnist is for pictures of 28x28, not {image_shape[1]}x{image_shape[2]}")
+            players = (MnistGenerator(image_shape, self.latent_dim, classes), MnistDiscriminator(image_shape, classes))
+        else:
+            generator = Generator(image_shape, self.latent_dim + classes, width, kernel)
+            players = (generator, Discriminator(image_shape, classes, width, kernel, norm))
+        self.set_players(start_normal(players[0]), start_normal(players[1]))

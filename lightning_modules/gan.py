@@ -1,0 +1,367 @@
+"""GAN: a generator learns p(x) from nothing but the judgement of a discriminator that learns to tell its pictures from real ones.
+
+Goodfellow et al., "Generative Adversarial Nets", NeurIPS 2014; the conditional p(x|y) is Mirza and Osindero, "Conditional
+Generative Adversarial Nets", 2014.
+
+    min_G max_D  E_x[log D(x)] + E_z[log(1 - D(G(z)))]                                           (1)
+    D*(x) = p_data(x) / (p_data(x) + p_g(x))                                                     (2)
+
+Symbols: z `noise` (N, D) · G(z) `generator` · logit of D `discriminator`, so that D = sigmoid(logit) · y `label`.
+Losses are means over the batch. In Eq. 1 the gradient for G vanishes where D is sure; "non_saturating" maximises log D(G(z))
+instead, with the same fixed point. At that point D = 1/2 everywhere, whatever the pictures look like: neither loss tells how
+good they are, and on the way they oscillate, since each player's optimum moves with the other. Nothing in Eq. 1 rewards
+covering p(x): a generator that makes one perfect picture has fooled a discriminator that looks at pictures one by one (mode
+collapse; the ring of Gaussians shows it).
+
+Where a label is given, D answers the question p(real|x, y); see the VAE for p(y|x) from p(x|y).
+
+Departures from the papers: the output bias starts at the first batch's mean picture instead of the training set's. The released
+recipe minimises half of the discriminator's loss; here its step size is halved instead, which is the same.
+"""
+
+import itertools
+import math
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from console import UserError
+from lightning_modules.base import AdversarialModule, sampling, seeded_normal
+from lightning_modules.layers.adversarial import (
+    LOSSES,
+    clip_weights,
+    diff_augment,
+    gradient_penalty,
+    has_batch_norm,
+    normalise_spectrally,
+    r1_penalty,
+    refuse_contradictions,
+)
+
+
+class Maxout(nn.Linear):
+    """The largest of `pieces` linear maps for each unit (Goodfellow et al. 2013)."""
+
+    def __init__(self, inputs: int, outputs: int, pieces: int) -> None:
+        super().__init__(inputs, outputs * pieces)
+        self.pieces = pieces
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).unflatten(1, (-1, self.pieces)).amax(2)
+
+
+def start_uniform(network: nn.Module, reach: float) -> None:
+    """Weights from U(-reach, reach), biases 0: the released recipe's `irange`."""
+    for part in network.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.uniform_(part.weight, -reach, reach)
+            nn.init.zeros_(part.bias)
+
+
+class GoodfellowGenerator(nn.Module):
+    """100 -> 1200 -> 1200 -> pixels with rectifiers and a sigmoid; with labels 200 units see the noise and 1000 the label."""
+
+    def __init__(self, image_shape: list[int], latent_dim: int, classes: int) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+        self.from_noise = nn.Linear(latent_dim, 200 if classes else 1200)
+        self.from_label = nn.Linear(classes, 1000) if classes else None
+        self.joint = nn.Linear(1200, 1200)
+        self.output = nn.Linear(1200, prod(image_shape))
+        start_uniform(self, 0.05)
+
+    def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        hidden = self.from_noise(noise)
+        if self.from_label is not None:
+            hidden = torch.cat([hidden, self.from_label(label)], 1)
+        hidden = self.joint(hidden.relu()).relu()
+        return self.output(hidden).sigmoid().unflatten(1, self.image_shape) * 2 - 1
+
+
+class MaxoutDiscriminator(nn.Module):
+    """Two maxout layers of 240 x 5 on pixels in [0, 1]; with labels 50 x 5 see the label and 240 x 4 join both."""
+
+    def __init__(self, image_shape: list[int], classes: int) -> None:
+        super().__init__()
+        self.from_image = Maxout(prod(image_shape), 240, 5)
+        self.from_label = Maxout(classes, 50, 5) if classes else None
+        self.joint = Maxout(290, 240, 4) if classes else Maxout(240, 240, 5)
+        self.output = nn.Linear(240, 1)
+        start_uniform(self, 0.005)
+
+    def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
+        unit = (image.flatten(1) + 1) / 2
+        hidden = self.from_image(F.dropout(unit, 0.2, self.training))
+        if self.from_label is not None:
+            hidden = torch.cat([hidden, self.from_label(label)], 1)
+        hidden = self.joint(F.dropout(hidden, 0.5, self.training))
+        return self.output(F.dropout(hidden, 0.5, self.training))[:, 0]
+
+
+class PlainGenerator(nn.Module):
+    """Fully connected with leaky units and, after the first layer, batch norm; tanh at the end for pictures."""
+
+    def __init__(self, image_shape: list[int], latent_dim: int, classes: int, hidden: list[int]) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+        widths = [latent_dim + classes, *hidden]
+        layers: list[nn.Module] = []
+        for number, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
+            layers += [nn.Linear(inputs, outputs), *([nn.BatchNorm1d(outputs)] if number else []), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], prod(image_shape)))
+
+    def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        inputs = noise if label is None else torch.cat([noise, label], 1)
+        return self.layers(inputs).tanh().unflatten(1, self.image_shape)
+
+
+class PlainDiscriminator(nn.Module):
+    """Fully connected with leaky units and no norm; answers with a logit."""
+
+    def __init__(self, image_shape: list[int], classes: int, hidden: list[int]) -> None:
+        super().__init__()
+        widths = [prod(image_shape) + classes, *hidden]
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+
+    def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
+        inputs = image.flatten(1) if label is None else torch.cat([image.flatten(1), label], 1)
+        return self.layers(inputs)[:, 0]
+
+
+class NoiseGAN(AdversarialModule):
+    """The game of Eq. 1 between any two networks, from noise to pictures; `GAN` and `DCGAN` bring the networks.
+
+    Both networks take a one-hot label (N, classes), or None, as their second input.
+
+    Args:
+        latent_dim: D, size of the noise.
+        noise: "normal", "uniform" on [-1, 1], or "unit_uniform" on [-sqrt 3, sqrt 3], whose variance is 1.
+        loss: see `layers/adversarial.py`.
+        label_smoothing: real pictures are to be called real with 1 less this.
+        spectral: divide the discriminator's weights by their largest singular values.
+        penalty_weight: lambda of the Wasserstein gradient penalty.
+        r1_weight: gamma of R1.
+        weight_clip: largest absolute weight of the discriminator.
+        augment: DiffAugment before the discriminator.
+        **kwargs: see `AdversarialModule`.
+
+    Raises:
+        UserError: if a penalty and a loss, or a penalty and a norm, contradict each other.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 100,
+        noise: Literal["normal", "uniform", "unit_uniform"] = "normal",
+        loss: Literal["non_saturating", "minimax", "least_squares", "wasserstein", "hinge"] = "non_saturating",
+        label_smoothing: float = 0.0,
+        spectral: bool = False,
+        penalty_weight: float = 0.0,
+        r1_weight: float = 0.0,
+        weight_clip: float = 0.0,
+        augment: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.latent_dim = latent_dim
+        self.loss = LOSSES[loss]
+        self.classes = 0
+
+    def labels_used(self, num_classes: int | None, conditional: bool) -> int:
+        """Number of classes that the networks see: none where the model is not conditional.
+
+        Raises:
+            UserError: if labels are wanted and there are none.
+        """
+        if conditional and not num_classes:
+            raise UserError("model.conditional needs labels, and this data has none: set it to false")
+        self.classes = num_classes if conditional and num_classes else 0
+        return self.classes
+
+    def set_players(self, generator: nn.Module, discriminator: nn.Module) -> None:
+        given = self.hparams
+        refuse_contradictions(
+            given.loss,
+            given.label_smoothing,
+            given.spectral,
+            given.penalty_weight,
+            given.r1_weight,
+            given.weight_clip,
+            discriminator,
+        )
+        super().set_players(generator, normalise_spectrally(discriminator) if given.spectral else discriminator)
+
+    def draw_noise(self, count: int) -> Tensor:
+        """z (count, D) from this rank's generator, which the batch's seed has set."""
+        if self.hparams.noise == "normal":
+            return torch.randn(count, self.latent_dim, device=self.device)
+        reach = math.sqrt(3) if self.hparams.noise == "unit_uniform" else 1.0
+        return (torch.rand(count, self.latent_dim, device=self.device) * 2 - 1) * reach
+
+    def one_hot(self, batch: dict[str, Any]) -> Tensor | None:
+        """Labels (N, classes) where the model is conditional."""
+        return F.one_hot(batch["label"], self.classes).float() if self.classes else None
+
+    def generate(self, batch: dict[str, Any]) -> Tensor:
+        return self.generator(self.draw_noise(len(batch["image"])), self.one_hot(batch))
+
+    def judge(self, image: Tensor, label: Tensor | None) -> Tensor:
+        """Logits (N,) of pictures, augmented where asked."""
+        return self.discriminator(diff_augment(image) if self.hparams.augment else image, label)
+
+    def discriminator_step(self, batch: dict[str, Any], generated: Tensor) -> Tensor:
+        self._clip()
+        real, label = batch["image"], self.one_hot(batch)
+        if has_batch_norm(self.discriminator):  # whose statistics are to be of one kind of pictures
+            logits_real, logits_fake = self.judge(real, label), self.judge(generated, label)
+        else:
+            twice = None if label is None else torch.cat([label, label])
+            logits_real, logits_fake = self.judge(torch.cat([real, generated]), twice).chunk(2)
+        smoothing = {"target": 1 - self.hparams.label_smoothing} if self.hparams.label_smoothing else {}
+        loss = self.loss.discriminator(logits_real, logits_fake, **smoothing)  # Eq. 1, max
+        self.log_train(d_real=logits_real.mean(), d_fake=logits_fake.mean(), wasserstein=(logits_real - logits_fake).mean())
+        if self.hparams.penalty_weight:
+            penalty = gradient_penalty(lambda image: self.judge(image, label), real, generated)
+            self.log_train(penalty=penalty)
+            loss = loss + self.hparams.penalty_weight * penalty
+        if self.hparams.r1_weight:
+            loss = loss + self.hparams.r1_weight * r1_penalty(lambda image: self.judge(image, label), real)
+        return loss
+
+    def generator_step(self, batch: dict[str, Any], generated: Tensor) -> Tensor:
+        self._clip()
+        return self.loss.generator(self.judge(generated, self.one_hot(batch)))  # Eq. 1, min
+
+    def _clip(self) -> None:
+        """After every update of the discriminator, which is before whatever uses it next."""
+        if self.hparams.weight_clip:
+            clip_weights(self.discriminator, self.hparams.weight_clip)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Both losses, and the discriminator's answers to pictures it was never shown: far below `train/d_real`, it has
+        learnt the training pictures by heart."""
+        generated, label = self.generate(batch), self.one_hot(batch)
+        real, fake = self.discriminator(batch["image"], label), self.discriminator(generated, label)
+        losses = {"val/loss_d": self.loss.discriminator(real, fake), "val/loss_g": self.loss.generator(fake)}
+        self.log_dict({**losses, "val/d_real": real.mean(), "val/d_fake": fake.mean()}, batch_size=len(real), sync_dist=True)
+
+    # What a user calls
+
+    def seeded_noise(self, seeds: list[int], truncation: float | None = None, streams: int = 1) -> Tensor:
+        """z (N, streams, D), row i by `seeds[i]` alone; the same on every device.
+
+        Args:
+            seeds: one per row.
+            truncation: largest absolute normal number, or the factor of uniform ones: less variety, more typical pictures.
+            streams: independent draws per seed.
+        """
+        normal = seeded_normal(seeds, (streams, self.latent_dim), self.device)
+        if self.hparams.noise == "normal":
+            if truncation is None:
+                return normal
+            edge = torch.special.ndtr(torch.tensor(truncation, device=self.device))  # keeps the order of all numbers
+            return torch.special.ndtri(1 - edge + torch.special.ndtr(normal) * (2 * edge - 1))
+        reach = math.sqrt(3) if self.hparams.noise == "unit_uniform" else 1.0
+        return (torch.special.ndtr(normal) * 2 - 1) * reach * (1.0 if truncation is None else truncation)
+
+    @sampling
+    def sample(
+        self,
+        seeds: list[int],
+        *,
+        mode: Literal["prior", "interpolate", "arithmetic"] = "prior",
+        label: int | None = None,
+        ema: bool = True,
+        truncation: float | None = None,
+        steps: int = 9,
+        base: list[int] = [],  # noqa: B006  # read only
+        minus: list[int] = [],  # noqa: B006
+        plus: list[int] = [],  # noqa: B006
+    ) -> Tensor:
+        """Draw pictures.
+
+        Args:
+            seeds: row i depends on `seeds[i]` alone.
+            mode: noise from the prior; a line between two draws; or the mean noise of `base` less that of `minus` plus that
+                of `plus`, with a little noise of its own per seed (Radford et al. 2015, section 6.3.2).
+            label: class to draw, where the model is conditional; otherwise the classes take turns.
+            ema: draw with the average of the generator's weights, where there is one.
+            truncation: see `seeded_noise`.
+            steps: pictures of an interpolation.
+            base: seeds whose pictures have what is to be kept and what is to be replaced.
+            minus: seeds whose pictures have what is to be replaced.
+            plus: seeds whose pictures have what is to come instead.
+
+        Returns:
+            (N, C, H, W), or strips (N, steps, C, H, W), in [-1, 1].
+        """
+        generator = self.ema if ema and self.ema is not None else self.generator
+        classes = torch.tensor([seed if label is None else label for seed in seeds], device=self.device)
+        given = F.one_hot(classes % self.classes, self.classes).float() if self.classes else None
+        noise = self.seeded_noise(seeds, truncation, 2)  # (N, 2, D)
+        if mode == "interpolate":
+            weight = torch.linspace(0, 1, steps, device=self.device)[None, :, None]
+            codes = torch.lerp(noise[:, :1], noise[:, 1:], weight)  # (N, steps, D)
+            repeated = None if given is None else given.repeat_interleave(steps, 0)
+            return generator(codes.flatten(0, 1), repeated).unflatten(0, codes.shape[:2])
+        if mode == "arithmetic":
+            if not (base and minus and plus):
+                raise UserError("--mode arithmetic needs --base, --minus and --plus, each a seed or several")
+            mean = [self.seeded_noise(group)[:, 0].mean(0) for group in (base, minus, plus)]
+            return generator(mean[0] - mean[1] + mean[2] + 0.25 * noise[:, 0].clamp(-1, 1), given)
+        return generator(noise[:, 0], given)
+
+    @sampling
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
+        return {"samples": self.sample(list(range(len(batch["image"]))))}
+
+
+class GAN(NoiseGAN):
+    """Generative adversarial network of fully connected layers, conditional where asked.
+
+    Args:
+        image_shape: (C, H, W), a fact of the data.
+        num_classes: number of labels, a fact of the data; used only where `conditional`.
+        network: the papers' released networks ("maxout") or plain ones ("mlp").
+        hidden: widths of the plain generator; the plain discriminator has the last two, in reverse.
+        conditional: model p(x|y) with the batch's labels.
+        **kwargs: see `NoiseGAN` and `AdversarialModule`.
+    """
+
+    def __init__(
+        self,
+        image_shape: list[int],
+        num_classes: int | None = None,
+        network: Literal["mlp", "maxout"] = "mlp",
+        hidden: list[int] = [128, 256, 512, 1024],  # noqa: B006  # read only; a list is what a YAML file can hold
+        conditional: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        classes = self.labels_used(num_classes, conditional)
+        players: tuple[nn.Module, nn.Module]
+        if network == "maxout":
+            players = (GoodfellowGenerator(image_shape, self.latent_dim, classes), MaxoutDiscriminator(image_shape, classes))
+        else:
+            players = (
+                PlainGenerator(image_shape, self.latent_dim, classes, hidden),
+                PlainDiscriminator(image_shape, classes, hidden[:-3:-1]),
+            )
+        self.set_players(*players)
+
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        if self.hparams.network == "maxout" and self.trainer.global_step == 0:
+            self._start_bias_at(batch["image"])
+
+    @torch.no_grad()
+    def _start_bias_at(self, image: Tensor) -> None:
+        """Output bias = logit of the mean pixel, as in the released recipe."""
+        mean = self.trainer.strategy.reduce((image.flatten(1).mean(0) + 1) / 2, reduce_op="mean")
+        self.generator.output.bias.copy_(torch.logit(mean, eps=1e-3))  # type: ignore[union-attr, operator]

@@ -1,0 +1,28 @@
+"""Sizes of strided and transposed convolutions, tested against PyTorch."""
+
+from console import UserError
+
+
+def conv_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
+    """Output size of a convolution: floor((in + 2 p - k) / s) + 1."""
+    return (size + 2 * padding - kernel) // stride + 1
+
+
+def transposed_size(size: int, kernel: int, stride: int = 1, padding: int = 0, output_padding: int = 0) -> int:
+    """Output size of a transposed convolution: (in - 1) s - 2 p + k + output_padding.
+
+    It is the size whose convolution with the same k, s and p gives `in` back. Padding is cut off the output, hence its minus
+    sign; `output_padding` picks one of the s sizes that the convolution's floor makes equal.
+    """
+    return (size - 1) * stride - 2 * padding + kernel + output_padding
+
+
+def same_padding(kernel: int) -> int:
+    """Padding on each side with which a convolution of stride 1 keeps the size, and one of stride s gives ceil(in / s).
+
+    Raises:
+        UserError: if the kernel is even, which would need one more on one side than on the other.
+    """
+    if kernel % 2 == 0:
+        raise UserError(f"a kernel of {kernel} has no padding that is the same on both sides: take an odd one")
+    return (kernel - 1) // 2

@@ -1,0 +1,30 @@
+"""Schedules that PyTorch does not have."""
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
+
+class GoodfellowSchedule(LRScheduler):
+    """Step size divided by `decay` at each update down to 1e-6; momentum rises linearly over the first updates.
+
+    Args:
+        optimizer: SGD with momentum.
+        decay: 1.000004 in the released recipe, 1.00004 in the conditional one.
+        momentum: final value; the optimizer's own is the first one.
+        momentum_updates: updates over which it rises; 250 epochs of 500 batches in the released recipe.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, decay: float = 1.000004, momentum: float = 0.7, momentum_updates: int = 125_000
+    ) -> None:
+        self.decay, self.momentum, self.momentum_updates = decay, momentum, momentum_updates
+        self.first_momentum = optimizer.param_groups[0].get("initial_momentum", optimizer.param_groups[0]["momentum"])
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        share = min(1.0, self.last_epoch / self.momentum_updates)
+        for group in self.optimizer.param_groups:
+            group["initial_momentum"] = self.first_momentum
+            group["momentum"] = self.first_momentum + share * (self.momentum - self.first_momentum)
+        return [max(1e-6, base * self.decay**-self.last_epoch) for base in self.base_lrs]

@@ -1,0 +1,219 @@
+"""The adversarial base and the losses: what manual optimization takes away is there, and each equation does what it says."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from console import UserError
+from lightning_modules.dcgan import DCGAN, channel_plan
+from lightning_modules.gan import GAN, Maxout
+from lightning_modules.layers.adversarial import (
+    LOSSES,
+    clip_weights,
+    diff_augment,
+    gradient_penalty,
+    hinge_discriminator_loss,
+    logistic_discriminator_loss,
+    minimax_generator_loss,
+    non_saturating_generator_loss,
+    normalise_spectrally,
+    r1_penalty,
+)
+from lightning_modules.layers.convolution import conv_size, same_padding, transposed_size
+from lightning_modules.layers.schedules import GoodfellowSchedule
+
+
+def test_sizes_are_those_of_pytorch() -> None:
+    for kernel in range(1, 6):
+        for stride in (1, 2, 3):
+            for padding in range(kernel // 2 + 1):
+                x = torch.zeros(1, 1, 17)
+                assert nn.Conv1d(1, 1, kernel, stride, padding)(x).shape[2] == conv_size(17, kernel, stride, padding)
+                for extra in range(stride):
+                    made = nn.ConvTranspose1d(1, 1, kernel, stride, padding, extra)(x).shape[2]
+                    assert made == transposed_size(17, kernel, stride, padding, extra)
+                    assert conv_size(made, kernel, stride, padding) == 17, "a transposed convolution undoes the size"
+    assert transposed_size(7, 4, 2, 1) < transposed_size(7, 4, 2, 0), "padding makes the output smaller"
+    for stride in (1, 2, 3):
+        assert nn.Conv1d(1, 1, 5, stride, same_padding(5))(torch.zeros(1, 1, 17)).shape[2] == math.ceil(17 / stride)
+    with pytest.raises(UserError, match="odd"):
+        same_padding(4)
+
+
+def test_logistic_losses_are_eq_1() -> None:
+    real, fake = torch.randn(2, 50, dtype=torch.float64)
+    d_real, d_fake = real.sigmoid(), fake.sigmoid()
+    torch.testing.assert_close(logistic_discriminator_loss(real, fake), -(d_real.log().mean() + (1 - d_fake).log().mean()))
+    torch.testing.assert_close(minimax_generator_loss(fake), (1 - d_fake).log().mean())
+    torch.testing.assert_close(non_saturating_generator_loss(fake), -d_fake.log().mean())
+    smooth = -(0.9 * d_real.log() + 0.1 * (1 - d_real).log()).mean() - (1 - d_fake).log().mean()
+    torch.testing.assert_close(logistic_discriminator_loss(real, fake, 0.9), smooth)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_swapped_discriminator_loses_more(name: str) -> None:
+    real, fake = torch.randn(100) + 1, torch.randn(100) - 1
+    loss = LOSSES[name].discriminator
+    assert loss(real, fake) < loss(fake, real)
+    assert LOSSES[name].generator(fake + 3) < LOSSES[name].generator(fake), "fooling the discriminator is the aim"
+
+
+def test_eq_2_is_the_best_discriminator() -> None:
+    """Between two known densities, logits log p_data - log p_g beat any perturbation of them."""
+    x_real, x_fake = torch.randn(20000, dtype=torch.float64), torch.randn(20000, dtype=torch.float64) + 1
+
+    def logits(x: Tensor) -> Tensor:
+        return 0.5 - x  # log N(x; 0, 1) - log N(x; 1, 1)
+
+    best = logistic_discriminator_loss(logits(x_real), logits(x_fake))
+    for scale, shift in ((0.5, 0.0), (2.0, 0.0), (1.0, 0.5), (1.0, -0.5)):
+        assert best < logistic_discriminator_loss(scale * logits(x_real) + shift, scale * logits(x_fake) + shift)
+
+
+def test_the_minimax_gradient_vanishes_and_the_other_does_not() -> None:
+    fake = torch.full((1,), -10.0, requires_grad=True)
+    slopes = [torch.autograd.grad(loss(fake), fake)[0].abs() for loss in (minimax_generator_loss, non_saturating_generator_loss)]
+    assert slopes[0] < 1e-4
+    assert slopes[1] > 0.99
+
+
+def test_hinge_is_satisfied_beyond_the_margin() -> None:
+    assert hinge_discriminator_loss(torch.tensor([1.5]), torch.tensor([-1.5])) == 0
+    assert hinge_discriminator_loss(torch.tensor([0.0]), torch.tensor([0.0])) == 2
+
+
+def test_penalties_of_a_linear_critic_are_known() -> None:
+    """D(x) = <w, x> has slope w everywhere."""
+    weight = torch.randn(3 * 4 * 4, dtype=torch.float64)
+    real, fake = torch.randn(2, 5, 3, 4, 4, dtype=torch.float64)
+    critic = lambda image: image.flatten(1) @ weight  # noqa: E731
+    torch.testing.assert_close(gradient_penalty(critic, real, fake), (weight.norm() - 1) ** 2)
+    torch.testing.assert_close(r1_penalty(critic, real), weight.square().sum() / 2)
+
+
+def test_penalties_reach_the_weights() -> None:
+    critic = nn.Linear(4, 1)
+    gradient_penalty(critic, torch.randn(3, 4), torch.randn(3, 4)).backward()
+    assert critic.weight.grad is not None
+    assert critic.weight.grad.abs().sum() > 0
+
+
+def test_spectral_norm_is_one_after_some_iterations() -> None:
+    network = normalise_spectrally(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 1)))
+    for _ in range(50):
+        network(torch.randn(2, 20))
+    for layer in (network[0], network[2]):
+        assert torch.linalg.matrix_norm(layer.weight, 2).item() == pytest.approx(1, abs=1e-3)
+
+
+def test_clipped_weights_stay_within() -> None:
+    network = nn.Linear(5, 5)
+    clip_weights(network, 0.01)
+    assert max(p.abs().max() for p in network.parameters()) <= 0.01
+
+
+def test_augmentation_moves_pictures_and_lets_gradients_through() -> None:
+    image = torch.rand(64, 3, 16, 16).requires_grad_()
+    augmented = diff_augment(image)
+    assert augmented.shape == image.shape
+    augmented.sum().backward()
+    assert image.grad is not None
+    assert (image.grad.flatten(1).abs().sum(1) > 0).all()
+    zero = (augmented == 0).all(1).float().mean((1, 2))  # (N,) share that was cut out or moved in
+    assert zero.max() <= 0.25 + 2 * 2 / 16
+    assert zero.min() < 0.2
+    torch.manual_seed(5)
+    one = diff_augment(image)
+    torch.manual_seed(5)
+    assert torch.equal(one, diff_augment(image))
+
+
+def test_maxout_is_the_largest_of_its_pieces() -> None:
+    layer, x = Maxout(6, 4, 5), torch.randn(3, 6)
+    pieces = (x @ layer.weight.T + layer.bias).reshape(3, 4, 5)
+    torch.testing.assert_close(layer(x), pieces.max(2).values)
+
+
+def test_schedule_of_the_released_recipe() -> None:
+    sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.5)
+    schedule = GoodfellowSchedule(sgd, momentum_updates=10)
+    for _ in range(5):
+        sgd.step()
+        schedule.step()
+    assert sgd.param_groups[0]["lr"] == pytest.approx(0.1 / 1.000004**5)
+    assert sgd.param_groups[0]["momentum"] == pytest.approx(0.6)
+    again = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.5)
+    other = GoodfellowSchedule(again, momentum_updates=10)
+    again.load_state_dict(sgd.state_dict())
+    other.load_state_dict(schedule.state_dict())
+    for one in (sgd, again):
+        one.step()
+    schedule.step()
+    other.step()
+    assert sgd.param_groups[0] == {**again.param_groups[0], "params": sgd.param_groups[0]["params"]}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"loss": "hinge", "label_smoothing": 0.1},
+        {"loss": "hinge", "penalty_weight": 10.0},
+        {"loss": "wasserstein"},
+        {"loss": "non_saturating", "weight_clip": 0.01},
+        {"r1_weight": 1.0},
+    ],
+    ids=str,
+)
+def test_contradictions_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"model\."):
+        DCGAN(image_shape=[3, 32, 32], width=8, **wrong)
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("kernel", [4, 5])
+def test_dcgan_sizes_and_start(size: int, kernel: int) -> None:
+    model = DCGAN(image_shape=[3, size, size], width=4, kernel=kernel)
+    pictures = model.sample([0, 1])
+    assert pictures.shape == (2, 3, size, size)
+    assert model.discriminator(pictures, None).shape == (2,)
+    norms = [part for part in model.discriminator.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert len(norms) == len(channel_plan([3, size, size], 4)) - 1, "none at the discriminator's input"
+    weights = torch.cat([p.flatten() for name, p in model.generator.named_parameters() if p.dim() == 4])
+    assert weights.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_dcgan_names_the_sizes_it_takes() -> None:
+    with pytest.raises(UserError, match="32, 64 or 128"):
+        DCGAN(image_shape=[3, 48, 48])
+
+
+@pytest.mark.parametrize("system", [GAN, DCGAN])
+def test_conditional_samples_follow_their_label(system: Any) -> None:
+    model = system(image_shape=[1, 28, 28], num_classes=10, conditional=True, **({"network": "mnist"} if system is DCGAN else {}))
+    one, other = (model.sample([0], label=label) for label in (1, 2))
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(model.sample([3, 13])[0], model.sample([3])[0], atol=1e-5, rtol=0)
+    assert torch.equal(model.sample([3]), model.sample([3], label=3)), "classes take turns by seed"
+
+
+def test_truncation_keeps_noise_within() -> None:
+    model = GAN(image_shape=[1, 4, 4], hidden=[8, 8], latent_dim=500)
+    assert model.seeded_noise([0]).abs().max() > 2
+    truncated = model.seeded_noise([0], truncation=0.5)
+    assert truncated.abs().max() <= 0.5
+    order = model.seeded_noise([0])[0, 0].argsort()
+    assert torch.equal(truncated[0, 0].argsort(), order)
+    assert torch.equal(model.seeded_noise([7, 9])[1], model.seeded_noise([9])[0])
+
+
+def test_interpolation_and_arithmetic() -> None:
+    model = GAN(image_shape=[1, 4, 4], hidden=[8, 8], latent_dim=5).eval()
+    assert model.sample([0, 1], mode="interpolate", steps=5).shape == (2, 5, 1, 4, 4)
+    torch.testing.assert_close(model.sample([0], mode="interpolate")[0, 0], model.sample([0])[0], atol=1e-6, rtol=0)
+    same = model.sample([0], mode="arithmetic", base=[4], minus=[5], plus=[5])
+    assert (same - model.sample([4])).abs().mean() < (same - model.sample([6])).abs().mean()
+    with pytest.raises(UserError, match="--base"):
+        model.sample([0], mode="arithmetic")

@@ -1,0 +1,340 @@
+"""Every mistake ends in one line that names the thing and the mend, and in the exit code that scripts can rely on."""
+
+import errno
+import os
+import shutil
+import signal
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import reproduce
+import sample
+import train
+from datamodules.base import Request
+from datamodules.image_folder import FileImages, ImageFolder, decode
+from datamodules.openmoji import fold
+from lightning_modules.vae import VAE
+from tests.runs import tiny_config
+
+PROGRAMS = {"train": train, "sample": sample, "reproduce": reproduce}
+# {d} is the folder of the fixture, {new} a path where there is nothing yet.
+FIT = "train fit --config {d}/tiny.yaml --run_dir {new} --trainer.max_steps 2 --trainer.limit_val_batches 1 "
+PICTURES = "train fit --config {d}/folder.yaml --run_dir {new} --trainer.max_steps 1 --data.folder {d}/"
+SAMPLE = "sample {d}/run/checkpoints/last.ckpt --out {new} "
+LAST = "{d}/run/checkpoints/last.ckpt"
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def picture(path: Path, mode: str = "RGB", size: int = 20, **options: Any) -> None:
+    Image.new(mode, (size, size)).save(path, **options)
+
+
+# What is wrong with one picture of an otherwise good folder, by the name of the folder.
+PICTURE_WRITERS: dict[str, Callable[[Path], object]] = {
+    "corrupt/train/bad.png": lambda path: path.write_bytes(b"no picture"),
+    "cut/train/bad.jpg": lambda path: (picture(path), path.write_bytes(path.read_bytes()[:-40])),
+    "tiny/train/bad.png": lambda path: picture(path, size=1),
+    "deep/train/bad.png": lambda path: Image.fromarray(np.full((20, 20), 32768, np.uint16)).save(path),
+    "cmyk/train/bad.jpg": lambda path: picture(path, "CMYK"),
+    "animated/train/bad.gif": lambda path: picture(path, save_all=True, append_images=[Image.new("RGB", (20, 20), "red")]),
+}
+ROWS = "file,label\n" + "".join(f"{name}.png,{name[:3]}\n" for name in ("train/0", "train/1", "train/2", "train/3", "val/0"))
+TABLES = {
+    "row_too_many": ROWS + "test/0.png,tes\ntest/lost.png,tes\n",
+    "row_missing": ROWS,
+    "no_label": ROWS + "test/0.png\n",
+    "other_columns": "picture,class\n" + ROWS,
+}
+
+
+def folder(path: Path) -> Path:
+    for name in ("train/0", "train/1", "train/2", "train/3", "val/0", "test/0"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(path / f"{name}.png")
+    return path
+
+
+@pytest.fixture(scope="module")
+def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three tiny runs, configurations, checkpoints and folders of pictures, good and bad."""
+    d = tmp_path_factory.mktemp("errors")
+    config = tiny_config(d / "tiny.yaml", "vae")
+    runs = {"run": config, "autoencoder": tiny_config(d / "autoencoder.yaml", "autoencoder"), "conditional": config}
+    for name, path in runs.items():
+        argv = ["fit", "--config", str(path), "--run_dir", str(d / name), "--trainer.max_steps", "1"]
+        argv += ["--trainer.limit_val_batches", "1", *(["--model.conditional", "true"] if name == "conditional" else [])]
+        assert train.main(argv) == 0
+
+    text = config.read_text()
+    (d / "key.yaml").write_text(text.replace("latent_dim", "latent_dm"))
+    (d / "section.yaml").write_text(text.replace("trainer:", "trainr:"))
+    (d / "class.yaml").write_text(text.replace("vae.VAE", "vae.Vea"))
+    (d / "type.yaml").write_text(text.replace("latent_dim: 4", "latent_dim: many"))
+    (d / "broken.yaml").write_text("model: [unclosed\ndata: {")
+    (d / "prose.yaml").write_text("just a sentence")
+    (d / "binary.yaml").write_bytes(bytes(range(256)))
+    images = {"class_path": "datamodules.image_folder.ImageFolder", "init_args": {"folder": "?", "size": 16, "batch_size": 4}}
+    (d / "folder.yaml").write_text(yaml.safe_dump({**yaml.safe_load(text), "data": images}))
+
+    whole = (d / "run/checkpoints/last.ckpt").read_bytes()
+    (d / "cut.ckpt").write_bytes(whole[:-1000])
+    (d / "empty.ckpt").write_bytes(b"")
+    torch.save({"a": 1}, d / "foreign.ckpt")
+    torch.save({"class_path": "lightning_modules.vae.VAE", "state_dict": {}, "extra": Trap(d / "executed")}, d / "trap.ckpt")
+
+    folder(d / "good")
+    (d / "empty").mkdir()
+    (d / "held_out").mkdir()
+    picture(d / "held_out" / next(f"{i}.png" for i in range(100) if fold(f"{i}.png") != "train"))
+    for name, write in PICTURE_WRITERS.items():
+        folder(d / name.split("/")[0])
+        write(d / name)
+    for name, table in TABLES.items():
+        (folder(d / name) / "labels.csv").write_text(table)
+    return d
+
+
+# Command line -> what the line must contain: first the thing, then the mend.
+MISTAKES: dict[str, tuple[str, ...]] = {
+    # options
+    FIT + "--model.latent_dm 3": ("latent_dm", "did you mean --model.latent_dim?"),
+    FIT + "--data.batchsize 3": ("batchsize", "did you mean --data.batch_size"),
+    FIT + "--trainer.max_epoch 3": ("trainer.max_epoch;", "did you mean --trainer.max_epochs"),  # no abbreviations
+    FIT + "--model.latent_dim many": ("model.latent_dim cannot be many", "give int"),
+    FIT + "--trainer.max_epochs x": ("trainer.max_epochs cannot be x", "give int"),
+    FIT + "--model.network transformer": ("model.network cannot be transformer", "['mlp', 'conv']"),
+    FIT + "--model Vea": ("--model Vea", "near: VAE"),
+    FIT + "--data OpenMojo": ("--data OpenMojo", "near: OpenMoji"),
+    FIT + "--model.num_classes 10": ("model.num_classes is a fact", "leave it out"),
+    FIT + "--model.image_shape [3,16,16]": ("model.image_shape is a fact", "leave it out"),
+    FIT + "--data.batch_size 0": ("data.batch_size 0", "at least 1"),
+    FIT + "--data.batch_size -4": ("data.batch_size -4", "at least 1"),
+    FIT + "--data.eval_batch_size -1": ("data.eval_batch_size -1", "at least 1"),
+    FIT + "--data.num_workers -1": ("data.num_workers -1", "0 or more"),
+    FIT + "--data.batch_size 5000": ("data.batch_size 5000", "3483 training samples: lower it"),
+    FIT + "--data.size 18": ("18x18 cannot be halved 2 times", "must be multiples of 4"),
+    FIT + "--trainer.max_steps 9 --model.learning_rate 1e30": (
+        "step 2: the gradient of encoder.0.weight is not finite (samples ",
+        "lower the learning rate or set --trainer.gradient_clip_val",
+    ),
+    "train fitt --config {d}/tiny.yaml": ("'fitt'", "'fit', 'validate', 'test'"),
+    "train fit": ("fit.model", "give --config FILE"),
+    # configurations
+    "train fit --config {d}/none.yaml": ("{d}/none.yaml", "`python train.py` lists the recipes"),
+    "train fit --config={d}/broken.yaml": ("{d}/broken.yaml", "line 1, column 8", "correct it"),
+    "train fit --config {d}/binary.yaml": ("{d}/binary.yaml", "correct it"),
+    "train fit --config {d}/prose.yaml": ("{d}/prose.yaml", "needs the keys model: and data:"),
+    "train fit --config {d}/key.yaml": ("latent_dm", "did you mean --model.latent_dim?"),
+    "train fit --config {d}/section.yaml": ("trainr.log_every_n_steps", "did you mean --trainer.log_every_n_steps"),
+    "train fit --config {d}/class.yaml": ("lightning_modules.vae.Vea", "near: VAE"),
+    "train fit --config {d}/type.yaml": ("model.latent_dim cannot be many", "give int"),
+    # checkpoints and run directories
+    FIT + "--ckpt_path {d}/none.ckpt": ("{d}/none.ckpt: there is no such checkpoint", "a run keeps its own in checkpoints/"),
+    FIT + "--ckpt_path {d}/foreign.ckpt": ("{d}/foreign.ckpt: not a checkpoint of this template", "give one of train.py's"),
+    FIT + "--ckpt_path {d}/cut.ckpt": ("{d}/cut.ckpt: not a readable checkpoint (cut short", "give another"),
+    FIT + "--ckpt_path {d}/empty.ckpt": ("{d}/empty.ckpt: not a readable checkpoint", "give another"),
+    FIT + "--ckpt_path {d}/trap.ckpt": ("{d}/trap.ckpt: refused", "run code", "give one of train.py's"),
+    FIT + "--init_from {d}/trap.ckpt": ("{d}/trap.ckpt: refused", "run code", "give one of train.py's"),
+    "sample {d}/trap.ckpt": ("{d}/trap.ckpt: refused", "run code", "give one of train.py's"),
+    FIT + "--ckpt_path {d}/autoencoder/checkpoints/last.ckpt": ("is a lightning_modules.autoencoder.Autoencoder", "use the config"),
+    "train validate --config {d}/tiny.yaml --ckpt_path {d}/autoencoder/checkpoints/last.ckpt": ("Autoencoder", "use the config"),
+    FIT + f"--ckpt_path {LAST} --model.latent_dim 5": ("model.latent_dim 4, not 5", "leave it out", "--init_from"),
+    FIT + f"--ckpt_path {LAST} --init_from {LAST}": ("--init_from", "--ckpt_path", "give one of them"),
+    FIT + "--ckpt_path last": ("--ckpt_path last: there is no checkpoints/last.ckpt in {new}", "name its run with --run_dir"),
+    FIT + "--run_dir {d}/run": ("{d}/run already holds a run", "continue it with --ckpt_path last or choose another --run_dir"),
+    FIT + "--run_dir {d}/tiny.yaml/run": ("--run_dir {d}/tiny.yaml/run cannot be written", "choose another"),  # root cannot either
+    "train validate --config {d}/tiny.yaml": ("validate judges a checkpoint", "give --ckpt_path FILE"),
+    # pictures
+    PICTURES + "none": ("data.folder {d}/none", "give one with pictures"),
+    PICTURES + "empty": ("data.folder {d}/empty: there are no pictures in it", "put some there (.bmp, .gif"),
+    PICTURES + "held_out": ("data.folder {d}/held_out: none of its 1 pictures falls to the training split", "add more"),
+    PICTURES + "corrupt": ("{d}/corrupt/train/bad.png: cannot be read", "repair or remove it"),
+    PICTURES + "cut": ("{d}/cut/train/bad.jpg: cannot be read", "repair or remove it"),
+    PICTURES + "tiny": ("{d}/tiny/train/bad.png: is 1x1", "remove it or lower data.size"),
+    PICTURES + "deep": ("{d}/deep/train/bad.png: has more than 8 bits", "convert it to 8 bits"),
+    PICTURES + "cmyk": ("{d}/cmyk/train/bad.jpg: is CMYK", "convert it to RGB"),
+    PICTURES + "animated": ("{d}/animated/train/bad.gif: has 2 frames", "extract one"),
+    PICTURES + "row_too_many": ("{d}/row_too_many/labels.csv: test/lost.png is no picture in the folder", "remove its row"),
+    PICTURES + "row_missing": ("{d}/row_missing/labels.csv: has no row for test/0.png", "add one"),
+    PICTURES + "no_label": ("{d}/no_label/labels.csv: line 7 is incomplete", "write both a file and its label"),
+    PICTURES + "other_columns": ("{d}/other_columns/labels.csv", "needs the columns file and label"),
+    PICTURES + "good --model.conditional true": ("model.conditional", "needs labels, and this data has none"),
+    # sample.py
+    "sample --num 3": ("which checkpoint?", "python sample.py runs/"),
+    "sample {d}/cut.ckpt": ("{d}/cut.ckpt: not a readable checkpoint", "give another"),
+    SAMPLE + "--mode dream": ("'dream'", "'prior', 'interpolate', 'traverse', 'reconstruct', 'attribute'"),
+    SAMPLE + "--temprature 2": ("--temprature", "--help` lists what there is"),
+    SAMPLE + "--temperature hot": ("--temperature: invalid float value: 'hot'", "--help` lists what there is"),
+    SAMPLE + "--seeds a-b": ("--seeds 'a-b'", "write numbers and ranges, such as 0-31,85"),
+    SAMPLE + "--num -3": ("--num -3", "give at least 1"),
+    SAMPLE + "--device gpuu": ("--device gpuu", "give cpu"),
+    SAMPLE + "--mode interpolate --steps 0": ("--steps 0", "give at least 1"),
+    SAMPLE + "--label 3": ("--label 3", "leave it out, this model is not conditional"),
+    "sample {d}/conditional/checkpoints/last.ckpt --label 99": ("--label 99", "give 0 to 9"),
+    SAMPLE + "--mode attribute": ("--mode attribute", "needs --attribute, such as a word"),
+    SAMPLE + "--mode attribute --attribute xyzzy": ("--attribute 'xyzzy'", "no positive examples", "give another"),
+    SAMPLE + "--mode reconstruct --data {d}/none.yaml": ("{d}/none.yaml", "give the data with --data CONFIG"),
+    SAMPLE + "--mode reconstruct --data {d}/prose.yaml": ("{d}/prose.yaml", "needs the keys model: and data:"),
+    # reproduce.py
+    "reproduce run vae-mnst": ("vae-mnst: there is no such reproduction", "python reproduce.py list", "vae-mnist-nll"),
+    "reproduce rnu vae-mnist-nll": ("'rnu'", "'list', 'run'"),
+    "reproduce run vae-mnist-nll --seeds x": ("--seeds 'x'", "write numbers and ranges"),
+}
+
+
+def call(command: str, d: Path, new: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Run a command line; its exit code and the one line in which all that is said of the mistake must be."""
+    program, *argv = command.format(d=d, new=new).split()
+    code = PROGRAMS[program].main(argv)
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    assert [line for line in err.splitlines() if line.startswith("error: ")] == err.splitlines()[-1:], err
+    return code, err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "command", MISTAKES, ids=lambda command: command.replace(FIT, "").replace(PICTURES, "").replace(SAMPLE, "")
+)
+def test_a_mistake_is_one_line_with_its_mend(command: str, d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = tmp_path / "new"
+    code, line = call(command, d, new, capsys)
+    assert code == 2, line
+    for fragment in MISTAKES[command]:
+        assert fragment.format(d=d, new=new) in line
+    assert not (d / "executed").exists(), "a checkpoint ran its own code"
+
+
+def test_the_trap_would_go_off(d: Path) -> None:
+    torch.load(d / "trap.ckpt", weights_only=False)
+    (d / "executed").rmdir()
+
+
+def test_debug_shows_the_traceback(
+    d: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DEBUG", "1")
+    assert train.main((FIT + "--data.batch_size 0").format(d=d, new=tmp_path / "new").split()[1:]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert "error: data.batch_size 0" in err.splitlines()[-1]
+
+
+def test_a_worker_s_mistake_is_one_line_too(
+    d: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("datamodules.image_folder.IN_MEMORY_BYTES", 0)
+    loader = ImageFolder(str(d / "corrupt"), size=16, batch_size=5, num_workers=1).train_dataloader()
+    with pytest.raises(ValueError, match=r"(?s)Caught BadPicture in DataLoader worker.*Traceback"):
+        next(iter(loader))
+    code, line = call(PICTURES + "corrupt --data.num_workers 1 --data.batch_size 5", d, tmp_path / "new", capsys)
+    assert code == 2
+    assert line.startswith(f"error: {d}/corrupt/train/bad.png: cannot be read as a picture")
+
+
+def test_a_full_disk_is_a_fault_of_the_machine_and_keeps_the_last_checkpoint(
+    d: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = Path(shutil.copytree(d / "run", tmp_path / "run")) / "checkpoints/last.ckpt"
+    before = checkpoint.read_bytes()
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        code, line = call(FIT + "--ckpt_path last", d, tmp_path / "run", capsys)
+    assert code == 1
+    assert line.startswith(f"error: {checkpoint}: could not be written (No space left on device)")
+    assert "make room and continue with --ckpt_path last" in line
+    assert checkpoint.read_bytes() == before
+    assert not list(checkpoint.parent.glob("*.tmp*"))
+    assert train.main((FIT + "--ckpt_path last").format(d=d, new=tmp_path / "run").split()[1:]) == 0
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
+
+
+def test_an_interrupted_run_exits_with_130(
+    d: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VAE, "training_step", interrupt)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        code, line = call(FIT, d, tmp_path / "new", capsys)
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
+    assert code == 130
+    assert line == "error: interrupted; continue with --ckpt_path last"
+
+
+def test_a_split_without_samples_is_a_mistake(tmp_path: Path) -> None:
+    shutil.rmtree(folder(tmp_path) / "test")
+    data = ImageFolder(str(tmp_path), size=16)
+    for ask in (data.test_dataloader, lambda: data.batch("test", [0])):
+        with pytest.raises(ValueError, match="the test split has no samples: add some"):
+            ask()
+
+
+def test_names_of_splits_are_no_labels(tmp_path: Path) -> None:
+    assert "num_classes" not in ImageFolder(str(folder(tmp_path)), size=16).facts
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).mkdir()
+        picture(tmp_path / "train" / name / "0.png")
+    assert ImageFolder(str(tmp_path), size=16).facts["num_classes"] == 3, "cat, dog, and those that are neither"
+
+
+def write_png16(path: Path, red: int, green: int, blue: int, side: int = 20) -> None:
+    """A PNG of one colour with 16 bits a channel, which Pillow reads but does not write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = (b"\0" + struct.pack(">HHH", red, green, blue) * side) * side
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 16, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def test_unusual_pictures_that_are_read_have_the_right_colours(tmp_path: Path) -> None:
+    """Those whose colours are not certain are refused (above): 16-bit grey, CMYK, animations."""
+    write_png16(tmp_path / "deep.png", 32768, 65535, 0)
+    palette = Image.new("P", (20, 20), 1)
+    palette.putpalette([0, 0, 0, 200, 10, 60])
+    palette.save(tmp_path / "palette.png")
+    palette.save(tmp_path / "see-through.png", transparency=1)
+    Image.new("LA", (20, 20), (0, 128)).save(tmp_path / "half.png")
+    Image.new("1", (20, 20), 1).save(tmp_path / "bilevel.png")
+    Image.new("RGB", (20, 20), (200, 10, 60)).save(tmp_path / "still.gif")
+    expected = {
+        "deep.png": (128, 255, 0),
+        "palette.png": (200, 10, 60),
+        "see-through.png": (255, 255, 255),
+        "half.png": (127, 127, 127),
+        "bilevel.png": (255, 255, 255),
+        "still.gif": (200, 10, 60),
+    }
+    for name, colour in expected.items():
+        pixels = decode(tmp_path / name, 16, 3)
+        assert pixels.dtype == torch.uint8
+        assert (pixels.float() - torch.tensor(colour)[:, None, None]).abs().max() <= 1, name
+        assert decode(tmp_path / name, 16, 1).shape == (1, 16, 16)
+    data = FileImages([tmp_path / "deep.png"], torch.zeros(1, dtype=torch.int64), 16, 3, {})
+    assert data.__getitems__(Request(torch.tensor([0]), 0))["image"][0, :, 0, 0].tolist() == [128, 255, 0]
