@@ -117,7 +117,7 @@ def reproduce(name: str, seeds: list[int]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     (ROOT / "RESULTS.md").write_text(render())
-    print(f"{name}: {result['value']:.5g} (published {result['published']}), {RESULTS / name}.json")
+    print(f"{name}: {result['value']:.5g} (published {result['published']}), {(RESULTS / name).relative_to(ROOT)}.json")
 
 
 def render() -> str:

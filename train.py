@@ -42,6 +42,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from callbacks.checkpoint import AtomicCheckpointIO, RunCheckpoint
+from callbacks.gan_health import GanHealth
 from callbacks.guard import NonFiniteGuard
 from callbacks.latents import LatentPictures
 from callbacks.pictures import Pictures
@@ -203,7 +204,7 @@ class TrainCLI(LightningCLI):
             return []
         opening = Opening(yaml.safe_dump({key: self.saved_config[key] for key in ("model", "data")}, sort_keys=False))
         kept = [self._get(self.config_init, "checkpoint")] if checkpoints else []
-        watching = [NonFiniteGuard(), Throughput(), self._get(self.config_init, "pictures"), LatentPictures()]
+        watching = [NonFiniteGuard(), Throughput(), self._get(self.config_init, "pictures"), LatentPictures(), GanHealth()]
         return [RunFiles(self.saved_config), opening, *watching, *kept]
 
     def _loggers(self) -> list[Logger]:

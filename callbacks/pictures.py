@@ -18,12 +18,22 @@ def grid(pictures: Tensor, columns: int = 8) -> Tensor:
         pictures: (N, C, H, W), or rows to be compared (R, N, C, H, W): row r + 1 of a picture stands below row r.
         columns: pictures side by side.
     """
+    if pictures.shape[-3:] == (2, 1, 1):
+        return plane(pictures.reshape(-1, 2))
     if pictures.dim() == 5:
         blocks = [block.flatten(0, 1) for block in pictures.split(columns, 1)]
         columns = min(columns, pictures.shape[1])
         pictures = torch.cat(blocks)
     shown = make_grid(pictures.detach().float().cpu().clamp(-1, 1), columns, padding=1, normalize=True, value_range=(-1, 1))
     return (shown * 255).round().byte()
+
+
+def plane(points: Tensor, side: int = 192) -> Tensor:
+    """uint8 picture (3, side, side) of points (N, 2) in [-1, 1]: pictures of two numbers are places."""
+    column, row = ((points.detach().float().cpu().clamp(-1, 1) + 1) / 2 * (side - 1)).round().long().unbind(1)
+    picture = torch.full((3, side, side), 255, dtype=torch.uint8)
+    picture[:, side - 1 - row, column] = torch.tensor([200, 0, 0], dtype=torch.uint8)[:, None]
+    return picture
 
 
 def strips(pictures: Tensor) -> Tensor:

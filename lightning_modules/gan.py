@@ -225,7 +225,9 @@ class NoiseGAN(AdversarialModule):
             logits_real, logits_fake = self.judge(torch.cat([real, generated]), twice).chunk(2)
         smoothing = {"target": 1 - self.hparams.label_smoothing} if self.hparams.label_smoothing else {}
         loss = self.loss.discriminator(logits_real, logits_fake, **smoothing)  # Eq. 1, max
-        self.log_train(d_real=logits_real.mean(), d_fake=logits_fake.mean(), wasserstein=(logits_real - logits_fake).mean())
+        answers = {"d_real": logits_real.mean(), "d_fake": logits_fake.mean()}
+        right = ((logits_real > 0).float().mean() + (logits_fake < 0).float().mean()) / 2
+        self.log_train(**answers, wasserstein=answers["d_real"] - answers["d_fake"], accuracy_d=right)
         if self.hparams.penalty_weight:
             penalty = gradient_penalty(lambda image: self.judge(image, label), real, generated)
             self.log_train(penalty=penalty)

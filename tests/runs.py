@@ -48,7 +48,7 @@ def differences(one: object, other: object, name: str = "") -> list[str]:
 def run_differences(one: Path, other: Path) -> list[str]:
     """In what the final states of two run directories differ: weights, optimizers, schedules, window, metrics.csv."""
     states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (one, other)]
-    keys = ("global_step", "epoch", "state_dict", "optimizer_states", "lr_schedulers", "window", "hyper_parameters")
+    keys = ("global_step", "epoch", "state_dict", "optimizer_states", "lr_schedulers", "window", "hyper_parameters", "callbacks")
     found = [name for key in keys for name in differences(states[0][key], states[1][key], key)]
     if (one / "metrics.csv").read_bytes() != (other / "metrics.csv").read_bytes():
         found.append("metrics.csv")
@@ -56,7 +56,7 @@ def run_differences(one: Path, other: Path) -> list[str]:
 
 
 class TerminateAt(Callback):
-    """Sends this process a SIGTERM during a step, as a scheduler would.
+    """Sends this process a SIGTERM as a step begins, as a scheduler would.
 
     Args:
         step: update after which it comes.
@@ -65,6 +65,6 @@ class TerminateAt(Callback):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         if trainer.global_step == self.step - 1:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,127 @@
+"""What the losses of a GAN do not tell: the troubles that the lecture names, measured at every validation.
+
+| trouble | figure in `health.csv` | sign |
+|---|---|---|
+| oscillation | `oscillation`: lowest autocorrelation of the discriminator's loss over past windows | far below 0 |
+| uninformative loss | `accuracy`: of the discriminator, on real and generated pictures | near 1: no gradient; see `train/wasserstein` |
+| mode collapse | `diversity`: distance between two samples over that between two real pictures; `modes` on the ring | far below 1 |
+| memorising | `novelty`: distance of samples to the nearest training picture over that of unseen pictures | far below 1 |
+| overfitting | `overfitting`: how far the discriminator's answer to unseen real pictures has gone from that to training ones, on the way to that to generated ones | near 1; DiffAugment is the cure |
+
+(The fifth, sensitivity to hyper-parameters, takes many runs: `benchmarks/sensitivity.py`.)
+"""  # noqa: E501  # a table
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.run_files import CSVLog
+from lightning_modules.base import AdversarialModule
+from metrics.modes import modes_covered
+
+HISTORY = 100  # windows of the discriminator's loss that are kept
+LIMITS = {"oscillation": -0.5, "diversity": 0.5, "novelty": 0.5}  # below which a warning is printed
+UPPER_LIMITS = {"accuracy": 0.99, "overfitting": 0.5}  # above which one is
+ADVICE = {
+    "oscillation": "the players chase each other: lower a learning rate, or add a penalty",
+    "accuracy": "the discriminator has won and its loss says nothing any more: regularise it, or use non_saturating",
+    "diversity": "mode collapse: the samples are alike",
+    "novelty": "the samples are copies of training pictures",
+    "overfitting": "the discriminator knows the training pictures by heart: model.augment true, or more data",
+}
+
+
+def lowest_autocorrelation(values: Tensor) -> float:
+    """Minimum over lags up to half the length of the autocorrelation of values (T,), a straight trend taken out."""
+    time = torch.linspace(-1, 1, len(values), dtype=torch.float64)
+    values = values.double() - values.double().mean()
+    values = values - time * (values @ time) / (time @ time)
+    power = values @ values
+    if power == 0:
+        return 0.0
+    return min(float(values[lag:] @ values[:-lag] / power) for lag in range(1, len(values) // 2 + 1))
+
+
+def pairwise(pictures: Tensor) -> Tensor:
+    """Mean distance between two of (N, C, H, W)."""
+    return torch.pdist(pictures.flatten(1)).mean()
+
+
+def nearest(pictures: Tensor, pool: Tensor) -> Tensor:
+    """Median distance from pictures (N, C, H, W) to the nearest of a pool (M, C, H, W)."""
+    return torch.cdist(pictures.flatten(1), pool.flatten(1)).amin(1).median()
+
+
+class GanHealth(Callback):
+    """Measures after each validation, writes `health.csv`, and prints one line when a trouble appears.
+
+    Args:
+        count: samples that are drawn, and unseen pictures they are compared with.
+        pool: training pictures among which the nearest is sought, at most.
+    """
+
+    def __init__(self, count: int = 256, pool: int = 5000) -> None:
+        self.count, self.pool = count, pool
+        self._losses: list[float] = []
+        self._troubles: set[str] = set()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": self._losses, "troubles": sorted(self._troubles)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._losses, self._troubles = list(state_dict["losses"]), set(state_dict["troubles"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log = CSVLog(Path(trainer.default_root_dir) / "health.csv", keep_until=trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step % trainer.log_every_n_steps == 0 and "train/loss_d" in trainer.callback_metrics:  # type: ignore[attr-defined]
+            self._losses = [*self._losses, trainer.callback_metrics["train/loss_d"].item()][-HISTORY:]
+
+    @torch.no_grad()
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        wanted = isinstance(pl_module, AdversarialModule) and type(pl_module).sample is not AdversarialModule.sample
+        if not (wanted and trainer.is_global_zero) or trainer.state.fn != "fit":
+            return
+        figures = self.measure(trainer, pl_module)
+        self._log.log_metrics(figures, trainer.global_step)
+        low = {name for name, limit in LIMITS.items() if figures.get(name, 1.0) < limit}
+        high = {name for name, limit in UPPER_LIMITS.items() if figures.get(name, 0.0) > limit}
+        for name in sorted((low | high) - self._troubles):
+            print(f"warning: step {trainer.global_step}: {name} {figures[name]:.2f}: {ADVICE[name]}", file=sys.stderr)
+        self._troubles = low | high
+
+    def measure(self, trainer: Trainer, pl_module: Any) -> dict[str, float]:
+        """All figures that can be had here; what is unknown is left out."""
+        logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        figures: dict[str, float] = {}
+        if len(self._losses) >= HISTORY // 4:
+            figures["oscillation"] = lowest_autocorrelation(torch.tensor(self._losses))
+        if "train/accuracy_d" in logged:
+            figures["accuracy"] = logged["train/accuracy_d"]
+        if {"train/d_real", "train/d_fake", "val/d_real"} <= logged.keys():
+            width = logged["train/d_real"] - logged["train/d_fake"]
+            figures["overfitting"] = (logged["train/d_real"] - logged["val/d_real"]) / width if width > 0 else 0.0
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        unseen = self._pictures(data, "val", self.count, pl_module)
+        train = self._pictures(data, "train", self.pool, pl_module)
+        samples = pl_module.sample(list(range(self.count)))
+        figures["diversity"] = float(pairwise(samples) / pairwise(unseen))
+        figures["novelty"] = float(nearest(samples, train) / nearest(unseen, train))
+        if hasattr(data, "centres"):
+            points = samples.flatten(1).cpu()
+            modes, near = modes_covered(points, data.centres, data.deviation)
+            figures |= {"modes": float(modes), "near": near}
+        return figures
+
+    @staticmethod
+    def _pictures(data: Any, split: str, count: int, pl_module: LightningModule) -> Tensor:
+        """At most `count` pictures of a split, spread evenly, on the module's device."""
+        size = len(data.split(split))
+        picked = [size * i // min(count, size) for i in range(min(count, size))]
+        image: Tensor = data.batch(split, picked)["image"]
+        return image.to(pl_module.device)
