@@ -20,7 +20,6 @@ recipe minimises half of the discriminator's loss; here its step size is halved 
 """
 
 import itertools
-import math
 from math import prod
 from typing import Any, Literal
 
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from lightning_modules.base import AdversarialModule, sampling, seeded_normal
+from lightning_modules.base import AdversarialModule, sampling
 from lightning_modules.layers.adversarial import (
     LOSSES,
     clip_weights,
@@ -40,6 +39,7 @@ from lightning_modules.layers.adversarial import (
     r1_penalty,
     refuse_contradictions,
 )
+from lightning_modules.layers.noise import draw_noise, seeded_noise
 
 
 class Maxout(nn.Linear):
@@ -141,7 +141,7 @@ class NoiseGAN(AdversarialModule):
 
     Args:
         latent_dim: D, size of the noise.
-        noise: "normal", "uniform" on [-1, 1], or "unit_uniform" on [-sqrt 3, sqrt 3], whose variance is 1.
+        noise: see `layers/noise.py`.
         loss: see `layers/adversarial.py`.
         label_smoothing: real pictures are to be called real with 1 less this.
         spectral: divide the discriminator's weights by their largest singular values.
@@ -158,7 +158,7 @@ class NoiseGAN(AdversarialModule):
     def __init__(
         self,
         latent_dim: int = 100,
-        noise: Literal["normal", "uniform", "unit_uniform"] = "normal",
+        noise: Literal["normal", "uniform", "unit_uniform", "unit_interval"] = "normal",
         loss: Literal["non_saturating", "minimax", "least_squares", "wasserstein", "hinge"] = "non_saturating",
         label_smoothing: float = 0.0,
         spectral: bool = False,
@@ -197,19 +197,14 @@ class NoiseGAN(AdversarialModule):
         )
         super().set_players(generator, normalise_spectrally(discriminator) if given.spectral else discriminator)
 
-    def draw_noise(self, count: int) -> Tensor:
-        """z (count, D) from this rank's generator, which the batch's seed has set."""
-        if self.hparams.noise == "normal":
-            return torch.randn(count, self.latent_dim, device=self.device)
-        reach = math.sqrt(3) if self.hparams.noise == "unit_uniform" else 1.0
-        return (torch.rand(count, self.latent_dim, device=self.device) * 2 - 1) * reach
-
     def one_hot(self, batch: dict[str, Any]) -> Tensor | None:
         """Labels (N, classes) where the model is conditional."""
         return F.one_hot(batch["label"], self.classes).float() if self.classes else None
 
     def generate(self, batch: dict[str, Any]) -> Tensor:
-        return self.generator(self.draw_noise(len(batch["image"])), self.one_hot(batch))
+        return self.generator(
+            draw_noise(self.hparams.noise, len(batch["image"]), self.latent_dim, self.device), self.one_hot(batch)
+        )
 
     def judge(self, image: Tensor, label: Tensor | None) -> Tensor:
         """Logits (N,) of pictures, augmented where asked."""
@@ -249,28 +244,11 @@ class NoiseGAN(AdversarialModule):
         """Both losses, and the discriminator's answers to pictures it was never shown: far below `train/d_real`, it has
         learnt the training pictures by heart."""
         generated, label = self.generate(batch), self.one_hot(batch)
-        real, fake = self.discriminator(batch["image"], label), self.discriminator(generated, label)
+        real, fake = self.judge(batch["image"], label), self.judge(generated, label)
         losses = {"val/loss_d": self.loss.discriminator(real, fake), "val/loss_g": self.loss.generator(fake)}
         self.log_dict({**losses, "val/d_real": real.mean(), "val/d_fake": fake.mean()}, batch_size=len(real), sync_dist=True)
 
     # What a user calls
-
-    def seeded_noise(self, seeds: list[int], truncation: float | None = None, streams: int = 1) -> Tensor:
-        """z (N, streams, D), row i by `seeds[i]` alone; the same on every device.
-
-        Args:
-            seeds: one per row.
-            truncation: largest absolute normal number, or the factor of uniform ones: less variety, more typical pictures.
-            streams: independent draws per seed.
-        """
-        normal = seeded_normal(seeds, (streams, self.latent_dim), self.device)
-        if self.hparams.noise == "normal":
-            if truncation is None:
-                return normal
-            edge = torch.special.ndtr(torch.tensor(truncation, device=self.device))  # keeps the order of all numbers
-            return torch.special.ndtri(1 - edge + torch.special.ndtr(normal) * (2 * edge - 1))
-        reach = math.sqrt(3) if self.hparams.noise == "unit_uniform" else 1.0
-        return (torch.special.ndtr(normal) * 2 - 1) * reach * (1.0 if truncation is None else truncation)
 
     @sampling
     def sample(
@@ -294,7 +272,7 @@ class NoiseGAN(AdversarialModule):
                 of `plus`, with a little noise of its own per seed (Radford et al. 2015, section 6.3.2).
             label: class to draw, where the model is conditional; otherwise the classes take turns.
             ema: draw with the average of the generator's weights, where there is one.
-            truncation: see `seeded_noise`.
+            truncation: see `seeded_noise`; below 1 less variety and more typical pictures.
             steps: pictures of an interpolation.
             base: seeds whose pictures have what is to be kept and what is to be replaced.
             minus: seeds whose pictures have what is to be replaced.
@@ -306,7 +284,8 @@ class NoiseGAN(AdversarialModule):
         generator = self.ema if ema and self.ema is not None else self.generator
         classes = torch.tensor([seed if label is None else label for seed in seeds], device=self.device)
         given = F.one_hot(classes % self.classes, self.classes).float() if self.classes else None
-        noise = self.seeded_noise(seeds, truncation, 2)  # (N, 2, D)
+        kind, two = self.hparams.noise, (2, self.latent_dim)
+        noise = seeded_noise(kind, seeds, two, self.device, truncation)  # (N, 2, D)
         if mode == "interpolate":
             weight = torch.linspace(0, 1, steps, device=self.device)[None, :, None]
             codes = torch.lerp(noise[:, :1], noise[:, 1:], weight)  # (N, steps, D)
@@ -315,7 +294,7 @@ class NoiseGAN(AdversarialModule):
         if mode == "arithmetic":
             if not (base and minus and plus):
                 raise UserError("--mode arithmetic needs --base, --minus and --plus, each a seed or several")
-            mean = [self.seeded_noise(group)[:, 0].mean(0) for group in (base, minus, plus)]
+            mean = [seeded_noise(kind, group, two, self.device)[:, 0].mean(0) for group in (base, minus, plus)]
             return generator(mean[0] - mean[1] + mean[2] + 0.25 * noise[:, 0].clamp(-1, 1), given)
         return generator(noise[:, 0], given)
 

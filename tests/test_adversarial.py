@@ -23,6 +23,7 @@ from lightning_modules.layers.adversarial import (
     r1_penalty,
 )
 from lightning_modules.layers.convolution import conv_size, same_padding, transposed_size
+from lightning_modules.layers.noise import draw_noise, seeded_noise
 from lightning_modules.layers.schedules import GoodfellowSchedule
 
 
@@ -199,14 +200,23 @@ def test_conditional_samples_follow_their_label(system: Any) -> None:
     assert torch.equal(model.sample([3]), model.sample([3], label=3)), "classes take turns by seed"
 
 
-def test_truncation_keeps_noise_within() -> None:
-    model = GAN(image_shape=[1, 4, 4], hidden=[8, 8], latent_dim=500)
-    assert model.seeded_noise([0]).abs().max() > 2
-    truncated = model.seeded_noise([0], truncation=0.5)
-    assert truncated.abs().max() <= 0.5
-    order = model.seeded_noise([0])[0, 0].argsort()
-    assert torch.equal(truncated[0, 0].argsort(), order)
-    assert torch.equal(model.seeded_noise([7, 9])[1], model.seeded_noise([9])[0])
+@pytest.mark.parametrize(("kind", "edge"), [("normal", math.inf), ("uniform", 1.0), ("unit_uniform", 3**0.5)])
+def test_noise_by_seed(kind: str, edge: float) -> None:
+    cpu = torch.device("cpu")
+    for noise in (seeded_noise(kind, list(range(200)), (50,), cpu), draw_noise(kind, 200, 50, cpu)):
+        assert noise.abs().max() <= edge
+        assert noise.mean().item() == pytest.approx(0, abs=0.05)
+        assert noise.var().item() == pytest.approx({"uniform": 1 / 3}.get(kind, 1.0), rel=0.05)
+    assert torch.equal(seeded_noise(kind, [7, 9], (5,), cpu)[1], seeded_noise(kind, [9], (5,), cpu)[0])
+
+
+def test_truncation_keeps_noise_within_and_in_order() -> None:
+    cpu = torch.device("cpu")
+    for kind in ("normal", "uniform"):
+        free, truncated = (seeded_noise(kind, [0], (500,), cpu, truncation)[0] for truncation in (None, 0.5))
+        assert free.abs().max() > 0.9
+        assert truncated.abs().max() <= 0.5
+        assert torch.equal(truncated.argsort(), free.argsort())
 
 
 def test_interpolation_and_arithmetic() -> None:
