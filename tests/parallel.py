@@ -1,0 +1,55 @@
+"""A GAN whose noise belongs to the sample and not to the rank, and a witness of what every rank holds."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lightning_modules.base import seeded_normal
+from lightning_modules.gan import GAN
+
+
+class IndexNoiseGAN(GAN):
+    """Sample i always starts from the same noise: a batch gives the same gradients however it is split."""
+
+    def generate(self, batch: dict[str, Any]) -> Tensor:
+        return self.generator(seeded_normal(batch["index"].tolist(), (self.latent_dim,), self.device), None)
+
+
+class Witness(Callback):
+    """Writes weights, buffers, a draw of noise and the number of gradient exchanges of each rank to `folder`.
+
+    Args:
+        folder: where to.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self.exchanges: list[int] = []
+        self.noise: list[Tensor] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            trainer.strategy.model.register_comm_hook(self, exchange)  # type: ignore[union-attr, operator]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.exchanges.append(0)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.noise.append(torch.rand(4))  # what a system would draw next from this rank's generator
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        state = {name: value.clone() for name, value in pl_module.state_dict().items()}
+        record = {"state": state, "noise": self.noise, "exchanges": self.exchanges, "process": os.getpid()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torch.save(record, self.folder / f"rank{trainer.global_rank}-epoch{trainer.current_epoch}.pt")
+
+
+def exchange(witness: Witness, bucket: torch.distributed.GradBucket) -> torch.futures.Future[Tensor]:
+    """Mean over ranks, counted."""
+    witness.exchanges[-1] += 1
+    future = torch.distributed.all_reduce(bucket.buffer(), async_op=True).get_future()
+    return future.then(lambda result: result.value()[0] / torch.distributed.get_world_size())

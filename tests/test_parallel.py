@@ -1,0 +1,89 @@
+"""Adversarial training by two gloo processes: equal ranks, the union batch's result, one exchange of gradients per update."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.runs import ROOT
+
+# Plain gradient descent, since Adam's first steps turn a rounding error of a tiny gradient into a whole step.
+SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05, "momentum": 0.5}}
+CONFIG = {
+    "model": {
+        "class_path": "tests.parallel.IndexNoiseGAN",
+        "init_args": {
+            "hidden": [24],
+            "latent_dim": 6,
+            "loss": "hinge",
+            "ema_decay": 0.9,
+            "generator_clip": 0.1,
+            "n_critic": 2,
+            "generator_optimizer": SGD,
+            "discriminator_optimizer": SGD,
+        },
+    },
+    "data": {"class_path": "datamodules.ring.Ring", "init_args": {"max_samples": 128, "eval_batch_size": 200}},
+    "trainer": {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1, "limit_val_batches": 1},
+}
+
+
+def fit(folder: Path, config: dict[str, Any], *options: str, launcher: list[str] | None = None) -> list[dict[str, Any]]:
+    """Train in a process of its own; what the witnesses of all ranks saw in the last epoch."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    witness = ["--trainer.callbacks+=tests.parallel.Witness", "--trainer.callbacks.folder", str(folder / "seen")]
+    command = [*(launcher or [sys.executable]), "train.py", "fit", "--config", str(folder / "config.yaml"), *witness, *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, "--run_dir", str(folder / "run")], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(path, weights_only=True) for path in sorted((folder / "seen").glob("rank*-epoch1.pt"))]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Two processes, two batches of 8 each to an update."""
+    options = ["--trainer.devices", "2", "--data.batch_size", "8", "--model.accumulate", "2"]
+    return fit(tmp_path_factory.mktemp("two") / "run", CONFIG, *options)
+
+
+def test_ranks_hold_the_same_and_draw_different_noise(ranks: list[dict[str, Any]]) -> None:
+    assert len(ranks) == 2
+    assert ranks[0]["process"] != ranks[1]["process"]
+    for name, value in ranks[0]["state"].items():
+        assert torch.equal(value, ranks[1]["state"][name]), name
+    for one, other in zip(ranks[0]["noise"], ranks[1]["noise"]):
+        assert not torch.equal(one, other)
+
+
+def test_two_ranks_and_accumulation_equal_the_joined_batch(ranks: list[dict[str, Any]], tmp_path: Path) -> None:
+    (one,) = fit(tmp_path / "one", CONFIG, "--trainer.devices", "1", "--data.batch_size", "32")
+    for name, value in one["state"].items():
+        torch.testing.assert_close(value, ranks[0]["state"][name], atol=1e-6, rtol=0, msg=name)
+
+
+def test_gradients_are_exchanged_once_per_update(ranks: list[dict[str, Any]]) -> None:
+    """Batches come in twos: nothing after the first; after the second one bucket of the discriminator, and in every second
+    update (n_critic) one of the generator."""
+    assert ranks[0]["exchanges"] == ranks[1]["exchanges"]
+    pairs = [tuple(ranks[0]["exchanges"][i : i + 2]) for i in range(0, len(ranks[0]["exchanges"]), 2)]
+    assert {first for first, _ in pairs} == {0}
+    later = [second for _, second in pairs]
+    assert set(later[0::2]) != {0}
+    assert set(later[1::2]) == {2 * later[0]}, later
+
+
+def test_batch_norm_statistics_are_averaged(tmp_path: Path) -> None:
+    config = {**CONFIG, "model": {"class_path": "lightning_modules.gan.GAN", "init_args": {"hidden": [16, 16], "latent_dim": 4}}}
+    one, other = fit(tmp_path / "two", config, "--trainer.devices", "2", "--data.batch_size", "16")
+    buffers = [name for name in one["state"] if "running" in name]
+    assert buffers
+    for name, value in one["state"].items():
+        assert torch.equal(value, other["state"][name]), name
