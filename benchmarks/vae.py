@@ -1,0 +1,172 @@
+"""The VAE 784-512-16 at batch 128 side by side: `train.py`, a plain PyTorch loop, and pythae's trainer: `make bench`.
+
+Each contender runs in a process of its own, several times in turns, since machines are noisy; ratios are of medians. The plain
+loop has fused Adam, the same uint8 pictures in memory and one gather per batch, and neither logs nor checks anything. Ours has its
+default callbacks and CSV logger on. No contender validates.
+
+pythae needs old packages: install it elsewhere (`python3 -m venv peer && peer/bin/pip install torch torchvision pythae`) and
+give that interpreter with `--peer peer/bin/python`.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+BATCH, HIDDEN, LATENT, WARMUP = 128, 512, 16, 100
+
+
+def recipe() -> dict[str, Any]:
+    """The configuration: MNIST where it is at hand, else emoji of 16 pixels, whose 768 values are nearly as many."""
+    from datamodules.base import corpus_root
+
+    if (corpus_root(None) / "MNIST/raw").is_dir():
+        data = {"class_path": "datamodules.torchvision_images.TorchvisionImages", "init_args": {"dataset": "MNIST", "val_size": 0}}
+    else:
+        data = {"class_path": "datamodules.openmoji.OpenMoji", "init_args": {"size": 16}}
+    data["init_args"]["batch_size"] = BATCH  # type: ignore[index]
+    model = {"hidden": [HIDDEN], "latent_dim": LATENT, "activation": "relu"}
+    return {"model": {"class_path": "lightning_modules.vae.VAE", "init_args": model}, "data": data}
+
+
+def ours(steps: int) -> dict[str, float]:
+    """`train.py fit` as a user starts it."""
+    import csv
+
+    import yaml
+
+    import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, "config.yaml")
+        config.write_text(yaml.safe_dump(recipe()))
+        limits = ["--trainer.max_steps", str(steps + WARMUP), "--trainer.limit_val_batches", "0", "--trainer.max_epochs", "-1"]
+        train.quiet()
+        cli = train.TrainCLI(["fit", "--config", str(config), "--run_dir", f"{folder}/run", *limits])
+        with open(f"{folder}/run/throughput.csv") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) > WARMUP]
+    seconds = sum(float(row["seconds"]) for row in rows)
+    loader = cli.datamodule.loader("train", shuffle=True)
+    begin, batches = time.perf_counter(), 0
+    for _ in loader:
+        batches += 1
+    return {"steps_per_second": steps / seconds, "loading": (time.perf_counter() - begin) / batches * steps / seconds}
+
+
+def plain(steps: int) -> dict[str, float]:
+    """The loop that one would write by hand."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    from sample import data_module
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, "config.yaml")
+        config.write_text(json.dumps(recipe()))
+        images = data_module(config).split("train").images
+    pixels = images[0].numel()
+    encoder = nn.Sequential(nn.Linear(pixels, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENT))
+    decoder = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, pixels))
+    adam = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 1e-3, fused=True)
+    done, begin = 0, 0.0
+    while True:
+        for index in torch.randperm(len(images))[: len(images) // BATCH * BATCH].split(BATCH):
+            if done == WARMUP:
+                begin = time.perf_counter()
+            if done == WARMUP + steps:
+                return {"steps_per_second": steps / (time.perf_counter() - begin)}
+            x = images[index].flatten(1).float() / 255
+            mean, log_var = encoder(x).chunk(2, 1)
+            z = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
+            kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum()
+            loss = (F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum") + kl) / BATCH
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            done += 1
+
+
+PYTHAE = """
+import json, logging, resource, sys, tempfile, time
+import numpy as np, torch
+logging.disable(logging.CRITICAL)
+from pythae.data.datasets import BaseDataset
+from pythae.models import VAE, VAEConfig
+from pythae.trainers import BaseTrainer, BaseTrainerConfig
+images = torch.from_numpy(np.load(sys.argv[1])).float() / 255
+model = VAE(VAEConfig(input_dim=tuple(images.shape[1:]), latent_dim=16, reconstruction_loss="bce"))
+with tempfile.TemporaryDirectory() as folder:
+    config = BaseTrainerConfig(output_dir=folder, num_epochs=1, per_device_train_batch_size=128, learning_rate=1e-3, no_cuda=True)
+    trainer = BaseTrainer(model, BaseDataset(images, torch.zeros(len(images))), training_config=config)
+    begin = time.perf_counter()
+    trainer.train()
+    speed = len(images) / 128 / (time.perf_counter() - begin)
+print(json.dumps({"steps_per_second": speed, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+"""
+
+
+def measure(command: list[str]) -> dict[str, float]:
+    """What a contender's process prints last."""
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    if done.returncode:
+        raise SystemExit(f"error: {command[:3]} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def main() -> None:
+    """Run all contenders in turns and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--contender", choices=["ours", "plain"], help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peer", default=sys.executable, help="an interpreter that has pythae")
+    options = parser.parse_args()
+    if options.contender:
+        contenders: dict[str, Callable[[int], dict[str, float]]] = {"ours": ours, "plain": plain}
+        figures = contenders[options.contender](options.steps)
+        figures["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps(figures))
+        return
+    commands = {name: [sys.executable, __file__, "--contender", name, "--steps", str(options.steps)] for name in ("ours", "plain")}
+    with tempfile.TemporaryDirectory() as folder:
+        if subprocess.run([options.peer, "-c", "import pythae"], capture_output=True, check=False).returncode == 0:
+            commands["pythae"] = [options.peer, "-c", PYTHAE, save_pictures(folder)]
+        else:
+            print(f"pythae is not installed for {options.peer}: left out")
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
+        for _ in range(options.rounds):
+            for name, command in commands.items():
+                runs[name].append(measure(command))
+    speed = {name: statistics.median(one["steps_per_second"] for one in found) for name, found in runs.items()}
+    print(f"{'':8}{'steps/s':>10}{'ours is':>10}{'peak MB':>10}")
+    for name, found in runs.items():
+        peak = statistics.median(one["peak_mb"] for one in found)
+        print(f"{name:8}{speed[name]:10.1f}{speed['ours'] / speed[name]:9.2f}x{peak:10.0f}")
+    print(f"data loading takes {100 * statistics.median(one['loading'] for one in runs['ours']):.1f} % of our step")
+
+
+def save_pictures(folder: str) -> str:
+    """The training pictures as a file that another interpreter can read."""
+    import numpy as np
+
+    from sample import data_module
+
+    config = Path(folder, "config.yaml")
+    config.write_text(json.dumps(recipe()))
+    path = Path(folder, "images.npy")
+    np.save(path, data_module(config).split("train").images.numpy())
+    return str(path)
+
+
+if __name__ == "__main__":
+    main()

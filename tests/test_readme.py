@@ -1,0 +1,30 @@
+"""README.md is true: its table is today's, and what its commands name exists."""
+
+import re
+
+import readme
+import train
+from console import ROOT
+
+TEXT = (ROOT / "README.md").read_text()
+
+
+def test_table_of_systems_is_current() -> None:
+    assert readme.with_table(TEXT) == TEXT, "run `make readme`"
+
+
+def test_files_and_recipes_it_names_exist() -> None:
+    named = re.findall(r"\]\(([^)#:]+)\)", TEXT) + re.findall(
+        r"(configs/[\w/]+\.yaml)", TEXT.replace("configs/mine/openmoji.yaml", "")
+    )
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_commands_parse(capsys) -> None:  # type: ignore[no-untyped-def]
+    """Every `train.py fit` line is accepted by the parser, up to checkpoints that a reader makes on the way."""
+    lines = re.findall(r"^python train\.py (fit[^#\n]*)", TEXT, re.MULTILINE)
+    assert len(lines) >= 3
+    for line in lines:
+        words = re.sub(r"--(ckpt_path|init_from) \S+", "", line.replace(" --dry_run", "")).split()
+        assert train.main([*words, "--print_config"]) == 0, capsys.readouterr().err
