@@ -204,7 +204,9 @@ class TrainCLI(LightningCLI):
             return []
         opening = Opening(yaml.safe_dump({key: self.saved_config[key] for key in ("model", "data")}, sort_keys=False))
         kept = [self._get(self.config_init, "checkpoint")] if checkpoints else []
-        watching = [NonFiniteGuard(), Throughput(), self._get(self.config_init, "pictures"), LatentPictures(), GanHealth()]
+        watching = [NonFiniteGuard(), Throughput(), self._get(self.config_init, "pictures")]
+        # Lightning calls every hook of every callback at every step, so that those without work here stay out.
+        watching += [callback for callback in (LatentPictures(), GanHealth()) if callback.watches(self.model)]
         return [RunFiles(self.saved_config), opening, *watching, *kept]
 
     def _loggers(self) -> list[Logger]:

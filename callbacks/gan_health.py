@@ -69,6 +69,11 @@ class GanHealth(Callback):
         self._losses: list[float] = []
         self._troubles: set[str] = set()
 
+    @staticmethod
+    def watches(model: LightningModule) -> bool:
+        """Whether a system plays against itself and draws pictures from seeds."""
+        return isinstance(model, AdversarialModule) and type(model).sample is not AdversarialModule.sample
+
     def state_dict(self) -> dict[str, Any]:
         return {"losses": self._losses, "troubles": sorted(self._troubles)}
 
@@ -84,8 +89,7 @@ class GanHealth(Callback):
 
     @torch.no_grad()
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        wanted = isinstance(pl_module, AdversarialModule) and type(pl_module).sample is not AdversarialModule.sample
-        if not (wanted and trainer.is_global_zero) or trainer.state.fn != "fit":
+        if not trainer.is_global_zero or trainer.state.fn != "fit":
             return
         figures = self.measure(trainer, pl_module)
         self._log.log_metrics(figures, trainer.global_step)

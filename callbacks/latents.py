@@ -67,7 +67,7 @@ def neighbours(model: Any, queries: Tensor, pool: Tensor, count: int = 8) -> Ten
 
 class LatentPictures(Callback):
     """Interpolations, traversals, histograms, nearest neighbours and what becomes of a checkerboard and of noise; for a
-    2-d code also the manifold and a scatter plot. Does nothing for systems without a latent space.
+    2-d code also the manifold and a scatter plot.
 
     Args:
         count: validation pictures that are encoded for histograms and neighbours.
@@ -76,10 +76,15 @@ class LatentPictures(Callback):
     def __init__(self, count: int = 500) -> None:
         self.count = count
 
+    @staticmethod
+    def watches(model: LightningModule) -> bool:
+        """Whether a system has a latent space."""
+        return all(hasattr(model, name) for name in ("encode", "decode", "latent_dim"))
+
     @torch.no_grad()
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model: Any = pl_module
-        if not (trainer.is_global_zero and all(hasattr(model, name) for name in ("encode", "decode", "latent_dim"))):
+        if not trainer.is_global_zero:
             return
         with evaluating(model):
             batch = preview_batch(trainer, self.count)

@@ -326,4 +326,4 @@ class VAE(GenerativeModule):
 
 def unit(image: Tensor) -> Tensor:
     """[-1, 1] to [0, 1]."""
-    return (image + 1) / 2
+    return image.add(1).mul_(0.5)
