@@ -8,7 +8,7 @@
 | memorising | `novelty`: distance of samples to the nearest training picture over that of unseen pictures | far below 1 |
 | overfitting | `overfitting`: how far the discriminator's answer to unseen real pictures has gone from that to training ones, on the way to that to generated ones | near 1; DiffAugment is the cure |
 
-(The fifth, sensitivity to hyper-parameters, takes many runs: `benchmarks/sensitivity.py`.)
+(The last of the lecture's, sensitivity to hyper-parameters, takes many runs.)
 """  # noqa: E501  # a table
 
 import sys
