@@ -55,7 +55,8 @@ def run_function(entry: dict[str, Any], seed: int) -> dict[str, Any]:
     module, _, name = entry["function"].rpartition(".")
     function = getattr(importlib.import_module(module), name)
     data = data_module(ROOT / entry["config"], entry.get("data", {}))
-    tensors = {f"{split}_{kind}": getattr(data.split(split), kind) for split in ("train", "test") for kind in ("images", "labels")}
+    splits, kinds = ("train", "val", "test"), ("images", "labels")
+    tensors = {f"{split}_{kind}": getattr(data.split(split), kind) for split in splits for kind in kinds}
     wanted = inspect.signature(function).parameters
     options = {**tensors, **entry.get("arguments", {}), "seed": seed}
     begin = time.perf_counter()
@@ -64,24 +65,37 @@ def run_function(entry: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def run_model(name: str, entry: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Train (or continue, or find finished) one seed and test it."""
+    """Train (or continue, or find finished) one seed, and test it, or score what it draws where the entry has `evaluate`."""
     import train
 
     folder = RUNS / name / f"seed{seed}"
     checkpoint = folder / "checkpoints" / f"{entry['stopping_rule']}.ckpt"
     common = ["--config", str(ROOT / entry["config"]), "--seed_everything", str(seed), "--run_dir", str(folder)]
+    common += [f"--{name}={value}" for name, value in entry.get("overrides", {}).items()]
     resume = ["--ckpt_path", "last"] if (folder / "checkpoints/last.ckpt").exists() else []
     train.quiet()
     fitted = train.TrainCLI(["fit", *common, *resume])
     begin = time.perf_counter()
-    tested = train.TrainCLI(["test", *common, "--ckpt_path", str(checkpoint)])
-    metric = entry["metric"]
+    if "evaluate" in entry:
+        value, signature = scored(checkpoint, entry["evaluate"])
+    else:
+        tested = train.TrainCLI(["test", *common, "--ckpt_path", str(checkpoint)])
+        value, signature = tested.trainer.callback_metrics[entry["metric"]].item(), tested.model.signatures[entry["metric"]]
     return {
-        "value": tested.trainer.callback_metrics[metric].item(),
-        "signature": f"{tested.model.signatures[metric]} {entry['stopping_rule']}.ckpt",
+        "value": value,
+        "signature": f"{signature} {entry['stopping_rule']}.ckpt",
         "epochs": fitted.trainer.current_epoch,
         "minutes": (training_seconds(folder) + time.perf_counter() - begin) / 60,
     }
+
+
+def scored(checkpoint: Path, options: dict[str, Any]) -> tuple[float, str]:
+    """Value and signature by `evaluate.py`, of the average weights where there are any."""
+    import evaluate
+
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    line = next(evaluate.evaluate(evaluate.parse([str(checkpoint), *arguments])))
+    return line["value"], line["signature"]
 
 
 def training_seconds(folder: Path) -> float:

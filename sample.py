@@ -150,16 +150,25 @@ def parse(argv: list[str]) -> tuple[Any, argparse.Namespace, dict[str, Any]]:
     return model, options, {name: getattr(options, name) for name in names}
 
 
+def use_device(model: Any, device: str) -> None:
+    """Move a system.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that it does not know or have
+        raise UserError(f"--device {device}: there is no such device here; give cpu, or leave it out") from error
+
+
 def draw(argv: list[str]) -> None:
     """Parse, draw, write, and print what was written."""
     model, options, sampling = parse(argv)
     seeds = parse_seeds(options.seeds) if options.seeds else list(range(options.seed, options.seed + options.num))
     if not seeds:
         raise UserError(f"--num {options.num} draws nothing: give at least 1")
-    try:
-        model.to(options.device)
-    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that it does not know or have
-        raise UserError(f"--device {options.device}: there is no such device here; give cpu, or leave it out") from error
+    use_device(model, options.device)
 
     import torch
 

@@ -42,6 +42,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from callbacks.checkpoint import AtomicCheckpointIO, RunCheckpoint
+from callbacks.fid import Fid
 from callbacks.gan_health import GanHealth
 from callbacks.guard import NonFiniteGuard
 from callbacks.latents import LatentPictures
@@ -106,6 +107,7 @@ class TrainCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(RunCheckpoint, "checkpoint")
         parser.add_class_arguments(Pictures, "pictures")
+        parser.add_class_arguments(Fid, "fid")
         parser.add_argument("--run_dir", type=str | None, help="Where the run's files go.")
         parser.add_argument("--init_from", type=str | None, help="Checkpoint whose weights a new run begins with.")
         parser.add_argument("--wandb", type=str | None, metavar="PROJECT", help="Also log to Weights & Biases.")
@@ -206,7 +208,8 @@ class TrainCLI(LightningCLI):
         kept = [self._get(self.config_init, "checkpoint")] if checkpoints else []
         watching = [NonFiniteGuard(), Throughput(), self._get(self.config_init, "pictures")]
         # Lightning calls every hook of every callback at every step, so that those without work here stay out.
-        watching += [callback for callback in (LatentPictures(), GanHealth()) if callback.watches(self.model)]
+        optional = (LatentPictures(), GanHealth(), self._get(self.config_init, "fid"))
+        watching += [callback for callback in optional if callback.watches(self.model)]
         return [RunFiles(self.saved_config), opening, *watching, *kept]
 
     def _loggers(self) -> list[Logger]:

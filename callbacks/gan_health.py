@@ -4,7 +4,8 @@
 |---|---|---|
 | oscillation | `oscillation`: lowest autocorrelation of the discriminator's loss over past windows | far below 0 |
 | uninformative loss | `accuracy`: of the discriminator, on real and generated pictures | near 1: no gradient; see `train/wasserstein` |
-| mode collapse | `diversity`: distance between two samples over that between two real pictures; `modes` on the ring | far below 1 |
+| mode collapse | `diversity`: distance between two samples over that between two real pictures | far below 1 |
+| | `class_entropy`: of the samples' classes by the corpus' own classifier, over that of real pictures; `classes` are covered (`modes` on the ring) | far below 1 |
 | memorising | `novelty`: distance of samples to the nearest training picture over that of unseen pictures | far below 1 |
 | overfitting | `overfitting`: how far the discriminator's answer to unseen real pictures has gone from that to training ones, on the way to that to generated ones | near 1; DiffAugment is the cure |
 
@@ -19,17 +20,20 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.fid import corpus_classifier
 from callbacks.run_files import CSVLog
 from lightning_modules.base import AdversarialModule
-from metrics.modes import modes_covered
+from metrics.modes import classes_covered, modes_covered
 
+SMALLEST = 8  # side in pixels of pictures that the classifier takes
 HISTORY = 100  # windows of the discriminator's loss that are kept
-LIMITS = {"oscillation": -0.5, "diversity": 0.5, "novelty": 0.5}  # below which a warning is printed
+LIMITS = {"oscillation": -0.5, "diversity": 0.5, "class_entropy": 0.5, "novelty": 0.5}  # below which a warning is printed
 UPPER_LIMITS = {"accuracy": 0.99, "overfitting": 0.5}  # above which one is
 ADVICE = {
     "oscillation": "the players chase each other: lower a learning rate, or add a penalty",
     "accuracy": "the discriminator has won and its loss says nothing any more: regularise it, or use non_saturating",
     "diversity": "mode collapse: the samples are alike",
+    "class_entropy": "mode collapse: most samples are of few classes",
     "novelty": "the samples are copies of training pictures",
     "overfitting": "the discriminator knows the training pictures by heart: model.augment true, or more data",
 }
@@ -120,6 +124,11 @@ class GanHealth(Callback):
             points = samples.flatten(1).cpu()
             modes, near = modes_covered(points, data.centres, data.deviation)
             figures |= {"modes": float(modes), "near": near}
+        elif data.facts.get("num_classes") and min(data.facts["image_shape"][1:]) >= SMALLEST:
+            classifier = corpus_classifier(data).to(pl_module.device)
+            drawn, real = (classifier(images).argmax(1) for images in (samples, unseen))
+            classes, entropy = classes_covered(drawn, real, data.facts["num_classes"])
+            figures |= {"classes": float(classes), "class_entropy": entropy}
         return figures
 
     @staticmethod

@@ -7,7 +7,7 @@ is drawn: augmentation here, noise and dropout in `GenerativeModule`. Skipping t
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -32,6 +32,18 @@ def mix_seed(*parts: int | str) -> int:
 def corpus_root(root: str | None) -> Path:
     """Where corpora are kept: `data.root`, else the environment's DATA_ROOT, else `data/`."""
     return Path(root or os.environ.get("DATA_ROOT") or "data")
+
+
+def atomic_save(path: Path, write: Callable[[Any], None]) -> None:
+    """Call `write` with a file beside `path` and rename it, so that a killed process leaves no half a cache."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

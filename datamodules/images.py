@@ -1,5 +1,6 @@
 """Pictures as batches: uint8 in memory, one gather per batch, scaling and augmentation on the device."""
 
+import hashlib
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
@@ -27,6 +28,12 @@ class InMemoryImages:
     def __getitems__(self, request: Request) -> dict[str, Any]:
         index = request.index
         return {"image": self.images[index], "label": self.labels[index], "index": index, "seed": request.seed}
+
+    def fingerprint(self) -> str:
+        """Hash of all pictures and labels."""
+        digest = hashlib.blake2b(self.images.contiguous().numpy().data, digest_size=16)
+        digest.update(self.labels.contiguous().numpy().data)
+        return digest.hexdigest()
 
     def subset(self, index: Tensor) -> "InMemoryImages":
         names = None if self.names is None else [self.names[i] for i in index.tolist()]
@@ -95,6 +102,10 @@ class ImageDataModule(DataModule):
         if self.binarize:
             image = torch.bernoulli(image, generator=generator)
         return {**batch, "image": image.mul_(2).sub_(1)}
+
+    def fingerprint(self, split: str) -> str:
+        """Text that differs where the pictures of a split, as they are evaluated, differ."""
+        return f"{self.split(split).fingerprint()} binarize={self.binarize}"  # type: ignore[attr-defined]
 
     def attribute_batch(self, attribute: str, limit: int = 1000) -> dict[str, Tensor]:
         """Training pictures that have a property and as many that lack it, in [-1, 1]: `positive` and `negative`.

@@ -11,12 +11,9 @@ waving hand in four skin tones has seen the fifth:
 """
 
 import hashlib
-import os
 import re
-from collections.abc import Callable
 from functools import cached_property
 from io import BytesIO
-from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
@@ -25,6 +22,7 @@ import torch
 from PIL import Image
 
 from console import UserError
+from datamodules.base import atomic_save
 from datamodules.images import ImageDataModule, InMemoryImages, take_subset
 
 SKIN_TONES = {f"{code:X}" for code in range(0x1F3FB, 0x1F400)}
@@ -69,18 +67,6 @@ def line_drawing(svg: str) -> str:
             if child.tag == f"{SVG}g" and COLOURS.match(child.get("id", "")):
                 parent.remove(child)
     return ElementTree.tostring(root, encoding="unicode")
-
-
-def atomic_save(path: Path, write: Callable[[Any], None]) -> None:
-    """Call `write` with a file beside `path` and rename it, so that a killed process leaves no half a cache."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class OpenMoji(ImageDataModule):

@@ -1,13 +1,14 @@
 """Cheap models beside which the learned ones stand. Each takes tensors and gives its value and signature.
 
 A reproduction that names one of these functions instead of a model calls it with those of `train_images`, `train_labels`,
-`test_images`, `test_labels` and `seed` that its signature has.
+`val_images`, `val_labels`, `test_images`, `test_labels` and `seed` that its signature has.
 """
 
 import torch
 from torch import Tensor
 
 from metrics.classifier import accuracy, train_classifier
+from metrics.parzen import nearest_neighbour_error, parzen
 
 
 def pca_sse(train_images: Tensor, test_images: Tensor, components: int = 30) -> tuple[float, str]:
@@ -49,3 +50,37 @@ def classifier_accuracy(
     model = train_classifier(train_images, train_labels, int(train_labels.max()) + 1, epochs=epochs, seed=seed)
     value = accuracy(model, test_images, test_labels)
     return value, f"accuracy[rule=discriminative|epochs={epochs}|weights={model.weights_hash}|n={len(test_images)}]"
+
+
+def parzen_control(train_images: Tensor, val_images: Tensor, test_images: Tensor, seed: int, n: int = 10_000) -> tuple[float, str]:
+    """Parzen log-likelihood with real training pictures in place of generated ones: what a perfect generator would get.
+
+    Args:
+        train_images: uint8 pictures (N, C, H, W), of which `n` are drawn.
+        val_images: uint8 pictures; the first 1,000 choose the width.
+        test_images: uint8 pictures (M, C, H, W).
+        seed: of the draw.
+        n: how many are drawn.
+
+    Returns:
+        The mean in nats and its signature, with the standard error.
+    """
+    picked = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(seed))[:n]
+    mean, error, sigma = parzen(train_images[picked], val_images[:1000], test_images)
+    return mean, f"parzen[real=train|n_fake={n}|sigma={sigma:.3f}|n_test={len(test_images)}|se={error:.2g}]"
+
+
+def nearest_neighbour(train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor) -> tuple[float, str]:
+    """Test error in per cent of the one-nearest-neighbour classifier on real pixels, beside that on generated ones.
+
+    Args:
+        train_images: uint8 pictures (N, C, H, W).
+        train_labels: their classes (N,).
+        test_images: uint8 pictures (M, C, H, W).
+        test_labels: their classes (M,).
+
+    Returns:
+        The error and its signature.
+    """
+    error = nearest_neighbour_error(train_images, train_labels, test_images, test_labels)
+    return 100 * error, f"nn-error[real=train|n_train={len(train_images)}|n_test={len(test_images)}|distance=euclidean]"

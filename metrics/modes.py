@@ -1,4 +1,4 @@
-"""How much of a mixture of Gaussians a generator covers."""
+"""How much of what there is a generator covers."""
 
 import torch
 from torch import Tensor
@@ -18,3 +18,20 @@ def modes_covered(points: Tensor, centres: Tensor, deviation: float) -> tuple[in
     near = distance < 3 * deviation
     counts = torch.bincount(nearest[near], minlength=len(centres))
     return int((counts >= len(points) / len(centres) / 10).sum()), near.float().mean().item()
+
+
+def classes_covered(drawn: Tensor, real: Tensor, num_classes: int) -> tuple[int, float]:
+    """Classes with at least a tenth of the share that they have among real pictures, and the ratio of both entropies.
+
+    Args:
+        drawn: (N,) classes of generated pictures.
+        real: (M,) classes of real pictures, by the same classifier.
+        num_classes: number of classes.
+
+    Returns:
+        The number, and the entropy of the classes of generated pictures over that of real ones (0 for a single class).
+    """
+    shares = [torch.bincount(one, minlength=num_classes).double() / len(one) for one in (drawn, real)]
+    entropies = [torch.special.entr(share).sum() for share in shares]
+    covered = (shares[0] >= shares[1] / 10) & (shares[1] > 0)
+    return int(covered.sum()), float(entropies[0] / entropies[1]) if entropies[1] > 0 else 0.0

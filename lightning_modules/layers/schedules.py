@@ -28,3 +28,15 @@ class GoodfellowSchedule(LRScheduler):
             group["initial_momentum"] = self.first_momentum
             group["momentum"] = self.first_momentum + share * (self.momentum - self.first_momentum)
         return [max(1e-6, base * self.decay**-self.last_epoch) for base in self.base_lrs]
+
+
+class ConstantThenLinear(LRScheduler):
+    """Step size as it is for `constant` updates, then on a straight line to 0 over `decay` updates."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, constant: int, decay: int) -> None:
+        self.constant, self.decay = constant, decay
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        left = min(1.0, max(0.0, (self.constant + self.decay - self.last_epoch) / self.decay))
+        return [base * left for base in self.base_lrs]
