@@ -12,7 +12,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def tiny_config(path: Path, system: str, **data: object) -> Path:
-    """Write a configuration that trains `system` on a few emoji at 16 pixels in a second an epoch."""
+    """Write a configuration that trains `system` on emoji of 16 pixels (DCGAN: 32) in a second or a few an epoch."""
+    schedule = {"class_path": "lightning_modules.layers.schedules.ConstantThenLinear", "init_args": {"constant": 50, "decay": 900}}
+    game = {"latent_dim": 4, "ema_decay": 0.9, "generator_schedule": schedule, "discriminator_schedule": schedule}
     convolutional = {"network": "conv", "hidden": [8, 16], "latent_dim": 4, "schedule": "cosine", "test_samples": 4}
     model = {
         "vae": {"class_path": "lightning_modules.vae.VAE", "init_args": convolutional},
@@ -20,10 +22,19 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
             "class_path": "lightning_modules.autoencoder.Autoencoder",
             "init_args": {"hidden": [32], "latent_dim": 4, "corruption": "masking"},
         },
+        "gan": {"class_path": "lightning_modules.gan.GAN", "init_args": {"hidden": [32, 64], "n_critic": 2, **game}},
+        "dcgan": {
+            "class_path": "lightning_modules.dcgan.DCGAN",
+            "init_args": {"width": 4, "norm": "none", "spectral": True, "loss": "hinge", "augment": True, **game},
+        },
     }
+    size = 32 if system == "dcgan" else 16
     config = {
         "model": model[system],
-        "data": {"class_path": "datamodules.openmoji.OpenMoji", "init_args": {"size": 16, "batch_size": 32, "flip": True, **data}},
+        "data": {
+            "class_path": "datamodules.openmoji.OpenMoji",
+            "init_args": {"size": size, "batch_size": 32, "flip": True, **data},
+        },
         "trainer": {"log_every_n_steps": 4},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,13 +57,12 @@ def differences(one: object, other: object, name: str = "") -> list[str]:
 
 
 def run_differences(one: Path, other: Path) -> list[str]:
-    """In what the final states of two run directories differ: weights, optimizers, schedules, window, metrics.csv."""
+    """In what the final states of two run directories differ: weights, optimizers, schedules, window, tables."""
     states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (one, other)]
     keys = ("global_step", "epoch", "state_dict", "optimizer_states", "lr_schedulers", "window", "hyper_parameters", "callbacks")
     found = [name for key in keys for name in differences(states[0][key], states[1][key], key)]
-    if (one / "metrics.csv").read_bytes() != (other / "metrics.csv").read_bytes():
-        found.append("metrics.csv")
-    return found
+    tables = [name for name in ("metrics.csv", "health.csv") if (one / name).exists()]
+    return found + [name for name in tables if (one / name).read_bytes() != (other / name).read_bytes()]
 
 
 class TerminateAt(Callback):

@@ -87,3 +87,24 @@ def test_batch_norm_statistics_are_averaged(tmp_path: Path) -> None:
     assert buffers
     for name, value in one["state"].items():
         assert torch.equal(value, other["state"][name]), name
+
+
+def test_fid_over_ranks_equals_that_of_one_process(tmp_path: Path) -> None:
+    """Each rank draws and measures its share; a generator that does not learn makes the runs comparable."""
+    still = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}}
+    config = {
+        "model": {
+            "class_path": "lightning_modules.gan.GAN",
+            "init_args": {"hidden": [24], "latent_dim": 6, "generator_optimizer": still, "discriminator_optimizer": still},
+        },
+        "data": {"class_path": "datamodules.openmoji.OpenMoji", "init_args": {"size": 16, "max_samples": 160, "batch_size": 16}},
+        "trainer": {"max_epochs": 2, "accelerator": "cpu", "limit_train_batches": 1, "limit_val_batches": 1},
+        "fid": {"count": 33},
+    }
+    values = []
+    for devices in ("1", "2"):
+        fit(tmp_path / devices, config, "--trainer.devices", devices)
+        header, *rows = [row.split(",") for row in (tmp_path / devices / "run/metrics.csv").read_text().splitlines()]
+        values.append([float(row[header.index("val/classifier-fid")]) for row in rows if row[header.index("val/classifier-fid")]])
+    assert len(values[0]) == 2
+    assert values[1] == pytest.approx(values[0], rel=1e-6)

@@ -14,7 +14,7 @@ import torch
 from tests.runs import ROOT, run_differences, tiny_config
 
 EPOCHS = ["--trainer.max_epochs", "8", "--checkpoint.every_n_train_steps", "13", "--pictures.every_n_train_steps", "50"]
-CASES = [(system, workers) for system in ("autoencoder", "vae") for workers in (0, 2)]
+CASES = [(system, workers) for system in ("autoencoder", "vae", "gan", "dcgan") for workers in (0, 2)]
 
 
 def start(arguments: list[str], program: list[str] = ["train.py"]) -> subprocess.Popen[str]:  # noqa: B006
@@ -76,10 +76,12 @@ def test_random_kills(untouched: tuple[Path, Path, float]) -> None:
     assert run_differences(reference, run) == []
 
 
-@pytest.mark.parametrize(("place", "count"), [("checkpoint", 9), ("validation", 12)])
+@pytest.mark.parametrize(("place", "count"), [("checkpoint", 9), ("validation", 12), ("turn", 60)])
 def test_kill_at(untouched: tuple[Path, Path, float], place: str, count: int) -> None:
-    """One SIGKILL while a checkpoint is half written, and one in the middle of a validation."""
+    """One SIGKILL while a checkpoint is half written, one in the middle of a validation, one between two players' updates."""
     config, reference, _ = untouched
+    if place == "turn" and "gan" not in config.read_text():
+        pytest.skip("a single player takes no turns")
     run = reference.parent / place
     process = start(arguments(config, run), ["tests/trials/victim.py", place, str(count)])
     process.communicate()

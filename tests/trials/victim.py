@@ -1,4 +1,4 @@
-"""A training run that kills itself with SIGKILL at a given place: `victim.py checkpoint|validation N <train.py arguments>`."""
+"""A training run that kills itself with SIGKILL at a given place: `victim.py checkpoint|validation|turn N <arguments>`."""
 
 import os
 import signal
@@ -9,6 +9,8 @@ import torch
 
 import train
 from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.base import AdversarialModule
+from lightning_modules.gan import NoiseGAN
 from lightning_modules.vae import VAE
 
 place, count, *argv = sys.argv[1:]
@@ -35,8 +37,16 @@ if place == "checkpoint":
         save(content, file)
 
     torch.save = save_half
+elif place == "turn":
+    answer = AdversarialModule._generator_backward
+
+    def dying_answer(self: Any, generated: Any) -> None:
+        die_at_last_call()  # the discriminator has moved, the generator has not
+        answer(self, generated)
+
+    AdversarialModule._generator_backward = dying_answer
 else:
-    for system in (Autoencoder, VAE):
+    for system in (Autoencoder, NoiseGAN, VAE):
         step = system.validation_step
 
         def dying_step(self: Any, batch: Any, batch_idx: int, step: Any = step) -> None:
