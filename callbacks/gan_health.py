@@ -97,6 +97,9 @@ class GanHealth(Callback):
             return
         figures = self.measure(trainer, pl_module)
         self._log.log_metrics(figures, trainer.global_step)
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLog):  # which would write them twice
+                logger.log_metrics({f"health/{name}": value for name, value in figures.items()}, trainer.global_step)
         low = {name for name, limit in LIMITS.items() if figures.get(name, 1.0) < limit}
         high = {name for name, limit in UPPER_LIMITS.items() if figures.get(name, 0.0) > limit}
         for name in sorted((low | high) - self._troubles):

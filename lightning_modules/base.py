@@ -74,6 +74,19 @@ def seeded_normal(seeds: list[int], shape: list[int] | tuple[int, ...], device: 
     return torch.stack(rows).to(device)
 
 
+def check_sampling(label: int | None, classes: int, steps: int) -> None:
+    """Refuse a class that a model with `classes` classes (0: not conditional) does not know, and a line of no steps.
+
+    Raises:
+        UserError: naming the option and the mend.
+    """
+    if label is not None and not 0 <= label < classes:
+        known = f"give 0 to {classes - 1}" if classes else "leave it out, this model is not conditional"
+        raise UserError(f"--label {label}: {known}")
+    if steps < 1:
+        raise UserError(f"--steps {steps}: give at least 1")
+
+
 class GenerativeModule(LightningModule):
     """Base of every system.
 

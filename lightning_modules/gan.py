@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from lightning_modules.base import AdversarialModule, sampling
+from lightning_modules.base import AdversarialModule, check_sampling, sampling
 from lightning_modules.layers.adversarial import (
     LOSSES,
     clip_weights,
@@ -280,7 +280,11 @@ class NoiseGAN(AdversarialModule):
 
         Returns:
             (N, C, H, W), or strips (N, steps, C, H, W), in [-1, 1].
+
+        Raises:
+            UserError: if the options do not fit the model, or each other.
         """
+        check_sampling(label, self.classes, steps)
         generator = self.ema if ema and self.ema is not None else self.generator
         classes = torch.tensor([seed if label is None else label for seed in seeds], device=self.device)
         given = F.one_hot(classes % self.classes, self.classes).float() if self.classes else None

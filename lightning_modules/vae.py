@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from lightning_modules.base import GenerativeModule, sampling, seeded_normal, warmup
+from lightning_modules.base import GenerativeModule, check_sampling, sampling, seeded_normal, warmup
 from lightning_modules.layers import latent
 from lightning_modules.layers.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, output_bias
 from metrics.likelihood import ActiveUnits, ImportanceSampledNLL, LabelAccuracy, SquaredError, bits_per_dim
@@ -289,11 +289,7 @@ class VAE(GenerativeModule):
         Raises:
             UserError: if the options do not fit the model, or each other.
         """
-        if label is not None and not 0 <= label < self.classes:
-            known = f"give 0 to {self.classes - 1}" if self.classes else "leave it out, this model is not conditional"
-            raise UserError(f"--label {label}: {known}")
-        if steps < 1:
-            raise UserError(f"--steps {steps}: give at least 1")
+        check_sampling(label, self.classes, steps)
         given = None if label is None else torch.full((len(seeds),), label, device=self.device)
         if mode in ("prior", "interpolate"):
             noise = temperature * seeded_normal(seeds, (2, self.latent_dim), self.device)  # (N, 2, D)

@@ -1,15 +1,20 @@
 """The adversarial base and the losses: what manual optimization takes away is there, and each equation does what it says."""
 
+import csv
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
-from console import UserError
+import train
+from console import ROOT, UserError, recipes
 from lightning_modules.dcgan import DCGAN, channel_plan
-from lightning_modules.gan import GAN, Maxout
+from lightning_modules.gan import GAN, Maxout, NoiseGAN
 from lightning_modules.layers.adversarial import (
     LOSSES,
     clip_weights,
@@ -21,10 +26,12 @@ from lightning_modules.layers.adversarial import (
     non_saturating_generator_loss,
     normalise_spectrally,
     r1_penalty,
+    refuse_contradictions,
 )
 from lightning_modules.layers.convolution import conv_size, same_padding, transposed_size
 from lightning_modules.layers.noise import draw_noise, seeded_noise
-from lightning_modules.layers.schedules import GoodfellowSchedule
+from lightning_modules.layers.schedules import ConstantThenLinear, GoodfellowSchedule
+from tests.test_contracts import class_of
 
 
 def test_sizes_are_those_of_pytorch() -> None:
@@ -157,6 +164,17 @@ def test_schedule_of_the_released_recipe() -> None:
     assert sgd.param_groups[0] == {**again.param_groups[0], "params": sgd.param_groups[0]["params"]}
 
 
+def test_linear_decay() -> None:
+    sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = ConstantThenLinear(sgd, constant=2, decay=4)
+    rates = []
+    for _ in range(8):
+        rates.append(sgd.param_groups[0]["lr"])
+        sgd.step()
+        schedule.step()
+    assert rates == [2.0, 2.0, 2.0, 1.5, 1.0, 0.5, 0.0, 0.0]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -171,6 +189,44 @@ def test_schedule_of_the_released_recipe() -> None:
 def test_contradictions_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"model\."):
         DCGAN(image_shape=[3, 32, 32], width=8, **wrong)
+
+
+def test_a_sigmoid_under_a_loss_of_logits_is_refused() -> None:
+    critic = nn.Sequential(nn.Linear(2, 1), nn.Sigmoid())
+    with pytest.raises(UserError, match="logits"):
+        refuse_contradictions("hinge", 0.0, False, 0.0, 0.0, 0.0, critic)
+
+
+GAME = ("loss", "label_smoothing", "spectral", "penalty_weight", "r1_weight", "weight_clip", "augment", "n_critic", "simultaneous")
+GAME_MAKERS = ("_optimizer", "_schedule")
+
+
+def games() -> dict[str, list[str]]:
+    """Every combination of losses, regularisers and optimizers that a recipe names, as arguments for the ring's own recipe."""
+    found: dict[tuple[str, ...], str] = {}
+    for path in recipes():
+        model = yaml.safe_load(path.read_text())["model"]
+        if not issubclass(class_of(model["class_path"]), NoiseGAN):
+            continue
+        given = model.get("init_args", {})
+        chosen = {"r1_weight": 0.0} | {name: given[name] for name in given if name in GAME or name.endswith(GAME_MAKERS)}
+        text = [f"--model.{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in chosen.items()]
+        found.setdefault(tuple(text), path.relative_to(ROOT / "configs").as_posix())
+    return {name: list(text) for text, name in found.items()}
+
+
+GAMES = games()
+
+
+@pytest.mark.parametrize("recipe", GAMES)
+def test_every_game_stays_finite_on_the_ring(recipe: str, tmp_path: Path) -> None:
+    argv = ["fit", "--config", "configs/gan/ring.yaml", "--run_dir", str(tmp_path / "run"), *GAMES[recipe]]
+    limits = ["--trainer.max_steps", "200", "--trainer.limit_val_batches", "0", "--pictures.every_n_train_steps", "1000"]
+    assert train.main([*argv, *limits]) == 0
+    with open(tmp_path / "run/metrics.csv") as file:
+        values = [float(value) for row in csv.DictReader(file) for value in row.values() if value]
+    assert len(values) > 40
+    assert all(map(math.isfinite, values))
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])

@@ -16,8 +16,10 @@ import torch
 import yaml
 from PIL import Image
 
+import evaluate
 import reproduce
 import sample
+import sweep
 import train
 from datamodules.base import Request
 from datamodules.image_folder import FileImages, ImageFolder, decode
@@ -25,7 +27,7 @@ from datamodules.openmoji import fold
 from lightning_modules.vae import VAE
 from tests.runs import tiny_config
 
-PROGRAMS = {"train": train, "sample": sample, "reproduce": reproduce}
+PROGRAMS = {"train": train, "sample": sample, "evaluate": evaluate, "reproduce": reproduce, "sweep": sweep}
 # {d} is the folder of the fixture, {new} a path where there is nothing yet.
 FIT = "train fit --config {d}/tiny.yaml --run_dir {new} --trainer.max_steps 2 --trainer.limit_val_batches 1 "
 PICTURES = "train fit --config {d}/folder.yaml --run_dir {new} --trainer.max_steps 1 --data.folder {d}/"
@@ -193,6 +195,18 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     SAMPLE + "--mode attribute --attribute xyzzy": ("--attribute 'xyzzy'", "no positive examples", "give another"),
     SAMPLE + "--mode reconstruct --data {d}/none.yaml": ("{d}/none.yaml", "give the data with --data CONFIG"),
     SAMPLE + "--mode reconstruct --data {d}/prose.yaml": ("{d}/prose.yaml", "needs the keys model: and data:"),
+    # evaluate.py
+    "evaluate {d}/none.ckpt": ("{d}/none.ckpt: there is no such checkpoint or folder", "checkpoints/"),
+    "evaluate {d}/corrupt": ("{d}/corrupt: a folder does not know its data", "give --against CONFIG"),
+    f"evaluate {LAST} --metrics fid,fidd": ("--metrics fidd", "there are fid, kid, precision"),
+    f"evaluate {LAST} --metrics is": ("--metrics is", "use --extractor inception"),
+    f"evaluate {LAST} --metrics nn --num 10": ("--metrics nn compares classes", "give a checkpoint of a conditional system"),
+    f"evaluate {LAST} --num 1": ("--num 1", "give at least 10"),
+    f"evaluate {LAST} --extractor inception": ("no Inception weights: download http", "or use --extractor classifier"),
+    f"evaluate {LAST} --device gpuu": ("--device gpuu", "give cpu"),
+    "evaluate {d}/empty --against {d}/tiny.yaml": ("{d}/empty: has 0 pictures", "give at least 10"),
+    # sweep.py
+    "sweep --lr fast": ("invalid float value: 'fast'", "--help` lists what there is"),
     # reproduce.py
     "reproduce run vae-mnst": ("vae-mnst: there is no such reproduction", "python reproduce.py list", "vae-mnist-nll"),
     "reproduce rnu vae-mnist-nll": ("'rnu'", "'list', 'run'"),

@@ -130,7 +130,9 @@ def refuse_contradictions(
         UserError: with the reason, if they do not.
     """
     wasserstein, slope = loss == "wasserstein", bool(penalty_weight or r1_weight)
+    squashed = any(isinstance(part, nn.Sigmoid) for part in critic.modules())
     reasons = {
+        "all losses here are of logits, and this discriminator ends in a sigmoid: remove that": squashed,
         "model.label_smoothing needs a loss with a target": label_smoothing and loss not in SMOOTHABLE,
         "model.penalty_weight and model.r1_weight hold the slope at each picture, which batch norm in the discriminator makes "
         "depend on the other pictures: take another norm or model.spectral instead": slope and has_batch_norm(critic),

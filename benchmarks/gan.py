@@ -1,0 +1,244 @@
+"""GANs at batch 64 side by side: `train.py`, a plain PyTorch loop and a textbook one: `make bench`.
+
+"gan" and "dcgan" are this template's networks; "pytorch-gan" and "pytorch-dcgan" are those of the files gan.py and dcgan.py of
+the repository PyTorch-GAN, which many start from. All loops share one network's code, so that only the way of training differs:
+
+- plain: fused Adam, uint8 pictures in memory, one gather per batch, one generator pass for both players, D frozen in G's turn;
+- textbook: as in that repository: PIL and ToTensor per picture, unfused Adam, cross-entropy on two D passes, nothing frozen, and
+  the losses read at every step.
+
+Each contender runs in a process of its own, several times in turns; ratios are of medians. Ours has its default callbacks and CSV
+logger on. No contender validates. MNIST is needed under DATA_ROOT.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from lightning_modules.base import frozen  # noqa: E402  # after the path
+from lightning_modules.gan import NoiseGAN  # noqa: E402
+from lightning_modules.layers.adversarial import has_batch_norm  # noqa: E402
+
+BATCH, WARMUP = 64, 10
+
+
+class Unlabelled(nn.Module):
+    """Layers with the second input that a `NoiseGAN` gives its players."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, inputs: Tensor, label: None) -> Tensor:
+        return self.layers(inputs)
+
+
+class PytorchGAN(NoiseGAN):
+    """The fully connected pair of PyTorch-GAN for 28 pixels."""
+
+    def __init__(self, image_shape: list[int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        norm = [nn.BatchNorm1d(width, 0.8) for width in (256, 512, 1024)]
+        generator = nn.Sequential(
+            *(nn.Linear(100, 128), nn.LeakyReLU(0.2)),
+            *(nn.Linear(128, 256), norm[0], nn.LeakyReLU(0.2)),
+            *(nn.Linear(256, 512), norm[1], nn.LeakyReLU(0.2)),
+            *(nn.Linear(512, 1024), norm[2], nn.LeakyReLU(0.2)),
+            *(nn.Linear(1024, 784), nn.Tanh(), nn.Unflatten(1, image_shape)),
+        )
+        judge = [nn.Linear(784, 512), nn.LeakyReLU(0.2), nn.Linear(512, 256), nn.LeakyReLU(0.2), nn.Linear(256, 1)]
+        self.set_players(Unlabelled(generator), Unlabelled(nn.Sequential(nn.Flatten(), *judge, nn.Flatten(0))))
+
+
+class PytorchDCGAN(NoiseGAN):
+    """The convolutional pair of PyTorch-GAN for 32 pixels."""
+
+    def __init__(self, image_shape: list[int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        generator = nn.Sequential(
+            *(nn.Linear(100, 128 * 64), nn.Unflatten(1, (128, 8, 8)), nn.BatchNorm2d(128), nn.Upsample(scale_factor=2)),
+            *(nn.Conv2d(128, 128, 3, padding=1), nn.BatchNorm2d(128, 0.8), nn.LeakyReLU(0.2), nn.Upsample(scale_factor=2)),
+            *(nn.Conv2d(128, 64, 3, padding=1), nn.BatchNorm2d(64, 0.8), nn.LeakyReLU(0.2)),
+            *(nn.Conv2d(64, image_shape[0], 3, padding=1), nn.Tanh()),
+        )
+        judge: list[nn.Module] = []
+        for before, after in ((image_shape[0], 16), (16, 32), (32, 64), (64, 128)):
+            judge += [nn.Conv2d(before, after, 3, 2, 1), nn.LeakyReLU(0.2), nn.Dropout2d(0.25)]
+            judge += [nn.BatchNorm2d(after, 0.8)] if after > 16 else []
+        judge += [nn.Flatten(), nn.Linear(512, 1), nn.Flatten(0)]
+        self.set_players(Unlabelled(generator), Unlabelled(nn.Sequential(*judge)))
+
+
+SYSTEMS = {  # class and side of the pictures
+    "gan": ("lightning_modules.gan.GAN", 28),
+    "dcgan": ("lightning_modules.dcgan.DCGAN", 32),
+    "pytorch-gan": ("benchmarks.gan.PytorchGAN", 28),
+    "pytorch-dcgan": ("benchmarks.gan.PytorchDCGAN", 32),
+}
+
+
+def recipe(system: str) -> dict[str, Any]:
+    """The configuration of one of `SYSTEMS` on MNIST, framed in black where the size asks for it."""
+    path, side = SYSTEMS[system]
+    arguments = {"dataset": "MNIST", "val_size": 0, "pad": (side - 28) // 2, "batch_size": BATCH}
+    data = {"class_path": "datamodules.torchvision_images.TorchvisionImages", "init_args": arguments}
+    return {"model": {"class_path": path}, "data": data}
+
+
+def ours(system: str, steps: int) -> float:
+    """Steps per second of `train.py fit` as a user starts it."""
+    import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, "config.yaml")
+        config.write_text(json.dumps(recipe(system)))
+        limits = [
+            "--trainer.max_steps",
+            str(steps + WARMUP),
+            "--trainer.limit_val_batches",
+            "0",
+            "--trainer.log_every_n_steps",
+            "10",
+        ]
+        train.quiet()
+        train.TrainCLI(["fit", "--config", str(config), "--run_dir", f"{folder}/run", *limits])
+        with open(f"{folder}/run/throughput.csv") as file:
+            return steps / sum(float(row["seconds"]) for row in csv.DictReader(file) if int(row["step"]) > WARMUP)
+
+
+def players(system: str) -> tuple[nn.Module, nn.Module]:
+    """Fresh networks."""
+    import importlib
+
+    module, _, name = SYSTEMS[system][0].rpartition(".")
+    model = getattr(importlib.import_module(module), name)(image_shape=[1, SYSTEMS[system][1], SYSTEMS[system][1]])
+    return model.generator, model.discriminator
+
+
+def timed(step: Callable[[], None], steps: int) -> float:
+    """Steps per second after a warm-up."""
+    for _ in range(WARMUP):
+        step()
+    begin = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return steps / (time.perf_counter() - begin)
+
+
+def plain(system: str, steps: int) -> float:
+    """Steps per second of the loop that one would write by hand with care."""
+    from sample import data_module
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, "config.yaml")
+        config.write_text(json.dumps(recipe(system)))
+        images = data_module(config).split("train").images
+    generator, discriminator = players(system)
+    adams = [torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999), fused=True) for net in (generator, discriminator)]
+    apart = has_batch_norm(discriminator)
+    order: list[Tensor] = []
+
+    def step() -> None:
+        if not order:
+            order.extend(torch.randperm(len(images))[: len(images) // BATCH * BATCH].split(BATCH))
+        real = images[order.pop()].float() / 127.5 - 1
+        fake = generator(torch.randn(BATCH, 100), None)
+        if apart:
+            right, wrong = discriminator(real, None), discriminator(fake.detach(), None)
+        else:
+            right, wrong = discriminator(torch.cat([real, fake.detach()]), None).chunk(2)
+        loss = F.softplus(-right).mean() + F.softplus(wrong).mean()
+        adams[1].zero_grad()
+        loss.backward()
+        adams[1].step()
+        with frozen(discriminator):
+            adams[0].zero_grad()
+            F.softplus(-discriminator(fake, None)).mean().backward()
+        adams[0].step()
+
+    return timed(step, steps)
+
+
+def textbook(system: str, steps: int) -> float:
+    """Steps per second of the loop that most begin with."""
+    from torchvision import datasets, transforms
+
+    from datamodules.base import corpus_root
+
+    side = SYSTEMS[system][1]
+    change = transforms.Compose([transforms.Resize(side), transforms.ToTensor(), transforms.Normalize([0.5], [0.5])])
+    digits = datasets.MNIST(corpus_root(None), transform=change)
+    batches = iter(torch.utils.data.DataLoader(digits, BATCH, shuffle=True))
+    generator, discriminator = players(system)
+    adams = [torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in (generator, discriminator)]
+    entropy, yes, no = nn.BCELoss(), torch.ones(BATCH), torch.zeros(BATCH)
+
+    def step() -> None:
+        real, _ = next(batches)
+        adams[0].zero_grad()
+        fake = generator(torch.randn(BATCH, 100), None)
+        loss_g = entropy(discriminator(fake, None).sigmoid(), yes)
+        loss_g.backward()
+        adams[0].step()
+        adams[1].zero_grad()
+        loss_real = entropy(discriminator(real, None).sigmoid(), yes)
+        loss_d = (loss_real + entropy(discriminator(fake.detach(), None).sigmoid(), no)) / 2
+        loss_d.backward()
+        adams[1].step()
+        print(f"{loss_d.item():.3f} {loss_g.item():.3f}", file=sys.stderr)
+
+    return timed(step, steps)
+
+
+CONTENDERS = {"ours": ours, "plain": plain, "textbook": textbook}
+
+
+def measure(system: str, contender: str, steps: int) -> float:
+    """What a contender's process prints last."""
+    command = [sys.executable, __file__, "--systems", system, "--contender", contender, "--steps", str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    if done.returncode:
+        raise SystemExit(f"error: {contender} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return float(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    """Run all contenders in turns and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contender", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
+    parser.add_argument("--steps", type=int, help="200 for fully connected networks, 40 for convolutions unless given")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if options.contender:
+        print(CONTENDERS[options.contender](options.systems[0], options.steps))
+        return
+    print(f"{'':16}" + "".join(f"{name:>12}" for name in CONTENDERS) + "   steps/s; ours to plain, ours to textbook")
+    for system in options.systems:
+        steps = options.steps or (40 if SYSTEMS[system][1] == 32 else 200)
+        found: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+        for _ in range(options.rounds):
+            for name, speeds in found.items():
+                speeds.append(measure(system, name, steps))
+        speed = {name: statistics.median(speeds) for name, speeds in found.items()}
+        ratios = f"{speed['ours'] / speed['plain']:8.2f}x {speed['ours'] / speed['textbook']:.2f}x"
+        print(f"{system:16}" + "".join(f"{value:12.2f}" for value in speed.values()) + ratios, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""How much a GAN depends on its step size and momentum: modes of the ring covered for each lr x beta1.
+
+    python sweep.py                                 the grid of configs/_sweep/ring.yaml in a plain loop, as a table
+    python sweep.py --lr 1e-3 --beta1 0.5           one point of it, as W&B's agents call it
+
+All else is `configs/gan/ring.yaml`. Both players get the same values. Runs go to `runs/sweep/`.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+
+from console import ROOT, UserError, run
+from sample import OptionParser
+
+SWEEP, RECIPE, RUNS = ROOT / "configs/_sweep/ring.yaml", ROOT / "configs/gan/ring.yaml", ROOT / "runs" / "sweep"
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = OptionParser(prog="sweep.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--lr", type=float, help="of both players; all of the grid's unless given")
+    parser.add_argument("--beta1", type=float, help="of both players; all of the grid's unless given")
+    parser.add_argument("--max_steps", type=int, default=1500, help="updates (default: 1500)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases")
+    return parser.parse_args(argv)
+
+
+def modes(lr: float, beta1: float, options: argparse.Namespace) -> int | None:
+    """Modes covered at the end of one run; None if it became non-finite."""
+    folder = RUNS / f"lr{lr:g}-beta{beta1:g}-seed{options.seed}"
+    command = [sys.executable, str(ROOT / "train.py"), "fit", "--config", str(RECIPE), "--run_dir", str(folder)]
+    command += ["--trainer.max_steps", str(options.max_steps), "--seed_everything", str(options.seed)]
+    for player in ("generator", "discriminator"):
+        command += [f"--model.{player}_optimizer.init_args.lr={lr}", f"--model.{player}_optimizer.init_args.betas=[{beta1},0.999]"]
+    done = subprocess.run(
+        [*command, *(["--wandb", options.wandb] if options.wandb else [])], capture_output=True, text=True, cwd=ROOT
+    )
+    if done.returncode and "is not finite" not in done.stderr:
+        raise UserError(f"lr {lr:g}, beta1 {beta1:g}: {done.stderr.strip().splitlines()[-1]}")
+    with open(folder / "health.csv") as file:
+        last = list(csv.DictReader(file))[-1]
+    return None if done.returncode else int(float(last["modes"]))
+
+
+def program(argv: list[str]) -> None:
+    """Run the points that are asked for and print the table as it grows."""
+    import yaml
+
+    options = parse(argv)
+    grid = yaml.safe_load(SWEEP.read_text())["parameters"]
+    rates = grid["lr"]["values"] if options.lr is None else [options.lr]
+    momenta = grid["beta1"]["values"] if options.beta1 is None else [options.beta1]
+    print("| lr \\ beta1 | " + " | ".join(f"{beta1:g}" for beta1 in momenta) + " |")
+    print("|---" * (1 + len(momenta)) + "|")
+    for lr in rates:
+        print(f"| {lr:g} |", end="", flush=True)
+        for beta1 in momenta:
+            found = modes(lr, beta1, options)
+            print(f" {'non-finite' if found is None else found} |", end="", flush=True)
+        print()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
+    return run(lambda: program(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
