@@ -6,6 +6,7 @@ Every argument of the model, the data and Lightning's trainer is an option: `--m
     --run_dir DIR          where the run's files go; runs/<system>/<dataset>/<time> unless given
     --ckpt_path last|FILE  continue that run exactly (fit), or the weights to judge (validate, test)
     --init_from FILE       begin a new run with the weights of another one
+    --compile BACKEND      compile the networks, such as with inductor; checkpoints stay the same
     --wandb PROJECT        also log to Weights & Biases; offline without an API key
     --tensorboard          also log to TensorBoard
     --dry_run              print configuration, sizes, layers and steps, and stop
@@ -54,7 +55,10 @@ from datamodules.base import FACTS, DataModule
 from lightning_modules.base import GenerativeModule, read_checkpoint
 
 # Options of one start of the program, which a saved configuration leaves out.
-START_OPTIONS = ("config", "run_dir", "init_from", "ckpt_path", "dry_run", "wandb", "tensorboard", "verbose", "weights_only")
+START_OPTIONS = (
+    *("config", "run_dir", "init_from", "ckpt_path", "dry_run", "compile"),
+    *("wandb", "tensorboard", "verbose", "weights_only"),
+)
 
 
 def quiet() -> None:
@@ -110,6 +114,7 @@ class TrainCLI(LightningCLI):
         parser.add_class_arguments(Fid, "fid")
         parser.add_argument("--run_dir", type=str | None, help="Where the run's files go.")
         parser.add_argument("--init_from", type=str | None, help="Checkpoint whose weights a new run begins with.")
+        parser.add_argument("--compile", type=str | None, metavar="BACKEND", help="Compile the networks, such as with inductor.")
         parser.add_argument("--wandb", type=str | None, metavar="PROJECT", help="Also log to Weights & Biases.")
         parser.add_argument("--tensorboard", action="store_true", help="Also log to TensorBoard.")
         parser.add_argument("--dry_run", action="store_true", help="Print what would be trained, and stop.")
@@ -233,6 +238,8 @@ class TrainCLI(LightningCLI):
             print(yaml.safe_dump(self.saved_config, sort_keys=False))
             print(describe(self.model, self.datamodule, self.trainer))
             return
+        if options.compile:
+            compile_networks(self.model, options.compile)
         try:
             if subcommand == "fit":
                 self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=options.ckpt_path, weights_only=True)
@@ -349,6 +356,20 @@ def init_parameters(argv: list[str], key: str) -> list[str]:
     for module, name in re.findall(rf"({folder}\.\w+)\.(\w+)", text):
         found += inspect.signature(getattr(sys.modules.get(module), name, dict)).parameters
     return found
+
+
+def compile_networks(model: GenerativeModule, backend: str) -> None:
+    """Compile every network of a system in place, so that names in checkpoints stay.
+
+    Raises:
+        UserError: if PyTorch has no such backend.
+    """
+    known = torch.compiler.list_backends()
+    if backend not in [*known, "eager"]:
+        raise UserError(f"--compile {backend}: there is no such backend here; give one of {', '.join(known)}")
+    for part in model.children():
+        if any(parameter.requires_grad for parameter in part.parameters()):
+            part.compile(backend=backend)
 
 
 def wandb_logger(project: str, run_dir: Path, run_id: str | None) -> Logger:

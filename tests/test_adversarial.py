@@ -283,3 +283,14 @@ def test_interpolation_and_arithmetic() -> None:
     assert (same - model.sample([4])).abs().mean() < (same - model.sample([6])).abs().mean()
     with pytest.raises(UserError, match="--base"):
         model.sample([0], mode="arithmetic")
+
+
+def test_compiled_networks_make_the_same_checkpoint(tmp_path: Path) -> None:
+    """Compiled in place: no name and, where the backend only traces, no bit differs."""
+    argv = ["fit", "--config", "configs/gan/ring.yaml", "--trainer.max_steps", "6", "--trainer.limit_val_batches", "0"]
+    states = []
+    for name, more in {"plain": [], "compiled": ["--compile", "eager"]}.items():
+        assert train.main([*argv, "--run_dir", str(tmp_path / name), *more]) == 0
+        states.append(torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
+    assert states[0].keys() == states[1].keys()
+    assert [name for name, value in states[0].items() if not torch.equal(value, states[1][name])] == []

@@ -139,6 +139,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     ),
     "train fitt --config {d}/tiny.yaml": ("'fitt'", "'fit', 'validate', 'test'"),
     "train fit": ("fit.model", "give --config FILE"),
+    FIT + "--compile inducter": ("--compile inducter", "give one of", "inductor"),
     # configurations
     "train fit --config {d}/none.yaml": ("{d}/none.yaml", "`python train.py` lists the recipes"),
     "train fit --config={d}/broken.yaml": ("{d}/broken.yaml", "line 1, column 8", "correct it"),
