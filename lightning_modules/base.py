@@ -74,6 +74,17 @@ def seeded_normal(seeds: list[int], shape: list[int] | tuple[int, ...], device: 
     return torch.stack(rows).to(device)
 
 
+def classes_used(num_classes: int | None, conditional: bool) -> int:
+    """Number of classes that a system's networks see: 0 where it is not conditional.
+
+    Raises:
+        UserError: if labels are wanted and there are none.
+    """
+    if conditional and not num_classes:
+        raise UserError("model.conditional needs labels, and this data has none: set it to false")
+    return num_classes if conditional and num_classes else 0
+
+
 def check_sampling(label: int | None, classes: int, steps: int) -> None:
     """Refuse a class that a model with `classes` classes (0: not conditional) does not know, and a line of no steps.
 

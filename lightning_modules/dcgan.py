@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from console import UserError
+from lightning_modules.base import classes_used
 from lightning_modules.gan import NoiseGAN
 from lightning_modules.layers.convolution import same_padding
 
@@ -153,11 +154,11 @@ class DCGAN(NoiseGAN):
     Args:
         image_shape: (C, H, W), a fact of the data; square with a side of 32, 64 or 128 pixels, or 28 for "mnist".
         num_classes: number of labels, a fact of the data; used only where `conditional`.
+        conditional: model p(x|y) with the batch's labels.
         network: the paper's, or the released one for conditional MNIST.
         width: channels of the largest grid; doubled at each smaller one.
         kernel: side of the convolutions, 4 or the paper's 5.
         norm: in the discriminator. Penalties on its slope need "none".
-        conditional: model p(x|y) with the batch's labels.
         **kwargs: see `NoiseGAN` and `AdversarialModule`.
     """
 
@@ -165,15 +166,15 @@ class DCGAN(NoiseGAN):
         self,
         image_shape: list[int],
         num_classes: int | None = None,
+        conditional: bool = False,
         network: Literal["radford", "mnist"] = "radford",
         width: int = 64,
         kernel: Literal[4, 5] = 4,
         norm: Literal["batch", "none"] = "batch",
-        conditional: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        classes = self.labels_used(num_classes, conditional)
+        self.classes = classes = classes_used(num_classes, conditional)
         players: tuple[nn.Module, nn.Module]
         if network == "mnist":
             if image_shape[1:] != [28, 28]:

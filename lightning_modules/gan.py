@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from lightning_modules.base import AdversarialModule, check_sampling, sampling
+from lightning_modules.base import AdversarialModule, check_sampling, classes_used, sampling
 from lightning_modules.layers.adversarial import (
     LOSSES,
     clip_weights,
@@ -173,29 +173,9 @@ class NoiseGAN(AdversarialModule):
         self.loss = LOSSES[loss]
         self.classes = 0
 
-    def labels_used(self, num_classes: int | None, conditional: bool) -> int:
-        """Number of classes that the networks see: none where the model is not conditional.
-
-        Raises:
-            UserError: if labels are wanted and there are none.
-        """
-        if conditional and not num_classes:
-            raise UserError("model.conditional needs labels, and this data has none: set it to false")
-        self.classes = num_classes if conditional and num_classes else 0
-        return self.classes
-
     def set_players(self, generator: nn.Module, discriminator: nn.Module) -> None:
-        given = self.hparams
-        refuse_contradictions(
-            given.loss,
-            given.label_smoothing,
-            given.spectral,
-            given.penalty_weight,
-            given.r1_weight,
-            given.weight_clip,
-            discriminator,
-        )
-        super().set_players(generator, normalise_spectrally(discriminator) if given.spectral else discriminator)
+        refuse_contradictions(self.hparams, discriminator)
+        super().set_players(generator, normalise_spectrally(discriminator) if self.hparams.spectral else discriminator)
 
     def one_hot(self, batch: dict[str, Any]) -> Tensor | None:
         """Labels (N, classes) where the model is conditional."""
@@ -313,9 +293,9 @@ class GAN(NoiseGAN):
     Args:
         image_shape: (C, H, W), a fact of the data.
         num_classes: number of labels, a fact of the data; used only where `conditional`.
+        conditional: model p(x|y) with the batch's labels.
         network: the papers' released networks ("maxout") or plain ones ("mlp").
         hidden: widths of the plain generator; the plain discriminator has the last two, in reverse.
-        conditional: model p(x|y) with the batch's labels.
         **kwargs: see `NoiseGAN` and `AdversarialModule`.
     """
 
@@ -323,21 +303,19 @@ class GAN(NoiseGAN):
         self,
         image_shape: list[int],
         num_classes: int | None = None,
+        conditional: bool = False,
         network: Literal["mlp", "maxout"] = "mlp",
         hidden: list[int] = [128, 256, 512, 1024],  # noqa: B006  # read only; a list is what a YAML file can hold
-        conditional: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        classes = self.labels_used(num_classes, conditional)
+        self.classes = classes = classes_used(num_classes, conditional)
         players: tuple[nn.Module, nn.Module]
         if network == "maxout":
             players = (GoodfellowGenerator(image_shape, self.latent_dim, classes), MaxoutDiscriminator(image_shape, classes))
         else:
-            players = (
-                PlainGenerator(image_shape, self.latent_dim, classes, hidden),
-                PlainDiscriminator(image_shape, classes, hidden[:-3:-1]),
-            )
+            generator = PlainGenerator(image_shape, self.latent_dim, classes, hidden)
+            players = (generator, PlainDiscriminator(image_shape, classes, hidden[:-3:-1]))
         self.set_players(*players)
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:

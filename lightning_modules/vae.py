@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from lightning_modules.base import GenerativeModule, check_sampling, sampling, seeded_normal, warmup
+from lightning_modules.base import GenerativeModule, check_sampling, classes_used, sampling, seeded_normal, warmup
 from lightning_modules.layers import latent
 from lightning_modules.layers.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, output_bias
 from metrics.likelihood import ActiveUnits, ImportanceSampledNLL, LabelAccuracy, SquaredError, bits_per_dim
@@ -130,10 +130,8 @@ class VAE(GenerativeModule):
         self.save_hyperparameters()
         if bound == "iwae" and beta != 1:
             raise UserError("model.bound iwae has no beta: set model.beta to 1 or model.bound to elbo")
-        if conditional and not num_classes:
-            raise UserError("model.conditional needs labels, and this data has none")
         self.latent_dim = latent_dim
-        self.classes = num_classes if conditional and num_classes else 0
+        self.classes = classes_used(num_classes, conditional)
         self.log_likelihood = LIKELIHOODS[likelihood]
         channels, *size = image_shape
         self.encoder: nn.Module

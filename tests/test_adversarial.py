@@ -26,7 +26,6 @@ from lightning_modules.layers.adversarial import (
     non_saturating_generator_loss,
     normalise_spectrally,
     r1_penalty,
-    refuse_contradictions,
 )
 from lightning_modules.layers.convolution import conv_size, same_padding, transposed_size
 from lightning_modules.layers.noise import draw_noise, seeded_noise
@@ -192,9 +191,9 @@ def test_contradictions_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_a_sigmoid_under_a_loss_of_logits_is_refused() -> None:
-    critic = nn.Sequential(nn.Linear(2, 1), nn.Sigmoid())
+    model = GAN(image_shape=[1, 4, 4], hidden=[8, 8])
     with pytest.raises(UserError, match="logits"):
-        refuse_contradictions("hinge", 0.0, False, 0.0, 0.0, 0.0, critic)
+        model.set_players(model.generator, nn.Sequential(model.discriminator, nn.Sigmoid()))
 
 
 GAME = ("loss", "label_smoothing", "spectral", "penalty_weight", "r1_weight", "weight_clip", "augment", "n_critic", "simultaneous")

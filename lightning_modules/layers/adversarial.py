@@ -16,7 +16,7 @@ estimate E[D(real)] - E[D(fake)] of a critic with a bounded slope does.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -115,35 +115,31 @@ def has_batch_norm(network: nn.Module) -> bool:
     return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules())
 
 
-def refuse_contradictions(
-    loss: str,
-    label_smoothing: float,
-    spectral: bool,
-    penalty_weight: float,
-    r1_weight: float,
-    weight_clip: float,
-    critic: nn.Module,
-) -> None:
+def refuse_contradictions(given: Any, critic: nn.Module) -> None:
     """Check that a loss, its penalties and the discriminator's norm go together.
+
+    Args:
+        given: a system's hyper-parameters `loss`, `label_smoothing`, `spectral`, `penalty_weight`, `r1_weight`, `weight_clip`.
+        critic: the discriminator.
 
     Raises:
         UserError: with the reason, if they do not.
     """
-    wasserstein, slope = loss == "wasserstein", bool(penalty_weight or r1_weight)
+    wasserstein, slope = given.loss == "wasserstein", bool(given.penalty_weight or given.r1_weight)
     squashed = any(isinstance(part, nn.Sigmoid) for part in critic.modules())
     reasons = {
         "all losses here are of logits, and this discriminator ends in a sigmoid: remove that": squashed,
-        "model.label_smoothing needs a loss with a target": label_smoothing and loss not in SMOOTHABLE,
+        "model.label_smoothing needs a loss with a target": given.label_smoothing and given.loss not in SMOOTHABLE,
         "model.penalty_weight and model.r1_weight hold the slope at each picture, which batch norm in the discriminator makes "
         "depend on the other pictures: take another norm or model.spectral instead": slope and has_batch_norm(critic),
-        "model.penalty_weight and model.weight_clip belong to model.loss wasserstein": (penalty_weight or weight_clip)
+        "model.penalty_weight and model.weight_clip belong to model.loss wasserstein": (given.penalty_weight or given.weight_clip)
         and not wasserstein,
         "model.loss wasserstein needs a bounded slope: model.penalty_weight, model.weight_clip or model.spectral": wasserstein
-        and not (penalty_weight or weight_clip or spectral),
+        and not (given.penalty_weight or given.weight_clip or given.spectral),
     }
     for reason, broken in reasons.items():
         if broken:
-            raise UserError(f"{reason} (model.loss is {loss})")
+            raise UserError(f"{reason} (model.loss is {given.loss})")
 
 
 @torch.no_grad()
