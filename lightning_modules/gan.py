@@ -16,7 +16,8 @@ collapse; the ring of Gaussians shows it).
 Where a label is given, D answers the question p(real|x, y); see the VAE for p(y|x) from p(x|y).
 
 Departures from the papers: the output bias starts at the first batch's mean picture instead of the training set's. The released
-recipe minimises half of the discriminator's loss; here its step size is halved instead, which is the same.
+recipe minimises half of the discriminator's loss; here its step size is halved instead, which is the same. The conditional one
+draws z from U(-sqrt 3, sqrt 3) like the other, since from the unit hypercube all pictures were alike.
 """
 
 import itertools
@@ -62,7 +63,7 @@ def start_uniform(network: nn.Module, reach: float) -> None:
 
 
 class GoodfellowGenerator(nn.Module):
-    """100 -> 1200 -> 1200 -> pixels with rectifiers and a sigmoid; with labels 200 units see the noise and 1000 the label."""
+    """100 -> 1200 -> 1200 -> pixels; with labels 200 units see the noise, 1000 the label, and half of each layer drops out."""
 
     def __init__(self, image_shape: list[int], latent_dim: int, classes: int) -> None:
         super().__init__()
@@ -77,7 +78,9 @@ class GoodfellowGenerator(nn.Module):
         hidden = self.from_noise(noise)
         if self.from_label is not None:
             hidden = torch.cat([hidden, self.from_label(label)], 1)
-        hidden = self.joint(hidden.relu()).relu()
+        dropout = 0.5 if self.from_label is not None else 0.0
+        hidden = F.dropout(hidden.relu(), dropout, self.training)
+        hidden = F.dropout(self.joint(hidden).relu(), dropout, self.training)
         return self.output(hidden).sigmoid().unflatten(1, self.image_shape) * 2 - 1
 
 
@@ -158,7 +161,7 @@ class NoiseGAN(AdversarialModule):
     def __init__(
         self,
         latent_dim: int = 100,
-        noise: Literal["normal", "uniform", "unit_uniform", "unit_interval"] = "normal",
+        noise: Literal["normal", "uniform", "unit_uniform"] = "normal",
         loss: Literal["non_saturating", "minimax", "least_squares", "wasserstein", "hinge"] = "non_saturating",
         label_smoothing: float = 0.0,
         spectral: bool = False,
@@ -310,21 +313,17 @@ class GAN(NoiseGAN):
     ) -> None:
         super().__init__(**kwargs)
         self.classes = classes = classes_used(num_classes, conditional)
-        players: tuple[nn.Module, nn.Module]
         if network == "maxout":
-            players = (GoodfellowGenerator(image_shape, self.latent_dim, classes), MaxoutDiscriminator(image_shape, classes))
+            generator = GoodfellowGenerator(image_shape, self.latent_dim, classes)
+            self.set_players(generator, MaxoutDiscriminator(image_shape, classes))
         else:
-            generator = PlainGenerator(image_shape, self.latent_dim, classes, hidden)
-            players = (generator, PlainDiscriminator(image_shape, classes, hidden[:-3:-1]))
-        self.set_players(*players)
-
-    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
-        super().on_train_batch_start(batch, batch_idx)
-        if self.hparams.network == "maxout" and self.trainer.global_step == 0:
-            self._start_bias_at(batch["image"])
+            plain = PlainGenerator(image_shape, self.latent_dim, classes, hidden)
+            self.set_players(plain, PlainDiscriminator(image_shape, classes, hidden[:-3:-1]))
 
     @torch.no_grad()
-    def _start_bias_at(self, image: Tensor) -> None:
-        """Output bias = logit of the mean pixel, as in the released recipe."""
-        mean = self.trainer.strategy.reduce((image.flatten(1).mean(0) + 1) / 2, reduce_op="mean")
-        self.generator.output.bias.copy_(torch.logit(mean, eps=1e-3))  # type: ignore[union-attr, operator]
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Begins, as the released recipe, with an output bias that is the logit of the mean pixel."""
+        super().on_train_batch_start(batch, batch_idx)
+        if self.hparams.network == "maxout" and self.trainer.global_step == 0:
+            mean = self.trainer.strategy.reduce((batch["image"].flatten(1).mean(0) + 1) / 2, reduce_op="mean")
+            self.generator.output.bias.copy_(torch.logit(mean, eps=1e-3))  # type: ignore[union-attr, operator]

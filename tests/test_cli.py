@@ -1,5 +1,6 @@
 """The command lines as a user types them."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import evaluate
+import reproduce
 import train
 from console import ROOT, recipes
 from lightning_modules import load
@@ -148,3 +151,19 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 def test_the_comparison_of_runs_can_fail(run: Path) -> None:
     assert run_differences(run, run) == []
     assert differences({"a": torch.ones(2)}, {"a": torch.tensor([1.0, 1.0 + 1e-7])}) == [".a"]
+
+
+def test_every_reproduction_can_be_run() -> None:
+    """Its file is complete, its recipe and function exist, and its protocol fits into a table."""
+    for name, entry in reproduce.registry().items():
+        assert {"what", "minutes", "config", "better", "protocol"} <= entry.keys(), name
+        assert (ROOT / entry["config"]).is_file(), name
+        assert "\n" not in entry["protocol"]
+        if "function" in entry:
+            module, _, function = entry["function"].rpartition(".")
+            assert callable(getattr(importlib.import_module(module), function)), name
+        elif "evaluate" in entry:
+            given = [text for option, value in entry["evaluate"].items() for text in (f"--{option}", str(value))]
+            evaluate.parse([str(ROOT), "--against", entry["config"], *given])
+        else:
+            assert entry["metric"].startswith("test/")

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from lightning_modules.base import seeded_normal
 
-# "unit_uniform" has variance 1, "unit_interval" is Mirza and Osindero's.
-UNIFORMS = {"uniform": (-1.0, 1.0), "unit_uniform": (-math.sqrt(3), math.sqrt(3)), "unit_interval": (0.0, 1.0)}
+UNIFORMS = {"uniform": (-1.0, 1.0), "unit_uniform": (-math.sqrt(3), math.sqrt(3))}  # the second has variance 1
 
 
 def draw_noise(kind: str, count: int, dims: int, device: torch.device) -> Tensor:
