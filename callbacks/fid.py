@@ -1,6 +1,7 @@
 """FID while training, and what it shares with `evaluate.py`: the corpus' classifier and cached features of real pictures."""
 
 import hashlib
+import os
 import sys
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -9,7 +10,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from console import UserError
+from console import ROOT, UserError
 from datamodules.base import atomic_save
 from metrics.classifier import Classifier, train_classifier
 from metrics.distances import Gaussian, frechet_distance, gaussian
@@ -32,8 +33,9 @@ def pictures(data: Any, split: str, index: list[int]) -> tuple[Tensor, Tensor | 
 
 
 def cache_path(data: Any, *key: object) -> Path:
-    """File of a value that depends on `key`, beside the corpora."""
-    return Path(data.root / "metrics" / f"{hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()}.pt")
+    """File of a value that depends on `key`, beside the corpora, or in this project where those may only be read."""
+    home = data.root if os.access(data.root, os.W_OK) else ROOT / "data"
+    return Path(home / "metrics" / f"{hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()}.pt")
 
 
 def corpus_classifier(data: Any) -> Classifier:
