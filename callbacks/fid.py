@@ -1,8 +1,11 @@
-"""FID while training, and what it shares with `evaluate.py`: the corpus' classifier and cached features of real pictures."""
+"""FID and KID while training, and what they share with `evaluate.py`: the corpus' classifier and cached features of real pictures."""
 
 import hashlib
+import inspect
 import os
 import sys
+import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,10 +16,11 @@ from torch import Tensor
 from console import ROOT, UserError
 from datamodules.base import atomic_save
 from metrics.classifier import Classifier, train_classifier
-from metrics.distances import Gaussian, frechet_distance, gaussian
+from metrics.distances import Gaussian, frechet_distance, gaussian, kernel_distance
 from metrics.features import ClassifierFeatures, Extractor, FeatureSet, InceptionFeatures, to_bytes
 
 CHUNK = 250  # pictures that are drawn or read at a time
+TRANSLATED = 16  # pictures that are translated at a time, which may be large ones
 
 
 class Real(NamedTuple):
@@ -24,6 +28,41 @@ class Real(NamedTuple):
 
     features: Tensor
     moments: Gaussian
+
+
+class Target(NamedTuple):
+    """What a system draws, and the pictures it should look like.
+
+    Attributes:
+        suffix: of the figures' names: "/a2b" where a system translates, "" otherwise.
+        data: image data to compare with.
+        draw: pictures (N, C, H, W) in [-1, 1] for N seeds; of a translation, seed i takes picture i of the validation split.
+    """
+
+    suffix: str
+    data: Any
+    draw: Callable[..., Tensor]
+
+
+def targets(model: Any, data: Any, split: str = "val") -> list[Target]:
+    """One, or where a system translates, one per direction.
+
+    Args:
+        model: with a `sample` that draws pictures.
+        data: its data module.
+        split: whose pictures are translated.
+    """
+
+    def target(direction: str) -> Target:
+        def translate(seeds: list[int], **options: Any) -> Tensor:
+            chunks = [seeds[start : start + TRANSLATED] for start in range(0, len(seeds), TRANSLATED)]
+            drawn = [model.sample(chunk, batch=data.batch(split, chunk), direction=direction, **options) for chunk in chunks]
+            return torch.cat(drawn)
+
+        return Target(f"/{direction}", data.domain(direction[-1]), translate)
+
+    parameter = inspect.signature(model.sample).parameters.get("direction")
+    return [target(choice) for choice in typing.get_args(parameter.annotation)] if parameter else [Target("", data, model.sample)]
 
 
 def pictures(data: Any, split: str, index: list[int]) -> tuple[Tensor, Tensor | None]:
@@ -86,12 +125,13 @@ def real_features(data: Any, split: str, extractor: Extractor, device: torch.dev
 
 
 class Fid(Callback):
-    """Frechet distance of fresh samples to the validation pictures, as `val/classifier-fid` or `val/fid`, at every validation.
+    """Frechet and kernel distance of fresh samples to the validation pictures, at every validation.
 
-    Each rank draws its share of the samples.
+    They are `val/classifier-fid` or `val/fid`, and `kid` alike, with `/a2b` and so on behind them where a system translates the
+    validation pictures. Each rank draws its share of the samples.
 
     Args:
-        count: samples to draw; 0 for no FID. Figures compare only at an equal count, since few samples raise it.
+        count: samples to draw; 0 for no FID. Figures compare only at an equal count, since few samples raise FID.
         extractor: the corpus' own classifier, or Inception where its weights are.
     """
 
@@ -104,18 +144,23 @@ class Fid(Callback):
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        for target in targets(pl_module, trainer.datamodule):  # type: ignore[attr-defined]
+            self._measure(trainer, pl_module, target)
+
+    def _measure(self, trainer: Trainer, pl_module: Any, target: Target) -> None:
         for turn in (True, False):  # rank 0 fills the caches, then all ranks read them
             if trainer.is_global_zero == turn:
-                extractor = corpus_extractor(data, self.extractor).to(pl_module.device)
-                real = real_features(data, "val", extractor, pl_module.device)
+                extractor = corpus_extractor(target.data, self.extractor).to(pl_module.device)
+                real = real_features(target.data, "val", extractor, pl_module.device)
             trainer.strategy.barrier()
-        fake = FeatureSet(extractor).to(pl_module.device)
+        drawn = FeatureSet(extractor).to(pl_module.device)
         seeds = list(range(self.count))[trainer.global_rank :: trainer.world_size]
         for start in range(0, len(seeds), CHUNK):
-            fake.update(to_bytes(pl_module.sample(seeds[start : start + CHUNK])))  # type: ignore[operator]
-        value = frechet_distance(real.moments, gaussian(fake.compute()[0].cpu()))
-        name = f"val/{extractor.prefix}fid"
-        pl_module.log(name, value, rank_zero_only=True)
-        signature = f"fid[extractor={extractor.name}|split=val|n_real={len(real.features)}|n_fake={self.count}]"
-        pl_module.signatures[name] = extractor.prefix + signature  # type: ignore[index, operator, assignment]
+            drawn.update(to_bytes(target.draw(seeds[start : start + CHUNK])))
+        fake = drawn.compute()[0].cpu()
+        values = {"fid": frechet_distance(real.moments, gaussian(fake)), "kid": kernel_distance(real.features, fake)}
+        for name, value in values.items():
+            key = f"val/{extractor.prefix}{name}{target.suffix}"
+            pl_module.log(key, value, rank_zero_only=True)
+            clouds = f"extractor={extractor.name}|split=val|n_real={len(real.features)}|n_fake={self.count}"
+            pl_module.signatures[key] = f"{extractor.prefix}{name}[{clouds}]"

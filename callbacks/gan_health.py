@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.nn import functional as F
 
-from callbacks.fid import corpus_classifier
+from callbacks.fid import Target, corpus_classifier, targets
 from callbacks.run_files import CSVLog
 from lightning_modules.base import AdversarialModule
 from metrics.modes import classes_covered, modes_covered
@@ -39,6 +40,11 @@ ADVICE = {
 }
 
 
+def is_trouble(name: str, value: float) -> bool:
+    """Whether a figure is beyond its limit, if it has one."""
+    return value < LIMITS.get(name, -torch.inf) or value > UPPER_LIMITS.get(name, torch.inf)
+
+
 def lowest_autocorrelation(values: Tensor) -> float:
     """Minimum over lags up to half the length of the autocorrelation of values (T,), a straight trend taken out."""
     time = torch.linspace(-1, 1, len(values), dtype=torch.float64)
@@ -48,6 +54,11 @@ def lowest_autocorrelation(values: Tensor) -> float:
     if power == 0:
         return 0.0
     return min(float(values[lag:] @ values[:-lag] / power) for lag in range(1, len(values) // 2 + 1))
+
+
+def at_most(pictures: Tensor, side: int = 64) -> Tensor:
+    """Pictures (N, C, H, W), those larger than `side` scaled down to it: all that is told of them here shows in small."""
+    return F.adaptive_avg_pool2d(pictures, side) if min(pictures.shape[2:]) > side else pictures
 
 
 def pairwise(pictures: Tensor) -> Tensor:
@@ -100,11 +111,11 @@ class GanHealth(Callback):
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLog):  # which would write them twice
                 logger.log_metrics({f"health/{name}": value for name, value in figures.items()}, trainer.global_step)
-        low = {name for name, limit in LIMITS.items() if figures.get(name, 1.0) < limit}
-        high = {name for name, limit in UPPER_LIMITS.items() if figures.get(name, 0.0) > limit}
-        for name in sorted((low | high) - self._troubles):
-            print(f"warning: step {trainer.global_step}: {name} {figures[name]:.2f}: {ADVICE[name]}", file=sys.stderr)
-        self._troubles = low | high
+        troubles = {name for name, value in figures.items() if is_trouble(name.partition("/")[0], value)}
+        for name in sorted(troubles - self._troubles):
+            advice = ADVICE[name.partition("/")[0]]
+            print(f"warning: step {trainer.global_step}: {name} {figures[name]:.2f}: {advice}", file=sys.stderr)
+        self._troubles = troubles
 
     def measure(self, trainer: Trainer, pl_module: Any) -> dict[str, float]:
         """All figures that can be had here; what is unknown is left out."""
@@ -117,12 +128,21 @@ class GanHealth(Callback):
         if {"train/d_real", "train/d_fake", "val/d_real"} <= logged.keys():
             width = logged["train/d_real"] - logged["train/d_fake"]
             figures["overfitting"] = (logged["train/d_real"] - logged["val/d_real"]) / width if width > 0 else 0.0
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        for target in targets(pl_module, trainer.datamodule):  # type: ignore[attr-defined]
+            measured = self._measure_pictures(target, pl_module)
+            figures |= {f"{name}{target.suffix}": value for name, value in measured.items()}
+        return figures
+
+    def _measure_pictures(self, target: Target, pl_module: Any) -> dict[str, float]:
+        """What the samples themselves tell."""
+        data = target.data
         unseen = self._pictures(data, "val", self.count, pl_module)
         train = self._pictures(data, "train", self.pool, pl_module)
-        samples = pl_module.sample(list(range(self.count)))
-        figures["diversity"] = float(pairwise(samples) / pairwise(unseen))
-        figures["novelty"] = float(nearest(samples, train) / nearest(unseen, train))
+        samples = at_most(target.draw(list(range(self.count))))
+        figures = {
+            "diversity": float(pairwise(samples) / pairwise(unseen)),
+            "novelty": float(nearest(samples, train) / nearest(unseen, train)),
+        }
         if hasattr(data, "centres"):
             points = samples.flatten(1).cpu()
             modes, near = modes_covered(points, data.centres, data.deviation)
@@ -139,5 +159,5 @@ class GanHealth(Callback):
         """At most `count` pictures of a split, spread evenly, on the module's device."""
         size = len(data.split(split))
         picked = [size * i // min(count, size) for i in range(min(count, size))]
-        image: Tensor = data.batch(split, picked)["image"]
-        return image.to(pl_module.device)
+        parts = [at_most(data.batch(split, picked[start : start + 250])["image"]) for start in range(0, len(picked), 250)]
+        return torch.cat(parts).to(pl_module.device)

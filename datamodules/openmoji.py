@@ -203,14 +203,18 @@ class OpenMoji(ImageDataModule):
     def _is_flag_or_toned(self, code: str) -> bool:
         return bool(self.groups[code] == FLAG_GROUP or FLAG.match(code) or SKIN_TONES & set(code.split("-")))
 
-    def load_split(self, split: str) -> InMemoryImages:
-        rows = [
+    def rows(self, split: str) -> list[int]:
+        """Numbers in `codes` of the glyphs of a split."""
+        return [
             row
             for row, code in enumerate(self.codes)
             if self.folds[code] == split
             and not (self.named and code not in self.names)
             and not (self.neutral and self._is_flag_or_toned(code))
         ]
+
+    def load_split(self, split: str) -> InMemoryImages:
+        rows = self.rows(split)
         images = torch.from_numpy(self._rasterised(self.size, self.layers)[rows])
         codes = [self.codes[row] for row in rows]
         data = InMemoryImages(

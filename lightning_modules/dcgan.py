@@ -34,21 +34,7 @@ from torch import Tensor, nn
 from console import UserError
 from lightning_modules.base import classes_used
 from lightning_modules.gan import NoiseGAN
-from lightning_modules.layers.convolution import same_padding
-
-
-def start_normal(network: nn.Module, deviation: float = 0.02) -> nn.Module:
-    """Weights from N(0, deviation), batch norm scales from N(1, deviation), biases 0 (section 4)."""
-    for part in network.modules():
-        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            nn.init.normal_(part.weight, 0.0, deviation)
-        elif isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d) and part.affine:
-            nn.init.normal_(part.weight, 1.0, deviation)
-        else:
-            continue
-        if part.bias is not None:
-            nn.init.zeros_(part.bias)
-    return network
+from lightning_modules.layers.convolution import same_padding, start_normal
 
 
 def channel_plan(image_shape: list[int], width: int) -> list[int]:

@@ -1,4 +1,6 @@
-"""Sizes of strided and transposed convolutions, tested against PyTorch."""
+"""Sizes of strided and transposed convolutions, tested against PyTorch, and how their weights begin in adversarial systems."""
+
+from torch import nn
 
 from console import UserError
 
@@ -26,3 +28,17 @@ def same_padding(kernel: int) -> int:
     if kernel % 2 == 0:
         raise UserError(f"a kernel of {kernel} has no padding that is the same on both sides: take an odd one")
     return (kernel - 1) // 2
+
+
+def start_normal(network: nn.Module, deviation: float = 0.02) -> nn.Module:
+    """Weights from N(0, deviation), batch norm scales from N(1, deviation), biases 0 (Radford et al. 2016, section 4)."""
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(part.weight, 0.0, deviation)
+        elif isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d) and part.affine:
+            nn.init.normal_(part.weight, 1.0, deviation)
+        else:
+            continue
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)
+    return network
