@@ -3,7 +3,8 @@
 CKPT is a checkpoint of any system that draws pictures; its average weights and its live ones are scored side by side. FOLDER
 holds pictures that anything made. One generation and one pass through the feature extractor serve all metrics; the real
 pictures' features are computed once and kept beside the corpora. Each value is a line of JSON on stdout, with its signature.
-Metrics: fid, kid, precision, recall, density, coverage, is (Inception only), parzen, nn (conditional systems only).
+Systems that translate are given the split's pictures and scored per direction. Metrics: fid, kid, precision, recall, density,
+coverage, is (Inception only), parzen, nn (conditional systems only), and l1, psnr, ssim (translations whose answers are known).
 """
 
 import argparse
@@ -18,7 +19,9 @@ from console import UserError, run
 from sample import LazyBatch, OptionParser, data_module, use_device
 
 DISTANCES = ("fid", "kid", "precision", "recall", "density", "coverage")
-METRICS = (*DISTANCES, "is", "parzen", "nn")
+FIDELITIES = ("l1", "psnr", "ssim")
+IN_PIXELS = ("parzen", "nn", *FIDELITIES)
+METRICS = (*DISTANCES, "is", *IN_PIXELS)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -61,7 +64,7 @@ def check(options: argparse.Namespace) -> argparse.Namespace:
     return options
 
 
-def drawn(model: Any, options: argparse.Namespace, count: int, **choice: bool) -> Iterator[tuple[Any, Any]]:
+def drawn(target: Any, model: Any, options: argparse.Namespace, count: int, **choice: bool) -> Iterator[tuple[Any, Any]]:
     """uint8 pictures with the labels they were asked to have (or None), a batch at a time; classes take turns."""
     import torch
 
@@ -70,9 +73,9 @@ def drawn(model: Any, options: argparse.Namespace, count: int, **choice: bool) -
     conditional = model.hparams.get("conditional", False)
     for start in range(options.seed, options.seed + count, options.batch_size):
         seeds = list(range(start, min(start + options.batch_size, options.seed + count)))
-        if "batch" in inspect.signature(model.sample).parameters:
+        if not target.suffix and "batch" in inspect.signature(model.sample).parameters:
             choice = {**choice, "batch": LazyBatch(options.against, seeds, None)}  # type: ignore[dict-item]
-        images = model.sample(seeds, **choice)
+        images = target.draw(seeds, **choice)
         if not isinstance(images, torch.Tensor):
             raise UserError(f"{options.source}: {type(model).__name__} draws texts, and these metrics are for pictures")
         yield to_bytes(images), torch.tensor(seeds) % model.classes if conditional else None
@@ -92,23 +95,32 @@ def found(folder: Path, image_shape: list[int], options: argparse.Namespace, cou
         yield torch.stack([decode(path, image_shape[-1], image_shape[0]) for path in chunk]), None
 
 
-def score(batches: Iterator[tuple[Any, Any]], data: Any, options: argparse.Namespace, note: str) -> Iterator[dict[str, Any]]:
+def score(
+    batches: Iterator[tuple[Any, Any]], data: Any, options: argparse.Namespace, note: str, suffix: str = "", paired: bool = False
+) -> Iterator[dict[str, Any]]:
     """Value and signature of every metric that is wanted, from one pass over the pictures.
 
     Args:
         batches: uint8 pictures with labels or None.
-        data: prepared data module of the real pictures.
+        data: prepared data of the real pictures.
         options: of the command line.
         note: last part of every signature.
+        suffix: of every metric's name.
+        paired: whether picture i of `data` is the answer to the i-th one here.
     """
     import torch
 
     from callbacks.fid import corpus_extractor, pictures, real_features
     from metrics import distances, parzen
     from metrics.features import FeatureSet
+    from metrics.fidelity import fidelity
 
     wanted, split = options.metrics, options.split
-    featured, in_pixels = [m for m in wanted if m not in ("parzen", "nn")], [m for m in wanted if m in ("parzen", "nn")]
+    featured, in_pixels = [m for m in wanted if m not in IN_PIXELS], [m for m in wanted if m in IN_PIXELS]
+    if set(FIDELITIES) & set(wanted) and not paired:
+        raise UserError(
+            "--metrics l1, psnr and ssim need the answers: give the checkpoint of a translation, and data that has pairs"
+        )
     measured = None
     if featured:
         extractor = corpus_extractor(data, options.extractor).to(options.device)
@@ -141,10 +153,18 @@ def score(batches: Iterator[tuple[Any, Any]], data: Any, options: argparse.Names
             values["is"] = (distances.inception_score(logits.cpu()), "|splits=10")
         for name in featured:
             value, extra = values[name]
-            yield {"metric": extractor.prefix + name, "value": value, "signature": f"{extractor.prefix}{name}[{base}{extra}{note}]"}
+            signature = f"{extractor.prefix}{name}[{base}{extra}{note}]"
+            yield {"metric": extractor.prefix + name + suffix, "value": value, "signature": signature}
 
     if in_pixels:
         generated = torch.cat(kept)
+    if set(FIDELITIES) & set(wanted):
+        truth = pictures(data, split, list(range(options.seed, options.seed + len(generated))))[0]
+        for name, (value, signature) in fidelity(generated, truth).items():
+            if name in wanted:
+                extra = f"split={split}|n={len(truth)}{note}"
+                yield {"metric": name + suffix, "value": value, "signature": f"{signature[:-1]}|{extra}]"}
+    if {"parzen", "nn"} & set(wanted):
         everything = [list(range(len(data.split(part)))) for part in ("val", "test")]
         test, test_labels = pictures(data, "test", everything[1])
         counts = f"n_fake={len(generated)}|n_test={len(test)}"
@@ -162,20 +182,25 @@ def score(batches: Iterator[tuple[Any, Any]], data: Any, options: argparse.Names
 
 def evaluate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """All lines of the answer."""
+    from callbacks.fid import targets
+
     data = data_module(options.against)
     if options.source.is_dir():
-        yield from score(found(options.source, data.facts["image_shape"], options, options.num), data, options, "")
+        folder = found(options.source, data.facts["image_shape"], options, options.num)
+        yield from score(folder, data, options, "")
         return
 
     from lightning_modules import load
 
     model = load(options.source)
     use_device(model, options.device)
-    count = options.num or len(data.split(options.split))
-    for choice in ({"ema": True}, {"ema": False}) if getattr(model, "ema", None) is not None else ({},):
-        note = f"|seed={options.seed}" + "".join(f"|ema={int(value)}" for value in choice.values())
-        for line in score(drawn(model, options, count, **choice), data, options, note):
-            yield {**line, "weights": "ema" if choice.get("ema") else "live"}
+    for target in targets(model, data, options.split):
+        count = options.num or target.inputs or len(data.split(options.split))
+        for choice in ({"ema": True}, {"ema": False}) if getattr(model, "ema", None) is not None else ({},):
+            note = f"|seed={options.seed}" + "".join(f"|ema={int(value)}" for value in choice.values())
+            batches = drawn(target, model, options, count, **choice)
+            for line in score(batches, target.data, options, note, target.suffix, target.paired):
+                yield {**line, "weights": "ema" if choice.get("ema") else "live"}
 
 
 def program(argv: list[str]) -> None:

@@ -1,12 +1,14 @@
 """Train and score the papers' recipes: `python reproduce.py list | run ID [--seeds 0,1,2]`.
 
 A reproduction is a file `configs/_reproduce/<id>.yaml`. `run` trains in `runs/reproduce/<id>/seed<k>` (continuing where it was
-interrupted), tests, writes `results/<id>.json`, and renders RESULTS.md from the files in `results/` alone.
+interrupted), tests, writes `results/<id>.json`, and renders RESULTS.md from the files in `results/` alone. An ablation has
+`variants`, each with overrides of its own; what counts of it is their order, by the first figure of each.
 """
 
 import argparse
 import importlib
 import inspect
+import itertools
 import json
 import statistics
 import sys
@@ -55,8 +57,11 @@ def run_function(entry: dict[str, Any], seed: int) -> dict[str, Any]:
     module, _, name = entry["function"].rpartition(".")
     function = getattr(importlib.import_module(module), name)
     data = data_module(ROOT / entry["config"], entry.get("data", {}))
-    splits, kinds = ("train", "val", "test"), ("images", "labels")
-    tensors = {f"{split}_{kind}": getattr(data.split(split), kind) for split in splits for kind in kinds}
+    tensors = {}
+    for split, kind in itertools.product(("train", "val", "test"), ("images", "labels", "a", "b")):
+        if hasattr(data.split(split), kind):
+            value = getattr(data.split(split), kind)
+            tensors[f"{split}_{kind}"] = getattr(value, "images", value)
     wanted = inspect.signature(function).parameters
     options = {**tensors, **entry.get("arguments", {}), "seed": seed}
     begin = time.perf_counter()
@@ -77,25 +82,30 @@ def run_model(name: str, entry: dict[str, Any], seed: int) -> dict[str, Any]:
     fitted = train.TrainCLI(["fit", *common, *resume])
     begin = time.perf_counter()
     if "evaluate" in entry:
-        value, signature = scored(checkpoint, entry["evaluate"])
+        figures = scored(checkpoint, entry["evaluate"])
     else:
         tested = train.TrainCLI(["test", *common, "--ckpt_path", str(checkpoint)])
-        value, signature = tested.trainer.callback_metrics[entry["metric"]].item(), tested.model.signatures[entry["metric"]]
+        metric = entry["metric"]
+        figures = {metric: (tested.trainer.callback_metrics[metric].item(), tested.model.signatures[metric])}
+    value, signature = next(iter(figures.values()))
     return {
         "value": value,
         "signature": f"{signature} {entry['stopping_rule']}.ckpt",
+        "figures": {name: value for name, (value, _) in figures.items()},
         "epochs": fitted.trainer.current_epoch,
         "minutes": (training_seconds(folder) + time.perf_counter() - begin) / 60,
     }
 
 
-def scored(checkpoint: Path, options: dict[str, Any]) -> tuple[float, str]:
-    """Value and signature by `evaluate.py`, of the average weights where there are any."""
+def scored(checkpoint: Path, options: dict[str, Any]) -> dict[str, tuple[float, str]]:
+    """Values and signatures by `evaluate.py`, of the average weights where there are any."""
     import evaluate
 
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    line = next(evaluate.evaluate(evaluate.parse([str(checkpoint), *arguments])))
-    return line["value"], line["signature"]
+    lines: dict[str, tuple[float, str]] = {}
+    for line in evaluate.evaluate(evaluate.parse([str(checkpoint), *arguments])):
+        lines.setdefault(line["metric"], (line["value"], line["signature"]))
+    return lines
 
 
 def training_seconds(folder: Path) -> float:
@@ -112,7 +122,12 @@ def reproduce(name: str, seeds: list[int]) -> None:
     if name not in entries:
         raise UserError(f"{name}: there is no such reproduction; `python reproduce.py list` names them: {', '.join(entries)}")
     entry = entries[name]
-    runs = [run_function(entry, seed) if "function" in entry else run_model(name, entry, seed) for seed in seeds]
+    variants = {
+        variant: [run_model(f"{name}/{variant}", {**entry, "overrides": {**entry["overrides"], **more}}, seed) for seed in seeds]
+        for variant, more in entry.get("variants", {}).items()
+    }
+    runs = next(iter(variants.values()), None)  # the first one is the paper's own
+    runs = runs or [run_function(entry, seed) if "function" in entry else run_model(name, entry, seed) for seed in seeds]
     values = [one["value"] for one in runs]
     result = {
         "id": name,
@@ -127,6 +142,7 @@ def reproduce(name: str, seeds: list[int]) -> None:
         "minutes": round(statistics.fmean(one["minutes"] for one in runs), 1),
         "source": entry.get("source"),
         "protocol": entry["protocol"],
+        **({"variants": {variant: figures_of(those) for variant, those in variants.items()}} if variants else {}),
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -134,11 +150,40 @@ def reproduce(name: str, seeds: list[int]) -> None:
     print(f"{name}: {result['value']:.5g} (published {result['published']}), {(RESULTS / name).relative_to(ROOT)}.json")
 
 
+def figures_of(runs: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Mean of every figure over the runs, and its standard deviation where there are several."""
+    columns = {name: [one["figures"][name] for one in runs] for name in runs[0]["figures"]}
+    return {
+        name: [statistics.fmean(values), *([statistics.stdev(values)] if len(values) > 1 else [])]
+        for name, values in columns.items()
+    }
+
+
+def ablation(result: dict[str, Any]) -> str:
+    """The variants of one result as a table, best first by the first figure."""
+    variants, (first, *_) = result["variants"], result["variants"][next(iter(result["variants"]))]
+    order = sorted(variants, key=lambda variant: variants[variant][first][0], reverse=result["better"] == "higher")
+    names = list(variants[order[0]])
+    lines = [
+        f"\n## {result['id']}\n",
+        f"Order only, by {first}. {result['protocol']}; mean ± standard deviation of {result['n_seeds']} seeds.\n",
+    ]
+    lines += ["| variant | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
+    for variant in order:
+        cells = [
+            " ± ".join([f"{value[0]:.4g}", *(f"{spread:.2g}" for spread in value[1:])]) for value in variants[variant].values()
+        ]
+        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def render() -> str:
     """RESULTS.md from the files in `results/`."""
-    rows = []
+    rows, ablations = [], []
     for path in sorted(RESULTS.glob("*.json")):
         r = json.loads(path.read_text())
+        if "variants" in r:
+            ablations.append(ablation(r))
         ours = f"{r['value']:.5g}" + (f" ± {r['std']:.2g}" if r["std"] is not None else "")
         cells = [
             r["id"],
@@ -153,7 +198,7 @@ def render() -> str:
             r["source"],
         ]
         rows.append("| " + " | ".join("–" if cell is None else str(cell).replace("|", "\\|") for cell in cells) + " |\n")
-    return HEADER + "".join(rows)
+    return HEADER + "".join(rows) + "".join(ablations)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

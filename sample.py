@@ -3,6 +3,8 @@
 The options are those of the system's `sample` method. Pictures go to `--out`, one file per seed and the first 64 side by side in
 grid.png, and their paths to stdout; texts go to stdout, one sample a line. Picture i depends on its seed alone, whatever is drawn
 beside it.
+
+Systems that translate pictures take your own: `--input FOLDER_OR_IMAGE --direction a2b --out DIR` keeps names and sizes.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from typing import Any, Literal, NoReturn
 from console import UserError, read_config, run
 
 CHUNK = 64  # seeds drawn at a time, so that memory does not grow with their number
+PIXELS = 2**20  # of pictures that are translated at a time
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -140,6 +143,8 @@ def parse(argv: list[str]) -> tuple[Any, argparse.Namespace, dict[str, Any]]:
     parser.add_argument("--out", type=Path, default=Path("samples"), help="folder for pictures (default: samples)")
     parser.add_argument("--data", type=Path, help="configuration of the data; the run's config.yaml unless given")
     parser.add_argument("--device", default="cpu", help="where to compute, such as cuda (default: cpu)")
+    if "direction" in signature.parameters:
+        parser.add_argument("--input", type=Path, help="picture, or folder of pictures, to be translated; the test split unless given")
     names = [name for name in signature.parameters if name not in ("seeds", "batch")]
     for name in names:
         add_option(parser, signature.parameters[name], described.get(name, ""))
@@ -162,13 +167,87 @@ def use_device(model: Any, device: str) -> None:
         raise UserError(f"--device {device}: there is no such device here; give cpu, or leave it out") from error
 
 
+def pictures_of(source: Path, channels: int, failed: list[str]) -> Iterator[tuple[list[Path], Any]]:
+    """Pictures of one size, as many as `PIXELS` allows but at least one at a time: their files, and uint8 (N, C, H, W).
+
+    Args:
+        source: a picture, or a folder with pictures anywhere in it.
+        channels: 1 or 3.
+        failed: gets a line for each file that cannot be read.
+
+    Raises:
+        UserError: if there is nothing to read.
+    """
+    import torch
+
+    from datamodules.image_folder import SUFFIXES, BadPicture, read_picture, to_tensor
+
+    found = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES) if source.is_dir() else [source]
+    if not found:
+        raise UserError(f"--input {source}: there are no pictures in it ({', '.join(sorted(SUFFIXES))})")
+    paths: list[Path] = []
+    images: list[torch.Tensor] = []
+    for path in found:
+        try:
+            image = to_tensor(read_picture(path, channels))
+        except BadPicture as error:
+            failed.append(str(error))
+            continue
+        if images and (image.shape != images[0].shape or image[0].numel() * (len(images) + 1) > PIXELS):
+            yield paths, torch.stack(images)
+            paths, images = [], []
+        paths.append(path)
+        images.append(image)
+    if images:
+        yield paths, torch.stack(images)
+
+
+def translate(model: Any, options: argparse.Namespace, sampling: dict[str, Any]) -> None:
+    """Translate the pictures of `--input` into `--out`, under their names and in their sizes.
+
+    Raises:
+        UserError: if any could not be translated, after all others were; a line on stderr says why of each.
+    """
+    from PIL import Image
+
+    from metrics.features import to_bytes
+
+    source, out, failed, done = options.input, options.out, [], 0
+    if not source.exists():
+        raise UserError(f"--input {source}: there is no such picture or folder")
+    home = source if source.is_dir() else source.parent
+    if out.resolve() == home.resolve():
+        raise UserError(f"--out {out} would overwrite the pictures of --input: give another folder")
+    for paths, images in pictures_of(source, model.hparams.image_shape[0], failed):
+        batch = {sampling["direction"][0]: images.float() / 127.5 - 1}
+        try:
+            made = to_bytes(model.sample([options.seed] * len(paths), batch=batch, **sampling)).cpu()
+        except UserError as error:
+            failed += [f"{path}: {error}" for path in paths]
+            continue
+        for path, picture in zip(paths, made):
+            target = out / path.relative_to(home)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture.permute(1, 2, 0).squeeze(2).numpy()).save(target, quality=95)
+            print(target)
+            done += 1
+    if failed and source.is_dir():
+        print("\n".join(f"warning: {line}" for line in failed), file=sys.stderr)
+        raise UserError(f"{len(failed)} of {done + len(failed)} pictures could not be translated, see the lines above; repair them")
+    if failed:
+        raise UserError(failed[0])
+
+
 def draw(argv: list[str]) -> None:
     """Parse, draw, write, and print what was written."""
     model, options, sampling = parse(argv)
+    use_device(model, options.device)
+    if getattr(options, "input", None):
+        translate(model, options, sampling)
+        return
     seeds = parse_seeds(options.seeds) if options.seeds else list(range(options.seed, options.seed + options.num))
     if not seeds:
         raise UserError(f"--num {options.num} draws nothing: give at least 1")
-    use_device(model, options.device)
 
     import torch
 

@@ -1,4 +1,4 @@
-"""FID and KID while training, and what they share with `evaluate.py`: the corpus' classifier and cached features of real pictures."""
+"""FID and KID while training, and what they share with `evaluate.py`: targets, the corpus' classifier, cached real features."""
 
 import hashlib
 import inspect
@@ -36,12 +36,16 @@ class Target(NamedTuple):
     Attributes:
         suffix: of the figures' names: "/a2b" where a system translates, "" otherwise.
         data: image data to compare with.
-        draw: pictures (N, C, H, W) in [-1, 1] for N seeds; of a translation, seed i takes picture i of the validation split.
+        draw: pictures (N, C, H, W) in [-1, 1] for N seeds; of a translation, seed i takes picture i of the split, modulo its size.
+        inputs: how many different ones that are, where a system translates.
+        paired: whether picture i of `data` is the answer to picture i.
     """
 
     suffix: str
     data: Any
     draw: Callable[..., Tensor]
+    inputs: int | None = None
+    paired: bool = False
 
 
 def targets(model: Any, data: Any, split: str = "val") -> list[Target]:
@@ -59,7 +63,8 @@ def targets(model: Any, data: Any, split: str = "val") -> list[Target]:
             drawn = [model.sample(chunk, batch=data.batch(split, chunk), direction=direction, **options) for chunk in chunks]
             return torch.cat(drawn)
 
-        return Target(f"/{direction}", data.domain(direction[-1]), translate)
+        inputs = len(data.domain(direction[0]).split(split))
+        return Target(f"/{direction}", data.domain(direction[-1]), translate, inputs, data.split(split).paired)
 
     parameter = inspect.signature(model.sample).parameters.get("direction")
     return [target(choice) for choice in typing.get_args(parameter.annotation)] if parameter else [Target("", data, model.sample)]

@@ -30,8 +30,8 @@ class BadPicture(UserError):
     """A file that is not a picture of the kind that can be trained on."""
 
 
-def decode(path: Path, size: int, channels: int) -> Tensor:
-    """Centre square of a picture file, scaled to (channels, size, size) uint8.
+def read_picture(path: Path, channels: int) -> Image.Image:
+    """A picture file in its own size, on white where it is transparent: mode L or RGB.
 
     Raises:
         BadPicture: naming the file, what is wrong with it, and the mend.
@@ -45,20 +45,49 @@ def decode(path: Path, size: int, channels: int) -> Tensor:
                 raise BadPicture(f"{path}: has more than 8 bits a channel; convert it to 8 bits")
             if image.mode == "CMYK":
                 raise BadPicture(f"{path}: is CMYK, which looks different in every program; convert it to RGB")
-            if min(image.size) < size:
-                raise BadPicture(
-                    f"{path}: is {image.width}x{image.height}, smaller than data.size {size}; remove it or lower data.size"
-                )
             rgba = image.convert("RGBA") if "transparency" in image.info or image.mode in ("LA", "RGBA", "PA") else None
             if rgba is not None:  # what is transparent is white
                 image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)  # type: ignore[assignment]
-            fitted = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BICUBIC)
+            return image.convert("L" if channels == 1 else "RGB")
     except BadPicture:
         raise
     except BROKEN as error:
         raise BadPicture(f"{path}: cannot be read as a picture ({error}); repair or remove it") from error
-    pixels = torch.from_numpy(np.array(fitted))
-    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """uint8 (C, H, W)."""
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
+
+
+def square(image: Image.Image, size: int, path: Path, smallest: int | None = None) -> Tensor:
+    """Centre square of a picture, scaled to uint8 (C, size, size).
+
+    Args:
+        image: the picture.
+        size: height and width in pixels.
+        path: its file, for the message.
+        smallest: least height and width that it must have; `size` unless given.
+
+    Raises:
+        BadPicture: if it is smaller.
+    """
+    smallest = smallest or size
+    if min(image.size) < smallest:
+        raise BadPicture(
+            f"{path}: is {image.width}x{image.height}, smaller than data.size {smallest}; remove it or lower data.size"
+        )
+    return to_tensor(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+
+
+def decode(path: Path, size: int, channels: int) -> Tensor:
+    """Centre square of a picture file, scaled to (channels, size, size) uint8.
+
+    Raises:
+        BadPicture: as `read_picture` and `square`.
+    """
+    return square(read_picture(path, channels), size, path)
 
 
 class FileImages:
@@ -80,8 +109,12 @@ class FileImages:
 
     def __getitems__(self, request: Request) -> dict[str, Any]:
         index = request.index
-        image = torch.stack([decode(self.paths[i], self.size, self.channels) for i in index.tolist()])
+        image = torch.stack([self.read(self.paths[i]) for i in index.tolist()])
         return {"image": image, "label": self.labels[index], "index": index, "seed": request.seed}
+
+    def read(self, path: Path) -> Tensor:
+        """One of the pictures."""
+        return decode(path, self.size, self.channels)
 
     def fingerprint(self) -> str:
         """Hash of names, sizes and dates of all files, with the labels; none of them is read."""
@@ -100,6 +133,36 @@ class FileImages:
         if attribute not in self.attributes:
             raise UserError(f"there is no attribute {attribute!r}; there are: {', '.join(self.attributes) or 'none'}")
         return self.attributes[attribute]
+
+
+def fits_into_memory(data: FileImages) -> bool:
+    """Whether pictures are few and small enough to be kept as uint8."""
+    return len(data) * data.channels * data.size**2 <= IN_MEMORY_BYTES
+
+
+def read_all(data: FileImages, split: str, skip_bad: bool) -> tuple[Tensor, Tensor]:
+    """uint8 pictures (K, C, size, size) and the numbers (K,) of those that could be used.
+
+    Args:
+        data: pictures in files.
+        split: their name, for the count of those that are skipped.
+        skip_bad: leave out what cannot be used, and say how many, instead of stopping at the first.
+
+    Raises:
+        BadPicture: unless `skip_bad`.
+    """
+    kept, images = [], []
+    for number, path in enumerate(data.paths):
+        try:
+            images.append(data.read(path))
+            kept.append(number)
+        except BadPicture:
+            if not skip_bad:
+                raise
+    if len(kept) < len(data):
+        print(f"{split}: skipped {len(data) - len(kept)} of {len(data)} files that could not be used", file=sys.stderr)
+    stacked = torch.stack(images) if images else torch.empty(0, data.channels, data.size, data.size, dtype=torch.uint8)
+    return stacked, torch.tensor(kept, dtype=torch.int64)
 
 
 class ImageFolder(ImageDataModule):
@@ -182,21 +245,10 @@ class ImageFolder(ImageDataModule):
         data = self._file_images(self.files[split])
         if split == "train":
             data = take_subset(data, self.max_samples)
-        if len(data) * self.channels * self.size**2 > IN_MEMORY_BYTES:
+        if not fits_into_memory(data):
             return data
-        kept, images = [], []
-        for path in data.paths:
-            try:
-                images.append(decode(path, self.size, self.channels))
-                kept.append(path)
-            except BadPicture:
-                if not self.skip_bad:
-                    raise
-        if len(kept) < len(data):
-            print(f"{split}: skipped {len(data) - len(kept)} of {len(data)} files that could not be used", file=sys.stderr)
-        labels = self._file_images(kept).labels
-        stacked = torch.stack(images) if images else torch.empty(0, self.channels, self.size, self.size, dtype=torch.uint8)
-        return InMemoryImages(stacked, labels, [self._label_of[path].lower() for path in kept])
+        images, kept = read_all(data, split, self.skip_bad)
+        return InMemoryImages(images, data.labels[kept], [self._label_of[data.paths[i]].lower() for i in kept.tolist()])
 
     def _file_images(self, paths: list[Path]) -> FileImages:
         names = [self._label_of[path] for path in paths]

@@ -33,10 +33,7 @@ class OpenMojiPairs(PairDataModule):
         max_samples: int | None = None,
     ) -> None:
         super().__init__(size, load_size, paired, swap, flip, batch_size, eval_batch_size, num_workers, root, max_samples)
-        self.line, self.colour = (
-            OpenMoji(self.load_size, layers, neutral=True, root=root)  # type: ignore[arg-type]
-            for layers in ("line", "color")
-        )
+        self.line, self.colour = (OpenMoji(self.load_size, layers, neutral=True, root=root) for layers in ("line", "color"))
 
     def prepare_data(self) -> None:
         self.line.prepare_data()

@@ -46,7 +46,7 @@ class TwoDomains:
             other = torch.randint(len(self.b), (len(index),), generator=generator)
         a = self.a.__getitems__(Request(index % len(self.a), request.seed))
         b = self.b.__getitems__(Request(other, request.seed))
-        return {**a, "a": a.pop("image"), "b": b["image"], "index": index, "paired": self.paired}
+        return {"a": a["image"], "b": b["image"], "label": a["label"], "index": index, "seed": request.seed, "paired": self.paired}
 
 
 class PairDataModule(DataModule):

@@ -142,6 +142,10 @@ class CycleGAN(AdversarialModule):
         UserError: if the sides are no multiples of 4, too small for the patch, or all weights are 0.
     """
 
+    generator: nn.ModuleDict
+    discriminator: nn.ModuleDict
+    ema: nn.ModuleDict | None
+
     def __init__(
         self,
         image_shape: list[int],

@@ -43,7 +43,7 @@ from metrics.fidelity import fidelity_metrics, log_fidelity
 DROPPING = 3  # levels of the decoder, from its middle, with dropout
 
 
-class TestableBatchNorm(nn.BatchNorm2d):
+class StatisticsBatchNorm(nn.BatchNorm2d):
     """Batch norm that, outside of training, takes the statistics of each picture by itself, or the running ones.
 
     Args:
@@ -68,7 +68,7 @@ class UNet(nn.Module):
         channels: C.
         width: channels of the first level; doubled at each of the next three.
         levels: L, number of halvings; sides must be multiples of 2^L.
-        test_statistics: see `TestableBatchNorm`.
+        test_statistics: see `StatisticsBatchNorm`.
     """
 
     def __init__(self, channels: int, width: int, levels: int, test_statistics: str) -> None:
@@ -81,9 +81,9 @@ class UNet(nn.Module):
             halve = [nn.Conv2d(before, after, 4, 2, 1, bias=outer or inner)]
             # In place, also on the skip: the decoder's ReLU takes away all that it leaves below 0.
             down = [*([] if outer else [nn.LeakyReLU(0.2, inplace=True)]), *halve]
-            self.down.append(nn.Sequential(*down, *([] if outer or inner else [TestableBatchNorm(after, test_statistics)])))
+            self.down.append(nn.Sequential(*down, *([] if outer or inner else [StatisticsBatchNorm(after, test_statistics)])))
             double = nn.ConvTranspose2d(after if inner else 2 * after, before, 4, 2, 1, bias=outer)
-            end = nn.Tanh() if outer else TestableBatchNorm(before, test_statistics)
+            end = nn.Tanh() if outer else StatisticsBatchNorm(before, test_statistics)
             self.up.append(nn.Sequential(nn.ReLU(inplace=True), double, end))
 
     def forward(self, image: Tensor, seeds: list[int] | None = None) -> Tensor:
@@ -94,7 +94,7 @@ class UNet(nn.Module):
         hidden = skips.pop()
         for level in reversed(range(len(self.up))):
             hidden = self.up[level](hidden)
-            if 0 < level and len(self.up) - level <= DROPPING:
+            if level > 0 and len(self.up) - level <= DROPPING:
                 hidden = self.drop(hidden, level, seeds)
             if level:
                 hidden = torch.cat([hidden, skips.pop()], 1)

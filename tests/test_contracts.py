@@ -56,9 +56,11 @@ def test_recipe_parses_and_builds(recipe: str, tmp_path: Path, monkeypatch: pyte
     assert train.main(["fit", "--config", recipe, "--print_config"]) == 0
     config = yaml.safe_load(capsys.readouterr().out)
     own = []
-    if "folder" in config["data"]["init_args"]:  # the user's own pictures
+    if "folder" in config["data"]["init_args"]:  # the user's own pictures, in one heap, or in two domains
         for number in range(10):
-            Image.fromarray(np.full((128, 128, 3), number, np.uint8)).save(tmp_path / f"{number}.png")
+            for place in ("", "trainA", "trainB"):
+                (tmp_path / place).mkdir(exist_ok=True)
+                Image.fromarray(np.full((128, 128, 3), number, np.uint8)).save(tmp_path / place / f"{number}.png")
         own = ["--data.folder", str(tmp_path)]
     data, model = build(recipe, *own)
     assert set(data.facts) <= set(FACTS)
@@ -67,13 +69,20 @@ def test_recipe_parses_and_builds(recipe: str, tmp_path: Path, monkeypatch: pyte
     assert torch.load(tmp_path / "hparams", weights_only=True) == dict(model.hparams), "hyper-parameters are plain values"
 
 
+def narrow(recipe: str) -> list[str]:
+    """Options that make a recipe's pictures and networks small where they are large."""
+    config = yaml.safe_load(Path(recipe).read_text())
+    size, width = config["data"]["init_args"].get("size", 0), config["model"].get("init_args", {}).get("width", 0)
+    return [*(["--data.size", "32"] if size > 32 else []), *(["--model.width", "8"] if width > 8 else [])]
+
+
 @pytest.fixture(scope="module", params=EMBEDDED)
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     """The command line of a tiny run of each embedded recipe, and its directory."""
     run = tmp_path_factory.mktemp("run") / "straight"
     small = ["--data.batch_size", "8", "--data.max_samples", "40", "--trainer.max_steps", "7", "--trainer.limit_val_batches", "1"]
     often = ["--checkpoint.every_n_train_steps", "1", "--trainer.log_every_n_steps", "2", "--trainer.check_val_every_n_epoch", "1"]
-    argv = ["fit", "--config", request.param, *small, *often]
+    argv = ["fit", "--config", request.param, *small, *often, *narrow(request.param)]
     assert train.main([*argv, "--run_dir", str(run)]) == 0
     return argv, run
 

@@ -44,8 +44,10 @@ class PatchDiscriminator(nn.Sequential):
 
     def __init__(self, channels: int, width: int, patch: Patch, norm: Literal["batch", "instance"], side: int) -> None:
         if side < smallest_side(patch):
-            fitting = [str(other) for other in (1, 16, 70, 286) if smallest_side(other) <= side]  # type: ignore[arg-type]
-            raise UserError(f"model.patch {patch} needs pictures of at least {smallest_side(patch)} pixels: take {' or '.join(fitting)}")
+            fitting = [str(other) for other in (1, 16, 70, 286) if smallest_side(other) <= side]
+            raise UserError(
+                f"model.patch {patch} needs pictures of at least {smallest_side(patch)} pixels: take {' or '.join(fitting)}"
+            )
         normed = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}[norm]
         if patch == 1:
             middle = [nn.Conv2d(width, 2 * width, 1, bias=False), normed(2 * width), nn.LeakyReLU(0.2, inplace=True)]

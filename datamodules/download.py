@@ -1,0 +1,173 @@
+"""Corpora by name: downloads that can be continued, and archives that cannot reach outside of their folder."""
+
+import hashlib
+import os
+import shutil
+import stat
+import sys
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from console import UserError
+
+GIB = 2**30
+CHUNK = 2**20
+TIMEOUT = 30.0  # seconds without an answer
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(addresses: list[str], path: Path, *, checksum: str | None = None, limit: int = 20 * GIB) -> None:
+    """Download a file, continuing what an earlier attempt left in `<path>.part`; it appears at `path` when it is whole.
+
+    Args:
+        addresses: tried in their order.
+        path: where to; what is there already is left alone.
+        checksum: its SHA-256 where that is known; otherwise it is recorded in `<path>.sha256` at the first download, and later
+            ones have to have the same.
+        limit: in bytes, above which the download is refused.
+
+    Raises:
+        UserError: if no address answers, the file is too large or cut short, or the checksum is another.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    reasons = []
+    for address in addresses:
+        print(f"downloading {address}", file=sys.stderr)
+        try:
+            _continue(address, part, limit)
+            break
+        except (OSError, HTTPException) as error:
+            reasons.append(f"{address}: {error}")
+    else:
+        raise UserError(f"{path.name} could not be downloaded ({'; '.join(reasons)}): try again, or place it at {path}")
+    record = path.with_name(f"{path.name}.sha256")
+    expected = checksum or (record.read_text().strip() if record.exists() else None)
+    found = sha256(part)
+    if expected is not None and found != expected:
+        part.unlink()
+        raise UserError(
+            f"{path.name}: its SHA-256 is {found}, not {expected}: it has changed or was damaged; place a good one at {path}"
+        )
+    if checksum is None:
+        record.write_text(f"{found}\n")
+    os.replace(part, path)
+
+
+def _continue(address: str, part: Path, limit: int) -> None:
+    """Append to `part` what is missing of it."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # nothing is left to send
+            return
+        raise
+    with answer:
+        have = have if answer.status == 206 else 0
+        length = answer.headers.get("Content-Length")
+        whole = have + int(length) if length else None
+        if whole is not None and whole > limit:
+            raise UserError(f"{address}: has {whole:,} bytes, more than the {limit:,} that are allowed")
+        with open(part, "ab" if have else "wb") as file:
+            while block := answer.read(CHUNK):
+                have += len(block)
+                if have > limit:
+                    raise UserError(f"{address}: sends more than the {limit:,} bytes that are allowed")
+                file.write(block)
+    if whole is not None and have < whole:
+        raise OSError(f"ended after {have:,} of {whole:,} bytes")
+
+
+class Member(NamedTuple):
+    """One entry of an archive: where to, how large, and its content (None for a folder)."""
+
+    name: PurePosixPath
+    size: int
+    content: IO[bytes] | None
+
+
+def _zip_members(path: Path) -> Iterator[Member]:
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            kind = stat.S_IFMT(entry.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise UserError(f"{path}: {entry.filename} is a link or a device; refused")
+            content = None if entry.is_dir() else archive.open(entry)
+            yield Member(_inside(entry.filename, path), entry.file_size, content)
+
+
+def _tar_members(path: Path) -> Iterator[Member]:
+    with tarfile.open(path, "r|*") as archive:
+        for entry in archive:
+            if not (entry.isfile() or entry.isdir()):
+                raise UserError(f"{path}: {entry.name} is a link or a device; refused")
+            yield Member(_inside(entry.name, path), entry.size, archive.extractfile(entry) if entry.isfile() else None)
+
+
+def _inside(name: str, archive: Path) -> PurePosixPath:
+    """A member's name, if it stays inside of the folder."""
+    place = PurePosixPath(name.replace("\\", "/"))
+    if place.is_absolute() or ".." in place.parts or ":" in name:
+        raise UserError(f"{archive}: {name} would be written outside of its folder; refused")
+    return place
+
+
+def extract(archive: Path, folder: Path, *, limit: int = 20 * GIB, members: int = 1_000_000) -> None:
+    """Unpack a .zip or .tar.gz; `folder` appears when everything is in it. A single folder at the archive's top becomes `folder`.
+
+    Args:
+        archive: what is to be unpacked.
+        folder: where to; must not exist.
+        limit: bytes that all members may have together.
+        members: how many there may be.
+
+    Raises:
+        UserError: if a member has an absolute path, climbs out by `..`, or is a link or a device; if there are too many or they
+            are too large; if the archive is damaged. Nothing is left behind then.
+    """
+    temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
+    temporary.mkdir(parents=True)
+    try:
+        total = 0
+        for count, member in enumerate(_zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive), 1):
+            total += member.size
+            if total > limit or count > members:
+                raise UserError(f"{archive}: would unpack to more than {limit:,} bytes or {members:,} files; refused")
+            target = temporary / member.name
+            if member.content is None:
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(target, "xb") as file:  # of two members with one name the second is a mistake or worse
+                shutil.copyfileobj(member.content, file, CHUNK)
+        entries = list(temporary.iterdir())
+        only = entries[0] if len(entries) == 1 and entries[0].is_dir() else temporary
+        os.replace(only, folder)
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        zlib.error,
+        EOFError,
+        FileExistsError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
+        raise UserError(f"{archive}: is damaged or no archive ({error}); remove it and download it again") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,463 @@
+"""CycleGAN and pix2pix: each loss alone, the pool, the fields of view, and what a resumed or shared run keeps."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sample
+import train
+from console import UserError
+from lightning_modules import load
+from lightning_modules.base import frozen
+from lightning_modules.cyclegan import CycleGAN, ImagePool, ResnetGenerator
+from lightning_modules.layers.patchgan import HALVINGS, PatchDiscriminator, smallest_side
+from lightning_modules.pix2pix import Pix2Pix, StatisticsBatchNorm, UNet
+from tests.runs import run_differences
+from tests.test_parallel import fit
+
+CONSTANT, DECAY = 2, 6
+SCHEDULE = {"class_path": "lightning_modules.layers.schedules.ConstantThenLinear", "init_args": {"constant": CONSTANT, "decay": DECAY}}
+
+
+def pictures(count: int = 2, side: int = 16, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def cyclegan(**options: Any) -> CycleGAN:
+    return CycleGAN(image_shape=[3, 16, 16], **{"width": 4, "blocks": 1, "patch": 16, "lambda_identity": 5.0, **options})
+
+
+def pix2pix(**options: Any) -> Pix2Pix:
+    return Pix2Pix(image_shape=[3, 16, 16], **{"width": 4, "patch": 16, **options})
+
+
+BATCH = {"a": pictures(seed=1), "b": pictures(seed=2), "paired": False, "index": torch.arange(2)}
+
+
+# Losses
+
+
+def test_identity_generators_have_no_cycle_and_no_identity_loss() -> None:
+    """Eq. 2 and the identity loss, and only they, are zero."""
+    model = cyclegan()
+    model.generator = nn.ModuleDict({"a2b": nn.Identity(), "b2a": nn.Identity()})
+    losses = model.generator_losses(BATCH, model.generate(BATCH))
+    assert {name for name, value in losses.items() if value == 0} == {"cycle_a", "cycle_b", "identity_a", "identity_b"}
+    assert losses["gan_a2b"] > 0
+
+
+class Shift(nn.Module):
+    """Adds a number."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by = by
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.by
+
+
+def test_eq_1_to_3_with_known_networks() -> None:
+    """Generators that add 0.3 and 0.1; a judge that calls everything 0.25."""
+    model = cyclegan(lambda_cycle=10.0)
+    model.generator = nn.ModuleDict({"a2b": Shift(0.3), "b2a": Shift(0.1)})
+    constant = nn.Sequential(nn.Flatten(), Shift(0.0))
+    constant.forward = lambda x: torch.full((len(x), 1, 2, 2), 0.25)  # type: ignore[method-assign]
+    model.discriminator = nn.ModuleDict({"a": constant, "b": constant})
+    losses = model.generator_losses(BATCH, model.generate(BATCH))
+    expected = {"gan_a2b": 0.75**2, "gan_b2a": 0.75**2, "cycle_a": 0.4, "cycle_b": 0.4, "identity_a": 0.1, "identity_b": 0.3}
+    assert {name: value.item() for name, value in losses.items()} == pytest.approx(expected, abs=1e-6)
+    assert model.weigh(losses).item() == pytest.approx(2 * 0.75**2 + 10 * 0.8 + 5 * 0.4, abs=1e-5)
+    fake = model.generate(BATCH)
+    assert model.discriminator_loss("b", BATCH["b"], fake["b"]).item() == pytest.approx((0.75**2 + 0.25**2) / 2)
+
+
+def test_swapping_the_domains_swaps_every_loss() -> None:
+    model = cyclegan(pool_size=0)
+    there = model.generator_losses(BATCH, model.generate(BATCH))
+    judged = {x: model.discriminator_loss(x, BATCH[x], model.generate(BATCH)[x]) for x in "ab"}
+    model.generator = nn.ModuleDict({"a2b": model.generator["b2a"], "b2a": model.generator["a2b"]})
+    model.discriminator = nn.ModuleDict({"a": model.discriminator["b"], "b": model.discriminator["a"]})
+    swapped = {**BATCH, "a": BATCH["b"], "b": BATCH["a"]}
+    back = model.generator_losses(swapped, model.generate(swapped))
+    names = {"gan_a2b": "gan_b2a", "cycle_a": "cycle_b", "identity_a": "identity_b"}
+    for one, other in names.items():
+        assert torch.equal(there[one], back[other]), one
+        assert torch.equal(there[other], back[one]), other
+        assert not torch.equal(there[one], there[other])
+    assert torch.equal(judged["a"], model.discriminator_loss("b", swapped["b"], model.generate(swapped)["b"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({}, {"gan_a2b", "gan_b2a", "cycle_a", "cycle_b"}),
+        ({"lambda_cycle": 0}, {"gan_a2b", "gan_b2a"}),
+        ({"lambda_gan": 0}, {"cycle_a", "cycle_b"}),
+        ({"cycle": "forward"}, {"gan_a2b", "gan_b2a", "cycle_a"}),
+        ({"cycle": "backward"}, {"gan_a2b", "gan_b2a", "cycle_b"}),
+        ({"lambda_identity": 5.0}, {"gan_a2b", "gan_b2a", "cycle_a", "cycle_b", "identity_a", "identity_b"}),
+    ],
+)
+def test_each_loss_can_be_left_out(options: dict[str, Any], left: set[str]) -> None:
+    model = cyclegan(**{"lambda_identity": 0.0, **options})
+    assert set(model.generator_losses(BATCH, model.generate(BATCH))) == left
+
+
+def test_a_game_without_any_loss_is_refused() -> None:
+    with pytest.raises(UserError, match="nothing is left to learn"):
+        cyclegan(lambda_gan=0, lambda_cycle=0, lambda_identity=0)
+
+
+@pytest.mark.parametrize("model", [cyclegan(), pix2pix()], ids=["cyclegan", "pix2pix"])
+def test_neither_players_gradients_reach_the_other(model: Any) -> None:
+    model.log_train = lambda **values: None
+    generated = model.generate(BATCH)
+    detached = {name: value.detach() for name, value in generated.items()} if isinstance(generated, dict) else generated.detach()
+    model.discriminator_step(BATCH, detached).backward()
+    assert all(p.grad is None for p in model.generator.parameters())
+    assert all(p.grad is not None for p in model.discriminator.parameters())
+    model.zero_grad()
+    with frozen(model.discriminator):
+        model.generator_step(BATCH, generated).backward()
+    assert all(p.grad is None for p in model.discriminator.parameters())
+    assert all(p.grad is not None for p in model.generator.parameters())
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_pix2pix_eq_1_to_4(conditional: bool) -> None:
+    """D's loss is half the negated Eq. 1 (2), G's is -log D plus lambda times Eq. 3."""
+    model = pix2pix(loss="l1+cgan" if conditional else "l1+gan")
+    made = pictures(seed=3)
+    judge = lambda b: model.discriminator(torch.cat([BATCH["a"], b], 1) if conditional else b).sigmoid().double()  # noqa: E731
+    real, fake = judge(BATCH["b"]), judge(made)
+    torch.testing.assert_close(
+        model.discriminator_loss(BATCH, made).double(), -(real.log().mean() + (1 - fake).log().mean()) / 2, atol=1e-6, rtol=1e-5
+    )
+    losses = model.generator_losses(BATCH, made)
+    torch.testing.assert_close(losses["l1"], (made - BATCH["b"]).abs().mean())
+    torch.testing.assert_close(losses["gan"].double(), -fake.log().mean(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(model.weigh(losses), losses["gan"] + 100 * losses["l1"])
+
+
+@pytest.mark.parametrize(
+    ("loss", "weights"),
+    [("l1", (100, None)), ("gan", (0, 1)), ("cgan", (0, 1)), ("l1+gan", (100, 1)), ("l1+cgan", (100, 1))],
+)
+def test_losses_of_table_1(loss: Any, weights: tuple[int, int | None]) -> None:
+    model = pix2pix(loss=loss)
+    losses = model.generator_losses(BATCH, model.generate(BATCH))
+    expected = weights[0] * losses["l1"] + (losses["gan"] if weights[1] else 0)
+    assert ("gan" in losses) == (weights[1] is not None)
+    torch.testing.assert_close(model.weigh(losses), expected)
+    assert model.conditional == (loss not in ("gan", "l1+gan"))
+
+
+# Networks
+
+
+@pytest.mark.parametrize("patch", [1, 16, 70, 286])
+def test_a_logit_sees_its_patch(patch: Any) -> None:
+    """The pixels that one logit in the middle depends on form a square of just that side."""
+    side = max(320, smallest_side(patch))
+    network = PatchDiscriminator(1, 1, patch, "instance", side)
+    for part in network:
+        if isinstance(part, nn.Conv2d):
+            nn.init.constant_(part.weight, 1.0)
+    network = nn.Sequential(*[part for part in network if not isinstance(part, nn.InstanceNorm2d)])  # which sees everything
+    image = torch.rand(1, 1, side, side, requires_grad=True)
+    logits = network(image)
+    logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
+    assert image.grad is not None
+    seen = image.grad[0, 0] != 0
+    assert (seen.any(0).sum(), seen.any(1).sum()) == (patch, patch)
+
+
+@pytest.mark.parametrize("patch", [16, 70, 286])
+def test_a_patch_names_the_sizes_it_takes(patch: Any) -> None:
+    side = smallest_side(patch)
+    assert PatchDiscriminator(3, 2, patch, "batch", side)(pictures(1, side)).shape[2] == 1
+    with pytest.raises(UserError, match=rf"model.patch {patch} needs pictures of at least {side} pixels: take 1"):
+        PatchDiscriminator(3, 2, patch, "batch", side - 1)
+    assert HALVINGS[patch] in (1, 3, 5)
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_networks_have_the_papers_size() -> None:
+    """Parameter counts of the released code: 11.378 M and 2.765 M, 54.414 M and 2.769 M; ours lack biases that norms take out."""
+    biases_g = 64 + 128 + 256 + 9 * 2 * 256 + 128 + 64
+    assert parameters(ResnetGenerator(3, 64, 9)) + biases_g == 11_378_179
+    assert parameters(PatchDiscriminator(3, 64, 70, "instance", 256)) + 128 + 256 + 512 == 2_764_737
+    assert parameters(UNet(3, 64, 8, "picture")) == pytest.approx(54_413_955, abs=600)  # biases of two layers without norm
+    assert parameters(PatchDiscriminator(6, 64, 70, "batch", 256)) == 2_768_705
+    assert sum(isinstance(part, nn.InstanceNorm2d) for part in CycleGAN([3, 128, 128], width=2).generator["a2b"].modules()) == 5 + 6 * 2
+    assert sum(isinstance(part, nn.InstanceNorm2d) for part in CycleGAN([3, 256, 256], width=2).generator["a2b"].modules()) == 5 + 9 * 2
+
+
+@pytest.mark.parametrize("side", [16, 32, 64, 128, 256])
+def test_u_net_goes_down_to_one_pixel_and_back(side: int) -> None:
+    model = Pix2Pix([3, side, side], width=2, patch=1)
+    assert model.levels == int(math.log2(side))
+    assert model.generator(pictures(1, side)).shape == (1, 3, side, side)
+    assert model.sample([0], batch={"a": pictures(1, 2 * side)}).shape[2] == 2 * side
+    with pytest.raises(UserError, match=f"multiples of {side}"):
+        model.sample([0], batch={"a": pictures(1, side + 2)})
+
+
+def test_weights_begin_as_in_the_papers() -> None:
+    for network in (cyclegan(width=32).generator, pix2pix(width=32).discriminator):
+        weights = torch.cat([p.flatten() for p in network.parameters() if p.dim() == 4])
+        assert weights.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_statistics_of_one_picture_are_a_batch_of_one() -> None:
+    """The paper's policy at test time: what training does to a batch of one, for any number of pictures."""
+    norm, x = StatisticsBatchNorm(3, "picture"), pictures(4)
+    nn.init.normal_(norm.weight)
+    trained = torch.cat([F.batch_norm(one[None], None, None, norm.weight, norm.bias, training=True) for one in x])
+    torch.testing.assert_close(norm.eval()(x), trained, atol=1e-5, rtol=1e-5)
+    running = StatisticsBatchNorm(3, "running")
+    running(x)
+    torch.testing.assert_close(running.eval()(x), F.batch_norm(x, running.running_mean, running.running_var))
+
+
+def test_dropout_is_the_noise_also_when_sampling() -> None:
+    """A seed is a drawing, whatever stands beside it; half of the values are dropped and the mean stays."""
+    model = pix2pix()
+    batch = {"a": BATCH["a"][:1].repeat(3, 1, 1, 1)}
+    drawn = model.sample([5, 6, 5], batch=batch)
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
+    torch.testing.assert_close(drawn[1:2], model.sample([6], batch={"a": BATCH["a"][:1]}), atol=1e-6, rtol=0)
+    dropped = UNet.drop(torch.ones(50, 8, 8, 8), 3, list(range(50)))
+    assert set(dropped.unique().tolist()) == {0.0, 2.0}
+    assert dropped.mean().item() == pytest.approx(1, abs=0.05)
+    levels = [UNet.drop(torch.ones(1, 8, 8, 8), level, [0]) for level in (2, 3)]
+    assert not torch.equal(*levels), "each level has noise of its own"
+
+
+# The pool
+
+
+def test_pool_by_exact_trace() -> None:
+    """For batches of one, step by step as the paper has it, with the same draws."""
+    pool, kept = ImagePool(5), []
+    torch.manual_seed(3)
+    answers = [pool.query(torch.full((1, 1, 1, 1), float(step))).item() for step in range(60)]
+    torch.manual_seed(3)
+    for step, answer in enumerate(answers):
+        expected = float(step)
+        if len(kept) < 5:
+            kept.append(expected)
+        else:
+            slot, swap = int(torch.randperm(5)[0]), bool(torch.rand(1) < 0.5)
+            if swap:
+                expected, kept[slot] = kept[slot], expected
+        assert answer == expected, step
+    assert pool.images is not None
+    assert pool.images.flatten().tolist() == kept
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8, 70])
+def test_pool_statistics(batch: int) -> None:
+    """Half of the answers are old ones; none is given away twice; a picture stays about twice as many queries as there are slots."""
+    pool, size, count = ImagePool(50), 50, 8400 // batch * batch
+    torch.manual_seed(0)
+    asked = torch.arange(count, dtype=torch.float32).view(-1, 1, 1, 1)
+    answers = torch.cat([pool.query(part) for part in asked.split(batch)])
+    assert answers.shape == asked.shape
+    old = (answers != asked).flatten()[size:]
+    assert old.float().mean().item() == pytest.approx(0.5, abs=0.03)
+    replayed = answers.flatten()[size:][old]
+    assert len(replayed.unique()) == len(replayed)
+    age = (asked.flatten()[size:][old] - replayed).mean().item()
+    assert age == pytest.approx(2 * size, rel=0.25 if batch < size else 0.6)
+    assert torch.equal(answers[:size], asked[:size]), "while it fills, it answers with what it is given"
+
+
+def test_no_pool_answers_with_what_it_is_given() -> None:
+    pool, images = ImagePool(0), pictures()
+    assert pool.query(images) is images
+
+
+def test_pool_does_not_change_what_it_was_given() -> None:
+    pool = ImagePool(2)
+    for seed in range(8):
+        images = pictures(3, seed=seed)
+        before = images.clone()
+        pool.query(images)
+        assert torch.equal(images, before)
+
+
+# Runs
+
+
+def tiny(path: Path, system: str, **model: Any) -> Path:
+    config = {
+        "model": {
+            "class_path": {"cyclegan": "lightning_modules.cyclegan.CycleGAN", "pix2pix": "lightning_modules.pix2pix.Pix2Pix"}[system],
+            "init_args": {"width": 4, "patch": 16, "generator_schedule": SCHEDULE, "discriminator_schedule": SCHEDULE, **model},
+        },
+        "data": {
+            "class_path": "datamodules.openmoji_pairs.OpenMojiPairs",
+            "init_args": {"size": 16, "load_size": 18, "flip": True, "paired": system == "pix2pix", "eval_batch_size": 64},
+        },
+        "trainer": {"log_every_n_steps": 1, "max_steps": CONSTANT + DECAY, "limit_val_batches": 1},
+    }
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.mark.parametrize("system", ["cyclegan", "pix2pix"])
+def test_a_run_resumed_in_its_decay_goes_on_along_the_same_line(system: str, tmp_path: Path) -> None:
+    """Pool, schedules and position included: stopped twice, before and after the decay began, and every bit is the same."""
+    model = {"pool_size": 3, "blocks": 1} if system == "cyclegan" else {}
+    argv = ["fit", "--config", str(tiny(tmp_path / "c.yaml", system, **model)), "--data.batch_size", "2"]
+    assert train.main([*argv, "--run_dir", str(tmp_path / "one")]) == 0
+    for step in (1, 5):
+        stop = ["--trainer.callbacks+=tests.runs.TerminateAt", "--trainer.callbacks.step", str(step)]
+        more = ["--ckpt_path", "last"] if step > 1 else []
+        assert train.main([*argv, "--run_dir", str(tmp_path / "two"), *stop, *more]) == 143
+    assert train.main([*argv, "--run_dir", str(tmp_path / "two"), "--ckpt_path", "last"]) == 0
+    assert run_differences(tmp_path / "one", tmp_path / "two") == []
+    with open(tmp_path / "two/metrics.csv") as file:
+        rates = [float(row["train/lr"]) for row in csv.DictReader(file) if row["train/lr"]]
+    line = [2e-4 * min(1.0, (CONSTANT + DECAY - step) / DECAY) for step in range(1, CONSTANT + DECAY + 1)]
+    assert rates == pytest.approx(line)
+
+
+# Small steps, since instance norm over weights of 0.02 and the jumping slope of absolute errors magnify rounding errors.
+SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e-4, "momentum": 0.5}}
+PARALLEL: dict[str, Any] = {
+    "model": {
+        "class_path": "lightning_modules.cyclegan.CycleGAN",
+        "init_args": {
+            **{"width": 4, "blocks": 1, "patch": 16, "lambda_identity": 5.0, "pool_size": 0},
+            **{"generator_optimizer": SGD, "discriminator_optimizer": SGD},
+        },
+    },
+    "data": {
+        "class_path": "datamodules.openmoji_pairs.OpenMojiPairs",
+        "init_args": {"size": 16, "paired": True, "max_samples": 16, "eval_batch_size": 16},
+    },
+    "trainer": {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1, "limit_val_batches": 1},
+}
+
+
+def test_two_processes_equal_one_with_the_joined_batch(tmp_path: Path) -> None:
+    """The weights of both ranks are equal bits; they went the way of the joined batch to a thousandth of its length."""
+    one, other = fit(tmp_path / "two", PARALLEL, "--trainer.devices", "2", "--data.batch_size", "2")
+    (joined,) = fit(tmp_path / "one", PARALLEL, "--trainer.devices", "1", "--data.batch_size", "4")
+    before = torch.load(tmp_path / "one/seen/rank0-epoch0.pt", weights_only=True)["state"]
+    for name, value in one["state"].items():
+        assert torch.equal(value, other["state"][name]), name
+        way = (joined["state"][name] - before[name]).norm()
+        assert way > 0, name
+        assert (value - joined["state"][name]).norm() < 1e-3 * way, name
+
+
+def test_every_rank_keeps_a_pool_of_its_own(tmp_path: Path) -> None:
+    """All of them are in the checkpoint, and a run that goes on with them ends as one that never stopped."""
+    common = ["--trainer.devices", "2", "--data.batch_size", "2", "--model.pool_size", "3"]
+    fit(tmp_path / "whole", PARALLEL, *common)
+    pools = torch.load(tmp_path / "whole/run/checkpoints/last.ckpt", weights_only=True)["pools"]
+    assert [pool["a"]["count"] for pool in pools] == [3, 3]
+    assert not torch.equal(pools[0]["a"]["images"], pools[1]["a"]["images"])
+    fit(tmp_path / "half", PARALLEL, *common, "--trainer.max_steps", "6", "--checkpoint.every_n_train_steps", "6")
+    last = str(tmp_path / "half/run/checkpoints/last.ckpt")
+    fit(tmp_path / "rest", PARALLEL, *common, "--ckpt_path", last)
+    tables = ["metrics.csv", "health.csv"]  # of a run directory of its own, which begins later
+    assert run_differences(tmp_path / "whole/run", tmp_path / "rest/run") == tables
+
+
+# The user's pictures
+
+
+@pytest.fixture(scope="module")
+def translators(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint of each system."""
+    home = tmp_path_factory.mktemp("translators")
+    for system in ("cyclegan", "pix2pix"):
+        argv = ["fit", "--config", str(tiny(home / f"{system}.yaml", system)), "--trainer.max_steps", "1"]
+        assert train.main([*argv, "--data.batch_size", "1", "--run_dir", str(home / system)]) == 0
+    return {system: home / system / "checkpoints/last.ckpt" for system in ("cyclegan", "pix2pix")}
+
+
+def picture(path: Path, height: int, width: int, mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(height * width).integers(0, 255, (height, width, 3), np.uint8)
+    Image.fromarray(noise).convert(mode).save(path)
+
+
+def test_a_folder_is_translated_under_its_names_and_sizes(translators: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
+    """What cannot be read or has another size is told of, and all else is done."""
+    good = {"a.png": (16, 16), "b.png": (32, 48), "deep/c.jpg": (16, 16), "grey.png": (16, 16)}
+    for name, (height, width) in good.items():
+        picture(tmp_path / "in" / name, height, width, "L" if name == "grey.png" else "RGB")
+    checkpoint, out = str(translators["cyclegan"]), tmp_path / "out"
+    assert sample.main([checkpoint, "--input", str(tmp_path / "in"), "--direction", "b2a", "--out", str(out)]) == 0
+    for name, (height, width) in good.items():
+        assert Image.open(out / name).size == (width, height)
+    alone = tmp_path / "alone"
+    assert sample.main([checkpoint, "--input", str(tmp_path / "in/b.png"), "--direction", "b2a", "--out", str(alone)]) == 0
+    assert (alone / "b.png").read_bytes() == (out / "b.png").read_bytes()
+    translated = load(checkpoint).sample(
+        [0], batch={"b": torch.from_numpy(np.array(Image.open(tmp_path / "in/b.png"))).permute(2, 0, 1)[None] / 127.5 - 1}, direction="b2a"
+    )
+    shown = np.array(Image.open(out / "b.png")).transpose(2, 0, 1) / 127.5 - 1
+    assert abs(shown - translated[0].numpy()).max() < 0.5 / 127.5 + 1e-4
+
+    picture(tmp_path / "in/odd.png", 17, 16)
+    (tmp_path / "in/broken.png").write_bytes(b"no picture")
+    capsys.readouterr()
+    assert sample.main([checkpoint, "--input", str(tmp_path / "in"), "--out", str(tmp_path / "again")]) == 2
+    err = capsys.readouterr().err
+    assert "warning: " + str(tmp_path / "in/broken.png") in err
+    assert "odd.png: pictures of 17x16: sides must be multiples of 4 (here 16 or 20 high, 16 or 20 wide)" in err
+    assert "error: 2 of 6 pictures could not be translated" in err.splitlines()[-1]
+    assert len(list((tmp_path / "again").rglob("*.*"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        ("--input {d}/none", ("there is no such picture or folder",)),
+        ("--input {d}/empty", ("there are no pictures in it",)),
+        ("--input {d}/in --out {d}/in", ("would overwrite", "give another folder")),
+        ("--input {d}/in/odd.png", ("pictures of 17x16", "multiples of 16, such as 16 or 32")),
+        ("--input {d}/in/good.png --direction b2a", ("'b2a'", "'a2b'")),
+    ],
+)
+def test_translation_mistakes(
+    arguments: str, fragments: tuple[str, ...], translators: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "empty").mkdir()
+    picture(tmp_path / "in/odd.png", 17, 16)
+    picture(tmp_path / "in/good.png", 16, 16)
+    argv = [str(translators["pix2pix"]), "--out", str(tmp_path / "out"), *arguments.format(d=tmp_path).split()]
+    assert sample.main(argv) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 1
+    for fragment in fragments:
+        assert fragment in err[0]
+
+
+def test_many_pictures_pass_through_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most `PIXELS` values at a time, and only pictures of one size together."""
+    for number in range(9):
+        picture(tmp_path / f"{number}.png", 16, 16 if number < 7 else 32)
+    monkeypatch.setattr(sample, "PIXELS", 3 * 16 * 16 * 3)
+    sizes = [(len(paths), tuple(images.shape)) for paths, images in sample.pictures_of(tmp_path, 3, [])]
+    assert sizes == [(3, (3, 3, 16, 16)), (3, (3, 3, 16, 16)), (1, (1, 3, 16, 16)), (1, (1, 3, 16, 32)), (1, (1, 3, 16, 32))]
