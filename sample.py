@@ -144,7 +144,9 @@ def parse(argv: list[str]) -> tuple[Any, argparse.Namespace, dict[str, Any]]:
     parser.add_argument("--data", type=Path, help="configuration of the data; the run's config.yaml unless given")
     parser.add_argument("--device", default="cpu", help="where to compute, such as cuda (default: cpu)")
     if "direction" in signature.parameters:
-        parser.add_argument("--input", type=Path, help="picture, or folder of pictures, to be translated; the test split unless given")
+        parser.add_argument(
+            "--input", type=Path, help="picture, or folder of pictures, to be translated; the test split unless given"
+        )
     names = [name for name in signature.parameters if name not in ("seeds", "batch")]
     for name in names:
         add_option(parser, signature.parameters[name], described.get(name, ""))

@@ -88,6 +88,7 @@ def _continue(address: str, part: Path, limit: int) -> None:
             while block := answer.read(CHUNK):
                 have += len(block)
                 if have > limit:
+                    part.unlink()
                     raise UserError(f"{address}: sends more than the {limit:,} bytes that are allowed")
                 file.write(block)
     if whole is not None and have < whole:

@@ -25,7 +25,10 @@ from tests.runs import run_differences
 from tests.test_parallel import fit
 
 CONSTANT, DECAY = 2, 6
-SCHEDULE = {"class_path": "lightning_modules.layers.schedules.ConstantThenLinear", "init_args": {"constant": CONSTANT, "decay": DECAY}}
+SCHEDULE = {
+    "class_path": "lightning_modules.layers.schedules.ConstantThenLinear",
+    "init_args": {"constant": CONSTANT, "decay": DECAY},
+}
 
 
 def pictures(count: int = 2, side: int = 16, seed: int = 0) -> Tensor:
@@ -202,8 +205,14 @@ def test_networks_have_the_papers_size() -> None:
     assert parameters(PatchDiscriminator(3, 64, 70, "instance", 256)) + 128 + 256 + 512 == 2_764_737
     assert parameters(UNet(3, 64, 8, "picture")) == pytest.approx(54_413_955, abs=600)  # biases of two layers without norm
     assert parameters(PatchDiscriminator(6, 64, 70, "batch", 256)) == 2_768_705
-    assert sum(isinstance(part, nn.InstanceNorm2d) for part in CycleGAN([3, 128, 128], width=2).generator["a2b"].modules()) == 5 + 6 * 2
-    assert sum(isinstance(part, nn.InstanceNorm2d) for part in CycleGAN([3, 256, 256], width=2).generator["a2b"].modules()) == 5 + 9 * 2
+    assert (
+        sum(isinstance(part, nn.InstanceNorm2d) for part in CycleGAN([3, 128, 128], width=2).generator["a2b"].modules())
+        == 5 + 6 * 2
+    )
+    assert (
+        sum(isinstance(part, nn.InstanceNorm2d) for part in CycleGAN([3, 256, 256], width=2).generator["a2b"].modules())
+        == 5 + 9 * 2
+    )
 
 
 @pytest.mark.parametrize("side", [16, 32, 64, 128, 256])
@@ -272,7 +281,7 @@ def test_pool_by_exact_trace() -> None:
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 70])
 def test_pool_statistics(batch: int) -> None:
-    """Half of the answers are old ones; none is given away twice; a picture stays about twice as many queries as there are slots."""
+    """Half of the answers are old ones; none is given twice; a picture stays about twice as many queries as there are slots."""
     pool, size, count = ImagePool(50), 50, 8400 // batch * batch
     torch.manual_seed(0)
     asked = torch.arange(count, dtype=torch.float32).view(-1, 1, 1, 1)
@@ -307,7 +316,9 @@ def test_pool_does_not_change_what_it_was_given() -> None:
 def tiny(path: Path, system: str, **model: Any) -> Path:
     config = {
         "model": {
-            "class_path": {"cyclegan": "lightning_modules.cyclegan.CycleGAN", "pix2pix": "lightning_modules.pix2pix.Pix2Pix"}[system],
+            "class_path": {"cyclegan": "lightning_modules.cyclegan.CycleGAN", "pix2pix": "lightning_modules.pix2pix.Pix2Pix"}[
+                system
+            ],
             "init_args": {"width": 4, "patch": 16, "generator_schedule": SCHEDULE, "discriminator_schedule": SCHEDULE, **model},
         },
         "data": {
@@ -414,7 +425,9 @@ def test_a_folder_is_translated_under_its_names_and_sizes(translators: dict[str,
     assert sample.main([checkpoint, "--input", str(tmp_path / "in/b.png"), "--direction", "b2a", "--out", str(alone)]) == 0
     assert (alone / "b.png").read_bytes() == (out / "b.png").read_bytes()
     translated = load(checkpoint).sample(
-        [0], batch={"b": torch.from_numpy(np.array(Image.open(tmp_path / "in/b.png"))).permute(2, 0, 1)[None] / 127.5 - 1}, direction="b2a"
+        [0],
+        batch={"b": torch.from_numpy(np.array(Image.open(tmp_path / "in/b.png"))).permute(2, 0, 1)[None] / 127.5 - 1},
+        direction="b2a",
     )
     shown = np.array(Image.open(out / "b.png")).transpose(2, 0, 1) / 127.5 - 1
     assert abs(shown - translated[0].numpy()).max() < 0.5 / 127.5 + 1e-4
