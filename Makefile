@@ -30,6 +30,7 @@ lint: setup
 bench: setup  ## side by side with plain PyTorch, and with peers where they are installed
 	$(BIN)/python benchmarks/vae.py
 	$(BIN)/python benchmarks/gan.py
+	$(BIN)/python benchmarks/translation.py
 
 reproduce: setup  ## make reproduce ID=vae-mnist-nll
 	$(BIN)/python reproduce.py $(if $(ID),run $(ID),list)

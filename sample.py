@@ -214,7 +214,8 @@ def translate(model: Any, options: argparse.Namespace, sampling: dict[str, Any])
 
     from metrics.features import to_bytes
 
-    source, out, failed, done = options.input, options.out, [], 0
+    source, out, done = options.input, options.out, 0
+    failed: list[str] = []
     if not source.exists():
         raise UserError(f"--input {source}: there is no such picture or folder")
     home = source if source.is_dir() else source.parent

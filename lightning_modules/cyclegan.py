@@ -118,11 +118,6 @@ class ImagePool:
             self.images[: self.count] = state["images"]
 
 
-def absolute_error(one: Tensor, other: Tensor) -> Tensor:
-    """Mean over all values of |one - other|."""
-    return F.l1_loss(one, other)
-
-
 class CycleGAN(AdversarialModule):
     """Unpaired translation in both directions.
 
@@ -160,7 +155,12 @@ class CycleGAN(AdversarialModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not (lambda_gan or lambda_cycle or lambda_identity):
+        self.weights = {
+            **{"gan_a2b": lambda_gan, "gan_b2a": lambda_gan},
+            **{"cycle_a": lambda_cycle * (cycle != "backward"), "cycle_b": lambda_cycle * (cycle != "forward")},
+            **{"identity_a": lambda_identity, "identity_b": lambda_identity},
+        }
+        if not any(self.weights.values()):
             raise UserError("model.lambda_gan, model.lambda_cycle and model.lambda_identity are all 0: nothing is left to learn")
         channels, height, side = image_shape
         self.check_sides(height, side)
@@ -191,26 +191,22 @@ class CycleGAN(AdversarialModule):
         self.log_train(**losses)
         return losses["loss_d_a"] + losses["loss_d_b"]
 
-    def generator_losses(self, batch: dict[str, Any], generated: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Each part of Eq. 3 by its name, unweighed; a part that weighs nothing is not computed."""
-        h, g = self.hparams, self.generator
-        losses = {}
-        if h.lambda_gan:
-            losses["gan_a2b"] = (self.discriminator["b"](generated["b"]) - 1).square().mean()  # Eq. 1
-            losses["gan_b2a"] = (self.discriminator["a"](generated["a"]) - 1).square().mean()
-        if h.lambda_cycle and h.cycle != "backward":
-            losses["cycle_a"] = absolute_error(g["b2a"](generated["b"]), batch["a"])  # Eq. 2
-        if h.lambda_cycle and h.cycle != "forward":
-            losses["cycle_b"] = absolute_error(g["a2b"](generated["a"]), batch["b"])
-        if h.lambda_identity:
-            losses["identity_a"] = absolute_error(g["b2a"](batch["a"]), batch["a"])
-            losses["identity_b"] = absolute_error(g["a2b"](batch["b"]), batch["b"])
-        return losses
+    def generator_losses(self, batch: dict[str, Any], generated: dict[str, Tensor], every: bool = False) -> dict[str, Tensor]:
+        """Each part of Eq. 3 and of identity by its name, unweighed; only those that weigh something, or all of them."""
+        g, d, a, b = self.generator, self.discriminator, batch["a"], batch["b"]
+        parts = {
+            "gan_a2b": lambda: (d["b"](generated["b"]) - 1).square().mean(),  # Eq. 1
+            "gan_b2a": lambda: (d["a"](generated["a"]) - 1).square().mean(),
+            "cycle_a": lambda: F.l1_loss(g["b2a"](generated["b"]), a),  # Eq. 2
+            "cycle_b": lambda: F.l1_loss(g["a2b"](generated["a"]), b),
+            "identity_a": lambda: F.l1_loss(g["b2a"](a), a),
+            "identity_b": lambda: F.l1_loss(g["a2b"](b), b),
+        }
+        return {name: part() for name, part in parts.items() if every or self.weights[name]}
 
     def weigh(self, losses: dict[str, Tensor]) -> Tensor:
         """Eq. 3, with identity."""
-        weights = {"gan": self.hparams.lambda_gan, "cycle": self.hparams.lambda_cycle, "identity": self.hparams.lambda_identity}
-        return torch.stack([weights[name.partition("_")[0]] * loss for name, loss in losses.items()]).sum()
+        return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
 
     def generator_step(self, batch: dict[str, Any], generated: dict[str, Tensor]) -> Tensor:
         losses = self.generator_losses(batch, generated)
@@ -219,7 +215,7 @@ class CycleGAN(AdversarialModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         generated = self.generate(batch)
-        losses = self.generator_losses(batch, generated)
+        losses = self.generator_losses(batch, generated, every=True)
         judged = {f"loss_d_{x}": self.discriminator_loss(x, batch[x], generated[x]) for x in ("a", "b")}
         every = {**losses, **judged, "loss_g": self.weigh(losses), "loss_d": judged["loss_d_a"] + judged["loss_d_b"]}
         values = {f"val/{name}": value for name, value in every.items()}

@@ -1,13 +1,17 @@
 """Cheap models beside which the learned ones stand. Each takes tensors and gives its value and signature.
 
 A reproduction that names one of these functions instead of a model calls it with those of `train_images`, `train_labels`,
-`val_images`, `val_labels`, `test_images`, `test_labels` and `seed` that its signature has.
+`val_images`, `val_labels`, `test_images`, `test_labels` and `seed` that its signature has; of two domains there are `train_a`,
+`train_b` and so on.
 """
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from metrics.classifier import accuracy, train_classifier
+from metrics.fidelity import fidelity
 from metrics.parzen import nearest_neighbour_error, parzen
 
 
@@ -84,3 +88,32 @@ def nearest_neighbour(train_images: Tensor, train_labels: Tensor, test_images: T
     """
     error = nearest_neighbour_error(train_images, train_labels, test_images, test_labels)
     return 100 * error, f"nn-error[real=train|n_train={len(train_images)}|n_test={len(test_images)}|distance=euclidean]"
+
+
+def translation_floor(
+    train_a: Tensor,
+    train_b: Tensor,
+    test_a: Tensor,
+    test_b: Tensor,
+    rule: Literal["copy", "mean"],
+    direction: Literal["a2b", "b2a"],
+    metric: Literal["l1", "psnr", "ssim"],
+) -> tuple[float, str]:
+    """What a translation gets that answers with the picture it was given, or with the mean training picture of the other domain.
+
+    Args:
+        train_a: uint8 pictures (N, C, H, W).
+        train_b: uint8 pictures (M, C, H, W).
+        test_a: uint8 pictures (K, C, H, W).
+        test_b: their answers.
+        rule: which of the two.
+        direction: from which domain to which.
+        metric: see `fidelity`.
+
+    Returns:
+        The figure and its signature.
+    """
+    given, truth, train = (test_a, test_b, train_b) if direction == "a2b" else (test_b, test_a, train_a)
+    made = given if rule == "copy" else train.double().mean(0).round().byte().expand_as(truth)
+    value, signature = fidelity(made, truth)[metric]
+    return value, f"{signature[:-1]}|rule={rule}|direction={direction}|n={len(truth)}]"

@@ -113,7 +113,11 @@ def test_swapping_the_domains_swaps_every_loss() -> None:
 )
 def test_each_loss_can_be_left_out(options: dict[str, Any], left: set[str]) -> None:
     model = cyclegan(**{"lambda_identity": 0.0, **options})
-    assert set(model.generator_losses(BATCH, model.generate(BATCH))) == left
+    losses = model.generator_losses(BATCH, model.generate(BATCH))
+    assert set(losses) == left
+    every = model.generator_losses(BATCH, model.generate(BATCH), every=True)
+    assert len(every) == 6, "validation shows validity, reconstruction and identity whatever they weigh"
+    torch.testing.assert_close(model.weigh(every), model.weigh(losses))
 
 
 def test_a_game_without_any_loss_is_refused() -> None:
@@ -474,3 +478,53 @@ def test_many_pictures_pass_through_in_small_batches(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sample, "PIXELS", 3 * 16 * 16 * 3)
     sizes = [(len(paths), tuple(images.shape)) for paths, images in sample.pictures_of(tmp_path, 3, [])]
     assert sizes == [(3, (3, 3, 16, 16)), (3, (3, 3, 16, 16)), (1, (1, 3, 16, 16)), (1, (1, 3, 16, 32)), (1, (1, 3, 16, 32))]
+
+
+def test_a_run_has_the_losses_of_a_plain_loop(tmp_path: Path) -> None:
+    """The same networks, batches and pools by hand: each loss of each update to 1e-5, with no pass but those written there."""
+    from benchmarks.translation import plain_step
+    from datamodules.openmoji_pairs import OpenMojiPairs
+    from lightning_modules.base import adam_for_gans, seed_generators
+
+    steps, options = 6, {"pool_size": 2, "blocks": 1, "lambda_identity": 5.0}
+    argv = ["fit", "--config", str(tiny(tmp_path / "c.yaml", "cyclegan", **options)), "--run_dir", str(tmp_path / "run")]
+    constant = [f"--model.{player}_schedule.init_args.constant=100" for player in ("generator", "discriminator")]
+    assert train.main([*argv, *constant, "--trainer.max_steps", str(steps), "--data.batch_size", "2"]) == 0
+    with open(tmp_path / "run/metrics.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss_g"]]
+
+    torch.manual_seed(0)
+    model = CycleGAN(image_shape=[3, 16, 16], width=4, patch=16, **options)
+    counted = {"a2b": 0, "b2a": 0, "a": 0, "b": 0}
+    for name, network in [*model.generator.items(), *model.discriminator.items()]:
+        network.register_forward_hook(lambda *_, name=name: counted.update({name: counted[name] + 1}))
+    data = OpenMojiPairs(size=16, load_size=18, flip=True, batch_size=2)
+    adams = [adam_for_gans(player.parameters()) for player in (model.generator, model.discriminator)]
+    for row, batch in zip(rows, data.train_dataloader()):
+        batch = data.transform(batch, training=True)
+        seed_generators(batch["seed"], torch.device("cpu"))
+        for name, value in plain_step(model, adams, batch).items():
+            assert float(row[f"train/{name}"]) == pytest.approx(value.item(), abs=1e-5), name
+    assert len(rows) == steps
+    assert counted == {"a2b": 3 * steps, "b2a": 3 * steps, "a": 2 * steps, "b": 2 * steps}
+
+
+def test_no_forward_pass_is_done_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Per update: each generator translates, goes back and keeps; each discriminator judges once for itself and once for them."""
+    calls: list[str] = []
+    original = CycleGAN.set_players
+
+    def watched(self: CycleGAN, generator: nn.Module, discriminator: nn.Module) -> None:
+        original(self, generator, discriminator)
+        for name, network in [*self.generator.items(), *self.discriminator.items()]:
+            network.register_forward_hook(lambda *_, name=name: calls.append(name))
+
+    monkeypatch.setattr(CycleGAN, "set_players", watched)
+    argv = ["fit", "--config", str(tiny(tmp_path / "c.yaml", "cyclegan", lambda_identity=5.0)), "--run_dir", str(tmp_path / "run")]
+    quiet = ["--trainer.limit_val_batches", "0", "--data.batch_size", "1"]
+    counts = []
+    for steps in (2, 7):
+        calls.clear()
+        assert train.main([*argv[:-1], str(tmp_path / f"run{steps}"), *quiet, "--trainer.max_steps", str(steps)]) == 0
+        counts.append({name: calls.count(name) for name in ("a2b", "b2a", "a", "b")})
+    assert {name: counts[1][name] - counts[0][name] for name in counts[0]} == {"a2b": 15, "b2a": 15, "a": 10, "b": 10}

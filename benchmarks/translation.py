@@ -1,0 +1,223 @@
+"""How fast a CycleGAN step at 128 pixels is, beside a loop that one would write by hand, and what else might pay.
+
+    python benchmarks/translation.py [--width 32] [--steps 6] [--rounds 3]
+
+Contenders, each in a process of its own, in turns:
+
+- ours: `train.py fit` on emoji, all callbacks on;
+- plain: the same networks in a loop that freezes the discriminators in the generators' step;
+- thawed: the same without freezing;
+- apart: real and fake pass the discriminators one after the other;
+- joined: a generator's translation and its identity pass as one batch (both with lambda_identity 5);
+- stacked: both generators as one, with stacked weights (`torch.func.vmap`);
+- channels_last: plain, in that memory format.
+"""
+
+import argparse
+import copy
+import csv
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from lightning_modules.base import adam_for_gans, frozen, seed_generators  # noqa: E402  # after the path
+from lightning_modules.cyclegan import CycleGAN  # noqa: E402
+
+WARMUP = 2
+DATA = {"class_path": "datamodules.openmoji_pairs.OpenMojiPairs", "init_args": {"batch_size": 1}}
+
+
+def ours(size: int, width: int, steps: int) -> float:
+    """Seconds per step of `train.py fit` as a user starts it."""
+    import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, "config.yaml")
+        model = {"class_path": "lightning_modules.cyclegan.CycleGAN", "init_args": {"width": width}}
+        config.write_text(json.dumps({"model": model, "data": DATA}))
+        limits = [
+            "--trainer.max_steps",
+            str(steps + WARMUP),
+            "--trainer.limit_val_batches",
+            "0",
+            "--trainer.log_every_n_steps",
+            "2",
+        ]
+        train.quiet()
+        train.TrainCLI(["fit", "--config", str(config), "--run_dir", f"{folder}/run", "--data.size", str(size), *limits])
+        with open(f"{folder}/run/throughput.csv") as file:
+            return sum(float(row["seconds"]) for row in csv.DictReader(file) if int(row["step"]) > WARMUP) / steps
+
+
+def plain_step(
+    model: CycleGAN, adams: list[torch.optim.Optimizer], batch: dict[str, Any], frozen_judges: bool = True
+) -> dict[str, Tensor]:
+    """One update of everything, written out; the losses.
+
+    The fakes are made once: the discriminators see them without their graph, and the generators' step goes on from them.
+    """
+    g, d, pools, weights = model.generator, model.discriminator, model.pools, model.hparams
+    a, b = batch["a"], batch["b"]
+    fake_b, fake_a = g["a2b"](a), g["b2a"](b)
+    losses = {}
+    for name, real, fake in (("a", a, fake_a), ("b", b, fake_b)):
+        on_real, on_fake = d[name](torch.cat([real, pools[name].query(fake.detach())])).chunk(2)
+        losses[f"loss_d_{name}"] = ((on_real - 1) ** 2).mean() / 2 + (on_fake**2).mean() / 2
+    (losses["loss_d_a"] + losses["loss_d_b"]).backward()
+    adams[1].step()
+    adams[1].zero_grad()
+    with frozen(d) if frozen_judges else frozen(nn.Identity()):
+        losses |= {"gan_a2b": ((d["b"](fake_b) - 1) ** 2).mean(), "gan_b2a": ((d["a"](fake_a) - 1) ** 2).mean()}
+        losses |= {"cycle_a": (g["b2a"](fake_b) - a).abs().mean(), "cycle_b": (g["a2b"](fake_a) - b).abs().mean()}
+        loss = losses["gan_a2b"] + losses["gan_b2a"] + weights.lambda_cycle * (losses["cycle_a"] + losses["cycle_b"])
+        if weights.lambda_identity:
+            losses |= {"identity_a": (g["b2a"](a) - a).abs().mean(), "identity_b": (g["a2b"](b) - b).abs().mean()}
+            loss = loss + weights.lambda_identity * (losses["identity_a"] + losses["identity_b"])
+        losses["loss_g"] = loss
+        loss.backward()
+    adams[0].step()
+    for adam in adams:
+        adam.zero_grad()
+    return losses
+
+
+def generators_step(model: CycleGAN, batch: dict[str, Any], way: str) -> None:
+    """Forward and backward of all passes of the generators, with identity, in one of several ways; no discriminators."""
+    g, a, b = model.generator, batch["a"], batch["b"]
+    if way == "joined":
+        (fake_b, same_b), (fake_a, same_a) = g["a2b"](torch.cat([a, b])).chunk(2), g["b2a"](torch.cat([b, a])).chunk(2)
+        back_a, back_b = g["b2a"](fake_b), g["a2b"](fake_a)
+    elif way == "stacked":
+        stacked, _ = torch.func.stack_module_state([g["a2b"], g["b2a"]])
+        skeleton = copy.deepcopy(g["a2b"]).to("meta")
+
+        def both(x: Tensor) -> Tensor:
+            return torch.vmap(lambda weights, one: torch.func.functional_call(skeleton, weights, one))(stacked, x)
+
+        fake_b, fake_a = both(torch.stack([a, b])).unbind()
+        back_b, back_a = both(torch.stack([fake_a, fake_b])).unbind()
+        same_b, same_a = both(torch.stack([b, a])).unbind()
+    else:
+        fake_b, fake_a, same_a, same_b = g["a2b"](a), g["b2a"](b), g["b2a"](a), g["a2b"](b)
+        back_a, back_b = g["b2a"](fake_b), g["a2b"](fake_a)
+    errors = [F.l1_loss(*pair) for pair in ((back_a, a), (back_b, b), (same_a, a), (same_b, b))]
+    torch.stack(errors).sum().backward()
+    model.zero_grad()
+
+
+def judges_step(model: CycleGAN, batch: dict[str, Any], way: str) -> None:
+    """Forward and backward of the discriminators on real and fake."""
+    d = model.discriminator
+    for name in ("a", "b"):
+        real = batch[name]
+        if way == "apart":
+            on_real, on_fake = d[name](real), d[name](-real)
+        else:
+            on_real, on_fake = d[name](torch.cat([real, -real])).chunk(2)
+        ((on_real - 1).square().mean() + on_fake.square().mean()).backward()
+    model.zero_grad()
+
+
+def batches(size: int) -> Any:
+    """Finished training batches without end."""
+    from datamodules.openmoji_pairs import OpenMojiPairs
+
+    data = OpenMojiPairs(size=size, batch_size=1)
+    data.prepare_data()
+    while True:
+        for batch in data.train_dataloader():
+            yield data.transform(batch, training=True)
+
+
+def by_hand(contender: str, size: int, width: int, steps: int) -> float:
+    """Seconds per step of a loop."""
+    torch.manual_seed(0)
+    model = CycleGAN([3, size, size], width=width)
+    adams = [adam_for_gans(net.parameters()) for net in (model.generator, model.discriminator)]
+    if contender == "channels_last":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    stream = batches(size)
+    kinds: dict[str, Callable[[dict[str, Any]], object]] = {
+        "plain": lambda batch: plain_step(model, adams, batch),
+        "channels_last": lambda batch: plain_step(model, adams, batch),
+        "thawed": lambda batch: plain_step(model, adams, batch, frozen_judges=False),
+        **{f"g-{way}": lambda batch, way=way: generators_step(model, batch, way) for way in ("single", "joined", "stacked")},  # type: ignore[misc]
+        **{f"d-{way}": lambda batch, way=way: judges_step(model, batch, way) for way in ("joined", "apart")},  # type: ignore[misc]
+    }
+    begin = 0.0
+    for number in range(steps + WARMUP):
+        if number == WARMUP:
+            begin = time.perf_counter()
+        batch = next(stream)
+        if contender == "channels_last":
+            batch |= {name: batch[name].contiguous(memory_format=torch.channels_last) for name in "ab"}
+        seed_generators(batch["seed"], torch.device("cpu"))
+        kinds[contender](batch)
+    return (time.perf_counter() - begin) / steps
+
+
+CONTENDERS = ("ours", "plain", "thawed", "channels_last", "g-single", "g-joined", "g-stacked", "d-joined", "d-apart")
+BASES = {
+    "ours": "plain",
+    "thawed": "plain",
+    "channels_last": "plain",
+    "g-joined": "g-single",
+    "g-stacked": "g-single",
+    "d-apart": "d-joined",
+}
+
+
+def measure(contender: str, options: argparse.Namespace) -> tuple[float, float]:
+    """Seconds per step and peak memory in MB, as a contender's process prints them last."""
+    arguments = [f"--{name}={getattr(options, name)}" for name in ("size", "width", "steps")]
+    command = [sys.executable, __file__, "--contender", contender, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    if done.returncode:
+        raise SystemExit(f"error: {contender} failed: {done.stderr.strip().splitlines()[-1:]}")
+    seconds, memory = done.stdout.strip().splitlines()[-1].split()
+    return float(seconds), float(memory)
+
+
+def main() -> None:
+    """Run all contenders in turns and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="+", default=CONTENDERS, choices=CONTENDERS)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if options.contender:
+        given = (options.size, options.width, options.steps)
+        seconds = ours(*given) if options.contender == "ours" else by_hand(options.contender, *given)
+        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in options.only}
+    for _ in range(options.rounds):
+        for name, measured in found.items():
+            measured.append(measure(name, options))
+    print(f"CycleGAN, {options.size} px, width {options.width}, batch 1\n{'':16}{'s/step':>8}{'peak MB':>10}   speed beside")
+    seconds = {name: statistics.median(one for one, _ in measured) for name, measured in found.items()}
+    for name, measured in found.items():
+        base = BASES.get(name)
+        beside = f"   {seconds[base] / seconds[name]:.2f}x {base}" if base in seconds else ""
+        print(f"{name:16}{seconds[name]:8.3f}{statistics.median(memory for _, memory in measured):10.0f}{beside}")
+
+
+if __name__ == "__main__":
+    main()
