@@ -367,7 +367,8 @@ def compile_networks(model: GenerativeModule, backend: str) -> None:
     known = torch.compiler.list_backends()
     if backend not in [*known, "eager"]:
         raise UserError(f"--compile {backend}: there is no such backend here; give one of {', '.join(known)}")
-    for part in model.children():
+    parts = [list(part.values()) if isinstance(part, torch.nn.ModuleDict) else [part] for part in model.children()]
+    for part in itertools.chain.from_iterable(parts):  # a dictionary of networks is never called itself
         if any(parameter.requires_grad for parameter in part.parameters()):
             part.compile(backend=backend)
 

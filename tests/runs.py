@@ -27,12 +27,18 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
             "class_path": "lightning_modules.dcgan.DCGAN",
             "init_args": {"width": 4, "norm": "none", "spectral": True, "loss": "hinge", "augment": True, **game},
         },
+        "cyclegan": {
+            "class_path": "lightning_modules.cyclegan.CycleGAN",
+            "init_args": {"width": 4, "blocks": 1, "patch": 16, "generator_schedule": schedule, "discriminator_schedule": schedule},
+        },
+        "pix2pix": {"class_path": "lightning_modules.pix2pix.Pix2Pix", "init_args": {"width": 4, "patch": 16, "ema_decay": 0.9}},
     }
     size = 32 if system == "dcgan" else 16
+    translates = system in ("cyclegan", "pix2pix")
     config = {
         "model": model[system],
         "data": {
-            "class_path": "datamodules.openmoji.OpenMoji",
+            "class_path": "datamodules.openmoji_pairs.OpenMojiPairs" if translates else "datamodules.openmoji.OpenMoji",
             "init_args": {"size": size, "batch_size": 32, "flip": True, **data},
         },
         "trainer": {"log_every_n_steps": 4},

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import train
 from console import ROOT, UserError, recipes
+from lightning_modules.cyclegan import CycleGAN
 from lightning_modules.dcgan import DCGAN, channel_plan
 from lightning_modules.gan import GAN, Maxout, NoiseGAN
 from lightning_modules.layers.adversarial import (
@@ -282,6 +283,13 @@ def test_interpolation_and_arithmetic() -> None:
     assert (same - model.sample([4])).abs().mean() < (same - model.sample([6])).abs().mean()
     with pytest.raises(UserError, match="--base"):
         model.sample([0], mode="arithmetic")
+
+
+def test_every_network_of_a_dictionary_is_compiled() -> None:
+    model = CycleGAN(image_shape=[3, 16, 16], width=2, blocks=1, patch=1)
+    train.compile_networks(model, "eager")
+    networks = [*model.generator.values(), *model.discriminator.values()]
+    assert all(network._compiled_call_impl is not None for network in networks)
 
 
 def test_compiled_networks_make_the_same_checkpoint(tmp_path: Path) -> None:
