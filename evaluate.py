@@ -34,6 +34,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--num", type=int, help="pictures to generate; as many as there are real ones unless given")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first picture (default: 0)")
     parser.add_argument("--extractor", default="classifier", choices=("classifier", "inception"), help="(default: classifier)")
+    parser.add_argument("--domain", default="b", choices=("a", "b"), help="of data that has two, which a folder is scored against")
     parser.add_argument("--batch_size", type=int, default=250, help="pictures at a time (default: 250)")
     parser.add_argument("--device", default="cpu", help="where to compute, such as cuda (default: cpu)")
     return check(parser.parse_args(argv))
@@ -186,6 +187,7 @@ def evaluate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
     data = data_module(options.against)
     if options.source.is_dir():
+        data = data.domain(options.domain) if hasattr(data, "domain") else data
         folder = found(options.source, data.facts["image_shape"], options, options.num)
         yield from score(folder, data, options, "")
         return
@@ -195,7 +197,8 @@ def evaluate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     model = load(options.source)
     use_device(model, options.device)
     for target in targets(model, data, options.split):
-        count = options.num or target.inputs or len(data.split(options.split))
+        most = target.inputs or options.num or len(data.split(options.split))  # more would only repeat the pictures
+        count = min(options.num or most, most)
         for choice in ({"ema": True}, {"ema": False}) if getattr(model, "ema", None) is not None else ({},):
             note = f"|seed={options.seed}" + "".join(f"|ema={int(value)}" for value in choice.values())
             batches = drawn(target, model, options, count, **choice)

@@ -6,6 +6,7 @@ interrupted), tests, writes `results/<id>.json`, and renders RESULTS.md from the
 """
 
 import argparse
+import difflib
 import importlib
 import inspect
 import itertools
@@ -120,7 +121,8 @@ def reproduce(name: str, seeds: list[int]) -> None:
     """Run every seed of one reproduction and write its result."""
     entries = registry()
     if name not in entries:
-        raise UserError(f"{name}: there is no such reproduction; `python reproduce.py list` names them: {', '.join(entries)}")
+        near = ", ".join(difflib.get_close_matches(name, entries, n=3, cutoff=0))
+        raise UserError(f"{name}: there is no such reproduction; `python reproduce.py list` names them all, near: {near}")
     entry = entries[name]
     variants = {
         variant: [run_model(f"{name}/{variant}", {**entry, "overrides": {**entry["overrides"], **more}}, seed) for seed in seeds]

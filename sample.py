@@ -8,6 +8,7 @@ Systems that translate pictures take your own: `--input FOLDER_OR_IMAGE --direct
 """
 
 import argparse
+import functools
 import importlib
 import inspect
 import re
@@ -86,6 +87,12 @@ def data_module(config: Path, overrides: dict[str, Any] | None = None) -> Any:
     return data
 
 
+@functools.cache
+def opened(config: Path) -> Any:
+    """The data module of a configuration, read once."""
+    return data_module(config)
+
+
 class LazyBatch(Mapping[str, Any]):
     """The batch that `sample` may ask for: unseen samples, one per seed. Data is opened when it is first read.
 
@@ -102,7 +109,7 @@ class LazyBatch(Mapping[str, Any]):
     @property
     def content(self) -> dict[str, Any]:
         if self._content is None:
-            data = data_module(self.config)
+            data = opened(self.config)
             self._content = data.batch("test", self.seeds)
             if self.attribute:
                 self._content |= data.attribute_batch(self.attribute)
@@ -215,6 +222,8 @@ def translate(model: Any, options: argparse.Namespace, sampling: dict[str, Any])
     from metrics.features import to_bytes
 
     source, out, done = options.input, options.out, 0
+    if options.seeds:
+        raise UserError("--seeds picks pictures of the test split: with --input give --seed, the noise of every picture")
     failed: list[str] = []
     if not source.exists():
         raise UserError(f"--input {source}: there is no such picture or folder")
@@ -256,8 +265,9 @@ def draw(argv: list[str]) -> None:
 
     from callbacks.pictures import grid, save_png, strips
 
-    for start in range(0, len(seeds), CHUNK):
-        chunk = seeds[start : start + CHUNK]
+    size = CHUNK // 4 if "direction" in sampling else CHUNK  # what is translated may be large
+    for start in range(0, len(seeds), size):
+        chunk = seeds[start : start + size]
         data = {"batch": LazyBatch(options.data, chunk, sampling.get("attribute"))} if options.takes_batch else {}
         drawn = model.sample(chunk, **data, **sampling)
         for seed, one in zip(chunk, drawn, strict=True):

@@ -307,8 +307,9 @@ def full_class_paths(argv: list[str]) -> list[str]:
 
 def no_such_class(name: str, folder: str) -> str:
     """What to say of a class name that is in no file of the folder."""
-    near = difflib.get_close_matches(name, classes_in(folder), n=3, cutoff=0)
-    return f"there is no such class in {folder}/; near: {', '.join(near) or 'none'}"
+    known = {one.lower(): one for one in classes_in(folder)}
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0)
+    return f"there is no such class in {folder}/; near: {', '.join(known[one] for one in near) or 'none'}"
 
 
 def config_files(argv: list[str]) -> list[Path]:

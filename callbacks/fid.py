@@ -37,7 +37,7 @@ class Target(NamedTuple):
         suffix: of the figures' names: "/a2b" where a system translates, "" otherwise.
         data: image data to compare with.
         draw: pictures (N, C, H, W) in [-1, 1] for N seeds; of a translation, seed i takes picture i of the split, modulo its size.
-        inputs: how many different ones that are, where a system translates.
+        inputs: how many different ones that are, where a system translates; more would only repeat them.
         paired: whether picture i of `data` is the answer to picture i.
     """
 
@@ -90,7 +90,7 @@ def corpus_classifier(data: Any) -> Classifier:
     """
     facts = data.facts
     if not facts.get("num_classes"):
-        raise UserError("the classifier that measures pictures needs labels, and this data has none: use --extractor inception")
+        raise UserError("the classifier that measures pictures needs labels, and this data has none: use the extractor inception")
     path = cache_path(data, "classifier", data.fingerprint("train"))
     if not path.exists():
         print("training the classifier that measures pictures, once for this data", file=sys.stderr)
@@ -136,7 +136,8 @@ class Fid(Callback):
     validation pictures. Each rank draws its share of the samples.
 
     Args:
-        count: samples to draw; 0 for no FID. Figures compare only at an equal count, since few samples raise FID.
+        count: samples to draw, of a translation at most one per picture; 0 for no FID. Figures compare only at an equal count,
+            since few samples raise FID.
         extractor: the corpus' own classifier, or Inception where its weights are.
     """
 
@@ -147,19 +148,30 @@ class Fid(Callback):
         """Whether samples are wanted."""
         return self.count > 0
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Whatever is missing for it is told of now and not after the first epoch."""
+        for target in targets(pl_module, trainer.datamodule):  # type: ignore[attr-defined]
+            self._prepare(trainer, pl_module, target)
+
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for target in targets(pl_module, trainer.datamodule):  # type: ignore[attr-defined]
             self._measure(trainer, pl_module, target)
 
-    def _measure(self, trainer: Trainer, pl_module: Any, target: Target) -> None:
-        for turn in (True, False):  # rank 0 fills the caches, then all ranks read them
+    def _prepare(self, trainer: Trainer, pl_module: LightningModule, target: Target) -> tuple[Extractor, Real]:
+        """Rank 0 fills the caches, then all ranks read them."""
+        for turn in (True, False):
             if trainer.is_global_zero == turn:
                 extractor = corpus_extractor(target.data, self.extractor).to(pl_module.device)
                 real = real_features(target.data, "val", extractor, pl_module.device)
             trainer.strategy.barrier()
+        return extractor, real
+
+    def _measure(self, trainer: Trainer, pl_module: Any, target: Target) -> None:
+        extractor, real = self._prepare(trainer, pl_module, target)
+        count = min(self.count, target.inputs or self.count)
         drawn = FeatureSet(extractor).to(pl_module.device)
-        seeds = list(range(self.count))[trainer.global_rank :: trainer.world_size]
+        seeds = list(range(count))[trainer.global_rank :: trainer.world_size]
         for start in range(0, len(seeds), CHUNK):
             drawn.update(to_bytes(target.draw(seeds[start : start + CHUNK])))
         fake = drawn.compute()[0].cpu()
@@ -167,5 +179,5 @@ class Fid(Callback):
         for name, value in values.items():
             key = f"val/{extractor.prefix}{name}{target.suffix}"
             pl_module.log(key, value, rank_zero_only=True)
-            clouds = f"extractor={extractor.name}|split=val|n_real={len(real.features)}|n_fake={self.count}"
+            clouds = f"extractor={extractor.name}|split=val|n_real={len(real.features)}|n_fake={count}"
             pl_module.signatures[key] = f"{extractor.prefix}{name}[{clouds}]"

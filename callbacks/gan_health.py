@@ -138,7 +138,7 @@ class GanHealth(Callback):
         data = target.data
         unseen = self._pictures(data, "val", self.count, pl_module)
         train = self._pictures(data, "train", self.pool, pl_module)
-        samples = at_most(target.draw(list(range(self.count))))
+        samples = at_most(target.draw(list(range(min(self.count, target.inputs or self.count)))))
         figures = {
             "diversity": float(pairwise(samples) / pairwise(unseen)),
             "novelty": float(nearest(samples, train) / nearest(unseen, train)),

@@ -1,5 +1,6 @@
 """Corpora by name: downloads that can be continued, and archives that cannot reach outside of their folder."""
 
+import gzip
 import hashlib
 import os
 import shutil
@@ -20,6 +21,10 @@ from console import UserError
 GIB = 2**30
 CHUNK = 2**20
 TIMEOUT = 30.0  # seconds without an answer
+BROKEN = (  # what the standard library raises for damaged archives
+    *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error),
+    *(EOFError, FileExistsError, RuntimeError, NotImplementedError),
+)
 
 
 def sha256(path: Path) -> str:
@@ -29,7 +34,7 @@ def sha256(path: Path) -> str:
 
 
 def fetch(addresses: list[str], path: Path, *, checksum: str | None = None, limit: int = 20 * GIB) -> None:
-    """Download a file, continuing what an earlier attempt left in `<path>.part`; it appears at `path` when it is whole.
+    """Download a file, continuing what an earlier attempt left in `<path>.*.part`; it appears at `path` when it is whole.
 
     Args:
         addresses: tried in their order.
@@ -44,9 +49,9 @@ def fetch(addresses: list[str], path: Path, *, checksum: str | None = None, limi
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
     reasons = []
     for address in addresses:
+        part = path.with_name(f"{path.name}.{hashlib.sha256(address.encode()).hexdigest()[:8]}.part")  # mirrors may differ
         print(f"downloading {address}", file=sys.stderr)
         try:
             _continue(address, part, limit)
@@ -114,11 +119,13 @@ def _zip_members(path: Path) -> Iterator[Member]:
 
 
 def _tar_members(path: Path) -> Iterator[Member]:
-    with tarfile.open(path, "r|*") as archive:
+    with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for entry in archive:
             if not (entry.isfile() or entry.isdir()):
                 raise UserError(f"{path}: {entry.name} is a link or a device; refused")
             yield Member(_inside(entry.name, path), entry.size, archive.extractfile(entry) if entry.isfile() else None)
+        while stream.read(CHUNK):  # to its end, where the checksum is
+            pass
 
 
 def _inside(name: str, archive: Path) -> PurePosixPath:
@@ -160,15 +167,21 @@ def extract(archive: Path, folder: Path, *, limit: int = 20 * GIB, members: int 
         entries = list(temporary.iterdir())
         only = entries[0] if len(entries) == 1 and entries[0].is_dir() else temporary
         os.replace(only, folder)
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        EOFError,
-        FileExistsError,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:
+    except BROKEN as error:
         raise UserError(f"{archive}: is damaged or no archive ({error}); remove it and download it again") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def obtain(addresses: list[str], archive: Path, folder: Path) -> None:
+    """Download an archive, unless it was placed by hand, and unpack it into `folder`.
+
+    Raises:
+        UserError: as `fetch` and `extract`.
+    """
+    fetch(addresses, archive)
+    try:
+        extract(archive, folder)
+    except UserError:
+        archive.with_name(f"{archive.name}.sha256").unlink(missing_ok=True)  # of what turned out to be no archive
+        raise

@@ -45,6 +45,7 @@ def read_picture(path: Path, channels: int) -> Image.Image:
                 raise BadPicture(f"{path}: has more than 8 bits a channel; convert it to 8 bits")
             if image.mode == "CMYK":
                 raise BadPicture(f"{path}: is CMYK, which looks different in every program; convert it to RGB")
+            ImageOps.exif_transpose(image, in_place=True)  # the camera was held upright or not
             rgba = image.convert("RGBA") if "transparency" in image.info or image.mode in ("LA", "RGBA", "PA") else None
             if rgba is not None:  # what is transparent is white
                 image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)  # type: ignore[assignment]
@@ -140,13 +141,14 @@ def fits_into_memory(data: FileImages) -> bool:
     return len(data) * data.channels * data.size**2 <= IN_MEMORY_BYTES
 
 
-def read_all(data: FileImages, split: str, skip_bad: bool) -> tuple[Tensor, Tensor]:
+def read_all(data: FileImages, split: str, skip_bad: bool, keep: bool = True) -> tuple[Tensor, Tensor]:
     """uint8 pictures (K, C, size, size) and the numbers (K,) of those that could be used.
 
     Args:
         data: pictures in files.
         split: their name, for the count of those that are skipped.
         skip_bad: leave out what cannot be used, and say how many, instead of stopping at the first.
+        keep: keep the pictures; otherwise they are only tried, and come back with no height and width.
 
     Raises:
         BadPicture: unless `skip_bad`.
@@ -154,11 +156,13 @@ def read_all(data: FileImages, split: str, skip_bad: bool) -> tuple[Tensor, Tens
     kept, images = [], []
     for number, path in enumerate(data.paths):
         try:
-            images.append(data.read(path))
-            kept.append(number)
+            image = data.read(path)
         except BadPicture:
             if not skip_bad:
                 raise
+            continue
+        kept.append(number)
+        images.append(image if keep else image.new_empty(data.channels, 0, 0))
     if len(kept) < len(data):
         print(f"{split}: skipped {len(data) - len(kept)} of {len(data)} files that could not be used", file=sys.stderr)
     stacked = torch.stack(images) if images else torch.empty(0, data.channels, data.size, data.size, dtype=torch.uint8)
@@ -246,7 +250,7 @@ class ImageFolder(ImageDataModule):
         if split == "train":
             data = take_subset(data, self.max_samples)
         if not fits_into_memory(data):
-            return data
+            return data.subset(read_all(data, split, skip_bad=True, keep=False)[1]) if self.skip_bad else data
         images, kept = read_all(data, split, self.skip_bad)
         return InMemoryImages(images, data.labels[kept], [self._label_of[data.paths[i]].lower() for i in kept.tolist()])
 

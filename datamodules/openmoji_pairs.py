@@ -1,5 +1,7 @@
 """OpenMoji as two domains: line drawings (a) and colour pictures (b) of the same glyphs."""
 
+import itertools
+
 import torch
 
 from datamodules.images import InMemoryImages
@@ -33,16 +35,20 @@ class OpenMojiPairs(PairDataModule):
         max_samples: int | None = None,
     ) -> None:
         super().__init__(size, load_size, paired, swap, flip, batch_size, eval_batch_size, num_workers, root, max_samples)
-        self.line, self.colour = (OpenMoji(self.load_size, layers, neutral=True, root=root) for layers in ("line", "color"))
+        self.sources = {
+            side: (OpenMoji(side, "line", neutral=True, root=root), OpenMoji(side, "color", neutral=True, root=root))
+            for side in {self.load_size, size}
+        }
 
     def prepare_data(self) -> None:
-        self.line.prepare_data()
-        self.colour.prepare_data()
+        for source in itertools.chain.from_iterable(self.sources.values()):
+            source.prepare_data()
 
     def load_domains(self, split: str) -> tuple[InMemoryImages, InMemoryImages, bool]:
-        line, colour = self.line.load_split(split), self.colour.load_split(split)
+        drawings, colours = self.sources[self.load_size if split == "train" else self.size]
+        line, colour = drawings.load_split(split), colours.load_split(split)
         if self.paired or split != "train":
             return line, colour, True
-        families = [self.colour.families[self.colour.codes[row]] for row in self.colour.rows(split)]
+        families = [colours.families[colours.codes[row]] for row in colours.rows(split)]
         drawn = torch.tensor([digest_share(f"line {family}") < 0.5 for family in families])
         return line.subset(drawn.nonzero()[:, 0]), colour.subset((~drawn).nonzero()[:, 0]), False

@@ -8,7 +8,7 @@ Paired data matches the pictures of both domains by their names without the endi
 """
 
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import torch
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from console import UserError
 from datamodules.base import corpus_root
-from datamodules.download import extract, fetch
+from datamodules.download import obtain
 from datamodules.image_folder import SUFFIXES, BadPicture, FileImages, fits_into_memory, read_all, read_picture, square
-from datamodules.images import InMemoryImages
+from datamodules.images import InMemoryImages, take_subset
 from datamodules.openmoji import fold
 from datamodules.pairs import Images, PairDataModule
 
@@ -60,9 +60,14 @@ class DomainFiles(FileImages):
 
 
 def pictures_in(folder: Path) -> dict[str, Path]:
-    """All picture files below a folder by their names in it without the ending, sorted."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return dict(sorted((path.relative_to(folder).with_suffix("").as_posix(), path) for path in files))
+    """All picture files below a folder by their names in it, sorted."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES}
+    return dict(sorted(files.items()))
+
+
+def stem(name: str) -> str:
+    """The name of a file without its ending."""
+    return PurePosixPath(name).with_suffix("").as_posix()
 
 
 class PairFolder(PairDataModule):
@@ -100,6 +105,8 @@ class PairFolder(PairDataModule):
     ) -> None:
         super().__init__(size, load_size, paired, swap, flip, batch_size, eval_batch_size, num_workers, root, max_samples)
         self.channels, self.skip_bad = channels, skip_bad
+        if bool(folder_a) != bool(folder_b):
+            raise UserError("--data.folder_a and --data.folder_b belong together: give both, or --data.folder DIR")
         if folder_a and folder_b:
             self.folders = [Path(folder_a), Path(folder_b)]
         elif folder:
@@ -113,8 +120,8 @@ class PairFolder(PairDataModule):
         for folder in self.folders:
             if not folder.is_dir():
                 raise UserError(f"{folder}: there is no such folder; give one with pictures of two domains")
-        if not all(self.files["train"]):
-            raise UserError(f"{self.folders[0]}: has no training pictures of {'b' if self.files['train'][0] else 'a'}; {LAYOUT}")
+        if not any(self.files["train"]):
+            raise UserError(f"{self.folders[0]}: has no training pictures; {LAYOUT}")
 
     @cached_property
     def layout(self) -> Layout:
@@ -133,9 +140,11 @@ class PairFolder(PairDataModule):
                 a, b = (pictures_in(self.folders[0] / f"{split}{domain}") for domain in "AB")
             else:
                 everything = [pictures_in(folder) for folder in self.folders]
-                a, b = ({name: path for name, path in files.items() if fold(name) == split} for files in everything)
+                a, b = ({name: path for name, path in files.items() if fold(stem(name)) == split} for files in everything)
+            if bool(a) != bool(b):
+                raise UserError(f"{self.folders[0]}: its {split} split has no pictures of {'b' if a else 'a'}; {LAYOUT}")
             if self.paired:
-                check_partners(a, b)
+                a, b = partners(a, b)
             found[split] = (list(a.values()), list(b.values()))
         for missing, other in (("val", "test"), ("test", "val")):
             if not any(found[missing]):
@@ -146,15 +155,25 @@ class PairFolder(PairDataModule):
         """Side-by-side pictures are pairs in evaluation even where they are trained on as two piles."""
         aside = self.layout == "side by side"
         paired = self.paired or (aside and split != "train")
+        side = self.load_size if split == "train" else self.size
         a, b = (
-            DomainFiles(paths, self.load_size, self.channels, self.size, half if aside else None)
+            DomainFiles(paths, side, self.channels, self.size, half if aside else None)
             for half, paths in enumerate(self.files[split])
         )
-        if not (fits_into_memory(a) and fits_into_memory(b)):
+        if split == "train":
+            a, b = take_subset(a, self.max_samples), take_subset(b, self.max_samples)
+        small = fits_into_memory(a) and fits_into_memory(b)
+        if not small and not self.skip_bad:
             return a, b, paired
-        (images_a, kept_a), (images_b, kept_b) = read_all(a, f"{split} a", self.skip_bad), read_all(b, f"{split} b", self.skip_bad)
-        if paired:
-            images_a, images_b = images_a[torch.isin(kept_a, kept_b)], images_b[torch.isin(kept_b, kept_a)]
+        (images_a, kept_a), (images_b, kept_b) = (
+            read_all(files, f"{split} {name}", self.skip_bad, keep=small) for name, files in (("a", a), ("b", b))
+        )
+        if paired:  # of a pair both or none
+            both = kept_a[torch.isin(kept_a, kept_b)]
+            images_a, images_b = images_a[torch.isin(kept_a, both)], images_b[torch.isin(kept_b, both)]
+            kept_a = kept_b = both
+        if not small:
+            return a.subset(kept_a), b.subset(kept_b), paired
         return unlabelled(images_a), unlabelled(images_b), paired
 
 
@@ -166,20 +185,27 @@ def unlabelled(images: Tensor) -> InMemoryImages:
 LAYOUT = "lay them out as trainA trainB testA testB, or side by side in train and test"
 
 
-def check_partners(a: dict[str, Path], b: dict[str, Path]) -> None:
-    """Refuse pairs of which one is missing.
+def partners(a: dict[str, Path], b: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The files of both domains by their names without the ending, in one order.
 
     Args:
         a: files of one domain by their names.
         b: those of the other.
 
     Raises:
-        UserError: naming the first.
+        UserError: naming the first that has no partner, or more than one.
     """
-    alone = sorted(a.keys() ^ b.keys())
+    by_stem: list[dict[str, Path]] = []
+    for files in (a, b):
+        by_stem.append({stem(name): path for name, path in files.items()})
+        if len(by_stem[-1]) < len(files):
+            twice = next(path for name, path in files.items() if by_stem[-1][stem(name)] != path)
+            raise UserError(f"{twice}: there is another picture of that name with another ending; remove one of them")
+    alone = sorted(by_stem[0].keys() ^ by_stem[1].keys())
     if alone:
-        path = a.get(alone[0]) or b[alone[0]]
+        path = by_stem[0].get(alone[0]) or by_stem[1][alone[0]]
         raise UserError(f"{path}: has no partner of its name in the other domain ({len(alone)} have none); add or remove it")
+    return dict(sorted(by_stem[0].items())), dict(sorted(by_stem[1].items()))
 
 
 CYCLEGAN = (
@@ -253,6 +279,4 @@ class PaperArchive(PairFolder):
         if folder.is_dir():
             return
         addresses = [address.format(self.dataset) for address in ADDRESSES[self.collection]]
-        archive = folder.with_name(addresses[0].rpartition("/")[2])
-        fetch(addresses, archive)
-        extract(archive, folder)
+        obtain(addresses, folder.with_name(addresses[0].rpartition("/")[2]), folder)

@@ -1,8 +1,8 @@
 """Two domains of pictures, a and b, as batches: paired, where picture i of b is the answer to picture i of a, or two piles.
 
 A batch holds `a`, `b`, `paired` (whether they belong together) and, where there are labels, `label` (that of a). Pictures are
-kept at `load_size`; training cuts a random square of `size` out of each and mirrors half of them, the same way in both of a
-pair; evaluation scales the whole picture to `size`.
+kept at `load_size` for training, which cuts a random square of `size` out of each and mirrors half of them, the same way in both
+of a pair; for evaluation they are kept at `size`.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ class PairDataModule(DataModule):
 
     Args:
         size: height and width in pixels of what a system gets.
-        load_size: height and width at which pictures are kept; `size` unless given, which leaves nothing to cut.
+        load_size: height and width at which training pictures are kept; `size` unless given, which leaves nothing to cut.
         paired: train on pairs; otherwise on two piles.
         swap: exchange the two domains.
         flip: mirror half of the training pictures left to right.
@@ -90,7 +90,7 @@ class PairDataModule(DataModule):
         return {"image_shape": [self.channels, self.size, self.size]}
 
     def load_domains(self, split: str) -> tuple[Images, Images, bool]:
-        """Pictures of a and of b, (N, C, load_size, load_size), and whether they are pairs."""
+        """Pictures of a and of b, as they are kept, and whether they are pairs."""
         raise NotImplementedError
 
     def load_split(self, split: str) -> TwoDomains:

@@ -92,6 +92,7 @@ class ImagePool:
         """For at most `size` pictures, whose slots are distinct."""
         if self.images is None:
             self.images = images.new_empty(self.size, *images.shape[1:])
+        self.images = self.images.to(images)  # a resumed run restores it before it moves to its device
         filling = min(self.size - self.count, len(images))
         self.images[self.count : self.count + filling] = images[:filling]
         self.count += filling
@@ -110,11 +111,11 @@ class ImagePool:
         filled = None if self.images is None else self.images[: self.count].cpu()
         return {"images": filled, "count": self.count}
 
-    def load_state(self, state: dict[str, Any], device: torch.device) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Continue with a `state`."""
         self.count = state["count"]
         if state["images"] is not None:
-            self.images = state["images"].new_empty(self.size, *state["images"].shape[1:], device=device)
+            self.images = state["images"].new_empty(self.size, *state["images"].shape[1:])
             self.images[: self.count] = state["images"]
 
 
@@ -237,18 +238,16 @@ class CycleGAN(AdversarialModule):
         """Each rank has pools of its own, and all of them are kept."""
         super().on_save_checkpoint(checkpoint)
         mine = {name: pool.state() for name, pool in self.pools.items()}
-        checkpoint["pools"] = [mine]
-        if self.trainer.world_size > 1:
-            checkpoint["pools"] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(checkpoint["pools"], mine)
+        checkpoint["pools"] = [mine] * self.trainer.world_size
+        if self.trainer.world_size > 1:  # only rank 0 writes the file
+            torch.distributed.gather_object(mine, checkpoint["pools"] if self.trainer.global_rank == 0 else None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A rank that was not there before begins with empty pools."""
         super().on_load_checkpoint(checkpoint)
-        rank = self.trainer.global_rank if self._trainer is not None else 0
-        if rank < len(checkpoint["pools"]):
+        if self._trainer is not None and self.trainer.global_rank < len(checkpoint["pools"]):
             for name, pool in self.pools.items():
-                pool.load_state(checkpoint["pools"][rank][name], self.device)
+                pool.load_state(checkpoint["pools"][self.trainer.global_rank][name])
 
     # What a user calls
 

@@ -187,6 +187,7 @@ class Pix2Pix(AdversarialModule):
         return self.weigh(losses)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """The same losses as in training, but for D's batch norm, which goes by its running statistics here."""
         generated = self.generate(batch)
         losses = self.generator_losses(batch, generated)
         every = {**losses, "loss_g": self.weigh(losses), "loss_d": self.discriminator_loss(batch, generated)}

@@ -20,7 +20,7 @@ from PIL import Image
 from console import UserError
 from datamodules import pair_folder
 from datamodules.base import Request
-from datamodules.download import extract, fetch
+from datamodules.download import extract, fetch, obtain
 from datamodules.image_folder import BadPicture
 from datamodules.images import InMemoryImages
 from datamodules.openmoji_pairs import OpenMojiPairs
@@ -72,8 +72,13 @@ def test_unpaired_pictures_are_cut_apart_and_meet_by_chance() -> None:
 
 
 def test_evaluation_sees_the_whole_picture() -> None:
-    data = Heaps(size=10, load_size=20, paired=True)
-    done = data.transform(data.split("val").__getitems__(Request(torch.arange(2), 0)))
+    """Pictures for evaluation are kept at their size; training ones that are looked at are scaled to it."""
+    data = OpenMojiPairs(size=16, load_size=20, paired=True)
+    plain = OpenMojiPairs(size=16, paired=True)
+    assert torch.equal(data.batch("test", [3])["b"], plain.batch("test", [3])["b"])
+    assert data.split("train").b.images.shape[2:] == (20, 20)  # type: ignore[union-attr]
+    heaps = Heaps(size=10, load_size=20, paired=True)
+    done = heaps.transform(heaps.split("val").__getitems__(Request(torch.arange(2), 0)))
     assert done["a"].shape == (2, 3, 10, 10)
     rows = ((done["a"][0, 1, :, 5] + 1) * 127.5).tolist()
     assert rows == pytest.approx([2 * i + 0.5 for i in range(10)], abs=0.6)
@@ -168,6 +173,11 @@ def test_pairs_by_name(tmp_path: Path) -> None:
     batch = data.batch("train", [0, 1, 2])
     assert batch["paired"]
     assert torch.equal(batch["a"], batch["b"])
+    picture(home / "trainA/0.jpg")
+    with pytest.raises(UserError, match=r"trainA/0.jpg: there is another picture of that name|trainA/0.png: there is another"):
+        PairFolder(str(home), size=16, paired=True)
+    assert PairFolder(str(home), size=16).sizes["train"] == 4, "of a pile, both"
+    (home / "trainA/0.jpg").unlink()
     (home / "trainB/2.png").unlink()
     with pytest.raises(UserError, match=r"trainA/2.png: has no partner of its name in the other domain \(1 have none\)"):
         PairFolder(str(home), size=16, paired=True)
@@ -218,20 +228,22 @@ def test_bad_files_stop_or_are_counted(in_memory: bool, tmp_path: Path, capsys: 
     with pytest.raises(BadPicture, match=r"trainA/1.png: is 12x24, smaller than data.size 16; remove it or lower data.size"):
         data.batch("train", [0, 1])
     (home / "trainB/2.png").write_bytes(b"broken")
-    if in_memory:
-        data = PairFolder(str(home), skip_bad=True, paired=True, **options)
-        assert data.sizes["train"] == 2, "of a pair both are left out"
-        err = capsys.readouterr().err
-        assert "train a: skipped 1 of 4 files" in err
-        assert "train b: skipped 1 of 4 files" in err
+    data = PairFolder(str(home), skip_bad=True, paired=True, **options)
+    assert data.sizes["train"] == 2, "of a pair both are left out"
+    batch = data.batch("train", [0, 1])
+    assert [round((value + 1) * 127.5) for value in batch["b"][:, 0, 0, 0].tolist()] == [0, 12]
+    err = capsys.readouterr().err
+    assert "train a: skipped 1 of 4 files" in err
+    assert "train b: skipped 1 of 4 files" in err
 
 
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
         ({}, "there is no such folder"),
-        ({"trainA": 1, "testA": 1}, "has no training pictures of b; lay them out as trainA trainB"),
-        ({"elsewhere": 3}, "has no training pictures of a"),
+        ({"trainA": 1, "testA": 1}, "its train split has no pictures of b; lay them out as trainA trainB"),
+        ({"trainA": 1, "trainB": 2, "testA": 1}, "its test split has no pictures of b; lay them out"),
+        ({"elsewhere": 3}, "has no training pictures; lay them out"),
     ],
 )
 def test_folders_without_two_domains_are_refused(counts: dict[str, int], message: str, tmp_path: Path) -> None:
@@ -239,6 +251,8 @@ def test_folders_without_two_domains_are_refused(counts: dict[str, int], message
         PairFolder(str(domains(tmp_path / "home", counts)))
     with pytest.raises(UserError, match=r"give --data.folder DIR"):
         PairFolder()
+    with pytest.raises(UserError, match=r"belong together: give both"):
+        PairFolder(str(tmp_path), folder_a=str(tmp_path))
 
 
 # Archives
@@ -302,6 +316,17 @@ def test_hostile_archives_are_refused_and_leave_nothing(name: str, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["x.archive"]
     assert not Path("/tmp/evil").exists()
+
+
+def test_flipped_bits_of_a_tar_are_noticed(tmp_path: Path) -> None:
+    """By the checksum of gzip, which comes after everything."""
+    archive = tarred(tmp_path / "x.tar.gz", {"a": b"content"})
+    content = bytearray(archive.read_bytes())
+    content[-6] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged or no archive"):
+        extract(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("cut", [400, 1200])
@@ -415,6 +440,16 @@ def test_too_large_a_download_is_refused(announce: bool, server: Server, tmp_pat
     with pytest.raises(UserError, match=r"more than the 2,000,000 (bytes )?that are allowed"):
         fetch([server.address("/x")], tmp_path / "x", limit=2_000_000)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_turns_out_to_be_no_archive_can_be_replaced(server: Server, tmp_path: Path) -> None:
+    server.content["/x.zip"] = b"<html>try later</html>"
+    with pytest.raises(UserError, match="remove it and download it again"):
+        obtain([server.address("/x.zip")], tmp_path / "x.zip", tmp_path / "x")
+    (tmp_path / "x.zip").unlink()
+    server.content["/x.zip"] = zipped(tmp_path / "made.zip", {"x/file": b"content"}).read_bytes()
+    obtain([server.address("/x.zip")], tmp_path / "x.zip", tmp_path / "x")
+    assert (tmp_path / "x/file").read_bytes() == b"content"
 
 
 def test_an_archive_of_the_papers_by_name(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

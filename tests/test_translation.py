@@ -455,6 +455,7 @@ def test_a_folder_is_translated_under_its_names_and_sizes(translators: dict[str,
         ("--input {d}/in --out {d}/in", ("would overwrite", "give another folder")),
         ("--input {d}/in/odd.png", ("pictures of 17x16", "multiples of 16, such as 16 or 32")),
         ("--input {d}/in/good.png --direction b2a", ("'b2a'", "'a2b'")),
+        ("--input {d}/in/good.png --seeds 3", ("--seeds picks pictures of the test split", "give --seed")),
     ],
 )
 def test_translation_mistakes(
@@ -471,11 +472,20 @@ def test_translation_mistakes(
         assert fragment in err[0]
 
 
+def test_a_restored_pool_follows_its_pictures() -> None:
+    """A run restores it before anything is on its device, and perhaps in another precision."""
+    pool, restored = ImagePool(2), ImagePool(2)
+    pool.query(pictures(2))
+    restored.load_state(pool.state())
+    for _ in range(5):
+        assert restored.query(pictures(2).double()).dtype == torch.float64
+
+
 def test_many_pictures_pass_through_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At most `PIXELS` values at a time, and only pictures of one size together."""
+    """At most `PIXELS` at a time, and only pictures of one size together."""
     for number in range(9):
         picture(tmp_path / f"{number}.png", 16, 16 if number < 7 else 32)
-    monkeypatch.setattr(sample, "PIXELS", 3 * 16 * 16 * 3)
+    monkeypatch.setattr(sample, "PIXELS", 3 * 16 * 16)
     sizes = [(len(paths), tuple(images.shape)) for paths, images in sample.pictures_of(tmp_path, 3, [])]
     assert sizes == [(3, (3, 3, 16, 16)), (3, (3, 3, 16, 16)), (1, (1, 3, 16, 16)), (1, (1, 3, 16, 32)), (1, (1, 3, 16, 32))]
 
@@ -528,3 +538,45 @@ def test_no_forward_pass_is_done_twice(monkeypatch: pytest.MonkeyPatch, tmp_path
         assert train.main([*argv[:-1], str(tmp_path / f"run{steps}"), *quiet, "--trainer.max_steps", str(steps)]) == 0
         counts.append({name: calls.count(name) for name in ("a2b", "b2a", "a", "b")})
     assert {name: counts[1][name] - counts[0][name] for name in counts[0]} == {"a2b": 15, "b2a": 15, "a": 10, "b": 10}
+
+
+def test_folders_are_scored_against_either_domain(tmp_path: Path, translators: dict[str, Path], capsys: Any) -> None:
+    """The true colours are at distance 0 from themselves, and the true drawings are not; a translation is scored per direction."""
+    import json
+
+    import evaluate
+    from datamodules.openmoji_pairs import OpenMojiPairs
+
+    data = OpenMojiPairs(size=16)
+    for number, image in enumerate(data.split("test").b.images):  # type: ignore[union-attr]
+        (tmp_path / "colours").mkdir(exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"colours/{number:03d}.png")
+    config, values = str(translators["cyclegan"].parents[1] / "config.yaml"), []
+    for domain in ("b", "a"):
+        argv = [str(tmp_path / "colours"), "--against", config, "--metrics", "fid", "--domain", domain]
+        assert evaluate.main(argv) == 0
+        values.append(json.loads(capsys.readouterr().out)["value"])
+    assert values[0] == pytest.approx(0, abs=1e-3)
+    assert values[1] > 1
+    assert evaluate.main([str(translators["cyclegan"]), "--metrics", "kid,l1", "--num", "5000"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["metric"] for line in lines] == ["classifier-kid/a2b", "l1/a2b", "classifier-kid/b2a", "l1/b2a"]
+    assert f"n_fake={len(data.split('test'))}" in lines[0]["signature"], "no picture is translated twice"
+
+
+def test_fid_says_at_once_what_is_missing(tmp_path: Path, capsys: Any) -> None:
+    for name in ("trainA", "trainB", "testA", "testB"):
+        for number in range(12):
+            picture(tmp_path / "home" / name / f"{number}.png", 16, 16)
+    config = yaml.safe_load(tiny(tmp_path / "c.yaml", "cyclegan").read_text())
+    config["data"] = {
+        "class_path": "datamodules.pair_folder.PairFolder",
+        "init_args": {"folder": str(tmp_path / "home"), "size": 16},
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    argv = ["fit", "--config", str(tmp_path / "c.yaml"), "--run_dir", str(tmp_path / "run"), "--fid.count", "10"]
+    assert train.main(argv) == 2
+    assert "needs labels, and this data has none: use the extractor inception" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run/checkpoints/last.ckpt").exists()
+    assert train.main([*argv[:-2], "--data.batch_size", "4", "--trainer.max_steps", "3"]) == 0, "and all else needs no labels"
+    assert "val/cycle_a" in (tmp_path / "run/metrics.csv").read_text()

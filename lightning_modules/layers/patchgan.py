@@ -61,5 +61,5 @@ class PatchDiscriminator(nn.Sequential):
             layers += [nn.Conv2d(before, after, 4, stride, 1, bias=False), normed(after), nn.LeakyReLU(0.2, inplace=True)]
         super().__init__(*layers, nn.Conv2d(after, 1, 4, 1, 1))
 
-    def forward(self, image: Tensor) -> Tensor:  # only for its type
-        return super().forward(image)
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image).float()  # losses are means over many logits, for which half precision is too coarse
