@@ -580,3 +580,12 @@ def test_fid_says_at_once_what_is_missing(tmp_path: Path, capsys: Any) -> None:
     assert not (tmp_path / "run/checkpoints/last.ckpt").exists()
     assert train.main([*argv[:-2], "--data.batch_size", "4", "--trainer.max_steps", "3"]) == 0, "and all else needs no labels"
     assert "val/cycle_a" in (tmp_path / "run/metrics.csv").read_text()
+
+
+def test_what_is_done_at_test_time_does_not_touch_training(tmp_path: Path) -> None:
+    states = []
+    for policy in ("picture", "running"):
+        argv = ["fit", "--config", str(tiny(tmp_path / f"{policy}.yaml", "pix2pix", test_statistics=policy))]
+        assert train.main([*argv, "--run_dir", str(tmp_path / policy), "--data.batch_size", "4"]) == 0
+        states.append(torch.load(tmp_path / policy / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
+    assert [name for name, value in states[0].items() if not torch.equal(value, states[1][name])] == []
