@@ -59,7 +59,7 @@ def run_function(entry: dict[str, Any], seed: int) -> dict[str, Any]:
     function = getattr(importlib.import_module(module), name)
     data = data_module(ROOT / entry["config"], entry.get("data", {}))
     tensors = {}
-    for split, kind in itertools.product(("train", "val", "test"), ("images", "labels", "a", "b")):
+    for split, kind in itertools.product(("train", "val", "test"), ("images", "labels", "a", "b", "ids")):
         if hasattr(data.split(split), kind):
             value = getattr(data.split(split), kind)
             tensors[f"{split}_{kind}"] = getattr(value, "images", value)

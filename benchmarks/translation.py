@@ -37,7 +37,6 @@ sys.path.insert(0, str(ROOT))
 from lightning_modules.base import adam_for_gans, frozen, seed_generators  # noqa: E402  # after the path
 from lightning_modules.cyclegan import CycleGAN  # noqa: E402
 
-WARMUP = 2
 DATA = {"class_path": "datamodules.openmoji_pairs.OpenMojiPairs", "init_args": {"batch_size": 1}}
 
 
@@ -51,16 +50,17 @@ def ours(size: int, width: int, steps: int) -> float:
         config.write_text(json.dumps({"model": model, "data": DATA}))
         limits = [
             "--trainer.max_steps",
-            str(steps + WARMUP),
+            str(2 * steps),
+            "--trainer.log_every_n_steps",
+            str(steps),
             "--trainer.limit_val_batches",
             "0",
-            "--trainer.log_every_n_steps",
-            "2",
         ]
+        limits += ["--pictures.count", "1"]  # previews of many pictures at once would be the peak of memory
         train.quiet()
         train.TrainCLI(["fit", "--config", str(config), "--run_dir", f"{folder}/run", "--data.size", str(size), *limits])
         with open(f"{folder}/run/throughput.csv") as file:
-            return sum(float(row["seconds"]) for row in csv.DictReader(file) if int(row["step"]) > WARMUP) / steps
+            return sum(float(row["seconds"]) for row in csv.DictReader(file) if int(row["step"]) > steps) / steps
 
 
 def plain_step(
@@ -145,6 +145,8 @@ def batches(size: int) -> Any:
 
 def by_hand(contender: str, size: int, width: int, steps: int) -> float:
     """Seconds per step of a loop."""
+    import train  # noqa: F401  # so that peak memory holds the same libraries
+
     torch.manual_seed(0)
     model = CycleGAN([3, size, size], width=width)
     adams = [adam_for_gans(net.parameters()) for net in (model.generator, model.discriminator)]
@@ -159,8 +161,8 @@ def by_hand(contender: str, size: int, width: int, steps: int) -> float:
         **{f"d-{way}": lambda batch, way=way: judges_step(model, batch, way) for way in ("joined", "apart")},  # type: ignore[misc]
     }
     begin = 0.0
-    for number in range(steps + WARMUP):
-        if number == WARMUP:
+    for number in range(2 * steps):
+        if number == steps:  # the first half warms up
             begin = time.perf_counter()
         batch = next(stream)
         if contender == "channels_last":

@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_map
 from torchmetrics import Metric
 
 from console import UserError
+from datamodules.tokenizer import Tokenizer, tokenizer_from_json
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -111,6 +112,7 @@ class GenerativeModule(LightningModule):
     Attributes:
         monitor: validation metric that decides `best.ckpt` with "min" or "max", or None.
         unit: what `train/samples_seen` counts, "samples" or "tokens".
+        tokenizer: of text data; it travels inside of every checkpoint.
         mid_update: whether gradients that no checkpoint holds are pending between two batches.
     """
 
@@ -127,6 +129,10 @@ class GenerativeModule(LightningModule):
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._seen = 0
+        self.tokenizer: Tokenizer | None = None
+
+    def setup(self, stage: str) -> None:
+        self.tokenizer = getattr(self.trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
 
     # Randomness
 
@@ -195,6 +201,8 @@ class GenerativeModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
         means = self._window_means() if self._sums else torch.empty(2, 0)
+        if self.tokenizer is not None:
+            checkpoint["tokenizer"] = self.tokenizer.to_json()
         checkpoint["window"] = {"names": list(self._sums), "sums": means[0], "counts": means[1], "seen": self._seen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -202,6 +210,11 @@ class GenerativeModule(LightningModule):
         self._sums = dict(zip(window["names"], window["sums"].clone()))
         self._counts = {name: round(count) for name, count in zip(window["names"], window["counts"].tolist())}
         self._seen = window["seen"]
+        if "tokenizer" in checkpoint:
+            then = tokenizer_from_json(checkpoint["tokenizer"])
+            if self.tokenizer is not None and self.tokenizer.to_json() != then.to_json():
+                raise UserError("--ckpt_path was trained with another tokenizer than the one of this data: give its own data")
+            self.tokenizer = then
 
     # What a user calls
 

@@ -2,16 +2,18 @@
 
 A reproduction that names one of these functions instead of a model calls it with those of `train_images`, `train_labels`,
 `val_images`, `val_labels`, `test_images`, `test_labels` and `seed` that its signature has; of two domains there are `train_a`,
-`train_b` and so on.
+`train_b` and so on, of a text `train_ids`.
 """
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from metrics.classifier import accuracy, train_classifier
 from metrics.fidelity import fidelity
+from metrics.ngram import witten_bell
 from metrics.parzen import nearest_neighbour_error, parzen
 
 
@@ -117,3 +119,19 @@ def translation_floor(
     made = given if rule == "copy" else train.double().mean(0).round().byte().expand_as(truth)
     value, signature = fidelity(made, truth)[metric]
     return value, f"{signature[:-1]}|rule={rule}|direction={direction}|n={len(truth)}]"
+
+
+def ngram(train_ids: np.ndarray, test_ids: np.ndarray, order: int = 5) -> tuple[float, str]:
+    """Nats per token of a Witten-Bell n-gram model.
+
+    Args:
+        train_ids: ids (L,) that are counted.
+        test_ids: ids (M,) that are predicted.
+        order: n.
+
+    Returns:
+        The figure and its signature.
+    """
+    vocab_size = int(max(train_ids.max(), test_ids.max())) + 1
+    value = witten_bell(train_ids, test_ids, order, vocab_size)
+    return value, f"nll[model={order}-gram|smoothing=witten-bell|state=carried|positions=all|n={len(test_ids) - 1}|unit=nats/token]"

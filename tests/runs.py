@@ -66,7 +66,9 @@ def run_differences(one: Path, other: Path) -> list[str]:
     """In what the final states of two run directories differ: weights, optimizers, schedules, window, tables."""
     states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (one, other)]
     keys = ("global_step", "epoch", "state_dict", "optimizer_states", "lr_schedulers", "window", "hyper_parameters", "callbacks")
-    found = [name for key in (*keys, "pools") for name in differences(states[0].get(key), states[1].get(key), key)]
+    found = [
+        name for key in (*keys, "pools", "recurrent_states") for name in differences(states[0].get(key), states[1].get(key), key)
+    ]
     tables = [name for name in ("metrics.csv", "health.csv") if (one / name).exists()]
     return found + [name for name in tables if (one / name).read_bytes() != (other / name).read_bytes()]
 

@@ -40,3 +40,20 @@ class ConstantThenLinear(LRScheduler):
     def get_lr(self) -> list[float | Tensor]:
         left = min(1.0, max(0.0, (self.constant + self.decay - self.last_epoch) / self.decay))
         return [base * left for base in self.base_lrs]
+
+
+class ConstantThenExponential(LRScheduler):
+    """Step size as it is for `constant` epochs, then multiplied by `factor` after each.
+
+    Args:
+        optimizer: any.
+        constant: epochs at the full rate.
+        factor: below 1.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, constant: int, factor: float) -> None:
+        self.constant, self.factor = constant, factor
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        return [base * self.factor ** max(0, self.last_epoch + 1 - self.constant) for base in self.base_lrs]

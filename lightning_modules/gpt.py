@@ -1,0 +1,176 @@
+"""GPT: a stack of Transformer blocks that look back, trained on nothing but the next token, and good at what it was never taught.
+
+Radford et al., "Improving Language Understanding by Generative Pre-Training" (2018); architecture and initialisation of "Language
+Models are Unsupervised Multitask Learners" (2019). Eq. 1 of `layers/language.py` with
+
+    h_0 = W_e x + W_p                                       (2)
+    h_l = Block(h_{l-1}),  l = 1 .. L                       (3)
+    p(x_t | x_<t) = softmax(W_e norm(h_L))                  (4)
+
+Text is made by feeding what was drawn back in. A text GAN would have to push a gradient through that choice, which has none; and a
+fluent sentence says little of the model's likelihood, so both are looked at. (GPT-1's fine-tuning on tasks is out of scope.)
+
+| paper | here |
+|---|---|
+| W_e, W_p | embedding.weight, used twice; positions.weight |
+| n_layer, n_head, n_embd, n_ctx | layers, heads, width, context |
+| weights N(0, .02), those that end a branch / sqrt(2 L) | `start` |
+| modified L2 on all but gains and biases | decoupled decay of all matrices (Loshchilov and Hutter 2019) |
+
+Beyond its context the model forgets: when it is full, the older half is dropped and the younger read again (`window_start`), with
+and without the cache alike.
+
+Departures from the papers: GELU is exact; the learning rate ends at a tenth, as nanoGPT's, instead of 0.
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from console import UserError
+from lightning_modules.base import warmup
+from lightning_modules.layers.language import LanguageModel
+from lightning_modules.layers.transformer import NORMS, Block, KVCache, Shape
+
+
+def window_start(length: int, context: int) -> int:
+    """First token that is still seen when `length` were written: all fit, or the younger half was kept each time it got full."""
+    kept = max(1, context // 2)
+    step = context + 1 - kept
+    return step * math.ceil(max(0, length - context) / step)
+
+
+class GPT(LanguageModel):
+    """Decoder-only Transformer.
+
+    Args:
+        vocab_size: V, a fact of the data.
+        context: T, most tokens that are seen at once.
+        layers: L.
+        heads: of attention.
+        width: of the residual stream, a multiple of the heads.
+        dropout: share that is dropped of embeddings, attention and branches.
+        norm: layer norm, or RMS norm (`layers/transformer.py` has the papers of these four).
+        positions: learnt, or rotary.
+        feed_forward: gelu, or gated.
+        qk_norm: normalise queries and keys.
+        learning_rate: at its peak.
+        betas: of Adam.
+        weight_decay: of matrices, not of gains and biases.
+        warmup_steps: updates on the way up, before the cosine on the way down.
+
+    Raises:
+        UserError: if width and heads do not go together.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        context: int = 64,
+        layers: int = 4,
+        heads: int = 4,
+        width: int = 128,
+        dropout: float = 0.0,
+        norm: Literal["layer", "rms"] = "layer",
+        positions: Literal["learned", "rotary"] = "learned",
+        feed_forward: Literal["gelu", "swiglu"] = "gelu",
+        qk_norm: bool = False,
+        learning_rate: float = 1e-3,
+        betas: list[float] = [0.9, 0.95],  # noqa: B006  # read only
+        weight_decay: float = 0.1,
+        warmup_steps: int = 100,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.context = context
+        self.shape = Shape(width, heads, dropout, norm, positions == "rotary", feed_forward, qk_norm)
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.positions = nn.Embedding(context, width) if positions == "learned" else None
+        self.blocks = nn.ModuleList([Block(self.shape, layer) for layer in range(layers)])
+        self.norm = NORMS[norm](width)
+        self.start()
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Weights from N(0, .02); what ends a branch is smaller, since 2 L of them add up (Radford et al. 2019, section 2.3)."""
+        for part in self.modules():
+            if isinstance(part, nn.Linear | nn.Embedding):
+                nn.init.normal_(part.weight, 0.0, 0.02)
+            if isinstance(part, nn.Linear):
+                nn.init.zeros_(part.bias)
+        for name, weight in self.named_parameters():
+            if name.endswith("output.weight"):
+                weight.div_(math.sqrt(2 * len(self.blocks)))
+
+    def hidden(self, tokens: Tensor, positions: Tensor, cache: KVCache | None = None) -> Tensor:
+        """(N, T, width) of tokens (N, T) at positions (T,) or (N, T)."""
+        x = self.embedding(tokens)  # Eq. 2
+        if self.positions is not None:
+            x = x + self.positions(positions)
+        x = F.dropout(x, self.shape.dropout, self.training)
+        for block in self.blocks:
+            x = block(x, positions, cache)  # Eq. 3
+        return self.norm(x)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (N, T, V) of what follows each of tokens (N, T)."""
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        return F.linear(self.hidden(tokens, positions), self.embedding.weight)  # Eq. 4
+
+    def configure_optimizers(self) -> Any:
+        h = self.hparams
+        matrices = [p for p in self.parameters() if p.dim() >= 2]
+        others = [p for p in self.parameters() if p.dim() < 2]
+        groups = [{"params": matrices, "weight_decay": h.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        adam = torch.optim.AdamW(groups, h.learning_rate, betas=tuple(h.betas), fused=True)
+        total = int(self.trainer.estimated_stepping_batches)
+
+        def rate(step: int) -> float:
+            """Linear up, then half a cosine down to a tenth."""
+            if step < h.warmup_steps:
+                return warmup(step + 1, h.warmup_steps)
+            progress = min(1.0, (step - h.warmup_steps) / max(1, total - h.warmup_steps))
+            return 0.55 + 0.45 * math.cos(math.pi * progress)
+
+        return [adam], [{"scheduler": torch.optim.lr_scheduler.LambdaLR(adam, rate), "interval": "step"}]
+
+    # Decoding
+
+    def begin(self, prompts: list[list[int]]) -> tuple[Tensor, KVCache]:
+        if not all(prompts):
+            raise UserError("there is nothing to continue: the prompt has no tokens")
+        h = self.hparams
+        cache = KVCache(h.layers, len(prompts), h.heads, self.context, h.width // h.heads, self.embedding.weight)
+        cache.history = [list(prompt) for prompt in prompts]
+        return self._read(cache, list(range(len(prompts)))), cache
+
+    def _read(self, cache: KVCache, rows: list[int]) -> Tensor:
+        """Read the windows of some rows from their beginning; logits (K, V) of what follows them."""
+        device = self.embedding.weight.device
+        windows = [cache.history[row][window_start(len(cache.history[row]), self.context) :] for row in rows]
+        lengths = [len(window) for window in windows]
+        padded = [window + [0] * (max(lengths) - len(window)) for window in windows]  # what stands behind is seen by nobody
+        cache.place, cache.rows = None, torch.tensor(rows, device=device)
+        hidden = self.hidden(torch.tensor(padded, device=device), torch.arange(max(lengths), device=device), cache)
+        for row, length in zip(rows, lengths):
+            cache.lengths[row] = length
+        last = hidden[torch.arange(len(rows), device=device), torch.tensor(lengths, device=device) - 1]
+        return F.linear(last, self.embedding.weight)
+
+    def advance(self, tokens: list[int], state: KVCache) -> tuple[Tensor, KVCache]:
+        device = self.embedding.weight.device
+        full = [row for row, length in enumerate(state.lengths) if length == self.context]
+        for history, token in zip(state.history, tokens):
+            history.append(token)
+        logits = self.embedding.weight.new_empty(len(tokens), self.hparams.vocab_size)
+        if len(full) < len(tokens):  # rows that are full take part, and are read again below
+            state.place = torch.tensor([min(length, self.context - 1) for length in state.lengths], device=device)
+            hidden = self.hidden(torch.tensor(tokens, device=device)[:, None], state.place[:, None], state)
+            state.lengths = [min(length + 1, self.context) for length in state.lengths]
+            logits = F.linear(hidden[:, 0], self.embedding.weight)
+        if full:
+            logits[torch.tensor(full, device=device)] = self._read(state, full)
+        return logits, state

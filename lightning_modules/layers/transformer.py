@@ -1,0 +1,160 @@
+"""Blocks of Transformers that only look back, and the cache that lets them write a token without reading all others again.
+
+| part | choices | source |
+|---|---|---|
+| norm | layer; rms, which neither centres nor shifts | Ba et al. 2016; Zhang and Sennrich 2019 |
+| positions | learned, added to the tokens; rotary, turning queries and keys | Radford et al. 2018; Su et al. 2021, Eq. 34 |
+| feed-forward | gelu; swiglu, gated, of two thirds the width | Hendrycks and Gimpel 2016; Shazeer 2020, Eq. 6 |
+| qk_norm | queries and keys of unit scale before they meet | Henry et al. 2020 |
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from console import UserError
+
+NORMS: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes and choices that all blocks of a network share.
+
+    Args:
+        width: of the residual stream.
+        heads: of attention.
+        dropout: share that is dropped of attention, of each branch, and of the embedding.
+        norm: see the table above.
+        rotary: whether queries and keys are turned by their positions.
+        feed_forward: see the table above.
+        qk_norm: see the table above.
+
+    Raises:
+        UserError: if the width is no multiple of the heads, or the heads' width is odd and rotary.
+    """
+
+    width: int
+    heads: int
+    dropout: float
+    norm: Literal["layer", "rms"]
+    rotary: bool
+    feed_forward: Literal["gelu", "swiglu"]
+    qk_norm: bool
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or (self.rotary and self.width // self.heads % 2):
+            step = self.heads * (2 if self.rotary else 1)
+            raise UserError(f"model.width {self.width}: give a multiple of {step} for model.heads {self.heads}")
+
+
+class KVCache:
+    """Keys and values of everything that was read, preallocated for the whole context.
+
+    Args:
+        layers: L.
+        rows: N.
+        heads: H.
+        context: T, most tokens of a row.
+        like: a tensor whose device and kind of numbers are taken.
+        width: D, of a head.
+
+    Attributes:
+        values: (L, 2, N, H, T, D).
+        history: all tokens of each row, also those that the context has lost.
+        lengths: filled columns of each row.
+        rows: those that are being read, (K,), when several tokens come at once.
+        place: the column that each row's one token goes to, (N,), when they come one by one; else None.
+    """
+
+    def __init__(self, layers: int, rows: int, heads: int, context: int, width: int, like: Tensor) -> None:
+        self.values = like.new_zeros(layers, 2, rows, heads, context, width)
+        self.history: list[list[int]] = [[] for _ in range(rows)]
+        self.lengths = [0] * rows
+        self.rows = torch.arange(rows, device=like.device)
+        self.place: Tensor | None = None
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keep keys and values (K, H, S, D); all that may be attended to, and where (None: as far as each token's own place)."""
+        kept = self.values[layer]
+        if self.place is None:
+            kept[:, self.rows, :, : keys.shape[2]] = torch.stack([keys, values])
+            return keys, values, None
+        everyone = torch.arange(len(keys), device=keys.device)
+        kept[0, everyone, :, self.place], kept[1, everyone, :, self.place] = keys[:, :, 0], values[:, :, 0]
+        seen = min(max(self.lengths) + 1, kept.shape[3])
+        mask = torch.arange(seen, device=keys.device) <= self.place[:, None]  # (N, seen)
+        return kept[0, :, :, :seen], kept[1, :, :, :seen], mask[:, None, None]
+
+
+def rotate(x: Tensor, positions: Tensor) -> Tensor:
+    """Turn pairs (x[d], x[d + D/2]) of queries or keys (N, H, T, D) by positions (N, T) or (T,) at frequencies 10000^(-2d/D)."""
+    half = x.shape[-1] // 2
+    frequencies = 10000.0 ** (-torch.arange(half, device=x.device) / half)
+    angles = positions[..., None, :, None] * frequencies  # (N, 1, T, D/2)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
+
+
+class CausalSelfAttention(nn.Module):
+    """softmax(Q K' / sqrt(D)) V of each token and those before it (Vaswani et al. 2017, Eq. 1).
+
+    Args:
+        shape: sizes and choices.
+        layer: which one of the network it is, for the cache.
+    """
+
+    def __init__(self, shape: Shape, layer: int) -> None:
+        super().__init__()
+        self.shape, self.layer = shape, layer
+        self.qkv = nn.Linear(shape.width, 3 * shape.width)
+        self.output = nn.Linear(shape.width, shape.width)
+        self.norms = nn.ModuleList([nn.RMSNorm(shape.width // shape.heads) for _ in range(2)]) if shape.qk_norm else None
+
+    def forward(self, x: Tensor, positions: Tensor, cache: KVCache | None) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, self.shape.heads, -1)).permute(2, 0, 3, 1, 4)  # each (N, H, T, D)
+        if self.norms is not None:
+            q, k = self.norms[0](q), self.norms[1](k)
+        if self.shape.rotary:
+            q, k = rotate(q, positions), rotate(k, positions)
+        mask = None
+        if cache is not None:
+            k, v, mask = cache.extend(self.layer, k, v)
+        dropout = self.shape.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)
+        return self.output(mixed.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with four times the width between them, or three with a gate and as many parameters."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.gated = shape.feed_forward == "swiglu"
+        hidden = 8 * shape.width // 3 if self.gated else 4 * shape.width
+        self.input = nn.Linear(shape.width, 2 * hidden if self.gated else hidden)
+        self.output = nn.Linear(hidden, shape.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.input(x)
+        if self.gated:
+            gate, value = hidden.chunk(2, -1)
+            return self.output(F.silu(gate) * value)
+        return self.output(F.gelu(hidden))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x)): the norms stand before, as in GPT-2."""
+
+    def __init__(self, shape: Shape, layer: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([NORMS[shape.norm](shape.width) for _ in range(2)])
+        self.attention, self.feed_forward, self.dropout = CausalSelfAttention(shape, layer), FeedForward(shape), shape.dropout
+
+    def forward(self, x: Tensor, positions: Tensor, cache: KVCache | None) -> Tensor:
+        x = x + F.dropout(self.attention(self.norms[0](x), positions, cache), self.dropout, self.training)
+        return x + F.dropout(self.feed_forward(self.norms[1](x)), self.dropout, self.training)

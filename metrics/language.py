@@ -1,0 +1,36 @@
+"""Likelihood of a text per token."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class TokenNLL(Metric):
+    """Mean of -log p in nats over every target token of a split, summed exactly over batches and ranks."""
+
+    higher_is_better = False
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.context, self.state, self.split = 0, "", ""
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def describe(self, context: int, state: str, split: str) -> None:
+        """What the signature says; of windows of several lengths the longest."""
+        self.context, self.state, self.split = max(context, self.context), state, split
+
+    @property
+    def signature(self) -> str:
+        return f"nll[ctx={self.context}|windows=disjoint|state={self.state}|positions=all|unit=nats/token|split={self.split}]"
+
+    def update(self, losses: Tensor) -> None:
+        """Add the losses (M,) of a batch."""
+        self.total += losses.double().sum()
+        self.count += losses.numel()
+
+    def compute(self) -> Tensor:
+        return (self.total / self.count).float()

@@ -1,0 +1,364 @@
+"""GPT and decoding: the cache changes nothing, rows are alone, filters keep what they should, the model is the published one."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sample
+import train
+from console import UserError
+from datamodules.tokenizer import CharTokenizer
+from lightning_modules import load
+from lightning_modules.gpt import GPT, window_start
+from lightning_modules.layers.decoding import (
+    Choice,
+    draw,
+    generate,
+    min_p_filter,
+    repetition_penalty,
+    top_k_filter,
+    top_p_filter,
+)
+from lightning_modules.layers.language import token_losses
+from lightning_modules.layers.transformer import rotate
+
+MODERN: dict[str, Any] = {"norm": "rms", "positions": "rotary", "feed_forward": "swiglu", "qk_norm": True}
+
+
+def gpt(**options: Any) -> GPT:
+    torch.manual_seed(0)
+    model = GPT(**{"vocab_size": 11, "context": 12, "layers": 2, "heads": 2, "width": 16, **options}).eval()
+    for p in model.parameters():
+        if p.dim() >= 2:
+            p.data.mul_(8)  # so that logits differ
+    return model
+
+
+# The network
+
+
+@pytest.mark.parametrize("options", [{}, MODERN], ids=["gpt-2", "modern"])
+def test_no_token_sees_what_comes_after_it(options: dict[str, Any]) -> None:
+    model, tokens = gpt(**options), torch.randint(11, (2, 12))
+    changed = tokens.clone()
+    changed[:, 7:] = (changed[:, 7:] + 1) % 11
+    one, other = model(tokens), model(changed)
+    torch.testing.assert_close(one[:, :7], other[:, :7], atol=1e-5, rtol=0)
+    assert not torch.allclose(one[:, 7:], other[:, 7:])
+
+
+def test_blocks_are_those_of_pytorch() -> None:
+    """The same weights in `nn.TransformerEncoderLayer` with a causal mask and the norms before."""
+    model = gpt()
+    reference = nn.TransformerEncoderLayer(16, 2, 64, 0.0, F.gelu, batch_first=True, norm_first=True).eval()
+    x = torch.randn(3, 12, 16)
+    for block in model.blocks:
+        mine = dict(block.named_parameters())
+        names = {
+            **{"self_attn.in_proj_weight": "attention.qkv.weight", "self_attn.in_proj_bias": "attention.qkv.bias"},
+            **{"self_attn.out_proj.weight": "attention.output.weight", "self_attn.out_proj.bias": "attention.output.bias"},
+            **{"linear1.weight": "feed_forward.input.weight", "linear1.bias": "feed_forward.input.bias"},
+            **{"linear2.weight": "feed_forward.output.weight", "linear2.bias": "feed_forward.output.bias"},
+            **{f"norm{i + 1}.{kind}": f"norms.{i}.{kind}" for i in (0, 1) for kind in ("weight", "bias")},
+        }
+        reference.load_state_dict({theirs: mine[ours] for theirs, ours in names.items()})
+        mask = nn.Transformer.generate_square_subsequent_mask(12)
+        torch.testing.assert_close(block(x, torch.arange(12), None), reference(x, mask), atol=1e-4, rtol=1e-4)
+
+
+def test_logits_are_pinned() -> None:
+    """Fixed weights give fixed logits: a change of the arithmetic shows here."""
+    model = GPT(vocab_size=5, context=4, layers=1, heads=1, width=4)
+    with torch.no_grad():
+        for number, p in enumerate(model.parameters()):
+            p.copy_(torch.sin(torch.arange(p.numel(), dtype=torch.float32) + number).view_as(p))
+    logits = model(torch.tensor([[0, 3, 1]]))
+    expected = torch.tensor(PINNED)
+    torch.testing.assert_close(logits[0], expected, atol=1e-5, rtol=0)
+
+
+PINNED = [
+    [-1.6500391, -0.4892483, 2.2896276, -2.5039523, 0.9837574],
+    [-2.2835689, -0.1100166, 2.4273920, -3.0632820, 1.5771976],
+    [-1.9605755, -0.5920610, 2.7345693, -2.9828067, 1.1648157],
+]
+
+
+def test_gpt_2_has_its_124_million_parameters() -> None:
+    with torch.device("meta"):
+        model = GPT(vocab_size=50257, context=1024, layers=12, heads=12, width=768)
+    assert sum(p.numel() for p in model.parameters()) == 124_439_808
+
+
+def test_weights_begin_as_in_gpt_2() -> None:
+    torch.manual_seed(0)
+    model = GPT(vocab_size=100, context=64, layers=8, heads=4, width=128)
+    assert model.blocks[0].attention.qkv.weight.std().item() == pytest.approx(0.02, rel=0.03)
+    for branch in (model.blocks[3].attention, model.blocks[3].feed_forward):
+        assert branch.output.weight.std().item() == pytest.approx(0.02 / 4, rel=0.03)
+    loss = F.cross_entropy(model(torch.randint(100, (4, 64))).flatten(0, 1), torch.randint(100, (256,)))
+    assert loss.item() == pytest.approx(math.log(100), abs=0.1), "it begins with no opinion"
+
+
+def test_rotary_positions_are_relative() -> None:
+    """A query and a key meet by their distance alone, and keep their lengths."""
+    q, k = torch.randn(2, 1, 1, 1, 8)
+    meets = [(rotate(q, torch.tensor([m])) * rotate(k, torch.tensor([n]))).sum().item() for m, n in ((3, 1), (7, 5), (12, 10))]
+    assert meets == pytest.approx([meets[0]] * 3, abs=1e-5)
+    torch.testing.assert_close(rotate(q, torch.tensor([9])).norm(), q.norm())
+
+
+@pytest.mark.parametrize("wrong", [{"width": 15}, {"width": 6, "heads": 2, "positions": "rotary"}])
+def test_width_and_heads_have_to_fit(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"model.width .*: give a multiple of"):
+        gpt(**wrong)
+
+
+# The cache
+
+
+def uncached(model: GPT, history: list[int]) -> Tensor:
+    window = history[window_start(len(history), model.context) :]
+    return model(torch.tensor([window]))[0, -1]
+
+
+@pytest.mark.parametrize("options", [{}, MODERN, {"context": 7}], ids=["gpt-2", "modern", "odd"])
+@pytest.mark.parametrize("lengths", [[1], [5, 1, 12], [3, 30, 11, 13]], ids=str)
+@torch.no_grad()
+def test_cached_logits_are_the_uncached_ones(options: dict[str, Any], lengths: list[int]) -> None:
+    """For prompts of unequal lengths, and on past the context."""
+    model = gpt(**options)
+    prompts = [torch.randint(11, (length,)).tolist() for length in lengths]
+    logits, state = model.begin(prompts)
+    history = [list(prompt) for prompt in prompts]
+    for step in range(30):
+        for row, tokens in enumerate(history):
+            torch.testing.assert_close(logits[row], uncached(model, tokens), atol=1e-5, rtol=1e-5, msg=f"step {step}, row {row}")
+        tokens = torch.randint(11, (len(prompts),)).tolist()
+        for row, token in enumerate(tokens):
+            history[row].append(token)
+        logits, state = model.advance(tokens, state)
+
+
+def test_what_is_seen_never_exceeds_the_context() -> None:
+    for context in (1, 2, 7, 12):
+        before = 0
+        for length in range(1, 60):
+            start = window_start(length, context)
+            assert 1 <= length - start <= context
+            assert start >= before, "what is forgotten stays forgotten"
+            before = start
+
+
+def test_greedy_decoding_takes_the_likeliest_token_each_time() -> None:
+    model, prompt = gpt(), [3, 1, 4]
+    (made,) = generate(model, [prompt], [0], max_new_tokens=25, choice=Choice(temperature=0))
+    history = list(prompt)
+    for token in made:
+        top = uncached(model, history).topk(2)
+        if top.values[0] - top.values[1] > 1e-4:
+            assert token == top.indices[0]
+        history.append(token)
+
+
+def test_rows_are_drawn_alone() -> None:
+    model, prompts = gpt(), [[1], [2, 3, 4], [5, 6]]
+    together = generate(model, prompts, [7, 8, 9], max_new_tokens=20, choice=Choice(top_p=0.9))
+    for prompt, seed, row in zip(prompts, (7, 8, 9), together):
+        assert generate(model, [prompt], [seed], max_new_tokens=20, choice=Choice(top_p=0.9)) == [row]
+    one, other = (generate(model, [[1]], [seed], max_new_tokens=20, choice=Choice()) for seed in (7, 8))
+    assert one != other
+
+
+def test_a_stop_token_ends_its_row_and_no_other() -> None:
+    model = gpt()
+    rows = generate(model, [[1], [2], [3]], [0, 1, 2], max_new_tokens=40, choice=Choice(), stop=5)
+    free = generate(model, [[1], [2], [3]], [0, 1, 2], max_new_tokens=40, choice=Choice())
+    for stopped, row in zip(rows, free):
+        assert stopped == (row[: row.index(5)] if 5 in row else row)
+
+
+# Filters
+
+LOGITS = torch.log(torch.tensor([[0.5, 0.25, 0.15, 0.07, 0.03]]))
+
+
+@pytest.mark.parametrize(
+    ("filtered", "kept"),
+    [
+        (top_k_filter(LOGITS, 2), 2),
+        (top_k_filter(LOGITS, 99), 5),
+        (top_p_filter(LOGITS, 0.5), 1),
+        (top_p_filter(LOGITS, 0.51), 2),
+        (top_p_filter(LOGITS, 0.9), 3),
+        (top_p_filter(LOGITS, 0.001), 1),
+        (min_p_filter(LOGITS, 0.3), 3),
+        (min_p_filter(LOGITS, 0.31), 2),
+    ],
+)
+def test_filters_keep_the_likeliest(filtered: Tensor, kept: int) -> None:
+    assert torch.isfinite(filtered[0]).tolist() == [True] * kept + [False] * (5 - kept)
+    assert torch.equal(filtered[0, :kept], LOGITS[0, :kept])
+
+
+def test_filters_do_not_mind_the_order() -> None:
+    shuffled = torch.randperm(5)
+    assert torch.equal(top_p_filter(LOGITS[:, shuffled], 0.9), top_p_filter(LOGITS, 0.9)[:, shuffled])
+
+
+def test_repetition_is_penalised_on_both_sides_of_zero() -> None:
+    logits = repetition_penalty(torch.tensor([[2.0, -2.0, 1.0]]), [[0, 1, 1]], 2.0)
+    assert logits.tolist() == [[1.0, -4.0, 1.0]]
+
+
+def test_draws_follow_the_probabilities() -> None:
+    generators = [torch.Generator().manual_seed(seed) for seed in range(4000)]
+    shares = draw(LOGITS.exp().expand(4000, -1), generators).bincount(minlength=5) / 4000
+    torch.testing.assert_close(shares, LOGITS.exp()[0], atol=0.03, rtol=0)
+    nothing = torch.tensor([[0.0, 0.0, 1.0, 0.0]])
+    assert {draw(nothing, [torch.Generator().manual_seed(seed)]).item() for seed in range(50)} == {2}
+
+
+def test_temperature() -> None:
+    cold, hot = (Choice(temperature=t).probabilities(LOGITS, [[]]) for t in (0.5, 2.0))
+    assert cold[0, 0] > 0.5 > hot[0, 0]
+    assert Choice(temperature=0).probabilities(LOGITS, [[]]).tolist() == [[1.0, 0.0, 0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1},
+        {"top_k": -1},
+        {"top_p": 0},
+        {"top_p": 1.1},
+        {"min_p": 1},
+        {"repetition_penalty": 0},
+        {"temperature": 0, "top_k": 5},
+        {"temperature": 0, "top_p": 0.9},
+    ],
+    ids=str,
+)
+def test_contradictory_options_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="--"):
+        Choice(**wrong)
+
+
+# The objective
+
+
+def test_only_what_counts_is_counted() -> None:
+    logits, tokens = torch.randn(2, 4, 7), torch.randint(7, (2, 5))
+    losses = token_losses(logits, {"tokens": tokens, "length": torch.tensor([4, 2])})
+    expected = -logits.log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]
+    torch.testing.assert_close(losses, torch.cat([expected[0], expected[1, :2]]))
+
+
+def test_matrices_decay_and_gains_do_not() -> None:
+    model = gpt()
+    model._trainer = type("Stub", (), {"estimated_stepping_batches": 1000})()
+    (adam,), (entry,) = model.configure_optimizers()
+    schedule = entry["scheduler"]
+    decayed, free = adam.param_groups
+    assert decayed["weight_decay"] == 0.1
+    assert free["weight_decay"] == 0.0
+    assert all(p.dim() >= 2 for p in decayed["params"])
+    assert sum(map(len, (decayed["params"], free["params"]))) == len(list(model.parameters()))
+    rates = []
+    for _ in range(1001):
+        rates.append(adam.param_groups[0]["lr"])
+        adam.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(1e-5)
+    assert rates[99] == pytest.approx(1e-3)
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates[-1] == pytest.approx(1e-4)
+    assert rates[550] == pytest.approx(0.55e-3, rel=0.01)
+
+
+# A run
+
+
+def test_whole_validation_split_is_measured(tmp_path: Path) -> None:
+    """`val/nll` equals a plain loop over the text, and `val/bpc` is it in bits, since a token is a character."""
+    argv = ["fit", "--config", "configs/gpt/python_docs.yaml", "--run_dir", str(tmp_path / "run"), "--model.width", "16"]
+    small = ["--model.context", "32", "--data.context", "32", "--data.max_samples", "90", "--data.batch_size", "4"]
+    assert train.main([*argv, *small, "--trainer.max_steps", "22", "--trainer.check_val_every_n_epoch", "1"]) == 0
+    run = tmp_path / "run"
+    model = load(run / "checkpoints/last.ckpt")
+    data = sample.data_module(run / "config.yaml")
+    ids = torch.from_numpy(data.tokens("val").ids.astype(int))
+    total = 0.0
+    with torch.no_grad():
+        for start in range(0, len(ids) - 1, 32):
+            window = ids[start : start + 33]
+            total += F.cross_entropy(model(window[None, :-1])[0], window[1:], reduction="sum").item()
+    header, *rows = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
+    last = {name: float(value) for name, value in zip(header, rows[-1]) if value}
+    assert last["val/nll"] == pytest.approx(total / (len(ids) - 1), rel=1e-5)
+    assert last["val/ppl"] == pytest.approx(math.exp(last["val/nll"]), rel=1e-5)
+    assert last["val/bpc"] == pytest.approx(total / math.log(2) / len(ids), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that has learnt next to nothing."""
+    run = tmp_path_factory.mktemp("gpt") / "run"
+    argv = ["fit", "--config", "configs/gpt/python_docs.yaml", "--run_dir", str(run), "--trainer.max_steps", "2"]
+    small = ["--model.width", "16", "--model.context", "32", "--data.context", "32", "--data.max_samples", "90"]
+    assert train.main([*argv, *small, "--trainer.limit_val_batches", "0"]) == 0
+    return str(run / "checkpoints/last.ckpt")
+
+
+def test_a_checkpoint_continues_a_prompt(checkpoint: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokenizer is in it; no data is opened; text goes to stdout and nothing else does."""
+    assert isinstance(load(checkpoint).tokenizer, CharTokenizer)
+    monkeypatch.setattr("datamodules.text.PythonDocs.__init__", lambda *_: pytest.fail("no data is needed"))
+    argv = [checkpoint, "--prompt", "The ", "--max_new_tokens", "20", "--num", "2", "--temperature", "0.8", "--top_p", "0.9"]
+    assert sample.main(argv) == 0
+    both = capsys.readouterr().out
+    assert sample.main([*argv[:5], "--seeds", "1", *argv[7:]]) == 0
+    one = capsys.readouterr().out
+    assert both.endswith(one)
+    assert one.startswith("The ")
+    assert len(one) == len("The ") + 20 + 1
+
+
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        ("--prompt ☃", "the character '☃' (number 1 of the text) was not in the corpus"),
+        ("--temperature 0 --top_k 3", "leave them out"),
+        ("--top_p 2", "--top_p 2.0: give more than 0"),
+        ("--max_new_tokens 0", "--max_new_tokens 0: give at least 1"),
+    ],
+)
+def test_sampling_mistakes(options: str, fragment: str, checkpoint: str, capsys: Any) -> None:
+    assert sample.main([checkpoint, *options.split()]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert fragment in line
+
+
+def test_mistakes_about_the_data(checkpoint: str, tmp_path: Path, capsys: Any) -> None:
+    """A context that the model does not have, and a checkpoint of another vocabulary."""
+    config = str(Path(checkpoint).parents[1] / "config.yaml")
+    argv = ["fit", "--config", config, "--run_dir", str(tmp_path / "run")]
+    assert train.main([*argv, "--data.context", "64"]) == 2
+    assert "data.context 64 is more than model.context 32" in capsys.readouterr().err.splitlines()[-1]
+    assert train.main([*argv, "--ckpt_path", checkpoint, "--data.tokenizer", "byte", "--trainer.max_steps", "3"]) == 2
+    assert "--ckpt_path continues a run with model.vocab_size" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_long_prompt_is_seen_at_its_end(checkpoint: str) -> None:
+    model = load(checkpoint)
+    long = "The assert statement " * 10
+    ids = model.prompt_ids(long)
+    with torch.no_grad():
+        logits, _ = model.begin([ids])
+    torch.testing.assert_close(logits[0], uncached(model, ids), atol=1e-5, rtol=1e-5)
+    assert model.sample([0], prompt=long, max_new_tokens=5)[0].startswith(long)

@@ -1,0 +1,163 @@
+"""RNN language model: the state goes where the text goes, through batches, checkpoints and ranks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+from torch.nn import functional as F
+
+import train
+from lightning_modules.layers.decoding import Choice, generate
+from lightning_modules.layers.schedules import ConstantThenExponential
+from lightning_modules.rnn_lm import RNNLM
+from tests.runs import run_differences
+from tests.test_parallel import fit
+
+
+def rnn(**options: Any) -> RNNLM:
+    torch.manual_seed(0)
+    return RNNLM(**{"vocab_size": 11, "layers": 2, "width": 12, "embedding": 6, "initial_range": 0.5, **options}).eval()
+
+
+def batch(tokens: torch.Tensor, first: bool) -> dict[str, Any]:
+    return {"tokens": tokens, "length": torch.full((len(tokens),), tokens.shape[1] - 1), "first": first}
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("embedding", [6, 0])
+def test_steps_with_a_carried_state_are_one_long_read(cell: str, embedding: int) -> None:
+    """Eq. 2 over a batch border, and not over the beginning of a text."""
+    model, tokens = rnn(cell=cell, embedding=embedding), torch.randint(11, (3, 21))
+    whole = model(tokens[:, :-1])
+    parts = [model.read(batch(tokens[:, start : start + 6], start == 0)) for start in range(0, 20, 5)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(model.read(batch(tokens[:, :6], True)), whole[:, :5], atol=1e-6, rtol=1e-5)
+
+
+def test_gradients_stop_at_the_border() -> None:
+    model, tokens = rnn().train(), torch.randint(11, (3, 11))
+    model.read(batch(tokens[:, :6], True))
+    assert all(not part.requires_grad for part in model.states[True] or ())
+    model.read(batch(tokens[:, 5:], False)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_evaluation_does_not_disturb_the_training_state() -> None:
+    model, tokens = rnn().train(), torch.randint(11, (3, 6))
+    model.read(batch(tokens, True))
+    before = [part.clone() for part in model.states[True] or ()]
+    model.eval().read(batch(tokens, True))
+    assert all(torch.equal(*pair) for pair in zip(before, model.states[True] or ()))
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@torch.no_grad()
+def test_decoding_equals_reading(cell: str) -> None:
+    """For prompts of unequal lengths."""
+    model, prompts = rnn(cell=cell), [[1, 2, 3, 4, 5], [6], [7, 8]]
+    logits, state = model.begin(prompts)
+    history = [list(prompt) for prompt in prompts]
+    for _ in range(10):
+        for row, tokens in enumerate(history):
+            torch.testing.assert_close(logits[row], model(torch.tensor([tokens]))[0, -1], atol=1e-5, rtol=1e-5)
+        tokens = torch.randint(11, (3,)).tolist()
+        for row, token in enumerate(tokens):
+            history[row].append(token)
+        logits, state = model.advance(tokens, state)
+    alone = generate(model, [prompts[2]], [4], max_new_tokens=9, choice=Choice())
+    assert generate(model, prompts, [2, 3, 4], max_new_tokens=9, choice=Choice())[2] == alone[0]
+
+
+def test_weights_begin_as_in_the_papers() -> None:
+    model = rnn(initial_range=0.08, forget_bias=1.0)
+    for name, p in model.named_parameters():
+        if not name.startswith("recurrent.bias_ih"):
+            assert p.abs().max() <= 0.08
+    gates = model.recurrent.bias_ih_l0.chunk(4)  # type: ignore[union-attr, operator]
+    assert gates[1].tolist() == [1.0] * 12
+    assert all(gate.abs().max() <= 0.08 for gate in (gates[0], gates[2], gates[3]))
+
+
+def test_dropout_never_goes_along_time() -> None:
+    """Zaremba's D is on the input, between the layers and on the output: a single layer's states feel it only by the input."""
+    model = rnn(layers=1, dropout=0.5, embedding=0).train()  # one-hot inputs are not dropped
+    tokens = torch.randint(11, (3, 20))
+    (one, first), (other, second) = (model.step(tokens, None) for _ in range(2))
+    assert not torch.equal(one, other)
+    assert all(torch.equal(*pair) for pair in zip(first, second))
+
+
+def test_schedule_of_zaremba() -> None:
+    sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule, rates = ConstantThenExponential(sgd, constant=4, factor=0.5), []
+    for _ in range(7):
+        rates.append(sgd.param_groups[0]["lr"])
+        sgd.step()
+        schedule.step()
+    assert rates == [1.0, 1.0, 1.0, 1.0, 0.5, 0.25, 0.125], "small: halved after four epochs"
+
+
+def config(path: Path, **data: Any) -> Path:
+    content = {
+        "model": {"class_path": "lightning_modules.rnn_lm.RNNLM", "init_args": {"layers": 1, "width": 12, "embedding": 6}},
+        "data": {
+            "class_path": "datamodules.text.PythonDocs",
+            "init_args": {"batching": "streams", "context": 8, "batch_size": 4, "eval_batch_size": 64, "max_samples": 45, **data},
+        },
+        "trainer": {
+            "log_every_n_steps": 2,
+            "limit_val_batches": 2,
+            "max_epochs": 2,
+            "gradient_clip_val": 1.0,
+            "accelerator": "cpu",
+        },
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_a_resumed_run_goes_on_with_its_state_and_its_place(tmp_path: Path) -> None:
+    """Stopped in the middle of the text, twice."""
+    argv = ["fit", "--config", str(config(tmp_path / "c.yaml"))]
+    assert train.main([*argv, "--run_dir", str(tmp_path / "one")]) == 0
+    for step in (3, 15):
+        stop = ["--trainer.callbacks+=tests.runs.TerminateAt", "--trainer.callbacks.step", str(step)]
+        more = ["--ckpt_path", "last"] if step > 3 else []
+        assert train.main([*argv, "--run_dir", str(tmp_path / "two"), *stop, *more]) == 143
+    assert train.main([*argv, "--run_dir", str(tmp_path / "two"), "--ckpt_path", "last"]) == 0
+    assert run_differences(tmp_path / "one", tmp_path / "two") == []
+
+
+def test_whole_validation_split_is_measured_with_its_state(tmp_path: Path) -> None:
+    """One row reads all of it: `val/nll` is that of one long pass."""
+    import sample
+    from lightning_modules import load
+
+    argv = ["fit", "--config", str(config(tmp_path / "c.yaml", eval_batch_size=1, context=500, max_samples=5, batch_size=1))]
+    limits = ["--trainer.limit_val_batches", "1.0", "--trainer.max_epochs", "1"]
+    assert train.main([*argv, "--run_dir", str(tmp_path / "run"), *limits]) == 0
+    model = load(tmp_path / "run/checkpoints/last.ckpt")
+    ids = torch.from_numpy(sample.data_module(tmp_path / "run/config.yaml").tokens("val").ids.astype(int))
+    with torch.no_grad():
+        expected = F.cross_entropy(model(ids[None, :-1])[0], ids[1:]).item()
+    header, *rows = [line.split(",") for line in (tmp_path / "run/metrics.csv").read_text().splitlines()]
+    assert float(rows[-1][header.index("val/nll")]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_two_processes_read_two_halves_of_every_batch(tmp_path: Path) -> None:
+    """Ranks are equal, and together they are the joined batch, whose rows stay where they are."""
+    content = yaml.safe_load(config(tmp_path / "c.yaml").read_text())
+    content["model"]["init_args"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5}}
+    content["data"]["init_args"].pop("batch_size")
+    content["trainer"].pop("gradient_clip_val")
+    one, other = fit(tmp_path / "two", content, "--trainer.devices", "2", "--data.batch_size", "2")
+    (joined,) = fit(tmp_path / "one", content, "--trainer.devices", "1", "--data.batch_size", "4")
+    for name, value in one["state"].items():
+        assert torch.equal(value, other["state"][name]), name
+        torch.testing.assert_close(value, joined["state"][name], atol=1e-6, rtol=0, msg=name)
+    states = torch.load(tmp_path / "two/run/checkpoints/last.ckpt", weights_only=True)["recurrent_states"]
+    assert len(states) == 2
+    assert not torch.equal(states[0][0], states[1][0])

@@ -1,0 +1,291 @@
+"""Tokenizers and text corpora: nothing is lost on the way to numbers, and every token is met where it should be."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from console import UserError
+from datamodules.base import Request
+from datamodules.text import (
+    RECORD,
+    DisjointWindows,
+    EmojiNames,
+    PythonDocs,
+    Streams,
+    TextFiles,
+    TinyShakespeare,
+    lines_of,
+    part_of,
+    read_pieces,
+)
+from datamodules.tokenizer import (
+    KINDS,
+    BPETokenizer,
+    CharTokenizer,
+    WordTokenizer,
+    encode_pieces,
+    tokenizer_from_json,
+)
+from metrics.ngram import witten_bell
+
+TEXT = "To be, or not to be:\n\nthat is  the question — whether 'tis nobler; naïve 🙂 words\nwords words"
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
+def test_text_comes_back(kind: str) -> None:
+    tokenizer = KINDS[kind].train([TEXT], 300)
+    ids = tokenizer.encode(TEXT)
+    assert ids.dtype == np.int64
+    assert 0 <= ids.min() <= ids.max() < tokenizer.vocab_size
+    assert tokenizer.decode(ids.tolist()) == TEXT
+    again = tokenizer_from_json(tokenizer.to_json())
+    assert again.vocab_size == tokenizer.vocab_size
+    assert np.array_equal(again.encode(TEXT), ids)
+    assert len(tokenizer.encode("")) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1, 3, 17])
+def test_pieces_are_encoded_as_the_whole(kind: str, size: int) -> None:
+    tokenizer = KINDS[kind].train([TEXT], 300)
+    pieces = [TEXT[i : i + size] for i in range(0, len(TEXT), size)]
+    ids = np.concatenate(list(encode_pieces(tokenizer, pieces)))
+    assert np.array_equal(ids, tokenizer.encode(TEXT))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_come_first_and_have_no_text(kind: str) -> None:
+    tokenizer = KINDS[kind].train([TEXT], 300, RECORD)
+    assert [tokenizer.special(token) for token in RECORD] == [0, 1, 2]
+    ids = [1, *tokenizer.encode("words").tolist(), 2, 0]
+    assert min(ids[1:-2]) > 2
+    assert tokenizer.decode(ids) == "words"
+
+
+def test_words() -> None:
+    """By frequency; what is rare is unknown, and the end of a line is a word."""
+    tokenizer = WordTokenizer.train(["b a b\n", "c b a\n"], 4)
+    assert tokenizer.words == ["b", "a"]
+    assert tokenizer.decode(tokenizer.encode("a b c\nb").tolist()) == "a b <unk>\nb"
+
+
+def test_an_unknown_character_is_named() -> None:
+    with pytest.raises(UserError, match=r"the character 'z' \(number 3 of the text\) was not in the corpus"):
+        CharTokenizer("abc").encode("abz")
+
+
+def test_byte_pairs_of_a_published_file(tmp_path: Path) -> None:
+    trained = BPETokenizer.train([TEXT * 5], 280)
+    (tmp_path / "tokenizer.json").write_text(trained.model.to_str())
+    (tmp_path / "text.txt").write_text(TEXT * 20)
+    data = TextFiles(str(tmp_path / "text.txt"), context=8, tokenizer_file=str(tmp_path / "tokenizer.json"), root=str(tmp_path))
+    assert data.facts["vocab_size"] == trained.vocab_size
+    assert np.array_equal(data.tokens("train").ids[:20], trained.encode(TEXT * 20)[:20])
+    with pytest.raises(UserError, match="lacks the special token <pad>"):
+        TextFiles(str(tmp_path / "text.txt"), 8, "records", tokenizer_file=data.tokenizer_file, root=str(tmp_path)).prepare_data()
+
+
+@pytest.mark.parametrize("wrong", ["", "{}", '{"kind": "morse"}', '{"kind": "char"}', "[1]"])
+def test_other_files_are_no_tokenizers(wrong: str) -> None:
+    with pytest.raises(UserError, match="not a tokenizer of this template"):
+        tokenizer_from_json(wrong)
+
+
+# Batches
+
+
+def corpus(path: Path, text: str, **options: Any) -> TextFiles:
+    path.mkdir(exist_ok=True)
+    (path / "text.txt").write_text(text)
+    return TextFiles(str(path / "text.txt"), **{"context": 8, "root": str(path / "data"), **options})
+
+
+def ids_of(text: str) -> str:
+    return "".join(sorted(set(text)))
+
+
+def test_the_last_part_is_for_validation(tmp_path: Path) -> None:
+    text = "".join(chr(97 + i % 26) for i in range(1000))
+    data = corpus(tmp_path, text)
+    decoded = {split: data.tokenizer.decode(data.tokens(split).ids.tolist()) for split in ("train", "val", "test")}
+    assert decoded["train"] == text[:900]
+    assert decoded["val"] == decoded["test"] == text[900:]
+    assert data.tokens("val").characters == data.tokens("val").bytes == 100
+    assert data.tokens("val").targets == 99
+
+
+def test_disjoint_windows_meet_every_target_once() -> None:
+    ids = np.arange(103, dtype=np.uint16)
+    windows = DisjointWindows(ids, 10)
+    assert len(windows) == 11
+    batch = windows.__getitems__(Request(torch.arange(11), 0))
+    targets = [row[1 : 1 + length].tolist() for row, length in zip(batch["tokens"], batch["length"])]
+    assert [target for row in targets for target in row] == list(range(1, 103))
+    assert all(row[0] == 10 * number for number, row in enumerate(batch["tokens"]))
+
+
+def test_random_windows_are_a_function_of_the_batchs_seed(tmp_path: Path) -> None:
+    data = corpus(tmp_path, "".join(chr(97 + i % 26) for i in range(1000)))
+    split = data.split("train")
+    one, again, other = (split.__getitems__(Request(torch.arange(50), seed)) for seed in (1, 1, 2))
+    assert torch.equal(one["tokens"], again["tokens"])
+    assert not torch.equal(one["tokens"], other["tokens"])
+    assert ((one["tokens"].diff(dim=1) % 26) == 1).all(), "each is a stretch of the text"
+    assert one["tokens"].shape == (50, 9)
+    assert one["tokens"].dtype == torch.int64
+
+
+def test_streams_go_on_where_they_stopped() -> None:
+    ids = np.arange(1000, dtype=np.uint16)
+    streams = Streams(ids, 10, 4, whole=False)
+    steps = [streams.__getitems__(Request(torch.arange(4) + 4 * step, 0)) for step in range(len(streams) // 4)]
+    assert [batch["first"] for batch in steps] == [True] + [False] * (len(steps) - 1)
+    for before, after in itertools.pairwise(steps):
+        assert torch.equal(before["tokens"][:, -1], after["tokens"][:, 0])
+    assert [row[0].item() for row in steps[0]["tokens"]] == [0, 240, 480, 720]
+    whole = torch.cat([batch["tokens"][:, 1:] for batch in steps], 1)
+    assert whole[0].tolist() == list(range(1, 241))
+
+
+@pytest.mark.parametrize("rows", [1, 4, 7, 600])
+def test_streams_of_evaluation_meet_every_target_once(rows: int) -> None:
+    streams = Streams(np.arange(1000, dtype=np.uint16), 10, rows, whole=True)
+    met = []
+    for step in range(len(streams) // rows):
+        batch = streams.__getitems__(Request(torch.arange(rows) + rows * step, 0))
+        met += [target for row, length in zip(batch["tokens"], batch["length"]) for target in row[1 : 1 + length].tolist()]
+    assert sorted(met) == list(range(1, 1000))
+
+
+def test_streams_are_loaded_in_order(tmp_path: Path) -> None:
+    data = corpus(tmp_path, "".join(chr(97 + i % 26) for i in range(1000)), batching="streams", batch_size=4)
+    batches = list(data.train_dataloader())
+    assert len(batches) == (899 // 4) // 8
+    for before, after in itertools.pairwise(batches):
+        assert torch.equal(before["tokens"][:, -1], after["tokens"][:, 0])
+
+
+def test_records_do_not_run_into_each_other(tmp_path: Path) -> None:
+    data = corpus(tmp_path, "one\n\ntwo words\n  three \n" * 30, batching="records", context=20, batch_size=8)
+    batch = data.batch("train", [0, 1, 2])
+    rows = [data.tokenizer.decode(row.tolist()) for row in batch["tokens"]]
+    assert rows == ["one", "two words", "three"]
+    assert batch["length"].tolist() == [4, 10, 6]
+    for row, length in zip(batch["tokens"], batch["length"]):
+        assert row[0] == 1
+        assert row[length] == 2
+        assert (row[length + 1 :] == 0).all()
+    short = corpus(tmp_path / "short", "a long line\n" * 30, batching="records", context=4, batch_size=8).batch("train", [0])
+    assert short["tokens"].shape == (1, 5)
+
+
+def test_a_corpus_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = corpus(tmp_path, TEXT * 50)
+    data.prepare_data()
+    monkeypatch.setattr(TextFiles, "_encode", lambda *_: pytest.fail("it was there"))
+    again = corpus(tmp_path, TEXT * 50)
+    assert again.facts == data.facts
+    monkeypatch.undo()
+    changed = corpus(tmp_path, TEXT * 51)
+    assert changed.cache != data.cache, "by its content, not by its name"
+    assert [path.name for path in data.cache.parent.iterdir() if "tmp" in path.name] == []
+
+
+def test_a_folder_with_parts(tmp_path: Path) -> None:
+    for name, text in {"ptb.train.txt": "", "train.txt": "a b a c\n" * 9, "valid.txt": "b b\n" * 9, "test.txt": "c\n" * 9}.items():
+        (tmp_path / name).write_text(text)
+    data = TextFiles(str(tmp_path), context=4, tokenizer="word", root=str(tmp_path / "data"))
+    assert [data.tokenizer.decode(data.tokens(split).ids[:3].tolist()) for split in ("train", "val", "test")] == [
+        "a b a",
+        "b b\n",
+        "c\nc",
+    ]
+
+
+def test_a_folder_is_joined_in_order(tmp_path: Path) -> None:
+    for name in ("b", "a", "c"):
+        (tmp_path / f"{name}.txt").write_text(name * 20)
+    data = TextFiles(str(tmp_path), context=4, root=str(tmp_path / "data"))
+    assert data.tokenizer.decode(data.tokens("train").ids.tolist()) == "a" * 20 + "b" * 20 + "c" * 14
+
+
+def test_large_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.text.PIECE", 7)
+    (tmp_path / "x.txt").write_text(TEXT * 3)
+    assert "".join(read_pieces(tmp_path / "x.txt")) == TEXT * 3
+    assert "".join(part_of(iter([TEXT[:20], TEXT[20:50], TEXT[50:]]), 15, 60)) == TEXT[15:60]
+    assert list(lines_of(iter(["a\nb", "c\n", "\n d "]))) == ["a", "bc", "d"]
+
+
+def test_emoji_names() -> None:
+    data = EmojiNames(batching="records", context=64)
+    names = data.names
+    assert 1700 < len(names["train"]) < 1900
+    assert not set(names["train"]) & set(names["val"]) | set(names["train"]) & set(names["test"])
+    words = {word for name in names["train"] for word in name.split()}
+    assert all(words.issuperset(name.split()) for name in names["val"]), "what is held out is a combination, never a word"
+    assert not any("skin tone" in name for name in names["train"] if name.count(" ") > 3)
+    assert data.tokenizer.decode(data.batch("train", [5])["tokens"][0].tolist()) == names["train"][5]
+
+
+def test_python_docs_have_their_facts_at_once() -> None:
+    data = PythonDocs()
+    assert data.facts == {"vocab_size": data.tokenizer.vocab_size}
+    assert "assert" in data.tokenizer.decode(data.tokens("train").ids[:500].tolist())
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (None, {}, "there is no such file or folder"),
+        (b"", {}, "is empty; give a .txt with text in it"),
+        (b"aaaaa", {"context": 64}, "has 4 tokens, too few for data.context 64: lower it or add text"),
+        (b"good \xff bad" * 50, {}, r"is not UTF-8 \(byte 5\); convert it"),
+        ("ä".encode()[:1], {}, "ends in the middle of a character"),
+        (b"text" * 50, {"tokenizer_file": "/nowhere"}, "data.tokenizer_file /nowhere: there is no such file"),
+        (b"text" * 50, {"context": 0}, "data.context 0: give at least 1"),
+        (b"text" * 50, {"val_share": 1.0}, "data.val_share 1.0: give a share"),
+    ],
+)
+def test_bad_texts(content: bytes | None, options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        TextFiles(str(path), **{"context": 4, "root": str(tmp_path / "data"), **options}).split("train")
+
+
+def test_shakespeare_is_the_published_file(tmp_path: Path) -> None:
+    """One that was placed by hand is taken as it is."""
+    (tmp_path / "tiny_shakespeare").mkdir()
+    (tmp_path / "tiny_shakespeare/input.txt").write_text(TEXT * 30)
+    assert TinyShakespeare(context=8, root=str(tmp_path)).facts["vocab_size"] == len(set(TEXT))
+    assert json.loads((TinyShakespeare(context=8, root=str(tmp_path)).cache / "tokenizer.json").read_text())["kind"] == "char"
+
+
+# The floor
+
+
+def counted(train: list[int], context: tuple[int, ...], token: int, vocab_size: int) -> float:
+    """Witten and Bell's recursion, written out."""
+    shorter = counted(train, context[1:], token, vocab_size) if context else 1 / vocab_size
+    size = len(context)
+    after = [train[i + size] for i in range(len(train) - size) if tuple(train[i : i + size]) == context]
+    kinds = len(set(after))
+    return (after.count(token) + kinds * shorter) / (len(after) + kinds) if after else shorter
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+def test_witten_bell_is_its_recursion(order: int) -> None:
+    draw = np.random.default_rng(0)
+    train, text = draw.integers(0, 4, 80), draw.integers(0, 5, 40)
+    probabilities = [
+        counted(train.tolist(), tuple(text[max(0, i - order + 1) : i].tolist()), int(text[i]), 5) for i in range(1, len(text))
+    ]
+    assert witten_bell(train, text, order, 5) == pytest.approx(-np.log(probabilities).mean(), rel=1e-9)
+    assert sum(counted(train.tolist(), tuple(text[3:5].tolist()), token, 5) for token in range(5)) == pytest.approx(1)
