@@ -4,6 +4,7 @@ The options are those of the system's `sample` method. Pictures go to `--out`, o
 grid.png, and their paths to stdout; texts go to stdout, one sample a line. Picture i depends on its seed alone, whatever is drawn
 beside it.
 
+Texts go on from `--prompt TEXT`, or from what stdin brings with `--prompt -`.
 Systems that translate pictures take your own: `--input FOLDER_OR_IMAGE --direction a2b --out DIR` keeps names and sizes.
 """
 
@@ -257,6 +258,8 @@ def draw(argv: list[str]) -> None:
     if getattr(options, "input", None):
         translate(model, options, sampling)
         return
+    if sampling.get("prompt") == "-":
+        sampling["prompt"] = sys.stdin.read().removesuffix("\n")
     seeds = parse_seeds(options.seeds) if options.seeds else list(range(options.seed, options.seed + options.num))
     if not seeds:
         raise UserError(f"--num {options.num} draws nothing: give at least 1")

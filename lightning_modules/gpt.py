@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from console import UserError
 from lightning_modules.base import warmup
 from lightning_modules.layers.language import LanguageModel
+from lightning_modules.layers.muon import Muon
 from lightning_modules.layers.transformer import NORMS, Block, KVCache, Shape
 
 
@@ -57,7 +58,9 @@ class GPT(LanguageModel):
         positions: learnt, or rotary.
         feed_forward: gelu, or gated.
         qk_norm: normalise queries and keys.
+        optimizer: AdamW, or Muon for the blocks' matrices and AdamW for all else (`layers/muon.py`).
         learning_rate: at its peak.
+        embedding_rate: the same for embeddings and gains under Muon.
         betas: of Adam.
         weight_decay: of matrices, not of gains and biases.
         warmup_steps: updates on the way up, before the cosine on the way down.
@@ -78,7 +81,9 @@ class GPT(LanguageModel):
         positions: Literal["learned", "rotary"] = "learned",
         feed_forward: Literal["gelu", "swiglu"] = "gelu",
         qk_norm: bool = False,
+        optimizer: Literal["adamw", "muon"] = "adamw",
         learning_rate: float = 1e-3,
+        embedding_rate: float = 1e-3,
         betas: list[float] = [0.9, 0.95],  # noqa: B006  # read only
         weight_decay: float = 0.1,
         warmup_steps: int = 100,
@@ -122,10 +127,19 @@ class GPT(LanguageModel):
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        matrices = [p for p in self.parameters() if p.dim() >= 2]
+        inner = {p for p in self.blocks.parameters() if p.dim() >= 2}
+        outer = [p for p in self.parameters() if p.dim() >= 2 and p not in inner]
         others = [p for p in self.parameters() if p.dim() < 2]
-        groups = [{"params": matrices, "weight_decay": h.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        adam = torch.optim.AdamW(groups, h.learning_rate, betas=tuple(h.betas), fused=True)
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.parameters() if p in inner], "weight_decay": h.weight_decay, "lr": h.learning_rate},
+            {"params": outer, "weight_decay": h.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        if h.optimizer == "muon":
+            groups[0]["orthogonal"] = True
+            adam: torch.optim.Optimizer = Muon(groups, h.embedding_rate, betas=tuple(h.betas))
+        else:
+            adam = torch.optim.AdamW(groups, h.learning_rate, betas=tuple(h.betas), fused=True)
         total = int(self.trainer.estimated_stepping_batches)
 
         def rate(step: int) -> float:

@@ -1,5 +1,6 @@
 """GPT and decoding: the cache changes nothing, rows are alone, filters keep what they should, the model is the published one."""
 
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from lightning_modules.layers.decoding import (
     top_p_filter,
 )
 from lightning_modules.layers.language import token_losses
+from lightning_modules.layers.muon import Muon, orthogonalise
 from lightning_modules.layers.transformer import rotate
 
 MODERN: dict[str, Any] = {"norm": "rms", "positions": "rotary", "feed_forward": "swiglu", "qk_norm": True}
@@ -264,11 +266,11 @@ def test_matrices_decay_and_gains_do_not() -> None:
     model._trainer = type("Stub", (), {"estimated_stepping_batches": 1000})()
     (adam,), (entry,) = model.configure_optimizers()
     schedule = entry["scheduler"]
-    decayed, free = adam.param_groups
-    assert decayed["weight_decay"] == 0.1
-    assert free["weight_decay"] == 0.0
-    assert all(p.dim() >= 2 for p in decayed["params"])
-    assert sum(map(len, (decayed["params"], free["params"]))) == len(list(model.parameters()))
+    inner, outer, free = adam.param_groups
+    assert [group["weight_decay"] for group in (inner, outer, free)] == [0.1, 0.1, 0.0]
+    assert all(p.dim() >= 2 for p in [*inner["params"], *outer["params"]])
+    assert all(p.dim() < 2 for p in free["params"])
+    assert sum(len(group["params"]) for group in adam.param_groups) == len(list(model.parameters()))
     rates = []
     for _ in range(1001):
         rates.append(adam.param_groups[0]["lr"])
@@ -279,6 +281,30 @@ def test_matrices_decay_and_gains_do_not() -> None:
     assert max(rates) == pytest.approx(1e-3)
     assert rates[-1] == pytest.approx(1e-4)
     assert rates[550] == pytest.approx(0.55e-3, rel=0.01)
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (16, 48), (48, 16)])
+def test_muon_moves_alike_in_all_directions(shape: tuple[int, int]) -> None:
+    """Newton-Schulz gives the factor U V' of the singular value decomposition, with values about 1."""
+    matrix = torch.randn(shape)
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    made = orthogonalise(matrix)
+    values = torch.linalg.svdvals(made)
+    assert values.min() > 0.3
+    assert values.max() < 1.3
+    assert F.cosine_similarity(made.flatten(), (u @ vh).flatten(), dim=0) > 0.97
+
+
+def test_the_rest_of_muon_is_adamw() -> None:
+    ours, theirs = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
+    muon = Muon([{"params": [ours], "weight_decay": 0.1}], lr=0.01, betas=(0.9, 0.99))
+    adam = torch.optim.AdamW([theirs], 0.01, (0.9, 0.99), weight_decay=0.1)
+    for step in range(20):
+        gradient = torch.randn(5, generator=torch.Generator().manual_seed(step))
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        muon.step()
+        adam.step()
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
 # A run
@@ -326,6 +352,9 @@ def test_a_checkpoint_continues_a_prompt(checkpoint: str, capsys: Any, monkeypat
     one = capsys.readouterr().out
     assert both.endswith(one)
     assert one.startswith("The ")
+    monkeypatch.setattr("sys.stdin", io.StringIO("The \n"))
+    assert sample.main([*argv[:1], "--prompt", "-", *argv[3:5], "--seeds", "1", *argv[7:]]) == 0
+    assert capsys.readouterr().out.startswith("The ")
     assert len(one) == len("The ") + 20 + 1
 
 

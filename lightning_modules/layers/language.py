@@ -124,7 +124,7 @@ class LanguageModel(GenerativeModule):
 
         Args:
             seeds: row i depends on `seeds[i]` alone.
-            prompt: how the text begins; it may be longer than the context, of which the model then sees the end.
+            prompt: how the text begins ("-" for stdin); of one that is longer than the context the model sees the end.
             max_new_tokens: at most that many tokens; a record may end before.
             temperature: below 1 likelier and more alike, above 1 more daring; 0 always takes the likeliest token.
             top_k: choose among the k likeliest tokens; 0 among all.

@@ -10,7 +10,10 @@ import torch
 import train
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.base import AdversarialModule
+from lightning_modules.cyclegan import CycleGAN
 from lightning_modules.gan import NoiseGAN
+from lightning_modules.layers.language import LanguageModel
+from lightning_modules.pix2pix import Pix2Pix
 from lightning_modules.vae import VAE
 
 place, count, *argv = sys.argv[1:]
@@ -46,7 +49,7 @@ elif place == "turn":
 
     AdversarialModule._generator_backward = dying_answer
 else:
-    for system in (Autoencoder, NoiseGAN, VAE):
+    for system in (Autoencoder, CycleGAN, LanguageModel, NoiseGAN, Pix2Pix, VAE):
         step = system.validation_step
 
         def dying_step(self: Any, batch: Any, batch_idx: int, step: Any = step) -> None:
