@@ -135,6 +135,8 @@ class TrainCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         self.options = self.config[self.subcommand]
+        if self.options.trainer.log_every_n_steps is not None and self.options.trainer.log_every_n_steps < 1:
+            raise UserError(f"trainer.log_every_n_steps {self.options.trainer.log_every_n_steps}: give at least 1")
         self._find_run()
         self.saved_config = yaml.safe_load(self._parser(self.subcommand).dump(self.options, skip_unset=True))
         for name in START_OPTIONS:

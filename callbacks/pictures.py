@@ -10,6 +10,8 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from console import UserError
+
 
 def grid(pictures: Tensor, columns: int = 8) -> Tensor:
     """uint8 picture (3, H, W) of many in [-1, 1].
@@ -92,6 +94,9 @@ class Pictures(Callback):
     """
 
     def __init__(self, every_n_train_steps: int = 1000, count: int = 32) -> None:
+        for name, value in {"every_n_train_steps": every_n_train_steps, "count": count}.items():
+            if value < 1:
+                raise UserError(f"pictures.{name} {value}: give at least 1")
         self.every_n_train_steps, self.count = every_n_train_steps, count
         self._drawn_at = -1
 

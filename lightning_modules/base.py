@@ -488,6 +488,7 @@ class AdversarialModule(GenerativeModule):
     # What Lightning asks for
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy):  # either backward leaves one player's parameters out
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)

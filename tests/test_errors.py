@@ -131,6 +131,9 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     FIT + "--data.batch_size -4": ("data.batch_size -4", "at least 1"),
     FIT + "--data.eval_batch_size -1": ("data.eval_batch_size -1", "at least 1"),
     FIT + "--data.num_workers -1": ("data.num_workers -1", "0 or more"),
+    FIT + "--pictures.every_n_train_steps 0": ("pictures.every_n_train_steps 0", "at least 1"),
+    FIT + "--pictures.count 0": ("pictures.count 0", "at least 1"),
+    FIT + "--trainer.log_every_n_steps 0": ("trainer.log_every_n_steps 0", "at least 1"),
     FIT + "--data.batch_size 5000": ("data.batch_size 5000", "3483 training samples: lower it"),
     FIT + "--data.size 18": ("18x18 cannot be halved 2 times", "must be multiples of 4"),
     FIT + "--trainer.max_steps 9 --model.learning_rate 1e30": (
