@@ -37,6 +37,7 @@ from datamodules.tokenizer import KINDS, RECORD, BPETokenizer, Kind, Tokenizer, 
 Batching = Literal["windows", "streams", "records"]
 SPLITS = ("train", "val", "test")
 PIECE = 2**20  # bytes that are read at a time
+VERSION = 1  # of the encoded files: a change of how they are written makes them anew
 
 
 class Tokens(NamedTuple):
@@ -143,18 +144,17 @@ class Records:
         ids: (L,).
         starts: (R + 1,).
         pad_id: what rows are filled up with.
-        context: at most that many targets of a record.
     """
 
-    def __init__(self, ids: np.ndarray, starts: np.ndarray, pad_id: int, context: int) -> None:
-        self.ids, self.starts, self.pad_id, self.context = ids, starts, pad_id, context
+    def __init__(self, ids: np.ndarray, starts: np.ndarray, pad_id: int) -> None:
+        self.ids, self.starts, self.pad_id = ids, starts, pad_id
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def __getitems__(self, request: Request) -> dict[str, Any]:
         index = request.index.numpy()
-        lengths = np.minimum(self.starts[index + 1] - self.starts[index] - 1, self.context)
+        lengths = self.starts[index + 1] - self.starts[index] - 1
         tokens = gather(self.ids, self.starts[index], int(lengths.max()) + 1)
         tokens[torch.arange(tokens.shape[1]) > torch.from_numpy(lengths)[:, None]] = self.pad_id
         return batch_of(tokens, torch.from_numpy(lengths), request, first=True)
@@ -227,8 +227,10 @@ class TextDataModule(DataModule):
     @cached_property
     def cache(self) -> Path:
         """Folder of the encoded corpus."""
-        settings: list[Any] = [self.digest(), self.kind, self.vocab_size, self.batching == "records", self.val_share]
-        if self.tokenizer_file and Path(self.tokenizer_file).is_file():
+        settings: list[Any] = [VERSION, self.digest(), self.kind, self.vocab_size, self.batching == "records", self.val_share]
+        if self.tokenizer_file:
+            if not Path(self.tokenizer_file).is_file():
+                raise UserError(f"data.tokenizer_file {self.tokenizer_file}: there is no such file")
             settings.append(sha256(Path(self.tokenizer_file)))
         return self.root / "tokens" / hashlib.blake2b(repr(settings).encode(), digest_size=12).hexdigest()
 
@@ -240,6 +242,8 @@ class TextDataModule(DataModule):
         with FileLock(f"{self.cache}.lock"):
             if self.cache.is_dir():
                 return
+            for leftover in self.cache.parent.glob(f"{self.cache.name}.tmp*"):  # of a process that was killed
+                shutil.rmtree(leftover)
             temporary = self.cache.with_name(f"{self.cache.name}.tmp{os.getpid()}")
             temporary.mkdir()
             try:
@@ -272,33 +276,45 @@ class TextDataModule(DataModule):
                     characters, size = characters + len(text), size + len(text.encode())
                     return text
 
-                texts = map(counted, self._split_pieces(split))
                 if self.batching == "records":
                     begin, end = (np.array([tokenizer.special(token)]) for token in RECORD[1:])
-                    for line in lines_of(texts):
-                        place += write(np.concatenate([begin, tokenizer.encode(line), end]))
+                    for line in lines_of(self._split_pieces(split)):
+                        place += write(np.concatenate([begin, tokenizer.encode(counted(f"{line}\n")[:-1]), end]))
                         starts.append(place)
                 else:
-                    for ids in encode_pieces(tokenizer, texts):
+                    for ids in encode_pieces(tokenizer, map(counted, self._split_pieces(split))):
                         place += write(ids)
             np.save(folder / f"{split}-starts.npy", np.array(starts if self.batching == "records" else [], dtype=np.int64))
             (folder / f"{split}.json").write_text(json.dumps({"characters": characters, "bytes": size, "dtype": kind.__name__}))
 
     @cached_property
-    def _length(self) -> int:
-        """Characters of a text that comes in one piece."""
-        return sum(map(len, self.pieces(self.sources()["train"])))
+    def _border(self) -> int:
+        """Character at which validation begins in a text that comes in one piece; not within a line where lines or words matter."""
+        source = self.sources()["train"]
+        border = int(sum(map(len, self.pieces(source))) * (1 - self.val_share))
+        if self.batching != "records" and self.kind in ("char", "byte"):
+            return border
+        place = border
+        for text in part_of(self.pieces(source), border, None):
+            if "\n" in text:
+                return place + text.index("\n") + 1
+            place += len(text)
+        return border
 
     def _split_pieces(self, split: str) -> Iterator[str]:
         """The text of a split."""
         sources = self.sources()
         if split in sources:
-            border = int(self._length * (1 - self.val_share)) if "val" not in sources else None
+            border = self._border if split == "train" and "val" not in sources else None
             yield from part_of(self.pieces(sources[split]), 0, border)
         elif "val" in sources:
             yield from self._split_pieces("val")  # a corpus of two parts: what is measured is the second
         else:
-            yield from part_of(self.pieces(sources["train"]), int(self._length * (1 - self.val_share)), None)
+            yield from part_of(self.pieces(sources["train"]), self._border, None)
+
+    def split_name(self, split: str) -> str:
+        """Which part a split really is: where there is no test text, it is the validation text."""
+        return "val" if split == "test" and "test" not in self.sources() else split
 
     def tokens(self, split: str) -> Tokens:
         """The encoded text of a split, memory-mapped."""
@@ -314,7 +330,12 @@ class TextDataModule(DataModule):
             ids = ids[: None if self.batching == "records" else self.max_samples * self.context + 1]
             starts = starts[: self.max_samples + 1]
         if self.batching == "records":
-            return Records(ids, starts, self.facts["pad_id"], self.context)
+            longest = int(np.diff(starts).max(initial=0)) - 1
+            if longest > self.context:
+                raise UserError(
+                    f"the {split} split has a line of {longest} tokens, more than data.context {self.context}: raise it"
+                )
+            return Records(ids, starts, self.facts["pad_id"])
         if len(ids) <= self.context:
             raise UserError(
                 f"the {split} split has {len(ids)} tokens, too few for data.context {self.context}: lower it or add text"
@@ -374,7 +395,7 @@ def read_pieces(path: Path) -> Iterator[str]:
     Raises:
         UserError: naming the file and the byte, if it is not UTF-8.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
     place = 0
     with open(path, "rb") as file:
         while block := file.read(PIECE):
@@ -438,20 +459,27 @@ class TextFiles(TextDataModule):
         if not self.path.exists():
             raise UserError(f"data.path {self.path}: there is no such file or folder; give a .txt, or a folder of them")
         files = sorted(self.path.rglob("*.txt")) if self.path.is_dir() else [self.path]
-        files = [path for path in files if path.stat().st_size]
-        if not files:
+        if not files or not any(path.stat().st_size for path in files):
             raise UserError(f"data.path {self.path}: is empty; give a .txt with text in it, or a folder of them")
         named = {path.stem: path for path in files if path.parent == self.path}
         parts = {split: [named[name]] for split, names in self.PARTS.items() for name in names if name in named}
-        return parts if {"train", "val"} <= parts.keys() else {"train": files}
+        for path in (paths[0] for paths in parts.values()):
+            if not path.stat().st_size:
+                raise UserError(f"{path}: is empty; put text into it, or remove it")
+        return parts if "train" in parts else {"train": files}
 
     def pieces(self, source: list[Path]) -> Iterator[str]:
+        """Files that do not end with a line are joined by the end of one."""
+        last = "\n"
         for path in source:
-            yield from read_pieces(path)
+            if last != "\n":
+                yield "\n"
+            for text in read_pieces(path):
+                yield text
+                last = text[-1:] or last
 
     def digest(self) -> str:
-        files = sorted({path for paths in self.sources().values() for path in paths})
-        return repr([(path.name, sha256(path)) for path in files])
+        return repr({split: [(path.name, sha256(path)) for path in paths] for split, paths in self.sources().items()})
 
 
 class TinyShakespeare(TextFiles):

@@ -32,6 +32,7 @@ class Tokenizer:
 
     kind: Kind
     vocab_size: int
+    lossless = True  # whether decoding gives the text back
 
     def __init__(self, specials: Iterable[str] = ()) -> None:
         self.specials = list(specials)
@@ -150,6 +151,7 @@ class WordTokenizer(Tokenizer):
     """
 
     kind = "word"
+    lossless = False
     END_OF_LINE = "<eol>"
 
     def __init__(self, words: list[str], specials: Iterable[str] = ()) -> None:
@@ -167,6 +169,8 @@ class WordTokenizer(Tokenizer):
             counts.update(text.split())
         counts.pop(UNKNOWN, None)
         specials = list(specials)
+        if vocab_size < len(specials) + 3:
+            raise UserError(f"data.vocab_size {vocab_size}: give at least {len(specials) + 3}")
         kept = sorted(counts, key=lambda word: (-counts[word], word))[: vocab_size - len(specials) - 2]
         return cls(kept, specials)
 
@@ -207,6 +211,7 @@ class BPETokenizer(Tokenizer):
             self.model = library.Tokenizer.from_str(model)
         except Exception as error:  # the library raises a bare one
             raise UserError(f"this is not a tokenizer of the `tokenizers` library ({error}): give its tokenizer.json") from error
+        self.model.encode_special_tokens = True  # a text that spells one is only a text
         self.vocab_size = self.model.get_vocab_size()
         missing = [token for token in self.specials if self.model.token_to_id(token) is None]
         if missing:
@@ -219,6 +224,10 @@ class BPETokenizer(Tokenizer):
         model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
         model.decoder = library.decoders.ByteLevel()
         alphabet = library.pre_tokenizers.ByteLevel.alphabet()
+        if vocab_size < len(alphabet) + len(list(specials)):
+            raise UserError(
+                f"data.vocab_size {vocab_size}: give at least {len(alphabet) + len(list(specials))}, for every byte has an id"
+            )
         trainer = library.trainers.BpeTrainer(
             vocab_size=vocab_size, special_tokens=list(specials), initial_alphabet=alphabet, show_progress=False
         )

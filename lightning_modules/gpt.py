@@ -157,7 +157,7 @@ class GPT(LanguageModel):
         if not all(prompts):
             raise UserError("there is nothing to continue: the prompt has no tokens")
         h = self.hparams
-        cache = KVCache(h.layers, len(prompts), h.heads, self.context, h.width // h.heads, self.embedding.weight)
+        cache = KVCache(h.layers, len(prompts), h.heads, self.context, h.width // h.heads, self.device)
         cache.history = [list(prompt) for prompt in prompts]
         return self._read(cache, list(range(len(prompts)))), cache
 
@@ -179,12 +179,12 @@ class GPT(LanguageModel):
         full = [row for row, length in enumerate(state.lengths) if length == self.context]
         for history, token in zip(state.history, tokens):
             history.append(token)
-        logits = self.embedding.weight.new_empty(len(tokens), self.hparams.vocab_size)
-        if len(full) < len(tokens):  # rows that are full take part, and are read again below
-            state.place = torch.tensor([min(length, self.context - 1) for length in state.lengths], device=device)
-            hidden = self.hidden(torch.tensor(tokens, device=device)[:, None], state.place[:, None], state)
-            state.lengths = [min(length + 1, self.context) for length in state.lengths]
-            logits = F.linear(hidden[:, 0], self.embedding.weight)
-        if full:
+        if len(full) == len(tokens):
+            return self._read(state, full), state
+        state.place = torch.tensor([min(length, self.context - 1) for length in state.lengths], device=device)
+        hidden = self.hidden(torch.tensor(tokens, device=device)[:, None], state.place[:, None], state)
+        state.lengths = [min(length + 1, self.context) for length in state.lengths]
+        logits = F.linear(hidden[:, 0], self.embedding.weight)
+        if full:  # they took part for nothing, and are read again
             logits[torch.tensor(full, device=device)] = self._read(state, full)
         return logits, state

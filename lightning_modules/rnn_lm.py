@@ -23,7 +23,7 @@ sentence was has to fit into the state: the forgetful context vector that attent
 Departures from the papers: none in the network; the last steps of a row that do not fill a batch are left out in training.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
@@ -57,8 +57,6 @@ class RNNLM(LanguageModel):
         optimizer: made from all parameters.
         schedule: made from the optimizer, stepped once per epoch.
     """
-
-    state_policy: ClassVar[str] = "carried"
 
     def __init__(
         self,

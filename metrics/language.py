@@ -15,17 +15,13 @@ class TokenNLL(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.context, self.state, self.split = 0, "", ""
+        self.description = ""  # of how the text was read
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def describe(self, context: int, state: str, split: str) -> None:
-        """What the signature says; of windows of several lengths the longest."""
-        self.context, self.state, self.split = max(context, self.context), state, split
-
     @property
     def signature(self) -> str:
-        return f"nll[ctx={self.context}|windows=disjoint|state={self.state}|positions=all|unit=nats/token|split={self.split}]"
+        return f"nll[{self.description}]"
 
     def update(self, losses: Tensor) -> None:
         """Add the losses (M,) of a batch."""

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from console import UserError
+
 
 def context_keys(ids: np.ndarray, length: int, vocab_size: int) -> np.ndarray:
     """int64 (L,): the `length` ids before each place as one number; -1 where there are fewer."""
@@ -31,6 +33,8 @@ def witten_bell(train: np.ndarray, text: np.ndarray, order: int, vocab_size: int
         order: n; contexts of n - 1 tokens.
         vocab_size: V; V^n has to fit into 63 bits.
     """
+    if vocab_size**order >= 2**63:
+        raise UserError(f"an n-gram of order {order} over {vocab_size} tokens has more kinds than 63 bits hold: lower the order")
     train, text = train.astype(np.int64), text.astype(np.int64)
     probability = np.full(len(text), 1 / vocab_size)
     for length in range(order):

@@ -147,6 +147,17 @@ def test_cached_logits_are_the_uncached_ones(options: dict[str, Any], lengths: l
         logits, state = model.advance(tokens, state)
 
 
+def test_the_cache_follows_the_precision_of_what_it_is_given() -> None:
+    model = gpt()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        logits, state = model.begin([[1, 2, 3], [4] * 12])
+        for _ in range(14):
+            logits, state = model.advance([5, 6], state)
+    assert logits.isfinite().all()
+    assert state.values is not None
+    assert state.values.dtype == torch.bfloat16
+
+
 def test_what_is_seen_never_exceeds_the_context() -> None:
     for context in (1, 2, 7, 12):
         before = 0

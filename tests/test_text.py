@@ -180,8 +180,9 @@ def test_records_do_not_run_into_each_other(tmp_path: Path) -> None:
         assert row[0] == 1
         assert row[length] == 2
         assert (row[length + 1 :] == 0).all()
-    short = corpus(tmp_path / "short", "a long line\n" * 30, batching="records", context=4, batch_size=8).batch("train", [0])
-    assert short["tokens"].shape == (1, 5)
+    with pytest.raises(UserError, match=r"a line of 12 tokens, more than data.context 4: raise it"):
+        corpus(tmp_path / "short", "a long line\n" * 30, batching="records", context=4, batch_size=8).batch("train", [0])
+    assert data.tokens("train").characters == data.tokens("train").targets, "of what is encoded, ends of lines included"
 
 
 def test_a_corpus_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +198,12 @@ def test_a_corpus_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_folder_with_parts(tmp_path: Path) -> None:
-    for name, text in {"ptb.train.txt": "", "train.txt": "a b a c\n" * 9, "valid.txt": "b b\n" * 9, "test.txt": "c\n" * 9}.items():
+    for name, text in {
+        "readme.txt": "other words",
+        "train.txt": "a b a c\n" * 9,
+        "valid.txt": "b b\n" * 9,
+        "test.txt": "c\n" * 9,
+    }.items():
         (tmp_path / name).write_text(text)
     data = TextFiles(str(tmp_path), context=4, tokenizer="word", root=str(tmp_path / "data"))
     assert [data.tokenizer.decode(data.tokens(split).ids[:3].tolist()) for split in ("train", "val", "test")] == [
@@ -211,7 +217,7 @@ def test_a_folder_is_joined_in_order(tmp_path: Path) -> None:
     for name in ("b", "a", "c"):
         (tmp_path / f"{name}.txt").write_text(name * 20)
     data = TextFiles(str(tmp_path), context=4, root=str(tmp_path / "data"))
-    assert data.tokenizer.decode(data.tokens("train").ids.tolist()) == "a" * 20 + "b" * 20 + "c" * 14
+    assert data.tokenizer.decode(data.tokens("train").ids.tolist()) == "a" * 20 + "\n" + "b" * 20 + "\n" + "c" * 13
 
 
 def test_large_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,3 +295,66 @@ def test_witten_bell_is_its_recursion(order: int) -> None:
     ]
     assert witten_bell(train, text, order, 5) == pytest.approx(-np.log(probabilities).mean(), rel=1e-9)
     assert sum(counted(train.tolist(), tuple(text[3:5].tolist()), token, 5) for token in range(5)) == pytest.approx(1)
+
+
+# What a fresh reader found
+
+
+def test_test_text_is_never_trained_on(tmp_path: Path) -> None:
+    """A folder without val.txt: validation is cut from training, and the test text stays one of its own."""
+    (tmp_path / "train.txt").write_text("a" * 100)
+    (tmp_path / "test.txt").write_text("b" * 100)
+    data = TextFiles(str(tmp_path), context=4, root=str(tmp_path / "data"))
+    decoded = {split: set(data.tokenizer.decode(data.tokens(split).ids.tolist())) for split in ("train", "val", "test")}
+    assert decoded == {"train": {"a"}, "val": {"a"}, "test": {"b"}}
+    assert len(data.tokens("train").ids) == 90
+    assert data.split_name("test") == "test"
+    assert TextFiles(str(tmp_path / "train.txt"), context=4, root=str(tmp_path / "data")).split_name("test") == "val"
+
+
+def test_lines_and_words_are_not_cut_in_two(tmp_path: Path) -> None:
+    lines = [f"my record number {number}" for number in range(50)]
+    data = corpus(tmp_path, "\n".join(lines), batching="records", context=40)
+    met = []
+    for split in ("train", "val"):
+        batch = data.batch(split, list(range(len(data.split(split)))))
+        met += [data.tokenizer.decode(row.tolist()) for row in batch["tokens"]]
+    assert met == lines
+
+
+def test_equal_files_in_other_places_are_another_corpus(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        (tmp_path / "b/sub").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"b/sub/{name}.txt").write_text(f"{name} " * 50)
+    one, other = (TextFiles(str(tmp_path / path), context=4, root=str(tmp_path / "data")) for path in ("b", "b/sub"))
+    assert one.cache != other.cache
+    (one.cache.parent).mkdir(parents=True)
+    one.cache.with_name(f"{one.cache.name}.tmp1").mkdir()  # of a process that was killed
+    one.prepare_data()
+    assert not list(one.cache.parent.glob("*.tmp*"))
+
+
+def test_words_of_prompt_and_answer_stay_apart() -> None:
+    tokenizer = WordTokenizer.train(["the cat sat"], 10)
+    ids = tokenizer.encode("the cat sat").tolist()
+    given = len(tokenizer.decode(ids[:2]))
+    assert "the cat" + tokenizer.decode(ids)[given:] == "the cat sat"
+    assert not tokenizer.lossless
+
+
+def test_special_tokens_in_a_text_are_only_text() -> None:
+    tokenizer = BPETokenizer.train(["a <eos> b"], 300, RECORD)
+    ids = tokenizer.encode("a <eos> b").tolist()
+    assert min(ids) > 2
+    assert tokenizer_from_json(tokenizer.to_json()).decode(ids) == "a <eos> b"
+
+
+@pytest.mark.parametrize("kind", ["word", "bpe"])
+def test_too_small_a_vocabulary_is_refused(kind: str) -> None:
+    with pytest.raises(UserError, match=r"data.vocab_size 2: give at least"):
+        KINDS[kind].train(["a b c"], 2)
+
+
+def test_too_high_an_order_is_refused() -> None:
+    with pytest.raises(UserError, match="lower the order"):
+        witten_bell(np.arange(10), np.arange(10), 5, 20000)

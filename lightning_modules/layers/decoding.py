@@ -70,7 +70,7 @@ class Choice:
 
     def __post_init__(self) -> None:
         wrong = {
-            f"--temperature {self.temperature}: give 0 or more": self.temperature < 0,
+            f"--temperature {self.temperature}: give 0 or more": not 0 <= self.temperature < math.inf,
             f"--top_k {self.top_k}: give 0 (all) or more": self.top_k < 0,
             f"--top_p {self.top_p}: give more than 0 and at most 1": not 0 < self.top_p <= 1,
             f"--min_p {self.min_p}: give at least 0 and less than 1": not 0 <= self.min_p < 1,
@@ -90,7 +90,7 @@ class Choice:
             logits = repetition_penalty(logits, history, self.repetition_penalty)
         if self.temperature == 0:
             return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
-        logits = logits / self.temperature
+        logits = (logits - logits.amax(-1, keepdim=True)) / self.temperature
         if self.top_k:
             logits = top_k_filter(logits, self.top_k)
         if self.top_p < 1:

@@ -37,8 +37,6 @@ class LanguageModel(GenerativeModule):
     unit: ClassVar[str] = "tokens"
     context: int = sys.maxsize  # most tokens that are seen at once
 
-    state_policy: ClassVar[str] = "none"  # what a window knows of the one before it
-
     def __init__(self) -> None:
         super().__init__()
         self.nll = TokenNLL()
@@ -69,7 +67,11 @@ class LanguageModel(GenerativeModule):
         self._measure(batch, "test")
 
     def _measure(self, batch: dict[str, Any], stage: str) -> None:
-        self.nll.describe(context=batch["tokens"].shape[1] - 1, state=self.state_policy, split=stage)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        rows = f"|rows={data.eval_batch_size * self.trainer.world_size}" if data.batching == "streams" else ""  # each from no state
+        self.nll.description = (
+            f"ctx={data.context}|read={data.batching}{rows}|positions=all|unit=nats/token|split={data.split_name(stage)}"
+        )
         self.nll.update(token_losses(self.read(batch), batch))
         self.log_metric(f"{stage}/nll", self.nll)
 
@@ -86,7 +88,9 @@ class LanguageModel(GenerativeModule):
         nats = self.nll.compute()
         text = self.trainer.datamodule.tokens(stage)  # type: ignore[attr-defined]
         bits = nats / math.log(2) * text.targets
-        figures = {"ppl": nats.exp(), "bpc": bits / text.characters, "bpb": bits / text.bytes}
+        figures = {"ppl": nats.exp()}
+        if self.tokenizer is not None and self.tokenizer.lossless:
+            figures |= {"bpc": bits / text.characters, "bpb": bits / text.bytes}
         for name, value in figures.items():
             self.log(f"{stage}/{name}", value)
             self.signatures[f"{stage}/{name}"] = self.nll.signature.replace("nll", name, 1)
@@ -100,12 +104,15 @@ class LanguageModel(GenerativeModule):
         raise NotImplementedError
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """Ids of a prompt; of none, those of the beginning of a record, or of an empty line."""
+        """Ids of a prompt; of none, those of a record's beginning, or of an empty line, or the first id of all."""
         if self.tokenizer is None:
             raise UserError("this checkpoint has no tokenizer: it was not made by train.py")
         begin = [self.tokenizer.special(RECORD[1])] if self.tokenizer.specials else []
         ids = [*begin, *self.tokenizer.encode(prompt).tolist()]
-        return ids or self.tokenizer.encode("\n").tolist()
+        try:
+            return ids or self.tokenizer.encode("\n").tolist() or [0]
+        except UserError:
+            return [0]
 
     @sampling
     def sample(
@@ -124,7 +131,7 @@ class LanguageModel(GenerativeModule):
 
         Args:
             seeds: row i depends on `seeds[i]` alone.
-            prompt: how the text begins ("-" for stdin); of one that is longer than the context the model sees the end.
+            prompt: how the text begins (`sample.py` reads "-" from stdin); of one that is longer than the context the model sees the end.
             max_new_tokens: at most that many tokens; a record may end before.
             temperature: below 1 likelier and more alike, above 1 more daring; 0 always takes the likeliest token.
             top_k: choose among the k likeliest tokens; 0 among all.
@@ -156,7 +163,8 @@ class LanguageModel(GenerativeModule):
         stop = self.tokenizer.special(RECORD[2]) if self.tokenizer.specials else None
         prompts = [ids] * len(seeds)
         made = generate(self, prompts, seeds, max_new_tokens=max_new_tokens, choice=choice, stop=stop, listen=listen)
-        return [prompt + self.tokenizer.decode(row) for row in made]
+        given = len(self.tokenizer.decode(ids))  # what stands between two tokens is known only to both together
+        return [prompt + self.tokenizer.decode([*ids, *row])[given:] for row in made]
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:

@@ -59,26 +59,29 @@ class KVCache:
         rows: N.
         heads: H.
         context: T, most tokens of a row.
-        like: a tensor whose device and kind of numbers are taken.
+        device: where it is.
         width: D, of a head.
 
     Attributes:
-        values: (L, 2, N, H, T, D).
+        values: (L, 2, N, H, T, D), of the kind of numbers that the first keys have.
         history: all tokens of each row, also those that the context has lost.
         lengths: filled columns of each row.
         rows: those that are being read, (K,), when several tokens come at once.
         place: the column that each row's one token goes to, (N,), when they come one by one; else None.
     """
 
-    def __init__(self, layers: int, rows: int, heads: int, context: int, width: int, like: Tensor) -> None:
-        self.values = like.new_zeros(layers, 2, rows, heads, context, width)
+    def __init__(self, layers: int, rows: int, heads: int, context: int, width: int, device: torch.device) -> None:
+        self.size = (layers, 2, rows, heads, context, width)
+        self.values: Tensor | None = None
         self.history: list[list[int]] = [[] for _ in range(rows)]
         self.lengths = [0] * rows
-        self.rows = torch.arange(rows, device=like.device)
+        self.rows = torch.arange(rows, device=device)
         self.place: Tensor | None = None
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Keep keys and values (K, H, S, D); all that may be attended to, and where (None: as far as each token's own place)."""
+        if self.values is None:
+            self.values = keys.new_zeros(self.size)
         kept = self.values[layer]
         if self.place is None:
             kept[:, self.rows, :, : keys.shape[2]] = torch.stack([keys, values])
@@ -93,7 +96,7 @@ class KVCache:
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
     """Turn pairs (x[d], x[d + D/2]) of queries or keys (N, H, T, D) by positions (N, T) or (T,) at frequencies 10000^(-2d/D)."""
     half = x.shape[-1] // 2
-    frequencies = 10000.0 ** (-torch.arange(half, device=x.device) / half)
+    frequencies = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
     angles = positions[..., None, :, None] * frequencies  # (N, 1, T, D/2)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
