@@ -69,9 +69,8 @@ class LanguageModel(GenerativeModule):
     def _measure(self, batch: dict[str, Any], stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         rows = f"|rows={data.eval_batch_size * self.trainer.world_size}" if data.batching == "streams" else ""  # each from no state
-        self.nll.description = (
-            f"ctx={data.context}|read={data.batching}{rows}|positions=all|unit=nats/token|split={data.split_name(stage)}"
-        )
+        read = f"ctx={data.context}|read={data.batching}{rows}|positions=all"
+        self.nll.description = f"{read}|unit=nats/token|split={data.split_name(stage)}"
         self.nll.update(token_losses(self.read(batch), batch))
         self.log_metric(f"{stage}/nll", self.nll)
 
@@ -131,7 +130,7 @@ class LanguageModel(GenerativeModule):
 
         Args:
             seeds: row i depends on `seeds[i]` alone.
-            prompt: how the text begins (`sample.py` reads "-" from stdin); of one that is longer than the context the model sees the end.
+            prompt: how the text begins (`sample.py` reads "-" from stdin); of one beyond the context the model sees the end.
             max_new_tokens: at most that many tokens; a record may end before.
             temperature: below 1 likelier and more alike, above 1 more daring; 0 always takes the likeliest token.
             top_k: choose among the k likeliest tokens; 0 among all.
