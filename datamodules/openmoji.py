@@ -53,9 +53,14 @@ def composition_key(code: str) -> str:
     return "-".join(point for point in code.split("-") if point not in SKIN_TONES | {"FE0F"}) or code
 
 
+def key_share(key: str) -> float:
+    """A number in [0, 1) that is the same for a key on every machine."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+
+
 def fold(key: str) -> str:
     """The split of a family: "train" for 80 % of all keys, "val" and "test" for 10 % each."""
-    share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    share = key_share(key)
     return "train" if share < 0.8 else "val" if share < 0.9 else "test"
 
 

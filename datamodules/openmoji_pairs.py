@@ -5,8 +5,8 @@ import itertools
 import torch
 
 from datamodules.images import InMemoryImages
-from datamodules.openmoji import OpenMoji
-from datamodules.pairs import PairDataModule, digest_share
+from datamodules.openmoji import OpenMoji, key_share
+from datamodules.pairs import PairDataModule
 
 
 class OpenMojiPairs(PairDataModule):
@@ -50,5 +50,5 @@ class OpenMojiPairs(PairDataModule):
         if self.paired or split != "train":
             return line, colour, True
         families = [colours.families[colours.codes[row]] for row in colours.rows(split)]
-        drawn = torch.tensor([digest_share(f"line {family}") < 0.5 for family in families])
+        drawn = torch.tensor([key_share(f"line {family}") < 0.5 for family in families])
         return line.subset(drawn.nonzero()[:, 0]), colour.subset((~drawn).nonzero()[:, 0]), False

@@ -1,11 +1,10 @@
 """Two domains of pictures, a and b, as batches: paired, where picture i of b is the answer to picture i of a, or two piles.
 
-A batch holds `a`, `b`, `paired` (whether they belong together) and, where there are labels, `label` (that of a). Pictures are
+A batch holds `a`, `b` and `paired` (whether they belong together). Pictures are
 kept at `load_size` for training, which cuts a random square of `size` out of each and mirrors half of them, the same way in both
 of a pair; for evaluation they are kept at `size`.
 """
 
-import hashlib
 from typing import Any
 
 import torch
@@ -46,7 +45,7 @@ class TwoDomains:
             other = torch.randint(len(self.b), (len(index),), generator=generator)
         a = self.a.__getitems__(Request(index % len(self.a), request.seed))
         b = self.b.__getitems__(Request(other, request.seed))
-        return {"a": a["image"], "b": b["image"], "label": a["label"], "index": index, "seed": request.seed, "paired": self.paired}
+        return {"a": a["image"], "b": b["image"], "index": index, "seed": request.seed, "paired": self.paired}
 
 
 class PairDataModule(DataModule):
@@ -166,8 +165,3 @@ class Domain:
     def fingerprint(self, split: str) -> str:
         """Text that differs where the pictures of a split, as they are evaluated, differ."""
         return f"{self.split(split).fingerprint()} size={self.data.size}"
-
-
-def digest_share(key: str) -> float:
-    """A number in [0, 1) that is the same for a key on every machine."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64

@@ -105,10 +105,6 @@ def corpus(path: Path, text: str, **options: Any) -> TextFiles:
     return TextFiles(str(path / "text.txt"), **{"context": 8, "root": str(path / "data"), **options})
 
 
-def ids_of(text: str) -> str:
-    return "".join(sorted(set(text)))
-
-
 def test_the_last_part_is_for_validation(tmp_path: Path) -> None:
     text = "".join(chr(97 + i % 26) for i in range(1000))
     data = corpus(tmp_path, text)
