@@ -80,6 +80,7 @@ def run_model(name: str, entry: dict[str, Any], seed: int) -> dict[str, Any]:
     common += [f"--{name}={value}" for name, value in entry.get("overrides", {}).items()]
     resume = ["--ckpt_path", "last"] if (folder / "checkpoints/last.ckpt").exists() else []
     train.quiet()
+    train.keep_memory()
     fitted = train.TrainCLI(["fit", *common, *resume])
     begin = time.perf_counter()
     if "evaluate" in entry:

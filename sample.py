@@ -4,7 +4,8 @@ The options are those of the system's `sample` method. Pictures go to `--out`, o
 grid.png, and their paths to stdout; texts go to stdout, one sample a line. Picture i depends on its seed alone, whatever is drawn
 beside it.
 
-Texts go on from `--prompt TEXT`, or from what stdin brings with `--prompt -`.
+Texts go on from `--prompt TEXT`, or from what stdin brings with `--prompt -`; a terminal sees them grow. `--show_probs 5` shows
+each step's likeliest tokens, and `--score FILE` how much every token of a text surprises the model.
 Systems that translate pictures take your own: `--input FOLDER_OR_IMAGE --direction a2b --out DIR` keeps names and sizes.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import functools
 import importlib
 import inspect
+import math
 import re
 import sys
 import types
@@ -155,6 +157,9 @@ def parse(argv: list[str]) -> tuple[Any, argparse.Namespace, dict[str, Any]]:
         parser.add_argument(
             "--input", type=Path, help="picture, or folder of pictures, to be translated; the test split unless given"
         )
+    if hasattr(model, "listener"):
+        parser.add_argument("--show_probs", type=int, default=0, metavar="K", help="show the K likeliest tokens of each step")
+        parser.add_argument("--score", type=Path, metavar="FILE", help="how many bits each token of this text surprises by")
     names = [name for name in signature.parameters if name not in ("seeds", "batch")]
     for name in names:
         add_option(parser, signature.parameters[name], described.get(name, ""))
@@ -251,6 +256,63 @@ def translate(model: Any, options: argparse.Namespace, sampling: dict[str, Any])
         raise UserError(failed[0])
 
 
+class Typewriter:
+    """Shows a text while it is made.
+
+    Args:
+        model: a system over tokens.
+        prompt: how the text begins.
+        show: likeliest tokens that are shown of each step, on stderr; 0 writes the text itself to stdout.
+    """
+
+    def __init__(self, model: Any, prompt: str, show: int) -> None:
+        self.tokenizer, self.show, self.ids = model.tokenizer, show, model.prompt_ids(prompt)
+        self.written = len(self.tokenizer.decode(self.ids))
+
+    def __call__(self, tokens: list[int], probabilities: Any) -> None:
+        """Listener of `generate`, of one text."""
+        self.ids.append(tokens[0])
+        if self.show:
+            top = probabilities[0].topk(min(self.show, probabilities.shape[1]))
+            likely = "  ".join(f"{self.tokenizer.token(i)!r} {p:.1%}" for p, i in zip(top.values.tolist(), top.indices.tolist()))
+            print(f"{self.tokenizer.token(tokens[0])!r:12} {likely}", file=sys.stderr)
+            return
+        text = self.tokenizer.decode(self.ids)
+        if not text.endswith("\ufffd"):  # half a character
+            print(text[self.written :], end="", flush=True)
+            self.written = len(text)
+
+
+def type_texts(model: Any, options: argparse.Namespace, seeds: list[int], sampling: dict[str, Any]) -> None:
+    """Draw one text after the other, shown while it is made.
+
+    Raises:
+        UserError: if less than one candidate is to be shown.
+    """
+    if options.show_probs < 0:
+        raise UserError(f"--show_probs {options.show_probs}: give at least 1")
+    for seed in seeds:
+        model.listener = Typewriter(model, sampling["prompt"], options.show_probs)
+        if not options.show_probs:
+            print(sampling["prompt"], end="")
+        (text,) = model.sample([seed], **sampling)
+        print(text if options.show_probs else "")
+
+
+def score(model: Any, source: Path) -> None:
+    """Print the bits that each token of a text surprises by, one a line, and their sum on stderr."""
+    from datamodules.text import read_pieces
+
+    if not source.is_file():
+        raise UserError(f"--score {source}: there is no such file")
+    text = "".join(read_pieces(source))
+    found = [(token, nats / math.log(2)) for token, nats in model.surprisals(text)]
+    for token, bits in found:
+        print(f"{bits:.3f}\t{token!r}")
+    total = sum(bits for _, bits in found)
+    print(f"{total:.1f} bits, {total / len(found):.3f} a token, {total / len(text):.3f} a character", file=sys.stderr)
+
+
 def draw(argv: list[str]) -> None:
     """Parse, draw, write, and print what was written."""
     model, options, sampling = parse(argv)
@@ -258,11 +320,17 @@ def draw(argv: list[str]) -> None:
     if getattr(options, "input", None):
         translate(model, options, sampling)
         return
+    if getattr(options, "score", None):
+        score(model, options.score)
+        return
     if sampling.get("prompt") == "-":
         sampling["prompt"] = sys.stdin.read().removesuffix("\n")
     seeds = parse_seeds(options.seeds) if options.seeds else list(range(options.seed, options.seed + options.num))
     if not seeds:
         raise UserError(f"--num {options.num} draws nothing: give at least 1")
+    if getattr(options, "show_probs", 0) or (hasattr(model, "listener") and sys.stdout.isatty()):
+        type_texts(model, options, seeds, sampling)
+        return
 
     import torch
 

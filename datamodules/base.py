@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from console import UserError
 
 # The vocabulary of facts: plain values that a model may ask for by naming them in its `__init__`.
-FACTS = ("image_shape", "num_classes", "vocab_size", "pad_id")
+FACTS = ("image_shape", "num_classes", "vocab_size", "source_vocab_size", "pad_id")
 
 
 def mix_seed(*parts: int | str) -> int:
@@ -83,6 +83,7 @@ class ResumableBatchSampler:
     ) -> None:
         self.size, self.batch_size, self.shuffle, self.seed, self.name = size, batch_size, shuffle, seed, name
         self.rank, self.world, self.start = rank, world, start
+        self.whole = not shuffle  # whether the last batch may be incomplete
         self.epoch = 0
         self.sampler = self  # where Lightning looks for `set_epoch`
 
@@ -91,17 +92,17 @@ class ResumableBatchSampler:
 
     def __len__(self) -> int:
         step = self.batch_size * self.world
-        return self.size // step if self.shuffle else -(-self.size // step)
+        return -(-self.size // step) if self.whole else self.size // step
 
     def __iter__(self) -> Iterator[Request]:
         start, self.start = self.start, 0
         if self.shuffle:
             order = torch.randperm(self.size, generator=torch.Generator().manual_seed(mix_seed(self.seed, self.epoch)))
-        else:
-            order = torch.arange(self.size)
         step = self.batch_size * self.world
         for number in range(start, len(self)):
-            index = order[number * step : (number + 1) * step][self.rank :: self.world]
+            place = slice(number * step, min((number + 1) * step, self.size))
+            # Without an order nothing is stored, so that memory does not grow with the corpus.
+            index = (order[place] if self.shuffle else torch.arange(place.start, place.stop))[self.rank :: self.world]
             if len(index):
                 yield Request(index, mix_seed(self.seed, self.name, self.rank, self.epoch, number))
 
@@ -180,21 +181,25 @@ class DataModule(LightningDataModule):
         batch_size = batch_size or (self.batch_size if shuffle else self.eval_batch_size)
         if not len(data):
             raise UserError(f"the {split} split has no samples: add some")
-        if shuffle and batch_size * world > len(data):
-            raise UserError(
-                f"data.batch_size {batch_size} on {world} process(es) is more than the {len(data)} training samples: lower it"
-            )
-        sampler = ResumableBatchSampler(
-            len(data), batch_size, shuffle=shuffle, seed=self.seed, name=split, rank=rank, world=world, start=start
+        sampler = self.batch_sampler(
+            data, batch_size, shuffle=shuffle, seed=self.seed, name=split, rank=rank, world=world, start=start
         )
         return DataLoader(
             data,  # type: ignore[arg-type]  # torch types a dataset by __getitem__, but calls __getitems__ where there is one
-            batch_sampler=sampler,  # type: ignore[arg-type]  # ditto: lists of indices
+            batch_sampler=sampler,
             collate_fn=identity,  # type: ignore[arg-type]  # gets the whole batch, since there is `__getitems__`
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # otherwise each iterator draws its base seed from the global generator
         )
+
+    def batch_sampler(self, data: Any, batch_size: int, *, shuffle: bool, world: int, **options: Any) -> Any:
+        """What decides which samples a batch holds; `options` are those of `ResumableBatchSampler`."""
+        if shuffle and batch_size * world > len(data):
+            raise UserError(
+                f"data.batch_size {batch_size} on {world} process(es) is more than the {len(data)} training samples: lower it"
+            )
+        return ResumableBatchSampler(len(data), batch_size, shuffle=shuffle, world=world, **options)
 
     def train_dataloader(self) -> DataLoader:
         loader = self.loader("train", shuffle=True)

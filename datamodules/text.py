@@ -9,16 +9,18 @@ its content and tokenizer>`: neither its size nor the number of epochs shows in 
 - `records`: every line is an example of its own, between `<bos>` and `<eos>`, padded to the longest of its batch.
 
 A batch holds `tokens` int64 (N, T + 1), the inputs and, one further, the targets; `length` (N,), how many of a row's targets count;
-and `first`, whether a recurrent state begins anew.
+`targets`, how many that are together; and `first`, whether a recurrent state begins anew.
 """
 
 import codecs
 import hashlib
 import itertools
 import json
+import mmap
 import os
 import shutil
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -64,7 +66,53 @@ class Tokens(NamedTuple):
 def gather(ids: np.ndarray, starts: np.ndarray, width: int) -> Tensor:
     """int64 (N, width) of ids (T,), row i from `starts[i]` on; what is past the end repeats the last id."""
     place = np.minimum(starts[:, None] + np.arange(width), len(ids) - 1)
-    return torch.from_numpy(ids[place].astype(np.int64))
+    rows = torch.from_numpy(ids[place].astype(np.int64))
+    mapped = getattr(ids, "_mmap", None)
+    if mapped is not None:  # the pages stay with the system, and do not count as this process' memory
+        mapped.madvise(mmap.MADV_DONTNEED)
+    return rows
+
+
+def padded(ids: np.ndarray, starts: np.ndarray, index: np.ndarray, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Some of the rows that ids (T,) consist of, in one rectangle.
+
+    Args:
+        ids: (T,).
+        starts: (R + 1,), where each row begins and the last one ends.
+        index: (N,), which rows.
+        pad_id: what they are filled up with.
+
+    Returns:
+        int64 (N, length of the longest) and the length of each, int64 (N,).
+    """
+    lengths = torch.from_numpy(starts[index + 1] - starts[index])
+    rows = gather(ids, starts[index], int(lengths.max()))
+    rows[torch.arange(rows.shape[1]) >= lengths[:, None]] = pad_id
+    return rows, lengths
+
+
+def open_ids(path: Path, dtype: str) -> np.ndarray:
+    """Ids of a file, memory-mapped, which an empty one cannot be."""
+    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
+
+
+def make_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a folder, once, which appears when it is whole; other processes wait for the one that does."""
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if folder.is_dir():
+            return
+        for leftover in folder.parent.glob(f"{folder.name}.tmp*"):  # of a process that was killed
+            shutil.rmtree(leftover)
+        temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
+        temporary.mkdir()
+        try:
+            write(temporary)
+            os.replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 class RandomWindows:
@@ -153,16 +201,14 @@ class Records:
         return len(self.starts) - 1
 
     def __getitems__(self, request: Request) -> dict[str, Any]:
-        index = request.index.numpy()
-        lengths = self.starts[index + 1] - self.starts[index] - 1
-        tokens = gather(self.ids, self.starts[index], int(lengths.max()) + 1)
-        tokens[torch.arange(tokens.shape[1]) > torch.from_numpy(lengths)[:, None]] = self.pad_id
-        return batch_of(tokens, torch.from_numpy(lengths), request, first=True)
+        tokens, lengths = padded(self.ids, self.starts, request.index.numpy(), self.pad_id)
+        return batch_of(tokens, lengths - 1, request, first=True)
 
 
 def batch_of(tokens: Tensor, length: Tensor, request: Request, *, first: bool) -> dict[str, Any]:
     """The dictionary that all of them give."""
-    return {"tokens": tokens, "length": length, "first": first, "index": request.index, "seed": request.seed}
+    parts = {"tokens": tokens, "length": length, "targets": int(length.sum()), "first": first}
+    return {**parts, "index": request.index, "seed": request.seed}
 
 
 class TextDataModule(DataModule):
@@ -173,7 +219,7 @@ class TextDataModule(DataModule):
         batching: see the module's docstring.
         tokenizer: characters (all that occur), bytes, words or byte-pair encoding (learnt from the training split).
         vocab_size: largest number of ids of the latter two.
-        tokenizer_file: instead of learning one, the `tokenizer.json` of the `tokenizers` library, or of a run.
+        tokenizer_file: instead of learning one, that of a checkpoint (.ckpt), or the `tokenizer.json` of the `tokenizers` library.
         val_share: last part of a text that comes in one piece, for validation.
         **kwargs: see `DataModule`; `max_samples` takes that many windows of training from its beginning (records: lines).
     """
@@ -236,21 +282,7 @@ class TextDataModule(DataModule):
 
     def prepare_data(self) -> None:
         """Encode the corpus, once; other processes wait for the one that does."""
-        if self.cache.is_dir():
-            return
-        self.cache.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.cache}.lock"):
-            if self.cache.is_dir():
-                return
-            for leftover in self.cache.parent.glob(f"{self.cache.name}.tmp*"):  # of a process that was killed
-                shutil.rmtree(leftover)
-            temporary = self.cache.with_name(f"{self.cache.name}.tmp{os.getpid()}")
-            temporary.mkdir()
-            try:
-                self._encode(temporary)
-                os.replace(temporary, self.cache)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+        make_folder(self.cache, self._encode)
 
     def _encode(self, folder: Path) -> None:
         """Write vocabulary and tokens of every split."""
@@ -264,7 +296,7 @@ class TextDataModule(DataModule):
         (folder / "tokenizer.json").write_text(tokenizer.to_json())
         kind = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
         for split in SPLITS:
-            starts, place, characters, size = [0], 0, 0, 0
+            starts, place, characters, size = array("q", [0]), 0, 0, 0
             with open(folder / f"{split}.bin", "wb") as file:
 
                 def write(ids: np.ndarray) -> int:
@@ -284,7 +316,7 @@ class TextDataModule(DataModule):
                 else:
                     for ids in encode_pieces(tokenizer, map(counted, self._split_pieces(split))):
                         place += write(ids)
-            np.save(folder / f"{split}-starts.npy", np.array(starts if self.batching == "records" else [], dtype=np.int64))
+            np.save(folder / f"{split}-starts.npy", np.array(starts if self.batching == "records" else [], np.int64))
             (folder / f"{split}.json").write_text(json.dumps({"characters": characters, "bytes": size, "dtype": kind.__name__}))
 
     @cached_property
@@ -320,9 +352,8 @@ class TextDataModule(DataModule):
         """The encoded text of a split, memory-mapped."""
         self.prepare_data()
         about = json.loads((self.cache / f"{split}.json").read_text())
-        path = self.cache / f"{split}.bin"
-        ids = np.memmap(path, dtype=about["dtype"], mode="r") if path.stat().st_size else np.empty(0, np.uint16)
-        return Tokens(ids, np.load(self.cache / f"{split}-starts.npy"), about["characters"], about["bytes"])
+        ids = open_ids(self.cache / f"{split}.bin", about["dtype"])
+        return Tokens(ids, np.load(self.cache / f"{split}-starts.npy", mmap_mode="r"), about["characters"], about["bytes"])
 
     def load_split(self, split: str) -> BatchedDataset:
         ids, starts, *_ = self.tokens(split)
@@ -348,8 +379,8 @@ class TextDataModule(DataModule):
 
     def train_dataloader(self) -> DataLoader:
         loader = super().train_dataloader()
-        if self.batching == "streams":
-            loader.batch_sampler.shuffle = False  # type: ignore[union-attr]  # the order is the text's own
+        if self.batching != "records":  # windows begin anywhere, and streams have the text's own order
+            loader.batch_sampler.shuffle = False  # type: ignore[union-attr]
         return loader
 
 
@@ -375,14 +406,19 @@ def lines_of(texts: Iterator[str]) -> Iterator[str]:
 
 
 def read_tokenizer(path: Path, specials: tuple[str, ...]) -> Tokenizer:
-    """A run's tokenizer, or the library's `tokenizer.json`.
+    """A checkpoint's tokenizer, or the library's `tokenizer.json`.
 
     Raises:
         UserError: if the file is missing or is neither, or lacks what records need.
     """
     if not path.is_file():
         raise UserError(f"data.tokenizer_file {path}: there is no such file")
-    text = path.read_text()
+    try:
+        text = torch.load(path, weights_only=True, mmap=True)["tokenizer"] if path.suffix == ".ckpt" else path.read_text()
+    except Exception as error:  # torch raises half a dozen kinds here
+        raise UserError(
+            f"data.tokenizer_file {path}: holds no tokenizer; give a checkpoint of a text, or a tokenizer.json"
+        ) from error
     tokenizer = tokenizer_from_json(text) if '"kind"' in text[:20] else BPETokenizer(text, specials)
     if set(specials) - set(tokenizer.specials):
         raise UserError(f"data.tokenizer_file {path}: lacks {', '.join(specials)}, which records need: learn one, or use windows")

@@ -16,6 +16,7 @@ from console import UserError
 
 Kind = Literal["char", "byte", "word", "bpe"]
 UNKNOWN = "<unk>"
+BEFORE = 64  # characters that a published tokenizer is shown before a piece, since it treats the beginning of a text in its own way
 RECORD = ("<pad>", "<bos>", "<eos>")  # special tokens of corpora whose examples are lines
 
 
@@ -30,7 +31,7 @@ class Tokenizer:
         vocab_size: number of ids.
     """
 
-    kind: Kind
+    kind: str
     vocab_size: int
     lossless = True  # whether decoding gives the text back
 
@@ -52,8 +53,12 @@ class Tokenizer:
         """Id of a special token."""
         return self.specials.index(token)
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode(self, text: str, before: str = "") -> np.ndarray:
         """int64 ids (T,).
+
+        Args:
+            text: what is encoded.
+            before: what stands before it, where its ids depend on that.
 
         Raises:
             UserError: if the vocabulary lacks something in the text.
@@ -63,6 +68,10 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; special tokens have none."""
         raise NotImplementedError
+
+    def token(self, number: int) -> str:
+        """How one id is shown: its text, or the name of a special token."""
+        return self.decode([number]) or next((name for name in self.specials if self.special(name) == number), "")
 
     def stable_prefix(self, text: str) -> int:
         """How much of a text can be encoded before more of it is known: a corpus is encoded a piece at a time."""
@@ -102,7 +111,7 @@ class CharTokenizer(Tokenizer):
             found.update(text)
         return cls("".join(sorted(found)), specials)
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode(self, text: str, before: str = "") -> np.ndarray:
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.int64)
         ids = np.where(points < len(self._ids), self._ids[np.minimum(points, len(self._ids) - 1)], -1)
         unknown = np.flatnonzero(ids < 0)
@@ -132,7 +141,7 @@ class ByteTokenizer(Tokenizer):
     def train(cls, texts: Iterable[str], vocab_size: int = 0, specials: Iterable[str] = ()) -> "ByteTokenizer":
         return cls(specials)
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode(self, text: str, before: str = "") -> np.ndarray:
         return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64) + len(self.specials)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -174,7 +183,7 @@ class WordTokenizer(Tokenizer):
         kept = sorted(counts, key=lambda word: (-counts[word], word))[: vocab_size - len(specials) - 2]
         return cls(kept, specials)
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode(self, text: str, before: str = "") -> np.ndarray:
         unknown = self._ids[UNKNOWN]
         words = re.findall(r"[^\s]+|\n", text)
         return np.array([self._ids.get(self.END_OF_LINE if word == "\n" else word, unknown) for word in words], dtype=np.int64)
@@ -237,18 +246,47 @@ class BPETokenizer(Tokenizer):
     def special(self, token: str) -> int:
         return int(self.model.token_to_id(token))
 
-    def encode(self, text: str) -> np.ndarray:
-        return np.array(self.model.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+    def encode(self, text: str, before: str = "") -> np.ndarray:
+        coded = self.model.encode(before + text, add_special_tokens=False)
+        first = sum(end <= len(before) for _, end in coded.offsets) if before else 0
+        return np.array(coded.ids[first:], dtype=np.int64)
 
     def decode(self, ids: Iterable[int]) -> str:
         return str(self.model.decode([int(i) for i in ids], skip_special_tokens=True))
 
     def stable_prefix(self, text: str) -> int:
-        """Up to the last blank before a word: no pair is merged across it."""
-        return max((match.start() for match in re.finditer(r"(?<=\S)\s(?=\S)", text)), default=0)
+        """Up to the last blank before a word, or the last line where there is none: no pair is merged across it."""
+        cuts = (max((match.start() for match in re.finditer(rf"(?<=\S){gap}(?=\S)", text)), default=0) for gap in (" ", "\n"))
+        return next(filter(None, cuts), 0)
 
     def state(self) -> dict[str, Any]:
         return {"model": self.model.to_str()}
+
+
+class PairTokenizer(Tokenizer):
+    """Two tokenizers for sequence-to-sequence systems: sources are encoded by one, targets are decoded by the other.
+
+    Args:
+        source: of what a system reads.
+        target: of what it writes; the same object where the vocabulary is shared.
+    """
+
+    kind = "pair"
+
+    def __init__(self, source: Tokenizer, target: Tokenizer) -> None:
+        super().__init__(target.specials)
+        self.source, self.target = source, target
+        self.vocab_size, self.lossless = target.vocab_size, target.lossless
+
+    def encode(self, text: str, before: str = "") -> np.ndarray:
+        return self.source.encode(text, before)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self.target.decode(ids)
+
+    def to_json(self) -> str:
+        parts = dict.fromkeys([self.source, self.target])  # one, where it is shared
+        return json.dumps({"kind": self.kind, "parts": [part.to_json() for part in parts]}, ensure_ascii=False)
 
 
 def tokenizers_library() -> Any:
@@ -275,20 +313,23 @@ def tokenizer_from_json(text: str) -> Tokenizer:
     """
     try:
         state = json.loads(text)
-        cls = KINDS[state.pop("kind")]
-        return cls(**state)
+        kind = state.pop("kind")
+        if kind == PairTokenizer.kind:
+            parts = [tokenizer_from_json(part) for part in state["parts"]]
+            return PairTokenizer(parts[0], parts[-1])
+        return KINDS[kind](**state)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"this is not a tokenizer of this template ({error}): give one that a run has made") from error
 
 
 def encode_pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
     """Ids of a long text that comes in pieces, as if it had been encoded at once."""
-    rest = ""
+    before = rest = ""
     for text in texts:
         rest += text
         cut = tokenizer.stable_prefix(rest)
         if cut:
-            yield tokenizer.encode(rest[:cut])
-            rest = rest[cut:]
+            yield tokenizer.encode(rest[:cut], before)
+            before, rest = rest[max(0, cut - BEFORE) : cut], rest[cut:]
     if rest:
-        yield tokenizer.encode(rest)
+        yield tokenizer.encode(rest, before)

@@ -31,17 +31,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from lightning_modules.base import warmup
-from lightning_modules.layers.language import LanguageModel
+from lightning_modules.base import sampling, warmup
+from lightning_modules.layers.attention import AttentionMap, watching_attention
+from lightning_modules.layers.language import LanguageModel, window_start
 from lightning_modules.layers.muon import Muon
 from lightning_modules.layers.transformer import NORMS, Block, KVCache, Shape
-
-
-def window_start(length: int, context: int) -> int:
-    """First token that is still seen when `length` were written: all fit, or the younger half was kept each time it got full."""
-    kept = max(1, context // 2)
-    step = context + 1 - kept
-    return step * math.ceil(max(0, length - context) / step)
 
 
 class GPT(LanguageModel):
@@ -54,6 +48,7 @@ class GPT(LanguageModel):
         heads: of attention.
         width: of the residual stream, a multiple of the heads.
         dropout: share that is dropped of embeddings, attention and branches.
+        attention_dropout: of attention alone; without it PyTorch has a fused kernel, on a CPU half as fast again.
         norm: layer norm, or RMS norm (`layers/transformer.py` has the papers of these four).
         positions: learnt, or rotary.
         feed_forward: gelu, or gated.
@@ -77,6 +72,7 @@ class GPT(LanguageModel):
         heads: int = 4,
         width: int = 128,
         dropout: float = 0.0,
+        attention_dropout: float | None = None,
         norm: Literal["layer", "rms"] = "layer",
         positions: Literal["learned", "rotary"] = "learned",
         feed_forward: Literal["gelu", "swiglu"] = "gelu",
@@ -91,7 +87,8 @@ class GPT(LanguageModel):
         super().__init__()
         self.save_hyperparameters()
         self.context = context
-        self.shape = Shape(width, heads, dropout, norm, positions == "rotary", feed_forward, qk_norm)
+        dropped = dropout if attention_dropout is None else attention_dropout
+        self.shape = Shape(width, heads, dropout, dropped, norm, positions == "rotary", feed_forward, qk_norm)
         self.embedding = nn.Embedding(vocab_size, width)
         self.positions = nn.Embedding(context, width) if positions == "learned" else None
         self.blocks = nn.ModuleList([Block(self.shape, layer) for layer in range(layers)])
@@ -188,3 +185,13 @@ class GPT(LanguageModel):
         if full:  # they took part for nothing, and are read again
             logits[torch.tensor(full, device=device)] = self._read(state, full)
         return logits, state
+
+    @sampling
+    def attention_maps(self, batch: dict[str, Any]) -> dict[str, AttentionMap]:
+        """Of each layer: which of the first 24 tokens of a batch look back at which."""
+        assert self.tokenizer is not None
+        tokens = batch["tokens"][:1, : min(24, int(batch["length"][0]))]
+        words = [self.tokenizer.token(i) for i in tokens[0].tolist()]
+        with watching_attention() as weights:
+            self(tokens)
+        return {f"layer{number}": AttentionMap(words, words, one[0]) for number, one in enumerate(weights, 1)}

@@ -23,10 +23,10 @@ class TokenNLL(Metric):
     def signature(self) -> str:
         return f"nll[{self.description}]"
 
-    def update(self, losses: Tensor) -> None:
-        """Add the losses (M,) of a batch."""
-        self.total += losses.double().sum()
-        self.count += losses.numel()
+    def update(self, losses: Tensor, count: int) -> None:
+        """Add the losses of a batch, any shape, of which `count` are not 0 for want of a target."""
+        self.total = self.total.double() + losses.double().sum()  # a run in bf16-true makes its metrics' states so, too
+        self.count += count
 
     def compute(self) -> Tensor:
         return (self.total / self.count).float()

@@ -1,5 +1,6 @@
 """GPT and decoding: the cache changes nothing, rows are alone, filters keep what they should, the model is the published one."""
 
+import ast
 import io
 import math
 from pathlib import Path
@@ -15,7 +16,8 @@ import train
 from console import UserError
 from datamodules.tokenizer import CharTokenizer
 from lightning_modules import load
-from lightning_modules.gpt import GPT, window_start
+from lightning_modules.gpt import GPT
+from lightning_modules.layers.attention import watching_attention
 from lightning_modules.layers.decoding import (
     Choice,
     draw,
@@ -25,9 +27,11 @@ from lightning_modules.layers.decoding import (
     top_k_filter,
     top_p_filter,
 )
-from lightning_modules.layers.language import token_losses
+from lightning_modules.layers.language import window_start
 from lightning_modules.layers.muon import Muon, orthogonalise
+from lightning_modules.layers.tokens import token_losses
 from lightning_modules.layers.transformer import rotate
+from tests.test_parallel import fit
 
 MODERN: dict[str, Any] = {"norm": "rms", "positions": "rotary", "feed_forward": "swiglu", "qk_norm": True}
 
@@ -52,6 +56,19 @@ def test_no_token_sees_what_comes_after_it(options: dict[str, Any]) -> None:
     one, other = model(tokens), model(changed)
     torch.testing.assert_close(one[:, :7], other[:, :7], atol=1e-5, rtol=0)
     assert not torch.allclose(one[:, 7:], other[:, 7:])
+
+
+@pytest.mark.parametrize("options", [{}, MODERN], ids=["gpt-2", "modern"])
+def test_attention_that_is_watched_is_the_same(options: dict[str, Any]) -> None:
+    """The maps come from the pass itself: equal logits, rows that sum to 1, and nobody looks ahead."""
+    model, tokens = gpt(**options), torch.randint(11, (2, 12))
+    expected = model(tokens)
+    with watching_attention() as weights:
+        torch.testing.assert_close(model(tokens), expected, atol=1e-5, rtol=1e-5)
+    assert [one.shape for one in weights] == [(2, 2, 12, 12)] * 2
+    for one in weights:
+        torch.testing.assert_close(one.sum(-1), torch.ones(2, 2, 12))
+        assert one.triu(1).abs().max() == 0
 
 
 def test_blocks_are_those_of_pytorch() -> None:
@@ -267,9 +284,10 @@ def test_contradictory_options_are_refused(wrong: dict[str, Any]) -> None:
 
 def test_only_what_counts_is_counted() -> None:
     logits, tokens = torch.randn(2, 4, 7), torch.randint(7, (2, 5))
-    losses = token_losses(logits, {"tokens": tokens, "length": torch.tensor([4, 2])})
+    losses = token_losses(logits, tokens[:, 1:], torch.tensor([4, 2]))
     expected = -logits.log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]
-    torch.testing.assert_close(losses, torch.cat([expected[0], expected[1, :2]]))
+    expected[1, 2:] = 0
+    torch.testing.assert_close(losses, expected)
 
 
 def test_matrices_decay_and_gains_do_not() -> None:
@@ -369,9 +387,72 @@ def test_a_checkpoint_continues_a_prompt(checkpoint: str, capsys: Any, monkeypat
     assert len(one) == len("The ") + 20 + 1
 
 
+def test_a_terminal_sees_the_text_grow(checkpoint: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Piece by piece, and the same text in the end."""
+    argv = [checkpoint, "--prompt", "The ", "--max_new_tokens", "20", "--num", "2"]
+    assert sample.main(argv) == 0
+    at_once = capsys.readouterr().out
+    pieces: list[str] = []
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("builtins.print", lambda *texts, end="\n", **_: pieces.append(" ".join(texts) + end))
+    assert sample.main(argv) == 0
+    assert "".join(pieces) == at_once
+    assert len(pieces) > 40
+
+
+def test_candidates_of_each_step_are_shown(checkpoint: str, capsys: Any) -> None:
+    """On stderr, likeliest first; the text is the one that is drawn without them."""
+    argv = [checkpoint, "--prompt", "The ", "--max_new_tokens", "6", "--num", "1"]
+    assert sample.main(argv) == 0
+    text = capsys.readouterr().out
+    assert sample.main([*argv, "--show_probs", "3"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == text
+    lines = shown.err.splitlines()
+    assert [line.count("%") for line in lines] == [3] * 6
+    assert "".join(ast.literal_eval(line[: line.index("  ")].strip()) for line in lines) == text[4:-1]
+
+
+def test_surprisals_are_those_of_writing(checkpoint: str, tmp_path: Path, capsys: Any) -> None:
+    """Each token costs what `generate` would have given it, also past the context of 32."""
+    model, text = load(checkpoint), "The assert statement is a convenient way to insert debugging assertions into a program." * 2
+    ids = model.prompt_ids(text)
+    found = model.surprisals(text)
+    assert "".join(token for token, _ in found) == text[1:]
+    with torch.no_grad():
+        logits, state = model.begin([ids[:1]])
+        for token, (_, nats) in zip(ids[1:], found):
+            assert nats == pytest.approx(-logits[0].log_softmax(0)[token].item(), abs=1e-4)
+            logits, state = model.advance([token], state)
+    (tmp_path / "x.txt").write_text(text)
+    assert sample.main([checkpoint, "--score", str(tmp_path / "x.txt")]) == 0
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == len(text) - 1
+    assert sum(float(line.split("\t")[0]) for line in shown.out.splitlines()) == pytest.approx(
+        sum(nats for _, nats in found) / math.log(2), abs=0.1
+    )
+    assert "a character" in shown.err
+
+
+def test_weights_and_tokens_belong_together(checkpoint: str, tmp_path: Path, capsys: Any) -> None:
+    """Weights are not taken over to other tokens; the checkpoint's own can be given to other data."""
+    (tmp_path / "x.txt").write_text("The assert statement\n" * 300)
+    own = ["--data", "TextFiles", "--data.path", str(tmp_path / "x.txt"), "--data.context", "32", "--data.root", str(tmp_path)]
+    model = ["--model", "GPT", "--model.width", "16", "--model.context", "32"]
+    argv = ["fit", *model, *own, "--init_from", checkpoint, "--dry_run"]
+    assert train.main(argv) == 2
+    assert "counts in other tokens than this data: give --data.tokenizer_file" in capsys.readouterr().err
+    assert train.main([*argv, "--data.tokenizer_file", checkpoint]) == 0
+    assert "mismatched 0" in capsys.readouterr().err
+    assert train.main([*argv, "--data.tokenizer_file", str(tmp_path / "x.txt")]) == 2
+    assert train.main([*argv, "--data.tokenizer_file", str(Path(checkpoint).with_name("none.ckpt"))]) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "fragment"),
     [
+        ("--score nowhere.txt", "--score nowhere.txt: there is no such file"),
+        ("--show_probs -1", "--show_probs -1: give at least 1"),
         ("--prompt ☃", "the character '☃' (number 1 of the text) was not in the corpus"),
         ("--temperature 0 --top_k 3", "leave them out"),
         ("--top_p 2", "--top_p 2.0: give more than 0"),
@@ -394,7 +475,7 @@ def test_mistakes_about_the_data(checkpoint: str, tmp_path: Path, capsys: Any) -
     assert "--ckpt_path continues a run with model.vocab_size" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_long_prompt_is_seen_at_its_end(checkpoint: str) -> None:
+def test_a_long_prompt_is_seen_at_its_end(checkpoint: str, capsys: Any) -> None:
     model = load(checkpoint)
     long = "The assert statement " * 10
     ids = model.prompt_ids(long)
@@ -402,3 +483,20 @@ def test_a_long_prompt_is_seen_at_its_end(checkpoint: str) -> None:
         logits, _ = model.begin([ids])
     torch.testing.assert_close(logits[0], uncached(model, ids), atol=1e-5, rtol=1e-5)
     assert model.sample([0], prompt=long, max_new_tokens=5)[0].startswith(long)
+    assert "the prompt has 210 tokens, of which the model sees the end: it has room for 32" in capsys.readouterr().err
+
+
+def test_ranks_and_accumulation_equal_the_joined_batch(tmp_path: Path) -> None:
+    """Names of unequal lengths: loss and gradient are divided by the targets of the whole update."""
+    sgd = {"norm": "rms", "layers": 1, "heads": 2, "width": 8, "context": 64}
+    config = {
+        "model": {"class_path": "tests.parallel.PlainGPT", "init_args": sgd},
+        "data": {"class_path": "datamodules.text.EmojiNames", "init_args": {"batching": "records", "max_samples": 64}},
+        "trainer": {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1, "limit_val_batches": 0},
+    }
+    (joined,) = fit(tmp_path / "one", config, "--trainer.devices", "1", "--data.batch_size", "16")
+    parts = ["--trainer.accumulate_grad_batches", "2", "--data.batch_size", "4"]
+    one, other = fit(tmp_path / "two", config, "--trainer.devices", "2", *parts)
+    for name, value in one["state"].items():
+        assert torch.equal(value, other["state"][name]), name
+        torch.testing.assert_close(value, joined["state"][name], atol=1e-6, rtol=0, msg=name)

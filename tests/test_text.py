@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 
 from console import UserError
@@ -88,6 +89,18 @@ def test_byte_pairs_of_a_published_file(tmp_path: Path) -> None:
     assert np.array_equal(data.tokens("train").ids[:20], trained.encode(TEXT * 20)[:20])
     with pytest.raises(UserError, match="lacks the special token <pad>"):
         TextFiles(str(tmp_path / "text.txt"), 8, "records", tokenizer_file=data.tokenizer_file, root=str(tmp_path)).prepare_data()
+
+
+@pytest.mark.parametrize("kind", ["ByteLevel", "Metaspace"])
+@pytest.mark.parametrize("size", [50, 97])
+def test_pieces_of_a_published_tokenizer_do_not_show(kind: str, size: int) -> None:
+    """One that puts a blank before each text, which a piece in the middle must not get."""
+    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+    model.pre_tokenizer = getattr(tokenizers.pre_tokenizers, kind)()
+    model.train_from_iterator([TEXT * 30], tokenizers.trainers.BpeTrainer(vocab_size=600, show_progress=False))
+    tokenizer, text = BPETokenizer(model.to_str()), f"{TEXT} " * 20
+    ids = np.concatenate(list(encode_pieces(tokenizer, [text[i : i + size] for i in range(0, len(text), size)])))
+    assert np.array_equal(ids, tokenizer.encode(text))
 
 
 @pytest.mark.parametrize("wrong", ["", "{}", '{"kind": "morse"}', '{"kind": "char"}', "[1]"])

@@ -107,6 +107,9 @@ def draw(probabilities: Tensor, generators: list[torch.Generator]) -> Tensor:
     return torch.searchsorted(reached, numbers.double() * reached[:, -1:], right=True).clamp(max=reached.shape[-1] - 1)[:, 0]
 
 
+Listener = Callable[[list[int], Tensor], None]  # is called with each step's tokens and the probabilities (N, V) they were drawn by
+
+
 class Decodable(Protocol):
     """What a system over tokens offers to be decoded."""
 
@@ -128,7 +131,7 @@ def generate(
     max_new_tokens: int,
     choice: Choice,
     stop: int | None = None,
-    listen: Callable[[list[int], Tensor], None] | None = None,
+    listen: Listener | None = None,
 ) -> list[list[int]]:
     """Continue prompts of any lengths side by side.
 
@@ -139,7 +142,7 @@ def generate(
         max_new_tokens: at most that many.
         choice: how each is chosen.
         stop: a token that ends its row and does not belong to it.
-        listen: is called with each step's tokens and the probabilities (N, V) that they were drawn by.
+        listen: sees every step.
 
     Returns:
         What follows each prompt.

@@ -8,41 +8,41 @@ is a product of next-token distributions, and its loss is what it is surprised b
 
 import math
 import sys
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from console import UserError
 from datamodules.tokenizer import RECORD
-from lightning_modules.base import GenerativeModule, sampling
-from lightning_modules.layers.decoding import Choice, generate
+from lightning_modules.base import sampling
+from lightning_modules.layers.decoding import Choice, Listener, generate
+from lightning_modules.layers.tokens import TokenModule, token_losses
 from metrics.language import TokenNLL
 
 
-def token_losses(logits: Tensor, batch: dict[str, Any]) -> Tensor:
-    """-log p of every target that counts (M,), from logits (N, T, V)."""
-    targets = batch["tokens"][:, 1:]
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view_as(targets)
-    counts = torch.arange(targets.shape[1], device=targets.device) < batch["length"][:, None]
-    return losses[counts]
+def window_start(length: int, context: int) -> int:
+    """First token that is still seen when `length` were written: all fit, or the younger half was kept each time it got full."""
+    kept = max(1, context // 2)
+    step = context + 1 - kept
+    return step * math.ceil(max(0, length - context) / step)
 
 
-class LanguageModel(GenerativeModule):
-    """Base of systems that predict the next token; a subclass brings `forward`, `begin` and `advance` (`layers/decoding.py`)."""
+class LanguageModel(TokenModule):
+    """Base of systems that predict the next token; a subclass brings `forward`, `begin` and `advance` (`layers/decoding.py`).
+
+    Attributes:
+        context: most tokens that are seen at once.
+        listener: sees every step of `sample`.
+    """
 
     monitor: ClassVar[tuple[str, str] | None] = ("val/nll", "min")
-    unit: ClassVar[str] = "tokens"
-    context: int = sys.maxsize  # most tokens that are seen at once
+    context: int = sys.maxsize
+    listener: Listener | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.nll = TokenNLL()
-
-    def batch_units(self, batch: dict[str, Any]) -> int:
-        return int(batch["tokens"].shape[0] * (batch["tokens"].shape[1] - 1))
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -51,9 +51,13 @@ class LanguageModel(GenerativeModule):
             raise UserError(f"data.context {data.context} is more than model.context {self.context}: make them equal")
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        loss = token_losses(self.read(batch), batch).mean()  # Eq. 1, per token
-        self.log_train(loss=loss)
-        return loss
+        losses = self.losses(batch)
+        self.log_train(loss=losses.sum() / batch["targets"])
+        return self.token_mean(losses, batch["targets"])
+
+    def losses(self, batch: dict[str, Any]) -> Tensor:
+        """(N, T) terms of Eq. 1, 0 where none counts."""
+        return token_losses(self.read(batch), batch["tokens"][:, 1:], batch["length"])
 
     def read(self, batch: dict[str, Any]) -> Tensor:
         """Logits (N, T, V) of all targets of a batch."""
@@ -71,7 +75,7 @@ class LanguageModel(GenerativeModule):
         rows = f"|rows={data.eval_batch_size * self.trainer.world_size}" if data.batching == "streams" else ""  # each from no state
         read = f"ctx={data.context}|read={data.batching}{rows}|positions=all"
         self.nll.description = f"{read}|unit=nats/token|split={data.split_name(stage)}"
-        self.nll.update(token_losses(self.read(batch), batch))
+        self.nll.update(self.losses(batch), batch["targets"])
         self.log_metric(f"{stage}/nll", self.nll)
 
     def on_validation_epoch_end(self) -> None:
@@ -144,26 +148,49 @@ class LanguageModel(GenerativeModule):
         Raises:
             UserError: if an option is out of its range or contradicts another, or the prompt has an unknown character.
         """
-        return self.continue_text(seeds, prompt, max_new_tokens, Choice(temperature, top_k, top_p, min_p, repetition_penalty))
-
-    def continue_text(
-        self,
-        seeds: list[int],
-        prompt: str,
-        max_new_tokens: int,
-        choice: Choice,
-        listen: Callable[[list[int], Tensor], None] | None = None,
-    ) -> list[str]:
-        """N texts; `listen` sees every step (`generate`)."""
+        choice = Choice(temperature, top_k, top_p, min_p, repetition_penalty)
         if max_new_tokens < 1:
             raise UserError(f"--max_new_tokens {max_new_tokens}: give at least 1")
         ids = self.prompt_ids(prompt)
+        if len(ids) > self.context:
+            print(
+                f"the prompt has {len(ids)} tokens, of which the model sees the end: it has room for {self.context}",
+                file=sys.stderr,
+            )
         assert self.tokenizer is not None
         stop = self.tokenizer.special(RECORD[2]) if self.tokenizer.specials else None
         prompts = [ids] * len(seeds)
-        made = generate(self, prompts, seeds, max_new_tokens=max_new_tokens, choice=choice, stop=stop, listen=listen)
+        made = generate(self, prompts, seeds, max_new_tokens=max_new_tokens, choice=choice, stop=stop, listen=self.listener)
         given = len(self.tokenizer.decode(ids))  # what stands between two tokens is known only to both together
         return [prompt + self.tokenizer.decode([*ids, *row])[given:] for row in made]
+
+    @sampling
+    def surprisals(self, text: str) -> list[tuple[str, float]]:
+        """Every token of a text but the first, and the nats that it surprised by, given what `sample` would have seen before it.
+
+        Where the corpus was of records, each line is one.
+
+        Raises:
+            UserError: if the text has an unknown character, or too few tokens.
+        """
+        if self.tokenizer is None:
+            raise UserError("this checkpoint has no tokenizer: it was not made by train.py")
+        records = bool(self.tokenizer.specials)
+        begin, end = ([self.tokenizer.special(token)] if records else [] for token in RECORD[1:])
+        found = []
+        for part in filter(None, text.splitlines()) if records else [text]:
+            ids = torch.tensor([*begin, *self.tokenizer.encode(part).tolist(), *end], device=self.device)
+            done = 1
+            while done < len(ids):
+                start = window_start(done, self.context)
+                last = min(start + self.context, len(ids) - 1)
+                logits = self(ids[None, start:last])[0, done - 1 - start :].float()
+                nats = torch.nn.functional.cross_entropy(logits, ids[done : last + 1], reduction="none")
+                found += list(zip((self.tokenizer.token(i) for i in ids[done : last + 1].tolist()), nats.tolist()))
+                done = last + 1
+        if not found:
+            raise UserError("there is nothing to score: the text has fewer than two tokens")
+        return found
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:

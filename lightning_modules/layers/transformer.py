@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
+from lightning_modules.layers.attention import attend
 
 NORMS: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
 
@@ -27,7 +28,8 @@ class Shape:
     Args:
         width: of the residual stream.
         heads: of attention.
-        dropout: share that is dropped of attention, of each branch, and of the embedding.
+        dropout: share that is dropped of each branch, and of the embedding.
+        attention_dropout: share of the attention weights that is dropped.
         norm: see the table above.
         rotary: whether queries and keys are turned by their positions.
         feed_forward: see the table above.
@@ -40,6 +42,7 @@ class Shape:
     width: int
     heads: int
     dropout: float
+    attention_dropout: float
     norm: Literal["layer", "rms"]
     rotary: bool
     feed_forward: Literal["gelu", "swiglu"]
@@ -104,7 +107,7 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
 
 
 class CausalSelfAttention(nn.Module):
-    """softmax(Q K' / sqrt(D)) V of each token and those before it (Vaswani et al. 2017, Eq. 1).
+    """Attention of each token to itself and those before it.
 
     Args:
         shape: sizes and choices.
@@ -127,8 +130,8 @@ class CausalSelfAttention(nn.Module):
         mask = None
         if cache is not None:
             k, v, mask = cache.extend(self.layer, k, v)
-        dropout = self.shape.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)
+        dropout = self.shape.attention_dropout if self.training else 0.0
+        mixed = attend(q, k, v, mask, dropout, causal=mask is None)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
 
