@@ -1,8 +1,9 @@
 """Train and score the papers' recipes: `python reproduce.py list | run ID [--seeds 0,1,2]`.
 
 A reproduction is a file `configs/_reproduce/<id>.yaml`. `run` trains in `runs/reproduce/<id>/seed<k>` (continuing where it was
-interrupted), tests, writes `results/<id>.json`, and renders RESULTS.md from the files in `results/` alone. An ablation has
-`variants`, each with overrides of its own; what counts of it is their order, by the first figure of each.
+interrupted), tests, writes `results/<id>.json`, and renders RESULTS.md from the files in `results/` alone. Beside its `metric` an
+entry may want other `figures` of the same test. An ablation has `variants`, each with overrides of its own; what counts of it is
+their order, by the first figure of each.
 """
 
 import argparse
@@ -87,13 +88,14 @@ def run_model(name: str, entry: dict[str, Any], seed: int) -> dict[str, Any]:
         figures = scored(checkpoint, entry["evaluate"])
     else:
         tested = train.TrainCLI(["test", *common, "--ckpt_path", str(checkpoint)])
-        metric = entry["metric"]
-        figures = {metric: (tested.trainer.callback_metrics[metric].item(), tested.model.signatures[metric])}
+        names = [entry["metric"], *entry.get("figures", [])]
+        figures = {metric: (tested.trainer.callback_metrics[metric].item(), tested.model.signatures[metric]) for metric in names}
     value, signature = next(iter(figures.values()))
     return {
         "value": value,
         "signature": f"{signature} {entry['stopping_rule']}.ckpt",
         "figures": {name: value for name, (value, _) in figures.items()},
+        "signatures": {name: signature for name, (_, signature) in figures.items()},
         "epochs": fitted.trainer.current_epoch,
         "minutes": (training_seconds(folder) + time.perf_counter() - begin) / 60,
     }
@@ -146,6 +148,7 @@ def reproduce(name: str, seeds: list[int]) -> None:
         "source": entry.get("source"),
         "protocol": entry["protocol"],
         **({"variants": {variant: figures_of(those) for variant, those in variants.items()}} if variants else {}),
+        **({"figures": figures_of(runs), "signatures": runs[0]["signatures"]} if "figures" in entry else {}),
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -160,6 +163,16 @@ def figures_of(runs: list[dict[str, Any]]) -> dict[str, list[float]]:
         name: [statistics.fmean(values), *([statistics.stdev(values)] if len(values) > 1 else [])]
         for name, values in columns.items()
     }
+
+
+def more_figures(result: dict[str, Any]) -> str:
+    """The other figures of one result as a table."""
+    bar = "\\|"  # within a cell
+    lines = [f"\n## {result['id']}\n", "| figure | ours | signature |", "|---|---|---|"]
+    for name, value in result["figures"].items():
+        ours = " ± ".join([f"{value[0]:.4g}", *(f"{spread:.2g}" for spread in value[1:])])
+        lines.append(f"| {name} | {ours} | {result['signatures'][name].replace('|', bar)} |")
+    return "\n".join(lines) + "\n"
 
 
 def ablation(result: dict[str, Any]) -> str:
@@ -182,11 +195,13 @@ def ablation(result: dict[str, Any]) -> str:
 
 def render() -> str:
     """RESULTS.md from the files in `results/`."""
-    rows, ablations = [], []
+    rows, tables = [], []
     for path in sorted(RESULTS.glob("*.json")):
         r = json.loads(path.read_text())
         if "variants" in r:
-            ablations.append(ablation(r))
+            tables.append(ablation(r))
+        if "figures" in r:
+            tables.append(more_figures(r))
         ours = f"{r['value']:.5g}" + (f" ± {r['std']:.2g}" if r["std"] is not None else "")
         cells = [
             r["id"],
@@ -201,7 +216,7 @@ def render() -> str:
             r["source"],
         ]
         rows.append("| " + " | ".join("–" if cell is None else str(cell).replace("|", "\\|") for cell in cells) + " |\n")
-    return HEADER + "".join(rows) + "".join(ablations)
+    return HEADER + "".join(rows) + "".join(tables)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

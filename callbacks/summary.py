@@ -43,7 +43,7 @@ def describe(model: Any, data: Any, trainer: Trainer) -> str:
     split = "val" if sizes["val"] else "train"
     table = layer_table(model, data.batch(split, [0, 1]))
     world, accumulated = trainer.world_size, trainer.accumulate_grad_batches
-    batches = sizes["train"] // (data.batch_size * world)
+    batches = len(data.train_dataloader())
     limit = trainer.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     per_epoch = math.ceil(batches / accumulated)

@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader
 from console import UserError
 from datamodules.base import BatchedDataset, DataModule, Request, mix_seed
 from datamodules.download import fetch, sha256
-from datamodules.tokenizer import KINDS, RECORD, BPETokenizer, Kind, Tokenizer, encode_pieces, tokenizer_from_json
+from datamodules.tokenizer import KINDS, RECORD, BPETokenizer, Kind, PairTokenizer, Tokenizer, encode_pieces, tokenizer_from_json
 
 Batching = Literal["windows", "streams", "records"]
 SPLITS = ("train", "val", "test")
@@ -420,6 +420,8 @@ def read_tokenizer(path: Path, specials: tuple[str, ...]) -> Tokenizer:
             f"data.tokenizer_file {path}: holds no tokenizer; give a checkpoint of a text, or a tokenizer.json"
         ) from error
     tokenizer = tokenizer_from_json(text) if '"kind"' in text[:20] else BPETokenizer(text, specials)
+    if isinstance(tokenizer, PairTokenizer):
+        raise UserError(f"data.tokenizer_file {path}: is of a translation, which has two tokenizers: give that of a language model")
     if set(specials) - set(tokenizer.specials):
         raise UserError(f"data.tokenizer_file {path}: lacks {', '.join(specials)}, which records need: learn one, or use windows")
     return tokenizer

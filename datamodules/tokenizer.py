@@ -269,24 +269,26 @@ class PairTokenizer(Tokenizer):
     Args:
         source: of what a system reads.
         target: of what it writes; the same object where the vocabulary is shared.
+        lower: whether what is read is lower-cased.
     """
 
     kind = "pair"
 
-    def __init__(self, source: Tokenizer, target: Tokenizer) -> None:
+    def __init__(self, source: Tokenizer, target: Tokenizer, lower: bool = False) -> None:
         super().__init__(target.specials)
-        self.source, self.target = source, target
+        self.source, self.target, self.lower = source, target, lower
         self.vocab_size, self.lossless = target.vocab_size, target.lossless
 
     def encode(self, text: str, before: str = "") -> np.ndarray:
-        return self.source.encode(text, before)
+        return self.source.encode(text.lower() if self.lower else text, before)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.target.decode(ids)
 
     def to_json(self) -> str:
         parts = dict.fromkeys([self.source, self.target])  # one, where it is shared
-        return json.dumps({"kind": self.kind, "parts": [part.to_json() for part in parts]}, ensure_ascii=False)
+        state = {"kind": self.kind, "lower": self.lower, "parts": [part.to_json() for part in parts]}
+        return json.dumps(state, ensure_ascii=False)
 
 
 def tokenizers_library() -> Any:
@@ -316,9 +318,9 @@ def tokenizer_from_json(text: str) -> Tokenizer:
         kind = state.pop("kind")
         if kind == PairTokenizer.kind:
             parts = [tokenizer_from_json(part) for part in state["parts"]]
-            return PairTokenizer(parts[0], parts[-1])
+            return PairTokenizer(parts[0], parts[-1], state["lower"])
         return KINDS[kind](**state)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"this is not a tokenizer of this template ({error}): give one that a run has made") from error
 
 

@@ -31,10 +31,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from lightning_modules.base import sampling, warmup
+from lightning_modules.base import sampling
 from lightning_modules.layers.attention import AttentionMap, watching_attention
 from lightning_modules.layers.language import LanguageModel, window_start
 from lightning_modules.layers.muon import Muon
+from lightning_modules.layers.schedules import cosine
 from lightning_modules.layers.transformer import NORMS, Block, KVCache, Shape
 
 
@@ -137,16 +138,7 @@ class GPT(LanguageModel):
             adam: torch.optim.Optimizer = Muon(groups, h.embedding_rate, betas=tuple(h.betas))
         else:
             adam = torch.optim.AdamW(groups, h.learning_rate, betas=tuple(h.betas), fused=True)
-        total = int(self.trainer.estimated_stepping_batches)
-
-        def rate(step: int) -> float:
-            """Linear up, then half a cosine down to a tenth."""
-            if step < h.warmup_steps:
-                return warmup(step + 1, h.warmup_steps)
-            progress = min(1.0, (step - h.warmup_steps) / max(1, total - h.warmup_steps))
-            return 0.55 + 0.45 * math.cos(math.pi * progress)
-
-        return [adam], [{"scheduler": torch.optim.lr_scheduler.LambdaLR(adam, rate), "interval": "step"}]
+        return [adam], [cosine(adam, int(self.trainer.estimated_stepping_batches), h.warmup_steps, last=0.1)]
 
     # Decoding
 

@@ -1,8 +1,11 @@
 """Schedules that PyTorch does not have."""
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 
 class GoodfellowSchedule(LRScheduler):
@@ -57,3 +60,23 @@ class ConstantThenExponential(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         return [base * self.factor ** max(0, self.last_epoch + 1 - self.constant) for base in self.base_lrs]
+
+
+def cosine(optimizer: torch.optim.Optimizer, total: int, warmup_steps: int = 0, last: float = 0.0) -> dict[str, Any]:
+    """Linear up over `warmup_steps` updates, then half a cosine down to a share `last` at update `total`."""
+
+    def rate(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        progress = min(1.0, (step - warmup_steps) / max(1, total - warmup_steps))
+        return (1 + last) / 2 + (1 - last) / 2 * math.cos(math.pi * progress)
+
+    return {"scheduler": LambdaLR(optimizer, rate), "interval": "step"}
+
+
+def inverse_square_root(optimizer: torch.optim.Optimizer, warmup_steps: int) -> dict[str, Any]:
+    """Step size times min(s^-1/2, s * warmup_steps^-3/2) at update s = 1, 2, ... (Vaswani et al. 2017, Eq. 3)."""
+    return {
+        "scheduler": LambdaLR(optimizer, lambda step: min((step + 1) ** -0.5, (step + 1) * warmup_steps**-1.5)),
+        "interval": "step",
+    }

@@ -1,13 +1,15 @@
-"""Blocks of Transformers that only look back, and the cache that lets them write a token without reading all others again.
+"""Blocks of Transformers, and the cache that lets those that only look back write a token without reading all others again.
 
 | part | choices | source |
 |---|---|---|
 | norm | layer; rms, which neither centres nor shifts | Ba et al. 2016; Zhang and Sennrich 2019 |
+| norm_first | before each branch; or after it is added, as at first | Radford et al. 2019; Vaswani et al. 2017 |
 | positions | learned, added to the tokens; rotary, turning queries and keys | Radford et al. 2018; Su et al. 2021, Eq. 34 |
-| feed-forward | gelu; swiglu, gated, of two thirds the width | Hendrycks and Gimpel 2016; Shazeer 2020, Eq. 6 |
+| feed-forward | relu; gelu; swiglu, gated, of 2/3 the width | Vaswani et al.; Hendrycks and Gimpel 2016; Shazeer 2020, Eq. 6 |
 | qk_norm | queries and keys of unit scale before they meet | Henry et al. 2020 |
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +36,8 @@ class Shape:
         rotary: whether queries and keys are turned by their positions.
         feed_forward: see the table above.
         qk_norm: see the table above.
+        norm_first: see the table above.
+        hidden: width inside of the feed-forward layers; four times the other unless given (gated: 8/3 of it).
 
     Raises:
         UserError: if the width is no multiple of the heads, or the heads' width is odd and rotary.
@@ -45,8 +49,10 @@ class Shape:
     attention_dropout: float
     norm: Literal["layer", "rms"]
     rotary: bool
-    feed_forward: Literal["gelu", "swiglu"]
-    qk_norm: bool
+    feed_forward: Literal["relu", "gelu", "swiglu"]
+    qk_norm: bool = False
+    norm_first: bool = True
+    hidden: int | None = None
 
     def __post_init__(self) -> None:
         if self.width % self.heads or (self.rotary and self.width // self.heads % 2):
@@ -81,6 +87,17 @@ class KVCache:
         self.rows = torch.arange(rows, device=device)
         self.place: Tensor | None = None
 
+    def select(self, rows: Tensor) -> None:
+        """Keep rows (K,), in that order; one may be kept several times. Only what is filled is moved."""
+        assert self.values is not None
+        seen = max(self.lengths)
+        kept = self.values[:, :, rows, :, :seen]
+        if len(rows) > self.values.shape[2]:
+            self.values = self.values.new_zeros(*self.values.shape[:2], len(rows), *self.values.shape[3:])
+        self.values = self.values[:, :, : len(rows)]
+        self.values[:, :, :, :, :seen] = kept
+        self.lengths = [self.lengths[row] for row in rows.tolist()]
+
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Keep keys and values (K, H, S, D); all that may be attended to, and where (None: as far as each token's own place)."""
         if self.values is None:
@@ -106,8 +123,8 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
 
 
-class CausalSelfAttention(nn.Module):
-    """Attention of each token to itself and those before it.
+class SelfAttention(nn.Module):
+    """Attention of each token to itself and those before it, or, with a mask, to all that the mask admits.
 
     Args:
         shape: sizes and choices.
@@ -121,13 +138,12 @@ class CausalSelfAttention(nn.Module):
         self.output = nn.Linear(shape.width, shape.width)
         self.norms = nn.ModuleList([nn.RMSNorm(shape.width // shape.heads) for _ in range(2)]) if shape.qk_norm else None
 
-    def forward(self, x: Tensor, positions: Tensor, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(2, (3, self.shape.heads, -1)).permute(2, 0, 3, 1, 4)  # each (N, H, T, D)
         if self.norms is not None:
             q, k = self.norms[0](q), self.norms[1](k)
         if self.shape.rotary:
             q, k = rotate(q, positions), rotate(k, positions)
-        mask = None
         if cache is not None:
             k, v, mask = cache.extend(self.layer, k, v)
         dropout = self.shape.attention_dropout if self.training else 0.0
@@ -135,13 +151,34 @@ class CausalSelfAttention(nn.Module):
         return self.output(mixed.transpose(1, 2).flatten(2))
 
 
-class FeedForward(nn.Module):
-    """Two linear layers with four times the width between them, or three with a gate and as many parameters."""
+class CrossAttention(nn.Module):
+    """Attention of each token of one sequence to all of another, the memory."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.gated = shape.feed_forward == "swiglu"
-        hidden = 8 * shape.width // 3 if self.gated else 4 * shape.width
+        self.shape = shape
+        self.query, self.output = nn.Linear(shape.width, shape.width), nn.Linear(shape.width, shape.width)
+        self.keys_values = nn.Linear(shape.width, 2 * shape.width)
+
+    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (N, H, S, D) of a memory (N, S, width), once for all tokens that look at it."""
+        k, v = self.keys_values(memory).unflatten(2, (2, self.shape.heads, -1)).permute(2, 0, 3, 1, 4)
+        return k, v
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """(N, T, width) of x (N, T, width); mask (N, 1, 1, S) is True where there is something."""
+        q = self.query(x).unflatten(2, (self.shape.heads, -1)).transpose(1, 2)  # (N, H, T, D)
+        dropout = self.shape.attention_dropout if self.training else 0.0
+        return self.output(attend(q, keys, values, mask, dropout).transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers, or three with a gate."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.gated, self.activation = shape.feed_forward == "swiglu", F.relu if shape.feed_forward == "relu" else F.gelu
+        hidden = shape.hidden or (8 * shape.width // 3 if self.gated else 4 * shape.width)
         self.input = nn.Linear(shape.width, 2 * hidden if self.gated else hidden)
         self.output = nn.Linear(hidden, shape.width)
 
@@ -150,17 +187,37 @@ class FeedForward(nn.Module):
         if self.gated:
             gate, value = hidden.chunk(2, -1)
             return self.output(F.silu(gate) * value)
-        return self.output(F.gelu(hidden))
+        return self.output(self.activation(hidden))
 
 
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x)): the norms stand before, as in GPT-2."""
+class Residual(nn.Module):
+    """Base of blocks whose branches are added to a stream, each with a norm of its own.
+
+    Args:
+        shape: sizes and choices.
+        branches: how many.
+    """
+
+    def __init__(self, shape: Shape, branches: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.norms = nn.ModuleList([NORMS[shape.norm](shape.width) for _ in range(branches)])
+
+    def add(self, number: int, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        """(N, T, width) of x (N, T, width): norm(x) goes into the branch, or x + branch(x) into the norm."""
+        norm, dropout = self.norms[number], self.shape.dropout
+        if self.shape.norm_first:
+            return x + F.dropout(branch(norm(x)), dropout, self.training)
+        return norm(x + F.dropout(branch(x), dropout, self.training))
+
+
+class Block(Residual):
+    """Self-attention, then feed-forward."""
 
     def __init__(self, shape: Shape, layer: int) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList([NORMS[shape.norm](shape.width) for _ in range(2)])
-        self.attention, self.feed_forward, self.dropout = CausalSelfAttention(shape, layer), FeedForward(shape), shape.dropout
+        super().__init__(shape, 2)
+        self.attention, self.feed_forward = SelfAttention(shape, layer), FeedForward(shape)
 
-    def forward(self, x: Tensor, positions: Tensor, cache: KVCache | None) -> Tensor:
-        x = x + F.dropout(self.attention(self.norms[0](x), positions, cache), self.dropout, self.training)
-        return x + F.dropout(self.feed_forward(self.norms[1](x)), self.dropout, self.training)
+    def forward(self, x: Tensor, positions: Tensor, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
+        x = self.add(0, x, lambda y: self.attention(y, positions, cache, mask))
+        return self.add(1, x, self.feed_forward)

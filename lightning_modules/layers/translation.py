@@ -1,0 +1,245 @@
+"""What all systems share that write one text for another: the objective, its figures over a whole split, and translating.
+
+    -log p(y|x) = sum_t -log p(y_t | y_<t, x)          (1)
+
+Unlike the p(y|x) of a classifier, y is a text: there are more of them than can be listed, so that the likeliest one has to be
+looked for (`beam_search`), and many are right, so that they are compared with a reference by what they share with it (BLEU).
+"""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from console import UserError
+from datamodules.tokenizer import PairTokenizer
+from lightning_modules.base import sampling
+from lightning_modules.layers.attention import AttentionMap, watching_attention
+from lightning_modules.layers.decoding import Search, beam_search
+from lightning_modules.layers.tokens import TokenModule, token_losses
+from metrics.language import TokenNLL
+from metrics.translation import bleu, bleu_by_length, chrf, exact_match, tokenised_bleu
+
+BEAM = Search(beam=5)  # of the figures in test, beside the greedy ones
+PAD, BEGIN, STOP = range(3)  # special tokens come first in every vocabulary
+
+
+class Translator(TokenModule):
+    """Base of encoder-decoder systems.
+
+    A subclass brings `encode`, `decode` with all targets given, and `start`, `step` and `select` to write one token at a time.
+
+    Attributes:
+        smoothing: share of each target's probability that is spread over all tokens, in training.
+        tokenizer: of both sides.
+    """
+
+    monitor: ClassVar[tuple[str, str] | None] = ("val/bleu", "max")
+    smoothing: float = 0.0
+    tokenizer: PairTokenizer | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nll = TokenNLL()
+        self._written: dict[str, dict[int, str]] = {}
+
+    def encode(self, source: Tensor, length: Tensor) -> Any:
+        """What is kept of sources (N, S) with `length` (N,) tokens each."""
+        raise NotImplementedError
+
+    def decode(self, memory: Any, tokens: Tensor) -> Tensor:
+        """Logits (N, T, V) of what follows each of tokens (N, T)."""
+        raise NotImplementedError
+
+    def start(self, memory: Any, most: int) -> Any:
+        """State before the first of at most `most` tokens, a row for each sentence."""
+        raise NotImplementedError
+
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """See `Searchable`."""
+        raise NotImplementedError
+
+    def select(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
+        """See `Searchable`."""
+        raise NotImplementedError
+
+    # Training
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        """Logits (N, T, V) of all targets of a batch."""
+        return self.decode(self.encode(batch["source"], batch["source_length"]), batch["target"][:, :-1])
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        losses = token_losses(self(batch), batch["target"][:, 1:], batch["target_length"], self.smoothing)  # Eq. 1
+        self.log_train(loss=losses.sum() / batch["targets"])
+        return self.token_mean(losses, batch["targets"])
+
+    # Figures
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._measure(batch, "val", {"": Search()})
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._measure(batch, "test", {"": Search(), f"_beam{BEAM.beam}": BEAM})
+
+    def _measure(self, batch: dict[str, Any], stage: str, searches: dict[str, Search]) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.nll.description = f"unit=nats/token|split={data.split_name(stage)}"
+        self.nll.update(token_losses(self(batch), batch["target"][:, 1:], batch["target_length"]), batch["targets"])
+        self.log_metric(f"{stage}/nll", self.nll)
+        for name, search in searches.items():
+            written = self.write(batch["source"], batch["source_length"], search)
+            self._written.setdefault(name, {}).update(zip(batch["index"].tolist(), written))
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self._score("val")
+
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        self._score("test")
+
+    def _score(self, stage: str) -> None:
+        """Compare all that was written, on all ranks, with the references."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self._note(stage, "ppl", self.nll.compute().exp(), self.nll.signature.replace("nll", "ppl", 1))
+        sources, references = data.texts(stage)
+        for name, mine in self._written.items():
+            every: list[Any] = [mine]
+            if self.trainer.world_size > 1:
+                every = [None] * self.trainer.world_size
+                torch.distributed.all_gather_object(every, mine)
+            written = dict(sorted(item for part in every for item in part.items()))
+            texts = list(written.values()), [references[index] for index in written]
+            search = BEAM if name else Search()
+            note = f"{search.signature}|split={data.split_name(stage)}|n={len(written)}"
+            self._note(stage, f"bleu{name}", *bleu(*texts, data.lower), note)
+            self._note(stage, f"exact{name}", *exact_match(*texts), note)
+            if stage == "test":
+                self._note(stage, f"chrf{name}", *chrf(*texts, data.lower), note)
+                for bucket, found in bleu_by_length(*texts, [sources[i] for i in written], data.lower).items():
+                    self._note(stage, f"bleu_source_{bucket}{name}", *found, note)
+                if hasattr(data, "tokenise"):
+                    self._note(stage, f"bleu_tokenised{name}", *tokenised_bleu(*texts, data.tokenise, data.word_rules), note)
+        self._written = {}
+
+    def _note(self, stage: str, name: str, value: Tensor | float, signature: str, note: str = "") -> None:
+        self.log(f"{stage}/{name}", float(value))  # equal on all ranks
+        self.signatures[f"{stage}/{name}"] = f"{signature[:-1]}|{note}]" if note else signature
+
+    # Translating
+
+    def write(self, source: Tensor, length: Tensor, search: Search) -> list[str]:
+        """The likeliest text that is found for each of sources (N, S)."""
+        assert self.tokenizer is not None
+        most = [search.max_length or 2 * size + 10 for size in length.tolist()]
+        state = self.start(self.encode(source, length), max(most))
+        found = beam_search(self, state, len(source), most, search, begin=BEGIN, stop=STOP, device=source.device)
+        return [self.tokenizer.target.decode(one[0][1]) if one else "" for one in found]
+
+    def read(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Sources (N, S) and their lengths (N,) of texts, padded.
+
+        Raises:
+            UserError: if one has an unknown character.
+        """
+        if self.tokenizer is None:
+            raise UserError("this checkpoint has no tokenizer: it was not made by train.py")
+        rows = [[*self.tokenizer.encode(text).tolist(), STOP] for text in texts]
+        length = torch.tensor([len(row) for row in rows])
+        source = torch.full((len(rows), int(length.max())), PAD)
+        for number, row in enumerate(rows):
+            source[number, : len(row)] = torch.tensor(row)
+        return source.to(self.device), length.to(self.device)
+
+    @sampling
+    def translate(self, texts: list[str], search: Search = BEAM, budget: int = 4096) -> list[str]:
+        """Translations in the order of the texts; of an empty one an empty one.
+
+        Args:
+            texts: any number.
+            search: how they are looked for.
+            budget: most tokens of a batch, padding included.
+        """
+        made = [""] * len(texts)
+        for chosen in self._batches(texts, budget):
+            source, length = self.read([texts[number] for number in chosen])
+            for number, text in zip(chosen, self.write(source, length, search)):
+                made[number] = text
+        return made
+
+    @staticmethod
+    def _batches(texts: list[str], budget: int) -> Iterator[list[int]]:
+        """Numbers of texts of about one length; one that is too long is alone."""
+        chosen: list[int] = []
+        for number in sorted((n for n, text in enumerate(texts) if text.strip()), key=lambda n: len(texts[n])):
+            if chosen and (len(chosen) + 1) * len(texts[number]) > budget:
+                yield chosen
+                chosen = []
+            chosen.append(number)
+        if chosen:
+            yield chosen
+
+    @sampling
+    def sample(
+        self,
+        seeds: list[int],
+        *,
+        batch: dict[str, Any],
+        beam: int = 5,
+        length_penalty: float = 0.6,
+        penalty: Literal["wu", "plain"] = "wu",
+        min_length: int = 0,
+        max_length: int = 0,
+    ) -> list[str]:
+        """Translate.
+
+        Args:
+            seeds: seed i picks text i of the test split; `sample.py --input` brings texts of your own.
+            batch: `source` and `source_length`.
+            beam: translations that are followed at a time; 1 always takes the likeliest token.
+            length_penalty: alpha, above 0 favours longer ones.
+            penalty: wu divides log-probabilities by ((5 + length) / 6)^alpha, plain by length^alpha.
+            min_length: fewest tokens, with the end.
+            max_length: most tokens; 0 for twice the source and 10.
+
+        Returns:
+            N texts.
+
+        Raises:
+            UserError: if an option is out of its range.
+        """
+        search = Search(beam, length_penalty, penalty, min_length, max_length)
+        return self.write(batch["source"].to(self.device), batch["source_length"].to(self.device), search)
+
+    @sampling
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
+        """A table of sources, references and translations."""
+        if self.tokenizer is None:  # before a run has begun there is only its shape to be shown
+            self(batch)
+            return {}
+        written = self.write(batch["source"], batch["source_length"], Search())
+        source, target = self.tokenizer.source, self.tokenizer.target
+        rows = zip(batch["source"].tolist(), batch["target"].tolist(), written)
+        return {"translations": [f"{source.decode(a)}\n  = {target.decode(b)}\n  > {text}" for a, b, text in rows]}
+
+    def cross_attention(self, weights: list[Tensor]) -> dict[str, Tensor]:
+        """Of all attention that was watched in one `decode`, that to the source by name, (N, H, T, S) each."""
+        return {}
+
+    @sampling
+    def attention_maps(self, batch: dict[str, Any]) -> dict[str, AttentionMap]:
+        """Of the first text of a batch: what its translation looked at, word by word."""
+        assert self.tokenizer is not None
+        source, length = batch["source"][:1, : int(batch["source_length"][0])], batch["source_length"][:1]
+        memory = self.encode(source, length)
+        most = [2 * len(source[0]) + 10]
+        ((_, ids), *_), = beam_search(
+            self, self.start(memory, most[0]), 1, most, Search(), begin=BEGIN, stop=STOP, device=source.device
+        )  # fmt: skip
+        with watching_attention() as weights:
+            self.decode(self.encode(source, length), torch.tensor([[BEGIN, *ids]], device=source.device))
+        rows = [self.tokenizer.target.token(number) for number in [*ids, STOP]]
+        columns = [self.tokenizer.source.token(number) for number in source[0].tolist()]
+        return {name: AttentionMap(rows, columns, one[0]) for name, one in self.cross_attention(weights).items()}

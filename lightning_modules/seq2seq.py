@@ -1,0 +1,200 @@
+"""Encoder-decoder: one recurrent network reads a sentence, another writes its translation, with or without a look back.
+
+Sutskever, Vinyals and Le, "Sequence to Sequence Learning with Neural Networks", NIPS 2014, and Cho et al., "Learning Phrase
+Representations using RNN Encoder-Decoder", EMNLP 2014 (no attention); Bahdanau, Cho and Bengio, "Neural Machine Translation by
+Jointly Learning to Align and Translate", ICLR 2015 (additive); Luong, Pham and Manning, "Effective Approaches to Attention-based
+Neural Machine Translation", EMNLP 2015 (multiplicative). With Eq. 1 of `layers/translation.py`:
+
+    h_j = [RNN(x_j, h_{j-1}); RNN(x_j, h_{j+1})],   s_0 = tanh(W_0 h_end)                    (2)
+    s_t = RNN([y_{t-1}; c_t], s_{t-1})                                                       (3)
+    p(y_t | y_<t, x) = softmax(W_o D tanh(U [s_t; y_{t-1}; c_t]))                            (4)
+    none:            c_t = c, what the encoder ends with                                     (5)
+    additive:        c_t = sum_j a_tj h_j,  a_tj = softmax_j v' tanh(W_a s_{t-1} + U_a h_j)  (6)
+    multiplicative:  c_t = sum_j a_tj h_j,  a_tj = softmax_j s_{t-1}' W_a h_j                (7)
+
+Without attention all that a sentence says has to fit into c, one vector for five words and for fifty: the beginning of a long
+sentence is forgotten, which is why Sutskever et al. read it backwards. With attention the decoder looks at each word when it needs
+it, and `attention_maps` shows at which (`test/bleu_source_…` has BLEU by length of both).
+
+| paper | here |
+|---|---|
+| h_j, s_t, c_t | memory (N, S, 2 width), state (L, N, width), context (N, 2 width) |
+| x_j, y_t | source_embedding, target_embedding |
+| teacher forcing | y_{t-1} is the true word; with probability 1 - teacher_forcing the likeliest one of the step before |
+
+Departures from the papers: one bidirectional layer's ends make c (Sutskever et al.: four layers' last states); the output layer is
+tanh (Bahdanau et al.: maxout) and its matrix the target embedding's (Press and Wolf 2017); Luong et al. look with s_t and feed
+tanh(U [s_t; c_t]) back instead of c_t; Adam.
+"""
+
+import random
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from lightning_modules.layers.attention import watch
+from lightning_modules.layers.schedules import cosine
+from lightning_modules.layers.translation import Translator
+
+CELLS: dict[str, Any] = {"gru": nn.GRU, "lstm": nn.LSTM}
+
+
+class Memory(NamedTuple):
+    """What is kept of N sources.
+
+    Attributes:
+        states: h, (N, S, 2 width).
+        keys: what is compared with a state in Eq. 6 and 7, (N, S, width).
+        mask: True where there is a word, (N, S).
+        first: s_0, (L, N, width), twice for an LSTM.
+        context: c of Eq. 5, (N, 2 width).
+    """
+
+    states: Tensor
+    keys: Tensor
+    mask: Tensor
+    first: tuple[Tensor, ...]
+    context: Tensor
+
+
+class Seq2Seq(Translator):
+    """Recurrent encoder-decoder.
+
+    Args:
+        source_vocab_size: a fact of the data.
+        vocab_size: of targets, a fact of the data.
+        attention: Eq. 5, 6 or 7.
+        cell: of both networks.
+        layers: L, of the decoder and of the encoder.
+        width: of each state.
+        embedding: size of a word's vector.
+        dropout: D, also of embeddings and between layers.
+        reverse_source: read sources backwards.
+        teacher_forcing: probability that a step of training sees the true word before it.
+        smoothing: of labels.
+        learning_rate: of Adam, on half a cosine to 0.
+        warmup_steps: updates on the way up.
+    """
+
+    def __init__(
+        self,
+        source_vocab_size: int,
+        vocab_size: int,
+        attention: Literal["none", "additive", "multiplicative"] = "additive",
+        cell: Literal["gru", "lstm"] = "gru",
+        layers: int = 1,
+        width: int = 256,
+        embedding: int = 256,
+        dropout: float = 0.3,
+        reverse_source: bool = False,
+        teacher_forcing: float = 1.0,
+        smoothing: float = 0.0,
+        learning_rate: float = 1e-3,
+        warmup_steps: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.smoothing = smoothing
+        inner = dropout if layers > 1 else 0.0
+        self.source_embedding = nn.Embedding(source_vocab_size, embedding)
+        self.target_embedding = nn.Embedding(vocab_size, embedding)
+        self.encoder = CELLS[cell](embedding, width, layers, batch_first=True, dropout=inner, bidirectional=True)
+        self.bridge = nn.Linear(2 * width, layers * width * (2 if cell == "lstm" else 1))  # W_0
+        self.keys = nn.Linear(2 * width, width, bias=False)  # U_a, W_a of Eq. 7
+        self.query = nn.Linear(width, width) if attention == "additive" else None  # W_a of Eq. 6
+        self.score = nn.Linear(width, 1, bias=False) if attention == "additive" else None  # v
+        self.decoder = CELLS[cell](embedding + 2 * width, width, layers, batch_first=True, dropout=inner)
+        self.readout = nn.Linear(width + embedding + 2 * width, embedding)  # U
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        for part in (self.source_embedding, self.target_embedding):
+            nn.init.normal_(part.weight, 0.0, embedding**-0.5)
+
+    def encode(self, source: Tensor, length: Tensor) -> Memory:
+        if self.hparams.reverse_source:
+            place = torch.arange(source.shape[1], device=source.device)
+            source = source.gather(1, torch.where(place < length[:, None], length[:, None] - 1 - place, place))
+        packed = pack_padded_sequence(
+            self._drop(self.source_embedding(source)), length.cpu(), batch_first=True, enforce_sorted=False
+        )
+        out, last = self.encoder(packed)
+        states, _ = pad_packed_sequence(out, batch_first=True, total_length=source.shape[1])
+        final = last[0] if isinstance(last, tuple) else last  # (2 L, N, width)
+        context = torch.cat([final[-2], final[-1]], 1)
+        parts = self.bridge(context).tanh().view(len(source), -1, self.hparams.layers, self.hparams.width)  # Eq. 2
+        first = tuple(part.transpose(0, 1).contiguous() for part in parts.unbind(1))
+        mask = torch.arange(source.shape[1], device=source.device) < length[:, None]
+        return Memory(states, self.keys(states), mask, first, context)
+
+    def look(self, memory: Memory, state: Tensor) -> Tensor:
+        """c_t (N, K, 2 width) for states (N, K, width) of the decoder, K for each source."""
+        if self.hparams.attention == "none":
+            return memory.context[:, None].expand(-1, state.shape[1], -1)  # Eq. 5
+        if self.query is None or self.score is None:
+            scores = state @ memory.keys.mT  # Eq. 7, (N, K, S)
+        else:
+            scores = self.score((self.query(state)[:, :, None] + memory.keys[:, None]).tanh())[..., 0]  # Eq. 6
+        weights = scores.masked_fill(~memory.mask[:, None], -torch.inf).softmax(-1)
+        watch(weights[:, None])
+        return weights @ memory.states
+
+    def advance(self, words: Tensor, context: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """s_t (N, T, width) and the state after vectors (N, T, embedding) with contexts (N, T, 2 width); Eq. 3."""
+        out, after = self.decoder(torch.cat([words, context], 2), state if len(state) == 2 else state[0])
+        return out, after if isinstance(after, tuple) else (after,)
+
+    def logits(self, out: Tensor, words: Tensor, context: Tensor) -> Tensor:
+        """(N, T, V) by Eq. 4."""
+        hidden = self._drop(self.readout(torch.cat([out, words, context], 2)).tanh())
+        return F.linear(hidden, self.target_embedding.weight, self.bias)
+
+    def decode(self, memory: Memory, tokens: Tensor) -> Tensor:
+        words = self._drop(self.target_embedding(tokens))  # (N, T, embedding)
+        forced = not self.training or self.hparams.teacher_forcing >= 1
+        if forced and self.hparams.attention == "none":  # nothing of a step depends on the one before but the state
+            context = self.look(memory, words)
+            return self.logits(self.advance(words, context, memory.first)[0], words, context)
+        state = memory.first
+        steps: list[tuple[Tensor, Tensor, Tensor]] = []  # of outputs, words and contexts
+        for t in range(tokens.shape[1]):
+            word = words[:, t : t + 1]
+            if t and not forced and random.random() >= self.hparams.teacher_forcing:
+                word = self._drop(self.target_embedding(self.logits(*steps[-1]).argmax(-1)))
+            context = self.look(memory, state[0][-1][:, None])
+            out, state = self.advance(word, context, state)
+            steps.append((out, word, context))
+        return self.logits(*(torch.cat(parts, 1) for parts in zip(*steps)))  # one large product instead of T small ones
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.hparams.dropout, self.training)
+
+    def configure_optimizers(self) -> Any:
+        adam = torch.optim.Adam(self.parameters(), self.hparams.learning_rate, fused=True)
+        return [adam], [cosine(adam, int(self.trainer.estimated_stepping_batches), self.hparams.warmup_steps)]
+
+    # Writing
+
+    def start(self, memory: Memory, most: int) -> tuple[Memory, tuple[Tensor, ...]]:
+        return memory, memory.first
+
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        memory, recurrent = state
+        words = self.target_embedding(tokens)[:, None]  # (R, 1, embedding)
+        query = recurrent[0][-1].view(len(memory.mask), -1, self.hparams.width)  # K rows of each source look at it together
+        context = self.look(memory, query).flatten(0, 1)[:, None]
+        out, recurrent = self.advance(words, context, recurrent)
+        return self.logits(out, words, context)[:, 0], (memory, recurrent)
+
+    def select(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
+        memory, recurrent = state
+        states, keys, mask, context = (part[sentences] for part in (memory.states, memory.keys, memory.mask, memory.context))
+        left = Memory(states, keys, mask, memory.first, context)
+        return left, tuple(part[:, rows].contiguous() for part in recurrent)
+
+    def cross_attention(self, weights: list[Tensor]) -> dict[str, Tensor]:
+        if not weights:
+            return {}
+        maps = torch.cat(weights, 2)
+        return {"source": maps.flip(-1) if self.hparams.reverse_source else maps}

@@ -1,0 +1,314 @@
+"""Systems that write one text for another: padding never shows, writing equals reading, the search finds what there is, and the
+networks are the published ones."""
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from console import UserError
+from lightning_modules.layers.attention import watching_attention
+from lightning_modules.layers.decoding import Search, beam_search
+from lightning_modules.layers.schedules import cosine, inverse_square_root
+from lightning_modules.layers.tokens import token_losses
+from lightning_modules.layers.translation import BEGIN, STOP, Translator
+from lightning_modules.seq2seq import Seq2Seq
+from lightning_modules.transformer import Transformer, sinusoids
+
+VOCABULARY = 9
+SYSTEMS: dict[str, Any] = {
+    "none": lambda: Seq2Seq(VOCABULARY, VOCABULARY, "none", width=12, embedding=6),
+    "reversed": lambda: Seq2Seq(VOCABULARY, VOCABULARY, "none", "lstm", 2, 12, 6, reverse_source=True),
+    "additive": lambda: Seq2Seq(VOCABULARY, VOCABULARY, "additive", width=12, embedding=6),
+    "multiplicative": lambda: Seq2Seq(VOCABULARY, VOCABULARY, "multiplicative", "lstm", 2, 12, 6),
+    "post-norm": lambda: Transformer(VOCABULARY, VOCABULARY, 2, 2, 16, 24),
+    "pre-norm": lambda: Transformer(VOCABULARY, VOCABULARY, 2, 2, 16, 24, norm_first=True, shared=False),
+}
+
+
+@pytest.fixture(params=SYSTEMS)
+def model(request: pytest.FixtureRequest) -> Translator:
+    torch.manual_seed(1)
+    made: Translator = SYSTEMS[request.param]().eval()
+    if isinstance(made, Seq2Seq):
+        for p in made.parameters():
+            p.data.mul_(3)  # so that logits differ
+    return made
+
+
+def sources(*lengths: int) -> tuple[Tensor, Tensor]:
+    """Random sources (N, S) that end with STOP, padded with noise that nobody may see."""
+    source = torch.randint(3, VOCABULARY, (len(lengths), max(lengths)))
+    for row, length in enumerate(lengths):
+        source[row, length - 1] = STOP
+    return source, torch.tensor(lengths)
+
+
+@torch.no_grad()
+def test_padding_never_shows(model: Translator) -> None:
+    """A batch of unequal sentences gives what each gives alone, whatever stands in the padding."""
+    (source, length), tokens = sources(7, 3, 5), torch.randint(3, VOCABULARY, (3, 6))
+    together = model.decode(model.encode(source, length), tokens)
+    for row, size in enumerate(length.tolist()):
+        alone = model.decode(model.encode(source[row : row + 1, :size], length[row : row + 1]), tokens[row : row + 1])
+        torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_no_target_is_seen_before_it_is_predicted(model: Translator) -> None:
+    source, length = sources(5, 4)
+    tokens = torch.randint(3, VOCABULARY, (2, 6))
+    changed = tokens.clone()
+    changed[:, 3:] = (changed[:, 3:] - 2) % 6 + 3
+    one, other = (model.decode(model.encode(source, length), row) for row in (tokens, changed))
+    torch.testing.assert_close(one[:, :3], other[:, :3], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(one[:, 3:], other[:, 3:])
+
+
+@torch.no_grad()
+def test_writing_token_by_token_is_reading_them_at_once(model: Translator) -> None:
+    """The cache and the recurrent state, also when rows are reordered, repeated and dropped on the way, as a beam does."""
+    source, length = sources(7, 3, 5)
+    state, written = model.start(model.encode(source, length), 12), torch.empty(3, 0, dtype=torch.int64)
+    of = torch.arange(3)  # the source of each row
+    moves = {2: ([0, 1, 2], [0, 0, 1, 1, 2, 2]), 4: ([0, 2], [1, 0, 5, 4]), 6: ([1], [3, 3])}  # step: sentences, rows
+    for step in range(9):
+        tokens = torch.randint(3, VOCABULARY, (len(of),))
+        written = torch.cat([written, tokens[:, None]], 1)
+        logits, state = model.step(tokens, state)
+        expected = model.decode(model.encode(source[of], length[of]), written)[:, -1]
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5, msg=f"step {step}")
+        if step in moves:
+            sentences, rows = (torch.tensor(part) for part in moves[step])
+            state, written, of = model.select(state, sentences, rows), written[rows], of[rows]
+
+
+def search(
+    model: Translator, source: Tensor, length: Tensor, options: Search, most: int = 12
+) -> list[list[tuple[float, list[int]]]]:
+    state = model.start(model.encode(source, length), most)
+    return beam_search(model, state, len(source), [most] * len(source), options, begin=BEGIN, stop=STOP, device=source.device)
+
+
+@torch.no_grad()
+def test_beam_of_one_takes_the_likeliest_each_time(model: Translator) -> None:
+    source, length = sources(7, 3, 5, 6)
+    found = search(model, source, length, Search())
+    for row, ((_, ids),) in enumerate(found):
+        tokens = [BEGIN]
+        memory = model.encode(source[row : row + 1], length[row : row + 1])
+        while len(tokens) <= 12 and (token := int(model.decode(memory, torch.tensor([tokens]))[0, -1].argmax())) != STOP:
+            tokens.append(token)
+        assert ids == tokens[1:]
+
+
+@torch.no_grad()
+def test_beams_are_alone(model: Translator) -> None:
+    """Sentences that end at other times, and leave, change nothing for those that stay."""
+    source, length = sources(7, 2, 5, 6)
+    together = search(model, source, length, Search(beam=3))
+    for row, found in enumerate(together):
+        (alone,) = search(model, source[row : row + 1, : length[row]], length[row : row + 1], Search(beam=3))
+        assert [ids for _, ids in alone] == [ids for _, ids in found]
+        assert [score for score, _ in alone] == pytest.approx([score for score, _ in found], abs=1e-4)
+
+
+class Chain:
+    """p(next | last token) by a table; the state is nothing, so that the search alone is tested."""
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return self.table[tokens], state
+
+    def select(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
+        return state
+
+
+@pytest.mark.parametrize("penalty", ["wu", "plain"])
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
+def test_a_beam_as_wide_as_the_space_finds_the_best_there_is(penalty: Any, alpha: float) -> None:
+    """Against all texts of at most four tokens, for two sentences at a time."""
+    tables = torch.randn(5, 5, generator=torch.Generator().manual_seed(3)).log_softmax(-1)
+    options = Search(beam=700, length_penalty=alpha, penalty=penalty)
+    found = beam_search(Chain(tables), None, 2, [4, 3], options, begin=BEGIN, stop=STOP, device=torch.device("cpu"))
+    words = [0, 1, 3, 4]
+    for sentence, most in enumerate((4, 3)):
+        everything = []
+        for size in range(most + 1):
+            for text in itertools.product(words, repeat=size):
+                whole = [BEGIN, *text, *([STOP] if size < most else [])]
+                score = sum(tables[a, b].item() for a, b in itertools.pairwise(whole))
+                everything.append((options.normalised(score, len(whole) - 1), list(text)))
+        best = max(everything)
+        assert found[sentence][0][1] == best[1]
+        assert found[sentence][0][0] == pytest.approx(best[0], abs=1e-4)
+        assert len(found[sentence]) == len(everything)
+
+
+def test_lengths_are_kept() -> None:
+    tables = torch.zeros(5, 5)
+    tables[:, STOP] = 5.0  # would stop at once
+    for least in (0, 1, 3):
+        options = Search(beam=2, min_length=least)
+        (((_, ids), *_),) = beam_search(Chain(tables), None, 1, [6], options, begin=BEGIN, stop=STOP, device=torch.device("cpu"))
+        assert len(ids) == least
+    tables[:, STOP] = -9.0  # would never stop
+    found = beam_search(Chain(tables), None, 2, [6, 3], Search(), begin=BEGIN, stop=STOP, device=torch.device("cpu"))
+    assert [len(ids) for ((_, ids),) in found] == [6, 3]
+
+
+def test_length_penalties() -> None:
+    """Wu et al. 2016, Eq. 14, and the plain one."""
+    assert Search(length_penalty=0.6).normalised(-3.0, 7) == pytest.approx(-3 / 2**0.6)
+    assert Search(length_penalty=0.5, penalty="plain").normalised(-3.0, 9) == pytest.approx(-1)
+    assert Search(length_penalty=0).normalised(-3.0, 9) == -3
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"beam": 0}, {"length_penalty": -1}, {"min_length": 5, "max_length": 4}, {"min_length": -1}], ids=str
+)
+def test_impossible_searches_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="--"):
+        Search(**wrong)
+
+
+# The networks
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@torch.no_grad()
+def test_stacks_are_those_of_pytorch(norm_first: bool) -> None:
+    """`nn.Transformer` with the same weights."""
+    model = Transformer(VOCABULARY, VOCABULARY, 2, 2, 16, 24, norm_first=norm_first).eval()
+    reference = nn.Transformer(16, 2, 2, 2, 24, 0.0, F.relu, batch_first=True, norm_first=norm_first).eval()
+    mine = dict(model.network.named_parameters())
+    state = {}
+    for name in reference.state_dict():
+        stack, *rest = name.split(".")
+        if rest[0] == "norm":
+            state[name] = mine.get(
+                f"norms.{int(stack == 'decoder')}.{rest[1]}", torch.ones(16) if rest[1] == "weight" else torch.zeros(16)
+            )
+            continue
+        _, number, part, *more = rest
+        kind, cross = more[-1], part == "multihead_attn"
+        if part.startswith("norm"):
+            ours = f"norms.{int(part[4:]) - 1}.{kind}"
+        elif part.startswith("linear"):
+            ours = f"feed_forward.{'input' if part == 'linear1' else 'output'}.{kind}"
+        elif kind.startswith("in_proj"):
+            kind = kind.removeprefix("in_proj_")
+            prefix = f"{stack}.{number}."
+            both = [mine[f"{prefix}cross.{one}.{kind}"] for one in ("query", "keys_values")] if cross else []
+            state[name] = torch.cat(both) if cross else mine[f"{prefix}attention.qkv.{kind}"]
+            continue
+        else:
+            ours = f"{'cross' if cross else 'attention'}.output.{kind}"
+        state[name] = mine[f"{stack}.{number}.{ours}"]
+    reference.load_state_dict(state)
+    if not norm_first:  # PyTorch's has a last norm in either case, the paper's has none
+        reference.encoder.norm = reference.decoder.norm = None
+    (source, length), tokens = sources(7, 4), torch.randint(3, VOCABULARY, (2, 5))
+    embed = model.network.embed
+    padding = torch.arange(7) >= length[:, None]
+    mask = nn.Transformer.generate_square_subsequent_mask(5)
+    out = reference(
+        embed(source, model.network.embedding), embed(tokens, model.network.embedding), tgt_mask=mask,
+        src_key_padding_mask=padding, memory_key_padding_mask=padding,
+    )  # fmt: skip
+    expected = out @ model.network.embedding.weight.T
+    torch.testing.assert_close(model.decode(model.encode(source, length), tokens), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_transformer_base_has_its_65_million_parameters() -> None:
+    """Table 3: 65M with 37,000 shared byte pairs; this one has biases in its attention."""
+    with torch.device("meta"):
+        model = Transformer(37_000, 37_000)
+    assert sum(p.numel() for p in model.network.parameters()) / 1e6 == pytest.approx(63.1, abs=0.2)
+
+
+def test_sinusoids() -> None:
+    """Eq. 5, and a shift of position is a rotation."""
+    table = sinusoids(torch.arange(50), 8)
+    assert table[7, 4].item() == pytest.approx(math.sin(7 / 10000 ** (4 / 8)), abs=1e-6)
+    assert table[7, 5].item() == pytest.approx(math.cos(7 / 10000 ** (4 / 8)), abs=1e-6)
+    dots = [(table[i] @ table[i + 5]).item() for i in (0, 10, 40)]
+    assert dots == pytest.approx([dots[0]] * 3, abs=1e-4)
+
+
+def test_label_smoothing() -> None:
+    """(1 - e) of the true token's loss and e of the mean over all tokens."""
+    logits, targets = torch.randn(2, 3, VOCABULARY), torch.randint(VOCABULARY, (2, 3))
+    logs = logits.log_softmax(-1)
+    expected = -0.9 * logs.gather(2, targets[..., None])[..., 0] - 0.1 * logs.mean(-1)
+    expected[1, 2:] = 0
+    torch.testing.assert_close(token_losses(logits, targets, torch.tensor([3, 2]), 0.1), expected)
+
+
+def test_schedules() -> None:
+    """Eq. 4 at, before and after the end of the warm-up; the cosine at its ends and in its middle."""
+
+    def rates(make: Any, steps: int) -> list[float]:
+        sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=512**-0.5)
+        schedule, found = make(sgd)["scheduler"], []
+        for _ in range(steps):
+            found.append(sgd.param_groups[0]["lr"])
+            sgd.step()
+            schedule.step()
+        return found
+
+    noam = rates(lambda sgd: inverse_square_root(sgd, 4000), 16_000)
+    for step in (1, 100, 4000, 4001, 16_000):
+        assert noam[step - 1] == pytest.approx(512**-0.5 * min(step**-0.5, step * 4000**-1.5), rel=1e-6)
+    half = rates(lambda sgd: cosine(sgd, 101, 1), 102)
+    assert [half[i] * 512**0.5 for i in (0, 1, 51, 101)] == pytest.approx([1, 1, 0.5, 0], abs=1e-6)
+
+
+@torch.no_grad()
+def test_attention_looks_only_at_words(model: Translator) -> None:
+    """Weights of each step sum to 1 over the source's own words, and watching changes nothing."""
+    (source, length), tokens = sources(7, 3), torch.randint(3, VOCABULARY, (2, 5))
+    expected = model.decode(model.encode(source, length), tokens)
+    with watching_attention() as weights:
+        torch.testing.assert_close(model.decode(model.encode(source, length), tokens), expected, atol=1e-5, rtol=1e-5)
+    maps = model.cross_attention(weights)
+    assert len(maps) == {"none": 0, "additive": 1, "multiplicative": 1}.get(model.hparams.get("attention", ""), 2)
+    for one in maps.values():
+        assert one.shape[0] == 2
+        assert one.shape[2:] == (5, 7)
+        torch.testing.assert_close(one.sum(-1), torch.ones(one.shape[:-1]))
+        assert one[1, ..., 3:].abs().max() == 0
+
+
+def test_teacher_forcing() -> None:
+    """Never forced, a step sees its own likeliest word and not the true one; always forced, nothing is drawn."""
+    torch.manual_seed(0)
+    own = Seq2Seq(VOCABULARY, VOCABULARY, width=12, embedding=6, dropout=0.0, teacher_forcing=0.0).train()
+    (source, length), tokens = sources(5, 4), torch.randint(3, VOCABULARY, (2, 6))
+    logits = own.decode(own.encode(source, length), tokens)
+    fed = torch.cat([tokens[:, :1], logits[:, :-1].argmax(-1)], 1)
+    torch.testing.assert_close(logits, own.eval().decode(own.encode(source, length), fed), atol=1e-5, rtol=1e-5)
+
+
+def test_averages_are_of_the_last_states() -> None:
+    """Section 6.1: after updates 60, 80 and 100 of 100, and only then."""
+    model = Transformer(VOCABULARY, VOCABULARY, 1, 2, 8, 8, average=3, average_every=20)
+    loop = type("Loop", (), {"_should_accumulate": lambda self: False})()
+    model._trainer = type("Stub", (), {"estimated_stepping_batches": 100, "global_step": 0, "fit_loop": loop})()
+    states = []
+    for step in range(1, 101):
+        model._trainer.global_step = step  # type: ignore[union-attr]
+        with torch.no_grad():
+            model.network.embedding.weight.fill_(step)
+        model.eval()
+        assert (model.judged is model.network) == (step <= 60)
+        model.on_train_batch_end(None, {}, 0)
+        states.append(step)
+    torch.testing.assert_close(model.averaged.module.embedding.weight, torch.full((VOCABULARY, 8), 80.0))
+    assert model.train().judged is model.network
