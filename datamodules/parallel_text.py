@@ -29,7 +29,7 @@ from console import UserError
 from datamodules.base import DataModule, Request, atomic_save, mix_seed
 from datamodules.download import BROKEN, fetch, sha256
 from datamodules.images import take_subset
-from datamodules.text import make_folder, open_ids, padded, read_pieces
+from datamodules.text import Batching, TextDataModule, make_folder, open_ids, padded, read_pieces
 from datamodules.tokenizer import KINDS, RECORD, Kind, PairTokenizer, Tokenizer, tokenizer_from_json
 
 SIDES = ("source", "target")
@@ -672,6 +672,53 @@ class Multi30k(ParallelFiles):
                 atomic_save(path, lambda file: shutil.copyfileobj(content, file))
         except BROKEN as error:
             raise UserError(f"{packed}: is damaged ({error}); remove it, and it is downloaded again") from error
+
+
+class Multi30kText(TextDataModule):
+    """One side of `Multi30k`, a caption a line.
+
+    Args:
+        language: "en" or "de".
+        **kwargs: see `TextDataModule`.
+    """
+
+    def __init__(
+        self,
+        language: Literal["de", "en"] = "en",
+        context: int = 64,
+        batching: Batching = "records",
+        tokenizer: Kind = "bpe",
+        vocab_size: int = 4000,
+        tokenizer_file: str | None = None,
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        root: str | None = None,
+        max_samples: int | None = None,
+    ) -> None:
+        super().__init__(
+            context,
+            batching,
+            tokenizer,
+            vocab_size,
+            tokenizer_file,
+            0.1,
+            batch_size,
+            eval_batch_size,
+            num_workers,
+            root,
+            max_samples,
+        )
+        self.pairs = Multi30k(language, language, root=root)
+
+    def sources(self) -> dict[str, Path]:
+        return {split: source for split, (source, _) in self.pairs.files().items()}
+
+    def pieces(self, source: Path) -> Iterator[str]:
+        return read_pieces(source)
+
+    def digest(self) -> str:
+        return repr({split: sha256(path) for split, path in self.sources().items()})
 
 
 @cache

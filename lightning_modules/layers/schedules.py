@@ -80,3 +80,14 @@ def inverse_square_root(optimizer: torch.optim.Optimizer, warmup_steps: int) -> 
         "scheduler": LambdaLR(optimizer, lambda step: min((step + 1) ** -0.5, (step + 1) * warmup_steps**-1.5)),
         "interval": "step",
     }
+
+
+def linear(optimizer: torch.optim.Optimizer, total: int, warmup_steps: int) -> dict[str, Any]:
+    """Straight up over `warmup_steps` updates, then straight down to 0 at update `total`."""
+
+    def rate(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        return max(0.0, (total - step) / max(1, total - warmup_steps))
+
+    return {"scheduler": LambdaLR(optimizer, rate), "interval": "step"}
