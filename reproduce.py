@@ -64,6 +64,8 @@ def run_function(entry: dict[str, Any], seed: int) -> dict[str, Any]:
         if hasattr(data.split(split), kind):
             value = getattr(data.split(split), kind)
             tensors[f"{split}_{kind}"] = getattr(value, "images", value)
+    if hasattr(data, "texts"):
+        tensors |= {f"{split}_texts": data.texts(split) for split in ("train", "val", "test")}
     wanted = inspect.signature(function).parameters
     options = {**tensors, **entry.get("arguments", {}), "seed": seed}
     begin = time.perf_counter()

@@ -5,20 +5,24 @@ grid.png, and their paths to stdout; texts go to stdout, one sample a line. Pict
 beside it.
 
 Texts go on from `--prompt TEXT`, or from what stdin brings with `--prompt -`; a terminal sees them grow. `--show_probs 5` shows
-each step's likeliest tokens, and `--score FILE` how much every token of a text surprises the model.
-Systems that translate pictures take your own: `--input FOLDER_OR_IMAGE --direction a2b --out DIR` keeps names and sizes.
+each step's likeliest tokens, and `--score FILE` how much every token of a text surprises the model. Systems that translate
+pictures take your own: `--input FOLDER_OR_IMAGE --direction a2b --out DIR` keeps names and sizes. Those that translate texts take
+a file of any length or a sentence, `--input FILE --out FILE`, a line for a line, and `--attention DIR` draws what the first lines
+looked at.
 """
 
 import argparse
 import functools
 import importlib
 import inspect
+import itertools
 import math
 import re
 import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -26,6 +30,7 @@ from console import UserError, read_config, run
 
 CHUNK = 64  # seeds drawn at a time, so that memory does not grow with their number
 PIXELS = 2**20  # of pictures that are translated at a time
+LINES, MAPS = 512, 8  # of texts that are translated at a time, and of those whose attention is drawn
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -150,7 +155,12 @@ def parse(argv: list[str]) -> tuple[Any, argparse.Namespace, dict[str, Any]]:
     parser.add_argument("--seeds", help="seeds to draw, such as 0-31,85")
     parser.add_argument("--num", type=int, default=16, help="how many, where no --seeds are given (default: 16)")
     parser.add_argument("--seed", type=int, default=0, help="first of them (default: 0)")
-    parser.add_argument("--out", type=Path, default=Path("samples"), help="folder for pictures (default: samples)")
+    if hasattr(model, "translate"):
+        parser.add_argument("--input", help="file with a text on each line, or a text; the test split unless given")
+        parser.add_argument("--out", type=Path, help="file for translations; stdout unless given")
+        parser.add_argument("--attention", type=Path, metavar="DIR", help="folder for pictures of what the first lines looked at")
+    else:
+        parser.add_argument("--out", type=Path, default=Path("samples"), help="folder for pictures (default: samples)")
     parser.add_argument("--data", type=Path, help="configuration of the data; the run's config.yaml unless given")
     parser.add_argument("--device", default="cpu", help="where to compute, such as cuda (default: cpu)")
     if "direction" in signature.parameters:
@@ -256,6 +266,35 @@ def translate(model: Any, options: argparse.Namespace, sampling: dict[str, Any])
         raise UserError(failed[0])
 
 
+def translate_texts(model: Any, options: argparse.Namespace, sampling: dict[str, Any]) -> None:
+    """Translate the lines of `--input`, as many at a time as fit into memory however long the file is; empty lines stay empty.
+
+    Raises:
+        UserError: if a line cannot be read, or `--out` is the input.
+    """
+    from callbacks.attention import heat_map
+    from callbacks.pictures import save_png
+    from datamodules.parallel_text import file_lines
+    from lightning_modules.layers.decoding import Search
+
+    search, source = Search(**sampling), Path(options.input)
+    if options.out and source.exists() and options.out.resolve() == source.resolve():
+        raise UserError(f"--out {options.out} would overwrite the texts of --input: give another file")
+    lines = file_lines(source) if source.is_file() else iter([options.input])
+    with open(options.out, "w", encoding="utf-8") if options.out else nullcontext(sys.stdout) as file:
+        for number in itertools.count():
+            chunk = list(itertools.islice(lines, LINES))
+            for line in model.translate(chunk, search):
+                print(line, file=file)
+            if options.attention and number == 0:
+                for row, line in enumerate(filter(str.strip, chunk[:MAPS])):
+                    tokens, length = model.read([line])
+                    for name, shown in model.attention_maps({"source": tokens, "source_length": length}).items():
+                        save_png(heat_map(shown), options.attention / f"line{row + 1:04d}-{name}.png")
+            if len(chunk) < LINES:
+                break
+
+
 class Typewriter:
     """Shows a text while it is made.
 
@@ -318,7 +357,7 @@ def draw(argv: list[str]) -> None:
     model, options, sampling = parse(argv)
     use_device(model, options.device)
     if getattr(options, "input", None):
-        translate(model, options, sampling)
+        (translate_texts if hasattr(model, "translate") else translate)(model, options, sampling)
         return
     if getattr(options, "score", None):
         score(model, options.score)

@@ -189,10 +189,12 @@ class Transformer(Translator):
         averaged = not self.training and self.averaged.n_averaged > 0
         return cast(EncoderDecoder, self.averaged.module) if averaged else self.network
 
-    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
-        before_end = int(self.trainer.estimated_stepping_batches) - self.trainer.global_step
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One update, and its state taken into the mean where it is due: before a checkpoint of the update can be written."""
+        super().optimizer_step(*args, **kwargs)
+        before_end = int(self.trainer.estimated_stepping_batches) - self.trainer.global_step - 1
         number, rest = divmod(before_end, self.hparams.average_every)
-        if rest == 0 and number < self.hparams.average and not self.trainer.fit_loop._should_accumulate():
+        if rest == 0 and number < self.hparams.average:
             self.averaged.update_parameters(self.network)
 
     def encode(self, source: Tensor, length: Tensor) -> Any:

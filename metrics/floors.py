@@ -2,7 +2,7 @@
 
 A reproduction that names one of these functions instead of a model calls it with those of `train_images`, `train_labels`,
 `val_images`, `val_labels`, `test_images`, `test_labels` and `seed` that its signature has; of two domains there are `train_a`,
-`train_b` and so on, of a text `train_ids`.
+`train_b` and so on, of a text `train_ids`, of pairs of texts `train_texts`.
 """
 
 from typing import Literal
@@ -15,6 +15,8 @@ from metrics.classifier import accuracy, train_classifier
 from metrics.fidelity import fidelity
 from metrics.ngram import witten_bell
 from metrics.parzen import nearest_neighbour_error, parzen
+
+Texts = tuple[list[str], list[str]]
 
 
 def pca_sse(train_images: Tensor, test_images: Tensor, components: int = 30) -> tuple[float, str]:
@@ -135,3 +137,22 @@ def ngram(train_ids: np.ndarray, test_ids: np.ndarray, order: int = 5) -> tuple[
     vocab_size = int(max(train_ids.max(), test_ids.max())) + 1
     value = witten_bell(train_ids, test_ids, order, vocab_size)
     return value, f"nll[model={order}-gram|smoothing=witten-bell|state=carried|positions=all|n={len(test_ids) - 1}|unit=nats/token]"
+
+
+def nearest_translation(train_texts: Texts, test_texts: Texts) -> tuple[float, str]:
+    """Share of test sources whose nearest training source, by the words they share, has just their translation.
+
+    Args:
+        train_texts: sources and targets.
+        test_texts: the same of the test split.
+
+    Returns:
+        The share and its signature; of equally near ones the first counts.
+    """
+    known = [(set(source.split()), target) for source, target in zip(*train_texts)]
+    right = 0
+    for source, target in zip(*test_texts):
+        words = set(source.split())
+        answer = max(known, key=lambda pair: len(words & pair[0]) / len(words | pair[0]))[1]
+        right += answer == target
+    return right / len(test_texts[0]), f"exact[compare=whole|rule=nearest-source|distance=jaccard-words|n={len(test_texts[0])}]"

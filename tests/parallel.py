@@ -1,4 +1,4 @@
-"""A GAN whose noise belongs to the sample and not to the rank, and a witness of what every rank holds."""
+"""Systems that do the same however a batch is split, and a witness of what every rank holds."""
 
 import os
 from pathlib import Path
@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_modules.base import seeded_normal
 from lightning_modules.gan import GAN
 from lightning_modules.gpt import GPT
+from lightning_modules.transformer import Transformer
 
 
 class IndexNoiseGAN(GAN):
@@ -27,8 +28,16 @@ class PlainGPT(GPT):
         return torch.optim.SGD(self.parameters(), 0.5)
 
 
+class PlainTransformer(Transformer):
+    """Transformer by plain gradient descent, which stands still in its first epoch: what that validates are equal weights."""
+
+    def configure_optimizers(self) -> Any:
+        sgd = torch.optim.SGD(self.network.parameters(), 0.5)
+        return [sgd], [torch.optim.lr_scheduler.LambdaLR(sgd, lambda epoch: float(epoch > 0))]
+
+
 class Witness(Callback):
-    """Writes weights, buffers, a draw of noise and the number of gradient exchanges of each rank to `folder`.
+    """Writes weights, buffers, a draw of noise, the samples and the number of gradient exchanges of each rank to `folder`.
 
     Args:
         folder: where to.
@@ -38,6 +47,7 @@ class Witness(Callback):
         self.folder = Path(folder)
         self.exchanges: list[int] = []
         self.noise: list[Tensor] = []
+        self.samples: list[list[int]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1:
@@ -45,13 +55,14 @@ class Witness(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.exchanges.append(0)
+        self.samples.append(batch["index"].tolist())
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.noise.append(torch.rand(4))  # what a system would draw next from this rank's generator
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         state = {name: value.clone() for name, value in pl_module.state_dict().items()}
-        record = {"state": state, "noise": self.noise, "exchanges": self.exchanges, "process": os.getpid()}
+        record = {"state": state, "noise": self.noise, "samples": self.samples, "exchanges": self.exchanges, "process": os.getpid()}
         self.folder.mkdir(parents=True, exist_ok=True)
         torch.save(record, self.folder / f"rank{trainer.global_rank}-epoch{trainer.current_epoch}.pt")
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def tiny_config(path: Path, system: str, **data: object) -> Path:
-    """Write a configuration that trains `system` on emoji of 16 pixels (DCGAN: 32) in a second or a few an epoch."""
+    """Write a configuration that trains `system` in a second or a few an epoch: on emoji of 16 pixels (DCGAN: 32), or on text."""
     schedule = {"class_path": "lightning_modules.layers.schedules.ConstantThenLinear", "init_args": {"constant": 50, "decay": 900}}
     game = {"latent_dim": 4, "ema_decay": 0.9, "generator_schedule": schedule, "discriminator_schedule": schedule}
     convolutional = {"network": "conv", "hidden": [8, 16], "latent_dim": 4, "schedule": "cosine", "test_samples": 4}
@@ -32,15 +32,42 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
             "init_args": {"width": 4, "blocks": 1, "patch": 16, "generator_schedule": schedule, "discriminator_schedule": schedule},
         },
         "pix2pix": {"class_path": "lightning_modules.pix2pix.Pix2Pix", "init_args": {"width": 4, "patch": 16, "ema_decay": 0.9}},
+        "gpt": {
+            "class_path": "lightning_modules.gpt.GPT",
+            "init_args": {"context": 64, "layers": 2, "heads": 2, "width": 16, "dropout": 0.1},
+        },
+        "rnn_lm": {"class_path": "lightning_modules.rnn_lm.RNNLM", "init_args": {"width": 32, "embedding": 8, "dropout": 0.1}},
+        "seq2seq": {
+            "class_path": "lightning_modules.seq2seq.Seq2Seq",
+            "init_args": {"attention": "additive", "width": 16, "embedding": 16, "teacher_forcing": 0.8},
+        },
+        "transformer": {
+            "class_path": "lightning_modules.transformer.Transformer",
+            "init_args": {
+                "layers": 1,
+                "heads": 2,
+                "width": 16,
+                "hidden": 32,
+                "warmup_steps": 50,
+                "average": 2,
+                "average_every": 13,
+            },
+        },
     }
     size = 32 if system == "dcgan" else 16
     translates = system in ("cyclegan", "pix2pix")
+    if system in ("gpt", "rnn_lm"):
+        corpus = "datamodules.text.PythonDocs"
+        arguments = {"batching": "windows" if system == "gpt" else "streams", "batch_size": 48}
+    elif system in ("seq2seq", "transformer"):
+        corpus = "datamodules.parallel_text.EmojiTranslation"
+        arguments = {"vocab_size": 600, "batch_tokens": 1024}
+    else:
+        corpus = "datamodules.openmoji_pairs.OpenMojiPairs" if translates else "datamodules.openmoji.OpenMoji"
+        arguments = {"size": size, "batch_size": 32, "flip": True}
     config = {
         "model": model[system],
-        "data": {
-            "class_path": "datamodules.openmoji_pairs.OpenMojiPairs" if translates else "datamodules.openmoji.OpenMoji",
-            "init_args": {"size": size, "batch_size": 32, "flip": True, **data},
-        },
+        "data": {"class_path": corpus, "init_args": {**arguments, **data}},
         "trainer": {"log_every_n_steps": 4},
     }
     path.parent.mkdir(parents=True, exist_ok=True)

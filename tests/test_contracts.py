@@ -1,6 +1,8 @@
 """What every recipe must do, found by discovery: a new system is tested as soon as its files exist."""
 
 import importlib
+import inspect
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from lightning_modules import load
 from lightning_modules.base import GenerativeModule
 from tests.runs import run_differences
 
+PARTS = ("train", "val", "test_2016_flickr")  # of Multi30k
 RECIPES = [path.relative_to(ROOT).as_posix() for path in recipes()]
 
 
@@ -55,17 +58,20 @@ def test_recipe_parses_and_builds(recipe: str, tmp_path: Path, monkeypatch: pyte
     assert purpose(ROOT / recipe), "the first line is a comment that says what the recipe is for"
     assert train.main(["fit", "--config", recipe, "--print_config"]) == 0
     config = yaml.safe_load(capsys.readouterr().out)
-    own = []
-    if "folder" in config["data"]["init_args"]:  # the user's own pictures, in one heap, or in two domains
+    own, arguments = [], config["data"]["init_args"]
+    texts = re.match(r"datamodules\.(parallel_)?text\.", config["data"]["class_path"])
+    if "folder" in arguments and not texts:  # the user's own pictures, in one heap, or in two domains
         for number in range(10):
             for place in ("", "trainA", "trainB"):
                 (tmp_path / place).mkdir(exist_ok=True)
                 Image.fromarray(np.full((128, 128, 3), number, np.uint8)).save(tmp_path / place / f"{number}.png")
         own = ["--data.folder", str(tmp_path)]
-    if config["data"]["class_path"].startswith("datamodules.text.") and not embedded(recipe):  # its vocabulary is a fact of a file
-        (tmp_path / "tiny_shakespeare").mkdir()
-        (tmp_path / "tiny_shakespeare/input.txt").write_text("First Citizen:\n" * 500)
-        placed = ["--data.path", str(tmp_path / "tiny_shakespeare")] if "path" in config["data"]["init_args"] else []
+    if texts and not embedded(recipe):  # its vocabulary is a fact of a file
+        for name in ("tiny_shakespeare/input.txt", *(f"multi30k/{part}.{side}" for part in PARTS for side in ("de", "en"))):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text("First Citizen:\n" * 500)
+        places = {"path": "tiny_shakespeare", "folder": "multi30k"}
+        placed = [word for key, place in places.items() if key in arguments for word in (f"--data.{key}", str(tmp_path / place))]
         own = ["--data.root", str(tmp_path), *placed]
     data, model = build(recipe, *own)
     assert set(data.facts) <= set(FACTS)
@@ -85,7 +91,9 @@ def narrow(recipe: str) -> list[str]:
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     """The command line of a tiny run of each embedded recipe, and its directory."""
     run = tmp_path_factory.mktemp("run") / "straight"
-    small = ["--data.batch_size", "8", "--data.max_samples", "40", "--trainer.max_steps", "7", "--trainer.limit_val_batches", "1"]
+    tokens = class_of(yaml.safe_load(Path(request.param).read_text())["data"]["class_path"]).__module__.endswith("parallel_text")
+    small = ["--data.batch_tokens", "64", "--data.max_length", "64"] if tokens else ["--data.batch_size", "8"]
+    small += ["--data.max_samples", "40", "--trainer.max_steps", "7", "--trainer.limit_val_batches", "1"]
     often = ["--checkpoint.every_n_train_steps", "1", "--trainer.log_every_n_steps", "2", "--trainer.check_val_every_n_epoch", "1"]
     argv = ["fit", "--config", request.param, *small, *often, *narrow(request.param)]
     assert train.main([*argv, "--run_dir", str(run)]) == 0
@@ -150,8 +158,11 @@ def test_checkpoint_samples(trained: tuple[list[str], Path], tmp_path: Path, cap
     assert sample.main([str(checkpoint), "--seeds", "3,5-6", "--out", str(tmp_path / "a")]) == 0
     assert sample.main([str(checkpoint), "--seeds", "6", "--out", str(tmp_path / "b")]) == 0
     out = capsys.readouterr().out
-    if model.unit == "tokens":  # three texts, and one again
-        texts = [model.sample([seed])[0] for seed in (3, 5, 6, 6)]
+    if model.unit == "tokens":  # three texts, and one of them again
+        takes_batch = "batch" in inspect.signature(model.sample).parameters
+        data, _ = build(run / "config.yaml")
+        given = [{"batch": data.batch("test", [seed])} if takes_batch else {} for seed in (3, 5, 6, 6)]
+        texts = [model.sample([seed], **more)[0] for seed, more in zip((3, 5, 6, 6), given)]
         assert out == "".join(f"{text}\n" for text in texts)
     else:
         assert (tmp_path / "a/seed0006.png").read_bytes() == (tmp_path / "b/seed0006.png").read_bytes()

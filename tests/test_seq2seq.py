@@ -299,16 +299,14 @@ def test_teacher_forcing() -> None:
 def test_averages_are_of_the_last_states() -> None:
     """Section 6.1: after updates 60, 80 and 100 of 100, and only then."""
     model = Transformer(VOCABULARY, VOCABULARY, 1, 2, 8, 8, average=3, average_every=20)
-    loop = type("Loop", (), {"_should_accumulate": lambda self: False})()
-    model._trainer = type("Stub", (), {"estimated_stepping_batches": 100, "global_step": 0, "fit_loop": loop})()
-    states = []
+    model._trainer = type("Stub", (), {"estimated_stepping_batches": 100, "global_step": 0})()
+    optimizer = type("Still", (), {"step": lambda self, closure: None})()
     for step in range(1, 101):
-        model._trainer.global_step = step  # type: ignore[union-attr]
+        model._trainer.global_step = step - 1  # type: ignore[union-attr]
         with torch.no_grad():
             model.network.embedding.weight.fill_(step)
         model.eval()
         assert (model.judged is model.network) == (step <= 60)
-        model.on_train_batch_end(None, {}, 0)
-        states.append(step)
+        model.optimizer_step(0, 0, optimizer)
     torch.testing.assert_close(model.averaged.module.embedding.weight, torch.full((VOCABULARY, 8), 80.0))
     assert model.train().judged is model.network

@@ -14,7 +14,8 @@ import torch
 from tests.runs import ROOT, run_differences, tiny_config
 
 EPOCHS = ["--trainer.max_epochs", "8", "--checkpoint.every_n_train_steps", "13", "--pictures.every_n_train_steps", "50"]
-CASES = [(system, workers) for system in ("autoencoder", "vae", "gan", "dcgan", "cyclegan", "pix2pix") for workers in (0, 2)]
+SYSTEMS = ("autoencoder", "vae", "gan", "dcgan", "cyclegan", "pix2pix", "gpt", "rnn_lm", "seq2seq", "transformer")
+CASES = [(system, workers) for system in SYSTEMS for workers in (0, 2)]
 
 
 def start(arguments: list[str], program: list[str] = ["train.py"]) -> subprocess.Popen[str]:  # noqa: B006

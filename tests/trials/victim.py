@@ -13,6 +13,7 @@ from lightning_modules.base import AdversarialModule
 from lightning_modules.cyclegan import CycleGAN
 from lightning_modules.gan import NoiseGAN
 from lightning_modules.layers.language import LanguageModel
+from lightning_modules.layers.translation import Translator
 from lightning_modules.pix2pix import Pix2Pix
 from lightning_modules.vae import VAE
 
@@ -49,7 +50,7 @@ elif place == "turn":
 
     AdversarialModule._generator_backward = dying_answer
 else:
-    for system in (Autoencoder, CycleGAN, LanguageModel, NoiseGAN, Pix2Pix, VAE):
+    for system in (Autoencoder, CycleGAN, LanguageModel, NoiseGAN, Pix2Pix, Translator, VAE):
         step = system.validation_step
 
         def dying_step(self: Any, batch: Any, batch_idx: int, step: Any = step) -> None:

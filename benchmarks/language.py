@@ -1,0 +1,243 @@
+"""nanoGPT's configuration for a CPU: training beside plain PyTorch, and writing with and without the cache: `make bench`.
+
+Training: `train.py fit` with its default callbacks and CSV logger, and the loop that one would write by hand: windows cut out and
+stacked one by one, AdamW a tensor at a time, the loss read at every tenth step. Same network, seed and threads, each in a process
+of its own, several times in turns; ratios are of medians. Neither validates.
+
+Writing: the same network with a context of 1024 and fresh weights, since its speed does not depend on what it says. Without the
+cache every token reads the whole text again.
+
+Tiny Shakespeare where it is under DATA_ROOT, else the help texts of Python; nothing is downloaded.
+"""
+
+import argparse
+import csv
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from datamodules.base import corpus_root  # noqa: E402  # after the path
+from lightning_modules.gpt import GPT  # noqa: E402
+from lightning_modules.layers.decoding import Choice, Decodable, generate  # noqa: E402
+
+WARMUP, LOG_EVERY, CONTEXT, NEW = 50, 10, 1024, 256
+
+
+def recipe() -> dict[str, Any]:
+    """The configuration."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "configs/gpt/tiny_shakespeare_cpu.yaml").read_text())
+    if not (corpus_root(None) / "tiny_shakespeare/input.txt").is_file():
+        config["data"]["class_path"] = "datamodules.text.PythonDocs"
+    return config
+
+
+def ours(steps: int) -> dict[str, float]:
+    """`train.py fit` as a user starts it."""
+    import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, "config.yaml")
+        config.write_text(yaml.safe_dump(recipe()))
+        command = ["fit", "--config", str(config), "--run_dir", f"{folder}/run", "--trainer.max_steps", str(steps + WARMUP)]
+        command += ["--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", str(LOG_EVERY)]
+        if code := train.main(command):
+            sys.exit(code)
+        with open(f"{folder}/run/throughput.csv") as file:
+            seconds = sum(float(row["seconds"]) for row in csv.DictReader(file) if int(row["step"]) > WARMUP)
+    return {"step": seconds / steps}
+
+
+class PlainBlock(nn.Module):
+    """A block as one would write it by hand."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, width = x.shape
+        q, k, v = (part.view(n, t, self.heads, -1).transpose(1, 2) for part in self.qkv(self.norm1(x)).split(width, 2))
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.proj(attended.transpose(1, 2).reshape(n, t, width))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class PlainGPT(nn.Module):
+    """A GPT of them; what a token is read and written with is the same matrix."""
+
+    def __init__(self, vocab_size: int, context: int, layers: int, heads: int, width: int) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(vocab_size, width), nn.Embedding(context, width)
+        self.blocks = nn.Sequential(*(PlainBlock(width, heads) for _ in range(layers)))
+        self.norm = nn.LayerNorm(width)
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                ends_a_branch = name.endswith(("proj.weight", "down.weight"))
+                nn.init.normal_(weight, 0.0, 0.02 / math.sqrt(2 * layers) if ends_a_branch else 0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(weight)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.tokens(tokens) + self.places(torch.arange(tokens.shape[1]))
+        return F.linear(self.norm(self.blocks(x)), self.tokens.weight)
+
+
+def plain(steps: int) -> dict[str, float]:
+    """The loop that one would write by hand."""
+    from sample import data_module
+
+    config = recipe()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.yaml")
+        path.write_text(yaml.safe_dump(config))
+        data = data_module(path)
+    ids, vocab_size = data.tokens("train").ids, data.facts["vocab_size"]
+    h, batch_size, total, warm = config["model"]["init_args"], config["data"]["init_args"]["batch_size"], steps + WARMUP, 100
+    torch.manual_seed(0)
+    model = PlainGPT(vocab_size, h["context"], h["layers"], h["heads"], h["width"])
+    matrices, others = ([p for p in model.parameters() if (p.dim() > 1) == many] for many in (True, False))
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    adam = torch.optim.AdamW(groups, h["learning_rate"], tuple(h["betas"]), foreach=False)
+    begin = 0.0
+    for step in range(total):
+        if step == WARMUP:
+            begin = time.perf_counter()
+        progress = max(0.0, (step - warm) / max(1, total - warm))
+        for group in adam.param_groups:
+            group["lr"] = h["learning_rate"] * min((step + 1) / warm, 0.55 + 0.45 * math.cos(math.pi * progress))
+        starts = torch.randint(len(ids) - h["context"], (batch_size,)).tolist()
+        x = torch.stack([torch.from_numpy(ids[i : i + h["context"]].astype(np.int64)) for i in starts])
+        y = torch.stack([torch.from_numpy(ids[i + 1 : i + 1 + h["context"]].astype(np.int64)) for i in starts])
+        loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+        adam.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config["trainer"]["gradient_clip_val"])
+        adam.step()
+        if step % LOG_EVERY == 0:
+            print(f"{step}: {loss.item():.3f}", file=sys.stderr)
+    return {"step": (time.perf_counter() - begin) / steps}
+
+
+class Uncached:
+    """A GPT that remembers nothing: every token reads the text from its beginning.
+
+    Args:
+        model: what is read with.
+    """
+
+    def __init__(self, model: GPT) -> None:
+        self.model = model
+
+    def begin(self, prompts: list[list[int]]) -> tuple[Tensor, list[list[int]]]:
+        return self.model(torch.tensor(prompts))[:, -1], prompts
+
+    def advance(self, tokens: list[int], state: list[list[int]]) -> tuple[Tensor, list[list[int]]]:
+        return self.begin([[*text, token] for text, token in zip(state, tokens)])
+
+
+def write(model: Decodable, rows: int, prompt: int, new: int) -> tuple[float, float]:
+    """Seconds for `new` tokens after prompts of `prompt`, and from one token to the next in the middle."""
+    moments: list[float] = []
+    begin = time.perf_counter()
+    generate(
+        model,
+        [[0] * prompt] * rows,
+        list(range(rows)),
+        max_new_tokens=new,
+        choice=Choice(),
+        listen=lambda *_: moments.append(time.perf_counter()),
+    )
+    seconds = time.perf_counter() - begin
+    return seconds, statistics.median(after - before for before, after in pairwise(moments))
+
+
+def writing(repeats: int) -> dict[str, float]:
+    """Seconds of what is compared in writing."""
+    torch.manual_seed(0)
+    model = GPT(**(recipe()["model"]["init_args"] | {"vocab_size": 65, "context": CONTEXT})).eval()
+    found: dict[str, list[float]] = {}
+    write(model, 16, 1, 32)
+    for _ in range(repeats):
+        for name, contender in (("cached", model), ("uncached", Uncached(model))):
+            for prompt in (1, CONTEXT - NEW):
+                found.setdefault(f"{name} {prompt}", []).append(write(contender, 1, prompt, NEW)[0])
+        for rows in (1, 16):
+            found.setdefault(f"{rows} rows", []).append(write(model, rows, 1, NEW)[0])
+            for reached in (64, CONTEXT):  # 33 tokens are 32 steps, the last of which fills the context
+                found.setdefault(f"{rows} rows at {reached}", []).append(write(model, rows, reached - 32, 33)[1])
+    return {name: statistics.median(seconds) for name, seconds in found.items()}
+
+
+CONTENDERS: dict[str, Callable[[int], dict[str, float]]] = {"ours": ours, "plain": plain, "writing": writing}
+
+
+def measure(contender: str, count: int, threads: int) -> dict[str, float]:
+    """What a contender's process prints last."""
+    command = [sys.executable, __file__, "--contender", contender, "--steps", str(count)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"error: {contender} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def main() -> None:
+    """Run everything in turns and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contender", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    if options.contender:
+        print(json.dumps(CONTENDERS[options.contender](options.steps)))
+        return
+    runs: dict[str, list[float]] = {"ours": [], "plain": []}
+    for _ in range(options.rounds):
+        for name, found in runs.items():
+            found.append(measure(name, options.steps, options.threads)["step"])
+    step = {name: statistics.median(found) for name, found in runs.items()}
+    s = measure("writing", options.rounds, options.threads)
+    late, ms = CONTEXT - NEW, 1000
+    table = [
+        ("a training step, ms: plain, ours", ms * step["plain"], ms * step["ours"], ">= 1.25"),
+        (f"{NEW} tokens that fill the context, s: without, with the cache", s[f"uncached {late}"], s[f"cached {late}"], ">= 10"),
+        (f"{NEW} tokens from one, s: without, with the cache", s["uncached 1"], s["cached 1"], ""),
+        (f"a token, ms: after {CONTEXT} tokens, after 64", ms * s[f"1 rows at {CONTEXT}"], ms * s["1 rows at 64"], "< 1.5"),
+        (f"{NEW} tokens from one, s: 16 texts, one", s["16 rows"], s["1 rows"], "< 4"),
+        ("a token, ms: after 64 tokens, 16 texts, one", ms * s["16 rows at 64"], ms * s["1 rows at 64"], ""),
+        (
+            f"a token, ms: after {CONTEXT} tokens, 16 texts, one",
+            ms * s[f"16 rows at {CONTEXT}"],
+            ms * s[f"1 rows at {CONTEXT}"],
+            "",
+        ),
+    ]
+    print(f"{'':64}{'':20}{'ratio':>8}  target")
+    for name, more, less, target in table:
+        print(f"{name:64}{more:10.2f}{less:10.2f}{more / less:8.2f}  {target}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""ELECTRA: what is masked, what counts as forged, and which loss teaches whom."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+from torch.nn import functional as F
+
+from console import ROOT
+from lightning_modules.electra import ELECTRA, MASK_SHARE
+from metrics.probe import swap_two, swapped_words_probe
+
+VOCABULARY = 12
+
+
+def electra(**options: Any) -> ELECTRA:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCABULARY, "context": 20, "layers": 1, "heads": 4, "width": 16, "embedding": 8, "dropout": 0.0}
+    return ELECTRA(**{**sizes, "pad_id": 0, **options})
+
+
+def texts(*lengths: int) -> tuple[Tensor, Tensor]:
+    """Texts (N, T) between <bos> and <eos>, padded, and their lengths."""
+    tokens = torch.zeros(len(lengths), max(lengths), dtype=torch.int64)
+    for row, length in enumerate(lengths):
+        tokens[row, :length] = torch.randint(3, VOCABULARY, (length,))
+        tokens[row, 0], tokens[row, length - 1] = 1, 2
+    return tokens, torch.tensor(lengths)
+
+
+def test_fifteen_per_cent_are_masked_and_no_special_token() -> None:
+    """Eq. 1: rounded up, of the words alone, other ones each time."""
+    model, (tokens, length) = electra(), texts(20, 9, 4)
+    found = [model(tokens, length) for _ in range(30)]
+    for outcome in found:
+        assert outcome.chosen.sum(1).tolist() == [3, 2, 1], "of 18, 7 and 2 words"
+        assert (tokens[outcome.chosen] >= 3).all()
+        untouched = outcome.corrupt[~outcome.chosen]
+        assert torch.equal(untouched, tokens[~outcome.chosen])
+    assert len({tuple(outcome.chosen.flatten().tolist()) for outcome in found}) > 20
+
+
+def test_a_guess_that_is_right_counts_as_original() -> None:
+    """A generator that always says 7: forged is what was masked and is no 7. Eq. 4 against these labels, made by hand."""
+    model = electra()
+    with torch.no_grad():
+        model.bias[7] = 1e4
+    tokens = torch.tensor([[1, 7, 5, 7, 7, 4, 7, 7, 7, 7, 7, 2]])
+    labels, seen = torch.zeros(1, 12), set()
+    for _ in range(40):
+        outcome = model(tokens, torch.tensor([12]))
+        labels = (outcome.chosen & (tokens != 7)).float()
+        seen.add(tuple(labels[0].tolist()))
+        assert torch.equal(outcome.corrupt != tokens, labels.bool())
+        assert (outcome.corrupt[outcome.chosen] == 7).all()
+        assert outcome.suspicion is not None
+        torch.testing.assert_close(outcome.main, F.binary_cross_entropy_with_logits(outcome.suspicion, labels, reduction="none"))
+    assert len(seen) > 1
+
+
+def test_both_losses_reach_the_total_with_their_weights() -> None:
+    """Eq. 5 with lambda 50."""
+    model, (tokens, length) = electra(), texts(20, 20)
+    outcome = model(tokens, length)
+    assert outcome.generator.sum() > 0
+    assert (outcome.generator[~outcome.chosen] == 0).all()
+    total = model.losses(outcome).sum() / 40
+    expected = outcome.generator.sum() / (MASK_SHARE * 40) + 50 * outcome.main.sum() / 40
+    torch.testing.assert_close(total, expected)
+
+
+def test_the_discriminator_teaches_the_generator_nothing() -> None:
+    """A drawn word has no gradient; the tied embeddings learn from both."""
+    model, (tokens, length) = electra(), texts(20, 12)
+    assert model.generator is not None
+    model(tokens, length).main.sum().backward()
+    assert all(p.grad is None for p in [*model.generator.parameters(), *model.guess.parameters()])
+    from_discriminator = model.embedding.weight.grad.abs().sum()  # type: ignore[union-attr]
+    assert from_discriminator > 0
+    model.zero_grad()
+    model(tokens, length).generator.sum().backward()
+    assert all(p.grad is not None for p in model.generator.parameters())
+    assert all(p.grad is None for p in model.main.parameters())
+    assert model.embedding.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
+
+
+def test_the_generator_has_a_quarter_of_the_width() -> None:
+    model = electra(width=32)
+    assert model.generator is not None
+    assert model.generator.input.out_features * 4 == model.main.input.out_features
+    assert len(model.generator.blocks) == len(model.main.blocks)
+
+
+@pytest.mark.parametrize(
+    ("objective", "everywhere", "masked"),
+    [("electra", True, False), ("electra_15", False, False), ("all_tokens", True, False), ("replace_mlm", False, False),
+     ("mlm", False, True)],
+)  # fmt: skip
+def test_objectives_of_table_5(objective: Any, everywhere: bool, masked: bool) -> None:
+    """Where each has a loss, and what the large model sees."""
+    model, (tokens, length) = electra(objective=objective), texts(20, 12)
+    outcome = model(tokens, length)
+    assert torch.equal(outcome.main > 0, outcome.valid if everywhere else outcome.chosen)
+    assert (outcome.corrupt == model.mask_id).any() == masked
+    assert (model.generator is None) == masked
+    model.losses(outcome).sum().backward()
+    assert model.main.input.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
+
+
+def test_words_of_all_tokens_have_probabilities() -> None:
+    """The gate and the words: over all words they sum to 1, so that the loss is a likelihood."""
+    model = electra(objective="all_tokens").eval()
+    tokens, length = texts(12)
+    total = torch.zeros(12)
+    hidden = model.represent(tokens, length)[0]
+    for word in range(VOCABULARY):
+        named = model.words(model.name, hidden).softmax(-1)[:, word]  # type: ignore[arg-type]
+        copied = model.detect(hidden)[:, 0].sigmoid()
+        total += copied * (tokens[0] == word) + (1 - copied) * named
+    torch.testing.assert_close(total, torch.ones(12))
+
+
+def test_padding_never_shows() -> None:
+    model, (tokens, length) = electra().eval(), texts(20, 9)
+    alone = model.represent(tokens[1:, :9], length[1:])
+    torch.testing.assert_close(model.represent(tokens, length)[1:, :9], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_preview_shows_forged_words() -> None:
+    """And leaves the generator of random numbers alone."""
+
+    class Letters:
+        def token(self, number: int) -> str:
+            return chr(97 + number)
+
+    model, (tokens, length) = electra().eval(), texts(20, 9)
+    model.tokenizer = Letters()  # type: ignore[assignment]
+    with torch.no_grad():
+        model.detect[2].bias.fill_(9.0)  # type: ignore[operator, union-attr]
+    before = torch.get_rng_state()
+    lines = model.preview({"tokens": tokens, "length": length - 1, "targets": 27})["corrupted"]
+    assert torch.equal(before, torch.get_rng_state())
+    assert [line.count("[") for line in lines] == [20, 9], "it suspects everything"
+    assert 0 < "".join(lines).count("(") <= 5  # type: ignore[arg-type]
+
+
+# The probe
+
+
+def test_two_neighbours_are_exchanged() -> None:
+    tokens, length = texts(20, 9, 3)
+    swapped = swap_two(tokens, length, torch.Generator().manual_seed(0))
+    for row, size in enumerate(length.tolist()):
+        (places,) = (swapped[row] != tokens[row]).nonzero(as_tuple=True)
+        if size == 3:
+            assert len(places) == 0, "there are no two"
+            continue
+        first, second = places.tolist()
+        assert second == first + 1
+        assert first > 0
+        assert second < size - 1
+        assert swapped[row, places].tolist() == tokens[row, places].flip(0).tolist()
+
+
+class Sorted:
+    """Rising numbers: an exchange is where they fall."""
+
+    def split(self, name: str) -> range:
+        return range(400)
+
+    def split_name(self, name: str) -> str:
+        return name
+
+    def batch(self, name: str, index: list[int]) -> dict[str, Tensor]:
+        tokens = torch.stack([torch.arange(10) + i % 50 for i in index])
+        return {"tokens": tokens, "length": torch.full((len(index),), 9)}
+
+
+def test_a_probe_finds_what_is_there_and_nothing_else() -> None:
+    with torch.inference_mode():
+        seen = swapped_words_probe(lambda x, _: (x.diff(dim=1, prepend=x[:, :1]) < 0)[..., None], Sorted(), "cpu", 200, 100)
+        blind = swapped_words_probe(lambda x, _: torch.zeros(*x.shape, 2), Sorted(), "cpu", 200, 100)
+    assert seen[0] == 1.0
+    assert blind[0] == pytest.approx(0.5, abs=0.01)
+    assert "n_train=400|n=200|split=test" in seen[1]
+
+
+def test_the_comparison_is_at_equal_compute() -> None:
+    """Updates of each variant times what one costs, within 2 %."""
+    entry = yaml.safe_load(Path(ROOT / "configs/_reproduce/electra-probe.yaml").read_text())
+    recipe = yaml.safe_load(Path(ROOT / entry["config"]).read_text())
+    spent = {}
+    for name, overrides in entry["variants"].items():
+        model = ELECTRA(4000, **{**recipe["model"]["init_args"], "objective": overrides["model.objective"]})
+        spent[name] = model.flops(1) * overrides["trainer.max_steps"]
+    assert max(spent.values()) / min(spent.values()) < 1.02
