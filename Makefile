@@ -31,6 +31,8 @@ bench: setup  ## side by side with plain PyTorch, and with peers where they are 
 	$(BIN)/python benchmarks/vae.py
 	$(BIN)/python benchmarks/gan.py
 	$(BIN)/python benchmarks/translation.py
+	$(BIN)/python benchmarks/language.py
+	$(BIN)/python benchmarks/seq2seq.py
 
 reproduce: setup  ## make reproduce ID=vae-mnist-nll
 	$(BIN)/python reproduce.py $(if $(ID),run $(ID),list)
