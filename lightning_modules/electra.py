@@ -143,7 +143,8 @@ class ELECTRA(TokenModule):
         if objective != "mlm":
             self.generator = Encoder(embedding, width // 4, layers, max(1, heads // 4), dropout)
             self.guess = self._head(width // 4, embedding)
-        self.detect = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))  # or the gate of all_tokens
+        if objective not in ("replace_mlm", "mlm"):
+            self.detect = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))  # or the gate of all_tokens
         self.name = self._head(width, embedding) if objective not in ("electra", "electra_15") else None
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         for part in self.modules():

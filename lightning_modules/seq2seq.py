@@ -103,7 +103,7 @@ class Seq2Seq(Translator):
         self.target_embedding = nn.Embedding(vocab_size, embedding)
         self.encoder = CELLS[cell](embedding, width, layers, batch_first=True, dropout=inner, bidirectional=True)
         self.bridge = nn.Linear(2 * width, layers * width * (2 if cell == "lstm" else 1))  # W_0
-        self.keys = nn.Linear(2 * width, width, bias=False)  # U_a, W_a of Eq. 7
+        self.keys = nn.Linear(2 * width, width, bias=False) if attention != "none" else None  # U_a, W_a of Eq. 7
         self.query = nn.Linear(width, width) if attention == "additive" else None  # W_a of Eq. 6
         self.score = nn.Linear(width, 1, bias=False) if attention == "additive" else None  # v
         self.decoder = CELLS[cell](embedding + 2 * width, width, layers, batch_first=True, dropout=inner)
@@ -126,7 +126,7 @@ class Seq2Seq(Translator):
         parts = self.bridge(context).tanh().view(len(source), -1, self.hparams.layers, self.hparams.width)  # Eq. 2
         first = tuple(part.transpose(0, 1).contiguous() for part in parts.unbind(1))
         mask = torch.arange(source.shape[1], device=source.device) < length[:, None]
-        return Memory(states, self.keys(states), mask, first, context)
+        return Memory(states, states if self.keys is None else self.keys(states), mask, first, context)
 
     def look(self, memory: Memory, state: Tensor) -> Tensor:
         """c_t (N, K, 2 width) for states (N, K, width) of the decoder, K for each source."""

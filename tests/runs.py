@@ -45,9 +45,9 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
             "class_path": "lightning_modules.transformer.Transformer",
             "init_args": {
                 "layers": 1,
-                "heads": 2,
                 "width": 16,
                 "hidden": 32,
+                "scale": 0.1,
                 "warmup_steps": 50,
                 "average": 2,
                 "average_every": 13,

@@ -21,7 +21,8 @@ from lightning_modules.layers.tokens import TokenModule, token_losses
 from metrics.language import TokenNLL
 from metrics.translation import bleu, bleu_by_length, chrf, exact_match, tokenised_bleu
 
-BEAM = Search(beam=5)  # of the figures in test, beside the greedy ones
+BEAM = Search(beam=5)
+SEARCHES = {"val": {"": Search()}, "test": {"": Search(), f"_beam{BEAM.beam}": BEAM}}  # by the ending of their figures' names
 PAD, BEGIN, STOP = range(3)  # special tokens come first in every vocabulary
 
 
@@ -41,7 +42,7 @@ class Translator(TokenModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.nll = TokenNLL()
+        self.nll, self.loss = TokenNLL(), TokenNLL()  # without and with smoothing, as it is trained
         self._written: dict[str, dict[int, str]] = {}
 
     def encode(self, source: Tensor, length: Tensor) -> Any:
@@ -78,17 +79,20 @@ class Translator(TokenModule):
     # Figures
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._measure(batch, "val", {"": Search()})
+        self._measure(batch, "val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._measure(batch, "test", {"": Search(), f"_beam{BEAM.beam}": BEAM})
+        self._measure(batch, "test")
 
-    def _measure(self, batch: dict[str, Any], stage: str, searches: dict[str, Search]) -> None:
+    def _measure(self, batch: dict[str, Any], stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.nll.description = f"unit=nats/token|split={data.split_name(stage)}"
-        self.nll.update(token_losses(self(batch), batch["target"][:, 1:], batch["target_length"]), batch["targets"])
-        self.log_metric(f"{stage}/nll", self.nll)
-        for name, search in searches.items():
+        logits = self(batch)
+        for name, metric, smoothing in (("nll", self.nll, 0.0), ("loss", self.loss, self.smoothing)):
+            metric.description = f"unit=nats/token|smoothing={smoothing:g}|split={data.split_name(stage)}"
+            losses = token_losses(logits, batch["target"][:, 1:], batch["target_length"], smoothing)
+            metric.update(losses, batch["targets"])
+            self.log_metric(f"{stage}/{name}", metric)
+        for name, search in SEARCHES[stage].items():
             written = self.write(batch["source"], batch["source_length"], search)
             self._written.setdefault(name, {}).update(zip(batch["index"].tolist(), written))
 
@@ -105,14 +109,14 @@ class Translator(TokenModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self._note(stage, "ppl", self.nll.compute().exp(), self.nll.signature.replace("nll", "ppl", 1))
         sources, references = data.texts(stage)
-        for name, mine in self._written.items():
+        for name, search in SEARCHES[stage].items():  # and not of what was written, since a rank may have had nothing to write
+            mine = self._written.get(name, {})
             every: list[Any] = [mine]
             if self.trainer.world_size > 1:
                 every = [None] * self.trainer.world_size
                 torch.distributed.all_gather_object(every, mine)
             written = dict(sorted(item for part in every for item in part.items()))
             texts = list(written.values()), [references[index] for index in written]
-            search = BEAM if name else Search()
             note = f"{search.signature}|split={data.split_name(stage)}|n={len(written)}"
             self._note(stage, f"bleu{name}", *bleu(*texts, data.lower), note)
             self._note(stage, f"exact{name}", *exact_match(*texts), note)

@@ -1,0 +1,274 @@
+"""A Transformer of JoeyNMT's size on Multi30k: training beside plain PyTorch, beam search with and without the cache: `make bench`.
+
+Training: `train.py fit` with its default callbacks and CSV logger, and the loop that one would write by hand: `nn.Transformer`,
+batches of random sentences, Adam a tensor at a time, the loss read at every tenth step. Same sizes, tokens, objective and threads,
+each in a process of its own, several times in turns; ratios are of medians. Neither validates. Only real targets count, no padding.
+
+Writing: the same network with fresh weights, which end no sentence before they have to. Without the cache each step reads all that
+was written from its beginning; the search is the same one.
+
+Multi30k where it is under DATA_ROOT, else names of emoji, whose batches are smaller; nothing is downloaded.
+"""
+
+import argparse
+import csv
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from datamodules.base import corpus_root  # noqa: E402  # after the path
+from lightning_modules.layers.decoding import Search, Searchable, beam_search  # noqa: E402
+from lightning_modules.layers.translation import BEGIN, PAD, STOP  # noqa: E402
+from lightning_modules.transformer import Transformer, sinusoids  # noqa: E402
+
+WARMUP, LOG_EVERY, BATCH_TOKENS, SENTENCES, SHORTEST, LONGEST = 10, 10, 2048, 64, 25, 40
+SIZES = {"layers": 3, "heads": 4, "width": 256, "hidden": 1024}
+EARLY, LATE, WINDOW = 10, 200, 5  # written tokens at which a step is timed, as the median of that many before and after
+
+
+def recipe() -> dict[str, Any]:
+    """The configuration."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "configs/transformer/multi30k.yaml").read_text())
+    config["model"]["init_args"].update(SIZES)
+    config["data"]["init_args"]["batch_tokens"] = BATCH_TOKENS
+    if not (corpus_root(None) / "multi30k/train.de").is_file():
+        config["data"]["class_path"] = "datamodules.parallel_text.EmojiTranslation"
+    return config
+
+
+def corpus() -> Any:
+    """Its data module."""
+    from sample import data_module
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.yaml")
+        path.write_text(yaml.safe_dump(recipe()))
+        return data_module(path)
+
+
+def ours(steps: int) -> dict[str, float]:
+    """`train.py fit` as a user starts it."""
+    import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, "config.yaml")
+        config.write_text(yaml.safe_dump(recipe()))
+        command = ["fit", "--config", str(config), "--run_dir", f"{folder}/run", "--trainer.max_steps", str(steps + WARMUP)]
+        command += ["--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", str(LOG_EVERY)]
+        if code := train.main(command):
+            sys.exit(code)
+        with open(f"{folder}/run/throughput.csv") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) > WARMUP]
+    seconds = [float(row["seconds"]) for row in rows]
+    tokens = sum(float(row["tokens_per_second"]) * one for row, one in zip(rows, seconds))
+    return {"tokens": tokens / sum(seconds)}
+
+
+class PlainTransformer(nn.Module):
+    """PyTorch's, with one matrix for both embeddings and the output."""
+
+    def __init__(self, vocab_size: int, layers: int, heads: int, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.register_buffer("places", sinusoids(torch.arange(1000), width))
+        self.dropout = nn.Dropout(dropout)
+        self.transformer = nn.Transformer(width, heads, layers, layers, hidden, dropout, batch_first=True)
+        nn.init.normal_(self.embedding.weight, 0.0, width**-0.5)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        width = self.embedding.embedding_dim
+        return self.dropout(self.embedding(tokens) * math.sqrt(width) + self.places[: tokens.shape[1]])
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        hidden = self.transformer(
+            self.embed(source),
+            self.embed(target),
+            tgt_mask=nn.Transformer.generate_square_subsequent_mask(target.shape[1], dtype=torch.bool),
+            src_key_padding_mask=source == PAD,
+            tgt_key_padding_mask=target == PAD,
+            memory_key_padding_mask=source == PAD,
+            tgt_is_causal=True,
+        )
+        return F.linear(hidden, self.embedding.weight)
+
+
+def random_batches(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Padded sources (N, S) and targets (N, T + 1) of random sentences, as many as `BATCH_TOKENS` padded targets hold; no end."""
+    while True:
+        batch: list[tuple[Tensor, Tensor]] = []
+        longest = 0
+        for number in torch.randperm(len(pairs)).tolist():
+            longest = max(longest, len(pairs[number][1]) - 1)
+            if batch and (len(batch) + 1) * longest > BATCH_TOKENS:
+                source, target = (pad_sequence(list(side), batch_first=True, padding_value=PAD) for side in zip(*batch))
+                yield source, target
+                batch, longest = [], len(pairs[number][1]) - 1
+            batch.append(pairs[number])
+
+
+def plain(steps: int) -> dict[str, float]:
+    """The loop that one would write by hand."""
+    config, data = recipe(), corpus()
+    h, rows = config["model"]["init_args"], data.split("train")
+    sides = [
+        [torch.from_numpy(side.ids[first:last].astype("int64")) for first, last in pairwise(side.starts.tolist())]
+        for side in (rows.source, rows.target)
+    ]
+    batches = random_batches(list(zip(*sides)))
+    torch.manual_seed(0)
+    model = PlainTransformer(data.facts["vocab_size"], **SIZES, dropout=h["dropout"])
+    adam = torch.optim.Adam(model.parameters(), h["scale"] * h["width"] ** -0.5, (0.9, 0.98), eps=1e-9)
+    warm = h["warmup_steps"]
+    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: min((step + 1) ** -0.5, (step + 1) * warm**-1.5))
+    begin, tokens = 0.0, 0
+    for step in range(steps + WARMUP):
+        if step == WARMUP:
+            begin, tokens = time.perf_counter(), 0
+        source, target = next(batches)
+        logits = model(source, target[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD, label_smoothing=0.1)
+        adam.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config["trainer"]["gradient_clip_val"])
+        adam.step()
+        schedule.step()
+        tokens += int((target[:, 1:] != PAD).sum())
+        if step % LOG_EVERY == 0:
+            print(f"{step}: {loss.item():.3f}", file=sys.stderr)
+    return {"tokens": tokens / (time.perf_counter() - begin)}
+
+
+class Uncached:
+    """A Transformer that remembers nothing: every step reads what was written from its beginning.
+
+    Args:
+        model: what is read with.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        memory, written = state
+        written = torch.cat([written, tokens[:, None]], 1)
+        return self.model.decode(memory, written)[:, -1], (memory, written)
+
+    def select(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
+        (sources, mask), written = state
+        return ([(keys[sentences], values[sentences]) for keys, values in sources], mask[sentences]), written[rows]
+
+
+class Clock:
+    """Notes when each step begins.
+
+    Args:
+        model: what is timed.
+    """
+
+    def __init__(self, model: Searchable) -> None:
+        self.model, self.moments = model, list[float]()
+
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        self.moments.append(time.perf_counter())
+        return self.model.step(tokens, state)
+
+    def select(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
+        return self.model.select(state, sentences, rows)
+
+    def around(self, token: int) -> float:
+        """Seconds of the whole search for one more token there."""
+        return statistics.median(b - a for a, b in pairwise(self.moments[token - WINDOW : token + WINDOW + 1]))
+
+
+def writing(repeats: int) -> dict[str, float]:
+    """Sentences per second, and seconds per token."""
+    torch.manual_seed(0)
+    data = corpus()
+    sizes = recipe()["model"]["init_args"]
+    model = Transformer(**sizes, **{name: data.facts[name] for name in ("source_vocab_size", "vocab_size")}).eval()
+    batch = data.batch("test", list(range(SENTENCES)))
+
+    @torch.no_grad()
+    def write(contender: Searchable, count: int, most: list[int], cached: bool) -> float:
+        """Seconds for the first `count` sentences."""
+        begin = time.perf_counter()
+        length = batch["source_length"][:count]
+        memory = model.encode(batch["source"][:count, : int(length.max())], length)
+        state = model.start(memory, max(most)) if cached else (memory, torch.empty(count, 0, dtype=torch.int64))
+        search = Search(beam=5, min_length=min(most))
+        beam_search(contender, state, count, most, search, begin=BEGIN, stop=STOP, device=torch.device("cpu"))
+        return time.perf_counter() - begin
+
+    most = [SHORTEST + number % (LONGEST + 1 - SHORTEST) for number in range(SENTENCES)]
+    found: dict[str, list[float]] = {}
+    write(model, 8, most[:8], cached=True)
+    for _ in range(repeats):
+        for name, contender in (("cached", model), ("uncached", Uncached(model))):
+            found.setdefault(name, []).append(SENTENCES / write(contender, SENTENCES, most, cached=name == "cached"))
+        clock = Clock(model)
+        write(clock, 8, [LATE + 2 * WINDOW] * 8, cached=True)
+        for token in (EARLY, LATE):
+            found.setdefault(f"token {token}", []).append(clock.around(token))
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+CONTENDERS: dict[str, Callable[[int], dict[str, float]]] = {"ours": ours, "plain": plain, "writing": writing}
+
+
+def measure(contender: str, count: int, threads: int) -> dict[str, float]:
+    """What a contender's process prints last."""
+    command = [sys.executable, __file__, "--contender", contender, "--steps", str(count)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"error: {contender} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def main() -> None:
+    """Run everything in turns and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contender", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    if options.contender:
+        print(json.dumps(CONTENDERS[options.contender](options.steps)))
+        return
+    runs: dict[str, list[float]] = {"ours": [], "plain": []}
+    for _ in range(options.rounds):
+        for name, found in runs.items():
+            found.append(measure(name, options.steps, options.threads)["tokens"])
+    speed = {name: statistics.median(found) for name, found in runs.items()}
+    s = measure("writing", options.rounds, options.threads)
+    table = [
+        ("target tokens a second in training: ours, plain", speed["ours"], speed["plain"], ">= 2.7"),
+        ("sentences a second, beam 5: with, without the cache", s["cached"], s["uncached"], ">= 8"),
+        (f"a token of 8 x 5, ms: the {LATE}th, the {EARLY}th", 1000 * s[f"token {LATE}"], 1000 * s[f"token {EARLY}"], "< 1.5"),
+    ]
+    print(f"{'':54}{'':20}{'ratio':>8}  target")
+    for title, more, less, target in table:
+        print(f"{title:54}{more:10.2f}{less:10.2f}{more / less:8.2f}  {target}")
+
+
+if __name__ == "__main__":
+    main()
