@@ -156,7 +156,8 @@ class GPT(LanguageModel):
         windows = [cache.history[row][window_start(len(cache.history[row]), self.context) :] for row in rows]
         lengths = [len(window) for window in windows]
         padded = [window + [0] * (max(lengths) - len(window)) for window in windows]  # what stands behind is seen by nobody
-        cache.place, cache.rows = None, torch.tensor(rows, device=device)
+        cache.place = cache.mask = None
+        cache.rows = torch.tensor(rows, device=device)
         hidden = self.hidden(torch.tensor(padded, device=device), torch.arange(max(lengths), device=device), cache)
         for row, length in zip(rows, lengths):
             cache.lengths[row] = length
@@ -170,9 +171,10 @@ class GPT(LanguageModel):
             history.append(token)
         if len(full) == len(tokens):
             return self._read(state, full), state
-        state.place = torch.tensor([min(length, self.context - 1) for length in state.lengths], device=device)
-        hidden = self.hidden(torch.tensor(tokens, device=device)[:, None], state.place[:, None], state)
-        state.lengths = [min(length + 1, self.context) for length in state.lengths]
+        places = [min(length, self.context - 1) for length in state.lengths]
+        state.rows = torch.arange(len(tokens), device=device)
+        state.write_at(places)
+        hidden = self.hidden(torch.tensor(tokens, device=device)[:, None], torch.tensor(places, device=device)[:, None], state)
         logits = F.linear(hidden[:, 0], self.embedding.weight)
         if full:  # they took part for nothing, and are read again
             logits[torch.tensor(full, device=device)] = self._read(state, full)

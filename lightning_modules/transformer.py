@@ -217,9 +217,8 @@ class Transformer(Translator):
         return State(sources, mask, KVCache(h.layers, len(mask), h.heads, most, h.width // h.heads, mask.device), 0)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        state.cache.place = torch.full_like(tokens, state.length)
+        state.cache.write_at([state.length] * len(tokens))
         logits = self.judged.decode(state.sources, state.mask, tokens[:, None], state.cache, state.length)
-        state.cache.lengths = [state.length + 1] * len(tokens)
         return logits[:, 0], replace(state, length=state.length + 1)
 
     def select(self, state: State, sentences: Tensor, rows: Tensor) -> State:

@@ -99,7 +99,7 @@ def test_ranks_train_and_translate_the_same(checkpoint: str, tmp_path: Path) -> 
     for name in ("val/bleu", "val/exact", "val/nll"):
         one, two = (first(tmp_path / folder / "run", name) for folder in ("one", "two"))
         assert two == pytest.approx(one, rel=1e-5)
-        assert one > 0
+        assert one > 1 or name == "val/exact"
 
 
 def test_an_update_is_a_mean_over_the_targets_of_all_its_batches() -> None:

@@ -11,7 +11,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,8 +75,10 @@ class KVCache:
         values: (L, 2, N, H, T, D), of the kind of numbers that the first keys have.
         history: all tokens of each row, also those that the context has lost.
         lengths: filled columns of each row.
-        rows: those that are being read, (K,), when several tokens come at once.
-        place: the column that each row's one token goes to, (N,), when they come one by one; else None.
+        rows: those that are read or written, (K,).
+        place: the column that each row's one token goes to, or the one of all of them; None where several tokens are read at once.
+        seen: columns that anybody sees.
+        mask: which of them each row sees, (N, 1, 1, seen), where they are not all.
     """
 
     def __init__(self, layers: int, rows: int, heads: int, context: int, width: int, device: torch.device) -> None:
@@ -85,7 +87,8 @@ class KVCache:
         self.history: list[list[int]] = [[] for _ in range(rows)]
         self.lengths = [0] * rows
         self.rows = torch.arange(rows, device=device)
-        self.place: Tensor | None = None
+        self.place: Tensor | int | None = None
+        self.seen, self.mask = 0, cast(Tensor | None, None)
 
     def select(self, rows: Tensor) -> None:
         """Keep rows (K,), in that order; one may be kept several times. Only what is filled is moved."""
@@ -97,20 +100,28 @@ class KVCache:
         self.values = self.values[:, :, : len(rows)]
         self.values[:, :, :, :, :seen] = kept
         self.lengths = [self.lengths[row] for row in rows.tolist()]
+        self.rows = torch.arange(len(rows), device=rows.device)
 
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keep keys and values (K, H, S, D); all that may be attended to, and where (None: as far as each token's own place)."""
+    def write_at(self, places: list[int]) -> None:
+        """The column that each row's next token goes to: what all layers need to know of it, made once."""
+        self.seen, self.lengths = max(places) + 1, [place + 1 for place in places]
+        self.place, self.mask = places[0] if len(set(places)) == 1 else torch.tensor(places, device=self.rows.device), None
+        if isinstance(self.place, Tensor):
+            self.mask = (torch.arange(self.seen, device=self.place.device) <= self.place[:, None])[:, None, None]  # (N, 1, 1, seen)
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep keys and values (K, H, S, D); all that may be attended to, where `mask` is True if there is one."""
         if self.values is None:
             self.values = keys.new_zeros(self.size)
         kept = self.values[layer]
         if self.place is None:
             kept[:, self.rows, :, : keys.shape[2]] = torch.stack([keys, values])
-            return keys, values, None
-        everyone = torch.arange(len(keys), device=keys.device)
-        kept[0, everyone, :, self.place], kept[1, everyone, :, self.place] = keys[:, :, 0], values[:, :, 0]
-        seen = min(max(self.lengths) + 1, kept.shape[3])
-        mask = torch.arange(seen, device=keys.device) <= self.place[:, None]  # (N, seen)
-        return kept[0, :, :, :seen], kept[1, :, :, :seen], mask[:, None, None]
+            return keys, values
+        if isinstance(self.place, int):
+            kept[0, :, :, self.place], kept[1, :, :, self.place] = keys[:, :, 0], values[:, :, 0]
+        else:
+            kept[0, self.rows, :, self.place], kept[1, self.rows, :, self.place] = keys[:, :, 0], values[:, :, 0]
+        return kept[0, :, :, : self.seen], kept[1, :, :, : self.seen]
 
 
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
@@ -144,10 +155,12 @@ class SelfAttention(nn.Module):
             q, k = self.norms[0](q), self.norms[1](k)
         if self.shape.rotary:
             q, k = rotate(q, positions), rotate(k, positions)
+        causal = mask is None and (cache is None or cache.place is None)  # one token looks at all that the cache has
         if cache is not None:
-            k, v, mask = cache.extend(self.layer, k, v)
+            k, v = cache.extend(self.layer, k, v)
+            mask = cache.mask
         dropout = self.shape.attention_dropout if self.training else 0.0
-        mixed = attend(q, k, v, mask, dropout, causal=mask is None)
+        mixed = attend(q, k, v, mask, dropout, causal)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
 
