@@ -183,6 +183,10 @@ class Transformer(Translator):
         if self.hparams.shared and self.tokenizer is not None and self.tokenizer.source is not self.tokenizer.target:
             raise UserError("model.shared needs one vocabulary for both sides: set data.shared_vocabulary true, or this to false")
 
+    def on_train_start(self) -> None:
+        if self.trainer.global_step == 0:  # with --init_from, the mean is still that of another run
+            self.averaged.n_averaged.zero_()
+
     @property
     def judged(self) -> EncoderDecoder:
         """The network that is trained, or the mean of its last states where there is one and nothing is trained."""

@@ -150,7 +150,7 @@ class Translator(TokenModule):
         """
         if self.tokenizer is None:
             raise UserError("this checkpoint has no tokenizer: it was not made by train.py")
-        rows = [[*self.tokenizer.encode(text).tolist(), STOP] for text in texts]
+        rows = [[*self.tokenizer.encode(text.strip()).tolist(), STOP] for text in texts]
         length = torch.tensor([len(row) for row in rows])
         source = torch.full((len(rows), int(length.max())), PAD)
         for number, row in enumerate(rows):
