@@ -17,6 +17,7 @@ import importlib
 import inspect
 import itertools
 import math
+import os
 import re
 import sys
 import types
@@ -277,17 +278,23 @@ def translate_texts(model: Any, options: argparse.Namespace, sampling: dict[str,
     from datamodules.parallel_text import file_lines
     from lightning_modules.layers.decoding import Search
 
-    search, source = Search(**sampling), Path(options.input)
-    if options.out and source.exists() and options.out.resolve() == source.resolve():
+    search, source, given = Search(**sampling), Path(options.input), os.path.isfile(options.input)
+    if options.seeds:
+        raise UserError("--seeds picks texts of the test split: leave it out with --input")
+    if not given and (os.path.isdir(options.input) or (source.suffix and len(options.input.split()) == 1)):
+        raise UserError(f"--input {options.input}: there is no such file; give a file with a text on each line, or a text")
+    if given and options.out and options.out.resolve() == source.resolve():
         raise UserError(f"--out {options.out} would overwrite the texts of --input: give another file")
-    lines = file_lines(source) if source.is_file() else iter([options.input])
+    lines = file_lines(source) if given else iter([options.input])
     with open(options.out, "w", encoding="utf-8") if options.out else nullcontext(sys.stdout) as file:
         for number in itertools.count():
             chunk = list(itertools.islice(lines, LINES))
             for line in model.translate(chunk, search):
                 print(line, file=file)
             if options.attention and number == 0:
-                for row, line in enumerate(filter(str.strip, chunk[:MAPS])):
+                for row, line in enumerate(chunk[:MAPS]):
+                    if not line.strip():
+                        continue
                     tokens, length = model.read([line])
                     for name, shown in model.attention_maps({"source": tokens, "source_length": length}).items():
                         save_png(heat_map(shown), options.attention / f"line{row + 1:04d}-{name}.png")
@@ -359,6 +366,8 @@ def draw(argv: list[str]) -> None:
     if getattr(options, "input", None):
         (translate_texts if hasattr(model, "translate") else translate)(model, options, sampling)
         return
+    if hasattr(model, "translate") and (options.out or options.attention):
+        raise UserError("--out and --attention go with --input: give a file or a text")
     if getattr(options, "score", None):
         score(model, options.score)
         return

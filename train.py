@@ -297,7 +297,8 @@ class TrainCLI(LightningCLI):
         """Refuse weights whose tokens mean something else."""
         theirs, ours = read_checkpoint(path).get("tokenizer"), getattr(self.datamodule, "tokenizer", None)
         if theirs is not None and (ours is None or ours.to_json() != theirs):
-            raise UserError(f"--init_from {path} counts in other tokens than this data: give --data.tokenizer_file {path}")
+            mend = f"give --data.tokenizer_file {path}" if hasattr(self.datamodule, "tokenizer_file") else "give its own data"
+            raise UserError(f"--init_from {path} counts in other tokens than this data: {mend}")
 
     def _report(self) -> None:
         values = {name: value.item() for name, value in self.trainer.callback_metrics.items() if name.startswith(("val/", "test/"))}
@@ -388,9 +389,15 @@ def compile_networks(model: GenerativeModule, backend: str) -> None:
     known = torch.compiler.list_backends()
     if backend not in [*known, "eager"]:
         raise UserError(f"--compile {backend}: there is no such backend here; give one of {', '.join(known)}")
-    parts = [list(part.values()) if isinstance(part, torch.nn.ModuleDict) else [part] for part in model.children()]
-    for part in itertools.chain.from_iterable(parts):  # a dictionary of networks is never called itself
-        if any(parameter.requires_grad for parameter in part.parameters()):
+    compile_called(model, backend)
+
+
+def compile_called(whole: torch.nn.Module, backend: Any) -> None:
+    """Compile the parts that are called: a list, a dictionary and what is used by other methods never are themselves."""
+    for part in whole.children():
+        if type(part).forward is torch.nn.Module.forward:
+            compile_called(part, backend)
+        elif any(parameter.requires_grad for parameter in part.parameters()):
             part.compile(backend=backend)
 
 

@@ -181,6 +181,8 @@ class DataModule(LightningDataModule):
         batch_size = batch_size or (self.batch_size if shuffle else self.eval_batch_size)
         if not len(data):
             raise UserError(f"the {split} split has no samples: add some")
+        if not shuffle and len(data) < world:  # a rank without any would leave the others waiting
+            raise UserError(f"{world} processes are more than the {len(data)} samples of the {split} split: use fewer")
         sampler = self.batch_sampler(
             data, batch_size, shuffle=shuffle, seed=self.seed, name=split, rank=rank, world=world, start=start
         )

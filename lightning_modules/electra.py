@@ -25,7 +25,8 @@ mlm (BERT's: the identity at m, of x_masked, without a generator).
 
 Departures from the paper: the sum of Eq. 3 is divided by 15 % of all tokens, which differs from their rounded number, so that one
 count serves both losses on any number of ranks; no dropout of attention weights, for which PyTorch has no fused kernel on a CPU;
-the released code turns only 85 % of m into [MASK], this file all, as the paper; [CLS], [SEP] and segments are left out.
+the released code turns only 85 % of m into [MASK] (and BERT, which "mlm" is, 80 %), this file all, as the paper; [CLS], [SEP] and
+segments are left out.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -36,6 +37,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryPrecision, BinaryRecall
 
+from console import UserError
 from datamodules.tokenizer import RECORD
 from lightning_modules.base import sampling
 from lightning_modules.layers.schedules import linear
@@ -44,6 +46,7 @@ from lightning_modules.layers.transformer import Block, Shape
 from metrics.probe import swapped_words_probe
 
 MASK_SHARE = 0.15
+MEANS = ("loss", "loss_main", "loss_generator", "generator_accuracy", "replaced", "floor")
 Objective = Literal["electra", "electra_15", "all_tokens", "replace_mlm", "mlm"]
 
 
@@ -99,7 +102,7 @@ class ELECTRA(TokenModule):
 
     Args:
         vocab_size: V, a fact of the data; [MASK] is one more.
-        context: T, most tokens of a text.
+        context: most tokens that follow others in a text, as data.context; all of them are one more.
         objective: see above.
         layers: of both encoders.
         heads: of the large one's attention.
@@ -154,7 +157,7 @@ class ELECTRA(TokenModule):
                 nn.init.zeros_(part.bias)
         measures = {"auc": BinaryAUROC(thresholds=200), "precision": BinaryPrecision(), "recall": BinaryRecall()}
         self.measures: Any = nn.ModuleDict({**measures, "accuracy": BinaryAccuracy()})
-        self.means: Any = nn.ModuleDict({name: MeanMetric() for name in ("loss", "generator_accuracy", "replaced", "floor")})
+        self.means: Any = nn.ModuleDict({name: MeanMetric() for name in MEANS})
 
     @staticmethod
     def _head(width: int, embedding: int) -> nn.Module:
@@ -164,6 +167,12 @@ class ELECTRA(TokenModule):
     def words(self, head: nn.Module, hidden: Tensor) -> Tensor:
         """Logits (..., V) of the words at hidden states (..., width)."""
         return F.linear(head(hidden), self.embedding.weight[:-1], self.bias)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.context > self.hparams.context:
+            raise UserError(f"data.context {data.context} is more than model.context {self.hparams.context}: make them equal")
 
     def encode(self, encoder: Encoder, tokens: Tensor, valid: Tensor) -> Tensor:
         """Hidden states (N, T, width) of tokens (N, T)."""
@@ -176,7 +185,7 @@ class ELECTRA(TokenModule):
         """m of Eq. 1 (N, T), among valid positions (N, T)."""
         chance = torch.rand(valid.shape, generator=generator, device=valid.device if generator is None else "cpu").to(valid.device)
         place = chance.masked_fill(~valid, 2.0).argsort(1).argsort(1)
-        return place < (MASK_SHARE * valid.sum(1, keepdim=True)).ceil()
+        return place < (15 * valid.sum(1, keepdim=True) + 99) // 100  # rounded up, in whole numbers
 
     def forward(self, tokens: Tensor, length: Tensor, generator: torch.Generator | None = None) -> Outcome:
         """One batch of tokens (N, T), of which `length` (N,) count."""
@@ -184,7 +193,7 @@ class ELECTRA(TokenModule):
         valid = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
         chosen = self.choose(valid & (tokens >= self.specials), generator)
         corrupt = tokens.masked_fill(chosen, self.mask_id)  # Eq. 1
-        forged = torch.zeros(tokens.shape, device=tokens.device)
+        forged = torch.zeros(tokens.shape, device=tokens.device, dtype=torch.float32)
         if self.generator is not None:
             logits = self.words(self.guess, self.encode(self.generator, corrupt, valid)[chosen]).float()  # (M, V)
             forged[chosen] = F.cross_entropy(logits, tokens[chosen], reduction="none")  # Eq. 3
@@ -192,7 +201,7 @@ class ELECTRA(TokenModule):
             drawn = (logits.detach() - (-noise.clamp_min(1e-20).log()).log().to(logits.device)).argmax(-1)  # without gradient
             corrupt = corrupt.masked_scatter(chosen, drawn)  # Eq. 2
         hidden = self.encode(self.main, corrupt, valid)
-        loss = torch.zeros(tokens.shape, device=tokens.device)
+        loss = torch.zeros_like(forged)
         at = chosen if objective in ("electra_15", "replace_mlm", "mlm") else valid
         suspicion = None
         if self.name is None:
@@ -213,6 +222,11 @@ class ELECTRA(TokenModule):
         weight = self.hparams.lambda_disc if self.name is None else 1.0
         return outcome.generator / MASK_SHARE + weight * outcome.main / outcome.counted
 
+    def parts(self, outcome: Outcome, count: int) -> dict[str, Tensor]:
+        """Eq. 3 and Eq. 4, or what stands in the place of it, of so many tokens."""
+        found = {"main": outcome.main.sum() / (outcome.counted * count)}
+        return found if self.generator is None else {**found, "generator": outcome.generator.sum() / (MASK_SHARE * count)}
+
     @staticmethod
     def texts(batch: dict[str, Any]) -> tuple[Tensor, Tensor, int]:
         """All tokens of a batch, not only those that follow others: (N, T), their lengths (N,), and how many they are."""
@@ -222,8 +236,7 @@ class ELECTRA(TokenModule):
         tokens, length, count = self.texts(batch)
         outcome = self(tokens, length)
         losses = self.losses(outcome)
-        self.log_train(loss=losses.sum() / count, loss_mlm=outcome.generator.sum() / (MASK_SHARE * count))
-        self.log_train(loss_disc=outcome.main.sum() / (outcome.counted * count))
+        self.log_train(loss=losses.sum() / count, **{f"loss_{name}": value for name, value in self.parts(outcome, count).items()})
         return self.token_mean(losses, count)
 
     # Figures
@@ -239,6 +252,7 @@ class ELECTRA(TokenModule):
         tokens, length, count = self.texts(batch)
         outcome = self(tokens, length)
         found = {"loss": (self.losses(outcome).sum() / count, count)}
+        found |= {f"loss_{name}": (value, count) for name, value in self.parts(outcome, count).items()}
         if self.generator is not None:
             replaced = (outcome.corrupt != tokens)[outcome.valid]
             guessed = (outcome.corrupt == tokens)[outcome.chosen].float()
@@ -247,10 +261,16 @@ class ELECTRA(TokenModule):
             if outcome.suspicion is not None:
                 for name, measure in self.measures.items():
                     measure.update(outcome.suspicion[outcome.valid].sigmoid(), replaced.int())
-                    self.log(f"{stage}/{name}", measure, on_step=False, on_epoch=True)
+                    self._log(stage, name, measure)
         for name, (value, weight) in found.items():
             self.means[name].update(value, weight)
-            self.log(f"{stage}/{name}", self.means[name], on_step=False, on_epoch=True)
+            self._log(stage, name, self.means[name])
+
+    def _log(self, stage: str, name: str, metric: Any) -> None:
+        self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        note = f"objective={self.hparams.objective}|mask={MASK_SHARE}|split={data.split_name(stage)}"
+        self.signatures[f"{stage}/{name}"] = f"{name}[{note}]"
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()

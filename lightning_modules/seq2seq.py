@@ -189,9 +189,10 @@ class Seq2Seq(Translator):
 
     def select(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
         memory, recurrent = state
-        states, keys, mask, context = (part[sentences] for part in (memory.states, memory.keys, memory.mask, memory.context))
-        left = Memory(states, keys, mask, memory.first, context)
-        return left, tuple(part[:, rows].contiguous() for part in recurrent)
+        if len(sentences) < len(memory.mask):
+            states, keys, mask, context = (part[sentences] for part in (memory.states, memory.keys, memory.mask, memory.context))
+            memory = Memory(states, keys, mask, memory.first, context)
+        return memory, tuple(part[:, rows].contiguous() for part in recurrent)
 
     def cross_attention(self, weights: list[Tensor]) -> dict[str, Tensor]:
         if not weights:

@@ -40,7 +40,7 @@ from lightning_modules.layers.translation import Translator
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
     """(T, width) of positions (T,): Eq. 5."""
-    angles = positions[:, None] * 10000.0 ** (-torch.arange(0, width, 2, device=positions.device) / width)
+    angles = positions[:, None] * 10000.0 ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
 
 
@@ -99,11 +99,13 @@ class EncoderDecoder(nn.Module):
         for part in self.modules():
             if isinstance(part, nn.Linear):
                 nn.init.zeros_(part.bias)
-                square = part.out_features // part.in_features if part.out_features in (2 * shape.width, 3 * shape.width) else 1
-                for matrix in part.weight.chunk(square if part.in_features == shape.width else 1):  # queries, keys and values apart
-                    nn.init.xavier_uniform_(matrix)
+                nn.init.xavier_uniform_(part.weight)
             elif isinstance(part, nn.Embedding):
                 nn.init.normal_(part.weight, 0.0, shape.width**-0.5)
+        for part in self.modules():  # queries, keys and values are matrices of their own
+            joined = part.qkv if isinstance(part, SelfAttention) else part.keys_values if isinstance(part, CrossAttention) else None
+            for matrix in joined.weight.split(shape.width) if joined is not None else ():
+                nn.init.xavier_uniform_(matrix)
 
     def embed(self, tokens: Tensor, embedding: nn.Embedding, first: int = 0) -> Tensor:
         """(N, T, width) of tokens (N, T), of which the first has that position."""
@@ -172,6 +174,8 @@ class Transformer(Translator):
         average_every: int = 100,
     ) -> None:
         super().__init__()
+        if average_every < 1:
+            raise UserError(f"model.average_every {average_every}: give at least 1")
         self.save_hyperparameters()
         self.smoothing = smoothing
         shape = Shape(width, heads, dropout, 0.0, "layer", False, "relu", norm_first=norm_first, hidden=hidden)
@@ -184,7 +188,11 @@ class Transformer(Translator):
             raise UserError("model.shared needs one vocabulary for both sides: set data.shared_vocabulary true, or this to false")
 
     def on_train_start(self) -> None:
-        if self.trainer.global_step == 0:  # with --init_from, the mean is still that of another run
+        left = int(self.trainer.estimated_stepping_batches) - self.trainer.global_step
+        window = (self.hparams.average - 1) * self.hparams.average_every
+        if (
+            self.trainer.global_step == 0 or left > window
+        ):  # the mean is of another run (--init_from), or of an end that was not the last
             self.averaged.n_averaged.zero_()
 
     @property

@@ -29,7 +29,7 @@ def features(
     size = len(data.split(split))
     chosen = torch.randperm(size, generator=generator)[:count].tolist()
     for start in range(0, len(chosen), BATCH):
-        batch = data.batch(split, chosen[start : start + BATCH])
+        batch = data.batch(split, chosen[start : start + BATCH], seed=start)
         tokens, length = batch["tokens"], batch["length"] + 1
         swapped = swap_two(tokens, length, generator)
         changed = (swapped != tokens).any(1)

@@ -174,7 +174,7 @@ class Sorted:
     def split_name(self, name: str) -> str:
         return name
 
-    def batch(self, name: str, index: list[int]) -> dict[str, Tensor]:
+    def batch(self, name: str, index: list[int], seed: int) -> dict[str, Tensor]:
         tokens = torch.stack([torch.arange(10) + i % 50 for i in index])
         return {"tokens": tokens, "length": torch.full((len(index),), 9)}
 

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import train
 from console import UserError
+from lightning_modules.gpt import GPT
 from lightning_modules.layers.attention import watching_attention
 from lightning_modules.layers.decoding import Search, beam_search
 from lightning_modules.layers.schedules import cosine, inverse_square_root
@@ -233,6 +235,15 @@ def test_transformer_base_has_its_65_million_parameters() -> None:
     assert sum(p.numel() for p in model.network.parameters()) / 1e6 == pytest.approx(63.1, abs=0.2)
 
 
+def test_weights_begin_as_glorot_has_them() -> None:
+    """Queries, keys and values each as a matrix of their own, whatever the widths are."""
+    network = Transformer(VOCABULARY, VOCABULARY, 1, 2, 64, 128).network
+    block = network.decoder[0]
+    for matrix in [*block.attention.qkv.weight.split(64), *block.cross.keys_values.weight.split(64)]:  # type: ignore[union-attr, operator]
+        assert matrix.abs().max().item() == pytest.approx((6 / 128) ** 0.5, rel=0.01)
+    assert block.feed_forward.input.weight.abs().max().item() == pytest.approx((6 / 192) ** 0.5, rel=0.01)  # type: ignore[union-attr]
+
+
 def test_sinusoids() -> None:
     """Eq. 5, and a shift of position is a rotation."""
     table = sinusoids(torch.arange(50), 8)
@@ -294,6 +305,27 @@ def test_teacher_forcing() -> None:
     logits = own.decode(own.encode(source, length), tokens)
     fed = torch.cat([tokens[:, :1], logits[:, :-1].argmax(-1)], 1)
     torch.testing.assert_close(logits, own.eval().decode(own.encode(source, length), fed), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("system", ["GPT", "Transformer"])
+@torch.no_grad()
+def test_blocks_are_compiled(system: str) -> None:
+    """`--compile` reaches what is called within lists and by other methods than `forward`, and changes nothing."""
+    model = GPT(VOCABULARY, 8, 2, 2, 16).eval() if system == "GPT" else SYSTEMS["post-norm"]().eval()
+    (source, length), tokens = sources(7, 4), torch.randint(3, VOCABULARY, (2, 5))
+
+    def run() -> Tensor:
+        return model(tokens) if system == "GPT" else model.decode(model.encode(source, length), tokens)
+
+    expected, sizes = run(), []
+
+    def count(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        sizes.append(len(graph.graph.nodes))
+        return graph.forward
+
+    train.compile_called(model, count)
+    torch.testing.assert_close(run(), expected, atol=1e-5, rtol=1e-5)
+    assert sum(sizes) > 40, "more than embeddings and norms"
 
 
 def test_averages_are_of_the_last_states() -> None:

@@ -178,7 +178,7 @@ class LanguageModel(TokenModule):
         records = bool(self.tokenizer.specials)
         begin, end = ([self.tokenizer.special(token)] if records else [] for token in RECORD[1:])
         found = []
-        for part in filter(None, text.splitlines()) if records else [text]:
+        for part in filter(None, map(str.strip, text.split("\n"))) if records else [text]:
             ids = torch.tensor([*begin, *self.tokenizer.encode(part).tolist(), *end], device=self.device)
             done = 1
             while done < len(ids):

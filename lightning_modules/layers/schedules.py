@@ -77,7 +77,7 @@ def cosine(optimizer: torch.optim.Optimizer, total: int, warmup_steps: int = 0, 
 def inverse_square_root(optimizer: torch.optim.Optimizer, warmup_steps: int) -> dict[str, Any]:
     """Step size times min(s^-1/2, s * warmup_steps^-3/2) at update s = 1, 2, ... (Vaswani et al. 2017, Eq. 3)."""
     return {
-        "scheduler": LambdaLR(optimizer, lambda step: min((step + 1) ** -0.5, (step + 1) * warmup_steps**-1.5)),
+        "scheduler": LambdaLR(optimizer, lambda step: min((step + 1) ** -0.5, (step + 1) * max(1, warmup_steps) ** -1.5)),
         "interval": "step",
     }
 

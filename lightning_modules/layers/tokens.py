@@ -56,6 +56,6 @@ class TokenModule(GenerativeModule):
             parts = self.trainer.world_size * self.trainer.accumulate_grad_batches  # that Lightning has divided by
             total = self.trainer.strategy.reduce(torch.tensor(self._targets, device=self.device), reduce_op="sum")
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            torch._foreach_mul_(gradients, NOMINAL * parts / int(total))
+            torch._foreach_mul_(gradients, NOMINAL * parts / total)
             self._targets = 0
         super().on_before_optimizer_step(optimizer)

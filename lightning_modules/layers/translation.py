@@ -137,7 +137,7 @@ class Translator(TokenModule):
     def write(self, source: Tensor, length: Tensor, search: Search) -> list[str]:
         """The likeliest text that is found for each of sources (N, S)."""
         assert self.tokenizer is not None
-        most = [search.max_length or 2 * size + 10 for size in length.tolist()]
+        most = [search.max_length or max(search.min_length, 2 * size + 10) for size in length.tolist()]
         state = self.start(self.encode(source, length), max(most))
         found = beam_search(self, state, len(source), most, search, begin=BEGIN, stop=STOP, device=source.device)
         return [self.tokenizer.target.decode(one[0][1]) if one else "" for one in found]
@@ -164,7 +164,7 @@ class Translator(TokenModule):
         Args:
             texts: any number.
             search: how they are looked for.
-            budget: most tokens of a batch, padding included.
+            budget: most characters of a batch, padding included.
         """
         made = [""] * len(texts)
         for chosen in self._batches(texts, budget):

@@ -1,5 +1,6 @@
 """Copy, reverse and sort of digits: what a system that writes one text for another must learn in a minute, to the last one."""
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def write_corpus(folder: Path, task: str) -> list[tuple[str, str]]:
         texts["".join(chance.choices("0123456789", k=chance.randint(3, 12)))] = None
     rest = iter(texts)
     for split, size in SIZES.items():
-        pairs = [(text, TASKS[task](text)) for text, _ in zip(rest, range(size))]
+        pairs = [(text, TASKS[task](text)) for text in itertools.islice(rest, size)]
         for side, ending in enumerate(("in", "out")):
             (folder / f"{split}.{ending}").write_text("".join(f"{pair[side]}\n" for pair in pairs))
     return pairs
