@@ -79,6 +79,7 @@ class KVCache:
         place: the column that each row's one token goes to, or the one of all of them; None where several tokens are read at once.
         seen: columns that anybody sees.
         mask: which of them each row sees, (N, 1, 1, seen), where they are not all.
+        writers: (N, T), which row was the one that wrote each column: where two rows have the same one, they are the same.
     """
 
     def __init__(self, layers: int, rows: int, heads: int, context: int, width: int, device: torch.device) -> None:
@@ -87,18 +88,23 @@ class KVCache:
         self.history: list[list[int]] = [[] for _ in range(rows)]
         self.lengths = [0] * rows
         self.rows = torch.arange(rows, device=device)
+        self.writers = self.rows[:, None].repeat(1, context)
         self.place: Tensor | int | None = None
         self.seen, self.mask = 0, cast(Tensor | None, None)
 
     def select(self, rows: Tensor) -> None:
-        """Keep rows (K,), in that order; one may be kept several times. Only what is filled is moved."""
+        """Keep rows (K,), in that order; one may be kept several times. Only that is moved which a row does not have in common with
+        the one whose place it takes: texts that are followed together have most of it."""
         assert self.values is not None
-        seen = max(self.lengths)
-        kept = self.values[:, :, rows, :, :seen]
-        if len(rows) > self.values.shape[2]:
-            self.values = self.values.new_zeros(*self.values.shape[:2], len(rows), *self.values.shape[3:])
-        self.values = self.values[:, :, : len(rows)]
-        self.values[:, :, :, :, :seen] = kept
+        writers = self.writers[rows]
+        if len(rows) > len(self.writers):
+            self.values = self.values[:, :, rows]
+        else:
+            row, column = (writers != self.writers[: len(rows)])[:, : max(self.lengths)].nonzero(as_tuple=True)
+            moved = self.values[:, :, rows[row], :, column]
+            self.values = self.values[:, :, : len(rows)]
+            self.values[:, :, row, :, column] = moved
+        self.writers = writers
         self.lengths = [self.lengths[row] for row in rows.tolist()]
         self.rows = torch.arange(len(rows), device=rows.device)
 
@@ -106,6 +112,7 @@ class KVCache:
         """The column that each row's next token goes to: what all layers need to know of it, made once."""
         self.seen, self.lengths = max(places) + 1, [place + 1 for place in places]
         self.place, self.mask = places[0] if len(set(places)) == 1 else torch.tensor(places, device=self.rows.device), None
+        self.writers[self.rows, self.place] = self.rows
         if isinstance(self.place, Tensor):
             self.mask = (torch.arange(self.seen, device=self.place.device) <= self.place[:, None])[:, None, None]  # (N, 1, 1, seen)
 
