@@ -107,18 +107,22 @@ class LazyBatch(Mapping[str, Any]):
 
     Args:
         config: configuration whose data it is.
+        tokenizer: that the data has to have, where the system has one.
         seeds: seed i picks sample `i` of the test split, modulo its size.
         attribute: property for `positive` and `negative` training pictures.
     """
 
-    def __init__(self, config: Path, seeds: list[int], attribute: str | None) -> None:
-        self.config, self.seeds, self.attribute = config, seeds, attribute
+    def __init__(self, config: Path, tokenizer: Any, seeds: list[int], attribute: str | None) -> None:
+        self.config, self.tokenizer, self.seeds, self.attribute = config, tokenizer, seeds, attribute
         self._content: dict[str, Any] | None = None
 
     @property
     def content(self) -> dict[str, Any]:
         if self._content is None:
             data = opened(self.config)
+            theirs = getattr(data, "tokenizer", None)
+            if self.tokenizer and theirs and self.tokenizer.to_json() != theirs.to_json():
+                raise UserError(f"--data {self.config}: its texts have another vocabulary than the checkpoint's; give --input a file")
             self._content = data.batch("test", self.seeds)
             if self.attribute:
                 self._content |= data.attribute_batch(self.attribute)
@@ -387,7 +391,7 @@ def draw(argv: list[str]) -> None:
     size = CHUNK // 4 if "direction" in sampling else CHUNK  # what is translated may be large
     for start in range(0, len(seeds), size):
         chunk = seeds[start : start + size]
-        data = {"batch": LazyBatch(options.data, chunk, sampling.get("attribute"))} if options.takes_batch else {}
+        data = {"batch": LazyBatch(options.data, model.tokenizer, chunk, sampling.get("attribute"))} if options.takes_batch else {}
         drawn = model.sample(chunk, **data, **sampling)
         for seed, one in zip(chunk, drawn, strict=True):
             if isinstance(one, str):

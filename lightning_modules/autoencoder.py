@@ -119,7 +119,7 @@ class Autoencoder(GenerativeModule):
 
     def configure_optimizers(self) -> Any:
         adam = torch.optim.Adam(self.parameters(), self.hparams.learning_rate, fused=True)
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, int(self.trainer.estimated_stepping_batches))
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.total_updates)
         return [adam], [{"scheduler": cosine, "interval": "step"}]
 
     @sampling

@@ -150,6 +150,18 @@ class GenerativeModule(LightningModule):
         """Samples in a batch; systems over tokens count those."""
         return len(batch["index"])
 
+    @property
+    def total_updates(self) -> int:
+        """Updates of the whole run, for schedules that end with it.
+
+        Raises:
+            UserError: if nobody knows, since only time ends the run.
+        """
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise UserError("a schedule that ends with the run needs its length: give trainer.max_steps or trainer.max_epochs")
+        return int(total)
+
     # Logging
 
     def log_train(self, **values: Tensor | float) -> None:

@@ -315,4 +315,4 @@ class ELECTRA(TokenModule):
         matrices, others = ([p for p in self.parameters() if (p.dim() >= 2) == wanted] for wanted in (True, False))
         groups = [{"params": matrices, "weight_decay": h.weight_decay}, {"params": others, "weight_decay": 0.0}]
         adam = torch.optim.AdamW(groups, h.learning_rate, (0.9, 0.999), eps=1e-6, fused=True)
-        return [adam], [linear(adam, int(self.trainer.estimated_stepping_batches), h.warmup_steps)]
+        return [adam], [linear(adam, self.total_updates, h.warmup_steps)]

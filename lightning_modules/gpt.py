@@ -138,7 +138,7 @@ class GPT(LanguageModel):
             adam: torch.optim.Optimizer = Muon(groups, h.embedding_rate, betas=tuple(h.betas))
         else:
             adam = torch.optim.AdamW(groups, h.learning_rate, betas=tuple(h.betas), fused=True)
-        return [adam], [cosine(adam, int(self.trainer.estimated_stepping_batches), h.warmup_steps, last=0.1)]
+        return [adam], [cosine(adam, self.total_updates, h.warmup_steps, last=0.1)]
 
     # Decoding
 

@@ -5,7 +5,7 @@ Representations using RNN Encoder-Decoder", EMNLP 2014 (no attention); Bahdanau,
 Jointly Learning to Align and Translate", ICLR 2015 (additive); Luong, Pham and Manning, "Effective Approaches to Attention-based
 Neural Machine Translation", EMNLP 2015 (multiplicative). With Eq. 1 of `layers/translation.py`:
 
-    h_j = [RNN(x_j, h_{j-1}); RNN(x_j, h_{j+1})],   s_0 = tanh(W_0 h_end)                    (2)
+    h_j = [RNN(x_j, h_{j-1}); RNN(x_j, h_{j+1})],  or one of them;   s_0 = tanh(W_0 h_end)   (2)
     s_t = RNN([y_{t-1}; c_t], s_{t-1})                                                       (3)
     p(y_t | y_<t, x) = softmax(W_o D tanh(U [s_t; y_{t-1}; c_t]))                            (4)
     none:            c_t = c, what the encoder ends with                                     (5)
@@ -13,16 +13,16 @@ Neural Machine Translation", EMNLP 2015 (multiplicative). With Eq. 1 of `layers/
     multiplicative:  c_t = sum_j a_tj h_j,  a_tj = softmax_j s_{t-1}' W_a h_j                (7)
 
 Without attention all that a sentence says has to fit into c, one vector for five words and for fifty: the beginning of a long
-sentence is forgotten, which is why Sutskever et al. read it backwards. With attention the decoder looks at each word when it needs
+sentence is forgotten, which is why Sutskever et al. read it backwards, its beginning last. With attention the decoder looks at each word when it needs
 it, and `attention_maps` shows at which (`test/bleu_source_…` has BLEU by length of both).
 
 | paper | here |
 |---|---|
-| h_j, s_t, c_t | memory (N, S, 2 width), state (L, N, width), context (N, 2 width) |
+| h_j, s_t, c_t | memory (N, S, E), state (L, N, width), context (N, E); E = width, 2 width where both ways are read |
 | x_j, y_t | source_embedding, target_embedding |
 | teacher forcing | y_{t-1} is the true word; with probability 1 - teacher_forcing the likeliest one of the step before |
 
-Departures from the papers: one bidirectional layer's ends make c (Sutskever et al.: four layers' last states); the output layer is
+Departures from the papers: the last layer's ends make c (Sutskever et al.: four layers' last states); the output layer is
 tanh (Bahdanau et al.: maxout) and its matrix the target embedding's (Press and Wolf 2017); Luong et al. look with s_t and feed
 tanh(U [s_t; c_t]) back instead of c_t; Adam.
 """
@@ -46,11 +46,11 @@ class Memory(NamedTuple):
     """What is kept of N sources.
 
     Attributes:
-        states: h, (N, S, 2 width).
+        states: h, (N, S, E).
         keys: what is compared with a state in Eq. 6 and 7, (N, S, width).
         mask: True where there is a word, (N, S).
         first: s_0, (L, N, width), twice for an LSTM.
-        context: c of Eq. 5, (N, 2 width).
+        context: c of Eq. 5, (N, E).
     """
 
     states: Tensor
@@ -72,7 +72,7 @@ class Seq2Seq(Translator):
         width: of each state.
         embedding: size of a word's vector.
         dropout: D, also of embeddings and between layers.
-        reverse_source: read sources backwards.
+        reading: how sources are read: both ways (Bahdanau et al.), or one of them (Sutskever et al.: backward).
         teacher_forcing: probability that a step of training sees the true word before it.
         smoothing: of labels.
         learning_rate: of Adam, on half a cosine to 0.
@@ -89,7 +89,7 @@ class Seq2Seq(Translator):
         width: int = 256,
         embedding: int = 256,
         dropout: float = 0.3,
-        reverse_source: bool = False,
+        reading: Literal["both", "forward", "backward"] = "both",
         teacher_forcing: float = 1.0,
         smoothing: float = 0.0,
         learning_rate: float = 1e-3,
@@ -101,19 +101,21 @@ class Seq2Seq(Translator):
         inner = dropout if layers > 1 else 0.0
         self.source_embedding = nn.Embedding(source_vocab_size, embedding)
         self.target_embedding = nn.Embedding(vocab_size, embedding)
-        self.encoder = CELLS[cell](embedding, width, layers, batch_first=True, dropout=inner, bidirectional=True)
-        self.bridge = nn.Linear(2 * width, layers * width * (2 if cell == "lstm" else 1))  # W_0
-        self.keys = nn.Linear(2 * width, width, bias=False) if attention != "none" else None  # U_a, W_a of Eq. 7
+        both = reading == "both"
+        encoded = 2 * width if both else width  # E
+        self.encoder = CELLS[cell](embedding, width, layers, batch_first=True, dropout=inner, bidirectional=both)
+        self.bridge = nn.Linear(encoded, layers * width * (2 if cell == "lstm" else 1))  # W_0
+        self.keys = nn.Linear(encoded, width, bias=False) if attention != "none" else None  # U_a, W_a of Eq. 7
         self.query = nn.Linear(width, width) if attention == "additive" else None  # W_a of Eq. 6
         self.score = nn.Linear(width, 1, bias=False) if attention == "additive" else None  # v
-        self.decoder = CELLS[cell](embedding + 2 * width, width, layers, batch_first=True, dropout=inner)
-        self.readout = nn.Linear(width + embedding + 2 * width, embedding)  # U
+        self.decoder = CELLS[cell](embedding + encoded, width, layers, batch_first=True, dropout=inner)
+        self.readout = nn.Linear(width + embedding + encoded, embedding)  # U
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         for part in (self.source_embedding, self.target_embedding):
             nn.init.normal_(part.weight, 0.0, embedding**-0.5)
 
     def encode(self, source: Tensor, length: Tensor) -> Memory:
-        if self.hparams.reverse_source:
+        if self.hparams.reading == "backward":
             place = torch.arange(source.shape[1], device=source.device)
             source = source.gather(1, torch.where(place < length[:, None], length[:, None] - 1 - place, place))
         packed = pack_padded_sequence(
@@ -121,15 +123,15 @@ class Seq2Seq(Translator):
         )
         out, last = self.encoder(packed)
         states, _ = pad_packed_sequence(out, batch_first=True, total_length=source.shape[1])
-        final = last[0] if isinstance(last, tuple) else last  # (2 L, N, width)
-        context = torch.cat([final[-2], final[-1]], 1)
+        final = last[0] if isinstance(last, tuple) else last  # (L, N, width), or 2 L where both ways are read
+        context = torch.cat([final[-2], final[-1]], 1) if self.hparams.reading == "both" else final[-1]
         parts = self.bridge(context).tanh().view(len(source), -1, self.hparams.layers, self.hparams.width)  # Eq. 2
         first = tuple(part.transpose(0, 1).contiguous() for part in parts.unbind(1))
         mask = torch.arange(source.shape[1], device=source.device) < length[:, None]
         return Memory(states, states if self.keys is None else self.keys(states), mask, first, context)
 
     def look(self, memory: Memory, state: Tensor) -> Tensor:
-        """c_t (N, K, 2 width) for states (N, K, width) of the decoder, K for each source."""
+        """c_t (N, K, E) for states (N, K, width) of the decoder, K for each source."""
         if self.hparams.attention == "none":
             return memory.context[:, None].expand(-1, state.shape[1], -1)  # Eq. 5
         if self.query is None or self.score is None:
@@ -141,7 +143,7 @@ class Seq2Seq(Translator):
         return weights @ memory.states
 
     def advance(self, words: Tensor, context: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """s_t (N, T, width) and the state after vectors (N, T, embedding) with contexts (N, T, 2 width); Eq. 3."""
+        """s_t (N, T, width) and the state after vectors (N, T, embedding) with contexts (N, T, E); Eq. 3."""
         out, after = self.decoder(torch.cat([words, context], 2), state if len(state) == 2 else state[0])
         return out, after if isinstance(after, tuple) else (after,)
 
@@ -172,7 +174,7 @@ class Seq2Seq(Translator):
 
     def configure_optimizers(self) -> Any:
         adam = torch.optim.Adam(self.parameters(), self.hparams.learning_rate, fused=True)
-        return [adam], [cosine(adam, int(self.trainer.estimated_stepping_batches), self.hparams.warmup_steps)]
+        return [adam], [cosine(adam, self.total_updates, self.hparams.warmup_steps)]
 
     # Writing
 
@@ -198,4 +200,4 @@ class Seq2Seq(Translator):
         if not weights:
             return {}
         maps = torch.cat(weights, 2)
-        return {"source": maps.flip(-1) if self.hparams.reverse_source else maps}
+        return {"source": maps.flip(-1) if self.hparams.reading == "backward" else maps}

@@ -188,7 +188,7 @@ class Transformer(Translator):
             raise UserError("model.shared needs one vocabulary for both sides: set data.shared_vocabulary true, or this to false")
 
     def on_train_start(self) -> None:
-        left = int(self.trainer.estimated_stepping_batches) - self.trainer.global_step
+        left = self.total_updates - self.trainer.global_step
         window = (self.hparams.average - 1) * self.hparams.average_every
         if (
             self.trainer.global_step == 0 or left > window
@@ -204,7 +204,7 @@ class Transformer(Translator):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One update, and its state taken into the mean where it is due: before a checkpoint of the update can be written."""
         super().optimizer_step(*args, **kwargs)
-        before_end = int(self.trainer.estimated_stepping_batches) - self.trainer.global_step - 1
+        before_end = self.total_updates - self.trainer.global_step - 1
         number, rest = divmod(before_end, self.hparams.average_every)
         if rest == 0 and number < self.hparams.average:
             self.averaged.update_parameters(self.network)

@@ -233,7 +233,7 @@ class VAE(GenerativeModule):
             return adam
         if hparams.schedule == "stages":
             return [adam], [torch.optim.lr_scheduler.LambdaLR(adam, stage_learning_rate)]
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, int(self.trainer.estimated_stepping_batches))
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.total_updates)
         return [adam], [{"scheduler": cosine, "interval": "step"}]
 
     @torch.no_grad()

@@ -24,7 +24,7 @@ from lightning_modules.transformer import Transformer, sinusoids
 VOCABULARY = 9
 SYSTEMS: dict[str, Any] = {
     "none": lambda: Seq2Seq(VOCABULARY, VOCABULARY, "none", width=12, embedding=6),
-    "reversed": lambda: Seq2Seq(VOCABULARY, VOCABULARY, "none", "lstm", 2, 12, 6, reverse_source=True),
+    "reversed": lambda: Seq2Seq(VOCABULARY, VOCABULARY, "none", "lstm", 2, 12, 6, reading="backward"),
     "additive": lambda: Seq2Seq(VOCABULARY, VOCABULARY, "additive", width=12, embedding=6),
     "multiplicative": lambda: Seq2Seq(VOCABULARY, VOCABULARY, "multiplicative", "lstm", 2, 12, 6),
     "post-norm": lambda: Transformer(VOCABULARY, VOCABULARY, 2, 2, 16, 24),

@@ -140,7 +140,8 @@ class Translator(TokenModule):
         most = [search.max_length or max(search.min_length, 2 * size + 10) for size in length.tolist()]
         state = self.start(self.encode(source, length), max(most))
         found = beam_search(self, state, len(source), most, search, begin=BEGIN, stop=STOP, device=source.device)
-        return [self.tokenizer.target.decode(one[0][1]) if one else "" for one in found]
+        texts = (self.tokenizer.target.decode(one[0][1]) if one else "" for one in found)
+        return [" ".join(text.splitlines()) for text in texts]  # bytes may be drawn that end a line, and a text is a line
 
     def read(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Sources (N, S) and their lengths (N,) of texts, padded.
@@ -205,7 +206,7 @@ class Translator(TokenModule):
             beam: translations that are followed at a time; 1 always takes the likeliest token.
             length_penalty: alpha, above 0 favours longer ones.
             penalty: wu divides log-probabilities by ((5 + length) / 6)^alpha, plain by length^alpha.
-            min_length: fewest tokens, with the end.
+            min_length: fewest tokens, without the end.
             max_length: most tokens; 0 for twice the source and 10.
 
         Returns:

@@ -1,0 +1,361 @@
+"""Discrete VAE: a picture as a small grid of codes out of a codebook, which a language model can then write.
+
+Ramesh et al., "Zero-Shot Text-to-Image Generation", ICML 2021, section 2.1 and appendix A (with the networks of the released
+code); the relaxation is Jang et al. and Maddison et al., both ICLR 2017. The other quantiser is van den Oord et al., "Neural
+Discrete Representation Learning", NIPS 2017, with the averages of its appendix A.1 and the restarts of Dhariwal et al., "Jukebox",
+2020, section 3.1.
+
+    q(k|x) = softmax of the encoder's logits at each position,  p(k) = 1 / K                          (1)
+    z = sum_k y_k e_k,  y = softmax((logits + g) / tau),  g = -log(-log u),  u ~ U(0, 1)              (2)
+    ELB = E_q[log p(x|z)] - beta * KL(q || p)                                                         (3)
+    KL = sum over positions of sum_k q(k|x) log(K q(k|x))                                             (4)
+    p(x|z): log f = -log(2 b x' (1 - x')) - |logit x' - mu| / b,  x' = (1 - 2 eps) x + eps            (5)
+    VQ: z = h + sg(e_k - h),  k = argmin |h - e_k|^2;   the term beside log p is beta * |h - sg(e_k)|^2  (6)
+    n_k <- d n_k + (1 - d) sum_i [k_i = k],  m_k <- d m_k + (1 - d) sum_i h_i [k_i = k],  e_k = m_k / n_k  (7)
+
+A choice has no gradient. Eq. 2 makes it soft and anneals tau, so that what is trained comes near to what is used; Eq. 6 chooses
+hard and copies the gradient straight through. What is judged, cached and drawn is always hard: the likeliest code, the nearest one.
+Drawn from the uniform prior of Eq. 1 the codes make no picture (`sample.py --mode prior`): which codes go together is what
+`dalle.py` learns.
+
+| paper | here |
+|---|---|
+| K, positions | codes, image_shape / 2^downsamplings a side |
+| tau, beta | temperature, beta: both on half a cosine over their steps; beta is also the commitment's weight in Eq. 6 |
+| mu, ln b | mean, log_scale: two outputs for each value of the picture |
+| n_hid, post-gain 1 / L^2 | width, `layers/bottleneck.py` |
+
+Terms are sums over pixels and positions and means over the batch, in nats per picture; the paper divides all of them by the number
+of values, which changes no ratio. Departures: pixels are dequantised by uniform noise (Theis et al. 2016), for the density of a
+white that never varies has no bound; VQ shares networks and Eq. 5 (its paper: Gaussian pixels and networks of its own).
+"""
+
+import math
+from collections.abc import Callable
+from math import prod
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from console import UserError
+from lightning_modules.base import GenerativeModule, sampling
+from lightning_modules.layers.bottleneck import bottlenecks, conv
+from lightning_modules.layers.networks import conv_grid
+from lightning_modules.layers.schedules import cosine
+from metrics.codes import CodesKept, CodeUsage
+from metrics.likelihood import ImportanceSampledNLL, SquaredError, bits_per_dim
+
+EPSILON = 0.1  # eps of Eq. 5
+VQ_DECAY = 0.99  # d of Eq. 7
+DEAD = 0.1  # of the average use: codes that are used less begin anew
+
+
+def annealed(step: int, first: float, last: float, steps: int) -> float:
+    """From `first` to `last` on half a cosine over `steps` updates, then `last` (appendix A.2)."""
+    progress = min(1.0, step / steps) if steps else 1.0
+    return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def logit_laplace_log_likelihood(mean: Tensor, log_scale: Tensor, x: Tensor) -> Tensor:
+    """log p(x|z) of x in [0, 1], a density in these units, summed over pixels: (N, C, H, W) -> (N,)."""
+    squeezed = (1 - 2 * EPSILON) * x + EPSILON
+    density = -math.log(2) - log_scale - (squeezed * (1 - squeezed)).log()
+    density = density - (squeezed.logit() - mean).abs() * (-log_scale).exp()  # Eq. 5
+    return (density + math.log(1 - 2 * EPSILON)).sum((1, 2, 3))
+
+
+def uniform_kl(logits: Tensor) -> Tensor:
+    """Eq. 4 of logits (N, K, h, w), in nats: (N,)."""
+    log_q = logits.log_softmax(1)
+    return (log_q.exp() * (log_q + math.log(logits.shape[1]))).sum((1, 2, 3))
+
+
+class GumbelQuantiser(nn.Module):
+    """Eq. 2; `features` channels come in, the logits."""
+
+    def __init__(self, codes: int, width: int) -> None:
+        super().__init__()
+        self.features = codes
+        self.codebook = nn.Parameter(torch.randn(codes, width) * codes**-0.5)
+
+    def forward(self, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """z (N, D, h, w), and Eq. 4 (N,)."""
+        noise = -torch.empty_like(features).exponential_().log()
+        chosen = ((features + noise) / temperature).softmax(1)
+        return torch.einsum("nkhw,kd->ndhw", chosen, self.codebook), uniform_kl(features)  # Eq. 2
+
+    def nearest(self, features: Tensor) -> Tensor:
+        """The likeliest codes (N, h, w)."""
+        return features.argmax(1)
+
+
+class VectorQuantiser(nn.Module):
+    """Eq. 6 and 7; `features` channels come in, vectors to be compared with the codes."""
+
+    codebook: Tensor
+    uses: Tensor
+    sums: Tensor
+
+    def __init__(self, codes: int, width: int) -> None:
+        super().__init__()
+        self.features = width
+        self.register_buffer("codebook", torch.randn(codes, width))  # begun anew by the first batch, for no code has been used
+        self.register_buffer("uses", torch.zeros(codes))
+        self.register_buffer("sums", torch.zeros(codes, width))
+
+    def forward(self, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """z (N, D, h, w), and the squared distance to it (N,), summed over positions."""
+        chosen = F.embedding(self.nearest(features), self.codebook).movedim(3, 1)
+        return features + (chosen - features).detach(), (features - chosen.detach()).square().sum((1, 2, 3))  # Eq. 6
+
+    def nearest(self, features: Tensor) -> Tensor:
+        """The nearest codes (N, h, w)."""
+        scores = torch.einsum("ndhw,kd->nkhw", features, self.codebook)
+        return (2 * scores - self.codebook.square().sum(1)[:, None, None]).argmax(1)
+
+    @torch.no_grad()
+    def learn(self, features: Tensor, total: Callable[[Tensor], Tensor], first_rank: bool) -> None:
+        """Eq. 7 over all ranks; codes that nobody uses become vectors of the first rank's batch, picked at random.
+
+        Args:
+            features: of this rank's batch, (N, D, h, w).
+            total: sum of a tensor over ranks.
+            first_rank: whether this is the one.
+        """
+        rows, chosen = features.movedim(1, 3).flatten(0, 2).float(), self.nearest(features).flatten()
+        added = torch.zeros_like(self.sums).index_add_(0, chosen, rows)
+        counts = torch.bincount(chosen, minlength=len(self.uses)).to(rows.dtype)
+        picked = rows[torch.randint(len(rows), (len(self.uses),), device=rows.device)] * first_rank
+        added, counts, picked = total(torch.cat([added, counts[:, None], picked], 1)).split([added.shape[1], 1, added.shape[1]], 1)
+        self.uses.lerp_(counts[:, 0], 1 - VQ_DECAY)
+        self.sums.lerp_(added, 1 - VQ_DECAY)
+        average = counts.mean()
+        dead = self.uses < DEAD * average
+        self.uses.copy_(torch.where(dead, average, self.uses))
+        self.sums.copy_(torch.where(dead[:, None], picked * average, self.sums))
+        self.codebook.copy_(self.sums / self.uses[:, None])
+
+
+QUANTISERS: dict[str, type[GumbelQuantiser] | type[VectorQuantiser]] = {"gumbel": GumbelQuantiser, "vq": VectorQuantiser}
+
+
+class Networks(nn.Module):
+    """Encoder, quantiser and decoder of the released code: groups of bottlenecks, halved by maxima, doubled by repetition.
+
+    Args:
+        channels: of pictures.
+        width: channels of the first group, doubled by each further one.
+        downsamplings: halvings, one less than groups.
+        blocks: of a group.
+        codes: K.
+        code_width: D, of a code.
+        quantiser: which.
+    """
+
+    def __init__(
+        self, channels: int, width: int, downsamplings: int, blocks: int, codes: int, code_width: int, quantiser: str
+    ) -> None:
+        super().__init__()
+        self.quantiser = QUANTISERS[quantiser](codes, code_width)
+        widths = [width * 2**group for group in range(downsamplings + 1)]
+        features = self.quantiser.features
+        self.encoder = nn.Sequential(
+            conv(channels, width, 7), bottlenecks(width, widths, blocks, [3, 3, 3, 1], nn.MaxPool2d(2)), conv(widths[-1], features, 1)
+        )
+        self.decoder = nn.Sequential(
+            bottlenecks(code_width, widths[::-1], blocks, [1, 3, 3, 3], nn.Upsample(scale_factor=2)), conv(width, 2 * channels, 1)
+        )
+
+    def look_up(self, codes: Tensor) -> Tensor:
+        """z (N, D, h, w) of codes (N, h, w)."""
+        return F.embedding(codes, self.quantiser.codebook).movedim(3, 1)
+
+
+class DiscreteVAE(GenerativeModule):
+    """Discrete variational autoencoder, or VQ-VAE.
+
+    Args:
+        image_shape: (C, H, W), a fact of the data.
+        codes: K, size of the codebook.
+        code_width: D, of each code.
+        quantiser: Eq. 2 or Eq. 6.
+        width: channels of the first group of blocks.
+        downsamplings: times that the picture is halved.
+        blocks: of each of the groups.
+        beta: weight of Eq. 4 or of the commitment in Eq. 6.
+        beta_steps: updates over which it rises from 0.
+        temperature: tau at the end, from 1.
+        temperature_steps: updates until then.
+        learning_rate: of AdamW.
+        last_rate: share of it that is left when training ends.
+        weight_decay: of all weights.
+        ema_decay: of the average of the weights, which is what is judged and drawn from.
+    """
+
+    monitor = ("val/nll", "min")
+
+    def __init__(
+        self,
+        image_shape: list[int],
+        codes: int = 8192,
+        code_width: int = 128,
+        quantiser: Literal["gumbel", "vq"] = "gumbel",
+        width: int = 256,
+        downsamplings: int = 3,
+        blocks: int = 2,
+        beta: float = 6.6,
+        beta_steps: int = 5000,
+        temperature: float = 1 / 16,
+        temperature_steps: int = 150_000,
+        learning_rate: float = 1e-4,
+        last_rate: float = 0.0125,
+        weight_decay: float = 1e-4,
+        ema_decay: float = 0.999,
+    ) -> None:
+        super().__init__()
+        if width % 4:
+            raise UserError(f"model.width {width}: give a multiple of 4, for a block narrows it to a quarter")
+        if codes < 2:
+            raise UserError(f"model.codes {codes}: give at least 2")
+        self.save_hyperparameters()
+        self.grid = list(conv_grid(image_shape, [0] * downsamplings))
+        self.network = Networks(image_shape[0], width, downsamplings, blocks, codes, code_width, quantiser)
+        average = get_ema_multi_avg_fn(ema_decay)
+        self.averaged = AveragedModel(self.network, multi_avg_fn=average).requires_grad_(False)
+        self.nll, self.squared_error = ImportanceSampledNLL(1), SquaredError()
+        self.usage, self.perplexity, self.kept = CodeUsage(codes, "share"), CodeUsage(codes, "perplexity"), CodesKept()
+
+    @property
+    def judged(self) -> Networks:
+        """The networks that are trained, or their average where nothing is."""
+        return self.network if self.training or not self.averaged.n_averaged else cast(Networks, self.averaged.module)
+
+    # Training
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        h, step = self.hparams, self.trainer.global_step
+        beta = annealed(step, 0.0, h.beta, h.beta_steps)
+        temperature = annealed(step, 1.0, h.temperature, h.temperature_steps)
+        features = self.network.encoder(batch["image"])
+        z, term = self.network.quantiser(features, temperature)
+        if isinstance(self.network.quantiser, VectorQuantiser):
+            self.network.quantiser.learn(features, self._total, self.trainer.is_global_zero)
+        reconstruction = -self._log_likelihood(self.network, z, batch["image"]).mean()
+        loss = reconstruction + beta * term.mean()  # Eq. 3
+        term_name = "kl" if h.quantiser == "gumbel" else "commitment"
+        self.log_train(loss=loss, reconstruction=reconstruction, beta=beta, temperature=temperature, **{term_name: term.mean()})
+        return loss
+
+    def _total(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.trainer.strategy.reduce(x, reduce_op="sum"))
+
+    @staticmethod
+    def _log_likelihood(network: Networks, z: Tensor, image: Tensor) -> Tensor:
+        """log p(x|z) of dequantised pictures (N,)."""
+        mean, log_scale = network.decoder(z).float().chunk(2, 1)
+        levels = (image + 1) * 127.5
+        return logit_laplace_log_likelihood(mean, log_scale, (levels + torch.rand_like(levels)) / 256)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One update, and the average of the weights with it: before a checkpoint of the update can be written."""
+        super().optimizer_step(*args, **kwargs)
+        self.averaged.update_parameters(self.network)
+
+    def configure_optimizers(self) -> Any:
+        h = self.hparams
+        adam = torch.optim.AdamW(self.network.parameters(), h.learning_rate, (0.9, 0.999), weight_decay=h.weight_decay, fused=True)
+        return [adam], [cosine(adam, self.total_updates, last=h.last_rate)]
+
+    # Figures
+
+    def _measure(self, batch: dict[str, Any], stage: str) -> None:
+        image, network = batch["image"], self.judged
+        features = network.encoder(image)
+        codes = network.quantiser.nearest(features)
+        log_p = self._log_likelihood(network, network.look_up(codes), image)
+        prior = -prod(self.grid) * math.log(self.hparams.codes)  # log p(z); q(z|x) is all in one place
+        self.nll.update(lambda _: (log_p + prior)[None])
+        self.log_metric(f"{stage}/nll", self.nll)
+        loss = -log_p.mean() + self.hparams.beta * network.quantiser(features, self.hparams.temperature)[1].mean()
+        self.log(f"{stage}/loss", loss, batch_size=len(image), sync_dist=True)
+        self.usage.update(codes)
+        self.perplexity.update(codes)
+        self.log_metric(f"{stage}/codes_used", self.usage)
+        self.log_metric(f"{stage}/codes_perplexity", self.perplexity)
+        if stage == "test":
+            picture = self.picture(codes)
+            self.kept.update(codes, self.codes_of(picture))
+            self.squared_error.update((picture + 1) / 2, (image + 1) / 2)
+            self.log_metric("test/codes_kept", self.kept)
+            self.log_metric("test/sse", self.squared_error)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._measure(batch, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._measure(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        self.log("test/bpd", bits_per_dim(self.nll.compute(), prod(self.hparams.image_shape), 256))
+        self.signatures["test/bpd"] = "bpd[codes=hard|prior=uniform|dequantised]"
+
+    # Codes and pictures
+
+    def codes_of(self, image: Tensor) -> Tensor:
+        """Codes (N, h, w) of pictures (N, C, H, W) in [-1, 1]."""
+        network = self.judged
+        return network.quantiser.nearest(network.encoder(image))
+
+    def picture(self, codes: Tensor) -> Tensor:
+        """Pictures (N, C, H, W) in [-1, 1] of codes (N, h, w): where Eq. 5 has its median."""
+        return self._mean(self.judged.look_up(codes))
+
+    def _mean(self, z: Tensor) -> Tensor:
+        squeezed = self.judged.decoder(z).chunk(2, 1)[0].sigmoid()
+        return ((squeezed - EPSILON) / (1 - 2 * EPSILON)).clamp(0, 1) * 2 - 1
+
+    def reconstruct(self, image: Tensor) -> Tensor:
+        """What is left of pictures that went through their codes."""
+        return self.picture(self.codes_of(image))
+
+    @sampling
+    def sample(
+        self, seeds: list[int], *, batch: dict[str, Any] | None = None, mode: Literal["prior", "reconstruct"] = "prior"
+    ) -> Tensor:
+        """Draw from the uniform prior, which knows nothing of pictures, or show what the codes keep of one.
+
+        Args:
+            seeds: row i depends on `seeds[i]` alone.
+            batch: unseen pictures, row i for seed i.
+            mode: codes from Eq. 1; or reconstructions of unseen pictures beside them.
+
+        Returns:
+            (N, C, H, W), or strips (N, 2, C, H, W), in [-1, 1].
+        """
+        if mode == "reconstruct":
+            assert batch is not None
+            image = batch["image"].to(self.device)
+            return torch.stack([image, self.reconstruct(image)], 1)
+        rows = [torch.randint(self.hparams.codes, self.grid, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return self.picture(torch.stack(rows).to(self.device))
+
+    @sampling
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
+        """Pictures above their reconstructions, from the distribution of codes and from the chosen ones; and all codes as patches."""
+        image, network = batch["image"], self.judged
+        features = network.encoder(image)
+        rows = [image, self.picture(network.quantiser.nearest(features))]
+        if self.hparams.quantiser == "gumbel":
+            soft = torch.einsum("nkhw,kd->ndhw", features.softmax(1), network.quantiser.codebook)
+            rows.insert(1, self._mean(soft))
+        return {"reconstructions": torch.stack(rows), "codebook": self._patches()}
+
+    def _patches(self) -> Tensor:
+        """What each of the first 1,024 codes looks like amid its like, (K, C, P, P)."""
+        side = 2**self.hparams.downsamplings
+        codes = torch.arange(min(1024, self.hparams.codes), device=self.device)[:, None, None].expand(-1, 3, 3)
+        return self.picture(codes)[:, :, side : 2 * side, side : 2 * side]
