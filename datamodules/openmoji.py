@@ -74,6 +74,16 @@ def line_drawing(svg: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
+def emoji_names(codes: list[str], language: str) -> dict[str, str]:
+    """Names of the glyphs that have one: lower-cased, words separated by blanks."""
+    import emoji
+
+    emoji.config.load_language(language)
+    known = {text.replace("\ufe0f", ""): entry[language] for text, entry in emoji.EMOJI_DATA.items() if language in entry}
+    texts = {code: "".join(chr(int(point, 16)) for point in code.split("-") if point != "FE0F") for code in codes}
+    return {code: known[text].strip(":").replace("_", " ").lower() for code, text in texts.items() if text in known}
+
+
 class OpenMoji(ImageDataModule):
     """Colour emoji, or their line drawings, on white.
 
@@ -164,19 +174,8 @@ class OpenMoji(ImageDataModule):
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """English name of each code that has one, lower-cased, words separated by blanks."""
-        import emoji
-
-        def without_selectors(text: str) -> str:
-            return text.replace("\ufe0f", "")
-
-        known = {without_selectors(text): entry["en"] for text, entry in emoji.EMOJI_DATA.items()}
-        found = {}
-        for code in self.codes:
-            text = without_selectors("".join(chr(int(point, 16)) for point in code.split("-")))
-            if text in known:
-                found[code] = known[text].strip(":").replace("_", " ").lower()
-        return found
+        """English name of each code that has one."""
+        return emoji_names(self.codes, "en")
 
     @cached_property
     def groups(self) -> dict[str, int]:

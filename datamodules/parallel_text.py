@@ -782,7 +782,7 @@ class EmojiTranslation(ParallelTextDataModule):
         self.source, self.target = source, target
 
     def sources(self) -> dict[str, list[tuple[str, str]]]:
-        from datamodules.openmoji import OpenMoji
+        from datamodules.openmoji import OpenMoji, emoji_names
 
         data = OpenMoji(split_by="composition", named=True)
         source, target = (emoji_names(data.codes, language) for language in (self.source, self.target))
@@ -799,13 +799,3 @@ class EmojiTranslation(ParallelTextDataModule):
 
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(self.parts).encode()).hexdigest()
-
-
-def emoji_names(codes: list[str], language: str) -> dict[str, str]:
-    """Names of the glyphs that have one: lower-cased, words separated by blanks."""
-    import emoji
-
-    emoji.config.load_language(language)
-    known = {text.replace("\ufe0f", ""): entry[language] for text, entry in emoji.EMOJI_DATA.items() if language in entry}
-    texts = {code: "".join(chr(int(point, 16)) for point in code.split("-") if point != "FE0F") for code in codes}
-    return {code: known[text].strip(":").replace("_", " ").lower() for code, text in texts.items() if text in known}

@@ -4,10 +4,13 @@ A tokenizer is a small object that travels as a string (`to_json`, `tokenizer_fr
 encoded corpus. Ids are dense, from 0; special tokens come first.
 """
 
+import itertools
 import json
+import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -227,12 +230,15 @@ class BPETokenizer(Tokenizer):
             raise UserError(f"the tokenizer lacks the special token {missing[0]}, which examples on lines need: train one instead")
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, specials: Iterable[str] = ()) -> "BPETokenizer":
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, specials: Iterable[str] = (), whole_alphabet: bool = True
+    ) -> "BPETokenizer":
+        """See `Tokenizer`; unless `whole_alphabet`, bytes that the texts lack have no ids, and `encode` leaves them out."""
         library = tokenizers_library()
         model = library.Tokenizer(library.models.BPE())
         model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
         model.decoder = library.decoders.ByteLevel()
-        alphabet = library.pre_tokenizers.ByteLevel.alphabet()
+        alphabet = library.pre_tokenizers.ByteLevel.alphabet() if whole_alphabet else []
         if vocab_size < len(alphabet) + len(list(specials)):
             raise UserError(
                 f"data.vocab_size {vocab_size}: give at least {len(alphabet) + len(list(specials))}, for every byte has an id"
@@ -250,6 +256,27 @@ class BPETokenizer(Tokenizer):
         coded = self.model.encode(before + text, add_special_tokens=False)
         first = sum(end <= len(before) for _, end in coded.offsets) if before else 0
         return np.array(coded.ids[first:], dtype=np.int64)
+
+    def encode_dropout(self, text: str, rate: float, numbers: random.Random) -> list[int]:
+        """Ids by merges of which each is left out with a probability (Provilkov et al. 2020, Algorithm 1), by `numbers` alone."""
+        ids: list[int] = []
+        for word, _ in self.model.pre_tokenizer.pre_tokenize_str(text):
+            parts = list(word)
+            while True:
+                ranks = [self._merges.get(pair) for pair in itertools.pairwise(parts)]
+                open_to = [(rank, at) for at, rank in enumerate(ranks) if rank is not None and numbers.random() >= rate]
+                if not open_to:
+                    break
+                _, at = min(open_to)
+                parts[at : at + 2] = ["".join(parts[at : at + 2])]
+            ids += [number for part in parts if (number := self.model.token_to_id(part)) is not None]
+        return ids
+
+    @cached_property
+    def _merges(self) -> dict[tuple[str, str], int]:
+        """Rank of each pair that is merged."""
+        merges = json.loads(self.model.to_str())["model"]["merges"]
+        return {tuple(pair): rank for rank, pair in enumerate(merges)}  # type: ignore[misc]
 
     def decode(self, ids: Iterable[int]) -> str:
         return str(self.model.decode([int(i) for i in ids], skip_special_tokens=True))
@@ -289,6 +316,41 @@ class PairTokenizer(Tokenizer):
         parts = dict.fromkeys([self.source, self.target])  # one, where it is shared
         state = {"kind": self.kind, "lower": self.lower, "parts": [part.to_json() for part in parts]}
         return json.dumps(state, ensure_ascii=False)
+
+
+def tidy(caption: str) -> str:
+    """Lower-cased, with single blanks between words: how captions and prompts are read."""
+    return " ".join(caption.lower().split())
+
+
+def encode_caption(
+    tokenizer: BPETokenizer, caption: str, most: int, rate: float = 0.0, numbers: random.Random | None = None
+) -> list[int]:
+    """Ids of a tidy caption.
+
+    Args:
+        tokenizer: by which.
+        caption: the text.
+        most: tokens that there is room for.
+        rate: of `encode_dropout`, which then needs `numbers`; where its pieces are too many they are merged as usual.
+        numbers: what it draws from.
+
+    Raises:
+        UserError: if it is empty, too long, or has characters that no training caption had.
+    """
+    if not caption:
+        raise UserError("the caption is empty: write one")
+    ids: list[int] = tokenizer.encode(caption).tolist()
+    if tokenizer.decode(ids) != caption:
+        known = set(tokenizer.decode(range(tokenizer.vocab_size)))
+        strange = next((character for character in caption if character not in known), caption[0])
+        raise UserError(f"the caption {caption!r} has {strange!r}, which is in no training caption: write it without")
+    if len(ids) > most:
+        raise UserError(f"the caption {caption[:60]!r} has {len(ids)} tokens, more than the {most} of data.text_length: shorten it")
+    if rate and numbers is not None:
+        cut = tokenizer.encode_dropout(caption, rate, numbers)
+        return cut if len(cut) <= most else ids
+    return ids
 
 
 def tokenizers_library() -> Any:

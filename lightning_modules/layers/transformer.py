@@ -165,7 +165,7 @@ class SelfAttention(nn.Module):
         causal = mask is None and (cache is None or cache.place is None)  # one token looks at all that the cache has
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
-            mask = cache.mask
+            mask = cache.mask if mask is None else mask
         dropout = self.shape.attention_dropout if self.training else 0.0
         mixed = attend(q, k, v, mask, dropout, causal)
         return self.output(mixed.transpose(1, 2).flatten(2))

@@ -1,0 +1,397 @@
+"""DALL-E: a Transformer that reads a caption and goes on with a picture, both of them tokens of one sequence.
+
+Ramesh et al., "Zero-Shot Text-to-Image Generation", ICML 2021, section 2.2 and appendix B. With a picture x as codes z of a discrete
+VAE (`dvae.py`, frozen) and its caption y as T tokens:
+
+    log p(x, y) >= E_q(z|x)[log p(x|y, z)] + log p(y) + log p(z|y),  of which this is the last two           (1)
+    p(y) p(z|y) = prod_t p(y_t | y_<t) prod_m p(z_m | y, z_<m)                                               (2)
+    loss = 1/8 mean_t -log p(y_t | y_<t) + 7/8 mean_m -log p(z_m | y, z_<m)                                  (3)
+    row: j <= m and m - j <= w;  column: j <= m and w divides m - j;  conv: j is in m's kernel, and before it  (4)
+    log p = log p(z_m | none) + s * (log p(z_m | y) - log p(z_m | none))                                     (5)
+
+Where a caption ends, each position up to T has a padding token of its own, which is learnt and predicted like any other. Text has a
+head over texts and pictures one over codes: the same as one softmax over all in which the other kind is masked, without computing
+what is masked. Eq. 4 says which codes (of a grid w wide, in raster order) a code looks at besides all text (Figure 11); "sparse"
+takes them by layers: column where (layer - 2) mod 4 = 0, conv in the last one, row in all others; "dense" looks at everything
+before. Eq. 5 is classifier-free guidance (Ho and Salimans 2021): some captions are dropped in training, so that the model knows
+what pictures look like without one, and s > 1 goes further from there than the caption asks.
+
+| paper | here |
+|---|---|
+| text tokens, padding tokens | tokens with 0 for no token; V + t in its place |
+| row and column embeddings of image positions | rows, columns |
+| BPE dropout | data.bpe_dropout |
+| reranking | `sample.py --ranker`, `clip.py` |
+
+Departures from the paper: smaller; guidance, which it lacks; the step size falls on a cosine (the paper lowers it by hand).
+"""
+
+from itertools import product
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from console import UserError
+from datamodules.base import mix_seed
+from datamodules.tokenizer import BPETokenizer, encode_caption, tidy
+from lightning_modules.base import GenerativeModule, load, sampling
+from lightning_modules.dvae import DiscreteVAE
+from lightning_modules.layers.decoding import Choice, generate
+from lightning_modules.layers.schedules import cosine
+from lightning_modules.layers.transformer import Block, KVCache, Shape
+from metrics.language import TokenNLL
+
+Pattern = Literal["dense", "row", "column", "conv"]
+
+
+def picture_mask(pattern: Pattern, height: int, width: int, kernel: int) -> Tensor:
+    """bool (M, M) by Eq. 4: which codes (columns) each code (row) looks at, itself among them, in raster order.
+
+    Args:
+        pattern: which of Eq. 4.
+        height: of the grid, M = height * width.
+        width: of the grid.
+        kernel: side of the convolution, odd; it goes on at the other side of the grid ("wraparound").
+    """
+    place = torch.arange(height * width)
+    distance = place[:, None] - place
+    if pattern == "row":
+        return (distance >= 0) & (distance <= width)
+    if pattern == "column":
+        return (distance >= 0) & (distance % width == 0)
+    if pattern == "conv":
+        reach = kernel // 2
+        inside = [down * width + right for down, right in product(range(reach + 1), range(-reach, reach + 1))]
+        return torch.isin(distance, torch.tensor([offset for offset in inside if offset >= 0]))
+    return distance >= 0
+
+
+def pattern_of(layer: int, layers: int) -> Pattern:
+    """The sparse pattern of a layer, counted from 1 (appendix B.1)."""
+    return "conv" if layer == layers else "column" if (layer - 2) % 4 == 0 else "row"
+
+
+def discrete_vae(dvae: str | dict[str, Any], image_shape: list[int]) -> DiscreteVAE:
+    """From a checkpoint, or new from its hyper-parameters. (Not in `__init__`, whose arguments Lightning would take for its own.)
+
+    Raises:
+        UserError: if it is something else, or of other pictures.
+    """
+    made = load(dvae) if isinstance(dvae, str) else DiscreteVAE(**dvae)
+    if not isinstance(made, DiscreteVAE):
+        raise UserError(f"model.dvae {dvae}: is a {type(made).__name__}; give the checkpoint of a discrete VAE")
+    if made.hparams.image_shape != image_shape:
+        raise UserError(f"model.dvae {dvae}: is of pictures {made.hparams.image_shape}, this data's are {image_shape}; train one on it")
+    return made
+
+
+class Painter:
+    """Decoding by Eq. 5 for `generate`: the rows with captions, and below them, unless s is 1, the same without.
+
+    Args:
+        model: the system.
+        guidance: s.
+    """
+
+    def __init__(self, model: "DALLE", guidance: float) -> None:
+        self.model, self.guidance = model, guidance
+
+    def begin(self, prompts: list[list[int]]) -> tuple[Tensor, KVCache]:
+        """Each prompt is T text tokens and the codes that are given; all have as many."""
+        h, length = self.model.hparams, self.model.text_length
+        rows = torch.tensor(prompts, device=self.model.device)
+        text, codes = rows[:, :length], rows[:, length:]
+        if self.guidance != 1:
+            text, codes = torch.cat([text, self.model.padded(torch.zeros_like(text))]), codes.repeat(2, 1)
+        cache = KVCache(h.layers, len(text), h.heads, length + prod(self.model.grid), h.width // h.heads, text.device)
+        hidden = self.model.hidden(self.model.embed(text, codes), cache)
+        cache.lengths = [hidden.shape[1]] * len(text)
+        return self._logits(hidden[:, -1]), cache
+
+    def advance(self, tokens: list[int], state: KVCache) -> tuple[Tensor, KVCache]:
+        place = state.lengths[0]
+        state.write_at([place] * len(state.lengths))
+        codes = torch.tensor(tokens, device=self.model.device).repeat(len(state.lengths) // len(tokens))
+        x = self.model.embed_codes(codes[:, None], place - self.model.text_length - 1)
+        return self._logits(self.model.hidden(x, state)[:, 0]), state
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.model.image_head(hidden)
+        if self.guidance == 1:
+            return logits
+        given, none = logits.chunk(2)
+        return none + self.guidance * (given - none)  # Eq. 5
+
+
+class DALLE(GenerativeModule):
+    """Captions to pictures.
+
+    Args:
+        dvae: checkpoint of a discrete VAE; in hyper-parameters, what that was made of.
+        image_shape: (C, H, W), a fact of the data.
+        vocab_size: V, a fact of the data.
+        text_length: T, a fact of the data.
+        layers: of the Transformer.
+        heads: of attention.
+        width: of the residual stream.
+        dropout: of branches and embeddings.
+        attention: all that is before, or the patterns of Eq. 4 in turns.
+        kernel: side of the convolutional pattern.
+        caption_dropout: probability that a picture is trained on without its caption.
+        prompts: what is drawn while training, with the same seeds each time; two that follow each other stand side by side.
+        learning_rate: of AdamW at its peak.
+        weight_decay: of matrices.
+        warmup_steps: updates on the way up.
+
+    Raises:
+        UserError: if the dVAE is none, or of other pictures.
+    """
+
+    monitor = ("val/nll", "min")
+    tokenizer: BPETokenizer | None
+
+    def __init__(
+        self,
+        dvae: str | dict[str, Any],
+        image_shape: list[int],
+        vocab_size: int,
+        text_length: int,
+        layers: int = 6,
+        heads: int = 8,
+        width: int = 256,
+        dropout: float = 0.1,
+        attention: Literal["dense", "sparse"] = "dense",
+        kernel: int = 11,
+        caption_dropout: float = 0.1,
+        prompts: list[str] = [],  # noqa: B006  # read only
+        learning_rate: float = 4.5e-4,
+        weight_decay: float = 4.5e-2,
+        warmup_steps: int = 5000,
+    ) -> None:
+        super().__init__()
+        made = discrete_vae(dvae, image_shape)
+        dvae = dict(made.hparams)
+        self.save_hyperparameters()
+        self.dvae = made.requires_grad_(False).eval()
+        self.grid, self.text_length = made.grid, text_length
+        shape = Shape(width, heads, dropout, dropout, "layer", False, "gelu")
+        self.text_embedding = nn.Embedding(vocab_size + text_length + 1, width)  # tokens, padding, and what begins every text
+        self.text_positions = nn.Embedding(text_length + 1, width)
+        self.image_embedding = nn.Embedding(made.hparams.codes, width)
+        self.rows, self.columns = nn.Embedding(self.grid[0], width), nn.Embedding(self.grid[1], width)
+        self.blocks = nn.ModuleList([Block(shape, layer) for layer in range(layers)])
+        self.norm = nn.LayerNorm(width)
+        self.text_head = nn.Linear(width, vocab_size + text_length)
+        self.image_head = nn.Linear(width, made.hparams.codes)
+        patterns = [pattern_of(layer, layers) for layer in range(1, layers + 1)] if attention == "sparse" else ["dense"]
+        masks = [picture_mask(pattern, *self.grid, kernel) for pattern in dict.fromkeys(patterns)]
+        self.order = [list(dict.fromkeys(patterns)).index(pattern) for pattern in patterns]  # mask of each layer
+        self.masks: Tensor | None
+        self.register_buffer("masks", torch.stack([self._with_text(mask) for mask in masks]) if attention == "sparse" else None, False)
+        for part in (part for name, part in self.named_modules() if not name.startswith("dvae")):
+            if isinstance(part, nn.Linear | nn.Embedding):
+                nn.init.normal_(part.weight, 0.0, 0.02)
+            if isinstance(part, nn.Linear):
+                nn.init.zeros_(part.bias)
+        for block in self.blocks:
+            for output in (block.attention.output, block.feed_forward.output):  # type: ignore[union-attr]
+                output.weight.data.div_((2 * layers) ** 0.5)  # type: ignore[union-attr, operator]
+        self.text_nll, self.nll = TokenNLL(), TokenNLL()
+        self._encoded: dict[str, Tensor] = {}
+
+    def _with_text(self, mask: Tensor) -> Tensor:
+        """The whole sequence's mask (T + M, T + M) for one of codes: all look at all text before them."""
+        whole = torch.ones(self.text_length + len(mask), self.text_length + len(mask), dtype=torch.bool).tril()
+        whole[self.text_length + 1 :, self.text_length + 1 :] = mask[:-1, :-1]  # the last code is never read
+        return whole
+
+    def train(self, mode: bool = True) -> "DALLE":
+        super().train(mode)
+        self.dvae.eval()
+        return self
+
+    # The sequence: what begins it, T text tokens, codes
+
+    def padded(self, tokens: Tensor) -> Tensor:
+        """Text tokens (N, T) with the padding of its own at each position where there is none."""
+        padding = self.hparams.vocab_size + torch.arange(self.text_length, device=tokens.device)
+        return torch.where(tokens > 0, tokens, padding)
+
+    def embed(self, text: Tensor, codes: Tensor) -> Tensor:
+        """(N, 1 + T + m, width) of text (N, T) and the first codes (N, m)."""
+        begin = torch.full_like(text[:, :1], self.text_embedding.num_embeddings - 1)
+        written = self.text_embedding(torch.cat([begin, text], 1)) + self.text_positions.weight
+        return torch.cat([written, self.embed_codes(codes, 0)], 1)
+
+    def embed_codes(self, codes: Tensor, first: int) -> Tensor:
+        """(N, m, width) of codes (N, m), of which the first has that place in the grid."""
+        place = torch.arange(first, first + codes.shape[1], device=codes.device)
+        return self.image_embedding(codes) + self.rows(place // self.grid[1]) + self.columns(place % self.grid[1])
+
+    def hidden(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        """(N, S, width) of embeddings (N, S, width), which are all or, with a cache that goes on, the next one."""
+        last = x.shape[1] if cache is None or cache.place is None else cache.seen
+        x = F.dropout(x, self.hparams.dropout, self.training)
+        for number, block in enumerate(self.blocks):
+            mask = None if self.masks is None else self.masks[self.order[number], last - x.shape[1] : last, :last]
+            x = block(x, torch.empty(0), cache, mask)
+        return self.norm(x)
+
+    def forward(self, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of all text (N, T, V + T) and all codes (N, M, K), each from what is before it; Eq. 2."""
+        hidden = self.hidden(self.embed(text, codes[:, :-1]))  # (N, T + M, width)
+        return self.text_head(hidden[:, : self.text_length]), self.image_head(hidden[:, self.text_length :])
+
+    # Training
+
+    def codes(self, batch: dict[str, Any], split: str) -> Tensor:
+        """Codes (N, M) of a batch's pictures. The dVAE never changes, so that a split is encoded once, a part of it by each rank."""
+        if split not in self._encoded:
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            size, world = len(data.split(split)), self.trainer.world_size
+            mine = (torch.arange(-(-size // world)) * world + self.trainer.global_rank) % size
+            parts = [data.batch(split, part.tolist())["image"].to(self.device) for part in mine.split(data.eval_batch_size)]
+            with torch.no_grad():
+                encoded = torch.cat([self.dvae.codes_of(part).flatten(1) for part in parts])
+            every = self.all_gather(encoded).view(world, *encoded.shape).transpose(0, 1).flatten(0, 1)
+            self._encoded[split] = every[:size]
+        return self._encoded[split][batch["index"].to(self.device)]
+
+    def dropped(self, tokens: Tensor, seed: int) -> Tensor:
+        """Captions (N, T) of which some are gone, by the batch's seed."""
+        numbers = torch.Generator(tokens.device).manual_seed(mix_seed(seed, "caption dropout"))
+        gone = torch.rand(len(tokens), 1, generator=numbers, device=tokens.device) < self.hparams.caption_dropout
+        return tokens.masked_fill(gone, 0)
+
+    def losses(self, tokens: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """-log p of each text token (N, T) and code (N, M), in nats."""
+        text = self.padded(tokens)
+        of_text, of_codes = self(text, codes)
+        return (
+            F.cross_entropy(of_text.mT.float(), text, reduction="none"),
+            F.cross_entropy(of_codes.mT.float(), codes, reduction="none"),
+        )
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        text, image = (part.mean() for part in self.losses(self.dropped(batch["tokens"], batch["seed"]), self.codes(batch, "train")))
+        loss = (text + 7 * image) / 8  # Eq. 3
+        self.log_train(loss=loss, loss_text=text, loss_image=image)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        h = self.hparams
+        own = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in own if p.dim() >= 2], "weight_decay": h.weight_decay},
+            {"params": [p for p in own if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        adam = torch.optim.AdamW(groups, h.learning_rate, (0.9, 0.96), fused=True)
+        return [adam], [cosine(adam, self.total_updates, h.warmup_steps)]
+
+    # Figures
+
+    def _measure(self, batch: dict[str, Any], stage: str) -> None:
+        text, image = self.losses(batch["tokens"], self.codes(batch, stage))
+        loss = (text.mean() + 7 * image.mean()) / 8
+        self.log(f"{stage}/loss", loss, batch_size=len(text), sync_dist=True)
+        for name, metric, losses in (("nll_text", self.text_nll, text), ("nll", self.nll, image)):
+            unit = "caption" if name == "nll_text" else "picture|given=caption"
+            metric.description = f"unit=nats/{unit}"
+            metric.update(losses, len(losses))
+            self.log_metric(f"{stage}/{name}", metric)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._measure(batch, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._measure(batch, "test")
+
+    # Drawing
+
+    def read(self, prompts: list[str]) -> Tensor:
+        """Text tokens (N, T) of prompts.
+
+        Raises:
+            UserError: if one is empty, too long, or has characters that no caption had.
+        """
+        if self.tokenizer is None:
+            raise UserError("this checkpoint has no tokenizer: it was not made by train.py")
+        tokens = torch.zeros(len(prompts), self.text_length, dtype=torch.int64)
+        for row, prompt in zip(tokens, prompts):
+            ids = encode_caption(self.tokenizer, tidy(prompt), self.text_length)
+            row[: len(ids)] = torch.tensor(ids)
+        return tokens.to(self.device)
+
+    def draw(self, tokens: Tensor, seeds: list[int], guidance: float, choice: Choice, given: Tensor | None = None) -> Tensor:
+        """Codes (N, h, w) for captions (N, T), row i by seed i; the first ones may be given, (m,)."""
+        first = [] if given is None else given.tolist()
+        prompts = [[*row, *first] for row in self.padded(tokens).tolist()]
+        left = prod(self.grid) - len(first)
+        made = generate(Painter(self, guidance), prompts, seeds, max_new_tokens=left, choice=choice)
+        return torch.tensor([[*first, *row] for row in made], device=self.device).view(-1, *self.grid)
+
+    @sampling
+    def sample(
+        self,
+        seeds: list[int],
+        *,
+        batch: dict[str, Any] | None = None,
+        prompt: list[str] | None = None,
+        guidance: float = 3.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        prime: Tensor | None = None,
+        prime_share: float = 0.5,
+    ) -> Tensor:
+        """Draw pictures for captions.
+
+        Args:
+            seeds: row i depends on `seeds[i]` and its caption alone.
+            batch: `tokens` (N, T) for row i, where there is no prompt: captions of unseen pictures.
+            prompt: a caption for all rows, or one for each.
+            guidance: s of Eq. 5; 1 for none.
+            temperature: logits are divided by it; 0 takes the likeliest code.
+            top_k: draw among the k likeliest codes; 0 for all.
+            top_p: draw among the fewest codes that have this probability together.
+            prime: a picture whose upper part is kept, (C, H, W) in [-1, 1].
+            prime_share: how much of its height.
+
+        Returns:
+            (N, C, H, W) in [-1, 1].
+
+        Raises:
+            UserError: if an option is out of its range or a prompt cannot be read.
+        """
+        choice = Choice(temperature, top_k, top_p)
+        if not 0 <= guidance < float("inf"):
+            raise UserError(f"--guidance {guidance}: give 0 or more, 1 for none")
+        if prime is not None and not 0 < prime_share < 1:
+            raise UserError(f"--prime_share {prime_share}: give more than 0 and less than 1")
+        if prompt is not None:
+            tokens = self.read(prompt if len(prompt) > 1 else prompt * len(seeds))
+        else:
+            assert batch is not None
+            tokens = batch["tokens"].to(self.device)
+        given = None
+        if prime is not None:
+            kept = max(1, round(prime_share * self.grid[0])) * self.grid[1]
+            given = self.dvae.codes_of(prime[None].to(self.device)).flatten()[: min(kept, prod(self.grid) - 1)]
+        return self.dvae.picture(self.draw(tokens, seeds, guidance, choice, given))
+
+    @sampling
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
+        """Pictures above what their codes keep and what is drawn for their captions; and pairs of prompts, one above the other."""
+        image, tokens = batch["image"], batch["tokens"]
+        seeds = list(range(len(image)))
+        drawn = self.dvae.picture(self.draw(tokens, seeds, 3.0, Choice()))
+        shown: dict[str, Tensor | list[str]] = {"samples": torch.stack([image, self.dvae.reconstruct(image), drawn])}
+        if self.tokenizer is not None:
+            shown["captions"] = [self.tokenizer.decode(row) for row in tokens.tolist()]
+            if self.hparams.prompts:
+                pairs = self.sample([0] * len(self.hparams.prompts), prompt=self.hparams.prompts)
+                shown["prompts"] = torch.stack([pairs[::2], pairs[1::2]])
+        return shown

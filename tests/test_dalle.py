@@ -1,0 +1,309 @@
+"""DALL-E: sequence, masks, guidance and cache; the quantisers and likelihood of its discrete VAE; CLIP."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_modules.clip import CLIP, contrastive_loss
+from lightning_modules.dalle import DALLE, Painter, Pattern, pattern_of, picture_mask
+from lightning_modules.dvae import (
+    DiscreteVAE,
+    GumbelQuantiser,
+    VectorQuantiser,
+    annealed,
+    logit_laplace_log_likelihood,
+    uniform_kl,
+)
+from lightning_modules.layers.decoding import Choice, generate
+from metrics.codes import CodesKept, CodeUsage
+from metrics.retrieval import ranking_accuracy
+
+DVAE: dict[str, Any] = {"image_shape": [3, 16, 16], "codes": 7, "code_width": 8, "width": 8, "downsamplings": 2, "blocks": 1}
+VOCABULARY, LENGTH, PLACES = 11, 5, 16
+
+
+def dalle(**options: Any) -> DALLE:
+    """A small one with weights large enough that logits differ."""
+    torch.manual_seed(0)
+    model = DALLE(DVAE, [3, 16, 16], VOCABULARY, LENGTH, 4, 2, 16, **{"kernel": 3, **options}).eval()
+    for name, parameter in model.named_parameters():
+        if not name.startswith("dvae"):
+            parameter.data.mul_(8 if parameter.dim() > 1 else 1)
+    return model
+
+
+def captions(count: int) -> Tensor:
+    """Token rows of different lengths, padded with 0."""
+    tokens = torch.randint(1, VOCABULARY, (count, LENGTH))
+    return tokens * (torch.arange(LENGTH) < torch.randint(1, LENGTH + 1, (count, 1)))
+
+
+# The discrete VAE
+
+
+def test_kl_is_a_sum_over_positions() -> None:
+    """Eq. 4 against torch.distributions, position by position: a sum, and no mean over the batch of one picture."""
+    logits = torch.randn(3, 7, 2, 4)
+    q = torch.distributions.Categorical(logits=logits.movedim(1, 3))
+    p = torch.distributions.Categorical(logits=torch.zeros_like(logits).movedim(1, 3))
+    torch.testing.assert_close(uniform_kl(logits), torch.distributions.kl_divergence(q, p).sum((1, 2)))
+    assert uniform_kl(torch.zeros(1, 7, 2, 4)).item() == pytest.approx(0, abs=1e-5)
+    certain = torch.full((1, 7, 2, 4), -1e4).index_fill(1, torch.tensor([3]), 1e4)
+    assert uniform_kl(certain).item() == pytest.approx(8 * math.log(7))
+
+
+def test_annealing() -> None:
+    """Half a cosine: temperature 1 to 1/16 and beta 0 to 6.6, at the beginning, half way, at the end and after it."""
+    assert [annealed(step, 1, 1 / 16, 100) for step in (0, 50, 100, 500)] == pytest.approx([1, 17 / 32, 1 / 16, 1 / 16])
+    assert [annealed(step, 0, 6.6, 10) for step in (0, 5, 10)] == pytest.approx([0, 3.3, 6.6])
+    assert annealed(0, 0, 6.6, 0) == 6.6
+
+
+def test_logit_laplace_is_a_density() -> None:
+    """Eq. 5 integrates to what its support in [0, 1] holds, and is largest where x' has the logit mu."""
+    x = torch.linspace(0, 1, 20001).view(-1, 1, 1, 1)
+    mean, log_scale = torch.full_like(x, 0.3), torch.full_like(x, math.log(0.2))
+    density = logit_laplace_log_likelihood(mean, log_scale, x).exp()
+    laplace = torch.distributions.Laplace(0.3, 0.2)
+    inside = laplace.cdf(torch.tensor(0.9).logit()) - laplace.cdf(torch.tensor(0.1).logit())
+    assert torch.trapezoid(density, x.flatten()).item() == pytest.approx(inside.item(), abs=1e-3)
+
+
+def test_gumbel_samples_become_choices() -> None:
+    """Eq. 2: at a low temperature the codes are drawn with the probabilities of the softmax, and gradients reach the logits."""
+    torch.manual_seed(0)
+    quantiser = GumbelQuantiser(3, 3)
+    quantiser.codebook.data.copy_(torch.eye(3))
+    logits = torch.tensor([0.0, 1.0, -1.0])[None, :, None, None].expand(1, -1, 100, 100).clone().requires_grad_()
+    z, _ = quantiser(logits, 1e-3)
+    torch.testing.assert_close(z.mean((0, 2, 3)), logits[0, :, 0, 0].softmax(0), atol=0.02, rtol=0)
+    quantiser(logits, 1.0)[0][:, 0].sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().sum() > 0
+
+
+def test_straight_through() -> None:
+    """Eq. 6: forward the nearest code, backward the identity; the term pulls vectors towards their codes."""
+    quantiser = VectorQuantiser(7, 4)
+    features = torch.randn(2, 4, 3, 3, requires_grad=True)
+    z, term = quantiser(features, 1.0)
+    rows = features.detach().movedim(1, 3)
+    nearest = torch.cdist(rows.reshape(-1, 4), quantiser.codebook).argmin(1).view(2, 3, 3)
+    assert torch.equal(quantiser.nearest(features), nearest)
+    torch.testing.assert_close(z.detach(), quantiser.codebook[nearest].movedim(3, 1))
+    weight = torch.randn_like(z)
+    (gradient,) = torch.autograd.grad((z * weight).sum(), features, retain_graph=True)
+    torch.testing.assert_close(gradient, weight)
+    (pull,) = torch.autograd.grad(term.sum(), features)
+    torch.testing.assert_close(pull, 2 * (features - z).detach())
+
+
+def test_codebook_follows_and_dead_codes_begin_anew() -> None:
+    """Eq. 7: codes become means of their vectors; one that nobody uses becomes a vector of the batch."""
+    torch.manual_seed(0)
+    quantiser = VectorQuantiser(3, 2)
+    centres = torch.tensor([[5.0, 0.0], [-5.0, 0.0]])
+    features = (centres[torch.arange(64) % 2] + 0.01 * torch.randn(64, 2)).T.reshape(1, 2, 8, 8)
+    for _ in range(600):
+        quantiser.learn(features, lambda x: x, True)
+    assert torch.cdist(centres, quantiser.codebook).min(1).values.max() < 0.05
+    assert torch.cdist(quantiser.codebook, centres).min(1).values.max() < 0.05, "no code is left where no vector is"
+    assert quantiser.uses.sum().item() == pytest.approx(64, rel=0.1)
+
+
+@pytest.mark.parametrize("quantiser", ["gumbel", "vq"])
+@torch.no_grad()
+def test_codes_and_pictures(quantiser: str) -> None:
+    """A picture's codes are ids on the grid, and their picture is what is reconstructed, in [-1, 1]."""
+    model = DiscreteVAE(**DVAE, quantiser=quantiser).eval()
+    image = torch.rand(2, 3, 16, 16) * 2 - 1
+    codes = model.codes_of(image)
+    assert codes.shape == (2, 4, 4)
+    assert codes.min() >= 0
+    assert codes.max() < 7
+    made = model.reconstruct(image)
+    assert made.shape == image.shape
+    assert made.abs().max() <= 1
+    torch.testing.assert_close(made, model.picture(codes))
+
+
+def test_code_metrics() -> None:
+    usage, perplexity, kept = CodeUsage(8, "share"), CodeUsage(8, "perplexity"), CodesKept()
+    codes = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    for metric in (usage, perplexity):
+        metric.update(codes)
+    kept.update(codes, torch.tensor([0, 0, 1, 1, 2, 2, 3, 0]))
+    assert usage.compute() == 0.5
+    assert perplexity.compute() == pytest.approx(4)
+    assert kept.compute() == pytest.approx(7 / 8)
+
+
+# The Transformer
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (3, 5)])
+@pytest.mark.parametrize("pattern", ["dense", "row", "column", "conv"])
+def test_masks_are_their_definitions(pattern: Pattern, height: int, width: int) -> None:
+    """Figure 11 of the paper by enumeration: row, the last w codes and itself; column, the same column; conv, a kernel of 3x3."""
+    mask = picture_mask(pattern, height, width, 3)
+    for m in range(height * width):
+        seen = {
+            "dense": set(range(m + 1)),
+            "row": set(range(max(0, m - width), m + 1)),
+            "column": {j for j in range(m + 1) if j % width == m % width},
+            "conv": {j for j in (m, m - 1, m - width - 1, m - width, m - width + 1) if j >= 0},
+        }[pattern]
+        assert set(mask[m].nonzero().flatten().tolist()) == seen
+
+
+def test_layers_take_turns() -> None:
+    """Appendix B.1 for 64 layers: column where (i - 2) mod 4 is 0, conv in the last one, row elsewhere."""
+    patterns = [pattern_of(layer, 64) for layer in range(1, 65)]
+    assert patterns[:7] == ["row", "column", "row", "row", "row", "column", "row"]
+    assert patterns[-1] == "conv"
+    assert patterns.count("conv") == 1
+
+
+@pytest.mark.parametrize("attention", ["dense", "sparse"])
+@torch.no_grad()
+def test_nothing_looks_ahead(attention: str) -> None:
+    """A later token changes no logits before it, an earlier one changes some after it; text is never predicted from codes."""
+    model = dalle(attention=attention)
+    text, codes = model.padded(captions(1)), torch.randint(7, (1, PLACES))
+    of_text, of_codes = model(text, codes)
+    changed = codes.clone()
+    changed[0, 9] = (changed[0, 9] + 1) % 7
+    again = model(text, changed)
+    torch.testing.assert_close(again[0], of_text)
+    torch.testing.assert_close(again[1][:, :10], of_codes[:, :10])
+    assert (again[1][:, 10:] - of_codes[:, 10:]).abs().max() > 1e-3
+    text[0, -1] = (text[0, -1] + 1) % VOCABULARY
+    assert (model(text, codes)[1] - of_codes).abs().amax((0, 2)).min() > 1e-6, "every code sees all text"
+
+
+@torch.no_grad()
+def test_two_heads_are_one_masked_softmax() -> None:
+    """Text positions never predict codes and the reverse: one softmax over all in which the other kind is masked."""
+    model = dalle()
+    text, codes = model.padded(captions(2)), torch.randint(7, (2, PLACES))
+    joint = torch.cat([model.text_head(hidden := model.hidden(model.embed(text, codes[:, :-1]))), model.image_head(hidden)], 2)
+    of_text = torch.arange(joint.shape[1])[:, None] < LENGTH
+    is_text = torch.arange(joint.shape[2]) < VOCABULARY + LENGTH
+    probabilities = joint.masked_fill(of_text != is_text, -math.inf).softmax(2)
+    for mine, theirs in zip(model(text, codes), (probabilities[:, :LENGTH, :16], probabilities[:, LENGTH:, 16:])):
+        torch.testing.assert_close(mine.softmax(2), theirs)
+
+
+def test_padding_has_a_token_at_each_position() -> None:
+    padded = dalle().padded(torch.tensor([[3, 0, 0, 0, 0], [1, 2, 3, 4, 5]]))
+    assert padded.tolist() == [[3, *range(VOCABULARY + 1, VOCABULARY + LENGTH)], [1, 2, 3, 4, 5]]
+
+
+def test_caption_dropout_leaves_the_batch_alone() -> None:
+    """Whole captions go, as many as asked for, by the batch's seed; the caller's tensor stays as it is."""
+    model, tokens = dalle(caption_dropout=0.3), torch.randint(1, VOCABULARY, (2000, LENGTH))
+    before = tokens.clone()
+    dropped = model.dropped(tokens, 5)
+    assert torch.equal(tokens, before)
+    gone = (dropped == 0).all(1)
+    assert torch.equal(dropped[~gone], before[~gone])
+    assert gone.float().mean().item() == pytest.approx(0.3, abs=0.04)
+    assert torch.equal(dropped, model.dropped(tokens, 5))
+    assert not torch.equal(dropped, model.dropped(tokens, 6))
+
+
+@pytest.mark.parametrize("attention", ["dense", "sparse"])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@torch.no_grad()
+def test_cached_equals_uncached(attention: str, guidance: float) -> None:
+    """With and without guidance, whose other half has a cache of its own: logits of every step against reading all again."""
+    model = dalle(attention=attention)
+    text = model.padded(captions(3))
+    codes = torch.randint(7, (3, PLACES))
+    none = model.padded(torch.zeros(3, LENGTH, dtype=torch.int64))
+    expected = model(text, codes)[1]
+    if guidance != 1:
+        without = model(none, codes)[1]
+        expected = without + guidance * (expected - without)  # Eq. 5
+    painter = Painter(model, guidance)
+    for given in (0, 5):
+        logits, state = painter.begin([[*a, *b[:given]] for a, b in zip(text.tolist(), codes.tolist())])
+        for m in range(given, PLACES):
+            torch.testing.assert_close(logits, expected[:, m], atol=1e-4, rtol=1e-4)
+            if m + 1 < PLACES:
+                logits, state = painter.advance(codes[:, m].tolist(), state)
+
+
+@torch.no_grad()
+def test_drawing() -> None:
+    """Rows depend on their seed and caption alone; guidance 1 is none; what primes a picture stays."""
+    model = dalle()
+    tokens = captions(3)
+    together = model.draw(tokens, [4, 5, 6], 3.0, Choice())
+    assert torch.equal(model.draw(tokens[1:2], [5], 3.0, Choice()), together[1:2])
+    plain = generate(Painter(model, 1.0), model.padded(tokens).tolist(), [4, 5, 6], max_new_tokens=PLACES, choice=Choice())
+    assert model.draw(tokens, [4, 5, 6], 1.0, Choice()).flatten(1).tolist() == plain
+    assert not torch.equal(together, model.draw(tokens, [4, 5, 6], 1.0, Choice()))
+    picture = torch.rand(3, 16, 16) * 2 - 1
+    primed = model.draw(tokens, [4, 5, 6], 1.0, Choice(), model.dvae.codes_of(picture[None]).flatten()[:8])
+    assert torch.equal(primed[:, :2], model.dvae.codes_of(picture[None])[:, :2].expand(3, -1, -1))
+
+
+def test_loss_is_an_eighth_text() -> None:
+    """Eq. 3, from probabilities that are looked up one by one."""
+    model = dalle()
+    tokens, codes = captions(2), torch.randint(7, (2, PLACES))
+    text, image = model.losses(tokens, codes)
+    of_text, of_codes = (part.log_softmax(2) for part in model(model.padded(tokens), codes))
+    expected = -sum(of_text[n, t, model.padded(tokens)[n, t]] for n in range(2) for t in range(LENGTH)) / 10
+    torch.testing.assert_close(text.mean(), expected)
+    expected = -sum(of_codes[n, m, codes[n, m]] for n in range(2) for m in range(PLACES)) / 32
+    torch.testing.assert_close(image.mean(), expected)
+
+
+def test_the_dvae_is_frozen() -> None:
+    """It is part of the weights, not of what is trained, stays in eval mode, and its recipe is all that the hyper-parameters keep."""
+    model = dalle().train()
+    assert not model.dvae.training
+    assert all(not parameter.requires_grad for parameter in model.dvae.parameters())
+    assert any(name.startswith("dvae.") for name in model.state_dict())
+    again = DALLE(**model.hparams)
+    again.load_state_dict(model.state_dict())
+    assert model.hparams.dvae["codes"] == 7
+
+
+# CLIP
+
+
+def test_contrastive_loss() -> None:
+    """Eq. 3: log N where nothing is told apart, near 0 where all is; equal captions are not rivals."""
+    tokens = torch.arange(4)[:, None]
+    flat = F.normalize(torch.ones(4, 8), dim=1)
+    assert contrastive_loss(flat, flat, torch.tensor(10.0), tokens).item() == pytest.approx(math.log(4), rel=1e-5)
+    apart = torch.eye(4)
+    assert contrastive_loss(apart, apart, torch.tensor(100.0), tokens).item() == pytest.approx(0, abs=1e-6)
+    twice = apart[[0, 0, 1, 2]]
+    even = contrastive_loss(twice, twice, torch.tensor(100.0), torch.tensor([[0], [0], [1], [2]])).item()
+    assert even == pytest.approx(math.log(2) / 2, rel=1e-4), "half of the probability for each of the two"
+
+
+def test_ranking_accuracy() -> None:
+    """1 where every picture has its caption's features, chance where they are shuffled; the same caption twice is no rival."""
+    torch.manual_seed(0)
+    features = F.normalize(torch.randn(3200, 64), dim=1)
+    assert ranking_accuracy(features, features) == 1
+    assert ranking_accuracy(features, features.roll(1, 0)).item() == pytest.approx(1 / 32, abs=0.01)
+    assert ranking_accuracy(features[:2].repeat(20, 1), features[:2].repeat(20, 1)) == 1
+
+
+@torch.no_grad()
+def test_text_features_ignore_padding() -> None:
+    model = CLIP([3, 16, 16], VOCABULARY, 8, 8, 1, 1, 2, 2, 16, 0.0, 8).eval()
+    tokens = captions(3)
+    torch.testing.assert_close(model.text_features(F.pad(tokens, (0, 3))), model.text_features(tokens))
+    shifted = model._shifted(torch.rand(2, 3, 16, 16))
+    assert shifted.shape == (2, 3, 16, 16)
