@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup train test trials lint bench reproduce readme
+STAGE = $(BIN)/python train.py fit --config configs/$(1)/openmoji.yaml --run_dir runs/dalle/$(1) \
+	$(if $(wildcard runs/dalle/$(1)/checkpoints/last.ckpt),--ckpt_path last)
+
+.PHONY: setup train dalle test trials lint bench reproduce readme
 
 setup: $(STAMP)
 
@@ -15,6 +18,13 @@ $(STAMP): requirements.txt
 
 train: setup  ## a VAE on emoji, a few minutes on a laptop
 	$(BIN)/python train.py fit --config configs/vae/openmoji.yaml
+
+dalle: setup  ## a DALL-E that draws emoji from words, an hour; run again, it goes on where it was interrupted
+	$(call STAGE,dvae)
+	$(call STAGE,clip)
+	$(call STAGE,dalle)
+	$(BIN)/python sample.py runs/dalle/dalle/checkpoints/best.ckpt --prompt - --ranker runs/dalle/clip/checkpoints/best.ckpt \
+		--num 16 --keep 4 --out runs/dalle/pictures < configs/dalle/prompts.txt
 
 test: setup  ## everything that is fast
 	$(BIN)/python -m pytest

@@ -5,6 +5,8 @@ holds pictures that anything made. One generation and one pass through the featu
 pictures' features are computed once and kept beside the corpora. Each value is a line of JSON on stdout, with its signature.
 Systems that translate are given the split's pictures and scored per direction. Metrics: fid, kid, precision, recall, density,
 coverage, is (Inception only), parzen, nn (conditional systems only), and l1, psnr, ssim (translations whose answers are known).
+Systems that draw from captions are also asked by `--ranker CKPT`, a CLIP, for ranking: how often a picture's caption fits it best
+among 32, beside the same of the real pictures and of shuffled captions.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from sample import LazyBatch, OptionParser, data_module, use_device
 
 DISTANCES = ("fid", "kid", "precision", "recall", "density", "coverage")
 FIDELITIES = ("l1", "psnr", "ssim")
-IN_PIXELS = ("parzen", "nn", *FIDELITIES)
+IN_PIXELS = ("parzen", "nn", "ranking", *FIDELITIES)
 METRICS = (*DISTANCES, "is", *IN_PIXELS)
 
 
@@ -34,6 +36,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--num", type=int, help="pictures to generate; as many as there are real ones unless given")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first picture (default: 0)")
     parser.add_argument("--extractor", default="classifier", choices=("classifier", "inception"), help="(default: classifier)")
+    parser.add_argument("--ranker", type=Path, metavar="CKPT", help="CLIP that judges by captions, for ranking")
     parser.add_argument("--domain", default="b", choices=("a", "b"), help="of data that has two, which a folder is scored against")
     parser.add_argument("--batch_size", type=int, default=250, help="pictures at a time (default: 250)")
     parser.add_argument("--device", default="cpu", help="where to compute, such as cuda (default: cpu)")
@@ -52,6 +55,8 @@ def check(options: argparse.Namespace) -> argparse.Namespace:
         raise UserError(f"--metrics {unknown[0]}: there is no such metric; there are {', '.join(METRICS)}")
     if "is" in options.metrics and options.extractor != "inception":
         raise UserError("--metrics is: the Inception Score is one only with Inception's classes: use --extractor inception")
+    if ("ranking" in options.metrics) != (options.ranker is not None):
+        raise UserError("--metrics ranking asks a CLIP: give --ranker CKPT, and only with it")
     if options.num is not None and options.num < 10:
         raise UserError(f"--num {options.num}: give at least 10")
     if options.batch_size < 1:
@@ -75,7 +80,7 @@ def drawn(target: Any, model: Any, options: argparse.Namespace, count: int, **ch
     for start in range(options.seed, options.seed + count, options.batch_size):
         seeds = list(range(start, min(start + options.batch_size, options.seed + count)))
         if not target.suffix and "batch" in inspect.signature(model.sample).parameters:
-            choice = {**choice, "batch": LazyBatch(options.against, seeds, None)}  # type: ignore[dict-item]
+            choice = {**choice, "batch": LazyBatch(options.against, model.tokenizer, seeds, None)}  # type: ignore[dict-item]
         images = target.draw(seeds, **choice)
         if not isinstance(images, torch.Tensor):
             raise UserError(f"{options.source}: {type(model).__name__} draws texts, and these metrics are for pictures")
@@ -165,6 +170,8 @@ def score(
             if name in wanted:
                 extra = f"split={split}|n={len(truth)}{note}"
                 yield {"metric": name + suffix, "value": value, "signature": f"{signature[:-1]}|{extra}]"}
+    if "ranking" in wanted:
+        yield from ranked(generated, data, options, note)
     if {"parzen", "nn"} & set(wanted):
         everything = [list(range(len(data.split(part)))) for part in ("val", "test")]
         test, test_labels = pictures(data, "test", everything[1])
@@ -179,6 +186,36 @@ def score(
             raise UserError("--metrics nn compares classes: give a checkpoint of a conditional system, and data with labels")
         value = 100 * parzen.nearest_neighbour_error(generated, torch.cat(given), test, test_labels)
         yield {"metric": "nn-error", "value": value, "signature": f"nn-error[{counts}|distance=euclidean{note}]"}
+
+
+def ranked(generated: Any, data: Any, options: argparse.Namespace, note: str) -> Iterator[dict[str, Any]]:
+    """Accuracy with which a CLIP finds the captions of uint8 pictures (N, C, H, W), of the split's own, and by wrong captions.
+
+    Where N is several times the split, each time is a pass of its own, with other seeds: the value is their mean.
+    """
+    import torch
+
+    from callbacks.fid import pictures
+    from lightning_modules import load
+    from metrics.classifier import weights_hash
+    from metrics.retrieval import WAYS, ranking_accuracy
+
+    if not hasattr(data.split(options.split), "captions"):
+        raise UserError("--metrics ranking goes by captions, and this data has none: give data that has")
+    captions, ranker = data.split(options.split).captions, load(options.ranker)
+    size = len(captions)
+    scores = torch.cat([ranker.features(part.float() / 127.5 - 1) for part in generated.split(options.batch_size)])
+    texts = ranker.features(captions)
+    order = [(options.seed + number) % size for number in range(len(generated))]
+    passes = [slice(start, start + size) for start in range(0, len(generated) - size + 1, size)] or [slice(None)]
+    found = torch.stack([ranking_accuracy(scores[one], texts[order[one]]) for one in passes])
+    wrong = torch.stack([ranking_accuracy(scores[one], texts[order[one]].roll(size // 2, 0)) for one in passes])
+    real = ranking_accuracy(ranker.features(pictures(data, options.split, list(range(size)))[0].float() / 127.5 - 1), texts)
+    base = f"ways={WAYS}|split={options.split}|n={size}|ranker=clip:{weights_hash(ranker)}"
+    drawn = f"{base}|passes={len(passes)}|std={found.std(correction=0):.3f}{note}"
+    yield {"metric": "ranking", "value": found.mean().item(), "signature": f"ranking[{drawn}]"}
+    yield {"metric": "ranking-real", "value": real.item(), "signature": f"ranking[{base}|pictures=real]"}
+    yield {"metric": "ranking-shuffled", "value": wrong.mean().item(), "signature": f"ranking[{base}|captions=shuffled{note}]"}
 
 
 def evaluate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

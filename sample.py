@@ -8,7 +8,8 @@ Texts go on from `--prompt TEXT`, or from what stdin brings with `--prompt -`; a
 each step's likeliest tokens, and `--score FILE` how much every token of a text surprises the model. Systems that translate
 pictures take your own: `--input FOLDER_OR_IMAGE --direction a2b --out DIR` keeps names and sizes. Those that translate texts take
 a file of any length or a sentence, `--input FILE --out FILE`, a line for a line, and `--attention DIR` draws what the first lines
-looked at.
+looked at. Systems that draw from words take a `--prompt` as often as you like, or a line for each from stdin; `--ranker CKPT` has a
+CLIP choose the `--keep K` pictures that fit best.
 """
 
 import argparse
@@ -69,6 +70,8 @@ def add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, te
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
     elif typing.get_origin(kind) is Literal:
         parser.add_argument(flag, choices=typing.get_args(kind), **common)
+    elif getattr(kind, "__name__", "") == "Tensor":
+        parser.add_argument(flag, type=Path, metavar="PICTURE", **common)
     elif typing.get_origin(kind) is list:
         parser.add_argument(flag, action="append", type=typing.get_args(kind)[0], **common)
     else:
@@ -122,7 +125,9 @@ class LazyBatch(Mapping[str, Any]):
             data = opened(self.config)
             theirs = getattr(data, "tokenizer", None)
             if self.tokenizer and theirs and self.tokenizer.to_json() != theirs.to_json():
-                raise UserError(f"--data {self.config}: its texts have another vocabulary than the checkpoint's; give --input a file")
+                raise UserError(
+                    f"--data {self.config}: its texts have another vocabulary than the checkpoint's; give --input a file"
+                )
             self._content = data.batch("test", self.seeds)
             if self.attribute:
                 self._content |= data.attribute_batch(self.attribute)
@@ -175,6 +180,11 @@ def parse(argv: list[str]) -> tuple[Any, argparse.Namespace, dict[str, Any]]:
     if hasattr(model, "listener"):
         parser.add_argument("--show_probs", type=int, default=0, metavar="K", help="show the K likeliest tokens of each step")
         parser.add_argument("--score", type=Path, metavar="FILE", help="how many bits each token of this text surprises by")
+    options_of = signature.parameters
+    paints = "prompt" in options_of and typing.get_origin(options_of["prompt"].annotation) is not None
+    if paints:
+        parser.add_argument("--ranker", type=Path, metavar="CKPT", help="CLIP by which the pictures of a prompt are put in order")
+        parser.add_argument("--keep", type=int, help="how many of them are kept, the best first; all unless given")
     names = [name for name in signature.parameters if name not in ("seeds", "batch")]
     for name in names:
         add_option(parser, signature.parameters[name], described.get(name, ""))
@@ -269,6 +279,61 @@ def translate(model: Any, options: argparse.Namespace, sampling: dict[str, Any])
         raise UserError(f"{len(failed)} of {done + len(failed)} pictures could not be translated, see the lines above; repair them")
     if failed:
         raise UserError(failed[0])
+
+
+def prime_of(path: Path, shape: list[int]) -> Any:
+    """A picture file in a system's size, (C, H, W) in [-1, 1]."""
+    from datamodules.image_folder import decode
+
+    if not path.is_file():
+        raise UserError(f"--prime {path}: there is no such picture")
+    return decode(path, shape[-1], shape[0]).float() / 127.5 - 1
+
+
+def paint(model: Any, options: argparse.Namespace, seeds: list[int], sampling: dict[str, Any]) -> None:
+    """Draw all seeds for each prompt, put them in order by `--ranker`, and write those that are kept, and all in one grid.
+
+    Raises:
+        UserError: if a prompt could not be drawn, after all others were; a line on stderr says why of each.
+    """
+    import torch
+
+    from callbacks.pictures import grid, labelled, save_png
+    from lightning_modules import load
+
+    prompts = sampling.pop("prompt")
+    if prompts == ["-"]:
+        prompts = [line for line in map(str.strip, sys.stdin) if line]
+    ranker = load(options.ranker).to(options.device) if options.ranker else None
+    if ranker is not None and not hasattr(ranker, "score"):
+        raise UserError(f"--ranker {options.ranker}: is a {type(ranker).__name__}; give the checkpoint of a CLIP")
+    keep = len(seeds) if options.keep is None else options.keep
+    if keep < 1:
+        raise UserError(f"--keep {keep}: give at least 1")
+    rows: list[tuple[str, torch.Tensor]] = []
+    failed: list[str] = []
+    for number, prompt in enumerate(prompts, 1):
+        chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
+        try:
+            drawn = torch.cat([model.sample(chunk, prompt=[prompt], **sampling) for chunk in chunks])
+            scores = ranker.score(drawn, [prompt])[:, 0] if ranker is not None else torch.zeros(len(seeds))
+        except UserError as error:
+            failed.append(str(error))
+            continue
+        best = scores.argsort(descending=True, stable=True)[:keep].tolist()
+        for place in best:
+            path = options.out / f"prompt{number:02d}-seed{seeds[place]:04d}.png"
+            save_png(grid(drawn[place][None], columns=1), path)
+            print(f"{path}\t{prompt}" + (f"\t{scores[place]:.3f}" if ranker is not None else ""))
+        rows.append((prompt, drawn[best].cpu()))
+    if rows:
+        save_png(labelled(rows), options.out / "grid.png")
+        print(options.out / "grid.png")
+    if failed and len(prompts) > 1:
+        print("\n".join(f"warning: {line}" for line in failed), file=sys.stderr)
+        raise UserError(f"{len(failed)} of {len(prompts)} prompts could not be drawn, see the lines above")
+    if failed or not prompts:
+        raise UserError(failed[0] if failed else "--prompt -: stdin holds no prompt; give one a line")
 
 
 def translate_texts(model: Any, options: argparse.Namespace, sampling: dict[str, Any]) -> None:
@@ -375,6 +440,8 @@ def draw(argv: list[str]) -> None:
     if getattr(options, "score", None):
         score(model, options.score)
         return
+    if sampling.get("prime") is not None:
+        sampling["prime"] = prime_of(sampling["prime"], model.hparams.image_shape)
     if sampling.get("prompt") == "-":
         sampling["prompt"] = sys.stdin.read().removesuffix("\n")
     seeds = parse_seeds(options.seeds) if options.seeds else list(range(options.seed, options.seed + options.num))
@@ -383,6 +450,12 @@ def draw(argv: list[str]) -> None:
     if getattr(options, "show_probs", 0) or (hasattr(model, "listener") and sys.stdout.isatty()):
         type_texts(model, options, seeds, sampling)
         return
+
+    if isinstance(sampling.get("prompt"), list):
+        paint(model, options, seeds, sampling)
+        return
+    if getattr(options, "ranker", None) or getattr(options, "keep", None):
+        raise UserError("--ranker and --keep choose among the pictures of a prompt: give --prompt TEXT")
 
     import torch
 

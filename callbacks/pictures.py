@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 from torchvision.utils import make_grid
 
 from console import UserError
@@ -28,6 +29,26 @@ def grid(pictures: Tensor, columns: int = 8) -> Tensor:
         pictures = torch.cat(blocks)
     shown = make_grid(pictures.detach().float().cpu().clamp(-1, 1), columns, padding=1, normalize=True, value_range=(-1, 1))
     return (shown * 255).round().byte()
+
+
+def labelled(rows: list[tuple[str, Tensor]], smallest: int = 64) -> Tensor:
+    """uint8 picture (3, H, W): a line for each row, its text and then its pictures (N, C, H, W) in [-1, 1].
+
+    Args:
+        rows: texts and pictures, all of one size.
+        smallest: pixels; smaller pictures are enlarged to at least that height.
+    """
+    scale = -(-smallest // rows[0][1].shape[-1])
+    lines = [grid(pictures.repeat_interleave(scale, 2).repeat_interleave(scale, 3), len(pictures)) for _, pictures in rows]
+    height, width = lines[0].shape[1], max(line.shape[2] for line in lines)
+    font = ImageFont.load_default(13)
+    margin = int(max(font.getlength(text) for text, _ in rows)) + 12
+    canvas = Image.new("RGB", (margin + width, height * len(lines)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for number, ((text, _), line) in enumerate(zip(rows, lines)):
+        draw.text((6, number * height + height // 2), text, "black", font, anchor="lm")
+        canvas.paste(Image.fromarray(line.permute(1, 2, 0).numpy()), (margin, number * height))
+    return pil_to_tensor(canvas)
 
 
 def plane(points: Tensor, side: int = 192) -> Tensor:

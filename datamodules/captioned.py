@@ -183,11 +183,11 @@ class CaptionedEmoji(CaptionedImages):
     ) -> None:
         import emoji
 
-        super().__init__(
-            vocab_size, text_length, bpe_dropout, skip, batch_size, eval_batch_size, num_workers, root, max_samples
-        )
+        super().__init__(vocab_size, text_length, bpe_dropout, skip, batch_size, eval_batch_size, num_workers, root, max_samples)
         if language not in emoji.LANGUAGES:
-            raise UserError(f"data.language {language}: emoji have no names in it; give one of {', '.join(sorted(emoji.LANGUAGES))}")
+            raise UserError(
+                f"data.language {language}: emoji have no names in it; give one of {', '.join(sorted(emoji.LANGUAGES))}"
+            )
         self.language, self.group_captions = language, group_captions
         self.source = OpenMoji(size, split_by="composition", named=True, root=root)
         self.image_shape = [3, size, size]
@@ -219,8 +219,8 @@ class CaptionedFolder(CaptionedImages):
     """Your own pictures and captions.
 
     Args:
-        path: a folder with `NAME.png` (or another picture) and `NAME.txt` beside it, a caption a line, anywhere in it or in `train`,
-            `val` and `test`; or a .csv with the columns file and caption, whose files are named from where it lies, a row for each
+        path: a folder with `NAME.png` (or another picture) and `NAME.txt` beside it, a caption a line, anywhere in it or in
+            `train`, `val` and `test`; or a .csv with the columns file and caption, whose files are named from where it lies, a row for each
             caption. Without the three folders a picture's split follows from the SHA-256 of its path: 80/10/10.
         size: height and width in pixels; pictures are cut to their centre square and scaled.
         **kwargs: see `CaptionedImages`.
@@ -243,9 +243,7 @@ class CaptionedFolder(CaptionedImages):
         root: str | None = None,
         max_samples: int | None = None,
     ) -> None:
-        super().__init__(
-            vocab_size, text_length, bpe_dropout, skip, batch_size, eval_batch_size, num_workers, root, max_samples
-        )
+        super().__init__(vocab_size, text_length, bpe_dropout, skip, batch_size, eval_batch_size, num_workers, root, max_samples)
         self.path, self.size, self.image_shape = Path(path), size, [3, size, size]
         if not self.path.exists():
             raise UserError(f"data.path {path}: there is no such folder or table; give one with pictures and captions")
@@ -296,7 +294,9 @@ class CaptionedFolder(CaptionedImages):
                 raise UserError(f"{path}: is in none of train, val and test, as others are; move it there")
             parts[split].append(path)
         if not parts["train"]:
-            raise UserError(f"data.path {self.path}: none of its {len(self.captions)} pictures falls to the training split; add more")
+            raise UserError(
+                f"data.path {self.path}: none of its {len(self.captions)} pictures falls to the training split; add more"
+            )
         return parts
 
     def read(self, split: str) -> tuple[Callable[[list[int]], Pictures], list[list[str]], list[str]]:

@@ -14,6 +14,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from console import UserError
 
@@ -276,7 +278,7 @@ class BPETokenizer(Tokenizer):
     def _merges(self) -> dict[tuple[str, str], int]:
         """Rank of each pair that is merged."""
         merges = json.loads(self.model.to_str())["model"]["merges"]
-        return {tuple(pair): rank for rank, pair in enumerate(merges)}  # type: ignore[misc]
+        return {(left, right): rank for rank, (left, right) in enumerate(merges)}
 
     def decode(self, ids: Iterable[int]) -> str:
         return str(self.model.decode([int(i) for i in ids], skip_special_tokens=True))
@@ -351,6 +353,19 @@ def encode_caption(
         cut = tokenizer.encode_dropout(caption, rate, numbers)
         return cut if len(cut) <= most else ids
     return ids
+
+
+def caption_tokens(tokenizer: BPETokenizer, captions: list[str], most: int) -> Tensor:
+    """int64 (N, most) of captions as they come, padded with 0.
+
+    Raises:
+        UserError: as `encode_caption`.
+    """
+    tokens = torch.zeros(len(captions), most, dtype=torch.int64)
+    for row, caption in zip(tokens, captions):
+        ids = encode_caption(tokenizer, tidy(caption), most)
+        row[: len(ids)] = torch.tensor(ids)
+    return tokens
 
 
 def tokenizers_library() -> Any:

@@ -291,6 +291,14 @@ def load(path: str | Path) -> Any:
     return module.eval()
 
 
+@torch.no_grad()
+def move_average(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
+    """Move an average of weights a little towards a network's; its buffers are copied."""
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+    for mine, theirs in zip(average.buffers(), network.buffers()):
+        mine.copy_(theirs)
+
+
 def warmup(step: int, steps: int) -> float:
     """Linear from 0 to 1 over `steps` updates, then 1; 1 throughout where `steps` is 0."""
     return min(1.0, step / steps) if steps else 1.0
@@ -478,14 +486,9 @@ class AdversarialModule(GenerativeModule):
         self.log_train(**{("grad_norm", "grad_norm_d")[player]: norm})
         self.grad_norm = norm if self.grad_norm is None else norm + self.grad_norm
 
-    @torch.no_grad()
     def _average_weights(self) -> None:
-        """Move the average a little towards the generator; its buffers are copied."""
-        if self.ema is None or self.ema_decay is None:
-            return
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - self.ema_decay)
-        for mine, theirs in zip(self.ema.buffers(), self.generator.buffers()):
-            mine.copy_(theirs)
+        if self.ema is not None and self.ema_decay is not None:
+            move_average(self.ema, self.generator, self.ema_decay)
 
     def _average_batch_norms(self) -> None:
         """Mean of the running statistics over ranks. DDP synchronises no buffers where optimization is manual."""

@@ -22,14 +22,14 @@ batch count as each other's answer (in Eq. 3 the target is spread evenly over th
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from datamodules.tokenizer import BPETokenizer, encode_caption, tidy
+from datamodules.tokenizer import BPETokenizer, caption_tokens
 from lightning_modules.base import GenerativeModule, sampling
 from lightning_modules.layers.bottleneck import bottlenecks, conv
 from lightning_modules.layers.networks import conv_grid
@@ -49,7 +49,9 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, tokens: Tenso
 class TextEncoder(nn.Module):
     """g: a Transformer over the tokens, whose last one speaks for all."""
 
-    def __init__(self, vocab_size: int, text_length: int, layers: int, heads: int, width: int, dropout: float, features: int) -> None:
+    def __init__(
+        self, vocab_size: int, text_length: int, layers: int, heads: int, width: int, dropout: float, features: int
+    ) -> None:
         super().__init__()
         shape = Shape(width, heads, dropout, 0.0, "layer", False, "gelu")
         self.embedding, self.positions = nn.Embedding(vocab_size, width), nn.Embedding(text_length, width)
@@ -137,8 +139,8 @@ class CLIP(GenerativeModule):
     def _loss(self, image: Tensor, tokens: Tensor) -> Tensor:
         u, v = self.image_features(image), self.text_features(tokens)
         if self.trainer.world_size > 1:  # pairs of all ranks are told apart; gradients flow back to each
-            u, v = (self.all_gather(part, sync_grads=True).flatten(0, 1) for part in (u, v))
-            tokens = self.all_gather(tokens).flatten(0, 1)
+            u, v = (cast(Tensor, self.all_gather(part, sync_grads=True)).flatten(0, 1) for part in (u, v))
+            tokens = cast(Tensor, self.all_gather(tokens)).flatten(0, 1)
         return contrastive_loss(u, v, self.log_scale.exp(), tokens)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -188,21 +190,24 @@ class CLIP(GenerativeModule):
     # Ranking
 
     @sampling
-    def score(self, image: Tensor, captions: list[str]) -> Tensor:
-        """Cosine (N, M) of pictures (N, C, H, W) in [-1, 1] and M captions.
+    def features(self, what: Tensor | list[str]) -> Tensor:
+        """Eq. 1, (N, D), of pictures (N, C, H, W) in [-1, 1] or of N captions.
 
         Raises:
             UserError: if the pictures are of another size, or a caption cannot be read.
         """
-        if list(image.shape[1:]) != self.hparams.image_shape:
-            raise UserError(f"the ranker knows pictures of {self.hparams.image_shape}, not {list(image.shape[1:])}: train one on these")
+        if isinstance(what, Tensor):
+            shape = list(what.shape[1:])
+            if shape != self.hparams.image_shape:
+                raise UserError(f"this CLIP knows pictures of {self.hparams.image_shape}, not {shape}: train one on these")
+            return self.image_features(what.to(self.device))
         if self.tokenizer is None:
-            raise UserError("the ranker has no tokenizer: it was not made by train.py")
-        tokens = torch.zeros(len(captions), self.hparams.text_length, dtype=torch.int64)
-        for row, caption in zip(tokens, captions):
-            ids = encode_caption(self.tokenizer, tidy(caption), len(row))
-            row[: len(ids)] = torch.tensor(ids)
-        return self.image_features(image.to(self.device)) @ self.text_features(tokens.to(self.device)).T
+            raise UserError("this CLIP has no tokenizer: it was not made by train.py")
+        return self.text_features(caption_tokens(self.tokenizer, what, self.hparams.text_length).to(self.device))
+
+    def score(self, image: Tensor, captions: list[str]) -> Tensor:
+        """Cosine (N, M) of pictures (N, C, H, W) in [-1, 1] and M captions."""
+        return self.features(image) @ self.features(captions).T
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:

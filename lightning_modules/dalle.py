@@ -1,7 +1,7 @@
 """DALL-E: a Transformer that reads a caption and goes on with a picture, both of them tokens of one sequence.
 
-Ramesh et al., "Zero-Shot Text-to-Image Generation", ICML 2021, section 2.2 and appendix B. With a picture x as codes z of a discrete
-VAE (`dvae.py`, frozen) and its caption y as T tokens:
+Ramesh et al., "Zero-Shot Text-to-Image Generation", ICML 2021, section 2.2 and appendix B. With a picture x as codes z of a
+discrete VAE (`dvae.py`, frozen) and its caption y as T tokens:
 
     log p(x, y) >= E_q(z|x)[log p(x|y, z)] + log p(y) + log p(z|y),  of which this is the last two           (1)
     p(y) p(z|y) = prod_t p(y_t | y_<t) prod_m p(z_m | y, z_<m)                                               (2)
@@ -26,9 +26,8 @@ what pictures look like without one, and s > 1 goes further from there than the 
 Departures from the paper: smaller; guidance, which it lacks; the step size falls on a cosine (the paper lowers it by hand).
 """
 
-from itertools import product
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,42 +35,14 @@ from torch.nn import functional as F
 
 from console import UserError
 from datamodules.base import mix_seed
-from datamodules.tokenizer import BPETokenizer, encode_caption, tidy
+from datamodules.tokenizer import BPETokenizer, caption_tokens
 from lightning_modules.base import GenerativeModule, load, sampling
 from lightning_modules.dvae import DiscreteVAE
 from lightning_modules.layers.decoding import Choice, generate
 from lightning_modules.layers.schedules import cosine
+from lightning_modules.layers.sparse import Pattern, pattern_of, picture_mask
 from lightning_modules.layers.transformer import Block, KVCache, Shape
 from metrics.language import TokenNLL
-
-Pattern = Literal["dense", "row", "column", "conv"]
-
-
-def picture_mask(pattern: Pattern, height: int, width: int, kernel: int) -> Tensor:
-    """bool (M, M) by Eq. 4: which codes (columns) each code (row) looks at, itself among them, in raster order.
-
-    Args:
-        pattern: which of Eq. 4.
-        height: of the grid, M = height * width.
-        width: of the grid.
-        kernel: side of the convolution, odd; it goes on at the other side of the grid ("wraparound").
-    """
-    place = torch.arange(height * width)
-    distance = place[:, None] - place
-    if pattern == "row":
-        return (distance >= 0) & (distance <= width)
-    if pattern == "column":
-        return (distance >= 0) & (distance % width == 0)
-    if pattern == "conv":
-        reach = kernel // 2
-        inside = [down * width + right for down, right in product(range(reach + 1), range(-reach, reach + 1))]
-        return torch.isin(distance, torch.tensor([offset for offset in inside if offset >= 0]))
-    return distance >= 0
-
-
-def pattern_of(layer: int, layers: int) -> Pattern:
-    """The sparse pattern of a layer, counted from 1 (appendix B.1)."""
-    return "conv" if layer == layers else "column" if (layer - 2) % 4 == 0 else "row"
 
 
 def discrete_vae(dvae: str | dict[str, Any], image_shape: list[int]) -> DiscreteVAE:
@@ -84,7 +55,9 @@ def discrete_vae(dvae: str | dict[str, Any], image_shape: list[int]) -> Discrete
     if not isinstance(made, DiscreteVAE):
         raise UserError(f"model.dvae {dvae}: is a {type(made).__name__}; give the checkpoint of a discrete VAE")
     if made.hparams.image_shape != image_shape:
-        raise UserError(f"model.dvae {dvae}: is of pictures {made.hparams.image_shape}, this data's are {image_shape}; train one on it")
+        raise UserError(
+            f"model.dvae {dvae}: is of pictures {made.hparams.image_shape}, this data's are {image_shape}; train one on it"
+        )
     return made
 
 
@@ -186,11 +159,9 @@ class DALLE(GenerativeModule):
         self.norm = nn.LayerNorm(width)
         self.text_head = nn.Linear(width, vocab_size + text_length)
         self.image_head = nn.Linear(width, made.hparams.codes)
-        patterns = [pattern_of(layer, layers) for layer in range(1, layers + 1)] if attention == "sparse" else ["dense"]
-        masks = [picture_mask(pattern, *self.grid, kernel) for pattern in dict.fromkeys(patterns)]
-        self.order = [list(dict.fromkeys(patterns)).index(pattern) for pattern in patterns]  # mask of each layer
         self.masks: Tensor | None
-        self.register_buffer("masks", torch.stack([self._with_text(mask) for mask in masks]) if attention == "sparse" else None, False)
+        masks = torch.stack([self.mask_of(pattern_of(layer, layers)) for layer in range(1, layers + 1)])
+        self.register_buffer("masks", masks if attention == "sparse" else None, persistent=False)  # (layers, T + M, T + M)
         for part in (part for name, part in self.named_modules() if not name.startswith("dvae")):
             if isinstance(part, nn.Linear | nn.Embedding):
                 nn.init.normal_(part.weight, 0.0, 0.02)
@@ -202,8 +173,9 @@ class DALLE(GenerativeModule):
         self.text_nll, self.nll = TokenNLL(), TokenNLL()
         self._encoded: dict[str, Tensor] = {}
 
-    def _with_text(self, mask: Tensor) -> Tensor:
-        """The whole sequence's mask (T + M, T + M) for one of codes: all look at all text before them."""
+    def mask_of(self, pattern: Pattern) -> Tensor:
+        """bool (T + M, T + M) of the whole sequence: a pattern among codes, and all look at all text before them."""
+        mask = picture_mask(pattern, self.grid[0], self.grid[1], self.hparams.kernel)
         whole = torch.ones(self.text_length + len(mask), self.text_length + len(mask), dtype=torch.bool).tril()
         whole[self.text_length + 1 :, self.text_length + 1 :] = mask[:-1, :-1]  # the last code is never read
         return whole
@@ -236,7 +208,7 @@ class DALLE(GenerativeModule):
         last = x.shape[1] if cache is None or cache.place is None else cache.seen
         x = F.dropout(x, self.hparams.dropout, self.training)
         for number, block in enumerate(self.blocks):
-            mask = None if self.masks is None else self.masks[self.order[number], last - x.shape[1] : last, :last]
+            mask = None if self.masks is None else self.masks[number, last - x.shape[1] : last, :last]
             x = block(x, torch.empty(0), cache, mask)
         return self.norm(x)
 
@@ -248,7 +220,7 @@ class DALLE(GenerativeModule):
     # Training
 
     def codes(self, batch: dict[str, Any], split: str) -> Tensor:
-        """Codes (N, M) of a batch's pictures. The dVAE never changes, so that a split is encoded once, a part of it by each rank."""
+        """Codes (N, M) of a batch's pictures. The dVAE never changes, so that a split is encoded once, each rank a part of it."""
         if split not in self._encoded:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             size, world = len(data.split(split)), self.trainer.world_size
@@ -256,7 +228,7 @@ class DALLE(GenerativeModule):
             parts = [data.batch(split, part.tolist())["image"].to(self.device) for part in mine.split(data.eval_batch_size)]
             with torch.no_grad():
                 encoded = torch.cat([self.dvae.codes_of(part).flatten(1) for part in parts])
-            every = self.all_gather(encoded).view(world, *encoded.shape).transpose(0, 1).flatten(0, 1)
+            every = cast(Tensor, self.all_gather(encoded)).view(world, *encoded.shape).transpose(0, 1).flatten(0, 1)
             self._encoded[split] = every[:size]
         return self._encoded[split][batch["index"].to(self.device)]
 
@@ -276,7 +248,9 @@ class DALLE(GenerativeModule):
         )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        text, image = (part.mean() for part in self.losses(self.dropped(batch["tokens"], batch["seed"]), self.codes(batch, "train")))
+        text, image = (
+            part.mean() for part in self.losses(self.dropped(batch["tokens"], batch["seed"]), self.codes(batch, "train"))
+        )
         loss = (text + 7 * image) / 8  # Eq. 3
         self.log_train(loss=loss, loss_text=text, loss_image=image)
         return loss
@@ -319,11 +293,7 @@ class DALLE(GenerativeModule):
         """
         if self.tokenizer is None:
             raise UserError("this checkpoint has no tokenizer: it was not made by train.py")
-        tokens = torch.zeros(len(prompts), self.text_length, dtype=torch.int64)
-        for row, prompt in zip(tokens, prompts):
-            ids = encode_caption(self.tokenizer, tidy(prompt), self.text_length)
-            row[: len(ids)] = torch.tensor(ids)
-        return tokens.to(self.device)
+        return caption_tokens(self.tokenizer, prompts, self.text_length).to(self.device)
 
     def draw(self, tokens: Tensor, seeds: list[int], guidance: float, choice: Choice, given: Tensor | None = None) -> Tensor:
         """Codes (N, h, w) for captions (N, T), row i by seed i; the first ones may be given, (m,)."""

@@ -22,35 +22,35 @@ Drawn from the uniform prior of Eq. 1 the codes make no picture (`sample.py --mo
 |---|---|
 | K, positions | codes, image_shape / 2^downsamplings a side |
 | tau, beta | temperature, beta: both on half a cosine over their steps; beta is also the commitment's weight in Eq. 6 |
-| mu, ln b | mean, log_scale: two outputs for each value of the picture |
+| mu, b | mean, exp(log_scale) + LEAST_SCALE: two outputs for each value of the picture |
 | n_hid, post-gain 1 / L^2 | width, `layers/bottleneck.py` |
 
 Terms are sums over pixels and positions and means over the batch, in nats per picture; the paper divides all of them by the number
-of values, which changes no ratio. Departures: pixels are dequantised by uniform noise (Theis et al. 2016), for the density of a
-white that never varies has no bound; VQ shares networks and Eq. 5 (its paper: Gaussian pixels and networks of its own).
+of values, which changes no ratio. Departures: pixels are dequantised by uniform noise (Theis et al. 2016) and b has a least value,
+for the density of a white that never varies has no bound; VQ shares networks and Eq. 5 (its paper: Gaussian pixels and networks of
+its own).
 """
 
 import math
-from collections.abc import Callable
+from copy import deepcopy
 from math import prod
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from console import UserError
-from lightning_modules.base import GenerativeModule, sampling
+from lightning_modules.base import GenerativeModule, move_average, sampling
 from lightning_modules.layers.bottleneck import bottlenecks, conv
 from lightning_modules.layers.networks import conv_grid
+from lightning_modules.layers.quantisers import QUANTISERS, VectorQuantiser
 from lightning_modules.layers.schedules import cosine
 from metrics.codes import CodesKept, CodeUsage
 from metrics.likelihood import ImportanceSampledNLL, SquaredError, bits_per_dim
 
 EPSILON = 0.1  # eps of Eq. 5
-VQ_DECAY = 0.99  # d of Eq. 7
-DEAD = 0.1  # of the average use: codes that are used less begin anew
+LEAST_SCALE = 0.1  # of b, some three of 256 levels: what never varies, such as white, would drown all else
 
 
 def annealed(step: int, first: float, last: float, steps: int) -> float:
@@ -62,84 +62,9 @@ def annealed(step: int, first: float, last: float, steps: int) -> float:
 def logit_laplace_log_likelihood(mean: Tensor, log_scale: Tensor, x: Tensor) -> Tensor:
     """log p(x|z) of x in [0, 1], a density in these units, summed over pixels: (N, C, H, W) -> (N,)."""
     squeezed = (1 - 2 * EPSILON) * x + EPSILON
-    density = -math.log(2) - log_scale - (squeezed * (1 - squeezed)).log()
-    density = density - (squeezed.logit() - mean).abs() * (-log_scale).exp()  # Eq. 5
+    scale = log_scale.exp() + LEAST_SCALE  # b
+    density = -(2 * scale * squeezed * (1 - squeezed)).log() - (squeezed.logit() - mean).abs() / scale  # Eq. 5
     return (density + math.log(1 - 2 * EPSILON)).sum((1, 2, 3))
-
-
-def uniform_kl(logits: Tensor) -> Tensor:
-    """Eq. 4 of logits (N, K, h, w), in nats: (N,)."""
-    log_q = logits.log_softmax(1)
-    return (log_q.exp() * (log_q + math.log(logits.shape[1]))).sum((1, 2, 3))
-
-
-class GumbelQuantiser(nn.Module):
-    """Eq. 2; `features` channels come in, the logits."""
-
-    def __init__(self, codes: int, width: int) -> None:
-        super().__init__()
-        self.features = codes
-        self.codebook = nn.Parameter(torch.randn(codes, width) * codes**-0.5)
-
-    def forward(self, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """z (N, D, h, w), and Eq. 4 (N,)."""
-        noise = -torch.empty_like(features).exponential_().log()
-        chosen = ((features + noise) / temperature).softmax(1)
-        return torch.einsum("nkhw,kd->ndhw", chosen, self.codebook), uniform_kl(features)  # Eq. 2
-
-    def nearest(self, features: Tensor) -> Tensor:
-        """The likeliest codes (N, h, w)."""
-        return features.argmax(1)
-
-
-class VectorQuantiser(nn.Module):
-    """Eq. 6 and 7; `features` channels come in, vectors to be compared with the codes."""
-
-    codebook: Tensor
-    uses: Tensor
-    sums: Tensor
-
-    def __init__(self, codes: int, width: int) -> None:
-        super().__init__()
-        self.features = width
-        self.register_buffer("codebook", torch.randn(codes, width))  # begun anew by the first batch, for no code has been used
-        self.register_buffer("uses", torch.zeros(codes))
-        self.register_buffer("sums", torch.zeros(codes, width))
-
-    def forward(self, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """z (N, D, h, w), and the squared distance to it (N,), summed over positions."""
-        chosen = F.embedding(self.nearest(features), self.codebook).movedim(3, 1)
-        return features + (chosen - features).detach(), (features - chosen.detach()).square().sum((1, 2, 3))  # Eq. 6
-
-    def nearest(self, features: Tensor) -> Tensor:
-        """The nearest codes (N, h, w)."""
-        scores = torch.einsum("ndhw,kd->nkhw", features, self.codebook)
-        return (2 * scores - self.codebook.square().sum(1)[:, None, None]).argmax(1)
-
-    @torch.no_grad()
-    def learn(self, features: Tensor, total: Callable[[Tensor], Tensor], first_rank: bool) -> None:
-        """Eq. 7 over all ranks; codes that nobody uses become vectors of the first rank's batch, picked at random.
-
-        Args:
-            features: of this rank's batch, (N, D, h, w).
-            total: sum of a tensor over ranks.
-            first_rank: whether this is the one.
-        """
-        rows, chosen = features.movedim(1, 3).flatten(0, 2).float(), self.nearest(features).flatten()
-        added = torch.zeros_like(self.sums).index_add_(0, chosen, rows)
-        counts = torch.bincount(chosen, minlength=len(self.uses)).to(rows.dtype)
-        picked = rows[torch.randint(len(rows), (len(self.uses),), device=rows.device)] * first_rank
-        added, counts, picked = total(torch.cat([added, counts[:, None], picked], 1)).split([added.shape[1], 1, added.shape[1]], 1)
-        self.uses.lerp_(counts[:, 0], 1 - VQ_DECAY)
-        self.sums.lerp_(added, 1 - VQ_DECAY)
-        average = counts.mean()
-        dead = self.uses < DEAD * average
-        self.uses.copy_(torch.where(dead, average, self.uses))
-        self.sums.copy_(torch.where(dead[:, None], picked * average, self.sums))
-        self.codebook.copy_(self.sums / self.uses[:, None])
-
-
-QUANTISERS: dict[str, type[GumbelQuantiser] | type[VectorQuantiser]] = {"gumbel": GumbelQuantiser, "vq": VectorQuantiser}
 
 
 class Networks(nn.Module):
@@ -163,7 +88,9 @@ class Networks(nn.Module):
         widths = [width * 2**group for group in range(downsamplings + 1)]
         features = self.quantiser.features
         self.encoder = nn.Sequential(
-            conv(channels, width, 7), bottlenecks(width, widths, blocks, [3, 3, 3, 1], nn.MaxPool2d(2)), conv(widths[-1], features, 1)
+            conv(channels, width, 7),
+            bottlenecks(width, widths, blocks, [3, 3, 3, 1], nn.MaxPool2d(2)),
+            conv(widths[-1], features, 1),
         )
         self.decoder = nn.Sequential(
             bottlenecks(code_width, widths[::-1], blocks, [1, 3, 3, 3], nn.Upsample(scale_factor=2)), conv(width, 2 * channels, 1)
@@ -192,7 +119,7 @@ class DiscreteVAE(GenerativeModule):
         learning_rate: of AdamW.
         last_rate: share of it that is left when training ends.
         weight_decay: of all weights.
-        ema_decay: of the average of the weights, which is what is judged and drawn from.
+        ema_decay: of the average of the weights, which is what is judged and drawn from; less in the first updates.
     """
 
     monitor = ("val/nll", "min")
@@ -223,15 +150,9 @@ class DiscreteVAE(GenerativeModule):
         self.save_hyperparameters()
         self.grid = list(conv_grid(image_shape, [0] * downsamplings))
         self.network = Networks(image_shape[0], width, downsamplings, blocks, codes, code_width, quantiser)
-        average = get_ema_multi_avg_fn(ema_decay)
-        self.averaged = AveragedModel(self.network, multi_avg_fn=average).requires_grad_(False)
+        self.averaged = deepcopy(self.network).requires_grad_(False)
         self.nll, self.squared_error = ImportanceSampledNLL(1), SquaredError()
         self.usage, self.perplexity, self.kept = CodeUsage(codes, "share"), CodeUsage(codes, "perplexity"), CodesKept()
-
-    @property
-    def judged(self) -> Networks:
-        """The networks that are trained, or their average where nothing is."""
-        return self.network if self.training or not self.averaged.n_averaged else cast(Networks, self.averaged.module)
 
     # Training
 
@@ -262,7 +183,8 @@ class DiscreteVAE(GenerativeModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One update, and the average of the weights with it: before a checkpoint of the update can be written."""
         super().optimizer_step(*args, **kwargs)
-        self.averaged.update_parameters(self.network)
+        step = self.trainer.global_step
+        move_average(self.averaged, self.network, min(self.hparams.ema_decay, (1 + step) / (10 + step)))
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
@@ -272,7 +194,7 @@ class DiscreteVAE(GenerativeModule):
     # Figures
 
     def _measure(self, batch: dict[str, Any], stage: str) -> None:
-        image, network = batch["image"], self.judged
+        image, network = batch["image"], self.averaged
         features = network.encoder(image)
         codes = network.quantiser.nearest(features)
         log_p = self._log_likelihood(network, network.look_up(codes), image)
@@ -307,15 +229,15 @@ class DiscreteVAE(GenerativeModule):
 
     def codes_of(self, image: Tensor) -> Tensor:
         """Codes (N, h, w) of pictures (N, C, H, W) in [-1, 1]."""
-        network = self.judged
+        network = self.averaged
         return network.quantiser.nearest(network.encoder(image))
 
     def picture(self, codes: Tensor) -> Tensor:
         """Pictures (N, C, H, W) in [-1, 1] of codes (N, h, w): where Eq. 5 has its median."""
-        return self._mean(self.judged.look_up(codes))
+        return self._mean(self.averaged.look_up(codes))
 
     def _mean(self, z: Tensor) -> Tensor:
-        squeezed = self.judged.decoder(z).chunk(2, 1)[0].sigmoid()
+        squeezed = self.averaged.decoder(z).chunk(2, 1)[0].sigmoid()
         return ((squeezed - EPSILON) / (1 - 2 * EPSILON)).clamp(0, 1) * 2 - 1
 
     def reconstruct(self, image: Tensor) -> Tensor:
@@ -345,8 +267,8 @@ class DiscreteVAE(GenerativeModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Pictures above their reconstructions, from the distribution of codes and from the chosen ones; and all codes as patches."""
-        image, network = batch["image"], self.judged
+        """Pictures above their reconstructions, from the mean of all codes and from the chosen ones; and all codes as patches."""
+        image, network = batch["image"], self.averaged
         features = network.encoder(image)
         rows = [image, self.picture(network.quantiser.nearest(features))]
         if self.hparams.quantiser == "gumbel":

@@ -13,8 +13,8 @@ Neural Machine Translation", EMNLP 2015 (multiplicative). With Eq. 1 of `layers/
     multiplicative:  c_t = sum_j a_tj h_j,  a_tj = softmax_j s_{t-1}' W_a h_j                (7)
 
 Without attention all that a sentence says has to fit into c, one vector for five words and for fifty: the beginning of a long
-sentence is forgotten, which is why Sutskever et al. read it backwards, its beginning last. With attention the decoder looks at each word when it needs
-it, and `attention_maps` shows at which (`test/bleu_source_…` has BLEU by length of both).
+sentence is forgotten, which is why Sutskever et al. read it backwards, its beginning last. With attention the decoder looks at each
+word when it needs it, and `attention_maps` shows at which (`test/bleu_source_…` has BLEU by length of both).
 
 | paper | here |
 |---|---|

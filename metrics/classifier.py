@@ -38,14 +38,14 @@ class Classifier(nn.Module):
         """Pictures (N, C, H, W) in [-1, 1] to logits (N, classes)."""
         return self.head(self.body(image))
 
-    @property
-    def weights_hash(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of all weights."""
-        digest = hashlib.sha256()
-        for name, value in self.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.cpu().numpy().tobytes())
-        return digest.hexdigest()[:12]
+
+def weights_hash(network: nn.Module) -> str:
+    """First 12 hexadecimal digits of the SHA-256 of all weights."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def train_classifier(images: Tensor, labels: Tensor, num_classes: int, *, epochs: int | None = None, seed: int = 0) -> Classifier:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from console import UserError
-from metrics.classifier import Classifier
+from metrics.classifier import Classifier, weights_hash
 
 INCEPTION_DIGEST = "6726825d"  # SHA-256 of the published file begins with it, as its name says
 
@@ -45,7 +45,7 @@ class ClassifierFeatures(Extractor):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier.eval().requires_grad_(False)
-        self.name = f"classifier:{classifier.weights_hash}"
+        self.name = f"classifier:{weights_hash(classifier)}"
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.classifier.body(images.float() / 127.5 - 1)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metrics.classifier import accuracy, train_classifier
+from metrics.classifier import accuracy, train_classifier, weights_hash
 from metrics.fidelity import fidelity
 from metrics.ngram import witten_bell
 from metrics.parzen import nearest_neighbour_error, parzen
@@ -57,7 +57,7 @@ def classifier_accuracy(
     """
     model = train_classifier(train_images, train_labels, int(train_labels.max()) + 1, epochs=epochs, seed=seed)
     value = accuracy(model, test_images, test_labels)
-    return value, f"accuracy[rule=discriminative|epochs={epochs}|weights={model.weights_hash}|n={len(test_images)}]"
+    return value, f"accuracy[rule=discriminative|epochs={epochs}|weights={weights_hash(model)}|n={len(test_images)}]"
 
 
 def parzen_control(train_images: Tensor, val_images: Tensor, test_images: Tensor, seed: int, n: int = 10_000) -> tuple[float, str]:

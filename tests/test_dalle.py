@@ -9,16 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_modules.clip import CLIP, contrastive_loss
-from lightning_modules.dalle import DALLE, Painter, Pattern, pattern_of, picture_mask
-from lightning_modules.dvae import (
-    DiscreteVAE,
-    GumbelQuantiser,
-    VectorQuantiser,
-    annealed,
-    logit_laplace_log_likelihood,
-    uniform_kl,
-)
+from lightning_modules.dalle import DALLE, Painter
+from lightning_modules.dvae import DiscreteVAE, annealed, logit_laplace_log_likelihood
 from lightning_modules.layers.decoding import Choice, generate
+from lightning_modules.layers.quantisers import GumbelQuantiser, VectorQuantiser, uniform_kl
+from lightning_modules.layers.sparse import Pattern, pattern_of, picture_mask
 from metrics.codes import CodesKept, CodeUsage
 from metrics.retrieval import ranking_accuracy
 
@@ -66,7 +61,7 @@ def test_annealing() -> None:
 def test_logit_laplace_is_a_density() -> None:
     """Eq. 5 integrates to what its support in [0, 1] holds, and is largest where x' has the logit mu."""
     x = torch.linspace(0, 1, 20001).view(-1, 1, 1, 1)
-    mean, log_scale = torch.full_like(x, 0.3), torch.full_like(x, math.log(0.2))
+    mean, log_scale = torch.full_like(x, 0.3), torch.full_like(x, math.log(0.1))  # b = 0.1 + LEAST_SCALE
     density = logit_laplace_log_likelihood(mean, log_scale, x).exp()
     laplace = torch.distributions.Laplace(0.3, 0.2)
     inside = laplace.cdf(torch.tensor(0.9).logit()) - laplace.cdf(torch.tensor(0.1).logit())
@@ -266,7 +261,7 @@ def test_loss_is_an_eighth_text() -> None:
 
 
 def test_the_dvae_is_frozen() -> None:
-    """It is part of the weights, not of what is trained, stays in eval mode, and its recipe is all that the hyper-parameters keep."""
+    """It is part of the weights, not of what is trained, and stays in eval mode; hyper-parameters keep its recipe."""
     model = dalle().train()
     assert not model.dvae.training
     assert all(not parameter.requires_grad for parameter in model.dvae.parameters())

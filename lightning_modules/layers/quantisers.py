@@ -1,0 +1,86 @@
+"""From vectors to a finite set of codes, by a softmax that hardens or by the nearest one; equations are those of `dvae.py`."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+VQ_DECAY = 0.99  # d of Eq. 7
+DEAD = 0.1  # of the average use: codes that are used less begin anew
+
+
+def uniform_kl(logits: Tensor) -> Tensor:
+    """Eq. 4 of logits (N, K, h, w), in nats: (N,)."""
+    log_q = logits.log_softmax(1)
+    return (log_q.exp() * (log_q + math.log(logits.shape[1]))).sum((1, 2, 3))
+
+
+class GumbelQuantiser(nn.Module):
+    """Eq. 2; `features` channels come in, the logits."""
+
+    def __init__(self, codes: int, width: int) -> None:
+        super().__init__()
+        self.features = codes
+        self.codebook = nn.Parameter(torch.randn(codes, width) * codes**-0.5)
+
+    def forward(self, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """z (N, D, h, w), and Eq. 4 (N,)."""
+        noise = -torch.empty_like(features).exponential_().log()
+        chosen = ((features + noise) / temperature).softmax(1)
+        return torch.einsum("nkhw,kd->ndhw", chosen, self.codebook), uniform_kl(features)  # Eq. 2
+
+    def nearest(self, features: Tensor) -> Tensor:
+        """The likeliest codes (N, h, w)."""
+        return features.argmax(1)
+
+
+class VectorQuantiser(nn.Module):
+    """Eq. 6 and 7; `features` channels come in, vectors to be compared with the codes."""
+
+    codebook: Tensor
+    uses: Tensor
+    sums: Tensor
+
+    def __init__(self, codes: int, width: int) -> None:
+        super().__init__()
+        self.features = width
+        self.register_buffer("codebook", torch.randn(codes, width))  # begun anew by the first batch, for no code has been used
+        self.register_buffer("uses", torch.zeros(codes))
+        self.register_buffer("sums", torch.zeros(codes, width))
+
+    def forward(self, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """z (N, D, h, w), and the squared distance to it (N,), summed over positions."""
+        chosen = F.embedding(self.nearest(features), self.codebook).movedim(3, 1)
+        return features + (chosen - features).detach(), (features - chosen.detach()).square().sum((1, 2, 3))  # Eq. 6
+
+    def nearest(self, features: Tensor) -> Tensor:
+        """The nearest codes (N, h, w)."""
+        scores = torch.einsum("ndhw,kd->nkhw", features, self.codebook)
+        return (2 * scores - self.codebook.square().sum(1)[:, None, None]).argmax(1)
+
+    @torch.no_grad()
+    def learn(self, features: Tensor, total: Callable[[Tensor], Tensor], first_rank: bool) -> None:
+        """Eq. 7 over all ranks; codes that nobody uses become vectors of the first rank's batch, picked at random.
+
+        Args:
+            features: of this rank's batch, (N, D, h, w).
+            total: sum of a tensor over ranks.
+            first_rank: whether this is the one.
+        """
+        rows, chosen = features.movedim(1, 3).flatten(0, 2).float(), self.nearest(features).flatten()
+        added = torch.zeros_like(self.sums).index_add_(0, chosen, rows)
+        counts = torch.bincount(chosen, minlength=len(self.uses)).to(rows.dtype)
+        picked = rows[torch.randint(len(rows), (len(self.uses),), device=rows.device)] * first_rank
+        added, counts, picked = total(torch.cat([added, counts[:, None], picked], 1)).split([added.shape[1], 1, added.shape[1]], 1)
+        self.uses.lerp_(counts[:, 0], 1 - VQ_DECAY)
+        self.sums.lerp_(added, 1 - VQ_DECAY)
+        average = counts.mean()
+        dead = self.uses < DEAD * average
+        self.uses.copy_(torch.where(dead, average, self.uses))
+        self.sums.copy_(torch.where(dead[:, None], picked * average, self.sums))
+        self.codebook.copy_(self.sums / self.uses[:, None])
+
+
+QUANTISERS: dict[str, type[GumbelQuantiser] | type[VectorQuantiser]] = {"gumbel": GumbelQuantiser, "vq": VectorQuantiser}
