@@ -220,8 +220,8 @@ class CaptionedFolder(CaptionedImages):
 
     Args:
         path: a folder with `NAME.png` (or another picture) and `NAME.txt` beside it, a caption a line, anywhere in it or in
-            `train`, `val` and `test`; or a .csv with the columns file and caption, whose files are named from where it lies, a row for each
-            caption. Without the three folders a picture's split follows from the SHA-256 of its path: 80/10/10.
+            `train`, `val` and `test`; or a .csv with the columns file and caption, whose files are named from where it lies, a
+            row for each caption. Without the three folders a picture's split follows from the SHA-256 of its path: 80/10/10.
         size: height and width in pixels; pictures are cut to their centre square and scaled.
         **kwargs: see `CaptionedImages`.
 

@@ -178,7 +178,7 @@ class CLIP(GenerativeModule):
         u, v = self.image_features(batch["image"]), self.text_features(batch["tokens"])
         loss = contrastive_loss(u, v, self.log_scale.exp(), batch["tokens"])
         self.log(f"{stage}/loss", loss, batch_size=len(u), sync_dist=True)
-        self.ranking.update(u, v)
+        self.ranking.update(u, v, batch["index"])
         self.log_metric(f"{stage}/ranking", self.ranking)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:

@@ -33,8 +33,9 @@ its own).
 
 import math
 from copy import deepcopy
+from functools import partial
 from math import prod
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -163,15 +164,16 @@ class DiscreteVAE(GenerativeModule):
         features = self.network.encoder(batch["image"])
         z, term = self.network.quantiser(features, temperature)
         if isinstance(self.network.quantiser, VectorQuantiser):
-            self.network.quantiser.learn(features, self._total, self.trainer.is_global_zero)
+            total, ranks = (
+                partial(self.trainer.strategy.reduce, reduce_op="sum"),
+                (self.trainer.global_rank, self.trainer.world_size),
+            )
+            self.network.quantiser.learn(features, step, total, *ranks)
         reconstruction = -self._log_likelihood(self.network, z, batch["image"]).mean()
         loss = reconstruction + beta * term.mean()  # Eq. 3
         term_name = "kl" if h.quantiser == "gumbel" else "commitment"
         self.log_train(loss=loss, reconstruction=reconstruction, beta=beta, temperature=temperature, **{term_name: term.mean()})
         return loss
-
-    def _total(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.trainer.strategy.reduce(x, reduce_op="sum"))
 
     @staticmethod
     def _log_likelihood(network: Networks, z: Tensor, image: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 WAYS = 32  # captions that a picture's own is told from, itself among them
 
@@ -18,19 +19,23 @@ class RankingAccuracy(Metric):
     signature = f"ranking[ways={WAYS}]"
     images: list[Tensor]
     texts: list[Tensor]
+    index: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("images", [], dist_reduce_fx="cat")
         self.add_state("texts", [], dist_reduce_fx="cat")
+        self.add_state("index", [], dist_reduce_fx="cat")
 
-    def update(self, images: Tensor, texts: Tensor) -> None:
-        """Add normalised features (N, D) of pictures and of their captions."""
+    def update(self, images: Tensor, texts: Tensor, index: Tensor) -> None:
+        """Add normalised features (N, D) of pictures and of their captions, and their places (N,) in the split."""
         self.images.append(images)
         self.texts.append(texts)
+        self.index.append(index.to(images.device))
 
     def compute(self) -> Tensor:
-        return ranking_accuracy(*(torch.cat(list(part)) for part in (self.images, self.texts)))
+        order = dim_zero_cat(self.index).argsort()  # the same on any number of ranks
+        return ranking_accuracy(dim_zero_cat(self.images)[order], dim_zero_cat(self.texts)[order])
 
 
 def ranking_accuracy(images: Tensor, texts: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_modules.base import seeded_normal
+from lightning_modules.clip import CLIP
+from lightning_modules.dvae import DiscreteVAE, logit_laplace_log_likelihood
 from lightning_modules.gan import GAN
 from lightning_modules.gpt import GPT
 from lightning_modules.transformer import Transformer
@@ -34,6 +36,25 @@ class PlainTransformer(Transformer):
     def configure_optimizers(self) -> Any:
         sgd = torch.optim.SGD(self.network.parameters(), 0.5)
         return [sgd], [torch.optim.lr_scheduler.LambdaLR(sgd, lambda epoch: float(epoch > 0))]
+
+
+class PlainCLIP(CLIP):
+    """CLIP by plain gradient descent."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class PlainVQ(DiscreteVAE):
+    """VQ-VAE by plain gradient descent, without noise on its pixels."""
+
+    @staticmethod
+    def _log_likelihood(network: Any, z: Tensor, image: Tensor) -> Tensor:
+        mean, log_scale = network.decoder(z).chunk(2, 1)
+        return logit_laplace_log_likelihood(mean, log_scale, (image + 1) / 2)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.network.parameters(), 1e-5)
 
 
 class Witness(Callback):

@@ -103,8 +103,8 @@ def test_codebook_follows_and_dead_codes_begin_anew() -> None:
     quantiser = VectorQuantiser(3, 2)
     centres = torch.tensor([[5.0, 0.0], [-5.0, 0.0]])
     features = (centres[torch.arange(64) % 2] + 0.01 * torch.randn(64, 2)).T.reshape(1, 2, 8, 8)
-    for _ in range(600):
-        quantiser.learn(features, lambda x: x, True)
+    for step in range(600):
+        quantiser.learn(features, step, lambda x: x)
     assert torch.cdist(centres, quantiser.codebook).min(1).values.max() < 0.05
     assert torch.cdist(quantiser.codebook, centres).min(1).values.max() < 0.05, "no code is left where no vector is"
     assert quantiser.uses.sum().item() == pytest.approx(64, rel=0.1)

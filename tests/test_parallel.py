@@ -1,4 +1,4 @@
-"""Adversarial training by two gloo processes: equal ranks, the union batch's result, one exchange of gradients per update."""
+"""Training by two gloo processes: equal ranks, the union batch's result, one exchange of gradients per update."""
 
 import os
 import subprocess
@@ -108,3 +108,53 @@ def test_fid_over_ranks_equals_that_of_one_process(tmp_path: Path) -> None:
         values.append([float(row[header.index("val/classifier-fid")]) for row in rows if row[header.index("val/classifier-fid")]])
     assert len(values[0]) == 2
     assert values[1] == pytest.approx(values[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("system", ["PlainVQ", "PlainCLIP"])
+def test_codebooks_and_rivals_are_those_of_all_ranks(system: str, tmp_path: Path) -> None:
+    """The codebook's averages, the codes that begin anew and the captions that are rivals: two ranks equal the joined batch."""
+    made = {
+        "PlainVQ": {"quantiser": "vq", "codes": 32, "code_width": 8, "width": 8, "downsamplings": 2, "blocks": 1},
+        "PlainCLIP": {"channels": 8, "layers": 1, "width": 16, "features": 8, "dropout": 0.0, "shift": 0},
+    }
+    config = {
+        "model": {"class_path": f"tests.parallel.{system}", "init_args": made[system]},
+        "data": {
+            "class_path": "datamodules.captioned.CaptionedEmoji",
+            "init_args": {"size": 16, "max_samples": 64, "text_length": 24},
+        },
+        "trainer": {"max_epochs": 2, "accelerator": "cpu", "limit_val_batches": 1},
+    }
+    one, other = fit(tmp_path / "two", config, "--trainer.devices", "2", "--data.batch_size", "8")
+    (joined,) = fit(tmp_path / "one", config, "--trainer.devices", "1", "--data.batch_size", "16")
+    moved = 0.0
+    for name, value in joined["state"].items():
+        assert torch.equal(one["state"][name], other["state"][name]), name
+        torch.testing.assert_close(value, one["state"][name], atol=1e-5, rtol=1e-5, msg=name)
+        moved = max(moved, value.float().abs().max().item())
+    assert moved > 0
+
+
+def test_codes_are_encoded_by_all_ranks(tmp_path: Path) -> None:
+    """Each rank encodes its part of the pictures, and all of them learn from the same codes."""
+    dvae = {"image_shape": [3, 16, 16], "codes": 16, "code_width": 8, "width": 8, "downsamplings": 2, "blocks": 1}
+    config = {
+        "model": {
+            "class_path": "lightning_modules.dalle.DALLE",
+            "init_args": {"dvae": dvae, "layers": 1, "heads": 2, "width": 16, "dropout": 0.0, "caption_dropout": 0.0},
+        },
+        "data": {
+            "class_path": "datamodules.captioned.CaptionedEmoji",
+            "init_args": {"size": 16, "max_samples": 65, "text_length": 24},
+        },
+        "trainer": {"max_epochs": 2, "accelerator": "cpu"},
+    }
+    nll = []
+    for devices, size in (("1", "32"), ("2", "16")):
+        states = fit(tmp_path / devices, config, "--trainer.devices", devices, "--data.batch_size", size)
+        for name, value in states[0]["state"].items():
+            assert torch.equal(value, states[-1]["state"][name]), name
+        header, *rows = [row.split(",") for row in (tmp_path / devices / "run/metrics.csv").read_text().splitlines()]
+        nll.append([float(row[header.index("val/nll")]) for row in rows if row[header.index("val/nll")]])
+    assert len(nll[0]) == 2
+    assert nll[1] == pytest.approx(nll[0], rel=1e-4)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 VQ_DECAY = 0.99  # d of Eq. 7
-DEAD = 0.1  # of the average use: codes that are used less begin anew
+DEAD = 0.1  # of the average use: codes that are used less begin anew, and again if a batch later they still are
 
 
 def uniform_kl(logits: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ class GumbelQuantiser(nn.Module):
     def __init__(self, codes: int, width: int) -> None:
         super().__init__()
         self.features = codes
-        self.codebook = nn.Parameter(torch.randn(codes, width) * codes**-0.5)
+        self.codebook = nn.Parameter(torch.randn(codes, width))
 
     def forward(self, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """z (N, D, h, w), and Eq. 4 (N,)."""
@@ -61,25 +61,30 @@ class VectorQuantiser(nn.Module):
         return (2 * scores - self.codebook.square().sum(1)[:, None, None]).argmax(1)
 
     @torch.no_grad()
-    def learn(self, features: Tensor, total: Callable[[Tensor], Tensor], first_rank: bool) -> None:
-        """Eq. 7 over all ranks; codes that nobody uses become vectors of the first rank's batch, picked at random.
+    def learn(self, features: Tensor, seed: int, total: Callable[[Tensor], Tensor], rank: int = 0, world: int = 1) -> None:
+        """Eq. 7 over the batches of all ranks; codes that nobody uses become vectors of these, picked at random.
 
         Args:
-            features: of this rank's batch, (N, D, h, w).
+            features: of this rank's batch, (N, D, h, w): every `world`-th of all samples.
+            seed: of the picks, the same on all ranks.
             total: sum of a tensor over ranks.
-            first_rank: whether this is the one.
+            rank: this one.
+            world: how many there are.
         """
         rows, chosen = features.movedim(1, 3).flatten(0, 2).float(), self.nearest(features).flatten()
         added = torch.zeros_like(self.sums).index_add_(0, chosen, rows)
         counts = torch.bincount(chosen, minlength=len(self.uses)).to(rows.dtype)
-        picked = rows[torch.randint(len(rows), (len(self.uses),), device=rows.device)] * first_rank
+        places = torch.randint(len(rows) * world, self.uses.shape, generator=torch.Generator().manual_seed(seed)).to(rows.device)
+        positions = len(rows) // len(features)
+        sample = places // positions  # of all ranks' batches
+        picked = rows[sample // world * positions + places % positions] * (sample % world == rank)[:, None]
         added, counts, picked = total(torch.cat([added, counts[:, None], picked], 1)).split([added.shape[1], 1, added.shape[1]], 1)
         self.uses.lerp_(counts[:, 0], 1 - VQ_DECAY)
         self.sums.lerp_(added, 1 - VQ_DECAY)
-        average = counts.mean()
-        dead = self.uses < DEAD * average
-        self.uses.copy_(torch.where(dead, average, self.uses))
-        self.sums.copy_(torch.where(dead[:, None], picked * average, self.sums))
+        least = DEAD * counts.mean()
+        dead = self.uses < least
+        self.uses.copy_(torch.where(dead, least, self.uses))
+        self.sums.copy_(torch.where(dead[:, None], picked * least, self.sums))
         self.codebook.copy_(self.sums / self.uses[:, None])
 
 
