@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-STAGE = $(BIN)/python train.py fit --config configs/$(1)/openmoji.yaml --run_dir runs/dalle/$(1) \
-	$(if $(wildcard runs/dalle/$(1)/checkpoints/last.ckpt),--ckpt_path last)
+STAGE = $(BIN)/python train.py fit --config configs/$(1)/openmoji.yaml --run_dir runs/dalle/$(1)/seed0 \
+	$(if $(wildcard runs/dalle/$(1)/seed0/checkpoints/last.ckpt),--ckpt_path last)
 
 .PHONY: setup train dalle test trials lint bench reproduce readme
 
@@ -23,7 +23,7 @@ dalle: setup  ## a DALL-E that draws emoji from words, an hour; run again, it go
 	$(call STAGE,dvae)
 	$(call STAGE,clip)
 	$(call STAGE,dalle)
-	$(BIN)/python sample.py runs/dalle/dalle/checkpoints/best.ckpt --prompt - --ranker runs/dalle/clip/checkpoints/best.ckpt \
+	$(BIN)/python sample.py runs/dalle/dalle/seed0/checkpoints/best.ckpt --prompt - --ranker runs/dalle/clip/seed0/checkpoints/best.ckpt \
 		--num 16 --keep 4 --out runs/dalle/pictures < configs/dalle/prompts.txt
 
 test: setup  ## everything that is fast
@@ -43,6 +43,7 @@ bench: setup  ## side by side with plain PyTorch, and with peers where they are 
 	$(BIN)/python benchmarks/translation.py
 	$(BIN)/python benchmarks/language.py
 	$(BIN)/python benchmarks/seq2seq.py
+	$(BIN)/python benchmarks/dalle.py
 
 reproduce: setup  ## make reproduce ID=vae-mnist-nll
 	$(BIN)/python reproduce.py $(if $(ID),run $(ID),list)

@@ -2,7 +2,7 @@
 
 A reproduction is a file `configs/_reproduce/<id>.yaml`. `run` trains in `runs/reproduce/<id>/seed<k>` (continuing where it was
 interrupted), tests, writes `results/<id>.json`, and renders RESULTS.md from the files in `results/` alone. Beside its `metric` an
-entry may want other `figures` of the same test. An ablation has `variants`, each with overrides of its own; what counts of it is
+entry may want other `figures` of the same test, and with `run_dir` several score one run. An ablation has `variants`, each with overrides of its own; what counts of it is
 their order, by the first figure of each.
 """
 
@@ -77,7 +77,7 @@ def run_model(name: str, entry: dict[str, Any], seed: int) -> dict[str, Any]:
     """Train (or continue, or find finished) one seed, and test it, or score what it draws where the entry has `evaluate`."""
     import train
 
-    folder = RUNS / name / f"seed{seed}"
+    folder = ROOT / entry["run_dir"] / f"seed{seed}" if "run_dir" in entry else RUNS / name / f"seed{seed}"
     checkpoint = folder / "checkpoints" / f"{entry['stopping_rule']}.ckpt"
     common = ["--config", str(ROOT / entry["config"]), "--seed_everything", str(seed), "--run_dir", str(folder)]
     common += [f"--{name}={value}" for name, value in entry.get("overrides", {}).items()]

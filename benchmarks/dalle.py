@@ -1,0 +1,194 @@
+"""DALL-E beside plain PyTorch: training, and drawing with and without the cache: `make bench`.
+
+Training: `train.py fit` with the recipe on emoji, default callbacks and CSV logger, and the loop that one would write by hand: the
+same network, pictures that are encoded by the frozen dVAE in every step, AdamW a tensor at a time, the loss read at every step.
+Same sizes, batches and threads, each in a process of its own, several times in turns; ratios are of medians. Neither validates.
+
+Drawing: 16 pictures of 64 codes with guidance, by the size of DALLE-pytorch's measurement (256 wide, 4 layers, 64 and 64 tokens),
+which took 2.3 s with its cache. Without the cache each step reads both halves from their beginning.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from lightning_modules.dalle import DALLE, Painter  # noqa: E402  # after the path
+from lightning_modules.dvae import DiscreteVAE  # noqa: E402
+from lightning_modules.layers.decoding import Choice, Decodable, generate  # noqa: E402
+
+WARMUP, LOG_EVERY, PICTURES, WINDOW = 5, 5, 16, 6
+
+
+def recipe() -> dict[str, Any]:
+    """The configuration, with a dVAE that knows nothing."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "configs/dalle/openmoji.yaml").read_text())
+    dvae = yaml.safe_load((ROOT / "configs/dvae/openmoji.yaml").read_text())["model"]["init_args"]
+    config["model"]["init_args"].update(dvae={**dvae, "image_shape": [3, 32, 32]}, prompts=[])
+    return config
+
+
+def ours(steps: int) -> dict[str, float]:
+    """`train.py fit` as a user starts it."""
+    import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, "config.yaml")
+        config.write_text(yaml.safe_dump(recipe()))
+        command = ["fit", "--config", str(config), "--run_dir", f"{folder}/run", "--trainer.max_steps", str(steps + WARMUP)]
+        command += ["--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", str(LOG_EVERY)]
+        if code := train.main(command):
+            sys.exit(code)
+        with open(f"{folder}/run/throughput.csv") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) > WARMUP]
+    return {"steps": LOG_EVERY * len(rows) / sum(float(row["seconds"]) for row in rows)}
+
+
+def plain(steps: int) -> dict[str, float]:
+    """The loop that one would write by hand."""
+    from datamodules.captioned import CaptionedEmoji
+
+    config = recipe()
+    data = CaptionedEmoji(**config["data"]["init_args"])
+    data.prepare_data()
+    torch.manual_seed(0)
+    h = config["model"]["init_args"]
+    model = DALLE(**h, image_shape=[3, 32, 32], vocab_size=data.facts["vocab_size"], text_length=data.facts["text_length"]).train()
+    adam = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], h["learning_rate"], (0.9, 0.96), foreach=False)
+    begin = 0.0
+    for step in range(steps + WARMUP):
+        if step == WARMUP:
+            begin = time.perf_counter()
+        batch = data.batch("train", torch.randint(len(data.split("train")), (data.batch_size,)).tolist(), seed=step)
+        with torch.no_grad():
+            codes = model.dvae.codes_of(batch["image"]).flatten(1)
+        text, image = model.losses(model.dropped(batch["tokens"], step), codes)
+        loss = (text.mean() + 7 * image.mean()) / 8
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 4.0)
+        adam.step()
+        print(f"{step}: {loss.item():.3f}", file=sys.stderr)
+    return {"steps": steps / (time.perf_counter() - begin)}
+
+
+class Uncached:
+    """Guidance that remembers nothing: every step reads both halves from their beginning.
+
+    Args:
+        painter: with the cache.
+    """
+
+    def __init__(self, painter: Painter) -> None:
+        self.painter = painter
+
+    def begin(self, prompts: list[list[int]]) -> tuple[Tensor, list[list[int]]]:
+        return self.painter.begin(prompts)[0], prompts
+
+    def advance(self, tokens: list[int], state: list[list[int]]) -> tuple[Tensor, list[list[int]]]:
+        return self.begin([[*row, token] for row, token in zip(state, tokens)])
+
+
+class Clock:
+    """Notes when each step begins.
+
+    Args:
+        model: what is timed.
+    """
+
+    def __init__(self, model: Decodable) -> None:
+        self.model, self.moments = model, list[float]()
+
+    def begin(self, prompts: list[list[int]]) -> tuple[Tensor, Any]:
+        return self.model.begin(prompts)
+
+    def advance(self, tokens: list[int], state: Any) -> tuple[Tensor, Any]:
+        self.moments.append(time.perf_counter())
+        return self.model.advance(tokens, state)
+
+
+@torch.no_grad()
+def drawing(repeats: int) -> dict[str, float]:
+    """Seconds for all pictures, and for one code of each."""
+    torch.manual_seed(0)
+    dvae = {"image_shape": [3, 32, 32], "codes": 256, "code_width": 64, "width": 32, "downsamplings": 2}
+    model = DALLE(dvae, [3, 32, 32], vocab_size=1000, text_length=64, layers=4, heads=8, width=256).eval()
+    assert isinstance(model.dvae, DiscreteVAE)
+    prompts = model.padded(torch.randint(1, 1000, (PICTURES, 64))).tolist()
+    found: dict[str, list[float]] = {}
+
+    def draw(decodable: Decodable) -> float:
+        begin = time.perf_counter()
+        made = generate(decodable, prompts, list(range(PICTURES)), max_new_tokens=64, choice=Choice())
+        model.dvae.picture(torch.tensor(made).view(-1, 8, 8))
+        return time.perf_counter() - begin
+
+    draw(Painter(model, 3.0))
+    for _ in range(repeats):
+        found.setdefault("cached", []).append(draw(Painter(model, 3.0)))
+        clock = Clock(Painter(model, 3.0))
+        draw(clock)
+        steps = [b - a for a, b in pairwise(clock.moments)]
+        found.setdefault("first", []).append(statistics.median(steps[:WINDOW]))
+        found.setdefault("last", []).append(statistics.median(steps[-WINDOW:]))
+        found.setdefault("uncached", []).append(draw(Uncached(Painter(model, 3.0))))
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+CONTENDERS = {"ours": ours, "plain": plain, "drawing": drawing}
+
+
+def measure(contender: str, count: int, threads: int) -> dict[str, float]:
+    """What a contender's process prints last."""
+    command = [sys.executable, __file__, "--contender", contender, "--steps", str(count)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"error: {contender} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def main() -> None:
+    """Run everything in turns and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contender", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    if options.contender:
+        print(json.dumps(CONTENDERS[options.contender](options.steps)))
+        return
+    runs: dict[str, list[float]] = {"ours": [], "plain": []}
+    for _ in range(options.rounds):
+        for name, found in runs.items():
+            found.append(measure(name, options.steps, options.threads)["steps"])
+    speed = {name: statistics.median(found) for name, found in runs.items()}
+    s = measure("drawing", options.rounds, options.threads)
+    table = [
+        ("updates a second: ours, plain", speed["ours"], speed["plain"], ">= 1.3"),
+        ("seconds for 16 pictures: without, with the cache", s["uncached"], s["cached"], ">= 10, and < 2.3 s"),
+        ("a code of each, ms: the last ones, the first ones", 1000 * s["last"], 1000 * s["first"], "< 1.5"),
+    ]
+    print(f"{'':54}{'':20}{'ratio':>8}  target")
+    for title, more, less, target in table:
+        print(f"{title:54}{more:10.2f}{less:10.2f}{more / less:8.2f}  {target}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Captioned pictures: emoji, folders and tables, and captions that cannot be read."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from console import UserError
+from datamodules.captioned import CaptionedEmoji, CaptionedFolder, CaptionedImages
+from datamodules.openmoji import fold
+from datamodules.tokenizer import BPETokenizer, encode_caption
+
+
+@pytest.fixture(scope="module")
+def emoji() -> CaptionedEmoji:
+    data = CaptionedEmoji(size=16, text_length=24, group_captions=True, bpe_dropout=0.1)
+    data.prepare_data()
+    return data
+
+
+def texts(data: CaptionedImages, tokens: torch.Tensor) -> list[str]:
+    return [data.tokenizer.decode(row) for row in tokens.tolist()]
+
+
+def test_held_out_names_combine_known_words(emoji: CaptionedEmoji) -> None:
+    train, test = (emoji.split(split).captions for split in ("train", "test"))  # type: ignore[attr-defined]
+    assert len(test) > 200
+    assert {word for name in test for word in name.split()} <= {word for name in train for word in name.split()}
+    assert "red square" in test
+    assert "red square" not in train
+
+
+def test_captions_say_what_the_picture_is(emoji: CaptionedEmoji) -> None:
+    """In evaluation the plain name; in training the name, with its group behind it at times, however it is cut."""
+    batch = emoji.batch("test", [0, 5, 9])
+    assert texts(emoji, batch["tokens"]) == [emoji.split("test").captions[i] for i in (0, 5, 9)]  # type: ignore[attr-defined]
+    assert batch["image"].shape == (3, 3, 16, 16)
+    names = emoji.split("train").captions  # type: ignore[attr-defined]
+    number = names.index("green apple")
+    seen = [texts(emoji, emoji.batch("train", [number], seed=seed)["tokens"])[0] for seed in range(40)]
+    assert set(seen) == {"green apple", "green apple, food & drink"}
+    cuts = {tuple(emoji.batch("train", [number], seed=seed)["tokens"][0].tolist()) for seed in range(40)}
+    assert len(cuts) > 2, "byte pairs are left out at random"
+    again = emoji.batch("train", [number], seed=7)["tokens"]
+    assert torch.equal(again, emoji.batch("train", [number], seed=7)["tokens"]), "by the batch's seed"
+
+
+def test_names_in_other_languages() -> None:
+    data = CaptionedEmoji(size=16, language="de", text_length=40)
+    assert "grüner apfel" in data.split("train").captions  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"data.language xx: .* give one of"):
+        CaptionedEmoji(language="xx")
+
+
+def test_dropping_no_merge_is_plain_encoding() -> None:
+    """Algorithm 1 of Provilkov et al.: with probability 0 the library's own ids, with 1 single bytes, in between the same text."""
+    corpus = ["red apple", "green apple", "red heart", "a blue heart"] * 5
+    tokenizer = BPETokenizer.train(corpus, 60, ["<pad>"], whole_alphabet=False)
+    numbers = random.Random(0)
+    for text in corpus[:4]:
+        assert tokenizer.encode_dropout(text, 0.0, numbers) == tokenizer.encode(text).tolist()
+        assert len(tokenizer.encode_dropout(text, 1.0, numbers)) == len(text)
+        assert tokenizer.decode(tokenizer.encode_dropout(text, 0.5, numbers)) == text
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Pictures with captions of two lines, enough for each split to have some."""
+    for number in range(40):
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(f"A Picture  of {number}\na square\n")
+    return tmp_path
+
+
+def trained(folder: Path) -> Path:
+    """Text beside the first training picture."""
+    return next(path for path in sorted(folder.glob("*.txt")) if fold(path.with_suffix(".png").name) == "train")
+
+
+def test_folder_and_table_say_the_same(folder: Path) -> None:
+    data = CaptionedFolder(str(folder), size=16, text_length=20, vocab_size=100)
+    assert sum(data.sizes.values()) == 40
+    number = int(data.files["train"][0].stem)
+    seen = {texts(data, data.batch("train", [0], seed=seed)["tokens"])[0] for seed in range(20)}
+    assert seen == {f"a picture of {number}", "a square"}, "all captions take turns"
+    assert data.batch("train", [0])["image"][0, 0].mean().item() == pytest.approx(number / 127.5 - 1)
+    rows = [
+        f"{path.name},{line}" for path in sorted(folder.glob("*.png")) for line in path.with_suffix(".txt").read_text().splitlines()
+    ]
+    (folder / "table.csv").write_text("\n".join(["file,caption", *rows]) + "\n")
+    table = CaptionedFolder(str(folder / "table.csv"), size=16, text_length=20, vocab_size=100)
+    assert table.captions == data.captions
+    assert table.files == data.files
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "has no caption: write one"),
+        (" \n", "has no caption: write one"),
+        ("a square of many many many words " * 5, r"has \d+ tokens, more than the 20 of data.text_length"),
+    ],
+)
+def test_captions_that_cannot_be_read(folder: Path, text: str | None, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line that names the picture; or, with skip, a count."""
+    bad = trained(folder)
+    if text is None:
+        bad.unlink()
+    else:
+        bad.write_text(text)
+    with pytest.raises(UserError, match=f"{bad.stem}.png: .*{message}"):
+        CaptionedFolder(str(folder), size=16, text_length=20, vocab_size=100).split("train")
+    data = CaptionedFolder(str(folder), size=16, text_length=20, vocab_size=100, skip=True)
+    sizes = data.sizes
+    assert sum(sizes.values()) == 39
+    assert f"train: skipped 1 of {sizes['train'] + 1} pictures, for their captions" in capsys.readouterr().err
+
+
+def test_unknown_script(folder: Path) -> None:
+    """A character that training never had, in a held-out caption or a prompt."""
+    held = next(path for path in sorted(folder.glob("*.txt")) if fold(path.with_suffix(".png").name) != "train")
+    held.write_text("квадрат\n")
+    data = CaptionedFolder(str(folder), size=16, text_length=20, vocab_size=100)
+    with pytest.raises(UserError, match=rf"{held.stem}.png: the caption 'квадрат' has 'к', which is in no training caption"):
+        data.split(fold(held.with_suffix(".png").name))
+    for prompt, message in (("", "is empty"), ("a square\U0001f600", "which is in no training caption")):
+        with pytest.raises(UserError, match=message):
+            encode_caption(data.tokenizer, prompt, 20)
+
+
+def test_broken_tables(folder: Path) -> None:
+    table = folder / "table.csv"
+    for text, message in (
+        ("file;caption\n", "needs the columns file and caption"),
+        ("file,caption\n,a square\n", "line 2 names no file"),
+    ):
+        table.write_text(text)
+        with pytest.raises(UserError, match=message):
+            CaptionedFolder(str(table))
+    with pytest.raises(UserError, match="there is no such folder or table"):
+        CaptionedFolder(str(folder / "nothing"))
