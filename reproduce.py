@@ -2,8 +2,8 @@
 
 A reproduction is a file `configs/_reproduce/<id>.yaml`. `run` trains in `runs/reproduce/<id>/seed<k>` (continuing where it was
 interrupted), tests, writes `results/<id>.json`, and renders RESULTS.md from the files in `results/` alone. Beside its `metric` an
-entry may want other `figures` of the same test, and with `run_dir` several score one run. An ablation has `variants`, each with overrides of its own; what counts of it is
-their order, by the first figure of each.
+entry may want other `figures` of the same test, and with `run_dir` several score one run. An ablation has `variants`, each with
+overrides of its own; what counts of it is their order, by the first figure of each.
 """
 
 import argparse

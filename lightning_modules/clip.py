@@ -118,7 +118,7 @@ class CLIP(GenerativeModule):
         widths = [channels * 2**group for group in range(downsamplings + 1)]
         self.image_encoder = nn.Sequential(
             conv(image_shape[0], channels, 3),
-            bottlenecks(channels, widths, blocks, [3, 3, 3, 1], nn.MaxPool2d(2)),
+            bottlenecks(channels, widths, blocks, [3, 3, 3, 1], nn.MaxPool2d(2), (len(widths) * blocks) ** -0.5),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             nn.LayerNorm(widths[-1]),

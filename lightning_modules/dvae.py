@@ -79,10 +79,11 @@ class Networks(nn.Module):
         codes: K.
         code_width: D, of a code.
         quantiser: which.
+        gain: of each block's branch.
     """
 
     def __init__(
-        self, channels: int, width: int, downsamplings: int, blocks: int, codes: int, code_width: int, quantiser: str
+        self, channels: int, width: int, downsamplings: int, blocks: int, codes: int, code_width: int, quantiser: str, gain: float
     ) -> None:
         super().__init__()
         self.quantiser = QUANTISERS[quantiser](codes, code_width)
@@ -90,11 +91,12 @@ class Networks(nn.Module):
         features = self.quantiser.features
         self.encoder = nn.Sequential(
             conv(channels, width, 7),
-            bottlenecks(width, widths, blocks, [3, 3, 3, 1], nn.MaxPool2d(2)),
+            bottlenecks(width, widths, blocks, [3, 3, 3, 1], nn.MaxPool2d(2), gain),
             conv(widths[-1], features, 1),
         )
         self.decoder = nn.Sequential(
-            bottlenecks(code_width, widths[::-1], blocks, [1, 3, 3, 3], nn.Upsample(scale_factor=2)), conv(width, 2 * channels, 1)
+            bottlenecks(code_width, widths[::-1], blocks, [1, 3, 3, 3], nn.Upsample(scale_factor=2), gain),
+            conv(width, 2 * channels, 1),
         )
 
     def look_up(self, codes: Tensor) -> Tensor:
@@ -113,6 +115,7 @@ class DiscreteVAE(GenerativeModule):
         width: channels of the first group of blocks.
         downsamplings: times that the picture is halved.
         blocks: of each of the groups.
+        gain: of their branches; 0 for the paper's 1 / L^2, by all L of them.
         beta: weight of Eq. 4 or of the commitment in Eq. 6.
         beta_steps: updates over which it rises from 0.
         temperature: tau at the end, from 1.
@@ -134,6 +137,7 @@ class DiscreteVAE(GenerativeModule):
         width: int = 256,
         downsamplings: int = 3,
         blocks: int = 2,
+        gain: float = 0.0,
         beta: float = 6.6,
         beta_steps: int = 5000,
         temperature: float = 1 / 16,
@@ -150,7 +154,7 @@ class DiscreteVAE(GenerativeModule):
             raise UserError(f"model.codes {codes}: give at least 2")
         self.save_hyperparameters()
         self.grid = list(conv_grid(image_shape, [0] * downsamplings))
-        self.network = Networks(image_shape[0], width, downsamplings, blocks, codes, code_width, quantiser)
+        self.network = Networks(image_shape[0], width, downsamplings, blocks, codes, code_width, quantiser, gain)
         self.averaged = deepcopy(self.network).requires_grad_(False)
         self.nll, self.squared_error = ImportanceSampledNLL(1), SquaredError()
         self.usage, self.perplexity, self.kept = CodeUsage(codes, "share"), CodeUsage(codes, "perplexity"), CodesKept()

@@ -54,6 +54,25 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
             },
         },
     }
+    codes = {"codes": 16, "code_width": 8, "width": 8, "downsamplings": 2, "blocks": 1}
+    model |= {
+        "dvae": {"class_path": "lightning_modules.dvae.DiscreteVAE", "init_args": {**codes, "quantiser": "vq", "beta": 0.25}},
+        "dalle": {
+            "class_path": "lightning_modules.dalle.DALLE",
+            "init_args": {
+                "dvae": {**codes, "image_shape": [3, 16, 16]},
+                "layers": 2,
+                "heads": 2,
+                "width": 16,
+                "attention": "sparse",
+                "prompts": ["red apple", "green apple"],
+            },
+        },
+        "clip": {
+            "class_path": "lightning_modules.clip.CLIP",
+            "init_args": {"channels": 8, "layers": 1, "width": 16, "features": 8},
+        },
+    }
     size = 32 if system == "dcgan" else 16
     translates = system in ("cyclegan", "pix2pix")
     if system in ("gpt", "rnn_lm"):
@@ -62,6 +81,9 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
     elif system in ("seq2seq", "transformer"):
         corpus = "datamodules.parallel_text.EmojiTranslation"
         arguments = {"vocab_size": 600, "batch_tokens": 1024}
+    elif system in ("dalle", "clip"):
+        corpus = "datamodules.captioned.CaptionedEmoji"
+        arguments = {"size": 16, "text_length": 24, "batch_size": 48, "bpe_dropout": 0.1, "group_captions": True}
     else:
         corpus = "datamodules.openmoji_pairs.OpenMojiPairs" if translates else "datamodules.openmoji.OpenMoji"
         arguments = {"size": size, "batch_size": 32, "flip": True}

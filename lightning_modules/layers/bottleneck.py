@@ -33,7 +33,7 @@ class Bottleneck(nn.Module):
         return self.skip(x) + self.gain * self.branch(x)
 
 
-def bottlenecks(inputs: int, widths: list[int], blocks: int, kernels: list[int], between: nn.Module) -> nn.Sequential:
+def bottlenecks(inputs: int, widths: list[int], blocks: int, kernels: list[int], between: nn.Module, gain: float) -> nn.Sequential:
     """Groups of blocks.
 
     Args:
@@ -42,8 +42,9 @@ def bottlenecks(inputs: int, widths: list[int], blocks: int, kernels: list[int],
         blocks: of a group.
         kernels: of each block.
         between: what stands between two groups, such as a pooling.
+        gain: of each branch; 0 for 1 / L^2 with L blocks ("post-gain"), through which minutes of training learn too little.
     """
-    gain = (len(widths) * blocks) ** -2.0  # post-gain 1 / L^2
+    gain = gain or (len(widths) * blocks) ** -2.0
     parts: list[nn.Module] = []
     for group, width in enumerate(widths):
         parts += [between] if group else []

@@ -14,7 +14,21 @@ import torch
 from tests.runs import ROOT, run_differences, tiny_config
 
 EPOCHS = ["--trainer.max_epochs", "8", "--checkpoint.every_n_train_steps", "13", "--pictures.every_n_train_steps", "50"]
-SYSTEMS = ("autoencoder", "vae", "gan", "dcgan", "cyclegan", "pix2pix", "gpt", "rnn_lm", "seq2seq", "transformer")
+SYSTEMS = (
+    "autoencoder",
+    "vae",
+    "gan",
+    "dcgan",
+    "cyclegan",
+    "pix2pix",
+    "gpt",
+    "rnn_lm",
+    "seq2seq",
+    "transformer",
+    "dvae",
+    "clip",
+    "dalle",
+)
 CASES = [(system, workers) for system in SYSTEMS for workers in (0, 2)]
 
 

@@ -1,0 +1,142 @@
+"""From pictures to pictures for words by the command line: three runs, prompts, ranking, priming, scores, and what goes wrong."""
+
+import io
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import evaluate
+import sample
+import train
+from lightning_modules import load
+from lightning_modules.layers.decoding import Choice
+from metrics.features import to_bytes
+from tests.runs import tiny_config
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny discrete VAE, a DALL-E on its checkpoint, and a CLIP."""
+    folder = tmp_path_factory.mktemp("dalle")
+    for system, more in (("dvae", []), ("clip", []), ("dalle", ["--model.dvae", str(folder / "dvae/checkpoints/last.ckpt")])):
+        config = tiny_config(folder / f"{system}.yaml", system, max_samples=200)
+        few = ["--trainer.max_steps", "4", "--trainer.limit_val_batches", "1", "--run_dir", str(folder / system)]
+        assert train.main(["fit", "--config", str(config), *few, *more]) == 0
+    return folder
+
+
+def draw(runs: Path, *options: str) -> int:
+    return sample.main([str(runs / "dalle/checkpoints/last.ckpt"), *options])
+
+
+def test_one_file_is_enough(runs: Path) -> None:
+    """The checkpoint carries the dVAE's weights and the tokenizer, and keeps no path."""
+    model, dvae = load(runs / "dalle/checkpoints/last.ckpt"), load(runs / "dvae/checkpoints/last.ckpt")
+    for name, value in dvae.state_dict().items():
+        assert torch.equal(value, model.state_dict()[f"dvae.{name}"]), name
+    assert "last.ckpt" not in repr(dict(model.hparams))
+    assert model.sample([0, 1], prompt=["red apple"]).shape == (2, 3, 16, 16)
+
+
+def test_previews_show_pairs_of_prompts(runs: Path) -> None:
+    names = {path.name.rpartition("-")[0] for path in (runs / "dalle/samples").iterdir()}
+    assert {"samples", "prompts", "captions"} <= names
+    assert Image.open(runs / "dalle/samples/prompts-0000004.png").size == (18, 35), "red apple above green apple"
+
+
+def test_prompts_are_drawn_ranked_and_labelled(runs: Path, tmp_path: Path, capsys: Any) -> None:
+    """All seeds for each prompt, the best of them by the ranker's own scores, one file each and a grid with their words."""
+    ranker = str(runs / "clip/checkpoints/last.ckpt")
+    options = ["--prompt", "red apple", "--prompt", "dog face", "--num", "6", "--out", str(tmp_path)]
+    capsys.readouterr()
+    assert draw(runs, *options, "--ranker", ranker, "--keep", "2") == 0
+    *rows, last = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[1] for row in rows] == ["red apple"] * 2 + ["dog face"] * 2
+    assert last == [str(tmp_path / "grid.png")]
+    model, clip = load(runs / "dalle/checkpoints/last.ckpt"), load(ranker)
+    drawn = model.sample(list(range(6)), prompt=["red apple"])
+    scores = clip.score(drawn, ["red apple"])[:, 0]
+    best = scores.argsort(descending=True)[:2].tolist()
+    assert [Path(row[0]).name for row in rows[:2]] == [f"prompt01-seed{seed:04d}.png" for seed in best]
+    assert [float(row[2]) for row in rows[:2]] == pytest.approx(scores[best].tolist(), abs=1e-3)
+    width, height = Image.open(tmp_path / "grid.png").size
+    assert height == 2 * (64 + 2), "a line for each prompt"
+    assert width > 2 * 64 + 40, "two pictures, and the words"
+
+
+def test_lines_of_another_program_are_painted(runs: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sample.py GPT | sample.py DALLE --prompt -`: what cannot be drawn is counted, everything else is drawn."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("red apple\n\nквадрат\nDog  Face\n"))
+    assert draw(runs, "--prompt", "-", "--num", "1", "--out", str(tmp_path)) == 2
+    captured = capsys.readouterr()
+    assert "'к', which is in no training caption" in captured.err
+    assert "error: 1 of 3 prompts could not be drawn" in captured.err
+    assert (tmp_path / "prompt03-seed0000.png").exists()
+
+
+def test_primed_pictures_keep_their_upper_half(runs: Path, tmp_path: Path) -> None:
+    """`--prime` reads a picture file, and its codes begin what is drawn."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)).save(tmp_path / "a.png")
+    options = ["--prompt", "red apple", "--num", "2", "--prime", str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]
+    assert draw(runs, *options) == 0
+    model = load(runs / "dalle/checkpoints/last.ckpt")
+    picture = sample.prime_of(tmp_path / "a.png", [3, 16, 16])
+    given = model.dvae.codes_of(picture[None])[0, :2].flatten()
+    codes = model.draw(model.read(["red apple"] * 2), [0, 1], 3.0, Choice(), given)
+    assert torch.equal(codes[:, :2].flatten(1), given.expand(2, -1))
+    for seed, expected in enumerate(to_bytes(model.dvae.picture(codes))):
+        drawn = np.asarray(Image.open(tmp_path / f"out/prompt01-seed{seed:04d}.png"))
+        assert np.abs(drawn.astype(int) - expected.permute(1, 2, 0).numpy()).max() <= 1
+
+
+def test_ranking_is_scored_beside_ceiling_and_floor(runs: Path, capsys: Any) -> None:
+    capsys.readouterr()
+    ranker = ["--ranker", str(runs / "clip/checkpoints/last.ckpt"), "--metrics", "ranking", "--num", "500"]
+    assert evaluate.main([str(runs / "dalle/checkpoints/last.ckpt"), *ranker]) == 0
+    lines = {line["metric"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert set(lines) == {"ranking", "ranking-real", "ranking-shuffled"}
+    assert "passes=2|" in lines["ranking"]["signature"]
+    clip, data = load(runs / "clip/checkpoints/last.ckpt"), sample.data_module(runs / "clip/config.yaml")
+    batch = data.batch("test", list(range(250)))
+    expected = clip.ranking
+    expected.update(clip.features(batch["image"]), clip.features(data.split("test").captions), batch["index"])
+    assert lines["ranking-real"]["value"] == pytest.approx(expected.compute().item())
+
+
+MISTAKES = {
+    "--prompt 'a \u2603'": "which is in no training caption: write it without",
+    "--prompt ''": "the caption is empty: write one",
+    f"--prompt '{'red apple ' * 20}'": "more than the 24 of data.text_length: shorten it",
+    "--prompt cat --guidance -1": "--guidance -1.0: give 0 or more",
+    "--prompt cat --prime {runs}/nothing.png": "there is no such picture",
+    "--prompt cat --prime_share 2 --prime {runs}/dvae/samples/real.png": "--prime_share 2.0: give more than 0 and less than 1",
+    "--prompt cat --ranker {runs}/dvae/checkpoints/last.ckpt": "is a DiscreteVAE; give the checkpoint of a CLIP",
+    "--prompt cat --keep 0": "--keep 0: give at least 1",
+    "--keep 2": "--ranker and --keep choose among the pictures of a prompt: give --prompt TEXT",
+    "--prompt cat --temperature -1": "--temperature -1.0: give 0 or more",
+}
+
+
+@pytest.mark.parametrize("options", MISTAKES)
+def test_mistakes_are_one_line(options: str, runs: Path, tmp_path: Path, capsys: Any) -> None:
+    assert draw(runs, *shlex.split(options.replace("{runs}", str(runs))), "--out", str(tmp_path)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert MISTAKES[options] in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("dvae", "message"), [("clip", "is a CLIP; give the checkpoint of a discrete VAE"), ("dvae", "train one on it")]
+)
+def test_the_wrong_dvae(dvae: str, message: str, runs: Path, tmp_path: Path, capsys: Any) -> None:
+    """Another system, or pictures of another size."""
+    argv = ["fit", "--config", str(runs / "dalle.yaml"), "--run_dir", str(tmp_path / "run")]
+    argv += ["--model.dvae", str(runs / f"{dvae}/checkpoints/last.ckpt"), *(["--data.size", "32"] if dvae == "dvae" else [])]
+    assert train.main(argv) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
