@@ -28,7 +28,7 @@ from torch import Tensor
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lightning_modules.dalle import DALLE, Painter  # noqa: E402  # after the path
+from lightning_modules.dalle import DALLE  # noqa: E402  # after the path
 from lightning_modules.dvae import DiscreteVAE  # noqa: E402
 from lightning_modules.layers.decoding import Choice, Decodable, generate  # noqa: E402
 
@@ -91,14 +91,14 @@ class Uncached:
     """Guidance that remembers nothing: every step reads both halves from their beginning.
 
     Args:
-        painter: with the cache.
+        model: with the cache.
     """
 
-    def __init__(self, painter: Painter) -> None:
-        self.painter = painter
+    def __init__(self, model: Decodable) -> None:
+        self.model = model
 
     def begin(self, prompts: list[list[int]]) -> tuple[Tensor, list[list[int]]]:
-        return self.painter.begin(prompts)[0], prompts
+        return self.model.begin(prompts)[0], prompts
 
     def advance(self, tokens: list[int], state: list[list[int]]) -> tuple[Tensor, list[list[int]]]:
         return self.begin([[*row, token] for row, token in zip(state, tokens)])
@@ -138,15 +138,15 @@ def drawing(repeats: int) -> dict[str, float]:
         model.dvae.picture(torch.tensor(made).view(-1, 8, 8))
         return time.perf_counter() - begin
 
-    draw(Painter(model, 3.0))
+    draw(model.guided(3.0))
     for _ in range(repeats):
-        found.setdefault("cached", []).append(draw(Painter(model, 3.0)))
-        clock = Clock(Painter(model, 3.0))
+        found.setdefault("cached", []).append(draw(model.guided(3.0)))
+        clock = Clock(model.guided(3.0))
         draw(clock)
         steps = [b - a for a, b in pairwise(clock.moments)]
         found.setdefault("first", []).append(statistics.median(steps[:WINDOW]))
         found.setdefault("last", []).append(statistics.median(steps[-WINDOW:]))
-        found.setdefault("uncached", []).append(draw(Uncached(Painter(model, 3.0))))
+        found.setdefault("uncached", []).append(draw(Uncached(model.guided(3.0))))
     return {name: statistics.median(values) for name, values in found.items()}
 
 

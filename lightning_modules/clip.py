@@ -34,7 +34,7 @@ from lightning_modules.base import GenerativeModule, sampling
 from lightning_modules.layers.bottleneck import bottlenecks, conv
 from lightning_modules.layers.networks import conv_grid
 from lightning_modules.layers.schedules import cosine
-from lightning_modules.layers.transformer import Block, Shape
+from lightning_modules.layers.transformer import Block, Shape, decaying
 from metrics.retrieval import RankingAccuracy
 
 
@@ -165,11 +165,7 @@ class CLIP(GenerativeModule):
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        groups = [
-            {"params": [p for p in self.parameters() if p.dim() >= 2], "weight_decay": h.weight_decay},
-            {"params": [p for p in self.parameters() if p.dim() < 2], "weight_decay": 0.0},
-        ]
-        adam = torch.optim.AdamW(groups, h.learning_rate, (0.9, 0.98), eps=1e-6, fused=True)
+        adam = torch.optim.AdamW(decaying(self.parameters(), h.weight_decay), h.learning_rate, (0.9, 0.98), eps=1e-6, fused=True)
         return [adam], [cosine(adam, self.total_updates, h.warmup_steps)]
 
     # Figures

@@ -38,10 +38,10 @@ from datamodules.base import mix_seed
 from datamodules.tokenizer import BPETokenizer, caption_tokens
 from lightning_modules.base import GenerativeModule, load, sampling
 from lightning_modules.dvae import DiscreteVAE
-from lightning_modules.layers.decoding import Choice, generate
+from lightning_modules.layers.decoding import Choice, Decodable, Guided, generate
 from lightning_modules.layers.schedules import cosine
 from lightning_modules.layers.sparse import Pattern, pattern_of, picture_mask
-from lightning_modules.layers.transformer import Block, KVCache, Shape
+from lightning_modules.layers.transformer import Block, KVCache, Shape, decaying, start_gpt
 from metrics.language import TokenNLL
 
 
@@ -59,44 +59,6 @@ def discrete_vae(dvae: str | dict[str, Any], image_shape: list[int]) -> Discrete
             f"model.dvae {dvae}: is of pictures {made.hparams.image_shape}, this data's are {image_shape}; train one on it"
         )
     return made
-
-
-class Painter:
-    """Decoding by Eq. 5 for `generate`: the rows with captions, and below them, unless s is 1, the same without.
-
-    Args:
-        model: the system.
-        guidance: s.
-    """
-
-    def __init__(self, model: "DALLE", guidance: float) -> None:
-        self.model, self.guidance = model, guidance
-
-    def begin(self, prompts: list[list[int]]) -> tuple[Tensor, KVCache]:
-        """Each prompt is T text tokens and the codes that are given; all have as many."""
-        h, length = self.model.hparams, self.model.text_length
-        rows = torch.tensor(prompts, device=self.model.device)
-        text, codes = rows[:, :length], rows[:, length:]
-        if self.guidance != 1:
-            text, codes = torch.cat([text, self.model.padded(torch.zeros_like(text))]), codes.repeat(2, 1)
-        cache = KVCache(h.layers, len(text), h.heads, length + prod(self.model.grid), h.width // h.heads, text.device)
-        hidden = self.model.hidden(self.model.embed(text, codes), cache)
-        cache.lengths = [hidden.shape[1]] * len(text)
-        return self._logits(hidden[:, -1]), cache
-
-    def advance(self, tokens: list[int], state: KVCache) -> tuple[Tensor, KVCache]:
-        place = state.lengths[0]
-        state.write_at([place] * len(state.lengths))
-        codes = torch.tensor(tokens, device=self.model.device).repeat(len(state.lengths) // len(tokens))
-        x = self.model.embed_codes(codes[:, None], place - self.model.text_length - 1)
-        return self._logits(self.model.hidden(x, state)[:, 0]), state
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.model.image_head(hidden)
-        if self.guidance == 1:
-            return logits
-        given, none = logits.chunk(2)
-        return none + self.guidance * (given - none)  # Eq. 5
 
 
 class DALLE(GenerativeModule):
@@ -148,7 +110,6 @@ class DALLE(GenerativeModule):
         made = discrete_vae(dvae, image_shape)
         dvae = dict(made.hparams)
         self.save_hyperparameters()
-        self.dvae = made.requires_grad_(False).eval()
         self.grid, self.text_length = made.grid, text_length
         shape = Shape(width, heads, dropout, dropout, "layer", False, "gelu")
         self.text_embedding = nn.Embedding(vocab_size + text_length + 1, width)  # tokens, padding, and what begins every text
@@ -162,14 +123,8 @@ class DALLE(GenerativeModule):
         self.masks: Tensor | None
         masks = torch.stack([self.mask_of(pattern_of(layer, layers)) for layer in range(1, layers + 1)])
         self.register_buffer("masks", masks if attention == "sparse" else None, persistent=False)  # (layers, T + M, T + M)
-        for part in (part for name, part in self.named_modules() if not name.startswith("dvae")):
-            if isinstance(part, nn.Linear | nn.Embedding):
-                nn.init.normal_(part.weight, 0.0, 0.02)
-            if isinstance(part, nn.Linear):
-                nn.init.zeros_(part.bias)
-        for block in self.blocks:
-            for output in (block.attention.output, block.feed_forward.output):  # type: ignore[union-attr]
-                output.weight.data.div_((2 * layers) ** 0.5)  # type: ignore[union-attr, operator]
+        start_gpt(self, layers)
+        self.dvae = made.requires_grad_(False).eval()  # after the others have begun
         self.text_nll, self.nll = TokenNLL(), TokenNLL()
         self._encoded: dict[str, Tensor] = {}
 
@@ -257,12 +212,7 @@ class DALLE(GenerativeModule):
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        own = [p for p in self.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in own if p.dim() >= 2], "weight_decay": h.weight_decay},
-            {"params": [p for p in own if p.dim() < 2], "weight_decay": 0.0},
-        ]
-        adam = torch.optim.AdamW(groups, h.learning_rate, (0.9, 0.96), fused=True)
+        adam = torch.optim.AdamW(decaying(self.parameters(), h.weight_decay), h.learning_rate, (0.9, 0.96), fused=True)
         return [adam], [cosine(adam, self.total_updates, h.warmup_steps)]
 
     # Figures
@@ -295,12 +245,33 @@ class DALLE(GenerativeModule):
             raise UserError("this checkpoint has no tokenizer: it was not made by train.py")
         return caption_tokens(self.tokenizer, prompts, self.text_length).to(self.device)
 
+    def begin(self, prompts: list[list[int]]) -> tuple[Tensor, KVCache]:
+        """See `Decodable`. Each prompt is T text tokens and the codes that are given; all have as many."""
+        h, rows = self.hparams, torch.tensor(prompts, device=self.device)
+        cache = KVCache(h.layers, len(rows), h.heads, self.text_length + prod(self.grid), h.width // h.heads, self.device)
+        hidden = self.hidden(self.embed(rows[:, : self.text_length], rows[:, self.text_length :]), cache)
+        cache.lengths = [hidden.shape[1]] * len(rows)
+        return self.image_head(hidden[:, -1]), cache
+
+    def advance(self, tokens: list[int], state: KVCache) -> tuple[Tensor, KVCache]:
+        place = state.lengths[0]
+        state.write_at([place] * len(tokens))
+        x = self.embed_codes(torch.tensor(tokens, device=self.device)[:, None], place - self.text_length - 1)
+        return self.image_head(self.hidden(x, state)[:, 0]), state
+
+    def guided(self, guidance: float) -> Decodable:
+        """This system by Eq. 5."""
+        if guidance == 1:
+            return self
+        none = self.padded(torch.zeros(1, self.text_length, dtype=torch.int64, device=self.device))[0].tolist()
+        return Guided(self, guidance, lambda prompt: none + prompt[self.text_length :])
+
     def draw(self, tokens: Tensor, seeds: list[int], guidance: float, choice: Choice, given: Tensor | None = None) -> Tensor:
         """Codes (N, h, w) for captions (N, T), row i by seed i; the first ones may be given, (m,)."""
         first = [] if given is None else given.tolist()
         prompts = [[*row, *first] for row in self.padded(tokens).tolist()]
         left = prod(self.grid) - len(first)
-        made = generate(Painter(self, guidance), prompts, seeds, max_new_tokens=left, choice=choice)
+        made = generate(self.guided(guidance), prompts, seeds, max_new_tokens=left, choice=choice)
         return torch.tensor([[*first, *row] for row in made], device=self.device).view(-1, *self.grid)
 
     @sampling

@@ -14,7 +14,7 @@ fluent sentence says little of the model's likelihood, so both are looked at. (G
 |---|---|
 | W_e, W_p | embedding.weight, used twice; positions.weight |
 | n_layer, n_head, n_embd, n_ctx | layers, heads, width, context |
-| weights N(0, .02), those that end a branch / sqrt(2 L) | `start` |
+| weights N(0, .02), those that end a branch / sqrt(2 L) | `start_gpt` |
 | modified L2 on all but gains and biases | decoupled decay of all matrices (Loshchilov and Hutter 2019) |
 
 Beyond its context the model forgets: when it is full, the older half is dropped and the younger read again (`window_start`), with
@@ -23,7 +23,6 @@ and without the cache alike.
 Departures from the papers: GELU is exact; the learning rate ends at a tenth, as nanoGPT's, instead of 0.
 """
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -36,7 +35,7 @@ from lightning_modules.layers.attention import AttentionMap, watching_attention
 from lightning_modules.layers.language import LanguageModel, window_start
 from lightning_modules.layers.muon import Muon
 from lightning_modules.layers.schedules import cosine
-from lightning_modules.layers.transformer import NORMS, Block, KVCache, Shape
+from lightning_modules.layers.transformer import NORMS, Block, KVCache, Shape, start_gpt
 
 
 class GPT(LanguageModel):
@@ -94,19 +93,7 @@ class GPT(LanguageModel):
         self.positions = nn.Embedding(context, width) if positions == "learned" else None
         self.blocks = nn.ModuleList([Block(self.shape, layer) for layer in range(layers)])
         self.norm = NORMS[norm](width)
-        self.start()
-
-    @torch.no_grad()
-    def start(self) -> None:
-        """Weights from N(0, .02); what ends a branch is smaller, since 2 L of them add up (Radford et al. 2019, section 2.3)."""
-        for part in self.modules():
-            if isinstance(part, nn.Linear | nn.Embedding):
-                nn.init.normal_(part.weight, 0.0, 0.02)
-            if isinstance(part, nn.Linear):
-                nn.init.zeros_(part.bias)
-        for name, weight in self.named_parameters():
-            if name.endswith("output.weight"):
-                weight.div_(math.sqrt(2 * len(self.blocks)))
+        start_gpt(self, layers)
 
     def hidden(self, tokens: Tensor, positions: Tensor, cache: KVCache | None = None) -> Tensor:
         """(N, T, width) of tokens (N, T) at positions (T,) or (N, T)."""

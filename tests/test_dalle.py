@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_modules.clip import CLIP, contrastive_loss
-from lightning_modules.dalle import DALLE, Painter
+from lightning_modules.dalle import DALLE
 from lightning_modules.dvae import DiscreteVAE, annealed, logit_laplace_log_likelihood
 from lightning_modules.layers.decoding import Choice, generate
 from lightning_modules.layers.quantisers import GumbelQuantiser, VectorQuantiser, uniform_kl
@@ -224,7 +224,7 @@ def test_cached_equals_uncached(attention: str, guidance: float) -> None:
     if guidance != 1:
         without = model(none, codes)[1]
         expected = without + guidance * (expected - without)  # Eq. 5
-    painter = Painter(model, guidance)
+    painter = model.guided(guidance)
     for given in (0, 5):
         logits, state = painter.begin([[*a, *b[:given]] for a, b in zip(text.tolist(), codes.tolist())])
         for m in range(given, PLACES):
@@ -240,7 +240,7 @@ def test_drawing() -> None:
     tokens = captions(3)
     together = model.draw(tokens, [4, 5, 6], 3.0, Choice())
     assert torch.equal(model.draw(tokens[1:2], [5], 3.0, Choice()), together[1:2])
-    plain = generate(Painter(model, 1.0), model.padded(tokens).tolist(), [4, 5, 6], max_new_tokens=PLACES, choice=Choice())
+    plain = generate(model, model.padded(tokens).tolist(), [4, 5, 6], max_new_tokens=PLACES, choice=Choice())
     assert model.draw(tokens, [4, 5, 6], 1.0, Choice()).flatten(1).tolist() == plain
     assert not torch.equal(together, model.draw(tokens, [4, 5, 6], 1.0, Choice()))
     picture = torch.rand(3, 16, 16) * 2 - 1

@@ -122,6 +122,33 @@ class Decodable(Protocol):
         ...
 
 
+class Guided:
+    """Classifier-free guidance (Ho and Salimans 2021, section 3.2): each prompt is followed beside the same without its condition.
+
+    log p = log p(x | none) + scale * (log p(x | condition) - log p(x | none)), up to a constant.
+
+    Args:
+        model: what is decoded; its batch is twice as large.
+        scale: 1 is the model itself, 0 the one without conditions.
+        without: a prompt without its condition.
+    """
+
+    def __init__(self, model: Decodable, scale: float, without: Callable[[list[int]], list[int]]) -> None:
+        self.model, self.scale, self.without = model, scale, without
+
+    def begin(self, prompts: list[list[int]]) -> tuple[Tensor, Any]:
+        logits, state = self.model.begin([*prompts, *map(self.without, prompts)])
+        return self._guide(logits), state
+
+    def advance(self, tokens: list[int], state: Any) -> tuple[Tensor, Any]:
+        logits, state = self.model.advance(tokens * 2, state)
+        return self._guide(logits), state
+
+    def _guide(self, logits: Tensor) -> Tensor:
+        given, none = logits.chunk(2)
+        return none + self.scale * (given - none)
+
+
 @torch.no_grad()
 def generate(
     model: Decodable,

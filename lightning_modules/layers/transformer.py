@@ -9,9 +9,10 @@
 | qk_norm | queries and keys of unit scale before they meet | Henry et al. 2020 |
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -241,3 +242,25 @@ class Block(Residual):
     def forward(self, x: Tensor, positions: Tensor, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
         x = self.add(0, x, lambda y: self.attention(y, positions, cache, mask))
         return self.add(1, x, self.feed_forward)
+
+
+@torch.no_grad()
+def start_gpt(network: nn.Module, layers: int) -> None:
+    """Weights from N(0, .02); what ends a branch is smaller, since 2 L of them add up (Radford et al. 2019, section 2.3)."""
+    for part in network.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, 0.0, 0.02)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+    for name, weight in network.named_parameters():
+        if name.endswith("output.weight"):
+            weight.div_(math.sqrt(2 * layers))
+
+
+def decaying(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Groups for an optimizer: matrices decay, gains and biases do not."""
+    own = [parameter for parameter in parameters if parameter.requires_grad]
+    return [
+        {"params": [p for p in own if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in own if p.dim() < 2], "weight_decay": 0.0},
+    ]
