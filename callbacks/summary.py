@@ -52,7 +52,7 @@ def describe(model: Any, data: Any, trainer: Trainer) -> str:
     return (
         f"{table}\n\n"
         f"data: {', '.join(f'{count:,} {name}' for name, count in sizes.items())}\n"
-        f"global batch: {data.batch_size} x {world} processes x {accumulated} accumulated = "
+        f"global batch: {data.batch_size} {data.batch_unit} x {world} processes x {accumulated} accumulated = "
         f"{data.batch_size * world * accumulated}\n"
         f"steps: {per_epoch} an epoch, {min(steps) if steps else 'no limit'} in all, precision {trainer.precision}, "
         f"on {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"

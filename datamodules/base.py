@@ -124,9 +124,11 @@ class DataModule(LightningDataModule):
 
     Attributes:
         embedded: whether it comes with the dependencies, so that nothing has to be downloaded or placed.
+        batch_unit: what `batch_size` counts.
     """
 
     embedded: ClassVar[bool] = False
+    batch_unit: ClassVar[str] = "samples"
 
     def __init__(
         self,

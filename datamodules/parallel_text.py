@@ -184,6 +184,8 @@ class ParallelTextDataModule(DataModule):
         UserError: if a batch could not hold a pair.
     """
 
+    batch_unit = "tokens"
+
     def __init__(
         self,
         tokenizer: Kind = "bpe",

@@ -42,7 +42,7 @@ from datamodules.tokenizer import RECORD
 from lightning_modules.base import sampling
 from lightning_modules.layers.schedules import linear
 from lightning_modules.layers.tokens import TokenModule
-from lightning_modules.layers.transformer import Block, Shape
+from lightning_modules.layers.transformer import Block, Shape, decaying
 from metrics.probe import swapped_words_probe
 
 MASK_SHARE = 0.15
@@ -312,7 +312,5 @@ class ELECTRA(TokenModule):
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        matrices, others = ([p for p in self.parameters() if (p.dim() >= 2) == wanted] for wanted in (True, False))
-        groups = [{"params": matrices, "weight_decay": h.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        adam = torch.optim.AdamW(groups, h.learning_rate, (0.9, 0.999), eps=1e-6, fused=True)
+        adam = torch.optim.AdamW(decaying(self.parameters(), h.weight_decay), h.learning_rate, (0.9, 0.999), eps=1e-6, fused=True)
         return [adam], [linear(adam, self.total_updates, h.warmup_steps)]
