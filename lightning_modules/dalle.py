@@ -20,8 +20,7 @@ what pictures look like without one, and s > 1 goes further from there than the 
 |---|---|
 | text tokens, padding tokens | tokens with 0 for no token; V + t in its place |
 | row and column embeddings of image positions | rows, columns |
-| BPE dropout | data.bpe_dropout |
-| reranking | `sample.py --ranker`, `clip.py` |
+| BPE dropout; reranking | data.bpe_dropout; `sample.py --ranker`, `clip.py` |
 
 Departures from the paper: smaller; guidance, which it lacks; the step size falls on a cosine (the paper lowers it by hand).
 """
@@ -40,7 +39,7 @@ from lightning_modules.base import GenerativeModule, load, sampling
 from lightning_modules.dvae import DiscreteVAE
 from lightning_modules.layers.decoding import Choice, Decodable, Guided, generate
 from lightning_modules.layers.schedules import cosine
-from lightning_modules.layers.sparse import Pattern, pattern_of, picture_mask
+from lightning_modules.layers.sparse import behind_text, pattern_of, picture_mask
 from lightning_modules.layers.transformer import Block, KVCache, Shape, decaying, start_gpt
 from metrics.language import TokenNLL
 
@@ -82,7 +81,7 @@ class DALLE(GenerativeModule):
         warmup_steps: updates on the way up.
 
     Raises:
-        UserError: if the dVAE is none, or of other pictures.
+        UserError: if the dVAE is none or of other pictures, or prompts are no pairs.
     """
 
     monitor = ("val/nll", "min")
@@ -107,11 +106,13 @@ class DALLE(GenerativeModule):
         warmup_steps: int = 5000,
     ) -> None:
         super().__init__()
+        if len(prompts) % 2:
+            raise UserError(f"model.prompts has {len(prompts)}: give pairs")
         made = discrete_vae(dvae, image_shape)
         dvae = dict(made.hparams)
         self.save_hyperparameters()
         self.grid, self.text_length = made.grid, text_length
-        shape = Shape(width, heads, dropout, dropout, "layer", False, "gelu")
+        shape = Shape(width, heads, dropout, 0.0, "layer", False, "gelu")
         self.text_embedding = nn.Embedding(vocab_size + text_length + 1, width)  # tokens, padding, and what begins every text
         self.text_positions = nn.Embedding(text_length + 1, width)
         self.image_embedding = nn.Embedding(made.hparams.codes, width)
@@ -121,19 +122,13 @@ class DALLE(GenerativeModule):
         self.text_head = nn.Linear(width, vocab_size + text_length)
         self.image_head = nn.Linear(width, made.hparams.codes)
         self.masks: Tensor | None
-        masks = torch.stack([self.mask_of(pattern_of(layer, layers)) for layer in range(1, layers + 1)])
+        patterns = [picture_mask(pattern_of(layer, layers), self.grid[0], self.grid[1], kernel) for layer in range(1, layers + 1)]
+        masks = torch.stack([behind_text(pattern, text_length) for pattern in patterns])
         self.register_buffer("masks", masks if attention == "sparse" else None, persistent=False)  # (layers, T + M, T + M)
         start_gpt(self, layers)
         self.dvae = made.requires_grad_(False).eval()  # after the others have begun
         self.text_nll, self.nll = TokenNLL(), TokenNLL()
         self._encoded: dict[str, Tensor] = {}
-
-    def mask_of(self, pattern: Pattern) -> Tensor:
-        """bool (T + M, T + M) of the whole sequence: a pattern among codes, and all look at all text before them."""
-        mask = picture_mask(pattern, self.grid[0], self.grid[1], self.hparams.kernel)
-        whole = torch.ones(self.text_length + len(mask), self.text_length + len(mask), dtype=torch.bool).tril()
-        whole[self.text_length + 1 :, self.text_length + 1 :] = mask[:-1, :-1]  # the last code is never read
-        return whole
 
     def train(self, mode: bool = True) -> "DALLE":
         super().train(mode)
@@ -197,15 +192,13 @@ class DALLE(GenerativeModule):
         """-log p of each text token (N, T) and code (N, M), in nats."""
         text = self.padded(tokens)
         of_text, of_codes = self(text, codes)
-        return (
-            F.cross_entropy(of_text.mT.float(), text, reduction="none"),
-            F.cross_entropy(of_codes.mT.float(), codes, reduction="none"),
-        )
+        pairs = (of_text, text), (of_codes, codes)
+        nll_text, nll_codes = (F.cross_entropy(logits.mT.float(), truth, reduction="none") for logits, truth in pairs)
+        return nll_text, nll_codes
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        text, image = (
-            part.mean() for part in self.losses(self.dropped(batch["tokens"], batch["seed"]), self.codes(batch, "train"))
-        )
+        tokens = self.dropped(batch["tokens"], batch["seed"])
+        text, image = (part.mean() for part in self.losses(tokens, self.codes(batch, "train")))
         loss = (text + 7 * image) / 8  # Eq. 3
         self.log_train(loss=loss, loss_text=text, loss_image=image)
         return loss
@@ -221,8 +214,10 @@ class DALLE(GenerativeModule):
         text, image = self.losses(batch["tokens"], self.codes(batch, stage))
         loss = (text.mean() + 7 * image.mean()) / 8
         self.log(f"{stage}/loss", loss, batch_size=len(text), sync_dist=True)
-        for name, metric, losses in (("nll_text", self.text_nll, text), ("nll", self.nll, image)):
-            unit = "caption" if name == "nll_text" else "picture|given=caption"
+        for metric, losses, name, unit in (
+            (self.text_nll, text, "nll_text", "caption"),
+            (self.nll, image, "nll", "picture|given=caption"),
+        ):
             metric.description = f"unit=nats/{unit}"
             metric.update(losses, len(losses))
             self.log_metric(f"{stage}/{name}", metric)
@@ -236,11 +231,7 @@ class DALLE(GenerativeModule):
     # Drawing
 
     def read(self, prompts: list[str]) -> Tensor:
-        """Text tokens (N, T) of prompts.
-
-        Raises:
-            UserError: if one is empty, too long, or has characters that no caption had.
-        """
+        """Text tokens (N, T) of prompts; complains as `encode_caption`."""
         if self.tokenizer is None:
             raise UserError("this checkpoint has no tokenizer: it was not made by train.py")
         return caption_tokens(self.tokenizer, prompts, self.text_length).to(self.device)

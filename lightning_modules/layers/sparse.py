@@ -34,3 +34,11 @@ def picture_mask(pattern: Pattern, height: int, width: int, kernel: int) -> Tens
 def pattern_of(layer: int, layers: int) -> Pattern:
     """The sparse pattern of a layer, counted from 1 (appendix B.1)."""
     return "conv" if layer == layers else "column" if (layer - 2) % 4 == 0 else "row"
+
+
+def behind_text(mask: Tensor, length: int) -> Tensor:
+    """bool (T + M, T + M) of what begins a text, its T tokens and all codes but the last: those look at all text, and by a mask
+    (M, M) at each other."""
+    whole = torch.ones(length + len(mask), length + len(mask), dtype=torch.bool).tril()
+    whole[length + 1 :, length + 1 :] = mask[:-1, :-1]
+    return whole
