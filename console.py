@@ -11,7 +11,8 @@ import re
 import sys
 import traceback
 from argparse import ArgumentError
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,28 @@ def fail(message: str, code: int) -> int:
         traceback.print_exc()
     print(f"error: {one_line(message)}", file=sys.stderr)
     return code
+
+
+class LazyBatch(Mapping[str, Any]):
+    """A batch that is made when somebody looks into it.
+
+    Args:
+        make: makes it.
+    """
+
+    def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
+        self.make = make
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """All of it."""
+        return self.make()
+
+    def __getitem__(self, key: str) -> Any:
+        return self.content[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.content)
+
+    def __len__(self) -> int:
+        return len(self.content)

@@ -10,7 +10,6 @@ among 32, beside the same of the real pictures and of shuffled captions.
 """
 
 import argparse
-import inspect
 import json
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from console import UserError, run
-from sample import LazyBatch, OptionParser, data_module, use_device
+from sample import OptionParser, data_module, use_device
 
 DISTANCES = ("fid", "kid", "precision", "recall", "density", "coverage")
 FIDELITIES = ("l1", "psnr", "ssim")
@@ -63,6 +62,8 @@ def check(options: argparse.Namespace) -> argparse.Namespace:
         raise UserError(f"--batch_size {options.batch_size}: give at least 1")
     if not options.source.exists():
         raise UserError(f"{options.source}: there is no such checkpoint or folder; a run keeps its checkpoints in checkpoints/")
+    if options.ranker is not None and options.source.is_dir():
+        raise UserError(f"{options.source}: nobody knows the captions of a folder's pictures: give --ranker with a checkpoint")
     if options.source.is_dir() and options.against is None:
         raise UserError(f"{options.source}: a folder does not know its data: give --against CONFIG")
     if options.against is None:
@@ -79,8 +80,6 @@ def drawn(target: Any, model: Any, options: argparse.Namespace, count: int, **ch
     conditional = model.hparams.get("conditional", False)
     for start in range(options.seed, options.seed + count, options.batch_size):
         seeds = list(range(start, min(start + options.batch_size, options.seed + count)))
-        if not target.suffix and "batch" in inspect.signature(model.sample).parameters:
-            choice = {**choice, "batch": LazyBatch(options.against, model.tokenizer, seeds, None)}  # type: ignore[dict-item]
         images = target.draw(seeds, **choice)
         if not isinstance(images, torch.Tensor):
             raise UserError(f"{options.source}: {type(model).__name__} draws texts, and these metrics are for pictures")
@@ -196,26 +195,47 @@ def ranked(generated: Any, data: Any, options: argparse.Namespace, note: str) ->
     import torch
 
     from callbacks.fid import pictures
-    from lightning_modules import load
     from metrics.classifier import weights_hash
     from metrics.retrieval import WAYS, ranking_accuracy
 
-    if not hasattr(data.split(options.split), "captions"):
-        raise UserError("--metrics ranking goes by captions, and this data has none: give data that has")
-    captions, ranker = data.split(options.split).captions, load(options.ranker)
-    size = len(captions)
-    scores = torch.cat([ranker.features(part.float() / 127.5 - 1) for part in generated.split(options.batch_size)])
-    texts = ranker.features(captions)
-    order = [(options.seed + number) % size for number in range(len(generated))]
-    passes = [slice(start, start + size) for start in range(0, len(generated) - size + 1, size)] or [slice(None)]
-    found = torch.stack([ranking_accuracy(scores[one], texts[order[one]]) for one in passes])
-    wrong = torch.stack([ranking_accuracy(scores[one], texts[order[one]].roll(size // 2, 0)) for one in passes])
-    real = ranking_accuracy(ranker.features(pictures(data, options.split, list(range(size)))[0].float() / 127.5 - 1), texts)
-    base = f"ways={WAYS}|split={options.split}|n={size}|ranker=clip:{weights_hash(ranker)}"
+    captions, ranker = data.split(options.split).captions, options.ranker
+    size = min(len(captions), len(generated))
+    tokens = ranker.read(captions).cpu()
+    texts = ranker.features(captions).cpu()
+
+    def accuracy(images: Any, order: list[int], shift: int = 0) -> Any:
+        features = torch.cat([ranker.features(part.float() / 127.5 - 1).cpu() for part in images.split(options.batch_size)])
+        return ranking_accuracy(features, texts[order].roll(shift, 0), tokens[order].roll(shift, 0))
+
+    order = [(options.seed + number) % len(captions) for number in range(len(generated))]
+    passes = [slice(start, start + size) for start in range(0, len(generated), size)]
+    found = torch.stack([accuracy(generated[one], order[one]) for one in passes])
+    wrong = torch.stack([accuracy(generated[one], order[one], size // 2) for one in passes])
+    real = accuracy(pictures(data, options.split, list(range(len(captions))))[0], list(range(len(captions))))
+    base = f"ways={min(WAYS, size)}|split={options.split}|n={size}|ranker=clip:{weights_hash(ranker)}"
     drawn = f"{base}|passes={len(passes)}|std={found.std(correction=0):.3f}{note}"
     yield {"metric": "ranking", "value": found.mean().item(), "signature": f"ranking[{drawn}]"}
     yield {"metric": "ranking-real", "value": real.item(), "signature": f"ranking[{base}|pictures=real]"}
     yield {"metric": "ranking-shuffled", "value": wrong.mean().item(), "signature": f"ranking[{base}|captions=shuffled{note}]"}
+
+
+def the_ranker(data: Any, options: argparse.Namespace) -> Any:
+    """The CLIP of `--ranker`.
+
+    Raises:
+        UserError: if it is none, or does not go with the data or the number of pictures.
+    """
+    from lightning_modules import load
+
+    ranker = load(options.ranker)
+    size = len(getattr(data.split(options.split), "captions", []))
+    if not hasattr(ranker, "score"):
+        raise UserError(f"--ranker {options.ranker}: is a {type(ranker).__name__}; give the checkpoint of a CLIP")
+    if not size:
+        raise UserError("--metrics ranking goes by captions, and this data has none: give data that has")
+    if options.num and options.num > size and options.num % size:
+        raise UserError(f"--num {options.num}: for ranking give a multiple of the {size} captions")
+    return ranker.to(options.device)
 
 
 def evaluate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -233,6 +253,8 @@ def evaluate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
     model = load(options.source)
     use_device(model, options.device)
+    if options.ranker is not None:
+        options.ranker = the_ranker(data, options)
     for target in targets(model, data, options.split):
         most = target.inputs or options.num or len(data.split(options.split))  # more would only repeat the pictures
         count = min(options.num or most, most)

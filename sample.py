@@ -23,12 +23,12 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from console import UserError, read_config, run
+from console import LazyBatch, UserError, read_config, run
 
 CHUNK = 64  # seeds drawn at a time, so that memory does not grow with their number
 PIXELS = 2**20  # of pictures that are translated at a time
@@ -105,42 +105,25 @@ def opened(config: Path) -> Any:
     return data_module(config)
 
 
-class LazyBatch(Mapping[str, Any]):
-    """The batch that `sample` may ask for: unseen samples, one per seed. Data is opened when it is first read.
+def unseen(model: Any, config: Path, seeds: list[int], attribute: str | None) -> LazyBatch:
+    """The batch that `sample` may ask for: seed i picks sample `i` of the test split, modulo its size.
 
     Args:
+        model: who asks.
         config: configuration whose data it is.
-        tokenizer: that the data has to have, where the system has one.
-        seeds: seed i picks sample `i` of the test split, modulo its size.
+        seeds: one for each sample.
         attribute: property for `positive` and `negative` training pictures.
     """
 
-    def __init__(self, config: Path, tokenizer: Any, seeds: list[int], attribute: str | None) -> None:
-        self.config, self.tokenizer, self.seeds, self.attribute = config, tokenizer, seeds, attribute
-        self._content: dict[str, Any] | None = None
+    def make() -> dict[str, Any]:
+        data = opened(config)
+        theirs = getattr(data, "tokenizer", None)
+        if model.tokenizer and theirs and model.tokenizer.to_json() != theirs.to_json():
+            raise UserError(f"--data {config}: its texts have another vocabulary than the checkpoint's; give the data of its run")
+        content: dict[str, Any] = data.batch("test", seeds)
+        return content | (data.attribute_batch(attribute) if attribute else {})
 
-    @property
-    def content(self) -> dict[str, Any]:
-        if self._content is None:
-            data = opened(self.config)
-            theirs = getattr(data, "tokenizer", None)
-            if self.tokenizer and theirs and self.tokenizer.to_json() != theirs.to_json():
-                raise UserError(
-                    f"--data {self.config}: its texts have another vocabulary than the checkpoint's; give --input a file"
-                )
-            self._content = data.batch("test", self.seeds)
-            if self.attribute:
-                self._content |= data.attribute_batch(self.attribute)
-        return self._content
-
-    def __getitem__(self, key: str) -> Any:
-        return self.content[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.content)
-
-    def __len__(self) -> int:
-        return len(self.content)
+    return LazyBatch(make)
 
 
 def parse(argv: list[str]) -> tuple[Any, argparse.Namespace, dict[str, Any]]:
@@ -283,11 +266,11 @@ def translate(model: Any, options: argparse.Namespace, sampling: dict[str, Any])
 
 def prime_of(path: Path, shape: list[int]) -> Any:
     """A picture file in a system's size, (C, H, W) in [-1, 1]."""
-    from datamodules.image_folder import decode
+    from datamodules.image_folder import read_picture, square
 
     if not path.is_file():
         raise UserError(f"--prime {path}: there is no such picture")
-    return decode(path, shape[-1], shape[0]).float() / 127.5 - 1
+    return square(read_picture(path, shape[0]), shape[-1], path, smallest=1).float() / 127.5 - 1
 
 
 def paint(model: Any, options: argparse.Namespace, seeds: list[int], sampling: dict[str, Any]) -> None:
@@ -310,16 +293,20 @@ def paint(model: Any, options: argparse.Namespace, seeds: list[int], sampling: d
     keep = len(seeds) if options.keep is None else options.keep
     if keep < 1:
         raise UserError(f"--keep {keep}: give at least 1")
+    if options.keep is not None and ranker is None:
+        raise UserError("--keep takes the pictures that fit best: give --ranker CKPT, which says so, or leave it out")
     rows: list[tuple[str, torch.Tensor]] = []
     failed: list[str] = []
     for number, prompt in enumerate(prompts, 1):
         chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
         try:
-            drawn = torch.cat([model.sample(chunk, prompt=[prompt], **sampling) for chunk in chunks])
-            scores = ranker.score(drawn, [prompt])[:, 0] if ranker is not None else torch.zeros(len(seeds))
+            for reader in (model, ranker) if ranker is not None else (model,):
+                reader.read([prompt])
         except UserError as error:
             failed.append(str(error))
             continue
+        drawn = torch.cat([model.sample(chunk, prompt=[prompt], **sampling) for chunk in chunks])
+        scores = ranker.score(drawn, [prompt])[:, 0] if ranker is not None else torch.zeros(len(seeds))
         best = scores.argsort(descending=True, stable=True)[:keep].tolist()
         for place in best:
             path = options.out / f"prompt{number:02d}-seed{seeds[place]:04d}.png"
@@ -464,7 +451,7 @@ def draw(argv: list[str]) -> None:
     size = CHUNK // 4 if "direction" in sampling else CHUNK  # what is translated may be large
     for start in range(0, len(seeds), size):
         chunk = seeds[start : start + size]
-        data = {"batch": LazyBatch(options.data, model.tokenizer, chunk, sampling.get("attribute"))} if options.takes_batch else {}
+        data = {"batch": unseen(model, options.data, chunk, sampling.get("attribute"))} if options.takes_batch else {}
         drawn = model.sample(chunk, **data, **sampling)
         for seed, one in zip(chunk, drawn, strict=True):
             if isinstance(one, str):

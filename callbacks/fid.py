@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from console import ROOT, UserError
+from console import ROOT, LazyBatch, UserError
 from datamodules.base import atomic_save
 from metrics.classifier import Classifier, train_classifier
 from metrics.distances import Gaussian, frechet_distance, gaussian, kernel_distance
@@ -36,7 +36,7 @@ class Target(NamedTuple):
     Attributes:
         suffix: of the figures' names: "/a2b" where a system translates, "" otherwise.
         data: image data to compare with.
-        draw: pictures (N, C, H, W) in [-1, 1] for N seeds; of a translation, seed i takes picture i of the split, modulo its size.
+        draw: pictures (N, C, H, W) in [-1, 1] for N seeds; where it needs data, seed i takes sample i of the split.
         inputs: how many different ones that are, where a system translates; more would only repeat them.
         paired: whether picture i of `data` is the answer to picture i.
     """
@@ -54,7 +54,7 @@ def targets(model: Any, data: Any, split: str = "val") -> list[Target]:
     Args:
         model: with a `sample` that draws pictures.
         data: its data module.
-        split: whose pictures are translated.
+        split: whose pictures are translated, or captions drawn.
     """
 
     def target(direction: str) -> Target:
@@ -66,8 +66,15 @@ def targets(model: Any, data: Any, split: str = "val") -> list[Target]:
         inputs = len(data.domain(direction[0]).split(split))
         return Target(f"/{direction}", data.domain(direction[-1]), translate, inputs, data.split(split).paired)
 
-    parameter = inspect.signature(model.sample).parameters.get("direction")
-    return [target(choice) for choice in typing.get_args(parameter.annotation)] if parameter else [Target("", data, model.sample)]
+    def draw(seeds: list[int], **options: Any) -> Tensor:
+        batch = {"batch": LazyBatch(lambda: data.batch(split, seeds))} if "batch" in parameters else {}
+        drawn: Tensor = model.sample(seeds, **batch, **options)
+        return drawn
+
+    parameters = inspect.signature(model.sample).parameters
+    if "direction" in parameters:
+        return [target(choice) for choice in typing.get_args(parameters["direction"].annotation)]
+    return [Target("", data, draw)]
 
 
 def pictures(data: Any, split: str, index: list[int]) -> tuple[Tensor, Tensor | None]:

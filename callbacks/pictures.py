@@ -41,7 +41,7 @@ def labelled(rows: list[tuple[str, Tensor]], smallest: int = 64) -> Tensor:
     scale = -(-smallest // rows[0][1].shape[-1])
     lines = [grid(pictures.repeat_interleave(scale, 2).repeat_interleave(scale, 3), len(pictures)) for _, pictures in rows]
     height, width = lines[0].shape[1], max(line.shape[2] for line in lines)
-    font = ImageFont.load_default(13)
+    font = label_font(13)
     margin = int(max(font.getlength(text) for text, _ in rows)) + 12
     canvas = Image.new("RGB", (margin + width, height * len(lines)), "white")
     draw = ImageDraw.Draw(canvas)
@@ -49,6 +49,16 @@ def labelled(rows: list[tuple[str, Tensor]], smallest: int = 64) -> Tensor:
         draw.text((6, number * height + height // 2), text, "black", font, anchor="lm")
         canvas.paste(Image.fromarray(line.permute(1, 2, 0).numpy()), (margin, number * height))
     return pil_to_tensor(canvas)
+
+
+def label_font(size: int) -> Any:
+    """A font that knows more than ASCII where the system has one, or Pillow's own."""
+    for name in ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf", "arial.ttf"):
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size)
 
 
 def plane(points: Tensor, side: int = 192) -> Tensor:

@@ -1,8 +1,8 @@
 """Pictures with captions: emoji with their names, a folder of pictures and texts, a table.
 
 A batch holds `image` and `tokens` int64 (N, T), each caption's ids padded to `text_length` with `pad_id`. A training picture has
-`VARIANTS` encodings of its captions, of which a batch picks one by its seed: all of the picture's captions take turns, with
-`group_captions` some name its group as well, and with `bpe_dropout` words are cut anew in each of them. Captions, and prompts
+`VARIANTS` encodings of its captions, of which a batch picks one by its seed: the first eight of the picture's captions take turns,
+with `group_captions` some name its group as well, and with `bpe_dropout` words are cut anew in each of them. Captions, and prompts
 alike, are lower-cased with single blanks between their words.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from console import UserError
 from datamodules.base import Request, mix_seed
 from datamodules.image_folder import SUFFIXES, FileImages, fits_into_memory, read_all
-from datamodules.images import ImageDataModule, InMemoryImages, take_subset
+from datamodules.images import ImageDataModule, InMemoryImages
 from datamodules.openmoji import GROUPS, OpenMoji, emoji_names, fold
 from datamodules.tokenizer import BPETokenizer, encode_caption, tidy
 
@@ -36,10 +36,14 @@ class CaptionedPictures:
         pictures: all of them.
         captions: the first one of each.
         tokens: (N, R, T) encodings of all of them, padded.
+
+    Attributes:
+        encoded: whether the pictures are known already, as codes, and need not be read for a batch.
     """
 
     def __init__(self, pictures: Pictures, captions: list[str], tokens: Tensor) -> None:
         self.pictures, self.captions, self.tokens = pictures, captions, tokens
+        self.encoded = False
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -47,10 +51,8 @@ class CaptionedPictures:
     def __getitems__(self, request: Request) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(mix_seed(request.seed, "caption"))
         variant = torch.randint(self.tokens.shape[1], (len(request.index),), generator=generator)
-        return {**self.pictures.__getitems__(request), "tokens": self.tokens[request.index, variant].long()}
-
-    def subset(self, index: Tensor) -> "CaptionedPictures":
-        return CaptionedPictures(self.pictures.subset(index), [self.captions[i] for i in index.tolist()], self.tokens[index])
+        known = {"index": request.index, "seed": request.seed} if self.encoded else self.pictures.__getitems__(request)
+        return {**known, "tokens": self.tokens[request.index, variant].long()}
 
     def fingerprint(self) -> str:
         """Hash of the pictures."""
@@ -114,35 +116,46 @@ class CaptionedImages(ImageDataModule):
 
     def load_split(self, split: str) -> CaptionedPictures:
         pictures_of, captions, places = self.read(split)
-        rows, kept = [], []
-        for number, (texts, place) in enumerate(zip(captions, places)):
+        numbers = list(range(len(captions)))
+        if split == "train" and self.max_samples is not None:
+            numbers = sorted(random.Random(0).sample(numbers, min(self.max_samples, len(numbers))))
+        rows: dict[int, Tensor] = {}
+        for number in numbers:
             try:
-                rows.append(self._encodings([tidy(text) for text in texts], split, place))
-                kept.append(number)
+                rows[number] = self._encodings([tidy(text) for text in captions[number]], split, places[number])
             except UserError as error:
                 if not self.skip:
-                    raise UserError(f"{place}: {error}") from error
-        pictures, usable = self._usable(pictures_of, kept)
-        rows = [rows[i] for i in usable]
-        if len(rows) < len(captions):
-            print(f"{split}: skipped {len(captions) - len(rows)} of {len(captions)} pictures, for their captions", file=sys.stderr)
-        tokens = torch.stack(rows) if rows else torch.empty(0, 1, self.text_length, dtype=torch.int32)
-        data = CaptionedPictures(pictures, [tidy(captions[kept[i]][0]) for i in usable], tokens)
-        return take_subset(data, self.max_samples) if split == "train" else data
+                    raise UserError(f"{places[number]}: {error}") from error
+        if len(rows) < len(numbers):
+            print(f"{split}: skipped {len(numbers) - len(rows)} of {len(numbers)} pictures, for their captions", file=sys.stderr)
+        pictures, kept = self._readable(pictures_of(list(rows)), list(rows), split)
+        tokens = torch.stack([rows[number] for number in kept]) if kept else torch.empty(0, 1, self.text_length, dtype=torch.int32)
+        return CaptionedPictures(pictures, [tidy(captions[number][0]) for number in kept], tokens)
 
-    def _usable(self, pictures_of: Callable[[list[int]], Pictures], kept: list[int]) -> tuple[Pictures, list[int]]:
-        pictures = pictures_of(kept)
-        if isinstance(pictures, FileImages):
-            keep = fits_into_memory(pictures)
-            images, usable = read_all(pictures, "pictures", self.skip, keep)
-            return (InMemoryImages(images, pictures.labels[usable]) if keep else pictures.subset(usable)), usable.tolist()
-        return pictures, list(range(len(kept)))
+    def _readable(self, pictures: Pictures, numbers: list[int], split: str) -> tuple[Pictures, list[int]]:
+        """Pictures that are kept in memory where they fit, without those that cannot be read, and the numbers of the others."""
+        if isinstance(pictures, InMemoryImages):
+            return pictures, numbers
+        keep = fits_into_memory(pictures)
+        if not keep and not self.skip:
+            return pictures, numbers
+        images, usable = read_all(pictures, split, self.skip, keep)
+        left = [numbers[i] for i in usable.tolist()]
+        return InMemoryImages(images, pictures.labels[usable]) if keep else pictures.subset(usable), left
+
+    def batch(self, split: str, index: list[int], *, seed: int = 0) -> dict[str, Any]:
+        data: Any = self.split(split)
+        encoded, data.encoded = data.encoded, False  # whoever asks for one wants to see it
+        try:
+            return super().batch(split, index, seed=seed)
+        finally:
+            data.encoded = encoded
 
     def _encodings(self, texts: list[str], split: str, place: str) -> Tensor:
         """(R, T) of one picture's captions; one row in evaluation."""
         if not texts:
             raise UserError("has no caption: write one")
-        numbers = random.Random(mix_seed(place, "bpe"))
+        numbers = random.Random(mix_seed(Path(place).name, "bpe"))
         rows = torch.zeros(VARIANTS if split == "train" else 1, self.text_length, dtype=torch.int32)
         for variant, row in enumerate(rows):
             dropped = self.bpe_dropout if variant else 0.0
@@ -244,7 +257,7 @@ class CaptionedFolder(CaptionedImages):
         max_samples: int | None = None,
     ) -> None:
         super().__init__(vocab_size, text_length, bpe_dropout, skip, batch_size, eval_batch_size, num_workers, root, max_samples)
-        self.path, self.size, self.image_shape = Path(path), size, [3, size, size]
+        self.path, self.size, self.image_shape = Path(path).absolute(), size, [3, size, size]
         if not self.path.exists():
             raise UserError(f"data.path {path}: there is no such folder or table; give one with pictures and captions")
         self.captions = self._table() if self.path.is_file() else self._folder()
@@ -276,7 +289,7 @@ class CaptionedFolder(CaptionedImages):
         for line, row in enumerate(rows, 2):
             if not row["file"]:
                 raise UserError(f"{self.path}: line {line} names no file; write one")
-            captions = found.setdefault(self.path.parent / row["file"], [])
+            captions = found.setdefault((self.path.parent / row["file"]).absolute(), [])
             if row["caption"] and row["caption"].strip():
                 captions.append(row["caption"])
         return found
@@ -288,6 +301,8 @@ class CaptionedFolder(CaptionedImages):
         parts: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
         placed = any((home / split).is_dir() for split in parts)
         for path in self.captions:
+            if not path.is_relative_to(home):
+                raise UserError(f"{self.path}: {path} is not below the folder of the table; move it there")
             name = path.relative_to(home)
             split = name.parts[0] if placed else fold(name.as_posix())
             if split not in parts:

@@ -89,8 +89,8 @@ class ImageDataModule(DataModule):
         self.flip, self.binarize = flip, binarize
 
     def transform(self, batch: dict[str, Any], *, training: bool = False) -> dict[str, Any]:
-        image = batch["image"]
-        if image.dtype != torch.uint8:
+        image = batch.get("image")
+        if image is None or image.dtype != torch.uint8:
             return batch
         generator = None
         if self.binarize or (self.flip and training):

@@ -167,7 +167,7 @@ class GenerativeModule(LightningModule):
     def log_train(self, **values: Tensor | float) -> None:
         """Add to the window's means of `train/<name>`; nothing is computed, moved or written before the window ends."""
         for name, value in values.items():
-            value = value.detach().float() if isinstance(value, Tensor) else torch.tensor(value, device=self.device)
+            value = value.detach().float() if isinstance(value, Tensor) else torch.full((), value, device=self.device)
             self._sums[name] = self._sums[name].to(value.device) + value if name in self._sums else value.clone()
             self._counts[name] = self._counts.get(name, 0) + 1
 

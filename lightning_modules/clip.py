@@ -40,10 +40,11 @@ from metrics.retrieval import RankingAccuracy
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, tokens: Tensor) -> Tensor:
     """Eq. 3 of N normalised features each (N, D), where captions `tokens` (N, T) that are equal answer for each other."""
-    logits = scale * images @ texts.T  # Eq. 2
-    same = (tokens[:, None] == tokens).all(-1).float()
-    target = same / same.sum(1, keepdim=True)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    with torch.autocast(images.device.type, enabled=False):
+        logits = scale * images @ texts.T  # Eq. 2
+        same = (tokens[:, None] == tokens).all(-1).float()
+        target = same / same.sum(1, keepdim=True)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 class TextEncoder(nn.Module):
@@ -160,8 +161,10 @@ class CLIP(GenerativeModule):
         number = torch.arange(len(image), device=image.device)[:, None, None, None]
         return moved[number, torch.arange(image.shape[1], device=image.device)[:, None, None], rows, columns]
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.log_scale.data.clamp_(max=math.log(100))  # section 2.5
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One update, and the limit of section 2.5: before a checkpoint of the update can be written."""
+        super().optimizer_step(*args, **kwargs)
+        self.log_scale.data.clamp_(max=math.log(100))
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
@@ -174,7 +177,7 @@ class CLIP(GenerativeModule):
         u, v = self.image_features(batch["image"]), self.text_features(batch["tokens"])
         loss = contrastive_loss(u, v, self.log_scale.exp(), batch["tokens"])
         self.log(f"{stage}/loss", loss, batch_size=len(u), sync_dist=True)
-        self.ranking.update(u, v, batch["index"])
+        self.ranking.update(u, v, batch["tokens"], batch["index"])
         self.log_metric(f"{stage}/ranking", self.ranking)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -197,9 +200,13 @@ class CLIP(GenerativeModule):
             if shape != self.hparams.image_shape:
                 raise UserError(f"this CLIP knows pictures of {self.hparams.image_shape}, not {shape}: train one on these")
             return self.image_features(what.to(self.device))
+        return self.text_features(self.read(what))
+
+    def read(self, captions: list[str]) -> Tensor:
+        """Tokens (N, T) of captions; complains as `encode_caption`."""
         if self.tokenizer is None:
             raise UserError("this CLIP has no tokenizer: it was not made by train.py")
-        return self.text_features(caption_tokens(self.tokenizer, what, self.hparams.text_length).to(self.device))
+        return caption_tokens(self.tokenizer, captions, self.hparams.text_length).to(self.device)
 
     def score(self, image: Tensor, captions: list[str]) -> Tensor:
         """Cosine (N, M) of pictures (N, C, H, W) in [-1, 1] and M captions."""

@@ -35,29 +35,13 @@ from torch.nn import functional as F
 from console import UserError
 from datamodules.base import mix_seed
 from datamodules.tokenizer import BPETokenizer, caption_tokens
-from lightning_modules.base import GenerativeModule, load, sampling
-from lightning_modules.dvae import DiscreteVAE
+from lightning_modules.base import GenerativeModule, sampling
+from lightning_modules.dvae import discrete_vae
 from lightning_modules.layers.decoding import Choice, Decodable, Guided, generate
 from lightning_modules.layers.schedules import cosine
 from lightning_modules.layers.sparse import behind_text, pattern_of, picture_mask
 from lightning_modules.layers.transformer import Block, KVCache, Shape, decaying, start_gpt
 from metrics.language import TokenNLL
-
-
-def discrete_vae(dvae: str | dict[str, Any], image_shape: list[int]) -> DiscreteVAE:
-    """From a checkpoint, or new from its hyper-parameters. (Not in `__init__`, whose arguments Lightning would take for its own.)
-
-    Raises:
-        UserError: if it is something else, or of other pictures.
-    """
-    made = load(dvae) if isinstance(dvae, str) else DiscreteVAE(**dvae)
-    if not isinstance(made, DiscreteVAE):
-        raise UserError(f"model.dvae {dvae}: is a {type(made).__name__}; give the checkpoint of a discrete VAE")
-    if made.hparams.image_shape != image_shape:
-        raise UserError(
-            f"model.dvae {dvae}: is of pictures {made.hparams.image_shape}, this data's are {image_shape}; train one on it"
-        )
-    return made
 
 
 class DALLE(GenerativeModule):
@@ -106,8 +90,8 @@ class DALLE(GenerativeModule):
         warmup_steps: int = 5000,
     ) -> None:
         super().__init__()
-        if len(prompts) % 2:
-            raise UserError(f"model.prompts has {len(prompts)}: give pairs")
+        if len(prompts) % 2 or kernel % 2 == 0:
+            raise UserError(f"model.prompts ({len(prompts)}) and model.kernel ({kernel}): give pairs, and an odd number")
         made = discrete_vae(dvae, image_shape)
         dvae = dict(made.hparams)
         self.save_hyperparameters()
@@ -122,9 +106,9 @@ class DALLE(GenerativeModule):
         self.text_head = nn.Linear(width, vocab_size + text_length)
         self.image_head = nn.Linear(width, made.hparams.codes)
         self.masks: Tensor | None
-        patterns = [picture_mask(pattern_of(layer, layers), self.grid[0], self.grid[1], kernel) for layer in range(1, layers + 1)]
-        masks = torch.stack([behind_text(pattern, text_length) for pattern in patterns])
-        self.register_buffer("masks", masks if attention == "sparse" else None, persistent=False)  # (layers, T + M, T + M)
+        patterns = [pattern_of(layer, layers) for layer in range(1, layers + 1)] if attention == "sparse" else []
+        masks = [behind_text(picture_mask(pattern, self.grid[0], self.grid[1], kernel), text_length) for pattern in patterns]
+        self.register_buffer("masks", torch.stack(masks) if masks else None, persistent=False)  # (layers, T + M, T + M)
         start_gpt(self, layers)
         self.dvae = made.requires_grad_(False).eval()  # after the others have begun
         self.text_nll, self.nll = TokenNLL(), TokenNLL()
@@ -169,18 +153,28 @@ class DALLE(GenerativeModule):
 
     # Training
 
+    def on_fit_start(self) -> None:
+        for split in ("train", "val"):
+            if len(self.trainer.datamodule.split(split)):  # type: ignore[attr-defined]
+                self._encode(split)
+
+    def _encode(self, split: str) -> None:
+        """Codes of all pictures of a split, once, since the dVAE never changes: each rank makes a part of them."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        size, world, parts = len(data.split(split)), self.trainer.world_size, []
+        mine = (torch.arange(-(-size // world)) * world + self.trainer.global_rank) % size
+        for part in mine.split(data.eval_batch_size):
+            image = data.batch(split, part.tolist())["image"].to(self.device, self.dtype)
+            parts.append(self.dvae.codes_of(image).flatten(1).int())
+        every = cast(Tensor, self.all_gather(torch.cat(parts))).view(world, -1, prod(self.grid))
+        self._encoded[split] = every.transpose(0, 1).flatten(0, 1)[:size]
+        data.split(split).encoded = True  # batches need no pictures any more
+
     def codes(self, batch: dict[str, Any], split: str) -> Tensor:
-        """Codes (N, M) of a batch's pictures. The dVAE never changes, so that a split is encoded once, each rank a part of it."""
+        """Codes (N, M) of a batch's pictures."""
         if split not in self._encoded:
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            size, world = len(data.split(split)), self.trainer.world_size
-            mine = (torch.arange(-(-size // world)) * world + self.trainer.global_rank) % size
-            parts = [data.batch(split, part.tolist())["image"].to(self.device) for part in mine.split(data.eval_batch_size)]
-            with torch.no_grad():
-                encoded = torch.cat([self.dvae.codes_of(part).flatten(1) for part in parts])
-            every = cast(Tensor, self.all_gather(encoded)).view(world, *encoded.shape).transpose(0, 1).flatten(0, 1)
-            self._encoded[split] = every[:size]
-        return self._encoded[split][batch["index"].to(self.device)]
+            self._encode(split)
+        return self._encoded[split][batch["index"].to(self.device)].long()
 
     def dropped(self, tokens: Tensor, seed: int) -> Tensor:
         """Captions (N, T) of which some are gone, by the batch's seed."""
@@ -198,7 +192,9 @@ class DALLE(GenerativeModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         tokens = self.dropped(batch["tokens"], batch["seed"])
-        text, image = (part.mean() for part in self.losses(tokens, self.codes(batch, "train")))
+        of_text, of_codes = self.losses(tokens, self.codes(batch, "train"))
+        given = tokens[:, :1] > 0  # that a caption was dropped says nothing of p(y)
+        text, image = (of_text * given).sum() / (given.sum() * self.text_length).clamp(min=1), of_codes.mean()
         loss = (text + 7 * image) / 8  # Eq. 3
         self.log_train(loss=loss, loss_text=text, loss_image=image)
         return loss
@@ -301,6 +297,8 @@ class DALLE(GenerativeModule):
         choice = Choice(temperature, top_k, top_p)
         if not 0 <= guidance < float("inf"):
             raise UserError(f"--guidance {guidance}: give 0 or more, 1 for none")
+        if guidance != 1 and not self.hparams.caption_dropout:
+            raise UserError("this model never saw a picture without its caption (model.caption_dropout 0): give --guidance 1")
         if prime is not None and not 0 < prime_share < 1:
             raise UserError(f"--prime_share {prime_share}: give more than 0 and less than 1")
         if prompt is not None:
@@ -319,11 +317,12 @@ class DALLE(GenerativeModule):
         """Pictures above what their codes keep and what is drawn for their captions; and pairs of prompts, one above the other."""
         image, tokens = batch["image"], batch["tokens"]
         seeds = list(range(len(image)))
-        drawn = self.dvae.picture(self.draw(tokens, seeds, 3.0, Choice()))
+        guidance = 3.0 if self.hparams.caption_dropout else 1.0
+        drawn = self.dvae.picture(self.draw(tokens, seeds, guidance, Choice()))
         shown: dict[str, Tensor | list[str]] = {"samples": torch.stack([image, self.dvae.reconstruct(image), drawn])}
         if self.tokenizer is not None:
             shown["captions"] = [self.tokenizer.decode(row) for row in tokens.tolist()]
             if self.hparams.prompts:
-                pairs = self.sample([0] * len(self.hparams.prompts), prompt=self.hparams.prompts)
+                pairs = self.sample([0] * len(self.hparams.prompts), prompt=self.hparams.prompts, guidance=guidance)
                 shown["prompts"] = torch.stack([pairs[::2], pairs[1::2]])
         return shown

@@ -35,6 +35,7 @@ import math
 from copy import deepcopy
 from functools import partial
 from math import prod
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -42,7 +43,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from lightning_modules.base import GenerativeModule, move_average, sampling
+from lightning_modules.base import GenerativeModule, load, move_average, sampling
 from lightning_modules.layers.bottleneck import bottlenecks, conv
 from lightning_modules.layers.networks import conv_grid
 from lightning_modules.layers.quantisers import QUANTISERS, VectorQuantiser
@@ -233,6 +234,7 @@ class DiscreteVAE(GenerativeModule):
 
     # Codes and pictures
 
+    @torch.no_grad()
     def codes_of(self, image: Tensor) -> Tensor:
         """Codes (N, h, w) of pictures (N, C, H, W) in [-1, 1]."""
         network = self.averaged
@@ -287,3 +289,22 @@ class DiscreteVAE(GenerativeModule):
         side = 2**self.hparams.downsamplings
         codes = torch.arange(min(1024, self.hparams.codes), device=self.device)[:, None, None].expand(-1, 3, 3)
         return self.picture(codes)[:, :, side : 2 * side, side : 2 * side]
+
+
+def discrete_vae(dvae: str | dict[str, Any], image_shape: list[int]) -> DiscreteVAE:
+    """From a checkpoint, or new from its hyper-parameters, for a system that holds it (whose `__init__` may not call the other's:
+    Lightning would take the arguments of both for hyper-parameters of each).
+
+    Raises:
+        UserError: if it is something else, or of other pictures.
+    """
+    if isinstance(dvae, str) and not Path(dvae).is_file():
+        raise UserError(f"model.dvae {dvae}: there is no such checkpoint; train a discrete VAE first (configs/dvae)")
+    made = load(dvae) if isinstance(dvae, str) else DiscreteVAE(**dvae)
+    if not isinstance(made, DiscreteVAE):
+        raise UserError(f"model.dvae {dvae}: is a {type(made).__name__}; give the checkpoint of a discrete VAE")
+    if made.hparams.image_shape != image_shape:
+        raise UserError(
+            f"model.dvae {dvae}: is of pictures {made.hparams.image_shape}, this data's are {image_shape}; train one on it"
+        )
+    return made

@@ -248,8 +248,8 @@ def test_drawing() -> None:
     assert torch.equal(primed[:, :2], model.dvae.codes_of(picture[None])[:, :2].expand(3, -1, -1))
 
 
-def test_loss_is_an_eighth_text() -> None:
-    """Eq. 3, from probabilities that are looked up one by one."""
+def test_losses_are_those_of_each_token() -> None:
+    """Eq. 2, from probabilities that are looked up one by one."""
     model = dalle()
     tokens, codes = captions(2), torch.randint(7, (2, PLACES))
     text, image = model.losses(tokens, codes)
@@ -258,6 +258,23 @@ def test_loss_is_an_eighth_text() -> None:
     torch.testing.assert_close(text.mean(), expected)
     expected = -sum(of_codes[n, m, codes[n, m]] for n in range(2) for m in range(PLACES)) / 32
     torch.testing.assert_close(image.mean(), expected)
+
+
+def test_training_weighs_pictures_seven_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eq. 3 in the step itself; captions that were dropped are drawn for, but not predicted."""
+    model = dalle(caption_dropout=0.5)
+    tokens, codes = captions(6), torch.randint(7, (6, PLACES))
+    tokens[:, 0] = 1
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(model, "codes", lambda batch, split: codes)
+    monkeypatch.setattr(model, "log_train", lambda **values: seen.update(values))
+    loss = model.training_step({"tokens": tokens, "seed": 3}, 0)
+    dropped = model.dropped(tokens, 3)
+    given = dropped[:, 0] > 0
+    assert 0 < given.sum() < 6
+    text, image = model.losses(dropped, codes)
+    torch.testing.assert_close(loss, text[given].mean() / 8 + 7 * image.mean() / 8)
+    assert seen["loss"] is loss
 
 
 def test_the_dvae_is_frozen() -> None:
@@ -290,9 +307,11 @@ def test_ranking_accuracy() -> None:
     """1 where every picture has its caption's features, chance where they are shuffled; the same caption twice is no rival."""
     torch.manual_seed(0)
     features = F.normalize(torch.randn(3200, 64), dim=1)
-    assert ranking_accuracy(features, features) == 1
-    assert ranking_accuracy(features, features.roll(1, 0)).item() == pytest.approx(1 / 32, abs=0.01)
-    assert ranking_accuracy(features[:2].repeat(20, 1), features[:2].repeat(20, 1)) == 1
+    tokens = torch.arange(3200)[:, None]
+    assert ranking_accuracy(features, features, tokens) == 1
+    assert ranking_accuracy(features, features.roll(1, 0), tokens).item() == pytest.approx(1 / 32, abs=0.01)
+    twice = features[:2].repeat(20, 1)
+    assert ranking_accuracy(twice, twice, tokens[:2].repeat(20, 1)) == 1
 
 
 @torch.no_grad()

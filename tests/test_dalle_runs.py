@@ -95,6 +95,15 @@ def test_primed_pictures_keep_their_upper_half(runs: Path, tmp_path: Path) -> No
         assert np.abs(drawn.astype(int) - expected.permute(1, 2, 0).numpy()).max() <= 1
 
 
+def test_captions_are_those_of_the_split(runs: Path, capsys: Any) -> None:
+    """`--split val` draws the validation captions: a row's picture is that of its own caption."""
+    from callbacks.fid import targets
+
+    model, data = load(runs / "dalle/checkpoints/last.ckpt"), sample.data_module(runs / "dalle/config.yaml")
+    (target,) = targets(model, data, "val")
+    torch.testing.assert_close(target.draw([3]), model.sample([3], prompt=[data.split("val").captions[3]]))
+
+
 def test_ranking_is_scored_beside_ceiling_and_floor(runs: Path, capsys: Any) -> None:
     capsys.readouterr()
     ranker = ["--ranker", str(runs / "clip/checkpoints/last.ckpt"), "--metrics", "ranking", "--num", "500"]
@@ -105,7 +114,7 @@ def test_ranking_is_scored_beside_ceiling_and_floor(runs: Path, capsys: Any) -> 
     clip, data = load(runs / "clip/checkpoints/last.ckpt"), sample.data_module(runs / "clip/config.yaml")
     batch = data.batch("test", list(range(250)))
     expected = clip.ranking
-    expected.update(clip.features(batch["image"]), clip.features(data.split("test").captions), batch["index"])
+    expected.update(clip.features(batch["image"]), clip.features(data.split("test").captions), batch["tokens"], batch["index"])
     assert lines["ranking-real"]["value"] == pytest.approx(expected.compute().item())
 
 
@@ -118,6 +127,7 @@ MISTAKES = {
     "--prompt cat --prime_share 2 --prime {runs}/dvae/samples/real.png": "--prime_share 2.0: give more than 0 and less than 1",
     "--prompt cat --ranker {runs}/dvae/checkpoints/last.ckpt": "is a DiscreteVAE; give the checkpoint of a CLIP",
     "--prompt cat --keep 0": "--keep 0: give at least 1",
+    "--prompt cat --keep 2": "--keep takes the pictures that fit best: give --ranker CKPT",
     "--keep 2": "--ranker and --keep choose among the pictures of a prompt: give --prompt TEXT",
     "--prompt cat --temperature -1": "--temperature -1.0: give 0 or more",
 }

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,17 @@ from torch.nn import functional as F
 
 VQ_DECAY = 0.99  # d of Eq. 7
 DEAD = 0.1  # of the average use: codes that are used less begin anew, and again if a batch later they still are
+
+
+def in_full_precision(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of methods that take features: float32 whatever the trainer's precision, for small differences tell codes apart."""
+
+    @wraps(method)
+    def wrapped(self: nn.Module, features: Tensor, *arguments: Any) -> Any:
+        with torch.autocast(features.device.type, enabled=False):
+            return method(self, features.float(), *arguments)
+
+    return wrapped
 
 
 def uniform_kl(logits: Tensor) -> Tensor:
@@ -25,6 +38,7 @@ class GumbelQuantiser(nn.Module):
         self.features = codes
         self.codebook = nn.Parameter(torch.randn(codes, width))
 
+    @in_full_precision
     def forward(self, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """z (N, D, h, w), and Eq. 4 (N,)."""
         noise = -torch.empty_like(features).exponential_().log()
@@ -50,17 +64,21 @@ class VectorQuantiser(nn.Module):
         self.register_buffer("uses", torch.zeros(codes))
         self.register_buffer("sums", torch.zeros(codes, width))
 
+    @in_full_precision
     def forward(self, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """z (N, D, h, w), and the squared distance to it (N,), summed over positions."""
         chosen = F.embedding(self.nearest(features), self.codebook).movedim(3, 1)
         return features + (chosen - features).detach(), (features - chosen.detach()).square().sum((1, 2, 3))  # Eq. 6
 
+    @torch.no_grad()
+    @in_full_precision
     def nearest(self, features: Tensor) -> Tensor:
         """The nearest codes (N, h, w)."""
         scores = torch.einsum("ndhw,kd->nkhw", features, self.codebook)
         return (2 * scores - self.codebook.square().sum(1)[:, None, None]).argmax(1)
 
     @torch.no_grad()
+    @in_full_precision
     def learn(self, features: Tensor, seed: int, total: Callable[[Tensor], Tensor], rank: int = 0, world: int = 1) -> None:
         """Eq. 7 over the batches of all ranks; codes that nobody uses become vectors of these, picked at random.
 
@@ -71,9 +89,9 @@ class VectorQuantiser(nn.Module):
             rank: this one.
             world: how many there are.
         """
-        rows, chosen = features.movedim(1, 3).flatten(0, 2).float(), self.nearest(features).flatten()
+        rows, chosen = features.movedim(1, 3).flatten(0, 2), self.nearest(features).flatten()
         added = torch.zeros_like(self.sums).index_add_(0, chosen, rows)
-        counts = torch.bincount(chosen, minlength=len(self.uses)).to(rows.dtype)
+        counts = torch.zeros_like(self.uses).index_add_(0, chosen, torch.ones_like(rows[:, 0]))
         places = torch.randint(len(rows) * world, self.uses.shape, generator=torch.Generator().manual_seed(seed)).to(rows.device)
         positions = len(rows) // len(features)
         sample = places // positions  # of all ranks' batches
