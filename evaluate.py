@@ -62,8 +62,6 @@ def check(options: argparse.Namespace) -> argparse.Namespace:
         raise UserError(f"--batch_size {options.batch_size}: give at least 1")
     if not options.source.exists():
         raise UserError(f"{options.source}: there is no such checkpoint or folder; a run keeps its checkpoints in checkpoints/")
-    if options.ranker is not None and options.source.is_dir():
-        raise UserError(f"{options.source}: nobody knows the captions of a folder's pictures: give --ranker with a checkpoint")
     if options.source.is_dir() and options.against is None:
         raise UserError(f"{options.source}: a folder does not know its data: give --against CONFIG")
     if options.against is None:
@@ -245,6 +243,8 @@ def evaluate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     data = data_module(options.against)
     if options.source.is_dir():
         data = data.domain(options.domain) if hasattr(data, "domain") else data
+        if options.ranker is not None:
+            raise UserError(f"{options.source}: nobody knows the captions of a folder's pictures: give --ranker with a checkpoint")
         folder = found(options.source, data.facts["image_shape"], options, options.num)
         yield from score(folder, data, options, "")
         return
