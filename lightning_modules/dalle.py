@@ -19,10 +19,9 @@ what pictures look like without one, and s > 1 goes further from there than the 
 | paper | here |
 |---|---|
 | text tokens, padding tokens | tokens with 0 for no token; V + t in its place |
-| row and column embeddings of image positions | rows, columns |
 | BPE dropout; reranking | data.bpe_dropout; `sample.py --ranker`, `clip.py` |
 
-Departures from the paper: smaller; guidance, which it lacks; the step size falls on a cosine (the paper lowers it by hand).
+Departures from the paper: smaller; guidance and Muon, which it lacks; the step size falls on a cosine (there by hand).
 """
 
 from math import prod
@@ -38,9 +37,10 @@ from datamodules.tokenizer import BPETokenizer, caption_tokens
 from lightning_modules.base import GenerativeModule, sampling
 from lightning_modules.dvae import discrete_vae
 from lightning_modules.layers.decoding import Choice, Decodable, Guided, generate
+from lightning_modules.layers.muon import muon_or_adamw
 from lightning_modules.layers.schedules import cosine
 from lightning_modules.layers.sparse import behind_text, pattern_of, picture_mask
-from lightning_modules.layers.transformer import Block, KVCache, Shape, decaying, start_gpt
+from lightning_modules.layers.transformer import Block, KVCache, Shape, start_gpt
 from metrics.language import TokenNLL
 
 
@@ -60,7 +60,9 @@ class DALLE(GenerativeModule):
         kernel: side of the convolutional pattern.
         caption_dropout: probability that a picture is trained on without its caption.
         prompts: what is drawn while training, with the same seeds each time; two that follow each other stand side by side.
-        learning_rate: of AdamW at its peak.
+        optimizer: AdamW, or Muon for the blocks' matrices and AdamW for all else (`layers/muon.py`).
+        learning_rate: at its peak.
+        embedding_rate: the same for all else under Muon.
         weight_decay: of matrices.
         warmup_steps: updates on the way up.
 
@@ -85,7 +87,9 @@ class DALLE(GenerativeModule):
         kernel: int = 11,
         caption_dropout: float = 0.1,
         prompts: list[str] = [],  # noqa: B006  # read only
+        optimizer: Literal["adamw", "muon"] = "adamw",
         learning_rate: float = 4.5e-4,
+        embedding_rate: float = 2e-3,
         weight_decay: float = 4.5e-2,
         warmup_steps: int = 5000,
     ) -> None:
@@ -151,8 +155,6 @@ class DALLE(GenerativeModule):
         hidden = self.hidden(self.embed(text, codes[:, :-1]))  # (N, T + M, width)
         return self.text_head(hidden[:, : self.text_length]), self.image_head(hidden[:, self.text_length :])
 
-    # Training
-
     def on_fit_start(self) -> None:
         for split in ("train", "val"):
             if len(self.trainer.datamodule.split(split)):  # type: ignore[attr-defined]
@@ -201,10 +203,8 @@ class DALLE(GenerativeModule):
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        adam = torch.optim.AdamW(decaying(self.parameters(), h.weight_decay), h.learning_rate, (0.9, 0.96), fused=True)
+        adam = muon_or_adamw(h.optimizer, self, self.blocks, h.learning_rate, h.embedding_rate, (0.9, 0.96), h.weight_decay)
         return [adam], [cosine(adam, self.total_updates, h.warmup_steps)]
-
-    # Figures
 
     def _measure(self, batch: dict[str, Any], stage: str) -> None:
         text, image = self.losses(batch["tokens"], self.codes(batch, stage))

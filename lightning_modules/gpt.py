@@ -33,7 +33,7 @@ from console import UserError
 from lightning_modules.base import sampling
 from lightning_modules.layers.attention import AttentionMap, watching_attention
 from lightning_modules.layers.language import LanguageModel, window_start
-from lightning_modules.layers.muon import Muon
+from lightning_modules.layers.muon import muon_or_adamw
 from lightning_modules.layers.schedules import cosine
 from lightning_modules.layers.transformer import NORMS, Block, KVCache, Shape, start_gpt
 
@@ -112,19 +112,8 @@ class GPT(LanguageModel):
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        inner = {p for p in self.blocks.parameters() if p.dim() >= 2}
-        outer = [p for p in self.parameters() if p.dim() >= 2 and p not in inner]
-        others = [p for p in self.parameters() if p.dim() < 2]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in self.parameters() if p in inner], "weight_decay": h.weight_decay, "lr": h.learning_rate},
-            {"params": outer, "weight_decay": h.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        if h.optimizer == "muon":
-            groups[0]["orthogonal"] = True
-            adam: torch.optim.Optimizer = Muon(groups, h.embedding_rate, betas=tuple(h.betas))
-        else:
-            adam = torch.optim.AdamW(groups, h.learning_rate, betas=tuple(h.betas), fused=True)
+        rates = h.learning_rate, h.embedding_rate, tuple(h.betas), h.weight_decay
+        adam = muon_or_adamw(h.optimizer, self, self.blocks, *rates)
         return [adam], [cosine(adam, self.total_updates, h.warmup_steps, last=0.1)]
 
     # Decoding

@@ -83,3 +83,36 @@ class Muon(torch.optim.Optimizer):
         state["square"].lerp_(gradient.square(), 1 - second)
         scale = (state["square"] / (1 - second**step)).sqrt_().add_(1e-8)
         p.addcdiv_(state["mean"], scale, value=-group["lr"] / (1 - first**step))
+
+
+def muon_or_adamw(
+    kind: str,
+    network: torch.nn.Module,
+    blocks: torch.nn.Module,
+    learning_rate: float,
+    embedding_rate: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+) -> torch.optim.Optimizer:
+    """AdamW for all of a network ("adamw"), or Muon for its blocks' matrices and AdamW for the rest ("muon").
+
+    Args:
+        kind: which.
+        network: all.
+        blocks: a part of it.
+        learning_rate: of AdamW, or of Muon.
+        embedding_rate: of AdamW beside Muon.
+        betas: of AdamW.
+        weight_decay: of matrices, not of gains and biases.
+    """
+    own = [p for p in network.parameters() if p.requires_grad]
+    inner = {p for p in blocks.parameters() if p.dim() >= 2}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in own if p in inner], "weight_decay": weight_decay, "lr": learning_rate},
+        {"params": [p for p in own if p.dim() >= 2 and p not in inner], "weight_decay": weight_decay},
+        {"params": [p for p in own if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    if kind == "adamw":
+        return torch.optim.AdamW(groups, learning_rate, betas=betas, fused=True)
+    groups[0]["orthogonal"] = True
+    return Muon(groups, embedding_rate, betas=betas)
