@@ -8,12 +8,8 @@ Drawing: 16 pictures of 64 codes with guidance, by the size of DALLE-pytorch's m
 which took 2.3 s with its cache. Without the cache each step reads both halves from their beginning.
 """
 
-import argparse
 import csv
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +24,7 @@ from torch import Tensor
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.in_turns import Contenders, compare, print_table  # noqa: E402  # after the path
 from lightning_modules.dalle import DALLE  # noqa: E402  # after the path
 from lightning_modules.dvae import DiscreteVAE  # noqa: E402
 from lightning_modules.layers.decoding import Choice, Decodable, generate  # noqa: E402
@@ -150,44 +147,18 @@ def drawing(repeats: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-CONTENDERS = {"ours": ours, "plain": plain, "drawing": drawing}
-
-
-def measure(contender: str, count: int, threads: int) -> dict[str, float]:
-    """What a contender's process prints last."""
-    command = [sys.executable, __file__, "--contender", contender, "--steps", str(count)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
-    if done.returncode:
-        raise SystemExit(f"error: {contender} failed: {done.stderr.strip().splitlines()[-1:]}")
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+CONTENDERS: Contenders = {"ours": ours, "plain": plain, "drawing": drawing}
 
 
 def main() -> None:
     """Run everything in turns and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--contender", choices=list(CONTENDERS), help=argparse.SUPPRESS)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    if options.contender:
-        print(json.dumps(CONTENDERS[options.contender](options.steps)))
-        return
-    runs: dict[str, list[float]] = {"ours": [], "plain": []}
-    for _ in range(options.rounds):
-        for name, found in runs.items():
-            found.append(measure(name, options.steps, options.threads)["steps"])
-    speed = {name: statistics.median(found) for name, found in runs.items()}
-    s = measure("drawing", options.rounds, options.threads)
+    speed, s = compare(__file__, __doc__, CONTENDERS, "steps", steps=30, rounds=3)
     table = [
         ("updates a second: ours, plain", speed["ours"], speed["plain"], ">= 1.3"),
         ("seconds for 16 pictures: without, with the cache", s["uncached"], s["cached"], ">= 10, and < 2.3 s"),
         ("a code of each, ms: the last ones, the first ones", 1000 * s["last"], 1000 * s["first"], "< 1.5"),
     ]
-    print(f"{'':54}{'':20}{'ratio':>8}  target")
-    for title, more, less, target in table:
-        print(f"{title:54}{more:10.2f}{less:10.2f}{more / less:8.2f}  {target}")
+    print_table(table)
 
 
 if __name__ == "__main__":

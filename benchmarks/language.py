@@ -10,17 +10,12 @@ cache every token reads the whole text again.
 Tiny Shakespeare where it is under DATA_ROOT, else the help texts of Python; nothing is downloaded.
 """
 
-import argparse
 import csv
-import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,6 +29,7 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.in_turns import Contenders, compare, print_table  # noqa: E402  # after the path
 from datamodules.base import corpus_root  # noqa: E402  # after the path
 from lightning_modules.gpt import GPT  # noqa: E402
 from lightning_modules.layers.decoding import Choice, Decodable, generate  # noqa: E402
@@ -189,36 +185,12 @@ def writing(repeats: int) -> dict[str, float]:
     return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
-CONTENDERS: dict[str, Callable[[int], dict[str, float]]] = {"ours": ours, "plain": plain, "writing": writing}
-
-
-def measure(contender: str, count: int, threads: int) -> dict[str, float]:
-    """What a contender's process prints last."""
-    command = [sys.executable, __file__, "--contender", contender, "--steps", str(count)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
-    if done.returncode:
-        raise SystemExit(f"error: {contender} failed: {done.stderr.strip().splitlines()[-1:]}")
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+CONTENDERS: Contenders = {"ours": ours, "plain": plain, "writing": writing}
 
 
 def main() -> None:
     """Run everything in turns and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--contender", choices=list(CONTENDERS), help=argparse.SUPPRESS)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    if options.contender:
-        print(json.dumps(CONTENDERS[options.contender](options.steps)))
-        return
-    runs: dict[str, list[float]] = {"ours": [], "plain": []}
-    for _ in range(options.rounds):
-        for name, found in runs.items():
-            found.append(measure(name, options.steps, options.threads)["step"])
-    step = {name: statistics.median(found) for name, found in runs.items()}
-    s = measure("writing", options.rounds, options.threads)
+    step, s = compare(__file__, __doc__, CONTENDERS, "step", steps=300, rounds=5)
     late, ms = CONTEXT - NEW, 1000
     table = [
         ("a training step, ms: plain, ours", ms * step["plain"], ms * step["ours"], ">= 1.25"),
@@ -234,9 +206,7 @@ def main() -> None:
             "",
         ),
     ]
-    print(f"{'':64}{'':20}{'ratio':>8}  target")
-    for name, more, less, target in table:
-        print(f"{name:64}{more:10.2f}{less:10.2f}{more / less:8.2f}  {target}")
+    print_table(table)
 
 
 if __name__ == "__main__":

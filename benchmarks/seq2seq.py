@@ -10,17 +10,13 @@ was written from its beginning; the search is the same one.
 Multi30k where it is under DATA_ROOT, else names of emoji, whose batches are smaller; nothing is downloaded.
 """
 
-import argparse
 import csv
-import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,6 +30,7 @@ from torch.nn.utils.rnn import pad_sequence
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.in_turns import Contenders, compare, print_table  # noqa: E402  # after the path
 from datamodules.base import corpus_root  # noqa: E402  # after the path
 from lightning_modules.layers.decoding import Search, Searchable, beam_search  # noqa: E402
 from lightning_modules.layers.translation import BEGIN, PAD, STOP  # noqa: E402
@@ -230,44 +227,18 @@ def writing(repeats: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-CONTENDERS: dict[str, Callable[[int], dict[str, float]]] = {"ours": ours, "plain": plain, "writing": writing}
-
-
-def measure(contender: str, count: int, threads: int) -> dict[str, float]:
-    """What a contender's process prints last."""
-    command = [sys.executable, __file__, "--contender", contender, "--steps", str(count)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
-    if done.returncode:
-        raise SystemExit(f"error: {contender} failed: {done.stderr.strip().splitlines()[-1:]}")
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+CONTENDERS: Contenders = {"ours": ours, "plain": plain, "writing": writing}
 
 
 def main() -> None:
     """Run everything in turns and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--contender", choices=list(CONTENDERS), help=argparse.SUPPRESS)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    if options.contender:
-        print(json.dumps(CONTENDERS[options.contender](options.steps)))
-        return
-    runs: dict[str, list[float]] = {"ours": [], "plain": []}
-    for _ in range(options.rounds):
-        for name, found in runs.items():
-            found.append(measure(name, options.steps, options.threads)["tokens"])
-    speed = {name: statistics.median(found) for name, found in runs.items()}
-    s = measure("writing", options.rounds, options.threads)
+    speed, s = compare(__file__, __doc__, CONTENDERS, "tokens", steps=60, rounds=3)
     table = [
         ("target tokens a second in training: ours, plain", speed["ours"], speed["plain"], ">= 2.7"),
         ("sentences a second, beam 5: with, without the cache", s["cached"], s["uncached"], ">= 8"),
         (f"a token of 8 x 5, ms: the {LATE}th, the {EARLY}th", 1000 * s[f"token {LATE}"], 1000 * s[f"token {EARLY}"], "< 1.5"),
     ]
-    print(f"{'':54}{'':20}{'ratio':>8}  target")
-    for title, more, less, target in table:
-        print(f"{title:54}{more:10.2f}{less:10.2f}{more / less:8.2f}  {target}")
+    print_table(table)
 
 
 if __name__ == "__main__":

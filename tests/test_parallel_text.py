@@ -12,13 +12,13 @@ import torch
 
 from console import UserError
 from datamodules.base import Request
+from datamodules.openmoji import emoji_names
 from datamodules.parallel_text import (
     BucketBatchSampler,
     EmojiTranslation,
     Multi30k,
     PairTable,
     ParallelFiles,
-    emoji_names,
     file_lines,
     suspicious_line,
     token_cuts,
