@@ -125,7 +125,7 @@ class CaptionedImages(ImageDataModule):
                 rows[number] = self._encodings([tidy(text) for text in captions[number]], split, places[number])
             except UserError as error:
                 if not self.skip:
-                    raise UserError(f"{places[number]}: {error}") from error
+                    raise UserError(f"{places[number]}: {error}, or leave such pictures out with data.skip true") from error
         if len(rows) < len(numbers):
             print(f"{split}: skipped {len(numbers) - len(rows)} of {len(numbers)} pictures, for their captions", file=sys.stderr)
         pictures, kept = self._readable(pictures_of(list(rows)), list(rows), split)

@@ -29,6 +29,7 @@ from console import UserError
 from datamodules.base import DataModule, Request, atomic_save, mix_seed
 from datamodules.download import BROKEN, fetch, sha256
 from datamodules.images import take_subset
+from datamodules.openmoji import OpenMoji, emoji_names
 from datamodules.text import Batching, TextDataModule, make_folder, open_ids, padded, read_pieces
 from datamodules.tokenizer import KINDS, RECORD, Kind, PairTokenizer, Tokenizer, tokenizer_from_json
 
@@ -784,8 +785,6 @@ class EmojiTranslation(ParallelTextDataModule):
         self.source, self.target = source, target
 
     def sources(self) -> dict[str, list[tuple[str, str]]]:
-        from datamodules.openmoji import OpenMoji, emoji_names
-
         data = OpenMoji(split_by="composition", named=True)
         source, target = (emoji_names(data.codes, language) for language in (self.source, self.target))
         named = [code for code in data.codes if code in source and code in target]
