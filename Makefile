@@ -23,7 +23,7 @@ dalle: setup  ## a DALL-E that draws emoji from words, an hour; run again, it go
 	$(call STAGE,dvae)
 	$(call STAGE,clip)
 	$(call STAGE,dalle)
-	$(BIN)/python sample.py runs/dalle/dalle/seed0/checkpoints/best.ckpt --prompt - --ranker runs/dalle/clip/seed0/checkpoints/best.ckpt \
+	$(BIN)/python sample.py runs/dalle/dalle/seed0/checkpoints/last.ckpt --prompt - --ranker runs/dalle/clip/seed0/checkpoints/best.ckpt \
 		--num 16 --keep 4 --out runs/dalle/pictures < configs/dalle/prompts.txt
 
 test: setup  ## everything that is fast

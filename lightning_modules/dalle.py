@@ -268,8 +268,8 @@ class DALLE(GenerativeModule):
         *,
         batch: dict[str, Any] | None = None,
         prompt: list[str] | None = None,
-        guidance: float = 3.0,
-        temperature: float = 1.0,
+        guidance: float = 2.0,
+        temperature: float = 0.7,
         top_k: int = 0,
         top_p: float = 1.0,
         prime: Tensor | None = None,
@@ -317,8 +317,8 @@ class DALLE(GenerativeModule):
         """Pictures above what their codes keep and what is drawn for their captions; and pairs of prompts, one above the other."""
         image, tokens = batch["image"], batch["tokens"]
         seeds = list(range(len(image)))
-        guidance = 3.0 if self.hparams.caption_dropout else 1.0
-        drawn = self.dvae.picture(self.draw(tokens, seeds, guidance, Choice()))
+        guidance = 2.0 if self.hparams.caption_dropout else 1.0
+        drawn = self.sample(seeds, batch=batch, guidance=guidance)
         shown: dict[str, Tensor | list[str]] = {"samples": torch.stack([image, self.dvae.reconstruct(image), drawn])}
         if self.tokenizer is not None:
             shown["captions"] = [self.tokenizer.decode(row) for row in tokens.tolist()]
