@@ -1,8 +1,8 @@
 """DALL-E beside plain PyTorch: training, and drawing with and without the cache: `make bench`.
 
-Training: `train.py fit` with the recipe on emoji, default callbacks and CSV logger, and the loop that one would write by hand: the
-same network, pictures that are encoded by the frozen dVAE in every step, AdamW a tensor at a time, the loss read at every step.
-Same sizes, batches and threads, each in a process of its own, several times in turns; ratios are of medians. Neither validates.
+Training: `train.py fit` with the recipe on emoji, default callbacks and CSV logger, and the loop that one would write by hand: blocks
+of PyTorch, one head over all tokens in which the other kind is masked, pictures that are encoded by the frozen dVAE in every step,
+AdamW a tensor at a time, the loss read at every step. Same sizes, patterns, batches and threads, each in a process of its own, several times in turns; ratios are of medians. Neither validates.
 
 Drawing: 16 pictures of 64 codes with guidance, by the size of DALLE-pytorch's measurement (256 wide, 4 layers, 64 and 64 tokens),
 which took 2.3 s with its cache. Without the cache each step reads both halves from their beginning.
@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -28,6 +29,7 @@ from benchmarks.in_turns import Contenders, compare, print_table  # noqa: E402  
 from lightning_modules.dalle import DALLE  # noqa: E402  # after the path
 from lightning_modules.dvae import DiscreteVAE  # noqa: E402
 from lightning_modules.layers.decoding import Choice, Decodable, generate  # noqa: E402
+from lightning_modules.layers.sparse import behind_text, pattern_of, picture_mask  # noqa: E402
 
 WARMUP, LOG_EVERY, PICTURES, WINDOW = 5, 5, 16, 6
 
@@ -36,7 +38,8 @@ def recipe() -> dict[str, Any]:
     """The configuration, with a dVAE that knows nothing."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "configs/dalle/openmoji.yaml").read_text())
     dvae = yaml.safe_load((ROOT / "configs/dvae/openmoji.yaml").read_text())["model"]["init_args"]
-    config["model"]["init_args"].update(dvae={**dvae, "image_shape": [3, 32, 32]}, prompts=[])
+    adamw = {"optimizer": "adamw", "learning_rate": 1e-3}  # as the other one has it
+    config["model"]["init_args"].update(dvae={**dvae, "image_shape": [3, 32, 32]}, prompts=[], **adamw)
     return config
 
 
@@ -56,6 +59,36 @@ def ours(steps: int) -> dict[str, float]:
     return {"steps": LOG_EVERY * len(rows) / sum(float(row["seconds"]) for row in rows)}
 
 
+class PlainDALLE(nn.Module):
+    """One vocabulary of text, padding and codes, and PyTorch's blocks.
+
+    Args:
+        text: text tokens and padding, and what begins every text.
+        length: T.
+        codes: K.
+        h: sizes.
+    """
+
+    def __init__(self, text: int, length: int, codes: int, h: dict[str, Any]) -> None:
+        super().__init__()
+        self.text, self.length, width = text, length, h["width"]
+        self.embedding, self.positions = nn.Embedding(text + codes, width), nn.Embedding(length + 64, width)
+        sizes = {"dropout": h["dropout"], "activation": "gelu", "batch_first": True, "norm_first": True}
+        self.blocks = nn.ModuleList([nn.TransformerEncoderLayer(width, h["heads"], 4 * width, **sizes) for _ in range(h["layers"])])
+        patterns = [picture_mask(pattern_of(layer, h["layers"]), 8, 8, h["kernel"]) for layer in range(1, h["layers"] + 1)]
+        self.masks = [~behind_text(pattern, length) for pattern in patterns]
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, text + codes)
+        is_text = torch.arange(text + codes) < text
+        self.register_buffer("other", (torch.arange(length + 64)[:, None] < length) != is_text)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (N, T + M, V) of what follows each of tokens (N, T + M)."""
+        x = self.embedding(tokens) + self.positions.weight
+        for block, mask in zip(self.blocks, self.masks):
+            x = block(x, src_mask=mask)
+        return self.head(self.norm(x)).masked_fill(self.other, -1e9)
+
+
 def plain(steps: int) -> dict[str, float]:
     """The loop that one would write by hand."""
     from datamodules.captioned import CaptionedEmoji
@@ -65,20 +98,27 @@ def plain(steps: int) -> dict[str, float]:
     data.prepare_data()
     torch.manual_seed(0)
     h = config["model"]["init_args"]
-    model = DALLE(**h, image_shape=[3, 32, 32], vocab_size=data.facts["vocab_size"], text_length=data.facts["text_length"]).train()
-    adam = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], h["learning_rate"], (0.9, 0.96), foreach=False)
+    dvae = DiscreteVAE(**h["dvae"]).eval()
+    vocabulary, length = data.facts["vocab_size"], data.facts["text_length"]
+    text = vocabulary + length + 1
+    model = PlainDALLE(text, length, dvae.hparams.codes, h).train()
+    adam = torch.optim.AdamW(model.parameters(), h["learning_rate"], (0.9, 0.96), foreach=False)
     begin = 0.0
     for step in range(steps + WARMUP):
         if step == WARMUP:
             begin = time.perf_counter()
         batch = data.batch("train", torch.randint(len(data.split("train")), (data.batch_size,)).tolist(), seed=step)
         with torch.no_grad():
-            codes = model.dvae.codes_of(batch["image"]).flatten(1)
-        text, image = model.losses(model.dropped(batch["tokens"], step), codes)
-        loss = (text.mean() + 7 * image.mean()) / 8
+            codes = dvae.codes_of(batch["image"]).flatten(1) + text
+        tokens = torch.where(batch["tokens"] > 0, batch["tokens"], vocabulary + torch.arange(length))
+        tokens = torch.cat([torch.full_like(tokens[:, :1], text - 1), tokens, codes], 1)
+        losses = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(
+            len(tokens), -1
+        )
+        loss = (losses[:, :length].mean() + 7 * losses[:, length:].mean()) / 8
         adam.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 4.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 4.0)
         adam.step()
         print(f"{step}: {loss.item():.3f}", file=sys.stderr)
     return {"steps": steps / (time.perf_counter() - begin)}
