@@ -8,14 +8,7 @@ from typing import Any
 import torch
 
 import train
-from lightning_modules.autoencoder import Autoencoder
-from lightning_modules.base import AdversarialModule
-from lightning_modules.cyclegan import CycleGAN
-from lightning_modules.gan import NoiseGAN
-from lightning_modules.layers.language import LanguageModel
-from lightning_modules.layers.translation import Translator
-from lightning_modules.pix2pix import Pix2Pix
-from lightning_modules.vae import VAE
+from lightning_modules.base import AdversarialModule, GenerativeModule
 
 place, count, *argv = sys.argv[1:]
 calls = 0
@@ -50,12 +43,11 @@ elif place == "turn":
 
     AdversarialModule._generator_backward = dying_answer
 else:
-    for system in (Autoencoder, CycleGAN, LanguageModel, NoiseGAN, Pix2Pix, Translator, VAE):
-        step = system.validation_step
+    begin = GenerativeModule.on_validation_batch_start
 
-        def dying_step(self: Any, batch: Any, batch_idx: int, step: Any = step) -> None:
-            die_at_last_call()
-            step(self, batch, batch_idx)
+    def dying_begin(self: Any, *arguments: Any) -> None:
+        die_at_last_call()
+        begin(self, *arguments)
 
-        system.validation_step = dying_step
+    GenerativeModule.on_validation_batch_start = dying_begin  # type: ignore[method-assign]
 sys.exit(train.main(argv))
