@@ -227,7 +227,7 @@ def the_ranker(data: Any, options: argparse.Namespace) -> Any:
 
     ranker = load(options.ranker)
     size = len(getattr(data.split(options.split), "captions", []))
-    if not hasattr(ranker, "score"):
+    if not hasattr(ranker, "features"):
         raise UserError(f"--ranker {options.ranker}: is a {type(ranker).__name__}; give the checkpoint of a CLIP")
     if not size:
         raise UserError("--metrics ranking goes by captions, and this data has none: give data that has")

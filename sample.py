@@ -166,7 +166,12 @@ def parse(argv: list[str]) -> tuple[Any, argparse.Namespace, dict[str, Any]]:
     options_of = signature.parameters
     paints = "prompt" in options_of and typing.get_origin(options_of["prompt"].annotation) is not None
     if paints:
-        parser.add_argument("--ranker", type=Path, metavar="CKPT", help="CLIP by which the pictures of a prompt are put in order")
+        parser.add_argument(
+            "--ranker",
+            type=Path,
+            metavar="CKPT",
+            help="CLIP (or DALL-E, by its likelihood) that puts the pictures of a prompt in order",
+        )
         parser.add_argument("--keep", type=int, help="how many of them are kept, the best first; all unless given")
     names = [name for name in signature.parameters if name not in ("seeds", "batch")]
     for name in names:
@@ -289,7 +294,7 @@ def paint(model: Any, options: argparse.Namespace, seeds: list[int], sampling: d
         prompts = [line for line in map(str.strip, sys.stdin) if line]
     ranker = load(options.ranker).to(options.device) if options.ranker else None
     if ranker is not None and not hasattr(ranker, "score"):
-        raise UserError(f"--ranker {options.ranker}: is a {type(ranker).__name__}; give the checkpoint of a CLIP")
+        raise UserError(f"--ranker {options.ranker}: is a {type(ranker).__name__}; give the checkpoint of a CLIP, or of a DALL-E")
     keep = len(seeds) if options.keep is None else options.keep
     if keep < 1:
         raise UserError(f"--keep {keep}: give at least 1")

@@ -224,8 +224,6 @@ class DALLE(GenerativeModule):
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._measure(batch, "test")
 
-    # Drawing
-
     def read(self, prompts: list[str]) -> Tensor:
         """Text tokens (N, T) of prompts; complains as `encode_caption`."""
         if self.tokenizer is None:
@@ -301,11 +299,8 @@ class DALLE(GenerativeModule):
             raise UserError("this model never saw a picture without its caption (model.caption_dropout 0): give --guidance 1")
         if prime is not None and not 0 < prime_share < 1:
             raise UserError(f"--prime_share {prime_share}: give more than 0 and less than 1")
-        if prompt is not None:
-            tokens = self.read(prompt if len(prompt) > 1 else prompt * len(seeds))
-        else:
-            assert batch is not None
-            tokens = batch["tokens"].to(self.device)
+        own = self.read(prompt if len(prompt) > 1 else prompt * len(seeds)) if prompt is not None else None
+        tokens = cast(Any, batch)["tokens"].to(self.device) if own is None else own
         given = None
         if prime is not None:
             kept = max(1, round(prime_share * self.grid[0])) * self.grid[1]
@@ -313,16 +308,22 @@ class DALLE(GenerativeModule):
         return self.dvae.picture(self.draw(tokens, seeds, guidance, choice, given))
 
     @sampling
+    def score(self, image: Tensor, captions: list[str]) -> Tensor:
+        """log p(z|y) (N, M) of pictures (N, C, H, W), as codes, under M captions: its own measure of what fits, as a ranker's."""
+        codes = self.dvae.codes_of(image.to(self.device)).flatten(1)
+        rows = [caption.expand(len(codes), -1) for caption in self.read(captions)]
+        return torch.stack([-self.losses(row, codes)[1].sum(1) for row in rows], 1)
+
+    @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         """Pictures above what their codes keep and what is drawn for their captions; and pairs of prompts, one above the other."""
         image, tokens = batch["image"], batch["tokens"]
-        seeds = list(range(len(image)))
         guidance = 2.0 if self.hparams.caption_dropout else 1.0
-        drawn = self.sample(seeds, batch=batch, guidance=guidance)
+        drawn = self.sample(list(range(len(image))), batch=batch, guidance=guidance)
         shown: dict[str, Tensor | list[str]] = {"samples": torch.stack([image, self.dvae.reconstruct(image), drawn])}
         if self.tokenizer is not None:
             shown["captions"] = [self.tokenizer.decode(row) for row in tokens.tolist()]
-            if self.hparams.prompts:
-                pairs = self.sample([0] * len(self.hparams.prompts), prompt=self.hparams.prompts, guidance=guidance)
-                shown["prompts"] = torch.stack([pairs[::2], pairs[1::2]])
+        if self.tokenizer is not None and (prompts := self.hparams.prompts):
+            pairs = self.sample([0] * len(prompts), prompt=prompts, guidance=guidance)
+            shown["prompts"] = torch.stack([pairs[::2], pairs[1::2]])
         return shown

@@ -70,6 +70,25 @@ def test_prompts_are_drawn_ranked_and_labelled(runs: Path, tmp_path: Path, capsy
     assert width > 2 * 64 + 40, "two pictures, and the words"
 
 
+def test_it_ranks_by_its_own_likelihood(runs: Path, tmp_path: Path, capsys: Any) -> None:
+    """log p(z|y) of a picture's codes, caption by caption; and `--ranker` takes it."""
+    checkpoint = runs / "dalle/checkpoints/last.ckpt"
+    model = load(checkpoint)
+    drawn = model.sample([0, 1, 2], prompt=["red apple"])
+    scores = model.score(drawn, ["red apple", "dog face"])
+    assert scores.shape == (3, 2)
+    codes = model.dvae.codes_of(drawn).flatten(1)
+    tokens = model.read(["dog face"] * 3)
+    with torch.no_grad():
+        torch.testing.assert_close(scores[:, 1], -model.losses(tokens, codes)[1].sum(1))
+    capsys.readouterr()
+    assert (
+        draw(runs, "--prompt", "red apple", "--num", "3", "--keep", "1", "--ranker", str(checkpoint), "--out", str(tmp_path)) == 0
+    )
+    best = model.score(drawn, ["red apple"])[:, 0].argmax().item()
+    assert f"prompt01-seed{best:04d}.png" in capsys.readouterr().out
+
+
 def test_lines_of_another_program_are_painted(runs: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """`sample.py GPT | sample.py DALLE --prompt -`: what cannot be drawn is counted, everything else is drawn."""
     monkeypatch.setattr("sys.stdin", io.StringIO("red apple\n\nквадрат\nDog  Face\n"))
