@@ -88,9 +88,9 @@ def found(folder: Path, image_shape: list[int], options: argparse.Namespace, cou
     """uint8 pictures of a folder in the order of their names, scaled to the data's size, a batch at a time."""
     import torch
 
-    from datamodules.image_folder import SUFFIXES, decode
+    from datamodules.image_folder import decode, picture_files
 
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.name != "grid.png")[:count]
+    paths = [path for path in picture_files(folder) if path.name != "grid.png"][:count]
     if len(paths) < 10:
         raise UserError(f"{folder}: has {len(paths)} pictures, too few to score; give at least 10")
     for start in range(0, len(paths), options.batch_size):

@@ -93,8 +93,11 @@ def data_module(config: Path, overrides: dict[str, Any] | None = None) -> Any:
     entry = read_config(config).get("data")
     if not entry:
         raise UserError(f"{config}: there is no `data:` in it; give the data with --data CONFIG")
-    module, _, name = entry["class_path"].rpartition(".")
-    data = getattr(importlib.import_module(module), name)(**{**entry.get("init_args", {}), **(overrides or {})})
+    try:
+        module, _, name = entry["class_path"].rpartition(".")
+        data = getattr(importlib.import_module(module), name)(**{**entry.get("init_args", {}), **(overrides or {})})
+    except (ImportError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{config}: its data cannot be made ({error}); correct its class_path or init_args") from error
     data.prepare_data()
     return data
 
@@ -208,9 +211,9 @@ def pictures_of(source: Path, channels: int, failed: list[str]) -> Iterator[tupl
     """
     import torch
 
-    from datamodules.image_folder import SUFFIXES, BadPicture, read_picture, to_tensor
+    from datamodules.image_folder import SUFFIXES, BadPicture, picture_files, read_picture, to_tensor
 
-    found = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES) if source.is_dir() else [source]
+    found = picture_files(source) if source.is_dir() else [source]
     if not found:
         raise UserError(f"--input {source}: there are no pictures in it ({', '.join(sorted(SUFFIXES))})")
     paths: list[Path] = []
@@ -357,7 +360,7 @@ def translate_texts(model: Any, options: argparse.Namespace, sampling: dict[str,
                     if not line.strip():
                         continue
                     tokens, length = model.read([line])
-                    for name, shown in model.attention_maps({"source": tokens, "source_length": length}).items():
+                    for name, shown in model.attention_maps({"source": tokens, "source_length": length}, search).items():
                         save_png(heat_map(shown), options.attention / f"line{row + 1:04d}-{name}.png")
             if len(chunk) < LINES:
                 break

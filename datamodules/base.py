@@ -112,6 +112,11 @@ def identity(batch: dict[str, Any]) -> dict[str, Any]:
     return batch
 
 
+def limited(batches: int, limit: int | float) -> int:
+    """How many of an epoch's batches `trainer.limit_train_batches` leaves: a number, or a share."""
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
 class DataModule(LightningDataModule):
     """Base of all corpora. A subclass provides `facts`, `prepare_data` where something is to be made, and `split`.
 
@@ -209,7 +214,8 @@ class DataModule(LightningDataModule):
         loader = self.loader("train", shuffle=True)
         sampler: Any = loader.batch_sampler
         # Set here and not by Lightning alone: workers ask for their first batches before its `set_epoch` comes.
-        epochs, sampler.start = divmod(self._resume_batch, len(sampler))
+        limit = self.trainer.limit_train_batches if self.trainer else 1.0
+        epochs, sampler.start = divmod(self._resume_batch, limited(len(sampler), limit))
         sampler.set_epoch(self._resume_epoch + epochs)
         return loader
 

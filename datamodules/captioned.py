@@ -6,7 +6,6 @@ with `group_captions` some name its group as well, and with `bpe_dropout` words 
 alike, are lower-cased with single blanks between their words.
 """
 
-import csv
 import random
 import sys
 from collections.abc import Callable
@@ -19,9 +18,9 @@ from torch import Tensor
 
 from console import UserError
 from datamodules.base import Request, mix_seed
-from datamodules.image_folder import SUFFIXES, FileImages, fits_into_memory, read_all
+from datamodules.image_folder import SUFFIXES, FileImages, fits_into_memory, picture_files, read_all, read_table
 from datamodules.images import ImageDataModule, InMemoryImages
-from datamodules.openmoji import GROUPS, OpenMoji, emoji_names, fold
+from datamodules.openmoji import GROUPS, OpenMoji, check_language, emoji_names, fold
 from datamodules.tokenizer import BPETokenizer, encode_caption, tidy
 
 VARIANTS = 8
@@ -87,12 +86,9 @@ class CaptionedImages(ImageDataModule):
         bpe_dropout: float = 0.0,
         skip: bool = False,
         batch_size: int = 64,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(False, False, batch_size, eval_batch_size, num_workers, root, max_samples)
+        super().__init__(flip=False, binarize=False, batch_size=batch_size, **kwargs)
         if not 0 <= bpe_dropout < 1:
             raise UserError(f"data.bpe_dropout {bpe_dropout}: give at least 0 and less than 1")
         if text_length < 1:
@@ -179,30 +175,11 @@ class CaptionedEmoji(CaptionedImages):
 
     embedded = True
 
-    def __init__(
-        self,
-        size: int = 32,
-        language: str = "en",
-        group_captions: bool = False,
-        vocab_size: int = 1000,
-        text_length: int = 16,
-        bpe_dropout: float = 0.0,
-        skip: bool = False,
-        batch_size: int = 64,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
-    ) -> None:
-        import emoji
-
-        super().__init__(vocab_size, text_length, bpe_dropout, skip, batch_size, eval_batch_size, num_workers, root, max_samples)
-        if language not in emoji.LANGUAGES:
-            raise UserError(
-                f"data.language {language}: emoji have no names in it; give one of {', '.join(sorted(emoji.LANGUAGES))}"
-            )
+    def __init__(self, size: int = 32, language: str = "en", group_captions: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_language("data.language", language)
         self.language, self.group_captions = language, group_captions
-        self.source = OpenMoji(size, split_by="composition", named=True, root=root)
+        self.source = OpenMoji(size, split_by="composition", named=True, root=str(self.root))
         self.image_shape = [3, size, size]
 
     @property
@@ -242,21 +219,8 @@ class CaptionedFolder(CaptionedImages):
         UserError: if there are no pictures.
     """
 
-    def __init__(
-        self,
-        path: str,
-        size: int = 64,
-        vocab_size: int = 4000,
-        text_length: int = 64,
-        bpe_dropout: float = 0.0,
-        skip: bool = False,
-        batch_size: int = 64,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
-    ) -> None:
-        super().__init__(vocab_size, text_length, bpe_dropout, skip, batch_size, eval_batch_size, num_workers, root, max_samples)
+    def __init__(self, path: str, size: int = 64, vocab_size: int = 4000, text_length: int = 64, **kwargs: Any) -> None:
+        super().__init__(vocab_size=vocab_size, text_length=text_length, **kwargs)
         self.path, self.size, self.image_shape = Path(path).absolute(), size, [3, size, size]
         if not self.path.exists():
             raise UserError(f"data.path {path}: there is no such folder or table; give one with pictures and captions")
@@ -267,7 +231,7 @@ class CaptionedFolder(CaptionedImages):
     def _folder(self) -> dict[Path, list[str]]:
         """Captions of each picture; none where there is no text beside it."""
         found: dict[Path, list[str]] = {}
-        for path in sorted(path for path in self.path.rglob("*") if path.suffix.lower() in SUFFIXES):
+        for path in picture_files(self.path):
             text = path.with_suffix(".txt")
             try:
                 lines = text.read_text(encoding="utf-8-sig").splitlines() if text.exists() else []
@@ -278,15 +242,8 @@ class CaptionedFolder(CaptionedImages):
 
     def _table(self) -> dict[Path, list[str]]:
         """The same from a table."""
-        try:
-            with open(self.path, newline="", encoding="utf-8-sig") as file:
-                rows = list(csv.DictReader(file))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{self.path}: is not a table in UTF-8 ({error}); save it as one") from error
-        if not rows or not {"file", "caption"} <= rows[0].keys():
-            raise UserError(f"{self.path}: needs the columns file and caption, and at least one row")
         found: dict[Path, list[str]] = {}
-        for line, row in enumerate(rows, 2):
+        for line, row in enumerate(read_table(self.path, ("file", "caption")), 2):
             if not row["file"]:
                 raise UserError(f"{self.path}: line {line} names no file; write one")
             captions = found.setdefault((self.path.parent / row["file"]).absolute(), [])

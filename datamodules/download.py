@@ -16,6 +16,8 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
+from filelock import FileLock
+
 from console import UserError
 
 GIB = 2**30
@@ -49,6 +51,13 @@ def fetch(addresses: list[str], path: Path, *, checksum: str | None = None, limi
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):  # of several processes one downloads
+        if not path.exists():
+            _download(addresses, path, checksum, limit)
+
+
+def _download(addresses: list[str], path: Path, checksum: str | None, limit: int) -> None:
+    """See `fetch`."""
     reasons = []
     for address in addresses:
         part = path.with_name(f"{path.name}.{hashlib.sha256(address.encode()).hexdigest()[:8]}.part")  # mirrors may differ
@@ -180,8 +189,11 @@ def obtain(addresses: list[str], archive: Path, folder: Path) -> None:
         UserError: as `fetch` and `extract`.
     """
     fetch(addresses, archive)
-    try:
-        extract(archive, folder)
-    except UserError:
-        archive.with_name(f"{archive.name}.sha256").unlink(missing_ok=True)  # of what turned out to be no archive
-        raise
+    with FileLock(f"{archive}.lock"):
+        if folder.exists():
+            return
+        try:
+            extract(archive, folder)
+        except UserError:
+            archive.with_name(f"{archive.name}.sha256").unlink(missing_ok=True)  # of what turned out to be no archive
+            raise

@@ -82,6 +82,27 @@ def square(image: Image.Image, size: int, path: Path, smallest: int | None = Non
     return to_tensor(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
 
 
+def picture_files(folder: Path) -> list[Path]:
+    """All pictures anywhere in a folder, in the order of their names."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """Rows of a .csv.
+
+    Raises:
+        UserError: if it is not in UTF-8, has no row, or lacks a column.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: is not a table in UTF-8 ({error}); save it as one") from error
+    if not rows or not rows[0].keys() >= set(columns):
+        raise UserError(f"{path}: needs the columns {' and '.join(columns)}, and at least one row")
+    return rows
+
+
 def decode(path: Path, size: int, channels: int) -> Tensor:
     """Centre square of a picture file, scaled to (channels, size, size) uint8.
 
@@ -180,32 +201,16 @@ class ImageFolder(ImageDataModule):
         **kwargs: see `ImageDataModule`.
     """
 
-    def __init__(
-        self,
-        folder: str,
-        size: int = 64,
-        channels: Literal[1, 3] = 3,
-        skip_bad: bool = False,
-        flip: bool = False,
-        binarize: bool = False,
-        batch_size: int = 128,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
-    ) -> None:
-        super().__init__(flip, binarize, batch_size, eval_batch_size, num_workers, root, max_samples)
+    def __init__(self, folder: str, size: int = 64, channels: Literal[1, 3] = 3, skip_bad: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.folder, self.size, self.channels, self.skip_bad = Path(folder), size, channels, skip_bad
         if not self.folder.is_dir():
             raise UserError(f"data.folder {folder}: there is no such folder; give one with pictures")
-        self.files = {
-            split: sorted(path for path in (self.folder / split).rglob("*") if path.suffix.lower() in SUFFIXES)
-            for split in ("train", "val", "test")
-        }
-        if not self.files["train"]:
-            for path in sorted(self.folder.rglob("*")):
-                if path.suffix.lower() in SUFFIXES:
-                    self.files[fold(path.relative_to(self.folder).as_posix())].append(path)
+        self.files = {split: picture_files(self.folder / split) for split in ("train", "val", "test")}
+        if not self.files["train"]:  # `val` and `test` are then names like any others
+            self.files = {split: [] for split in self.files}
+            for path in picture_files(self.folder):
+                self.files[fold(path.relative_to(self.folder).as_posix())].append(path)
         found = sum(map(len, self.files.values()))
         if not found:
             raise UserError(f"data.folder {folder}: there are no pictures in it; put some there ({', '.join(sorted(SUFFIXES))})")
@@ -218,13 +223,7 @@ class ImageFolder(ImageDataModule):
         everything = [path for files in self.files.values() for path in files]
         table = self.folder / "labels.csv"
         if table.is_file():
-            try:
-                with open(table, newline="", encoding="utf-8-sig") as file:
-                    rows = list(csv.DictReader(file))
-            except (UnicodeDecodeError, csv.Error) as error:
-                raise UserError(f"{table}: is not a table in UTF-8 ({error}); save it as one") from error
-            if not rows or not {"file", "label"} <= rows[0].keys():
-                raise UserError(f"{table}: needs the columns file and label, and at least one row")
+            rows = read_table(table, ("file", "label"))
             incomplete = [line for line, row in enumerate(rows, 2) if not (row["file"] and row["label"])]
             if incomplete:
                 raise UserError(f"{table}: line {incomplete[0]} is incomplete; write both a file and its label")
@@ -275,19 +274,8 @@ class CelebA(ImageDataModule):
 
     SPLITS = ("train", "val", "test")
 
-    def __init__(
-        self,
-        size: int = 64,
-        label: str = "Smiling",
-        flip: bool = False,
-        binarize: bool = False,
-        batch_size: int = 128,
-        eval_batch_size: int | None = None,
-        num_workers: int = 4,
-        root: str | None = None,
-        max_samples: int | None = None,
-    ) -> None:
-        super().__init__(flip, binarize, batch_size, eval_batch_size, num_workers, root, max_samples)
+    def __init__(self, size: int = 64, label: str = "Smiling", num_workers: int = 4, **kwargs: Any) -> None:
+        super().__init__(num_workers=num_workers, **kwargs)
         self.size, self.label = size, label
         self.folder = self.root / "celeba"
 

@@ -75,17 +75,8 @@ class ImageDataModule(DataModule):
         **kwargs: see `DataModule`.
     """
 
-    def __init__(
-        self,
-        flip: bool = False,
-        binarize: bool = False,
-        batch_size: int = 128,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
-    ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, root, max_samples)
+    def __init__(self, flip: bool = False, binarize: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.flip, self.binarize = flip, binarize
 
     def transform(self, batch: dict[str, Any], *, training: bool = False) -> dict[str, Any]:
@@ -107,12 +98,11 @@ class ImageDataModule(DataModule):
         """Text that differs where the pictures of a split, as they are evaluated, differ."""
         return f"{self.split(split).fingerprint()} binarize={self.binarize}"  # type: ignore[attr-defined]
 
-    def attribute_batch(self, attribute: str, limit: int = 1000) -> dict[str, Tensor]:
-        """Training pictures that have a property and as many that lack it, in [-1, 1]: `positive` and `negative`.
+    def attribute_batch(self, attribute: str) -> dict[str, Tensor]:
+        """Training pictures in [-1, 1] that have a property, and that lack it: `positive` and `negative`, at most 1,000 each.
 
         Args:
             attribute: part of a name, or an attribute of the corpus.
-            limit: at most that many of each, spread evenly over the split.
 
         Raises:
             UserError: if no training picture has it, or all have it.
@@ -123,4 +113,4 @@ class ImageDataModule(DataModule):
         for name, index in groups.items():
             if not len(index):
                 raise UserError(f"--attribute {attribute!r}: there are no {name} examples in the training split; give another")
-        return {name: self.batch("train", index[:: -(-len(index) // limit)].tolist())["image"] for name, index in groups.items()}
+        return {name: self.batch("train", index[:: -(-len(index) // 1000)].tolist())["image"] for name, index in groups.items()}

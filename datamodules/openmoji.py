@@ -84,6 +84,18 @@ def emoji_names(codes: list[str], language: str) -> dict[str, str]:
     return {code: known[text].strip(":").replace("_", " ").lower() for code, text in texts.items() if text in known}
 
 
+def check_language(option: str, language: str) -> None:
+    """Refuse a language in which emoji have no names.
+
+    Raises:
+        UserError: naming the option, and the languages that there are.
+    """
+    import emoji
+
+    if language not in emoji.LANGUAGES:
+        raise UserError(f"{option} {language}: emoji have no names in it; give one of {', '.join(sorted(emoji.LANGUAGES))}")
+
+
 class OpenMoji(ImageDataModule):
     """Colour emoji, or their line drawings, on white.
 
@@ -105,15 +117,9 @@ class OpenMoji(ImageDataModule):
         split_by: Literal["picture", "composition"] = "picture",
         neutral: bool = False,
         named: bool = False,
-        flip: bool = False,
-        binarize: bool = False,
-        batch_size: int = 128,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(flip, binarize, batch_size, eval_batch_size, num_workers, root, max_samples)
+        super().__init__(**kwargs)
         if not 8 <= size <= 512:
             raise UserError(f"data.size {size} is outside 8 to 512 pixels")
         self.size, self.layers, self.split_by, self.neutral, self.named = size, layers, split_by, neutral, named

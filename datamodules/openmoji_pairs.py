@@ -1,6 +1,7 @@
 """OpenMoji as two domains: line drawings (a) and colour pictures (b) of the same glyphs."""
 
 import itertools
+from typing import Any
 
 import torch
 
@@ -21,23 +22,12 @@ class OpenMojiPairs(PairDataModule):
 
     embedded = True
 
-    def __init__(
-        self,
-        size: int = 64,
-        load_size: int | None = None,
-        paired: bool = False,
-        swap: bool = False,
-        flip: bool = False,
-        batch_size: int = 1,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
-    ) -> None:
-        super().__init__(size, load_size, paired, swap, flip, batch_size, eval_batch_size, num_workers, root, max_samples)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        home = str(self.root)
         self.sources = {
-            side: (OpenMoji(side, "line", neutral=True, root=root), OpenMoji(side, "color", neutral=True, root=root))
-            for side in {self.load_size, size}
+            side: (OpenMoji(side, "line", neutral=True, root=home), OpenMoji(side, "color", neutral=True, root=home))
+            for side in {self.load_size, self.size}
         }
 
     def prepare_data(self) -> None:

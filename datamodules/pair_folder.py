@@ -9,7 +9,7 @@ Paired data matches the pictures of both domains by their names without the endi
 
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from console import UserError
 from datamodules.base import corpus_root
 from datamodules.download import obtain
-from datamodules.image_folder import SUFFIXES, BadPicture, FileImages, fits_into_memory, read_all, read_picture, square
+from datamodules.image_folder import BadPicture, FileImages, fits_into_memory, picture_files, read_all, read_picture, square
 from datamodules.images import InMemoryImages, take_subset
 from datamodules.openmoji import fold
 from datamodules.pairs import Images, PairDataModule
@@ -61,7 +61,7 @@ class DomainFiles(FileImages):
 
 def pictures_in(folder: Path) -> dict[str, Path]:
     """All picture files below a folder by their names in it, sorted."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES}
+    files = {path.relative_to(folder).as_posix(): path for path in picture_files(folder)}
     return dict(sorted(files.items()))
 
 
@@ -93,17 +93,9 @@ class PairFolder(PairDataModule):
         channels: Literal[1, 3] = 3,
         skip_bad: bool = False,
         size: int = 256,
-        load_size: int | None = None,
-        paired: bool = False,
-        swap: bool = False,
-        flip: bool = False,
-        batch_size: int = 1,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(size, load_size, paired, swap, flip, batch_size, eval_batch_size, num_workers, root, max_samples)
+        super().__init__(size=size, **kwargs)
         self.channels, self.skip_bad = channels, skip_bad
         if bool(folder_a) != bool(folder_b):
             raise UserError("--data.folder_a and --data.folder_b belong together: give both, or --data.folder DIR")
@@ -238,37 +230,17 @@ class PaperArchive(PairFolder):
         self,
         collection: Literal["cyclegan", "pix2pix"] = "cyclegan",
         dataset: str = "horse2zebra",
-        skip_bad: bool = False,
-        size: int = 256,
         load_size: int | None = 286,
-        swap: bool = False,
-        flip: bool = False,
-        batch_size: int = 1,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
         root: str | None = None,
-        max_samples: int | None = None,
+        **kwargs: Any,
     ) -> None:
         known = {"cyclegan": CYCLEGAN, "pix2pix": PIX2PIX}[collection]
         if dataset not in known:
             raise UserError(f"data.dataset {dataset}: the {collection} archives are {', '.join(known)}")
         self.collection, self.dataset = collection, dataset
-        loading = {
-            "batch_size": batch_size,
-            "eval_batch_size": eval_batch_size,
-            "num_workers": num_workers,
-            "max_samples": max_samples,
-        }
+        folder, paired = str(corpus_root(root) / collection / dataset), collection == "pix2pix"
         super().__init__(
-            folder=str(corpus_root(root) / collection / dataset),
-            skip_bad=skip_bad,
-            size=size,
-            load_size=load_size,
-            paired=collection == "pix2pix",
-            swap=swap,
-            flip=flip,
-            root=root,
-            **loading,  # type: ignore[arg-type]
+            folder=folder, folder_a=None, folder_b=None, channels=3, load_size=load_size, paired=paired, root=root, **kwargs
         )
 
     def check(self) -> None:

@@ -73,12 +73,9 @@ class PairDataModule(DataModule):
         swap: bool = False,
         flip: bool = False,
         batch_size: int = 1,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, root, max_samples)
+        super().__init__(batch_size=batch_size, **kwargs)
         self.size, self.load_size = size, load_size or size
         if self.load_size < size:
             raise UserError(f"data.load_size {load_size} is below data.size {size}: raise it, or leave it out")

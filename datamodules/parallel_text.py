@@ -22,14 +22,13 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from console import UserError
 from datamodules.base import DataModule, Request, atomic_save, mix_seed
 from datamodules.download import BROKEN, fetch, sha256
 from datamodules.images import take_subset
-from datamodules.openmoji import OpenMoji, emoji_names
+from datamodules.openmoji import OpenMoji, check_language, emoji_names
 from datamodules.text import Batching, TextDataModule, make_folder, open_ids, padded, read_pieces
 from datamodules.tokenizer import KINDS, RECORD, Kind, PairTokenizer, Tokenizer, tokenizer_from_json
 
@@ -197,9 +196,7 @@ class ParallelTextDataModule(DataModule):
         eval_batch_tokens: int | None = None,
         max_length: int = 256,
         skip: bool = False,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
+        **kwargs: Any,
     ) -> None:
         if max_length < 2:
             raise UserError(f"data.max_length {max_length}: give at least 2, a token and <eos>")
@@ -209,7 +206,7 @@ class ParallelTextDataModule(DataModule):
             )
         if eval_batch_tokens is not None and eval_batch_tokens < 1:
             raise UserError(f"data.eval_batch_tokens {eval_batch_tokens}: give at least 1")
-        super().__init__(batch_tokens, eval_batch_tokens, num_workers, root, max_samples)
+        super().__init__(batch_size=batch_tokens, eval_batch_size=eval_batch_tokens, **kwargs)
         self.kind, self.vocab_size, self.shared_vocabulary, self.lower = tokenizer, vocab_size, shared_vocabulary, lower
         self.max_length, self.skip = max_length, skip
 
@@ -395,25 +392,8 @@ class FilePairs(ParallelTextDataModule):
 
     PARTS: ClassVar = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
 
-    def __init__(
-        self,
-        val_share: float = 0.1,
-        tokenizer: Kind = "bpe",
-        vocab_size: int = 8000,
-        shared_vocabulary: bool = True,
-        lower: bool = False,
-        batch_tokens: int = 4096,
-        eval_batch_tokens: int | None = None,
-        max_length: int = 256,
-        skip: bool = False,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
-    ) -> None:
-        super().__init__(
-            tokenizer, vocab_size, shared_vocabulary, lower, batch_tokens, eval_batch_tokens, max_length, skip, num_workers, root,
-            max_samples,
-        )  # fmt: skip
+    def __init__(self, val_share: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         if not 0 < val_share < 1:
             raise UserError(f"data.val_share {val_share}: give a share between 0 and 1")
         self.val_share = val_share
@@ -457,28 +437,8 @@ class ParallelFiles(FilePairs):
         UserError: if the folder or a file is missing or empty, or two files do not have as many lines.
     """
 
-    def __init__(
-        self,
-        folder: str,
-        source: str,
-        target: str,
-        val_share: float = 0.1,
-        tokenizer: Kind = "bpe",
-        vocab_size: int = 8000,
-        shared_vocabulary: bool = True,
-        lower: bool = False,
-        batch_tokens: int = 4096,
-        eval_batch_tokens: int | None = None,
-        max_length: int = 256,
-        skip: bool = False,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
-    ) -> None:
-        super().__init__(
-            val_share, tokenizer, vocab_size, shared_vocabulary, lower, batch_tokens, eval_batch_tokens, max_length, skip,
-            num_workers, root, max_samples,
-        )  # fmt: skip
+    def __init__(self, folder: str, source: str, target: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.folder, self.source, self.target = Path(folder), source, target
 
     def files(self) -> dict[str, tuple[Path, Path]]:
@@ -558,26 +518,8 @@ class PairTable(FilePairs):
         UserError: if a file is missing or empty, or a row has another number of columns.
     """
 
-    def __init__(
-        self,
-        path: str,
-        val_share: float = 0.1,
-        tokenizer: Kind = "bpe",
-        vocab_size: int = 8000,
-        shared_vocabulary: bool = True,
-        lower: bool = False,
-        batch_tokens: int = 4096,
-        eval_batch_tokens: int | None = None,
-        max_length: int = 256,
-        skip: bool = False,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
-    ) -> None:
-        super().__init__(
-            val_share, tokenizer, vocab_size, shared_vocabulary, lower, batch_tokens, eval_batch_tokens, max_length, skip,
-            num_workers, root, max_samples,
-        )  # fmt: skip
+    def __init__(self, path: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.path = Path(path)
 
     def files(self) -> dict[str, tuple[Path, Path]]:
@@ -621,34 +563,14 @@ class Multi30k(ParallelFiles):
         "test_2016_flickr.en": "611d361c6334bc7246101d48097c13cf5c4413c5befc793cc629934359d532d9",
     }
 
-    def __init__(
-        self,
-        source: Literal["de", "en"] = "de",
-        target: Literal["de", "en"] = "en",
-        tokenizer: Kind = "bpe",
-        vocab_size: int = 8000,
-        shared_vocabulary: bool = True,
-        lower: bool = False,
-        batch_tokens: int = 4096,
-        eval_batch_tokens: int | None = None,
-        max_length: int = 256,
-        skip: bool = False,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
-    ) -> None:
-        super().__init__(
-            "", source, target, 0.1, tokenizer, vocab_size, shared_vocabulary, lower, batch_tokens, eval_batch_tokens, max_length,
-            skip, num_workers, root, max_samples,
-        )  # fmt: skip
+    def __init__(self, source: Literal["de", "en"] = "de", target: Literal["de", "en"] = "en", **kwargs: Any) -> None:
+        super().__init__(folder="", source=source, target=target, val_share=0.1, **kwargs)
         self.folder = self.root / "multi30k"
 
     def files(self) -> dict[str, tuple[Path, Path]]:
         wanted = [self.folder / name for name in self.CHECKSUMS if name.endswith((self.source, self.target))]
         for path in (path for path in wanted if not path.exists()):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / "download.lock"):
-                self._obtain(path)
+            self._obtain(path)
         return super().files()
 
     @property
@@ -665,9 +587,7 @@ class Multi30k(ParallelFiles):
         return [str(word) for word in spacy_rules(self.target)(text)]
 
     def _obtain(self, path: Path) -> None:
-        """Download a file and unpack it, unless another process did."""
-        if path.exists():
-            return
+        """Download a file and unpack it."""
         packed = path.with_name(f"{path.name}.gz")
         fetch([self.ADDRESS.format(path.name)], packed, checksum=self.CHECKSUMS[path.name])
         try:
@@ -688,31 +608,16 @@ class Multi30kText(TextDataModule):
     def __init__(
         self,
         language: Literal["de", "en"] = "en",
-        context: int = 64,
         batching: Batching = "records",
         tokenizer: Kind = "bpe",
         vocab_size: int = 4000,
-        tokenizer_file: str | None = None,
         batch_size: int = 64,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
-            context,
-            batching,
-            tokenizer,
-            vocab_size,
-            tokenizer_file,
-            0.1,
-            batch_size,
-            eval_batch_size,
-            num_workers,
-            root,
-            max_samples,
+            batching=batching, tokenizer=tokenizer, vocab_size=vocab_size, val_share=0.1, batch_size=batch_size, **kwargs
         )
-        self.pairs = Multi30k(language, language, root=root)
+        self.pairs = Multi30k(language, language, root=str(self.root))
 
     def sources(self) -> dict[str, Path]:
         return {split: source for split, (source, _) in self.pairs.files().items()}
@@ -755,33 +660,10 @@ class EmojiTranslation(ParallelTextDataModule):
 
     embedded = True
 
-    def __init__(
-        self,
-        source: str = "en",
-        target: str = "de",
-        tokenizer: Kind = "bpe",
-        vocab_size: int = 8000,
-        shared_vocabulary: bool = True,
-        lower: bool = False,
-        batch_tokens: int = 4096,
-        eval_batch_tokens: int | None = None,
-        max_length: int = 256,
-        skip: bool = False,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
-    ) -> None:
-        import emoji
-
-        super().__init__(
-            tokenizer, vocab_size, shared_vocabulary, lower, batch_tokens, eval_batch_tokens, max_length, skip, num_workers, root,
-            max_samples,
-        )  # fmt: skip
+    def __init__(self, source: str = "en", target: str = "de", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         for side, language in zip(SIDES, (source, target)):
-            if language not in emoji.LANGUAGES:
-                raise UserError(
-                    f"data.{side} {language}: emoji have no names in it; give one of {', '.join(sorted(emoji.LANGUAGES))}"
-                )
+            check_language(f"data.{side}", language)
         self.source, self.target = source, target
 
     def sources(self) -> dict[str, list[tuple[str, str]]]:

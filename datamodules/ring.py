@@ -24,18 +24,8 @@ class Ring(DataModule):
 
     embedded = True
 
-    def __init__(
-        self,
-        modes: int = 8,
-        radius: float = 0.8,
-        deviation: float = 0.02,
-        batch_size: int = 128,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
-    ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, root, max_samples)
+    def __init__(self, modes: int = 8, radius: float = 0.8, deviation: float = 0.02, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.modes, self.radius, self.deviation = modes, radius, deviation
 
     @property

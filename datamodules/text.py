@@ -233,12 +233,9 @@ class TextDataModule(DataModule):
         tokenizer_file: str | None = None,
         val_share: float = 0.1,
         batch_size: int = 32,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, root, max_samples)
+        super().__init__(batch_size=batch_size, **kwargs)
         if context < 1:
             raise UserError(f"data.context {context}: give at least 1")
         if not 0 < val_share < 1:
@@ -257,6 +254,11 @@ class TextDataModule(DataModule):
     def digest(self) -> str:
         """Hash of the content."""
         raise NotImplementedError
+
+    @cached_property
+    def parts(self) -> dict[str, Any]:
+        """What `sources` found."""
+        return self.sources()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -322,7 +324,7 @@ class TextDataModule(DataModule):
     @cached_property
     def _border(self) -> int:
         """Character at which validation begins in a text that comes in one piece; not within a line where lines or words matter."""
-        source = self.sources()["train"]
+        source = self.parts["train"]
         border = int(sum(map(len, self.pieces(source))) * (1 - self.val_share))
         if self.batching != "records" and self.kind in ("char", "byte"):
             return border
@@ -335,18 +337,17 @@ class TextDataModule(DataModule):
 
     def _split_pieces(self, split: str) -> Iterator[str]:
         """The text of a split."""
-        sources = self.sources()
-        if split in sources:
-            border = self._border if split == "train" and "val" not in sources else None
-            yield from part_of(self.pieces(sources[split]), 0, border)
-        elif "val" in sources:
+        if split in self.parts:
+            border = self._border if split == "train" and "val" not in self.parts else None
+            yield from part_of(self.pieces(self.parts[split]), 0, border)
+        elif "val" in self.parts:
             yield from self._split_pieces("val")  # a corpus of two parts: what is measured is the second
         else:
-            yield from part_of(self.pieces(sources["train"]), self._border, None)
+            yield from part_of(self.pieces(self.parts["train"]), self._border, None)
 
     def split_name(self, split: str) -> str:
         """Which part a split really is: where there is no test text, it is the validation text."""
-        return "val" if split == "test" and "test" not in self.sources() else split
+        return "val" if split == "test" and "test" not in self.parts else split
 
     def tokens(self, split: str) -> Tokens:
         """The encoded text of a split, memory-mapped."""
@@ -463,34 +464,8 @@ class TextFiles(TextDataModule):
 
     PARTS: ClassVar = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
-    def __init__(
-        self,
-        path: str,
-        context: int = 64,
-        batching: Batching = "windows",
-        tokenizer: Kind = "char",
-        vocab_size: int = 4096,
-        tokenizer_file: str | None = None,
-        val_share: float = 0.1,
-        batch_size: int = 32,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
-    ) -> None:
-        super().__init__(
-            context,
-            batching,
-            tokenizer,
-            vocab_size,
-            tokenizer_file,
-            val_share,
-            batch_size,
-            eval_batch_size,
-            num_workers,
-            root,
-            max_samples,
-        )
+    def __init__(self, path: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.path = Path(path)
 
     def sources(self) -> dict[str, list[Path]]:
@@ -530,24 +505,8 @@ class TinyShakespeare(TextFiles):
     ADDRESS = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
     CHECKSUM = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
-    def __init__(
-        self,
-        context: int = 64,
-        batching: Batching = "windows",
-        tokenizer: Kind = "char",
-        vocab_size: int = 4096,
-        tokenizer_file: str | None = None,
-        val_share: float = 0.1,
-        batch_size: int = 32,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
-    ) -> None:
-        super().__init__(
-            "", context, batching, tokenizer, vocab_size, tokenizer_file, val_share, batch_size, eval_batch_size, num_workers, root,
-            max_samples,
-        )  # fmt: skip
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(path="", **kwargs)
         self.path = self.root / "tiny_shakespeare" / "input.txt"
 
     def sources(self) -> dict[str, list[Path]]:

@@ -26,15 +26,9 @@ class TorchvisionImages(ImageDataModule):
         dataset: Literal["MNIST", "FashionMNIST", "KMNIST", "CIFAR10"] = "MNIST",
         val_size: int = 5000,
         pad: int = 0,
-        flip: bool = False,
-        binarize: bool = False,
-        batch_size: int = 128,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        root: str | None = None,
-        max_samples: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(flip, binarize, batch_size, eval_batch_size, num_workers, root, max_samples)
+        super().__init__(**kwargs)
         self.dataset, self.val_size, self.pad = dataset, val_size, pad
 
     @property

@@ -269,7 +269,7 @@ def test_without_validation_files_the_last_pairs_are_for_it(tmp_path: Path) -> N
     table = PairTable(str(tmp_path / "pairs.tsv"), tokenizer="word", root=str(tmp_path / "data"))
     write(tmp_path, "train", pairs)
     write(tmp_path, "test", pairs[:3])
-    aligned = ParallelFiles(str(tmp_path), "de", "en", 0.25, tokenizer="word", root=str(tmp_path / "data"))
+    aligned = ParallelFiles(str(tmp_path), "de", "en", val_share=0.25, tokenizer="word", root=str(tmp_path / "data"))
     for data, border in ((table, 18), (aligned, 15)):
         assert list(zip(*data.texts("train"))) == pairs[:border]
         assert list(zip(*data.texts("val"))) == pairs[border:]

@@ -88,7 +88,9 @@ def test_byte_pairs_of_a_published_file(tmp_path: Path) -> None:
     assert data.facts["vocab_size"] == trained.vocab_size
     assert np.array_equal(data.tokens("train").ids[:20], trained.encode(TEXT * 20)[:20])
     with pytest.raises(UserError, match="lacks the special token <pad>"):
-        TextFiles(str(tmp_path / "text.txt"), 8, "records", tokenizer_file=data.tokenizer_file, root=str(tmp_path)).prepare_data()
+        TextFiles(
+            str(tmp_path / "text.txt"), context=8, batching="records", tokenizer_file=data.tokenizer_file, root=str(tmp_path)
+        ).prepare_data()
 
 
 @pytest.mark.parametrize("kind", ["ByteLevel", "Metaspace"])
