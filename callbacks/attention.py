@@ -2,25 +2,21 @@
 
 from typing import Any
 
-import matplotlib
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.latents import figure_to_picture
+from callbacks.latents import figure_to_picture, panels
 from callbacks.pictures import preview_batch, publish
 from lightning_modules.layers.attention import AttentionMap
 
 
 def heat_map(shown: AttentionMap, most_heads: int = 4) -> Tensor:
     """uint8 picture (3, H, W): a panel for each of the first heads, black where all of a row's attention goes."""
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     weights = shown.weights[:most_heads].float().cpu()
     heads, rows, columns = weights.shape
     size = (heads * (1.2 + 0.22 * columns), 1.2 + 0.22 * rows)
-    figure, panels = plt.subplots(1, heads, figsize=size, squeeze=False, sharey=True)
-    for number, (panel, head) in enumerate(zip(panels[0], weights), 1):
+    figure, axes = panels(1, heads, figsize=size, sharey=True)
+    for number, (panel, head) in enumerate(zip(axes[0], weights), 1):
         panel.imshow(head.numpy(), cmap="Greys", vmin=0, vmax=1, aspect="auto")
         panel.set_xticks(range(columns), [label(word) for word in shown.columns], rotation=90, fontsize=8)
         panel.set_yticks(range(rows), [label(word) for word in shown.rows], fontsize=8)

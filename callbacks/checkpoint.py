@@ -82,7 +82,8 @@ class RunCheckpoint(Checkpoint):
         loop = trainer.fit_loop
         if loop._should_accumulate() or pl_module.mid_update:  # gradients that no checkpoint holds are pending
             return
-        if loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]  # set while it runs
+        validated = len(trainer.datamodule.split("val"))  # type: ignore[attr-defined]  # without samples Lightning ends none
+        if validated and loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]  # set while it runs
             return  # saved in on_validation_end
         step = trainer.global_step
         stop = self._told_to_stop(trainer)

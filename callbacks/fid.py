@@ -110,7 +110,13 @@ def corpus_classifier(data: Any) -> Classifier:
 
 
 def corpus_extractor(data: Any, kind: Literal["classifier", "inception"]) -> Extractor:
-    """The network on whose features pictures of this data are compared."""
+    """The network on whose features pictures of this data are compared.
+
+    Raises:
+        UserError: if the data has no pictures.
+    """
+    if not hasattr(data, "fingerprint"):
+        raise UserError(f"{type(data).__name__} has no pictures that could be compared by their features")
     if kind == "inception":
         return InceptionFeatures(data.root / "metrics" / "weights-inception-2015-12-05-6726825d.pth")
     return ClassifierFeatures(corpus_classifier(data))

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks.fid import Target, corpus_classifier, targets
+from callbacks.pictures import spread
 from callbacks.run_files import CSVLog
 from lightning_modules.base import AdversarialModule
 from metrics.modes import classes_covered, modes_covered
@@ -99,7 +100,8 @@ class GanHealth(Callback):
         self._log = CSVLog(Path(trainer.default_root_dir) / "health.csv", keep_until=trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step % trainer.log_every_n_steps == 0 and "train/loss_d" in trainer.callback_metrics:  # type: ignore[attr-defined]
+        due = not pl_module.mid_update and trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        if due and "train/loss_d" in trainer.callback_metrics:
             self._losses = [*self._losses, trainer.callback_metrics["train/loss_d"].item()][-HISTORY:]
 
     @torch.no_grad()
@@ -157,7 +159,6 @@ class GanHealth(Callback):
     @staticmethod
     def _pictures(data: Any, split: str, count: int, pl_module: LightningModule) -> Tensor:
         """At most `count` pictures of a split, spread evenly, on the module's device."""
-        size = len(data.split(split))
-        picked = [size * i // min(count, size) for i in range(min(count, size))]
+        picked = spread(len(data.split(split)), count)
         parts = [at_most(data.batch(split, picked[start : start + 250])["image"]) for start in range(0, len(picked), 250)]
         return torch.cat(parts).to(pl_module.device)

@@ -24,16 +24,21 @@ def figure_to_picture(figure: Any) -> Tensor:
     return torch.from_numpy(np.array(Image.open(buffer).convert("RGB"))).permute(2, 0, 1)
 
 
-def histograms(codes: Tensor, shown: int = 48) -> Tensor:
-    """Histogram of each coordinate of codes (N, D) against N(0, 1): where they differ, prior samples meet no training."""
+def panels(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
+    """A matplotlib figure for no screen, and its axes (rows, columns)."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    return plt.subplots(rows, columns, squeeze=False, **options)
+
+
+def histograms(codes: Tensor, shown: int = 48) -> Tensor:
+    """Histogram of each coordinate of codes (N, D) against N(0, 1): where they differ, prior samples meet no training."""
     dims = min(shown, codes.shape[1])
     rows = -(-dims // 8)
-    figure, axes = plt.subplots(rows, min(8, dims), figsize=(1.4 * min(8, dims), 1.1 * rows), squeeze=False)
+    figure, axes = panels(rows, min(8, dims), figsize=(1.4 * min(8, dims), 1.1 * rows))
     grid_points = np.linspace(-4, 4, 101)
     for dim, axis in enumerate(axes.flat):
         axis.set(xticks=[], yticks=[], xlim=(-4, 4))
@@ -46,14 +51,9 @@ def histograms(codes: Tensor, shown: int = 48) -> Tensor:
 
 def scatter(codes: Tensor, labels: Tensor) -> Tensor:
     """2-d codes by label with as many draws from the prior in grey; beside it both through the normal distribution function."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     prior = seeded_normal(list(range(len(codes))), (2,))
-    figure, axes = plt.subplots(1, 2, figsize=(11, 5))
-    for axis, change in zip(axes, (lambda values: values, torch.special.ndtr)):
+    figure, axes = panels(1, 2, figsize=(11, 5))
+    for axis, change in zip(axes[0], (lambda values: values, torch.special.ndtr)):
         axis.scatter(*change(prior).T.numpy(), s=3, color="lightgrey")
         axis.scatter(*change(codes).T.numpy(), s=3, c=labels.numpy(), cmap="tab10")
     return figure_to_picture(figure)

@@ -7,6 +7,9 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from callbacks.pictures import on_device
+from datamodules.base import limited
+
 
 def layer_table(model: Any, batch: dict[str, Any], depth: int = 3) -> str:
     """Name, type, output shape and parameters of every module down to `depth`, from one pass of `preview`."""
@@ -41,12 +44,9 @@ def describe(model: Any, data: Any, trainer: Trainer) -> str:
     """Layers, data sizes, and how a step is made up."""
     sizes = data.sizes
     split = "val" if sizes["val"] else "train"
-    table = layer_table(model, data.batch(split, [0, 1]))
-    world, accumulated = trainer.world_size, trainer.accumulate_grad_batches
-    batches = len(data.train_dataloader())
-    limit = trainer.limit_train_batches
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    per_epoch = math.ceil(batches / accumulated)
+    table = layer_table(model, on_device(data.batch(split, [0, 1]), model.device))
+    world, accumulated = trainer.world_size, getattr(model, "accumulate", trainer.accumulate_grad_batches)
+    per_epoch = math.ceil(limited(len(data.train_dataloader()), trainer.limit_train_batches) / accumulated)
     epochs = trainer.max_epochs
     steps = [count for count in (trainer.max_steps, per_epoch * epochs if epochs not in (None, -1) else -1) if count > 0]
     return (
@@ -72,7 +72,4 @@ class Opening(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            before = pl_module.device
-            text = describe(pl_module.cpu(), data, trainer)
-            pl_module.to(before)
-            print(f"{self.config}\n{text}\n", file=sys.stderr, flush=True)
+            print(f"{self.config}\n{describe(pl_module, data, trainer)}\n", file=sys.stderr, flush=True)

@@ -1,5 +1,5 @@
 """Generative systems, one file each. `load` brings any checkpoint back: `load("runs/.../best.ckpt").sample([0, 1])`."""
 
-from lightning_modules.base import load
+from lightning_modules.checkpoints import load
 
 __all__ = ["load"]

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from console import UserError
 from lightning_modules.base import GenerativeModule, sampling, seeded_normal
 from lightning_modules.layers.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from lightning_modules.layers.schedules import cosine
 from metrics.likelihood import SquaredError
 
 
@@ -119,8 +120,7 @@ class Autoencoder(GenerativeModule):
 
     def configure_optimizers(self) -> Any:
         adam = torch.optim.Adam(self.parameters(), self.hparams.learning_rate, fused=True)
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.total_updates)
-        return [adam], [{"scheduler": cosine, "interval": "step"}]
+        return [adam], [cosine(adam, self.total_updates)]
 
     @sampling
     def sample(

@@ -6,13 +6,11 @@ writes the same rows.
 """
 
 import hashlib
-import importlib
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, cast
 
 import numpy as np
@@ -112,13 +110,17 @@ class GenerativeModule(LightningModule):
     Attributes:
         monitor: validation metric that decides `best.ckpt` with "min" or "max", or None.
         unit: what `train/samples_seen` counts, "samples" or "tokens".
+        precisions: values of `trainer.precision` that it trains in.
         tokenizer: of text data; it travels inside of every checkpoint.
         mid_update: whether gradients that no checkpoint holds are pending between two batches.
+        makers: optimizers and schedules that come as arguments, where they do; a resumed run has to have the same.
     """
 
     monitor: ClassVar[tuple[str, str] | None] = None
     unit: ClassVar[str] = "samples"
+    precisions: ClassVar[tuple[str, ...]] = ("32-true", "bf16-mixed")
     mid_update = False
+    makers: Sequence[tuple[OptimizerCallable, LRSchedulerCallable | None]] = ()
     if TYPE_CHECKING:
         hparams: Any  # Lightning types it as a plain mapping
 
@@ -132,7 +134,20 @@ class GenerativeModule(LightningModule):
         self.tokenizer: Tokenizer | None = None
 
     def setup(self, stage: str) -> None:
+        precision = self.trainer.precision
+        if stage == "fit" and precision not in self.precisions:  # a scaled loss overflows now and then, which the guard refuses
+            raise UserError(f"trainer.precision {precision}: {type(self).__name__} trains in {' or '.join(self.precisions)}")
         self.tokenizer = getattr(self.trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
+
+    def known_tokenizer(self) -> Any:
+        """The tokenizer.
+
+        Raises:
+            UserError: if there is none.
+        """
+        if self.tokenizer is None:
+            raise UserError(f"this {type(self).__name__} has no tokenizer: its checkpoint was not made by train.py")
+        return self.tokenizer
 
     # Randomness
 
@@ -162,6 +177,13 @@ class GenerativeModule(LightningModule):
             raise UserError("a schedule that ends with the run needs its length: give trainer.max_steps or trainer.max_epochs")
         return int(total)
 
+    def of_all_ranks(self, mine: Any) -> list[Any]:
+        """What each rank has: plain values and tensors, by rank."""
+        every = [mine] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            torch.distributed.all_gather_object(every, mine)
+        return every
+
     # Logging
 
     def log_train(self, **values: Tensor | float) -> None:
@@ -182,7 +204,7 @@ class GenerativeModule(LightningModule):
 
     def _window_means(self) -> Tensor:
         """Sums and counts over ranks, shape (2, number of names)."""
-        sums = torch.stack(list(self._sums.values()))
+        sums = torch.stack([value.to(self.device) for value in self._sums.values()])  # those of a checkpoint are on the CPU
         counts = torch.tensor(list(self._counts.values()), dtype=sums.dtype, device=sums.device)
         window: Tensor = self.trainer.strategy.reduce(torch.stack([sums, counts]), reduce_op="mean")
         return window
@@ -192,10 +214,14 @@ class GenerativeModule(LightningModule):
         means = dict(zip(self._sums, (sums / counts).tolist(), strict=True))
         self._sums, self._counts = {}, {}
         row = {f"train/{name}": value for name, value in {**means, **extra}.items()}
-        row[f"train/{self.unit}_seen"] = self._seen * self.trainer.world_size
+        row[f"train/{self.unit}_seen"] = self._seen_by_all()
         for logger in self.loggers:
             logger.log_metrics(row, step=update)
         self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in row.items()})
+
+    def _seen_by_all(self) -> int:
+        """Samples or tokens of all ranks, which may see unequal numbers."""
+        return int(self.trainer.strategy.reduce(torch.tensor(self._seen, device=self.device), reduce_op="sum"))
 
     def log_metric(self, name: str, metric: Metric) -> None:
         """Log a metric of `metrics/` and remember its `signature`, without which its number means nothing."""
@@ -215,18 +241,40 @@ class GenerativeModule(LightningModule):
         means = self._window_means() if self._sums else torch.empty(2, 0)
         if self.tokenizer is not None:
             checkpoint["tokenizer"] = self.tokenizer.to_json()
-        checkpoint["window"] = {"names": list(self._sums), "sums": means[0], "counts": means[1], "seen": self._seen}
+        checkpoint["window"] = {"names": list(self._sums), "sums": means[0], "counts": means[1], "seen": self._seen_by_all()}
+        if self.makers:
+            checkpoint["optimizer_settings"] = self._optimizer_settings()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         window = checkpoint["window"]
         self._sums = dict(zip(window["names"], window["sums"].clone()))
         self._counts = {name: round(count) for name, count in zip(window["names"], window["counts"].tolist())}
-        self._seen = window["seen"]
+        self._seen = window["seen"] if self.global_rank == 0 else 0
+        resuming = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        theirs, ours = checkpoint.get("optimizer_settings", {}), self._optimizer_settings()
+        for name in {**theirs, **ours} if resuming else ():
+            if theirs.get(name) != ours.get(name):
+                raise UserError(
+                    f"--ckpt_path continues a run with {name} {theirs.get(name, 'left out')}, not {ours.get(name, 'left out')}: "
+                    "use its settings, or begin a new run with --init_from"
+                )
         if "tokenizer" in checkpoint:
             then = tokenizer_from_json(checkpoint["tokenizer"])
             if self.tokenizer is not None and self.tokenizer.to_json() != then.to_json():
                 raise UserError("--ckpt_path was trained with another tokenizer than the one of this data: give its own data")
             self.tokenizer = then
+
+    def _optimizer_settings(self) -> dict[str, str]:
+        """Arguments of what `makers` make, as text, under names such as "optimizer 1: Adam.lr"."""
+        found: dict[str, str] = {}
+        for number, (make, schedule) in enumerate(self.makers, 1):
+            optimizer = make([torch.nn.Parameter(torch.zeros(1))])
+            arguments = {type(optimizer).__name__: optimizer.defaults}
+            if schedule is not None:
+                made = schedule(optimizer)
+                arguments[type(made).__name__] = made.state_dict()
+            found |= {f"optimizer {number}: {kind}.{k}": str(v) for kind, those in arguments.items() for k, v in those.items()}
+        return found
 
     # What a user calls
 
@@ -239,69 +287,12 @@ class GenerativeModule(LightningModule):
         return {}
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint that holds nothing but tensors and plain values.
-
-    Raises:
-        UserError: if the file is missing, cut short, or would have to run code to be read.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such checkpoint; a run keeps its own in checkpoints/")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises half a dozen kinds here
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise UserError(f"{path}: refused, since reading it would run code from it (pickle); give one of train.py's") from error
-        raise UserError(f"{path}: not a readable checkpoint (cut short, or another kind of file); give another") from error
-    if not isinstance(checkpoint, dict) or "class_path" not in checkpoint:
-        raise UserError(f"{path}: not a checkpoint of this template (it names no class); give one of train.py's")
-    return checkpoint
-
-
-def system_class(class_path: str, source: str | Path) -> type[GenerativeModule]:
-    """The class that a checkpoint names.
-
-    Raises:
-        UserError: if it cannot be imported or is no `GenerativeModule`.
-    """
-    module, _, name = class_path.rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{source}: its system {class_path} is not here ({error})") from error
-    if not (isinstance(cls, type) and issubclass(cls, GenerativeModule)):
-        raise UserError(f"{source}: {class_path} is not a GenerativeModule")
-    return cls
-
-
-def load(path: str | Path) -> Any:
-    """The system of a checkpoint, on the CPU and in eval mode, ready for `sample`, `embed` or `reconstruct`.
-
-    Raises:
-        UserError: as `read_checkpoint`, or if the weights do not fit the class.
-    """
-    checkpoint = read_checkpoint(path)
-    cls = system_class(checkpoint["class_path"], path)
-    try:
-        module = cls.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: does not fit {cls.__name__} as it is here ({reason})") from error
-    return module.eval()
-
-
 @torch.no_grad()
 def move_average(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
     """Move an average of weights a little towards a network's; its buffers are copied."""
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
     for mine, theirs in zip(average.buffers(), network.buffers()):
         mine.copy_(theirs)
-
-
-def warmup(step: int, steps: int) -> float:
-    """Linear from 0 to 1 over `steps` updates, then 1; 1 throughout where `steps` is 0."""
-    return min(1.0, step / steps) if steps else 1.0
 
 
 OPTIMIZER_ARGUMENTS = ("generator_optimizer", "discriminator_optimizer", "generator_schedule", "discriminator_schedule")
@@ -347,7 +338,7 @@ class AdversarialModule(GenerativeModule):
     """Two players trained in turns, by Lightning's manual optimization.
 
     What manual optimization takes away is given back here, once: one counted update per step of the discriminator (so that
-    `max_steps`, checkpoint names and every logger count updates), accumulation, clipping, schedules, mixed precision, the
+    `max_steps`, checkpoint names and every logger count updates), accumulation, clipping, schedules, bf16, the
     norm of the gradient, several processes, and an average of the generator's weights. A subclass holds networks and losses:
 
     - `__init__` ends with `set_players(generator, discriminator)`;
@@ -402,6 +393,10 @@ class AdversarialModule(GenerativeModule):
         """Register both networks, and the copy of the generator that holds its average."""
         self.generator, self.discriminator = generator, discriminator
         self.ema = deepcopy(generator).requires_grad_(False) if self.ema_decay else None
+
+    def drawing(self, ema: bool) -> torch.nn.Module:
+        """The generator, or the average of its weights where that is wanted and there is one."""
+        return self.ema if ema and self.ema is not None else self.generator
 
     def generate(self, batch: dict[str, Any]) -> Any:
         """What the generator makes for a batch."""
@@ -476,7 +471,7 @@ class AdversarialModule(GenerativeModule):
             self.manual_backward(loss)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip one player's gradient, after any loss scaling was undone, and record its norm from before."""
+        """Clip one player's gradient, and record its norm from before."""
         player = [one.optimizer for one in self.both_optimizers()].index(optimizer)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -519,18 +514,3 @@ class AdversarialModule(GenerativeModule):
         super().on_save_checkpoint(checkpoint)
         if self.trainer.world_size > 1:
             check_ranks_agree(self)
-        checkpoint["optimizer_settings"] = self._optimizer_settings()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        resuming = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        if resuming and checkpoint["optimizer_settings"] != self._optimizer_settings():
-            raise UserError(
-                f"--ckpt_path continues a run with the optimizers {checkpoint['optimizer_settings']}, not "
-                f"{self._optimizer_settings()}: use its settings, or begin a new run with --init_from"
-            )
-
-    def _optimizer_settings(self) -> list[str]:
-        """Class and arguments of both optimizers, as text."""
-        trial = [make([torch.nn.Parameter(torch.zeros(1))]) for make, _ in self.makers]
-        return [f"{type(one).__name__}({', '.join(f'{k}={v}' for k, v in one.defaults.items())})" for one in trial]

@@ -204,9 +204,7 @@ class CLIP(GenerativeModule):
 
     def read(self, captions: list[str]) -> Tensor:
         """Tokens (N, T) of captions; complains as `encode_caption`."""
-        if self.tokenizer is None:
-            raise UserError("this CLIP has no tokenizer: it was not made by train.py")
-        return caption_tokens(self.tokenizer, captions, self.hparams.text_length).to(self.device)
+        return caption_tokens(self.known_tokenizer(), captions, self.hparams.text_length).to(self.device)
 
     def score(self, image: Tensor, captions: list[str]) -> Tensor:
         """Cosine (N, M) of pictures (N, C, H, W) in [-1, 1] and M captions."""

@@ -237,10 +237,7 @@ class CycleGAN(AdversarialModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Each rank has pools of its own, and all of them are kept."""
         super().on_save_checkpoint(checkpoint)
-        mine = {name: pool.state() for name, pool in self.pools.items()}
-        checkpoint["pools"] = [mine] * self.trainer.world_size
-        if self.trainer.world_size > 1:  # only rank 0 writes the file
-            torch.distributed.gather_object(mine, checkpoint["pools"] if self.trainer.global_rank == 0 else None)
+        checkpoint["pools"] = self.of_all_ranks({name: pool.state() for name, pool in self.pools.items()})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A rank that was not there before begins with empty pools."""
@@ -274,13 +271,12 @@ class CycleGAN(AdversarialModule):
             raise UserError("a translation needs pictures: give --input FOLDER_OR_IMAGE, or --data CONFIG")
         pictures = batch[direction[0]].to(self.device)
         self.check_sides(*pictures.shape[2:])
-        generator = self.ema if ema and self.ema is not None else self.generator
-        return generator[direction](pictures)
+        return self.drawing(ema)[direction](pictures)  # type: ignore[index]
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         """Rows of a picture, its translation, the way back, and what identity asks of it."""
-        g = self.ema if self.ema is not None else self.generator
+        g: Any = self.drawing(ema=True)
         a, b = batch["a"], batch["b"]
         fake_a, fake_b = g["b2a"](b), g["a2b"](a)
         return {

@@ -166,7 +166,7 @@ class DALLE(GenerativeModule):
         size, world, parts = len(data.split(split)), self.trainer.world_size, []
         mine = (torch.arange(-(-size // world)) * world + self.trainer.global_rank) % size
         for part in mine.split(data.eval_batch_size):
-            image = data.batch(split, part.tolist())["image"].to(self.device, self.dtype)
+            image = data.batch(split, part.tolist())["image"].to(self.device)
             parts.append(self.dvae.codes_of(image).flatten(1).int())
         every = cast(Tensor, self.all_gather(torch.cat(parts))).view(world, -1, prod(self.grid))
         self._encoded[split] = every.transpose(0, 1).flatten(0, 1)[:size]
@@ -226,9 +226,7 @@ class DALLE(GenerativeModule):
 
     def read(self, prompts: list[str]) -> Tensor:
         """Text tokens (N, T) of prompts; complains as `encode_caption`."""
-        if self.tokenizer is None:
-            raise UserError("this checkpoint has no tokenizer: it was not made by train.py")
-        return caption_tokens(self.tokenizer, prompts, self.text_length).to(self.device)
+        return caption_tokens(self.known_tokenizer(), prompts, self.text_length).to(self.device)
 
     def begin(self, prompts: list[list[int]]) -> tuple[Tensor, KVCache]:
         """See `Decodable`. Each prompt is T text tokens and the codes that are given; all have as many."""
@@ -266,8 +264,8 @@ class DALLE(GenerativeModule):
         *,
         batch: dict[str, Any] | None = None,
         prompt: list[str] | None = None,
-        guidance: float = 2.0,
-        temperature: float = 0.7,
+        guidance: float = 1.5,
+        temperature: float = 0.5,
         top_k: int = 0,
         top_p: float = 1.0,
         prime: Tensor | None = None,
@@ -290,7 +288,7 @@ class DALLE(GenerativeModule):
             (N, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: if an option is out of its range or a prompt cannot be read.
+            UserError: if an option is out of its range, a prompt cannot be read, or there are not as many as seeds.
         """
         choice = Choice(temperature, top_k, top_p)
         if not 0 <= guidance < float("inf"):
@@ -299,8 +297,12 @@ class DALLE(GenerativeModule):
             raise UserError("this model never saw a picture without its caption (model.caption_dropout 0): give --guidance 1")
         if prime is not None and not 0 < prime_share < 1:
             raise UserError(f"--prime_share {prime_share}: give more than 0 and less than 1")
-        own = self.read(prompt if len(prompt) > 1 else prompt * len(seeds)) if prompt is not None else None
-        tokens = cast(Any, batch)["tokens"].to(self.device) if own is None else own
+        if prompt is None and batch is None:
+            raise UserError("DALL-E draws from words: give --prompt TEXT, or --data CONFIG for the captions of its test split")
+        tokens = self.read(prompt) if prompt is not None else cast(Any, batch)["tokens"].to(self.device)
+        tokens = tokens.expand(len(seeds), -1) if len(tokens) == 1 else tokens
+        if len(tokens) != len(seeds):
+            raise UserError(f"{len(tokens)} captions for {len(seeds)} seeds: give one for all, or as many")
         given = None
         if prime is not None:
             kept = max(1, round(prime_share * self.grid[0])) * self.grid[1]
@@ -311,14 +313,13 @@ class DALLE(GenerativeModule):
     def score(self, image: Tensor, captions: list[str]) -> Tensor:
         """log p(z|y) (N, M) of pictures (N, C, H, W), as codes, under M captions: its own measure of what fits, as a ranker's."""
         codes = self.dvae.codes_of(image.to(self.device)).flatten(1)
-        rows = [caption.expand(len(codes), -1) for caption in self.read(captions)]
-        return torch.stack([-self.losses(row, codes)[1].sum(1) for row in rows], 1)
+        return torch.stack([-self.losses(row.expand(len(codes), -1), codes)[1].sum(1) for row in self.read(captions)], 1)
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         """Pictures above what their codes keep and what is drawn for their captions; and pairs of prompts, one above the other."""
         image, tokens = batch["image"], batch["tokens"]
-        guidance = 2.0 if self.hparams.caption_dropout else 1.0
+        guidance = 1.5 if self.hparams.caption_dropout else 1.0
         drawn = self.sample(list(range(len(image))), batch=batch, guidance=guidance)
         shown: dict[str, Tensor | list[str]] = {"samples": torch.stack([image, self.dvae.reconstruct(image), drawn])}
         if self.tokenizer is not None:

@@ -95,16 +95,16 @@ def with_label(hidden: Tensor, label: Tensor | None) -> Tensor:
 
 
 class MnistGenerator(nn.Module):
-    """Released conditional generator for 28x28: 1024 units, 128 grids of 7x7, two transposed 5x5 convolutions."""
+    """Released conditional generator for 28x28: 1024 units, 128 grids of 7x7, then 64 of 14x14, then the picture."""
 
     def __init__(self, image_shape: list[int], latent_dim: int, classes: int) -> None:
         super().__init__()
         self.units = nn.Linear(latent_dim + classes, 1024, bias=False)
         self.grid = nn.Linear(1024 + classes, 128 * 7 * 7, bias=False)
-        self.up1 = nn.ConvTranspose2d(128 + classes, 128, 5, 2, 2, 1, bias=False)
-        self.up2 = nn.ConvTranspose2d(128 + classes, image_shape[0], 5, 2, 2, 1)
+        self.up1 = nn.ConvTranspose2d(128 + classes, 64, 5, 2, 2, 1, bias=False)
+        self.up2 = nn.ConvTranspose2d(64 + classes, image_shape[0], 5, 2, 2, 1)
         self.norms = nn.ModuleList(
-            [nn.BatchNorm1d(1024, affine=False), nn.BatchNorm1d(128 * 7 * 7, affine=False), nn.BatchNorm2d(128, affine=False)]
+            [nn.BatchNorm1d(1024, affine=False), nn.BatchNorm1d(128 * 7 * 7, affine=False), nn.BatchNorm2d(64, affine=False)]
         )
 
     def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:

@@ -43,7 +43,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from lightning_modules.base import GenerativeModule, load, move_average, sampling
+from lightning_modules.base import GenerativeModule, move_average, sampling
+from lightning_modules.checkpoints import load
 from lightning_modules.layers.bottleneck import bottlenecks, conv
 from lightning_modules.layers.networks import conv_grid
 from lightning_modules.layers.quantisers import QUANTISERS, VectorQuantiser
@@ -236,9 +237,16 @@ class DiscreteVAE(GenerativeModule):
 
     @torch.no_grad()
     def codes_of(self, image: Tensor) -> Tensor:
-        """Codes (N, h, w) of pictures (N, C, H, W) in [-1, 1]."""
-        network = self.averaged
-        return network.quantiser.nearest(network.encoder(image))
+        """Codes (N, h, w) of pictures (N, C, H, W) in [-1, 1], in full precision: with less, near ones are taken for each other.
+
+        Raises:
+            UserError: if the pictures are of another size.
+        """
+        shape, network = list(image.shape[1:]), self.averaged
+        if shape != self.hparams.image_shape:
+            raise UserError(f"these codes are of pictures {self.hparams.image_shape}, not {shape}: train a discrete VAE on them")
+        with torch.autocast(image.device.type, enabled=False):
+            return network.quantiser.nearest(network.encoder(image))
 
     def picture(self, codes: Tensor) -> Tensor:
         """Pictures (N, C, H, W) in [-1, 1] of codes (N, h, w): where Eq. 5 has its median."""
@@ -265,9 +273,13 @@ class DiscreteVAE(GenerativeModule):
 
         Returns:
             (N, C, H, W), or strips (N, 2, C, H, W), in [-1, 1].
+
+        Raises:
+            UserError: if there are no pictures to reconstruct.
         """
         if mode == "reconstruct":
-            assert batch is not None
+            if batch is None:
+                raise UserError("--mode reconstruct needs pictures: give the data they come from")
             image = batch["image"].to(self.device)
             return torch.stack([image, self.reconstruct(image)], 1)
         rows = [torch.randint(self.hparams.codes, self.grid, generator=torch.Generator().manual_seed(seed)) for seed in seeds]

@@ -37,7 +37,6 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryPrecision, BinaryRecall
 
-from console import UserError
 from datamodules.tokenizer import RECORD
 from lightning_modules.base import sampling
 from lightning_modules.layers.schedules import linear
@@ -139,6 +138,7 @@ class ELECTRA(TokenModule):
         self.mask_id = vocab_size
         self.specials = len(RECORD) if pad_id is not None else 0  # never masked
         self.embedding = nn.Embedding(vocab_size + 1, embedding)
+        self.context = context
         self.positions = nn.Embedding(context + 1, embedding)
         self.norm = nn.LayerNorm(embedding)
         self.main = Encoder(embedding, width, layers, heads, dropout)
@@ -167,12 +167,6 @@ class ELECTRA(TokenModule):
     def words(self, head: nn.Module, hidden: Tensor) -> Tensor:
         """Logits (..., V) of the words at hidden states (..., width)."""
         return F.linear(head(hidden), self.embedding.weight[:-1], self.bias)
-
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data.context > self.hparams.context:
-            raise UserError(f"data.context {data.context} is more than model.context {self.hparams.context}: make them equal")
 
     def encode(self, encoder: Encoder, tokens: Tensor, valid: Tensor) -> Tensor:
         """Hidden states (N, T, width) of tokens (N, T)."""
@@ -241,13 +235,7 @@ class ELECTRA(TokenModule):
 
     # Figures
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._measure(batch, "val")
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._measure(batch, "test")
-
-    def _measure(self, batch: dict[str, Any], stage: str) -> None:
+    def measure(self, batch: dict[str, Any], stage: str) -> None:
         """Eq. 5, what the discriminator finds, and what it would score by calling every word original ("floor")."""
         tokens, length, count = self.texts(batch)
         outcome = self(tokens, length)
@@ -300,15 +288,6 @@ class ELECTRA(TokenModule):
                 shown.append(f"[{word}]" if logit > 0 else word)
             lines.append(" ".join(shown))
         return {"corrupted": lines}
-
-    def flops(self, tokens: int) -> float:
-        """Floating-point operations of one update on so many tokens: 6 per weight and token, attention's products left out."""
-        h, per_token = self.hparams, 0.0
-        per_token += sum(p.numel() for p in self.main.parameters())
-        per_token += sum(p.numel() for p in self.generator.parameters()) if self.generator is not None else 0
-        output = h.vocab_size * h.embedding
-        named = {"all_tokens": 1.0, "replace_mlm": MASK_SHARE, "mlm": MASK_SHARE}.get(h.objective, 0.0)
-        return 6.0 * tokens * (per_token + output * (named + MASK_SHARE * (self.generator is not None)))
 
     def configure_optimizers(self) -> Any:
         h = self.hparams

@@ -185,24 +185,26 @@ class NoiseGAN(AdversarialModule):
         return F.one_hot(batch["label"], self.classes).float() if self.classes else None
 
     def generate(self, batch: dict[str, Any]) -> Tensor:
-        return self.generator(
-            draw_noise(self.hparams.noise, len(batch["image"]), self.latent_dim, self.device), self.one_hot(batch)
-        )
+        noise = draw_noise(self.hparams.noise, len(batch["image"]), self.latent_dim, self.device)
+        return self.generator(noise, self.one_hot(batch))
 
     def judge(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """Logits (N,) of pictures, augmented where asked."""
-        return self.discriminator(diff_augment(image) if self.hparams.augment else image, label)
+        """Logits (N,) of pictures, augmented where asked; in full precision, since losses take differences of them."""
+        return self.discriminator(diff_augment(image) if self.hparams.augment else image, label).float()
+
+    def judgement_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The discriminator's loss of its logits (N,), without penalties."""
+        smoothing = {"target": 1 - self.hparams.label_smoothing} if self.hparams.label_smoothing else {}
+        return self.loss.discriminator(real, fake, **smoothing)  # Eq. 1, max
 
     def discriminator_step(self, batch: dict[str, Any], generated: Tensor) -> Tensor:
-        self._clip()
         real, label = batch["image"], self.one_hot(batch)
         if has_batch_norm(self.discriminator):  # whose statistics are to be of one kind of pictures
             logits_real, logits_fake = self.judge(real, label), self.judge(generated, label)
         else:
             twice = None if label is None else torch.cat([label, label])
             logits_real, logits_fake = self.judge(torch.cat([real, generated]), twice).chunk(2)
-        smoothing = {"target": 1 - self.hparams.label_smoothing} if self.hparams.label_smoothing else {}
-        loss = self.loss.discriminator(logits_real, logits_fake, **smoothing)  # Eq. 1, max
+        loss = self.judgement_loss(logits_real, logits_fake)
         answers = {"d_real": logits_real.mean(), "d_fake": logits_fake.mean()}
         right = ((logits_real > 0).float().mean() + (logits_fake < 0).float().mean()) / 2
         self.log_train(**answers, wasserstein=answers["d_real"] - answers["d_fake"], accuracy_d=right)
@@ -215,23 +217,21 @@ class NoiseGAN(AdversarialModule):
         return loss
 
     def generator_step(self, batch: dict[str, Any], generated: Tensor) -> Tensor:
-        self._clip()
         return self.loss.generator(self.judge(generated, self.one_hot(batch)))  # Eq. 1, min
 
-    def _clip(self) -> None:
-        """After every update of the discriminator, which is before whatever uses it next."""
-        if self.hparams.weight_clip:
-            clip_weights(self.discriminator, self.hparams.weight_clip)
+    def configure_optimizers(self) -> Any:
+        optimizers, schedules = super().configure_optimizers()
+        if limit := self.hparams.weight_clip:
+            optimizers[1].register_step_post_hook(lambda *_: clip_weights(self.discriminator, limit))
+        return optimizers, schedules
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Both losses, and the discriminator's answers to pictures it was never shown: far below `train/d_real`, it has
-        learnt the training pictures by heart."""
+        """Both losses without penalties, and the discriminator's answers to pictures it was never shown: far below
+        `train/d_real`, it has learnt the training pictures by heart."""
         generated, label = self.generate(batch), self.one_hot(batch)
         real, fake = self.judge(batch["image"], label), self.judge(generated, label)
-        losses = {"val/loss_d": self.loss.discriminator(real, fake), "val/loss_g": self.loss.generator(fake)}
+        losses = {"val/loss_d": self.judgement_loss(real, fake), "val/loss_g": self.loss.generator(fake)}
         self.log_dict({**losses, "val/d_real": real.mean(), "val/d_fake": fake.mean()}, batch_size=len(real), sync_dist=True)
-
-    # What a user calls
 
     @sampling
     def sample(
@@ -268,7 +268,7 @@ class NoiseGAN(AdversarialModule):
             UserError: if the options do not fit the model, or each other.
         """
         check_sampling(label, self.classes, steps)
-        generator = self.ema if ema and self.ema is not None else self.generator
+        generator = self.drawing(ema)
         classes = torch.tensor([seed if label is None else label for seed in seeds], device=self.device)
         given = F.one_hot(classes % self.classes, self.classes).float() if self.classes else None
         kind, two = self.hparams.noise, (2, self.latent_dim)
@@ -320,10 +320,10 @@ class GAN(NoiseGAN):
             plain = PlainGenerator(image_shape, self.latent_dim, classes, hidden)
             self.set_players(plain, PlainDiscriminator(image_shape, classes, hidden[:-3:-1]))
 
-    @torch.no_grad()
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Begins, as the released recipe, with an output bias that is the logit of the mean pixel."""
         super().on_train_batch_start(batch, batch_idx)
-        if self.hparams.network == "maxout" and self.trainer.global_step == 0:
+        generator: Any = self.generator
+        if self.hparams.network == "maxout" and self.trainer.global_step == 0 and not generator.output.bias.any():
             mean = self.trainer.strategy.reduce((batch["image"].flatten(1).mean(0) + 1) / 2, reduce_op="mean")
-            self.generator.output.bias.copy_(torch.logit(mean, eps=1e-3))  # type: ignore[union-attr, operator]
+            generator.output.bias.data.copy_(torch.logit(mean, eps=1e-3))

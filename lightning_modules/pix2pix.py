@@ -116,7 +116,7 @@ class Pix2Pix(AdversarialModule):
         image_shape: (C, H, W), a fact of the data; sides multiples of 2^L with L = log2(side), at most 8 levels.
         width: channels of the largest grids in both networks; the paper's 64.
         loss: which of Eq. 1 to 3 are added up. With "l1" the discriminator only watches, as in "l1+cgan".
-        lambda_l1: weight of Eq. 3, where something stands beside it.
+        lambda_l1: weight of Eq. 3.
         patch: side in pixels of what a logit of the discriminator judges.
         test_statistics: what batch norm goes by outside of training: each picture's own statistics, as in the paper, whose
             batches are of one picture, or training's running ones, which fit better where training batches are larger.
@@ -145,6 +145,11 @@ class Pix2Pix(AdversarialModule):
         judge = PatchDiscriminator(seen, width, patch, "batch", min(height, side))
         self.set_players(start_normal(UNet(channels, width, self.levels, test_statistics)), start_normal(judge))
         self.fidelity = fidelity_metrics(("a2b",))
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if not getattr(self.trainer.datamodule, "paired", False):  # type: ignore[attr-defined]
+            raise UserError("pix2pix learns from pairs, and this data has none: set data.paired to true, or take CycleGAN")
 
     def check_sides(self, height: int, width: int) -> None:
         """Refuse pictures that the U-Net would not give back in their size."""
@@ -227,8 +232,7 @@ class Pix2Pix(AdversarialModule):
             raise UserError("a translation needs pictures: give --input FOLDER_OR_IMAGE, or --data CONFIG")
         pictures = batch["a"].to(self.device)
         self.check_sides(*pictures.shape[2:])
-        generator = self.ema if ema and self.ema is not None else self.generator
-        return generator(pictures, seeds)
+        return self.drawing(ema)(pictures, seeds)
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:

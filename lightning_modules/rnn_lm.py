@@ -73,7 +73,7 @@ class RNNLM(LanguageModel):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "schedule"])
-        self.makers = (optimizer, schedule)
+        self.makers = [(optimizer, schedule)]
         self.embedding = nn.Embedding(vocab_size, embedding) if embedding else None
         self.recurrent = CELLS[cell](
             embedding or vocab_size, width, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0
@@ -120,7 +120,7 @@ class RNNLM(LanguageModel):
         return logits
 
     def configure_optimizers(self) -> Any:
-        make, schedule = self.makers
+        ((make, schedule),) = self.makers
         optimizer = make(self.parameters())
         return ([optimizer], [schedule(optimizer)]) if schedule else optimizer
 
@@ -130,10 +130,7 @@ class RNNLM(LanguageModel):
         """Each rank reads other places of the text, and all states are kept."""
         super().on_save_checkpoint(checkpoint)
         state = self.states[True]
-        mine = None if state is None else [part.cpu() for part in state]
-        checkpoint["recurrent_states"] = [mine] * self.trainer.world_size
-        if self.trainer.world_size > 1:  # only rank 0 writes the file
-            torch.distributed.gather_object(mine, checkpoint["recurrent_states"] if self.trainer.global_rank == 0 else None)
+        checkpoint["recurrent_states"] = self.of_all_ranks(None if state is None else [part.cpu() for part in state])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -35,9 +35,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from lightning_modules.base import GenerativeModule, check_sampling, classes_used, sampling, seeded_normal, warmup
+from lightning_modules.base import GenerativeModule, check_sampling, classes_used, sampling, seeded_normal
 from lightning_modules.layers import latent
 from lightning_modules.layers.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, output_bias
+from lightning_modules.layers.schedules import cosine, warmup
 from metrics.likelihood import ActiveUnits, ImportanceSampledNLL, LabelAccuracy, SquaredError, bits_per_dim
 
 
@@ -143,6 +144,7 @@ class VAE(GenerativeModule):
             inputs = (channels + self.classes) * prod(size)
             self.encoder = MLPEncoder(inputs, hidden, 2 * latent_dim, activation)
             self.decoder = MLPDecoder(latent_dim + self.classes, hidden, image_shape, activation)
+        nn.init.zeros_(output_bias(self.decoder))  # until the first batch comes
         self.test_nll = ImportanceSampledNLL(test_samples)
         self.active_units = ActiveUnits(latent_dim)
         self.squared_error = SquaredError()
@@ -153,7 +155,7 @@ class VAE(GenerativeModule):
         if self.classes:
             planes = self._one_hot(label, len(image))[:, :, None, None].expand(-1, -1, *image.shape[-2:])
             image = torch.cat([image, planes], 1)
-        mean, log_var = self.encoder(image).chunk(2, 1)
+        mean, log_var = self.encoder(image).float().chunk(2, 1)  # Eq. 4 wants all digits, also where the network has fewer
         return mean, log_var
 
     def logits(self, z: Tensor, label: Tensor | None = None) -> Tensor:
@@ -186,7 +188,7 @@ class VAE(GenerativeModule):
         return {"loss": reconstruction + beta * kl, "reconstruction": reconstruction, "kl": kl}  # Eq. 3
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        if self.trainer.global_step == 0:
+        if self.trainer.global_step == 0 and not output_bias(self.decoder).any():  # and not of another run, by --init_from
             self._start_bias_at(batch["image"])
         beta = self.hparams.beta * warmup(self.trainer.global_step, self.hparams.beta_warmup_steps)
         losses = self.objective(batch, beta)
@@ -212,7 +214,7 @@ class VAE(GenerativeModule):
         self.test_nll.update(lambda k: self.log_weight(image, k, label))
         mean, _ = self.posterior(image, label)
         self.active_units.update(mean)
-        self.squared_error.update(unit(self.logits(mean, label).sigmoid() * 2 - 1), unit(image))
+        self.squared_error.update(self.logits(mean, label).sigmoid(), unit(image))
         self.log_metric("test/nll", self.test_nll)
         self.log_metric("test/active_units", self.active_units)
         self.log_metric("test/sse", self.squared_error)
@@ -224,7 +226,10 @@ class VAE(GenerativeModule):
         super().on_test_epoch_end()
         levels = 256 if self.hparams.likelihood == "gaussian" else 1  # a density against a probability
         self.log("test/bpd", bits_per_dim(self.test_nll.compute(), prod(self.hparams.image_shape), levels))
-        self.signatures["test/bpd"] = self.test_nll.signature.replace("nll", "bpd")
+        given = "|given=label" if self.classes else ""
+        self.signatures["test/nll"] = f"nll[k={self.hparams.test_samples}{given}]"
+        # Bernoulli pixels are a probability of binary pictures; of grey or colour values they are a cross-entropy and no density.
+        self.signatures["test/bpd"] = f"bpd[k={self.hparams.test_samples}|pixels={self.hparams.likelihood}{given}]"
 
     def configure_optimizers(self) -> Any:
         hparams = self.hparams
@@ -233,8 +238,7 @@ class VAE(GenerativeModule):
             return adam
         if hparams.schedule == "stages":
             return [adam], [torch.optim.lr_scheduler.LambdaLR(adam, stage_learning_rate)]
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.total_updates)
-        return [adam], [{"scheduler": cosine, "interval": "step"}]
+        return [adam], [cosine(adam, self.total_updates)]
 
     @torch.no_grad()
     def classify(self, image: Tensor, k: int = CLASSIFY_SAMPLES) -> Tensor:
@@ -276,7 +280,7 @@ class VAE(GenerativeModule):
             batch: unseen pictures, row i for seed i; for "attribute" also `positive` and `negative` training pictures.
             mode: codes from the prior; on a line between two of them; along axis `seed % latent_dim`; reconstructions of
                 unseen pictures beside them; or unseen pictures with -4 to 4 times an attribute's direction added.
-            label: class to draw, where the model is conditional.
+            label: class to draw, where the model is conditional; otherwise the classes take turns.
             attribute: what `positive` pictures have, for "attribute".
             steps: pictures in a strip.
             temperature: scales the noise; below 1 the pictures are more typical.
@@ -288,20 +292,23 @@ class VAE(GenerativeModule):
             UserError: if the options do not fit the model, or each other.
         """
         check_sampling(label, self.classes, steps)
-        given = None if label is None else torch.full((len(seeds),), label, device=self.device)
+        if label is not None and mode in ("reconstruct", "attribute"):
+            raise UserError(f"--label {label}: --mode {mode} takes pictures of the data, which have their own")
+        turns = torch.tensor([seed if label is None else label for seed in seeds], device=self.device)
+        given = [turns % self.classes] if self.classes else []
         if mode in ("prior", "interpolate"):
             noise = temperature * seeded_normal(seeds, (2, self.latent_dim), self.device)  # (N, 2, D)
             if mode == "prior":
-                return self.decode(noise[:, 0], given)
-            return latent.interpolate(self, noise[:, 0], noise[:, 1], steps)
+                return self.decode(noise[:, 0], *given)
+            return latent.interpolate(self, noise[:, 0], noise[:, 1], steps, *given)
         if mode == "traverse":
             dims = [seed % self.latent_dim for seed in seeds]
-            return latent.traverse(self, torch.zeros(self.latent_dim, device=self.device), dims, steps)
+            return latent.traverse(self, torch.zeros(self.latent_dim, device=self.device), dims, steps, *given)
         if batch is None:
             raise UserError(f"--mode {mode} needs pictures: give the data they come from")
         image = batch["image"].to(self.device)
         if mode == "reconstruct":
-            return torch.stack([image, self.reconstruct(image, batch.get("label"))], 1)
+            return torch.stack([image, self.reconstruct(image, batch["label"].to(self.device) if self.classes else None)], 1)
         if attribute is None:
             raise UserError("--mode attribute needs --attribute, such as a word that occurs in the names of the pictures")
         direction = latent.attribute_direction(self, batch["positive"].to(self.device), batch["negative"].to(self.device))

@@ -78,10 +78,11 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
 def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, float]:
     """Mean number of real balls around a fake over k, and share of real balls with a fake inside."""
     real, fake = real.double(), fake.double()
-    reach = radii(real, k)
-    inside = [torch.cdist(part, fake) <= radius[:, None] for part, radius in zip(real.split(1000), reach.split(1000))]
-    count = torch.stack([part.sum() for part in inside]).sum().item()
-    return count / (k * len(fake)), torch.cat([part.any(1) for part in inside]).double().mean().item()
+    around = []  # each real ball
+    for part, radius in zip(real.split(1000), radii(real, k).split(1000)):
+        around.append((torch.cdist(part, fake) <= radius[:, None]).sum(1))
+    count = torch.cat(around)
+    return count.sum().item() / (k * len(fake)), (count > 0).double().mean().item()
 
 
 def inception_score(logits: Tensor, splits: int = 10) -> float:

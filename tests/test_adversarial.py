@@ -229,6 +229,36 @@ def test_every_game_stays_finite_on_the_ring(recipe: str, tmp_path: Path) -> Non
     assert all(map(math.isfinite, values))
 
 
+@pytest.mark.parametrize("recipe", ["ring", "ring_wgan_gp"])
+def test_games_are_played_in_bf16(recipe: str, tmp_path: Path) -> None:
+    argv = [
+        "fit",
+        "--config",
+        f"configs/gan/{recipe}.yaml",
+        "--run_dir",
+        str(tmp_path / "run"),
+        "--trainer.precision",
+        "bf16-mixed",
+    ]
+    assert train.main([*argv, "--trainer.max_steps", "20", "--trainer.limit_val_batches", "1"]) == 0
+
+
+def test_clipped_weights_are_so_after_every_update(tmp_path: Path) -> None:
+    argv = ["fit", "--config", "configs/gan/ring_wgan.yaml", "--run_dir", str(tmp_path / "run"), "--trainer.max_steps", "3"]
+    assert train.main([*argv, "--trainer.limit_val_batches", "0"]) == 0
+    checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    limit = checkpoint["hyper_parameters"]["weight_clip"]
+    weights = [value for name, value in checkpoint["state_dict"].items() if name.startswith("discriminator.")]
+    assert max(value.abs().max() for value in weights) == pytest.approx(limit)
+
+
+def test_the_released_generator_has_its_channels() -> None:
+    """gw3 and gwx of the released code, with ngf = 64 and ten labels."""
+    generator: Any = DCGAN(image_shape=[1, 28, 28], num_classes=10, conditional=True, network="mnist").generator
+    assert generator.up1.weight.shape == (138, 64, 5, 5)
+    assert generator.up2.weight.shape == (74, 1, 5, 5)
+
+
 @pytest.mark.parametrize("size", [32, 64, 128])
 @pytest.mark.parametrize("kernel", [4, 5])
 def test_dcgan_sizes_and_start(size: int, kernel: int) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from callbacks.checkpoint import AtomicCheckpointIO
 from callbacks.guard import first_non_finite
-from callbacks.pictures import grid, strips
+from callbacks.pictures import grid, spread, strips
 from callbacks.run_files import CSVLog
 
 
@@ -61,6 +61,11 @@ def test_grid_puts_compared_rows_below_each_other() -> None:
     assert picture[:, 1:5, 1:5].min() == 255
     assert picture[:, 6:10, 1:5].max() == 0
     assert strips(torch.zeros(2, 5, 3, 4, 4)).shape == (3, 11, 26)
+
+
+def test_previews_show_no_picture_twice() -> None:
+    assert spread(10, 32) == list(range(10))
+    assert spread(100, 4) == [0, 25, 50, 75]
 
 
 def test_the_first_tensor_that_is_not_finite_is_named() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from console import UserError
 from lightning_modules.clip import CLIP, contrastive_loss
 from lightning_modules.dalle import DALLE
 from lightning_modules.dvae import DiscreteVAE, annealed, logit_laplace_log_likelihood
@@ -124,6 +125,18 @@ def test_codes_and_pictures(quantiser: str) -> None:
     assert made.shape == image.shape
     assert made.abs().max() <= 1
     torch.testing.assert_close(made, model.picture(codes))
+
+
+@torch.no_grad()
+def test_codes_are_the_same_in_any_step() -> None:
+    """A step in bf16 would take near codes for each other; and pictures of another size would have another grid."""
+    model = DiscreteVAE(**{**DVAE, "codes": 64}, quantiser="vq").eval()
+    image = torch.rand(32, 3, 16, 16) * 2 - 1
+    with torch.autocast("cpu", torch.bfloat16):
+        codes = model.codes_of(image)
+    assert torch.equal(codes, model.codes_of(image))
+    with pytest.raises(UserError, match=r"of pictures \[3, 16, 16\], not \[3, 8, 16\]"):
+        model.codes_of(image[:, :, :8])
 
 
 def test_code_metrics() -> None:

@@ -103,6 +103,7 @@ def test_primed_pictures_keep_their_upper_half(runs: Path, tmp_path: Path) -> No
     """`--prime` reads a picture file, and its codes begin what is drawn."""
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)).save(tmp_path / "a.png")
     options = ["--prompt", "red apple", "--num", "2", "--prime", str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]
+    options += ["--guidance", "2", "--temperature", "0.7"]
     assert draw(runs, *options) == 0
     model = load(runs / "dalle/checkpoints/last.ckpt")
     picture = sample.prime_of(tmp_path / "a.png", [3, 16, 16])

@@ -131,6 +131,17 @@ def test_a_resumed_run_goes_on_with_its_state_and_its_place(tmp_path: Path) -> N
     assert run_differences(tmp_path / "one", tmp_path / "two") == []
 
 
+def test_a_run_goes_on_with_its_own_optimizer(tmp_path: Path, capsys: Any) -> None:
+    """Its state would silently bring the old step size back."""
+    argv = ["fit", "--config", str(config(tmp_path / "c.yaml")), "--run_dir", str(tmp_path / "run"), "--trainer.max_steps", "2"]
+    adam = ["--model.optimizer", "torch.optim.Adam", "--model.optimizer.lr"]
+    assert train.main([*argv, *adam, "0.001"]) == 0
+    assert train.main([*argv, *adam, "0.002", "--ckpt_path", "last"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "--ckpt_path continues a run with optimizer 1: Adam.lr 0.001, not 0.002" in said
+    assert "--init_from" in said
+
+
 def test_whole_validation_split_is_measured_with_its_state(tmp_path: Path) -> None:
     """One row reads all of it: `val/nll` is that of one long pass."""
     import sample

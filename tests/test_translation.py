@@ -471,6 +471,12 @@ def test_translation_mistakes(
         assert fragment in err[0]
 
 
+def test_pix2pix_refuses_what_is_no_pair(tmp_path: Path, capsys: Any) -> None:
+    argv = ["fit", "--config", "configs/pix2pix/openmoji.yaml", "--run_dir", str(tmp_path / "run"), "--data.paired", "false"]
+    assert train.main([*argv, "--data.size", "16", "--model.patch", "16", "--trainer.max_steps", "1"]) == 2
+    assert "set data.paired to true" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_restored_pool_follows_its_pictures() -> None:
     """A run restores it before anything is on its device, and perhaps in another precision."""
     pool, restored = ImagePool(2), ImagePool(2)

@@ -192,3 +192,11 @@ def test_training_learns_and_codes_follow_the_labels_when_conditional() -> None:
     assert (top[:, :, :4] > 0).all()
     assert (top[:, :, 4:] < 0).all()
     assert model.classify(image[:8]).argmax(1).tolist() == label[:8].tolist()
+
+
+def test_conditional_samples_take_the_classes_in_turns() -> None:
+    model = small(conditional=True)
+    for options in ({}, {"mode": "interpolate", "steps": 3}, {"mode": "traverse", "steps": 3}):
+        drawn = model.sample([3, 4], **options)
+        torch.testing.assert_close(drawn[:1], model.sample([3], label=3 % model.classes, **options), atol=1e-6, rtol=0)
+        assert not torch.equal(drawn[:1], model.sample([3], label=2 % model.classes, **options))

@@ -92,7 +92,7 @@ def slope_norm(logits: Tensor, inputs: Tensor) -> Tensor:
 def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
     """E[(|slope of D at x^| - 1)^2], x^ anywhere on the lines from real to fake (Gulrajani et al. 2017, Eq. 3)."""
     share = torch.rand(len(real), *[1] * (real.dim() - 1), dtype=real.dtype, device=real.device)
-    between = torch.lerp(real, fake, share).detach().requires_grad_()
+    between = torch.lerp(real, fake.to(real), share).detach().requires_grad_()
     return (slope_norm(discriminator(between), between) - 1).square().mean()
 
 

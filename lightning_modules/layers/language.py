@@ -32,23 +32,15 @@ class LanguageModel(TokenModule):
     """Base of systems that predict the next token; a subclass brings `forward`, `begin` and `advance` (`layers/decoding.py`).
 
     Attributes:
-        context: most tokens that are seen at once.
         listener: sees every step of `sample`.
     """
 
     monitor: ClassVar[tuple[str, str] | None] = ("val/nll", "min")
-    context: int = sys.maxsize
     listener: Listener | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.nll = TokenNLL()
-
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data.context > self.context:
-            raise UserError(f"data.context {data.context} is more than model.context {self.context}: make them equal")
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         losses = self.losses(batch)
@@ -64,13 +56,7 @@ class LanguageModel(TokenModule):
         logits: Tensor = self(batch["tokens"][:, :-1])
         return logits
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._measure(batch, "val")
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._measure(batch, "test")
-
-    def _measure(self, batch: dict[str, Any], stage: str) -> None:
+    def measure(self, batch: dict[str, Any], stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         rows = f"|rows={data.eval_batch_size * self.trainer.world_size}" if data.batching == "streams" else ""  # each from no state
         read = f"ctx={data.context}|read={data.batching}{rows}|positions=all"
@@ -101,19 +87,20 @@ class LanguageModel(TokenModule):
     # Decoding
 
     def begin(self, prompts: list[list[int]]) -> tuple[Tensor, Any]:
+        """See `Decodable`."""
         raise NotImplementedError
 
     def advance(self, tokens: list[int], state: Any) -> tuple[Tensor, Any]:
+        """See `Decodable`."""
         raise NotImplementedError
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Ids of a prompt; of none, those of a record's beginning, or of an empty line, or the first id of all."""
-        if self.tokenizer is None:
-            raise UserError("this checkpoint has no tokenizer: it was not made by train.py")
-        begin = [self.tokenizer.special(RECORD[1])] if self.tokenizer.specials else []
-        ids = [*begin, *self.tokenizer.encode(prompt).tolist()]
+        tokenizer = self.known_tokenizer()
+        begin = [tokenizer.special(RECORD[1])] if tokenizer.specials else []
+        ids = [*begin, *tokenizer.encode(prompt).tolist()]
         try:
-            return ids or self.tokenizer.encode("\n").tolist() or [0]
+            return ids or tokenizer.encode("\n").tolist() or [0]
         except UserError:
             return [0]
 
@@ -173,20 +160,19 @@ class LanguageModel(TokenModule):
         Raises:
             UserError: if the text has an unknown character, or too few tokens.
         """
-        if self.tokenizer is None:
-            raise UserError("this checkpoint has no tokenizer: it was not made by train.py")
-        records = bool(self.tokenizer.specials)
-        begin, end = ([self.tokenizer.special(token)] if records else [] for token in RECORD[1:])
+        tokenizer = self.known_tokenizer()
+        records = bool(tokenizer.specials)
+        begin, end = ([tokenizer.special(token)] if records else [] for token in RECORD[1:])
         found = []
         for part in filter(None, map(str.strip, text.split("\n"))) if records else [text]:
-            ids = torch.tensor([*begin, *self.tokenizer.encode(part).tolist(), *end], device=self.device)
+            ids = torch.tensor([*begin, *tokenizer.encode(part).tolist(), *end], device=self.device)
             done = 1
             while done < len(ids):
                 start = window_start(done, self.context)
                 last = min(start + self.context, len(ids) - 1)
                 logits = self(ids[None, start:last])[0, done - 1 - start :].float()
                 nats = torch.nn.functional.cross_entropy(logits, ids[done : last + 1], reduction="none")
-                found += list(zip((self.tokenizer.token(i) for i in ids[done : last + 1].tolist()), nats.tolist()))
+                found += list(zip((tokenizer.token(i) for i in ids[done : last + 1].tolist()), nats.tolist()))
                 done = last + 1
         if not found:
             raise UserError("there is nothing to score: the text has fewer than two tokens")

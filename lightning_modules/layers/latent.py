@@ -5,6 +5,7 @@ A code is a representation if moving in it moves the picture in a way that has a
 (attribute arithmetic).
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 
 class LatentModel(Protocol):
-    """What these tools need of a system. `encode` takes (N, C, H, W) to (N, D), `decode` back."""
+    """What these tools need of a system. `encode` takes (N, C, H, W) to (N, D), `decode` back, perhaps with more that is given."""
 
     latent_dim: int
 
@@ -21,26 +22,34 @@ class LatentModel(Protocol):
 
     def encode(self, image: Tensor) -> Tensor: ...
 
-    def decode(self, code: Tensor) -> Tensor: ...
+    @property
+    def decode(self) -> Callable[..., Tensor]: ...
 
 
-def decode_strips(model: LatentModel, codes: Tensor) -> Tensor:
-    """Pictures (N, S, C, H, W) of codes (N, S, D), decoded in one pass."""
-    return model.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+def decode_strips(model: LatentModel, codes: Tensor, *given: Tensor) -> Tensor:
+    """Pictures (N, S, C, H, W) of codes (N, S, D), decoded in one pass.
+
+    Args:
+        model: whose `decode` it is.
+        codes: one strip of them per row.
+        *given: what else `decode` takes, (N,), such as labels.
+    """
+    repeated = [value.repeat_interleave(codes.shape[1]) for value in given]
+    return model.decode(codes.flatten(0, 1), *repeated).unflatten(0, codes.shape[:2])
 
 
-def interpolate(model: LatentModel, start: Tensor, end: Tensor, steps: int) -> Tensor:
+def interpolate(model: LatentModel, start: Tensor, end: Tensor, steps: int, *given: Tensor) -> Tensor:
     """Strips (N, steps, C, H, W) on the straight lines between codes `start` and `end` (N, D), both included."""
     weight = torch.linspace(0, 1, steps, device=start.device)[None, :, None]
-    return decode_strips(model, torch.lerp(start[:, None], end[:, None], weight))
+    return decode_strips(model, torch.lerp(start[:, None], end[:, None], weight), *given)
 
 
-def traverse(model: LatentModel, code: Tensor, dims: list[int], steps: int, span: float = 3.0) -> Tensor:
+def traverse(model: LatentModel, code: Tensor, dims: list[int], steps: int, *given: Tensor, span: float = 3.0) -> Tensor:
     """Strips (len(dims), steps, C, H, W): coordinate `dims[i]` of `code` (D,) runs from -span to span, the rest stay."""
     codes = code.repeat(len(dims), steps, 1)
     for row, dim in enumerate(dims):
         codes[row, :, dim] = torch.linspace(-span, span, steps, device=code.device)
-    return decode_strips(model, codes)
+    return decode_strips(model, codes, *given)
 
 
 def manifold(model: LatentModel, side: int) -> Tensor:

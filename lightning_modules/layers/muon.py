@@ -2,7 +2,8 @@
 
 A matrix' momentum M = U S V' is replaced by U V': every direction moves alike, instead of a few that dominate. The Newton-Schulz
 iteration does that by products alone. PyTorch's own runs it in bfloat16, which is slow where there is no hardware for it; here it
-keeps the parameters' kind of numbers.
+keeps the parameters' kind of numbers. Queries, keys and values are one matrix here, as are both halves of a gated layer, and made
+orthogonal together, where Jordan's runs take them apart.
 """
 
 from collections.abc import Callable, Iterable

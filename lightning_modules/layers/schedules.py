@@ -62,6 +62,11 @@ class ConstantThenExponential(LRScheduler):
         return [base * self.factor ** max(0, self.last_epoch + 1 - self.constant) for base in self.base_lrs]
 
 
+def warmup(step: int, steps: int) -> float:
+    """Linear from 0 to 1 over `steps` updates, then 1; 1 throughout where `steps` is 0."""
+    return min(1.0, step / steps) if steps else 1.0
+
+
 def cosine(optimizer: torch.optim.Optimizer, total: int, warmup_steps: int = 0, last: float = 0.0) -> dict[str, Any]:
     """Linear up over `warmup_steps` updates, then half a cosine down to a share `last` at update `total`."""
 

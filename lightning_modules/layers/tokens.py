@@ -4,12 +4,14 @@ Batches hold unequal numbers of targets, so that a mean of their means would wei
 update would differ with the ranks and accumulated batches that it is cut into. Here it never does.
 """
 
+import sys
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from console import UserError
 from lightning_modules.base import GenerativeModule
 
 NOMINAL = 4096.0  # targets by which a sum is divided until their true number is known
@@ -33,13 +35,35 @@ def token_losses(logits: Tensor, targets: Tensor, length: Tensor, smoothing: flo
 
 
 class TokenModule(GenerativeModule):
-    """Base of systems over tokens; a batch says as `targets` how many of its tokens are predicted."""
+    """Base of systems over tokens; a batch says as `targets` how many of its tokens are predicted.
+
+    Attributes:
+        context: most tokens that are seen at once.
+    """
 
     unit: ClassVar[str] = "tokens"
+    precisions: ClassVar = (*GenerativeModule.precisions, "bf16-true")
+    context: int = sys.maxsize
 
     def __init__(self) -> None:
         super().__init__()
         self._targets = 0
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        length = getattr(self.trainer.datamodule, "context", 0)  # type: ignore[attr-defined]
+        if length > self.context:
+            raise UserError(f"data.context {length} is more than model.context {self.context}: make them equal")
+
+    def measure(self, batch: dict[str, Any], stage: str) -> None:
+        """Log the figures of one batch of "val" or "test"."""
+        raise NotImplementedError
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.measure(batch, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.measure(batch, "test")
 
     def batch_units(self, batch: dict[str, Any]) -> int:
         return int(batch["targets"])

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from console import UserError
 from datamodules.tokenizer import PairTokenizer
 from lightning_modules.base import sampling
 from lightning_modules.layers.attention import AttentionMap, watching_attention
@@ -78,13 +77,7 @@ class Translator(TokenModule):
 
     # Figures
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._measure(batch, "val")
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._measure(batch, "test")
-
-    def _measure(self, batch: dict[str, Any], stage: str) -> None:
+    def measure(self, batch: dict[str, Any], stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         logits = self(batch)
         for name, metric, smoothing in (("nll", self.nll, 0.0), ("loss", self.loss, self.smoothing)):
@@ -110,11 +103,7 @@ class Translator(TokenModule):
         self._note(stage, "ppl", self.nll.compute().exp(), self.nll.signature.replace("nll", "ppl", 1))
         sources, references = data.texts(stage)
         for name, search in SEARCHES[stage].items():  # and not of what was written, since a rank may have had nothing to write
-            mine = self._written.get(name, {})
-            every: list[Any] = [mine]
-            if self.trainer.world_size > 1:
-                every = [None] * self.trainer.world_size
-                torch.distributed.all_gather_object(every, mine)
+            every = self.of_all_ranks(self._written.get(name, {}))
             written = dict(sorted(item for part in every for item in part.items()))
             texts = list(written.values()), [references[index] for index in written]
             note = f"{search.signature}|split={data.split_name(stage)}|n={len(written)}"
@@ -137,11 +126,16 @@ class Translator(TokenModule):
     def write(self, source: Tensor, length: Tensor, search: Search) -> list[str]:
         """The likeliest text that is found for each of sources (N, S)."""
         assert self.tokenizer is not None
-        most = [search.max_length or max(search.min_length, 2 * size + 10) for size in length.tolist()]
+        most = self._most(length, search)
         state = self.start(self.encode(source, length), max(most))
         found = beam_search(self, state, len(source), most, search, begin=BEGIN, stop=STOP, device=source.device)
         texts = (self.tokenizer.target.decode(one[0][1]) if one else "" for one in found)
         return [" ".join(text.splitlines()) for text in texts]  # bytes may be drawn that end a line, and a text is a line
+
+    @staticmethod
+    def _most(length: Tensor, search: Search) -> list[int]:
+        """Most tokens that are written for each of sources of `length` (N,)."""
+        return [search.max_length or max(search.min_length, 2 * size + 10) for size in length.tolist()]
 
     def read(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Sources (N, S) and their lengths (N,) of texts, padded.
@@ -149,9 +143,8 @@ class Translator(TokenModule):
         Raises:
             UserError: if one has an unknown character.
         """
-        if self.tokenizer is None:
-            raise UserError("this checkpoint has no tokenizer: it was not made by train.py")
-        rows = [[*self.tokenizer.encode(text.strip()).tolist(), STOP] for text in texts]
+        tokenizer = self.known_tokenizer()
+        rows = [[*tokenizer.encode(text.strip()).tolist(), STOP] for text in texts]
         length = torch.tensor([len(row) for row in rows])
         source = torch.full((len(rows), int(length.max())), PAD)
         for number, row in enumerate(rows):
@@ -234,15 +227,14 @@ class Translator(TokenModule):
         return {}
 
     @sampling
-    def attention_maps(self, batch: dict[str, Any]) -> dict[str, AttentionMap]:
+    def attention_maps(self, batch: dict[str, Any], search: Search = Search()) -> dict[str, AttentionMap]:  # noqa: B008  # frozen
         """Of the first text of a batch: what its translation looked at, word by word."""
         assert self.tokenizer is not None
         source, length = batch["source"][:1, : int(batch["source_length"][0])], batch["source_length"][:1]
         memory = self.encode(source, length)
-        most = [2 * len(source[0]) + 10]
-        ((_, ids), *_), = beam_search(
-            self, self.start(memory, most[0]), 1, most, Search(), begin=BEGIN, stop=STOP, device=source.device
-        )  # fmt: skip
+        most = self._most(length, search)
+        (found,) = beam_search(self, self.start(memory, most[0]), 1, most, search, begin=BEGIN, stop=STOP, device=source.device)
+        ids = found[0][1] if found else []
         with watching_attention() as weights:
             self.decode(self.encode(source, length), torch.tensor([[BEGIN, *ids]], device=source.device))
         rows = [self.tokenizer.target.token(number) for number in [*ids, STOP]]
