@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent
-MACHINE_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+MACHINE_FAULTS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+}
 NOISE = re.compile(
     r"Does not validate against any of the Union|Subtypes: |Errors:$|Expected an? (<class ')?NoneType|Given value|"
     r"Problem with given class_path"
@@ -98,8 +101,8 @@ def mistake_behind(error: BaseException) -> UserError | None:
     return cause
 
 
-def run(program: Callable[[], object]) -> int:
-    """Call a program and turn whatever it raises into one line on stderr and an exit code."""
+def run(program: Callable[[], object], interrupted: str = "interrupted") -> int:
+    """Call a program and turn whatever it raises into one line on stderr and an exit code; what Ctrl-C leaves is `interrupted`."""
     try:
         program()
         return 0
@@ -108,9 +111,12 @@ def run(program: Callable[[], object]) -> int:
             return fail(stop.code, 2)
         return stop.code or 0
     except KeyboardInterrupt:
-        return fail("interrupted; continue with --ckpt_path last", 130)
+        return fail(interrupted, 130)
     except (UserError, ArgumentError) as error:
         return fail(str(error), 2)
+    except BrokenPipeError:  # whoever reads stdout has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         return fail(f"{name}{error.strerror or error}", 1 if error.errno in MACHINE_FAULTS | {None} else 2)

@@ -130,7 +130,9 @@ def reproduce(name: str, seeds: list[int]) -> None:
         raise UserError(f"{name}: there is no such reproduction; `python reproduce.py list` names them all, near: {near}")
     entry = entries[name]
     variants = {
-        variant: [run_model(f"{name}/{variant}", {**entry, "overrides": {**entry["overrides"], **more}}, seed) for seed in seeds]
+        variant: [
+            run_model(f"{name}/{variant}", {**entry, "overrides": {**entry.get("overrides", {}), **more}}, seed) for seed in seeds
+        ]
         for variant, more in entry.get("variants", {}).items()
     }
     runs = next(iter(variants.values()), None)  # the first one is the paper's own

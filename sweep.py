@@ -33,16 +33,18 @@ def modes(lr: float, beta1: float, options: argparse.Namespace) -> int | None:
     folder = RUNS / f"lr{lr:g}-beta{beta1:g}-seed{options.seed}"
     command = [sys.executable, str(ROOT / "train.py"), "fit", "--config", str(RECIPE), "--run_dir", str(folder)]
     command += ["--trainer.max_steps", str(options.max_steps), "--seed_everything", str(options.seed)]
+    command += ["--ckpt_path", "last"] if (folder / "checkpoints/last.ckpt").exists() else []
     for player in ("generator", "discriminator"):
         command += [f"--model.{player}_optimizer.init_args.lr={lr}", f"--model.{player}_optimizer.init_args.betas=[{beta1},0.999]"]
     done = subprocess.run(
         [*command, *(["--wandb", options.wandb] if options.wandb else [])], capture_output=True, text=True, cwd=ROOT
     )
-    if done.returncode and "is not finite" not in done.stderr:
+    if done.returncode and "is not finite" in done.stderr:
+        return None
+    if done.returncode:
         raise UserError(f"lr {lr:g}, beta1 {beta1:g}: {done.stderr.strip().splitlines()[-1]}")
     with open(folder / "health.csv") as file:
-        last = list(csv.DictReader(file))[-1]
-    return None if done.returncode else int(float(last["modes"]))
+        return int(float(list(csv.DictReader(file))[-1]["modes"]))
 
 
 def program(argv: list[str]) -> None:

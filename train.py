@@ -40,9 +40,10 @@ from urllib.parse import urlparse
 import torch
 import yaml
 from jsonargparse import Namespace
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from callbacks.attention import AttentionPictures
 from callbacks.checkpoint import AtomicCheckpointIO, RunCheckpoint
@@ -55,7 +56,8 @@ from callbacks.run_files import CSVLog, RunFiles
 from callbacks.summary import Opening, describe
 from callbacks.throughput import Throughput
 from datamodules.base import FACTS, DataModule
-from lightning_modules.base import GenerativeModule, read_checkpoint
+from lightning_modules.base import GenerativeModule
+from lightning_modules.checkpoints import read_checkpoint
 
 # Options of one start of the program, which a saved configuration leaves out.
 START_OPTIONS = (
@@ -184,9 +186,15 @@ class TrainCLI(LightningCLI):
             raise UserError(f"{self.subcommand} judges a checkpoint: give --ckpt_path FILE")
         self.checkpoint = read_checkpoint(options.ckpt_path) if options.ckpt_path else None
         if self.checkpoint and not given:  # continue, or judge, in the run that it belongs to
-            given = Path(options.ckpt_path).resolve().parents[1]
+            folder = Path(options.ckpt_path).resolve().parent
+            if fit and folder.name != "checkpoints":
+                raise UserError(f"--ckpt_path {options.ckpt_path} is in no run's checkpoints/: say with --run_dir where to go on")
+            given = folder.parent
         if not given:
-            given = os.environ.setdefault("MAQUETTE_RUN_DIR", str(home / time.strftime("%Y-%m-%d_%H-%M-%S")))
+            given = str(home / time.strftime("%Y-%m-%d_%H-%M-%S"))
+            if "LOCAL_RANK" in os.environ:  # a process that rank 0 has started
+                given = os.environ.get("MAQUETTE_RUN_DIR", given)
+            os.environ["MAQUETTE_RUN_DIR"] = given
         self.run_dir = Path(given)
         if fit and not options.dry_run:
             if not self.checkpoint and (self.run_dir / "checkpoints/last.ckpt").exists():
@@ -194,8 +202,9 @@ class TrainCLI(LightningCLI):
                     f"{self.run_dir} already holds a run: continue it with --ckpt_path last or choose another --run_dir"
                 )
             try:
-                self.run_dir.mkdir(parents=True, exist_ok=True)
-                (self.run_dir / "config.yaml").touch()
+                if getattr(rank_zero_only, "rank", 0) == 0:  # processes started by torchrun may have read other clocks
+                    self.run_dir.mkdir(parents=True, exist_ok=True)
+                    (self.run_dir / "config.yaml").touch()
             except OSError as error:
                 raise UserError(f"--run_dir {self.run_dir} cannot be written ({error.strerror}): choose another") from error
 
@@ -210,12 +219,14 @@ class TrainCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
-        plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
+        if config.default_root_dir is not None:
+            raise UserError("trainer.default_root_dir is decided here: leave it out, --run_dir says where the run's files go")
+        loggers = [] if config.logger is False or self.subcommand != "fit" else [*several(config.logger), *self._loggers()]
         return super().instantiate_trainer(
             default_root_dir=str(self.run_dir),
-            logger=[] if config.logger is False or self.subcommand != "fit" else self._loggers(),
-            callbacks=[*(config.callbacks or []), *self._callbacks(bool(config.enable_checkpointing is not False))],
-            plugins=[*plugins, AtomicCheckpointIO()],
+            logger=loggers,
+            callbacks=[*several(config.callbacks), *self._callbacks(bool(config.enable_checkpointing is not False))],
+            plugins=[*several(config.plugins), AtomicCheckpointIO()],
             **kwargs,
         )
 
@@ -247,6 +258,8 @@ class TrainCLI(LightningCLI):
         if options.init_from:
             self._check_tokenizer(options.init_from)
             print(take_weights(self.model, read_checkpoint(options.init_from)), file=sys.stderr)
+        if subcommand == "test" and type(self.model).test_step is LightningModule.test_step:
+            raise UserError(f"{type(self.model).__name__} has no figures of its own: score its pictures with evaluate.py")
         if options.dry_run:
             self.datamodule.prepare_data()
             print(yaml.safe_dump(self.saved_config, sort_keys=False))
@@ -306,6 +319,11 @@ class TrainCLI(LightningCLI):
             print(f"{name} {value:.6g}  {self.model.signatures.get(name, '')}".rstrip())
         if self.subcommand == "fit":
             print(f"run: {self.run_dir}\npictures: {self.run_dir / 'samples'}")
+
+
+def several(given: Any) -> list[Any]:
+    """None, one thing or a list of them as a list; Lightning's `true` asks for what there is anyway."""
+    return list(given) if isinstance(given, list | tuple) else [] if given is None or isinstance(given, bool) else [given]
 
 
 def full_class_paths(argv: list[str]) -> list[str]:
@@ -376,7 +394,10 @@ def init_parameters(argv: list[str], key: str) -> list[str]:
     folder = {"model": "lightning_modules", "data": "datamodules"}[key]
     found: list[str] = []
     for module, name in re.findall(rf"({folder}\.\w+)\.(\w+)", text):
-        found += inspect.signature(getattr(sys.modules.get(module), name, dict)).parameters
+        kind = getattr(sys.modules.get(module), name, None)
+        if inspect.isclass(kind):
+            own = [vars(base)["__init__"] for base in kind.__mro__[:-1] if "__init__" in vars(base)]
+            found += [parameter for method in own for parameter in inspect.signature(method).parameters]
     return found
 
 
@@ -416,7 +437,7 @@ def take_weights(model: torch.nn.Module, checkpoint: dict[str, Any]) -> str:
     """Copy all weights that fit by name and shape; the answer lists those that were loaded, missing and mismatched."""
     theirs, ours = checkpoint["state_dict"], model.state_dict()
     loaded = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
-    if not loaded:
+    if not any(value.dim() > 1 for value in loaded.values()):  # a bias or a counter fits by chance
         raise UserError("--init_from: not one of its weights fits this model by name and shape; is it of another system?")
     model.load_state_dict(loaded, strict=False)
     lists = {
@@ -436,7 +457,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     quiet()
     keep_memory()
-    return run(lambda: TrainCLI(argv))
+    return run(lambda: TrainCLI(argv), "interrupted; continue with --ckpt_path last")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import evaluate
 import reproduce
@@ -145,7 +146,43 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert headers[0][0] == headers[1][0]
     assert len(headers[0]) == len(headers[1])
     seen = [state["window"]["seen"] for state in states]
-    assert seen == [12 * 32, 12 * 16], "per rank; the logged figure counts all"
+    assert seen == [12 * 32, 12 * 32], "of all ranks"
+
+
+@pytest.mark.parametrize("limit", ["5", "0.05"])
+def test_short_epochs_are_resumed_where_they_were(limit: str, run: Path, tmp_path: Path) -> None:
+    """`limit_train_batches` ends epochs early; a run that stopped at such an end begins the next epoch at its own beginning."""
+    argv = ["fit", "--config", str(run.parent / "tiny.yaml"), "--trainer.limit_train_batches", limit]
+    argv += ["--trainer.limit_val_batches", "1", "--model.schedule", "constant"]
+    assert train.main([*argv, "--run_dir", str(tmp_path / "whole"), "--trainer.max_epochs", "3"]) == 0
+    assert train.main([*argv, "--run_dir", str(tmp_path / "parts"), "--trainer.max_epochs", "1"]) == 0
+    assert train.main([*argv, "--run_dir", str(tmp_path / "parts"), "--trainer.max_epochs", "3", "--ckpt_path", "last"]) == 0
+    assert run_differences(tmp_path / "whole", tmp_path / "parts") == []
+
+
+def test_runs_without_validation_are_kept_too(run: Path, tmp_path: Path) -> None:
+    """Every epoch, and not only when training ends."""
+    for name in ("train/0", "train/1"):
+        path = tmp_path / "pictures" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16)).save(path)
+    argv = ["fit", "--config", str(run.parent / "tiny.yaml"), "--data", "ImageFolder", "--data.folder", str(tmp_path / "pictures")]
+    argv += ["--data.size", "16", "--data.batch_size", "2", "--run_dir", str(tmp_path / "run"), "--trainer.max_epochs", "3"]
+    witness = ["--trainer.callbacks", "tests.runs.TerminateAt", "--trainer.callbacks.step", "2"]
+    assert train.main([*argv, *witness]) == 143
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_weights_of_another_run_keep_their_bias(run: Path, tmp_path: Path) -> None:
+    argv = ["fit", "--config", str(run.parent / "tiny.yaml"), "--init_from", str(run / "checkpoints/last.ckpt")]
+    argv += ["--run_dir", str(tmp_path / "run"), "--trainer.max_steps", "1", "--model.learning_rate", "0"]
+    assert train.main([*argv, "--trainer.limit_val_batches", "0"]) == 0
+    states = [torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for path in (run, tmp_path / "run")]
+    assert {name.rpartition(".")[2] for name in differences(states[0], states[1])} == {
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    }
 
 
 def test_the_comparison_of_runs_can_fail(run: Path) -> None:

@@ -94,10 +94,12 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (d / "prose.yaml").write_text("just a sentence")
     (d / "binary.yaml").write_bytes(bytes(range(256)))
     images = {"class_path": "datamodules.image_folder.ImageFolder", "init_args": {"folder": "?", "size": 16, "batch_size": 4}}
+    (d / "misspelt.yaml").write_text(text.replace("size: 16", "sise: 16"))
     (d / "folder.yaml").write_text(yaml.safe_dump({**yaml.safe_load(text), "data": images}))
 
     whole = (d / "run/checkpoints/last.ckpt").read_bytes()
     (d / "cut.ckpt").write_bytes(whole[:-1000])
+    (d / "loose.ckpt").write_bytes(whole)
     (d / "empty.ckpt").write_bytes(b"")
     torch.save({"a": 1}, d / "foreign.ckpt")
     torch.save({"class_path": "lightning_modules.vae.VAE", "state_dict": {}, "extra": Trap(d / "executed")}, d / "trap.ckpt")
@@ -142,6 +144,12 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     ),
     "train fitt --config {d}/tiny.yaml": ("'fitt'", "'fit', 'validate', 'test'"),
     "train fit": ("fit.model", "give --config FILE"),
+    "train fit --config configs/cyclegan/openmoji.yaml --run_dir {new} --model.lambda_cycl 3": (
+        "lambda_cycl",
+        "did you mean --model.lambda_cycle?",
+    ),
+    FIT + "--trainer.default_root_dir {new}": ("trainer.default_root_dir", "--run_dir"),
+    FIT + "--trainer.precision 16-true": ("trainer.precision 16-true", "VAE trains in 32-true or bf16-mixed"),
     FIT + "--compile inducter": ("--compile inducter", "give one of", "inductor"),
     # configurations
     "train fit --config {d}/none.yaml": ("{d}/none.yaml", "`python train.py` lists the recipes"),
@@ -162,6 +170,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     "sample {d}/trap.ckpt": ("{d}/trap.ckpt: refused", "run code", "give one of train.py's"),
     FIT + "--ckpt_path {d}/autoencoder/checkpoints/last.ckpt": ("is a lightning_modules.autoencoder.Autoencoder", "use the config"),
     "train validate --config {d}/tiny.yaml --ckpt_path {d}/autoencoder/checkpoints/last.ckpt": ("Autoencoder", "use the config"),
+    "train fit --config {d}/tiny.yaml --ckpt_path {d}/loose.ckpt": ("{d}/loose.ckpt is in no run's checkpoints/", "--run_dir"),
     FIT + f"--ckpt_path {LAST} --model.latent_dim 5": ("model.latent_dim 4, not 5", "leave it out", "--init_from"),
     FIT + f"--ckpt_path {LAST} --init_from {LAST}": ("--init_from", "--ckpt_path", "give one of them"),
     FIT + "--ckpt_path last": ("--ckpt_path last: there is no checkpoints/last.ckpt in {new}", "name its run with --run_dir"),
@@ -195,6 +204,8 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     SAMPLE + "--mode interpolate --steps 0": ("--steps 0", "give at least 1"),
     SAMPLE + "--label 3": ("--label 3", "leave it out, this model is not conditional"),
     "sample {d}/conditional/checkpoints/last.ckpt --label 99": ("--label 99", "give 0 to 9"),
+    "sample {d}/conditional/checkpoints/last.ckpt --mode reconstruct --label 3": ("--label 3", "have their own"),
+    SAMPLE + "--mode reconstruct --data {d}/misspelt.yaml": ("{d}/misspelt.yaml", "'sise'", "correct its class_path or init_args"),
     SAMPLE + "--mode attribute": ("--mode attribute", "needs --attribute, such as a word"),
     SAMPLE + "--mode attribute --attribute xyzzy": ("--attribute 'xyzzy'", "no positive examples", "give another"),
     SAMPLE + "--mode reconstruct --data {d}/none.yaml": ("{d}/none.yaml", "give the data with --data CONFIG"),
@@ -310,6 +321,17 @@ def test_a_split_without_samples_is_a_mistake(tmp_path: Path) -> None:
     for ask in (data.test_dataloader, lambda: data.batch("test", [0])):
         with pytest.raises(ValueError, match="the test split has no samples: add some"):
             ask()
+
+
+def test_folders_named_like_splits_are_none_without_train(tmp_path: Path) -> None:
+    """Without `train`, `val` and `test` are classes like any others: no picture is in two splits."""
+    for name in [f"{kind}/{number}" for kind in ("val", "test", "other") for number in range(20)]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(tmp_path / f"{name}.png")
+    files = ImageFolder(str(tmp_path), size=16).files
+    everything = [path for paths in files.values() for path in paths]
+    assert len(everything) == len(set(everything)) == 60
+    assert all(files.values())
 
 
 def test_names_of_splits_are_no_labels(tmp_path: Path) -> None:
