@@ -44,7 +44,7 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(run: Path, capsys: py
     assert train.main([*argv, "--trainer.accumulate_grad_batches", "4"]) == 0
     out = capsys.readouterr().out
     assert "latent_dim: 4" in out
-    assert "3,483 train, 478 val, 534 test" in out
+    assert "3,483 train, 478 val" in out
     assert "32 samples x 1 processes x 4 accumulated = 128" in out
     assert "27 an epoch, 54 in all" in out
     assert "encoder.0" in out
