@@ -1,9 +1,12 @@
-"""Train and score the papers' recipes: `python reproduce.py list | run ID [--seeds 0,1,2]`.
+"""Train and score the papers' recipes: `python reproduce.py list | run ID [--seeds 0,1,2] | render`.
 
 A reproduction is a file `configs/_reproduce/<id>.yaml`. `run` trains in `runs/reproduce/<id>/seed<k>` (continuing where it was
-interrupted), tests, writes `results/<id>.json`, and renders RESULTS.md from the files in `results/` alone. Beside its `metric` an
-entry may want other `figures` of the same test, and with `run_dir` several score one run. An ablation has `variants`, each with
-overrides of its own; what counts of it is their order, by the first figure of each.
+interrupted), tests, writes what it measured to `results/<id>.json`, and renders RESULTS.md. `render` only does the last of these.
+RESULTS.md takes measured values from `results/` and everything else (protocol, published value, source) from the entries.
+
+Beside its `metric` an entry may want other `figures` of the same test, and with `run_dir` several score one run. An ablation has
+`variants`, each with overrides of its own; what counts of it is their order, by the first figure of each. `earlier` lists values
+that no longer hold, each with its reason; such an entry is withdrawn as long as it has no file in `results/`.
 """
 
 import argparse
@@ -25,9 +28,9 @@ RUNS = ROOT / "runs" / "reproduce"
 RESULTS = ROOT / "results"
 HEADER = """# Results
 
-Written by `python reproduce.py run ID` from the files in `results/`; every row is one command. A value counts as a reproduction of
-the published one only where data, split, protocol and metric are the same; where the protocol column says less, it is less.
-Minutes are wall-clock on 2 CPU cores that other work shared.
+Written by `python reproduce.py run ID`; every row is one command. A value counts as a reproduction of the published one only where
+data, split, protocol and metric are the same; where the protocol column says less, it is less. Minutes are wall-clock on 2 CPU
+cores that other work shared.
 
 | id | ours | published | better | n | epochs | min | protocol | signature | source |
 |---|---|---|---|---|---|---|---|---|---|
@@ -143,21 +146,16 @@ def reproduce(name: str, seeds: list[int]) -> None:
         "value": statistics.fmean(values),
         "std": statistics.stdev(values) if len(values) > 1 else None,
         "n_seeds": len(values),
-        "published": entry.get("published"),
-        "better": entry["better"],
         "signature": runs[0]["signature"],
-        "config": entry["config"],
         "epochs": runs[0]["epochs"],
         "minutes": round(statistics.fmean(one["minutes"] for one in runs), 1),
-        "source": entry.get("source"),
-        "protocol": entry["protocol"],
         **({"variants": {variant: figures_of(those) for variant, those in variants.items()}} if variants else {}),
         **({"figures": figures_of(runs), "signatures": runs[0]["signatures"]} if "figures" in entry else {}),
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     (ROOT / "RESULTS.md").write_text(render())
-    print(f"{name}: {result['value']:.5g} (published {result['published']}), {(RESULTS / name).relative_to(ROOT)}.json")
+    print(f"{name}: {result['value']:.5g} (published {entry.get('published')}), {(RESULTS / name).relative_to(ROOT)}.json")
 
 
 def figures_of(runs: list[dict[str, Any]]) -> dict[str, list[float]]:
@@ -197,30 +195,44 @@ def ablation(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def changed_figures(entries: dict[str, dict[str, Any]], results: dict[str, dict[str, Any]]) -> str:
+    """Table of values that were replaced or withdrawn, with the reasons."""
+    lines = ["\n## Figures that changed\n", "| id | before | now | why |", "|---|---|---|---|"]
+    for name, entry in entries.items():
+        now = f"{results[name]['value']:.5g}" if name in results else "withdrawn"
+        steps = entry.get("earlier", [])
+        values = [f"{step['value']:.5g}" for step in steps] + [now]
+        for before, after, step in zip(values, values[1:], steps):
+            lines.append(f"| {name} | {before} | {after} | {step['reason']} |")
+    return "\n".join(lines) + "\n"
+
+
 def render() -> str:
-    """RESULTS.md from the files in `results/`."""
+    """RESULTS.md from the files in `results/` and the entries."""
+    entries = registry()
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
     rows, tables = [], []
-    for path in sorted(RESULTS.glob("*.json")):
-        r = json.loads(path.read_text())
-        if "variants" in r:
+    for name, result in results.items():
+        r = {**entries[name], **result}
+        if "variants" in result:
             tables.append(ablation(r))
-        if "figures" in r:
+        if "figures" in result:
             tables.append(more_figures(r))
         ours = f"{r['value']:.5g}" + (f" ± {r['std']:.2g}" if r["std"] is not None else "")
         cells = [
-            r["id"],
+            name,
             ours,
-            r["published"],
+            r.get("published"),
             r["better"],
             r["n_seeds"],
             r["epochs"],
             r["minutes"],
             r["protocol"],
             r["signature"],
-            r["source"],
+            r.get("source"),
         ]
         rows.append("| " + " | ".join("–" if cell is None else str(cell).replace("|", "\\|") for cell in cells) + " |\n")
-    return HEADER + "".join(rows) + "".join(tables)
+    return HEADER + "".join(rows) + changed_figures(entries, results) + "".join(tables)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -228,6 +240,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = OptionParser(prog="reproduce.py", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="what there is, with our value beside the published one")
+    commands.add_parser("render", help="write RESULTS.md again, after an entry was edited")
     runner = commands.add_parser("run", help="train, test and record one of them", allow_abbrev=False)
     runner.add_argument("id")
     runner.add_argument("--seeds", default="0", help="such as 0-2 (default: 0)")
@@ -239,6 +252,8 @@ def program(argv: list[str]) -> None:
     options = parse(argv)
     if options.command == "list":
         print(listing())
+    elif options.command == "render":
+        (ROOT / "RESULTS.md").write_text(render())
     else:
         reproduce(options.id, parse_seeds(options.seeds))
 

@@ -190,6 +190,18 @@ def test_the_comparison_of_runs_can_fail(run: Path) -> None:
     assert differences({"a": torch.ones(2)}, {"a": torch.tensor([1.0, 1.0 + 1e-7])}) == [".a"]
 
 
+def test_results_are_rendered_from_their_files() -> None:
+    """RESULTS.md agrees with results/ and with the entries; `python reproduce.py render` writes it again."""
+    assert (ROOT / "RESULTS.md").read_text() == reproduce.render()
+
+
+def test_every_changed_figure_has_a_reason() -> None:
+    for name, entry in reproduce.registry().items():
+        for step in entry.get("earlier", []):
+            assert isinstance(step["value"], float | int), name
+            assert len(step["reason"].split()) > 3, name
+
+
 def test_every_reproduction_can_be_run() -> None:
     """Its file is complete, its recipe and function exist, and its protocol fits into a table."""
     for name, entry in reproduce.registry().items():

@@ -224,7 +224,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     "sweep --lr fast": ("invalid float value: 'fast'", "--help` lists what there is"),
     # reproduce.py
     "reproduce run vae-mnst": ("vae-mnst: there is no such reproduction", "python reproduce.py list", "vae-mnist-nll"),
-    "reproduce rnu vae-mnist-nll": ("'rnu'", "'list', 'run'"),
+    "reproduce rnu vae-mnist-nll": ("'rnu'", "'list', 'render', 'run'"),
     "reproduce run vae-mnist-nll --seeds x": ("--seeds 'x'", "write numbers and ranges"),
 }
 
