@@ -35,7 +35,7 @@ from lightning_modules.layers.attention import AttentionMap, watching_attention
 from lightning_modules.layers.language import LanguageModel, window_start
 from lightning_modules.layers.muon import muon_or_adamw
 from lightning_modules.layers.schedules import cosine
-from lightning_modules.layers.transformer import NORMS, Block, KVCache, Shape, start_gpt
+from lightning_modules.layers.transformer import Block, KVCache, Shape, start_gpt
 
 
 class GPT(LanguageModel):
@@ -53,6 +53,7 @@ class GPT(LanguageModel):
         positions: learnt, or rotary.
         feed_forward: gelu, or gated.
         qk_norm: normalise queries and keys.
+        bias: use biases in linear layers and layer norms, as GPT-2 does and nanoGPT by default does not.
         optimizer: AdamW, or Muon for the blocks' matrices and AdamW for all else (`layers/muon.py`).
         learning_rate: at its peak.
         embedding_rate: the same for embeddings and gains under Muon.
@@ -77,6 +78,7 @@ class GPT(LanguageModel):
         positions: Literal["learned", "rotary"] = "learned",
         feed_forward: Literal["gelu", "swiglu"] = "gelu",
         qk_norm: bool = False,
+        bias: bool = True,
         optimizer: Literal["adamw", "muon"] = "adamw",
         learning_rate: float = 1e-3,
         embedding_rate: float = 1e-3,
@@ -88,11 +90,11 @@ class GPT(LanguageModel):
         self.save_hyperparameters()
         self.context = context
         dropped = dropout if attention_dropout is None else attention_dropout
-        self.shape = Shape(width, heads, dropout, dropped, norm, positions == "rotary", feed_forward, qk_norm)
+        self.shape = Shape(width, heads, dropout, dropped, norm, positions == "rotary", feed_forward, qk_norm, bias=bias)
         self.embedding = nn.Embedding(vocab_size, width)
         self.positions = nn.Embedding(context, width) if positions == "learned" else None
         self.blocks = nn.ModuleList([Block(self.shape, layer) for layer in range(layers)])
-        self.norm = NORMS[norm](width)
+        self.norm = self.shape.make_norm()
         start_gpt(self, layers)
 
     def hidden(self, tokens: Tensor, positions: Tensor, cache: KVCache | None = None) -> Tensor:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sample
 import train
-from console import UserError
+from console import ROOT, UserError
 from datamodules.tokenizer import CharTokenizer
 from lightning_modules import load
 from lightning_modules.gpt import GPT
@@ -112,6 +113,36 @@ def test_gpt_2_has_its_124_million_parameters() -> None:
     with torch.device("meta"):
         model = GPT(vocab_size=50257, context=1024, layers=12, heads=12, width=768)
     assert sum(p.numel() for p in model.parameters()) == 124_439_808
+
+
+@pytest.mark.parametrize(
+    ("name", "vocab_size", "printed"),
+    [("tiny_shakespeare_cpu", 65, "0.80M"), ("tiny_shakespeare", 65, "10.65M"), ("openwebtext_124m", 50304, "123.59M")],
+)
+def test_configurations_of_nanogpt_have_its_parameters(name: str, vocab_size: int, printed: str) -> None:
+    """No biases; and what nanoGPT prints as "number of parameters", which leaves out the positions."""
+    options = yaml.safe_load((ROOT / f"configs/gpt/{name}.yaml").read_text())["model"]["init_args"]
+    with torch.device("meta"):
+        model = GPT(vocab_size=vocab_size, **options)
+    context, layers, width = (options[key] for key in ("context", "layers", "width"))
+    matrices = vocab_size * width + layers * (3 + 1 + 4 + 4) * width**2
+    gains = (2 * layers + 1) * width
+    assert sum(p.numel() for p in model.parameters()) == matrices + gains + context * width
+    assert f"{(matrices + gains) / 1e6:.2f}M" == printed
+    assert not [name for name, _ in model.named_parameters() if "bias" in name]
+
+
+def test_a_gpt_without_biases_is_one_whose_biases_are_zero() -> None:
+    """Logits, step by step with the cache as well: the option leaves nothing else out."""
+    plain, biased = gpt(bias=False), gpt(bias=True)
+    with torch.no_grad():
+        biased.load_state_dict({name: torch.zeros_like(p) for name, p in biased.state_dict().items()} | plain.state_dict())
+        torch.testing.assert_close(plain(torch.tensor([[1, 2, 3]])), biased(torch.tensor([[1, 2, 3]])), atol=1e-6, rtol=1e-6)
+        (one, state), (other, _) = plain.begin([[1, 2, 3]]), biased.begin([[1, 2, 3]])
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(
+            plain.advance([4], state)[0][0], plain(torch.tensor([[1, 2, 3, 4]]))[0, -1], atol=1e-5, rtol=1e-5
+        )
 
 
 def test_weights_begin_as_in_gpt_2() -> None:

@@ -21,8 +21,6 @@ from torch.nn import functional as F
 from console import UserError
 from lightning_modules.layers.attention import attend
 
-NORMS: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
-
 
 @dataclass(frozen=True)
 class Shape:
@@ -39,6 +37,7 @@ class Shape:
         qk_norm: see the table above.
         norm_first: see the table above.
         hidden: width inside of the feed-forward layers; four times the other unless given (gated: 8/3 of it).
+        bias: whether linear layers and layer norms have biases.
 
     Raises:
         UserError: if the width is no multiple of the heads, or the heads' width is odd and rotary.
@@ -54,11 +53,16 @@ class Shape:
     qk_norm: bool = False
     norm_first: bool = True
     hidden: int | None = None
+    bias: bool = True
 
     def __post_init__(self) -> None:
         if self.width % self.heads or (self.rotary and self.width // self.heads % 2):
             step = self.heads * (2 if self.rotary else 1)
             raise UserError(f"model.width {self.width}: give a multiple of {step} for model.heads {self.heads}")
+
+    def make_norm(self) -> nn.Module:
+        """A normalisation layer over the width."""
+        return nn.LayerNorm(self.width, bias=self.bias) if self.norm == "layer" else nn.RMSNorm(self.width)
 
 
 class KVCache:
@@ -153,8 +157,8 @@ class SelfAttention(nn.Module):
     def __init__(self, shape: Shape, layer: int) -> None:
         super().__init__()
         self.shape, self.layer = shape, layer
-        self.qkv = nn.Linear(shape.width, 3 * shape.width)
-        self.output = nn.Linear(shape.width, shape.width)
+        self.qkv = nn.Linear(shape.width, 3 * shape.width, shape.bias)
+        self.output = nn.Linear(shape.width, shape.width, shape.bias)
         self.norms = nn.ModuleList([nn.RMSNorm(shape.width // shape.heads) for _ in range(2)]) if shape.qk_norm else None
 
     def forward(self, x: Tensor, positions: Tensor, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
@@ -178,8 +182,8 @@ class CrossAttention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.query, self.output = nn.Linear(shape.width, shape.width), nn.Linear(shape.width, shape.width)
-        self.keys_values = nn.Linear(shape.width, 2 * shape.width)
+        self.query, self.output = (nn.Linear(shape.width, shape.width, shape.bias) for _ in range(2))
+        self.keys_values = nn.Linear(shape.width, 2 * shape.width, shape.bias)
 
     def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (N, H, S, D) of a memory (N, S, width), once for all tokens that look at it."""
@@ -200,8 +204,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.gated, self.activation = shape.feed_forward == "swiglu", F.relu if shape.feed_forward == "relu" else F.gelu
         hidden = shape.hidden or (8 * shape.width // 3 if self.gated else 4 * shape.width)
-        self.input = nn.Linear(shape.width, 2 * hidden if self.gated else hidden)
-        self.output = nn.Linear(hidden, shape.width)
+        self.input = nn.Linear(shape.width, 2 * hidden if self.gated else hidden, shape.bias)
+        self.output = nn.Linear(hidden, shape.width, shape.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.input(x)
@@ -222,7 +226,7 @@ class Residual(nn.Module):
     def __init__(self, shape: Shape, branches: int) -> None:
         super().__init__()
         self.shape = shape
-        self.norms = nn.ModuleList([NORMS[shape.norm](shape.width) for _ in range(branches)])
+        self.norms = nn.ModuleList([shape.make_norm() for _ in range(branches)])
 
     def add(self, number: int, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
         """(N, T, width) of x (N, T, width): norm(x) goes into the branch, or x + branch(x) into the norm."""
