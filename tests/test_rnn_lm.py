@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import train
+from console import ROOT
 from lightning_modules.layers.decoding import Choice, generate
 from lightning_modules.layers.schedules import ConstantThenExponential
 from lightning_modules.rnn_lm import RNNLM
@@ -98,6 +99,44 @@ def test_schedule_of_zaremba() -> None:
         sgd.step()
         schedule.step()
     assert rates == [1.0, 1.0, 1.0, 1.0, 0.5, 0.25, 0.125], "small: halved after four epochs"
+
+
+@pytest.mark.parametrize(("name", "scale"), [("tiny_shakespeare", 3.0), ("ptb_zaremba_medium", 1.3)])
+def test_recipes_of_a_summed_loss_take_its_steps(name: str, scale: float) -> None:
+    """Both released codes sum the gradient over time and then clip it; ours is the mean: the updates have to be equal."""
+    recipe = yaml.safe_load((ROOT / f"configs/rnn_lm/{name}.yaml").read_text())
+    options, steps = recipe["model"]["init_args"], recipe["data"]["init_args"]["context"]
+    ours, theirs = (rnn(embedding=0, initial_range=scale, forget_bias=options.get("forget_bias", 1.0)) for _ in range(2))
+    optimizer = getattr(torch.optim, options["optimizer"]["class_path"].rpartition(".")[2])
+    ours_update = optimizer(ours.parameters(), **options["optimizer"]["init_args"])
+    squares, clipped = [torch.zeros_like(p) for p in theirs.parameters()], []
+    for _ in range(5):
+        tokens = torch.randint(11, (4, steps + 1))
+        ours.zero_grad()
+        ours.losses(batch(tokens, True)).mean().backward()
+        if recipe["trainer"].get("gradient_clip_algorithm") == "value":
+            nn.utils.clip_grad_value_(ours.parameters(), recipe["trainer"]["gradient_clip_val"])
+        else:
+            nn.utils.clip_grad_norm_(ours.parameters(), recipe["trainer"]["gradient_clip_val"])
+        ours_update.step()
+        theirs.zero_grad()
+        theirs.losses(batch(tokens, True)).mean(0).sum().backward()
+        gradients = [p.grad for p in theirs.parameters() if p.grad is not None]
+        with torch.no_grad():
+            if name == "tiny_shakespeare":  # char-rnn's train.lua: clamp at 5, then optim.rmsprop
+                for p, square, gradient in zip(theirs.parameters(), squares, gradients):
+                    clipped.append((gradient.abs() > 5).float().mean().item())
+                    gradient.clamp_(-5, 5)
+                    square.mul_(0.95).add_(0.05 * gradient**2)
+                    p.sub_(2e-3 * gradient / (square.sqrt() + 1e-8))
+            else:  # Zaremba's main.lua: norm at most 5, then a step of size 1
+                norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt().item()
+                clipped.append(float(norm > 5))
+                for p, gradient in zip(theirs.parameters(), gradients):
+                    p.sub_(gradient * min(1.0, 5 / norm))
+    assert 0 < sum(clipped) < len(clipped), "some are clipped, and not all"
+    for one, other in zip(ours.parameters(), theirs.parameters()):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 def config(path: Path, **data: Any) -> Path:
