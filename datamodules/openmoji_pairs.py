@@ -11,10 +11,11 @@ from datamodules.pairs import PairDataModule
 
 
 class OpenMojiPairs(PairDataModule):
-    """Line drawings and colour pictures on white, of glyphs without skin tones and flags, whose colours no drawing tells.
+    """Line drawings and colour images on white, of glyphs without skin tones and flags, whose colours no drawing tells.
 
-    Unpaired, training gets the drawings of one half of the families and the colours of the other half: no glyph is in both.
-    Validation and test have pairs in any case, so that an unpaired translation can be held against the truth.
+    The split is `drawing` of `OpenMoji`: a held-out glyph has neither the image nor the line drawing of a training glyph.
+    Unpaired training has the drawings of one half of the families and the colour images of the other half, so that no drawing
+    and no image is in both. Validation and test have pairs in any case: an unpaired translation is compared with the truth.
 
     Args:
         **kwargs: see `PairDataModule`.
@@ -26,7 +27,10 @@ class OpenMojiPairs(PairDataModule):
         super().__init__(**kwargs)
         home = str(self.root)
         self.sources = {
-            side: (OpenMoji(side, "line", neutral=True, root=home), OpenMoji(side, "color", neutral=True, root=home))
+            side: (
+                OpenMoji(side, "line", split_by="drawing", neutral=True, root=home),
+                OpenMoji(side, "color", split_by="drawing", neutral=True, root=home),
+            )
             for side in {self.load_size, self.size}
         }
 

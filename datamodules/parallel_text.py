@@ -646,8 +646,8 @@ def spacy_rules(language: str) -> Any:
 class EmojiTranslation(ParallelTextDataModule):
     """Names of emoji in two of the languages that the `emoji` package knows, those of skin tones among them.
 
-    They are split by the families of `OpenMoji`: what is held out is a combination of words. Where two emoji have one name as
-    source and one of them is for training, so is the other.
+    The split is the one by composition of `OpenMoji`: a combination of words is held out, never a word. Emoji of different splits
+    that have one name as source are all for training.
 
     Args:
         source: language that is read.
@@ -667,13 +667,15 @@ class EmojiTranslation(ParallelTextDataModule):
         self.source, self.target = source, target
 
     def sources(self) -> dict[str, list[tuple[str, str]]]:
-        data = OpenMoji(split_by="composition", named=True)
+        data = OpenMoji(split_by="composition", named=True, root=str(self.root))
         source, target = (emoji_names(data.codes, language) for language in (self.source, self.target))
         named = [code for code in data.codes if code in source and code in target]
-        trained = {source[code] for code in named if data.folds[code] == "train"}
+        splits: dict[str, set[str]] = {}
+        for code in named:
+            splits.setdefault(source[code], set()).add(data.folds[code])
         found: dict[str, dict[tuple[str, str], None]] = {"train": {}, "val": {}, "test": {}}
         for code in named:
-            split = "train" if source[code] in trained else data.folds[code]
+            split = data.folds[code] if len(splits[source[code]]) == 1 else "train"
             found[split].setdefault((source[code], target[code]))
         return {split: list(pairs) for split, pairs in found.items()}
 

@@ -536,7 +536,7 @@ class PythonDocs(TextDataModule):
 
 
 class EmojiNames(TextDataModule):
-    """The English names of emoji, one a line, without those of skin tones; split by the families of `OpenMoji`.
+    """The English names of emoji, one a line, without those of skin tones, on the split by composition of `OpenMoji`.
 
     Args:
         **kwargs: see `TextDataModule`.
@@ -549,7 +549,7 @@ class EmojiNames(TextDataModule):
         """Names of each split."""
         from datamodules.openmoji import SKIN_TONES, OpenMoji
 
-        data = OpenMoji(split_by="composition", named=True)
+        data = OpenMoji(split_by="composition", named=True, root=str(self.root))
         found: dict[str, dict[str, None]] = {split: {} for split in SPLITS}
         for code, name in data.names.items():
             if not SKIN_TONES & set(code.split("-")):

@@ -12,7 +12,7 @@ import torch
 
 from console import UserError
 from datamodules.base import Request
-from datamodules.openmoji import emoji_names
+from datamodules.openmoji import OpenMoji, emoji_names
 from datamodules.parallel_text import (
     BucketBatchSampler,
     EmojiTranslation,
@@ -23,6 +23,7 @@ from datamodules.parallel_text import (
     suspicious_line,
     token_cuts,
 )
+from datamodules.text import EmojiNames
 from datamodules.tokenizer import KINDS, RECORD, PairTokenizer, tokenizer_from_json
 from tests.test_pairs import Server, server  # noqa: F401  # a fixture
 
@@ -414,12 +415,12 @@ def test_multi30k_placed_by_hand(captions: dict[str, bytes], tmp_path: Path) -> 
     assert not (folder / "val.en").exists()
 
 
-def test_names_of_emoji_are_translated(tmp_path: Path) -> None:
-    data = EmojiTranslation(tokenizer="word", root=str(tmp_path))
+def test_names_of_emoji_are_translated() -> None:
+    data = EmojiTranslation(tokenizer="word")
     pairs = {split: list(zip(*data.texts(split))) for split in ("train", "val", "test")}
     assert ("waving hand dark skin tone", "winkende hand dunkle hautfarbe") in {pair for split in pairs.values() for pair in split}
     assert sum(map(len, pairs.values())) > 3500
-    assert all(len(pairs[split]) > 200 for split in ("val", "test"))
+    assert {split: len(named) for split, named in pairs.items()} == {"train": 3554, "val": 207, "test": 192}
     trained = {source for source, _ in pairs["train"]}
     words = {word for source in trained for word in source.split()}
     for split in ("val", "test"):
@@ -431,19 +432,35 @@ def test_names_of_emoji_are_translated(tmp_path: Path) -> None:
         assert not any(set(":_") & set(name) or name != name.lower() for pair in named for name in pair)
 
 
-def test_a_source_that_was_trained_on_is_not_tested(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Were two emoji to share a name, as they may in another version of the package, both would be for training."""
+def test_no_source_is_in_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were emoji of two splits to share a name, as they may in another version of the package, both would be for training."""
 
     def first_word(codes: list[str], language: str) -> dict[str, str]:
         return {code: name.split()[0] if language == "en" else name for code, name in emoji_names(codes, language).items()}
 
-    real = EmojiTranslation(root=str(tmp_path)).parts
+    real = EmojiTranslation().parts
     monkeypatch.setattr("datamodules.parallel_text.emoji_names", first_word)
-    parts = EmojiTranslation(root=str(tmp_path)).parts
+    parts = EmojiTranslation().parts
     assert sum(map(len, parts.values())) == sum(map(len, real.values()))
-    trained = {source for source, _ in parts["train"]}
-    assert not any(source in trained for split in ("val", "test") for source, _ in parts[split])
+    train, val, test = ({source for source, _ in parts[split]} for split in ("train", "val", "test"))
+    assert not train & val
+    assert not train & test
+    assert not val & test
     assert len(parts["val"]) < len(real["val"])
+
+
+def test_the_split_is_drawn_under_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Which names are held out follows from images: both text corpora keep these where they keep their tokens."""
+    roots = []
+
+    def numbered(data: OpenMoji, size: int, layers: str) -> np.ndarray:
+        roots.append(data.root)
+        return np.arange(len(data.codes))
+
+    monkeypatch.setattr(OpenMoji, "_rasterised", numbered)
+    EmojiTranslation(root=str(tmp_path)).parts  # noqa: B018
+    EmojiNames(root=str(tmp_path)).names  # noqa: B018
+    assert roots == [tmp_path, tmp_path]
 
 
 def test_a_language_without_names_is_refused() -> None:

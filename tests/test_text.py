@@ -243,7 +243,8 @@ def test_emoji_names() -> None:
     data = EmojiNames(batching="records", context=64)
     names = data.names
     assert 1700 < len(names["train"]) < 1900
-    assert not set(names["train"]) & set(names["val"]) | set(names["train"]) & set(names["test"])
+    assert not set(names["train"]) & (set(names["val"]) | set(names["test"]))
+    assert not set(names["val"]) & set(names["test"])
     words = {word for name in names["train"] for word in name.split()}
     assert all(words.issuperset(name.split()) for name in names["val"]), "what is held out is a combination, never a word"
     assert not any("skin tone" in name for name in names["train"] if name.count(" ") > 3)
