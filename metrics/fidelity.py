@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, Metric
-from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.image import PeakSignalNoiseRatio
+
+from console import UserError
 
 
 class L1(MeanAbsoluteError):
@@ -22,13 +26,37 @@ class PSNR(PeakSignalNoiseRatio):
         super().__init__(data_range=1.0)
 
 
-class SSIM(StructuralSimilarityIndexMeasure):
-    """Structural similarity (Wang et al. 2004): 1 for equal pictures."""
+class SSIM(Metric):
+    """Structural similarity (Wang et al. 2004): 1 for equal images.
 
-    signature = "ssim[window=gauss11|sigma=1.5|mean=pictures]"
+    Averages the positions whose whole 11x11 Gaussian window lies inside the image, as the authors' code and scikit-image do.
+    torchmetrics' own average includes a border of 5 pixels whose windows reach into mirrored padding.
+    """
+
+    signature = "ssim[window=gauss11|sigma=1.5|region=valid|mean=pictures]"
+    border = 5  # (11 - 1) / 2
+    similarity: Tensor
+    count: Tensor
 
     def __init__(self) -> None:
-        super().__init__(data_range=1.0)
+        super().__init__()
+        for name in ("similarity", "count"):
+            self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, made: Tensor, truth: Tensor) -> None:
+        """Add images (N, C, H, W) in [0, 1]."""
+        smallest, (height, width) = 2 * self.border + 1, made.shape[2:]
+        if min(height, width) < smallest:
+            raise UserError(f"SSIM needs images of at least {smallest}x{smallest} pixels (got {height}x{width})")
+        with torch.autocast(made.device.type, enabled=False):  # variances are differences of squares: bfloat16 loses them
+            _, similarity = structural_similarity_index_measure(made, truth, data_range=1.0, return_full_image=True)
+        valid = slice(self.border, -self.border)
+        self.similarity += similarity[..., valid, valid].mean((1, 2, 3)).sum()
+        self.count += len(made)
+
+    def compute(self) -> Tensor:
+        """Mean over all images of all ranks."""
+        return self.similarity / self.count
 
 
 FIDELITY: dict[str, type[Metric]] = {"l1": L1, "psnr": PSNR, "ssim": SSIM}

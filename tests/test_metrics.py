@@ -1,11 +1,18 @@
 """Metrics and floors against independent references."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
+from console import UserError
+from datamodules.openmoji_pairs import OpenMojiPairs
 from metrics.classifier import Classifier, accuracy, train_classifier, weights_hash
-from metrics.floors import pca_sse
+from metrics.fidelity import SSIM, fidelity
+from metrics.floors import pca_sse, translation_floor
 from metrics.likelihood import ActiveUnits, LabelAccuracy, SquaredError, bits_per_dim
 
 
@@ -61,3 +68,51 @@ def test_classifier_is_seeded_and_leaves_the_generator_alone() -> None:
     assert weights_hash(one) != weights_hash(Classifier(1, 2))
     assert accuracy(one, images, labels) == 1.0
     assert accuracy(one, images, 1 - labels) == 0.0
+
+
+def valid_ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Wang et al. 2004, Eq. 13 for each image (N, C, H, W) in [0, 1]: 11x11 Gaussian window of sigma 1.5, without padding."""
+    tap = torch.exp(-((torch.arange(11.0, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))
+    window = torch.outer(tap, tap) / tap.sum() ** 2
+    x, y = x.double().flatten(0, 1)[:, None], y.double().flatten(0, 1)[:, None]  # (N C, 1, H, W)
+
+    def mean(image: Tensor) -> Tensor:
+        return F.conv2d(image, window[None, None])
+
+    mean_x, mean_y = mean(x), mean(y)
+    var_x, var_y, covariance = mean(x * x) - mean_x**2, mean(y * y) - mean_y**2, mean(x * y) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    return similarity.mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("sides", [(11, 11), (16, 23), (64, 64)])
+def test_ssim_averages_the_valid_region(sides: tuple[int, int]) -> None:
+    """Also under autocast, and however the images are divided into batches."""
+    truth = torch.rand(5, 3, *sides, generator=torch.Generator().manual_seed(0))
+    made = (truth + 0.2 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    expected = valid_ssim(made, truth).mean().item()
+    for sizes in ([5], [1, 4]):
+        metric = SSIM()
+        with torch.autocast("cpu", torch.bfloat16):
+            for one, other in zip(made.split(sizes), truth.split(sizes)):
+                metric.update(one, other)
+        assert metric.compute().item() == pytest.approx(expected, abs=1e-5)
+    assert "|region=valid|" in SSIM.signature
+
+
+def test_ssim_of_emoji_leaves_out_the_border() -> None:
+    """Line drawings have white borders, on which everything agrees: with them a copy of the colours seems nearer."""
+    split: Any = OpenMojiPairs(size=64).split("val")
+    line, colour = (images.images[:40] for images in (split.a, split.b))
+    value, signature = translation_floor(line, colour, line, colour, rule="copy", direction="b2a", metric="ssim")
+    assert value == pytest.approx(valid_ssim(colour / 255, line / 255).mean().item(), abs=1e-5)
+    assert signature == "ssim[window=gauss11|sigma=1.5|region=valid|mean=pictures|rule=copy|direction=b2a|n=40]"
+    assert fidelity(line, line)["ssim"][0] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (10, 64)])
+def test_ssim_refuses_images_smaller_than_its_window(sides: tuple[int, int]) -> None:
+    image = torch.rand(2, 3, *sides)
+    with pytest.raises(UserError, match=f"at least 11x11 pixels \\(got {sides[0]}x{sides[1]}\\)"):
+        SSIM().update(image, image)
