@@ -289,10 +289,23 @@ class GenerativeModule(LightningModule):
 
 @torch.no_grad()
 def move_average(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
-    """Move an average of weights a little towards a network's; its buffers are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-    for mine, theirs in zip(average.buffers(), network.buffers()):
-        mine.copy_(theirs)
+    """Move parameters and floating-point buffers of `average` towards those of `network`; copy the other buffers.
+
+    Nothing is synchronised with the host.
+
+    Args:
+        average: Copy of `network` that holds the average.
+        network: Network that is trained.
+        decay: Weight of the past; the new state has the weight `1 - decay`.
+    """
+    pairs = zip([*average.parameters(), *average.buffers()], [*network.parameters(), *network.buffers()], strict=True)
+    floating: list[tuple[Tensor, Tensor]] = []
+    for mine, theirs in pairs:
+        if mine.is_floating_point():
+            floating.append((mine, theirs))
+        else:
+            mine.copy_(theirs)
+    torch._foreach_lerp_([mine for mine, _ in floating], [theirs for _, theirs in floating], 1 - decay)
 
 
 OPTIMIZER_ARGUMENTS = ("generator_optimizer", "discriminator_optimizer", "generator_schedule", "discriminator_schedule")

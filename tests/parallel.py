@@ -50,7 +50,7 @@ class PlainVQ(DiscreteVAE):
 
     @staticmethod
     def _log_likelihood(network: Any, z: Tensor, image: Tensor) -> Tensor:
-        mean, log_scale = network.decoder(z).chunk(2, 1)
+        mean, log_scale = network.decode(z).chunk(2, 1)
         return logit_laplace_log_likelihood(mean, log_scale, (image + 1) / 2)
 
     def configure_optimizers(self) -> Any:

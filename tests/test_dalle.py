@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
-from console import UserError
+from console import ROOT, UserError
+from datamodules.openmoji import OpenMoji
 from lightning_modules.clip import CLIP, contrastive_loss
 from lightning_modules.dalle import DALLE
 from lightning_modules.dvae import DiscreteVAE, annealed, logit_laplace_log_likelihood
@@ -111,9 +114,78 @@ def test_codebook_follows_and_dead_codes_begin_anew() -> None:
     assert quantiser.uses.sum().item() == pytest.approx(64, rel=0.1)
 
 
+class History(Callback):
+    """Keeps the trained network's state after each update."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Tensor]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self.states.append({name: value.double().clone() for name, value in pl_module.network.state_dict().items()})  # type: ignore[union-attr]
+
+
+def test_the_averaged_codebook_belongs_to_the_averaged_encoder() -> None:
+    """Weights, sums and counts are averages of all updates with the same decay, and codes are sums / counts (Eq. 7)."""
+    model = DiscreteVAE(**DVAE, quantiser="vq")
+    expected = {name: value.double().clone() for name, value in model.network.state_dict().items()}
+    history = History()
+    quiet: dict[str, Any] = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    Trainer(accelerator="cpu", max_steps=12, limit_val_batches=0, callbacks=[history], **quiet).fit(
+        model, datamodule=OpenMoji(size=16, batch_size=8, max_samples=120)
+    )
+    assert len(history.states) == 12
+    for step, state in enumerate(history.states):
+        decay = min(0.999, (1 + step) / (10 + step))
+        expected = {name: decay * value + (1 - decay) * state[name] for name, value in expected.items()}
+    for name, value in model.averaged.state_dict().items():
+        torch.testing.assert_close(value.double(), expected[name], atol=1e-5, rtol=1e-5, msg=name)
+    codes = expected["quantiser.sums"] / expected["quantiser.uses"][:, None]
+    torch.testing.assert_close(model.averaged.quantiser.codebook.double(), codes, atol=1e-4, rtol=1e-4)
+    assert (codes - model.network.quantiser.codebook).abs().max() > 1e-3, "the trained network's codes are others"
+    looked_up = model.averaged.look_up(torch.arange(7)[None, None])[0, :, 0].T
+    torch.testing.assert_close(looked_up.double(), codes, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_several_codes_at_each_position() -> None:
+    """A latent of 4x4x3: each position's features are three vectors, quantised apart, below each other in the grid of codes."""
+    model = DiscreteVAE(**DVAE, code_maps=3, quantiser="vq").eval()
+    image = torch.rand(2, 3, 16, 16) * 2 - 1
+    network = model.averaged
+    codes = model.codes_of(image)
+    assert model.grid == [12, 4]
+    assert codes.shape == (2, 12, 4)
+    features = network.encoder(image)  # (2, 3 * 8, 4, 4)
+    for row, column, number in ((0, 0, 0), (1, 3, 2), (3, 2, 1)):
+        vectors = features[:, 8 * number : 8 * number + 8, row, column]
+        nearest = torch.cdist(vectors, network.quantiser.codebook).argmin(1)
+        assert torch.equal(codes[:, 3 * row + number, column], nearest)
+    torch.testing.assert_close(network.decode(network.encode(image)), network.decoder(features))
+    assert model.sample([0, 1]).shape == image.shape
+    assert model.preview({"image": image})["codebook"].shape == (7, 3, 4, 4)  # type: ignore[union-attr]
+
+
+def test_the_latent_of_cifar10_is_8x8x10() -> None:
+    """Section 3.2 of van den Oord et al. 2017: 8x8x10 codes, and the commitment is a mean over them, weighted by 0.25."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "configs/dvae/cifar10.yaml").read_text())["model"]["init_args"]
+    model = DiscreteVAE(image_shape=[3, 32, 32], **{**config, "width": 8})
+    latents = 8 * 8 * 10
+    assert math.prod(model.grid) == latents
+    features = model.network.encode(torch.rand(1, 3, 32, 32) * 2 - 1)
+    _, commitment = model.network.quantiser(features, 1.0)
+    rows = features.detach().movedim(1, 3).reshape(latents, -1)
+    mean = torch.cdist(rows, model.network.quantiser.codebook).amin(1).square().mean()
+    assert (config["beta"] * commitment).item() == pytest.approx(0.25 * mean.item(), rel=1e-3)
+
+
 @pytest.mark.parametrize("quantiser", ["gumbel", "vq"])
 @torch.no_grad()
-def test_codes_and_pictures(quantiser: str) -> None:
+def test_codes_and_pictures(quantiser: Any) -> None:
     """A picture's codes are ids on the grid, and their picture is what is reconstructed, in [-1, 1]."""
     model = DiscreteVAE(**DVAE, quantiser=quantiser).eval()
     image = torch.rand(2, 3, 16, 16) * 2 - 1

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 VQ_DECAY = 0.99  # d of Eq. 7
+UNUSED = 1e-6  # n_k before the first batch
 DEAD = 0.1  # of the average use: codes that are used less begin anew, and again if a batch later they still are
 
 
@@ -51,18 +52,25 @@ class GumbelQuantiser(nn.Module):
 
 
 class VectorQuantiser(nn.Module):
-    """Eq. 6 and 7; `features` channels come in, vectors to be compared with the codes."""
+    """Vector quantisation, Eq. 6 and 7; `features` channels of the encoder are compared with the codes.
 
-    codebook: Tensor
+    The codebook is not a state of its own: it is `sums / uses`, so that an average of both holds an average of the codes, weighted
+    by how often each was used.
+    """
+
     uses: Tensor
     sums: Tensor
 
     def __init__(self, codes: int, width: int) -> None:
         super().__init__()
         self.features = width
-        self.register_buffer("codebook", torch.randn(codes, width))  # begun anew by the first batch, for no code has been used
-        self.register_buffer("uses", torch.zeros(codes))
-        self.register_buffer("sums", torch.zeros(codes, width))
+        self.register_buffer("uses", torch.full((codes,), UNUSED))  # too few to survive: the first batch replaces all codes
+        self.register_buffer("sums", UNUSED * torch.randn(codes, width))
+
+    @property
+    def codebook(self) -> Tensor:
+        """e_k of Eq. 7, (K, D)."""
+        return self.sums / self.uses[:, None]
 
     @in_full_precision
     def forward(self, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -74,8 +82,9 @@ class VectorQuantiser(nn.Module):
     @in_full_precision
     def nearest(self, features: Tensor) -> Tensor:
         """The nearest codes (N, h, w)."""
-        scores = torch.einsum("ndhw,kd->nkhw", features, self.codebook)
-        return (2 * scores - self.codebook.square().sum(1)[:, None, None]).argmax(1)
+        codebook = self.codebook
+        scores = torch.einsum("ndhw,kd->nkhw", features, codebook)
+        return (2 * scores - codebook.square().sum(1)[:, None, None]).argmax(1)
 
     @torch.no_grad()
     @in_full_precision
@@ -103,7 +112,6 @@ class VectorQuantiser(nn.Module):
         dead = self.uses < least
         self.uses.copy_(torch.where(dead, least, self.uses))
         self.sums.copy_(torch.where(dead[:, None], picked * least, self.sums))
-        self.codebook.copy_(self.sums / self.uses[:, None])
 
 
 QUANTISERS: dict[str, type[GumbelQuantiser] | type[VectorQuantiser]] = {"gumbel": GumbelQuantiser, "vq": VectorQuantiser}
