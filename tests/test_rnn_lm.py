@@ -101,7 +101,7 @@ def test_schedule_of_zaremba() -> None:
     assert rates == [1.0, 1.0, 1.0, 1.0, 0.5, 0.25, 0.125], "small: halved after four epochs"
 
 
-@pytest.mark.parametrize(("name", "scale"), [("tiny_shakespeare", 3.0), ("ptb_zaremba_medium", 1.3)])
+@pytest.mark.parametrize(("name", "scale"), [("tiny_shakespeare", 3.0), ("ptb_zaremba_medium", 0.1)])
 def test_recipes_of_a_summed_loss_take_its_steps(name: str, scale: float) -> None:
     """Both released codes sum the gradient over time and then clip it; ours is the mean: the updates have to be equal."""
     recipe = yaml.safe_load((ROOT / f"configs/rnn_lm/{name}.yaml").read_text())
