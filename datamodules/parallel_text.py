@@ -15,6 +15,7 @@ import json
 import shutil
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
@@ -585,6 +586,15 @@ class Multi30k(ParallelFiles):
             UserError: if spaCy is not installed.
         """
         return [str(word) for word in spacy_rules(self.target)(text)]
+
+    @cached_property
+    def vocabulary(self) -> frozenset[str]:
+        """Lower-cased words that occur at least twice in the training targets: 5,889 in English.
+
+        Published translators on this corpus (bentrevett's pytorch-seq2seq) write these and `<unk>`.
+        """
+        counts = Counter(word.lower() for line in self._lines("train", 1) for word in self.tokenise(line))
+        return frozenset(word for word, count in counts.items() if count > 1)
 
     def _obtain(self, path: Path) -> None:
         """Download a file and unpack it."""

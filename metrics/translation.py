@@ -33,25 +33,81 @@ def chrf(texts: list[str], references: list[str], lower: bool) -> Figure:
     return value, f"chrf[{metric.get_signature()}]"
 
 
-def tokenised_bleu(texts: list[str], references: list[str], tokenise: Callable[[str], list[str]], rules: str) -> Figure:
-    """BLEU over the words that the rules of a corpus find in both, lower-cased, without smoothing: the older papers' protocol."""
-    metric = BLEU(tokenize="none", smooth_method="none", force=True)
-    words = [[" ".join(tokenise(text.lower())) for text in side] for side in (texts, references)]
-    return metric.corpus_score(words[0], [words[1]]).score, f"bleu_tokenised[{metric.get_signature()}|words={rules}]"
+def tokenised_bleu(
+    texts: list[str], references: list[str], tokenise: Callable[[str], list[str]], rules: str, lower: bool
+) -> Figure:
+    """BLEU over the words of a corpus' own tokenizer, without smoothing: the protocol of papers before sacreBLEU.
+
+    Args:
+        texts: Translations.
+        references: One reference for each translation.
+        tokenise: Splits a text into words.
+        rules: Name of `tokenise` in the signature.
+        lower: Whether words are compared in lower case.
+    """
+    words, reference_words = ([tokenise(text) for text in side] for side in (texts, references))
+    return _word_bleu("bleu_tokenised", words, reference_words, lower, f"words={rules}")
+
+
+def closed_vocabulary_bleu(
+    texts: list[str],
+    references: list[str],
+    tokenise: Callable[[str], list[str]],
+    rules: str,
+    vocabulary: frozenset[str],
+    max_words: int,
+    retokenise: bool,
+) -> Figure:
+    """BLEU of translations whose words outside of a vocabulary are replaced by `<unk>`, in lower case and without smoothing.
+
+    A translator over whole words scores like this: it cannot write other words. References keep all of their words.
+
+    Args:
+        texts: Translations.
+        references: One reference for each translation.
+        tokenise: Splits a text into words.
+        rules: Name of `tokenise` in the signature.
+        vocabulary: Lower-cased words that are not replaced.
+        max_words: Maximum number of words of a translation; the rest is cut off.
+        retokenise: Whether the words are joined by spaces and split again, so that spaCy makes three words of `<unk>`.
+    """
+    words = [[word if word.lower() in vocabulary else "<unk>" for word in tokenise(text)[:max_words]] for text in texts]
+    if retokenise:
+        words = [tokenise(" ".join(line)) for line in words]
+    note = f"words={rules}|vocabulary={len(vocabulary)}|max_words={max_words}|retokenised={'yes' if retokenise else 'no'}"
+    return _word_bleu("bleu_unk", words, [tokenise(text) for text in references], True, note)
+
+
+def _word_bleu(name: str, texts: list[list[str]], references: list[list[str]], lower: bool, note: str) -> Figure:
+    """BLEU of texts that are split into words, without smoothing."""
+    metric = BLEU(lowercase=lower, tokenize="none", smooth_method="none", force=True)
+    value = metric.corpus_score([" ".join(words) for words in texts], [[" ".join(words) for words in references]]).score
+    return value, f"{name}[{metric.get_signature()}|{note}]"
 
 
 def bleu_by_length(texts: list[str], references: list[str], sources: list[str], lower: bool) -> dict[str, Figure]:
-    """BLEU of sentences whose source has so many words, by "first-last": where a context vector forgets, long ones are worse."""
+    """BLEU of sentences by the number of words of their source, "first-last", as split at white space.
+
+    Without attention, one context vector has to hold the whole source: BLEU falls with its length.
+    """
     found = {}
     for first, last in BUCKETS:
         chosen = [number for number, source in enumerate(sources) if first <= len(source.split()) <= last]
         if chosen:
             value, signature = bleu([texts[i] for i in chosen], [references[i] for i in chosen], lower)
             name = f"{first}-{last}" if last < 10_000 else f"{first}+"
-            found[name] = value, f"{signature[:-1]}|source_words={name}|sentences={len(chosen)}]"
+            found[name] = value, f"{signature[:-1]}|source_words={name}(split at white space)|sentences={len(chosen)}]"
     return found
 
 
-def exact_match(texts: list[str], references: list[str]) -> Figure:
-    """Share of translations that are their references."""
-    return sum(map(str.__eq__, texts, references)) / max(1, len(texts)), "exact[compare=whole]"
+def exact_match(texts: list[str], references: list[str], lower: bool) -> Figure:
+    """Share of translations that equal their references.
+
+    Args:
+        texts: Translations.
+        references: One reference for each translation.
+        lower: Whether both are compared in lower case.
+    """
+    fold = str.lower if lower else str
+    equal = sum(fold(text) == fold(reference) for text, reference in zip(texts, references))
+    return equal / max(1, len(texts)), f"exact[{'case:lc|' if lower else ''}compare=whole]"

@@ -18,10 +18,11 @@ from lightning_modules.layers.attention import AttentionMap, watching_attention
 from lightning_modules.layers.decoding import Search, beam_search
 from lightning_modules.layers.tokens import TokenModule, token_losses
 from metrics.language import TokenNLL
-from metrics.translation import bleu, bleu_by_length, chrf, exact_match, tokenised_bleu
+from metrics.translation import bleu, bleu_by_length, chrf, closed_vocabulary_bleu, exact_match, tokenised_bleu
 
 BEAM = Search(beam=5)
 SEARCHES = {"val": {"": Search()}, "test": {"": Search(), f"_beam{BEAM.beam}": BEAM}}  # by the ending of their figures' names
+RETOKENISED = {24: True, 49: False}  # by the maximum number of words: published translators on Multi30k, see `Multi30k.vocabulary`
 PAD, BEGIN, STOP = range(3)  # special tokens come first in every vocabulary
 
 
@@ -79,9 +80,10 @@ class Translator(TokenModule):
 
     def measure(self, batch: dict[str, Any], stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        logits = self(batch)
+        logits, target = self(batch), data.tokenizer.target
+        unit = f"unit=nats/token|tokens={target.kind}:{target.vocab_size}|case:{'lc' if data.lower else 'mixed'}"
         for name, metric, smoothing in (("nll", self.nll, 0.0), ("loss", self.loss, self.smoothing)):
-            metric.description = f"unit=nats/token|smoothing={smoothing:g}|split={data.split_name(stage)}"
+            metric.description = f"{unit}|smoothing={smoothing:g}|split={data.split_name(stage)}"
             losses = token_losses(logits, batch["target"][:, 1:], batch["target_length"], smoothing)
             metric.update(losses, batch["targets"])
             self.log_metric(f"{stage}/{name}", metric)
@@ -108,13 +110,17 @@ class Translator(TokenModule):
             texts = list(written.values()), [references[index] for index in written]
             note = f"{search.signature}|split={data.split_name(stage)}|n={len(written)}"
             self._note(stage, f"bleu{name}", *bleu(*texts, data.lower), note)
-            self._note(stage, f"exact{name}", *exact_match(*texts), note)
+            self._note(stage, f"exact{name}", *exact_match(*texts, data.lower), note)
             if stage == "test":
                 self._note(stage, f"chrf{name}", *chrf(*texts, data.lower), note)
                 for bucket, found in bleu_by_length(*texts, [sources[i] for i in written], data.lower).items():
                     self._note(stage, f"bleu_source_{bucket}{name}", *found, note)
                 if hasattr(data, "tokenise"):
-                    self._note(stage, f"bleu_tokenised{name}", *tokenised_bleu(*texts, data.tokenise, data.word_rules), note)
+                    words = data.tokenise, data.word_rules
+                    self._note(stage, f"bleu_tokenised{name}", *tokenised_bleu(*texts, *words, data.lower), note)
+                    for max_words, again in RETOKENISED.items():
+                        found = closed_vocabulary_bleu(*texts, *words, data.vocabulary, max_words, again)
+                        self._note(stage, f"bleu_unk{max_words}{name}", *found, note)
         self._written = {}
 
     def _note(self, stage: str, name: str, value: Tensor | float, signature: str, note: str = "") -> None:
