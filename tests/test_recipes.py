@@ -1,0 +1,62 @@
+"""docs/recipes.md has one row per recipe: its paper's settings, the released code's, ours, and where the first two are written."""
+
+import re
+
+import pytest
+import yaml
+
+from console import ROOT, purpose, recipes
+
+COLUMNS = ["config", "paper", "released code", "ours", "source"]
+TEXT = (ROOT / "docs" / "recipes.md").read_text()
+PLACE = re.compile(r"Table|Figure|[Ss]ection|[Aa]ppendix|Eq\.|Algorithm|`[\w.-]+/[\w.-]+`")  # of a paper, or `owner/repository`
+QUOTES = re.compile(r"published|paper|release|against|Table|et al\.", re.IGNORECASE)
+
+
+def rows() -> dict[str, dict[str, str]]:
+    """Cells by column name of every row, by the path of its config; each section holds the configs of its own directory."""
+    found: dict[str, dict[str, str]] = {}
+    for section in re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]:
+        system = section.partition("\n")[0].strip()
+        for line in re.findall(r"^\| \[.*$", section, re.MULTILINE):
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            assert len(cells) == len(COLUMNS), line
+            match = re.fullmatch(rf"\[(\w+)\]\(\.\./(configs/{system}/\1\.yaml)\)", cells[0])
+            assert match, f"{cells[0]} in section {system}"
+            assert match[2] not in found, f"two rows for {match[2]}"
+            found[match[2]] = dict(zip(COLUMNS, cells, strict=True))
+    return found
+
+
+ROWS = rows()
+RECIPES = [path.relative_to(ROOT).as_posix() for path in recipes()]
+
+
+def test_one_row_per_recipe() -> None:
+    assert sorted(ROWS) == RECIPES
+
+
+def test_tables_have_the_named_columns() -> None:
+    headers = re.findall(r"^\| config \|.*$", TEXT, re.MULTILINE)
+    assert headers == ["| " + " | ".join(COLUMNS) + " |"] * len({recipe.split("/")[1] for recipe in RECIPES})
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_row_is_complete(recipe: str) -> None:
+    row = ROWS[recipe]
+    assert all(row.values()), row
+    if QUOTES.search(purpose(ROOT / recipe)):
+        assert PLACE.search(row["source"]), f"{recipe} names a paper or its figure, and its row has no table, section or repository"
+
+
+def test_published_figures_stand_in_the_row_of_their_config() -> None:
+    """Every `published` value that RESULTS.md compares a trained model with."""
+    checked = 0
+    for path in sorted(ROOT.glob("configs/_reproduce/*.yaml")):
+        plan = yaml.safe_load(path.read_text())
+        value = re.search(r"^published: (\S+)", path.read_text(), re.MULTILINE)
+        if value and "function" not in plan:
+            assert value[1] in ROWS[plan["config"]]["paper"] + ROWS[plan["config"]]["released code"], path.name
+            assert PLACE.search(ROWS[plan["config"]]["source"]), path.name
+            checked += 1
+    assert checked >= 9
