@@ -14,11 +14,22 @@ DALL-E's pictures are ranked, and how often a drawing's own caption fits it best
 | paper | here |
 |---|---|
 | f, g | image_encoder, text_encoder |
-| t, at most ln 100, from ln(1 / 0.07) | log_scale |
-| the text's features where it ends | the last token's, by a Transformer that looks back |
+| t, at most ln 100, from ln(1 / 0.07) (section 2.5) | log_scale |
 
-Departures from the paper: f is a small stack of residual blocks with a mean at its end, not a ResNet-50 or ViT. Equal captions of a
-batch count as each other's answer (in Eq. 3 the target is spread evenly over them), for in small data they are the same one.
+The released code (`openai/CLIP`, clip/model.py) has the networks and no training. Where the three differ:
+
+| | paper | released code | here |
+|---|---|---|---|
+| f | ResNet with attention pooling, or ViT (section 2.4) | the same | residual blocks (`layers/bottleneck.py`), mean pooling |
+| feature of a text | at its [EOS] token | at the largest token id, which is [EOS] | at its last token; no [SOS], no [EOS] |
+| activation in g | not stated | QuickGELU, x sigmoid(1.702 x) | GELU |
+| start of g | not stated | embeddings N(0, .02), positions N(0, .01); blocks by width, depth | blocks as PyTorch |
+| Adam (appendix F) | ResNet (.9, .999), 1e-8; ViT (.9, .98), 1e-6 | none | as for ViT, though f is convolutional |
+| dropout | none stated | none | of the branches of g |
+| augmentation | random crops | none | shifts by up to `shift` pixels |
+| equal captions in a batch | each counts as a negative of the others | the same | the target of Eq. 3 is spread evenly over them |
+
+Equal captions are rare in 400 million pairs and common in small data sets.
 """
 
 import math

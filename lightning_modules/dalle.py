@@ -21,7 +21,17 @@ what pictures look like without one, and s > 1 goes further from there than the 
 | text tokens, padding tokens | tokens with 0 for no token; V + t in its place |
 | BPE dropout; reranking | data.bpe_dropout; `sample.py --ranker`, `clip.py` |
 
-Departures from the paper: smaller; guidance and Muon, which it lacks; the step size falls on a cosine (there by hand).
+The released code (`openai/DALL-E`) has the encoder and the decoder of the dVAE, not the Transformer. Departures from the paper:
+
+| | paper | here |
+|---|---|---|
+| size (section 2.2) | 64 layers, 62 heads of 64; 256 text tokens, 1,024 codes out of 8,192 | of the configuration |
+| optimizer (appendix B.2) | AdamW 4.5e-4 (.9, .96), decay .045, halved by hand on plateaus | the same with a cosine, or Muon |
+| average of the weights (appendix B.2) | .99, once in 25 updates | none |
+| dropout | not stated | of branches and embeddings |
+| loss of padding tokens in Eq. 3 | not stated | counts |
+| captions dropped in training | none | `caption_dropout`, whose text then has no loss |
+| sampling (section 2.6) | temperature 1, no guidance, best of 512 by CLIP | temperature .5 and s = 1.5 unless given otherwise |
 """
 
 from math import prod
