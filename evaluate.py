@@ -194,23 +194,25 @@ def ranked(generated: Any, data: Any, options: argparse.Namespace, note: str) ->
 
     from callbacks.fid import pictures
     from metrics.classifier import weights_hash
-    from metrics.retrieval import WAYS, ranking_accuracy
+    from metrics.retrieval import NEGATIVES, WAYS, image_keys, ranking_accuracy
 
     captions, ranker = data.split(options.split).captions, options.ranker
     size = min(len(captions), len(generated))
     tokens = ranker.read(captions).cpu()
     texts = ranker.features(captions).cpu()
+    truth = pictures(data, options.split, list(range(len(captions))))[0]
+    keys = torch.cat([image_keys(part.float() / 127.5 - 1) for part in truth.split(options.batch_size)])
 
     def accuracy(images: Any, order: list[int], shift: int = 0) -> Any:
         features = torch.cat([ranker.features(part.float() / 127.5 - 1).cpu() for part in images.split(options.batch_size)])
-        return ranking_accuracy(features, texts[order].roll(shift, 0), tokens[order].roll(shift, 0))
+        return ranking_accuracy(features, *(part[order].roll(shift, 0) for part in (texts, tokens, keys)))
 
     order = [(options.seed + number) % len(captions) for number in range(len(generated))]
     passes = [slice(start, start + size) for start in range(0, len(generated), size)]
     found = torch.stack([accuracy(generated[one], order[one]) for one in passes])
     wrong = torch.stack([accuracy(generated[one], order[one], size // 2) for one in passes])
-    real = accuracy(pictures(data, options.split, list(range(len(captions))))[0], list(range(len(captions))))
-    base = f"ways={min(WAYS, size)}|split={options.split}|n={size}|ranker=clip:{weights_hash(ranker)}"
+    real = accuracy(truth, list(range(len(captions))))
+    base = f"ways={min(WAYS, size)}|{NEGATIVES}|split={options.split}|n={size}|ranker=clip:{weights_hash(ranker)}"
     drawn = f"{base}|passes={len(passes)}|std={found.std(correction=0):.3f}{note}"
     yield {"metric": "ranking", "value": found.mean().item(), "signature": f"ranking[{drawn}]"}
     yield {"metric": "ranking-real", "value": real.item(), "signature": f"ranking[{base}|pictures=real]"}

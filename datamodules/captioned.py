@@ -163,6 +163,9 @@ class CaptionedImages(ImageDataModule):
 class CaptionedEmoji(CaptionedImages):
     """Colour emoji with their names in one of 14 languages, on the split by composition of `OpenMoji`.
 
+    Emoji are left out if their image does not show the skin tones of their name: an emoji with other tones, or none, has the same
+    image to the pixel. There are 40: people with bunny ears or wrestling, of two different tones each. A message counts them.
+
     Args:
         size: height and width in pixels.
         language: of the names, such as en, de or ko.
@@ -189,10 +192,16 @@ class CaptionedEmoji(CaptionedImages):
     def prepare_data(self) -> None:
         self.source.prepare_data()
 
+    def load_split(self, split: str) -> CaptionedPictures:
+        hidden = {self.source.codes[row] for row in self.source.rows(split)} & self.source.hidden_tones
+        if hidden:
+            print(f"{split}: left out {len(hidden)} emoji whose images do not show the skin tones of their names", file=sys.stderr)
+        return super().load_split(split)
+
     def read(self, split: str) -> tuple[Callable[[list[int]], Pictures], list[list[str]], list[str]]:
         names = emoji_names(self.source.codes, self.language)
         codes = [self.source.codes[row] for row in self.source.rows(split)]
-        named = [row for row, code in enumerate(codes) if code in names]
+        named = [row for row, code in enumerate(codes) if code in names and code not in self.source.hidden_tones]
         captions = []
         for row in named:
             name, group = names[codes[row]], GROUPS[self.source.groups[codes[row]]]
@@ -211,7 +220,8 @@ class CaptionedFolder(CaptionedImages):
     Args:
         path: a folder with `NAME.png` (or another picture) and `NAME.txt` beside it, a caption a line, anywhere in it or in
             `train`, `val` and `test`; or a .csv with the columns file and caption, whose files are named from where it lies, a
-            row for each caption. Without the three folders a picture's split follows from the SHA-256 of its path: 80/10/10.
+            row for each caption. Without the three folders an image's split follows from the SHA-256 of its path (80/10/10), so
+            that copies of an image under several names may fall into different splits.
         size: height and width in pixels; pictures are cut to their centre square and scaled.
         **kwargs: see `CaptionedImages`.
 

@@ -1,8 +1,8 @@
 """Any folder of pictures, and CelebA, whose pictures are files as well.
 
 Layouts of a folder, from the simplest: pictures anywhere in it; one sub-folder per class; a `labels.csv` with the columns
-`file` and `label`; or any of these inside `train`, `val` and `test`. Without the latter a picture's split follows from the
-SHA-256 of its path: 80/10/10.
+`file` and `label`; or any of these inside `train`, `val` and `test`. Without the latter an image's split follows from the
+SHA-256 of its path: 80/10/10. Files are not compared: copies of an image under several names may fall into different splits.
 """
 
 import csv

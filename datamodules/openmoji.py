@@ -235,6 +235,16 @@ class OpenMoji(ImageDataModule):
                     folds.update(dict.fromkeys(codes, "train"))
         return folds
 
+    @cached_property
+    def hidden_tones(self) -> set[str]:
+        """Codes with skin tones that no image shows: a glyph with other tones, or none, has a pixel-identical image."""
+        found: set[str] = set()
+        for codes in self.twins("color"):
+            tones = {code: SKIN_TONES & set(code.split("-")) for code in codes}
+            if len(set(map(frozenset, tones.values()))) > 1:
+                found.update(code for code in codes if tones[code])
+        return found
+
     def _is_flag_or_toned(self, code: str) -> bool:
         return bool(self.groups[code] == FLAG_GROUP or FLAG.match(code) or SKIN_TONES & set(code.split("-")))
 

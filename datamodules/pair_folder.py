@@ -1,8 +1,9 @@
 """Your own pictures of two domains, and the archives of the CycleGAN and pix2pix papers.
 
 Layouts of a folder: `trainA trainB testA testB` (and `valA valB`); or `train` and `test` (and `val`) of side-by-side pictures, a
-left and b right; or two folders, one per domain, whose pictures fall to a split by the SHA-256 of their names: 80/10/10. Where
-there is no `val`, the test pictures are shown while training, and the other way round: nothing is chosen by them.
+left and b right; or two folders, one per domain, whose pictures fall to a split by the SHA-256 of their names: 80/10/10. Files
+are not compared: copies of an image under several names may fall into different splits. Where there is no `val`, the test images
+are shown while training, and the other way round: nothing is chosen by them.
 
 Paired data matches the pictures of both domains by their names without the ending.
 """

@@ -46,7 +46,7 @@ from lightning_modules.layers.bottleneck import bottlenecks, conv
 from lightning_modules.layers.networks import conv_grid
 from lightning_modules.layers.schedules import cosine
 from lightning_modules.layers.transformer import Block, Shape, decaying
-from metrics.retrieval import RankingAccuracy
+from metrics.retrieval import RankingAccuracy, image_keys
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, tokens: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ class CLIP(GenerativeModule):
         u, v = self.image_features(batch["image"]), self.text_features(batch["tokens"])
         loss = contrastive_loss(u, v, self.log_scale.exp(), batch["tokens"])
         self.log(f"{stage}/loss", loss, batch_size=len(u), sync_dist=True)
-        self.ranking.update(u, v, batch["tokens"], batch["index"])
+        self.ranking.update(u, v, batch["tokens"], image_keys(batch["image"]), batch["index"])
         self.log_metric(f"{stage}/ranking", self.ranking)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:

@@ -5,22 +5,27 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-CHUNK = 1024  # pictures at a time
-WAYS = 32  # captions that a picture's own is told from, itself among them
+from metrics.features import to_bytes
+
+CHUNK = 1024  # images at a time
+WAYS = 32  # captions among which an image's own is searched, itself among them
+NEGATIVES = "negatives=other-caption-of-other-image"
 
 
 class RankingAccuracy(Metric):
-    """Share of pictures that their own caption fits best among `WAYS`, the others being drawn from those of the whole split.
+    """Share of images that their own caption fits best among `WAYS`, the negatives being drawn from the whole split.
 
-    Equal captions are the same one: they are no rivals. The rivals depend on a picture's place alone.
+    A caption is no negative if it equals the image's own, or if its image equals the image to the pixel. The negatives depend on
+    an image's position alone.
     """
 
     higher_is_better = True
     full_state_update = False
-    signature = f"ranking[ways={WAYS}]"
+    signature = f"ranking[ways={WAYS}|{NEGATIVES}]"
     images: list[Tensor]
     texts: list[Tensor]
     tokens: list[Tensor]
+    keys: list[Tensor]
     index: list[Tensor]
 
     def __init__(self) -> None:
@@ -28,30 +33,56 @@ class RankingAccuracy(Metric):
         self.add_state("images", [], dist_reduce_fx="cat")
         self.add_state("texts", [], dist_reduce_fx="cat")
         self.add_state("tokens", [], dist_reduce_fx="cat")
+        self.add_state("keys", [], dist_reduce_fx="cat")
         self.add_state("index", [], dist_reduce_fx="cat")
 
-    def update(self, images: Tensor, texts: Tensor, tokens: Tensor, index: Tensor) -> None:
-        """Add normalised features (N, D) of pictures and of their captions, these as tokens (N, T), and their places (N,)."""
-        for state, values in ((self.images, images), (self.texts, texts), (self.tokens, tokens), (self.index, index)):
+    def update(self, images: Tensor, texts: Tensor, tokens: Tensor, keys: Tensor, index: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            images: Normalised features (N, D) of images.
+            texts: Normalised features (N, D) of their captions.
+            tokens: The captions (N, T).
+            keys: `image_keys` (N,) of the images.
+            index: Their positions (N,) in the split.
+        """
+        states = (self.images, self.texts, self.tokens, self.keys, self.index)
+        for state, values in zip(states, (images, texts, tokens, keys, index)):
             state.append(values.to(images.device))
 
     def compute(self) -> Tensor:
         order = dim_zero_cat(self.index).argsort()  # the same on any number of ranks
-        return ranking_accuracy(*(dim_zero_cat(state)[order] for state in (self.images, self.texts, self.tokens)))
+        states = (self.images, self.texts, self.tokens, self.keys)
+        return ranking_accuracy(*(dim_zero_cat(state)[order] for state in states))
 
 
-def ranking_accuracy(images: Tensor, texts: Tensor, tokens: Tensor) -> Tensor:
-    """See `RankingAccuracy`, of features (N, D) and (N, D) and tokens (N, T)."""
+def image_keys(images: Tensor) -> Tensor:
+    """Hash (N,) int64 of the pixels of images (N, C, H, W) in [-1, 1], the same on every device and in every batch."""
+    pixels = to_bytes(images).flatten(1).long()
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randint(-(2**63), 2**63 - 1, pixels.shape[1:], generator=generator)
+    return (pixels * factors.to(pixels.device)).sum(1)  # modulo 2^64: exact in any order
+
+
+def ranking_accuracy(images: Tensor, texts: Tensor, tokens: Tensor, keys: Tensor) -> Tensor:
+    """Compute `RankingAccuracy` of features (N, D) of images and of captions.
+
+    Args:
+        images: Normalised features (N, D) of the images, drawn or real.
+        texts: Normalised features (N, D) of the captions that they are scored by.
+        tokens: These captions (N, T).
+        keys: `image_keys` (N,) of the real images of these captions.
+    """
     size, right = len(images), []
     generator = torch.Generator().manual_seed(0)
     name = tokens.unique(dim=0, return_inverse=True)[1]  # equal captions have one
     for start in range(0, size, CHUNK):
         rows = slice(start, min(start + CHUNK, size))
-        same = name[rows, None] == name  # (n, N)
+        same = (name[rows, None] == name) | (keys[rows, None] == keys)  # (n, N)
         chance = torch.rand(same.shape, generator=generator).to(images.device).masked_fill(same, -1)
-        rivals = chance.topk(min(WAYS, size) - 1).indices  # (n, WAYS - 1)
+        negatives = chance.topk(min(WAYS, size) - 1).indices  # (n, WAYS - 1)
         scores = images[rows] @ texts.mT
         own = (images[rows] * texts[rows]).sum(1, keepdim=True)
-        better = (scores.gather(1, rivals) >= own) & ~same.gather(1, rivals)
+        better = (scores.gather(1, negatives) >= own) & ~same.gather(1, negatives)
         right.append(~better.any(1))
     return torch.cat(right).float().mean()

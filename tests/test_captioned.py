@@ -32,6 +32,17 @@ def test_held_out_names_combine_known_words(emoji: CaptionedEmoji) -> None:
     assert "red square" not in train
 
 
+def test_tones_that_no_image_shows_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """People with bunny ears and wrestlers of two different tones are drawn in yellow, as those without tones are."""
+    data = CaptionedEmoji(size=16, text_length=24)
+    assert data.sizes == {"train": 3554 - 40, "val": 207, "test": 192}
+    assert capsys.readouterr().err == "train: left out 40 emoji whose images do not show the skin tones of their names\n"
+    names = [name for split in ("train", "val", "test") for name in data.split(split).captions]  # type: ignore[attr-defined]
+    assert {name for name in names if "people with bunny ears" in name and name.count("skin tone") == 2} == set()
+    assert {"people with bunny ears", "people wrestling", "people wrestling dark skin tone"} <= set(names)
+    assert "people holding hands light skin tone dark skin tone" in names, "these tones are shown"
+
+
 def test_captions_say_what_the_picture_is(emoji: CaptionedEmoji) -> None:
     """In evaluation the plain name; in training the name, with its group behind it at times, however it is cut."""
     batch = emoji.batch("test", [0, 5, 9])

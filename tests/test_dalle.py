@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from console import ROOT, UserError
+from datamodules.captioned import CaptionedEmoji
 from datamodules.openmoji import OpenMoji
 from lightning_modules.clip import CLIP, contrastive_loss
 from lightning_modules.dalle import DALLE
@@ -19,7 +20,7 @@ from lightning_modules.layers.decoding import Choice, generate
 from lightning_modules.layers.quantisers import GumbelQuantiser, VectorQuantiser, uniform_kl
 from lightning_modules.layers.sparse import Pattern, pattern_of, picture_mask
 from metrics.codes import CodesKept, CodeUsage
-from metrics.retrieval import ranking_accuracy
+from metrics.retrieval import image_keys, ranking_accuracy
 
 DVAE: dict[str, Any] = {"image_shape": [3, 16, 16], "codes": 7, "code_width": 8, "width": 8, "downsamplings": 2, "blocks": 1}
 VOCABULARY, LENGTH, PLACES = 11, 5, 16
@@ -389,14 +390,42 @@ def test_contrastive_loss() -> None:
 
 
 def test_ranking_accuracy() -> None:
-    """1 where every picture has its caption's features, chance where they are shuffled; the same caption twice is no rival."""
+    """1 where every image has its caption's features, chance where they are shuffled."""
     torch.manual_seed(0)
     features = F.normalize(torch.randn(3200, 64), dim=1)
-    tokens = torch.arange(3200)[:, None]
-    assert ranking_accuracy(features, features, tokens) == 1
-    assert ranking_accuracy(features, features.roll(1, 0), tokens).item() == pytest.approx(1 / 32, abs=0.01)
-    twice = features[:2].repeat(20, 1)
-    assert ranking_accuracy(twice, twice, tokens[:2].repeat(20, 1)) == 1
+    tokens, keys = torch.arange(3200)[:, None], torch.arange(3200)
+    assert ranking_accuracy(features, features, tokens, keys) == 1
+    assert ranking_accuracy(features, features.roll(1, 0), tokens, keys).item() == pytest.approx(1 / 32, abs=0.01)
+
+
+def test_negatives_have_another_caption_and_another_image() -> None:
+    """Of 20 copies each of two images, told apart: equal captions are no negatives, nor are different captions of equal images."""
+    features = torch.eye(2, 8).repeat(20, 1)
+    captions, numbers = torch.arange(2)[:, None].repeat(20, 1), torch.arange(40)
+    assert ranking_accuracy(features, features, captions, numbers) == 1, "40 images, two captions"
+    assert ranking_accuracy(features, features, numbers[:, None], captions[:, 0]) == 1, "two images, 40 captions"
+    assert ranking_accuracy(features, features, numbers[:, None], numbers) == 0, "whatever ties is a negative otherwise"
+
+
+def test_image_keys_tell_pixels_apart() -> None:
+    """Equal exactly where all pixels are, for one value of one pixel too, in a batch of any size."""
+    images = torch.randint(0, 256, (50, 3, 8, 8), generator=torch.Generator().manual_seed(0)).float() / 127.5 - 1
+    images[7] = images[3]
+    images[9] = images[3]
+    images[9, 2, 5, 5] += -1 / 127.5 if images[9, 2, 5, 5] > 0 else 1 / 127.5
+    keys = image_keys(images)
+    assert keys[7] == keys[3]
+    assert len(keys.unique()) == 49
+    assert torch.equal(torch.cat([image_keys(images[:1]), image_keys(images[1:])]), keys)
+
+
+def test_images_of_one_split_that_are_equal_are_one() -> None:
+    """Equal images have equal keys in a batch as it is evaluated, where they are named differently."""
+    data = CaptionedEmoji(size=16, text_length=24)
+    whole = data.split("train")
+    numbers = [whole.captions.index(name) for name in ("firefighter", "man firefighter", "woman firefighter")]  # type: ignore[attr-defined]
+    one, twin, other = image_keys(data.batch("train", numbers)["image"]).tolist()
+    assert one == twin != other
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ import train
 from lightning_modules import load
 from lightning_modules.layers.decoding import Choice
 from metrics.features import to_bytes
+from metrics.retrieval import image_keys
 from tests.runs import tiny_config
 
 
@@ -126,15 +127,18 @@ def test_captions_are_those_of_the_split(runs: Path, capsys: Any) -> None:
 
 def test_ranking_is_scored_beside_ceiling_and_floor(runs: Path, capsys: Any) -> None:
     capsys.readouterr()
-    ranker = ["--ranker", str(runs / "clip/checkpoints/last.ckpt"), "--metrics", "ranking", "--num", "500"]
+    ranker = ["--ranker", str(runs / "clip/checkpoints/last.ckpt"), "--metrics", "ranking", "--num", "384"]
     assert evaluate.main([str(runs / "dalle/checkpoints/last.ckpt"), *ranker]) == 0
     lines = {line["metric"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
     assert set(lines) == {"ranking", "ranking-real", "ranking-shuffled"}
     assert "passes=2|" in lines["ranking"]["signature"]
     clip, data = load(runs / "clip/checkpoints/last.ckpt"), sample.data_module(runs / "clip/config.yaml")
-    batch = data.batch("test", list(range(250)))
+    assert "|n=192|" in lines["ranking"]["signature"]
+    assert all("|negatives=other-caption-of-other-image|" in line["signature"] for line in lines.values())
+    batch = data.batch("test", list(range(192)))
+    features = clip.features(batch["image"]), clip.features(data.split("test").captions)
     expected = clip.ranking
-    expected.update(clip.features(batch["image"]), clip.features(data.split("test").captions), batch["tokens"], batch["index"])
+    expected.update(*features, batch["tokens"], image_keys(batch["image"]), batch["index"])
     assert lines["ranking-real"]["value"] == pytest.approx(expected.compute().item())
 
 

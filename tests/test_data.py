@@ -4,6 +4,7 @@ import csv
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from datamodules.base import Request, ResumableBatchSampler, mix_seed
 from datamodules.image_folder import CelebA, FileImages, ImageFolder
 from datamodules.images import InMemoryImages
 from datamodules.openmoji import COLOURS, GROUPS, OpenMoji, composition_key, fold, line_drawing, picture_key
+from datamodules.torchvision_images import TorchvisionImages
 
 
 def requests(sampler: ResumableBatchSampler) -> list[tuple[list[int], int]]:
@@ -213,6 +215,18 @@ def test_the_cache_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest
     stamp = files[0].stat().st_mtime_ns
     assert np.array_equal(data._rasterised(8, "color"), first)
     assert files[0].stat().st_mtime_ns == stamp
+
+
+def test_validation_images_of_torchvision_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the training set's images is in one of the two splits."""
+    numbered = torch.arange(50, dtype=torch.uint8)[:, None, None].expand(-1, 28, 28)
+    corpus = SimpleNamespace(data=numbered, targets=torch.zeros(50, dtype=torch.int64))
+    monkeypatch.setattr(TorchvisionImages, "_dataset", lambda data, train: corpus)
+    data = TorchvisionImages(val_size=8)
+    train, val = ({int(image[0, 0, 0]) for image in data.split(split).images} for split in ("train", "val"))  # type: ignore[attr-defined]
+    assert not train & val
+    assert train | val == set(range(50))
+    assert len(val) == 8
 
 
 # Folders
