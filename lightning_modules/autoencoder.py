@@ -14,8 +14,15 @@ The code is a representation: near codes are alike pictures, and 30 numbers keep
 components do. It is no generator: nothing makes the codes fill the space between them, so a code drawn at random decodes to
 a picture of nothing (`sample`; the histograms against N(0, 1) show why). The VAE mends just this.
 
-Departures from the papers: no layer-wise pre-training with restricted Boltzmann machines; Adam with a cosine schedule instead of
-conjugate gradients; ELU instead of logistic units where the config says so. Denoising trains all layers at once.
+Where this differs from the papers and the code released with the first:
+
+| | paper | released code | here |
+|---|---|---|---|
+| start (2006) | restricted Boltzmann machines, layer by layer, 50 epochs each | the same, 10 epochs each | random weights |
+| training (2006) | conjugate gradients | 200 epochs, 3 line searches for each batch of 1,000 | Adam, cosine schedule |
+| hidden units (2006) | logistic | logistic | logistic, or ELU where the config says so |
+| order (denoising) | each layer is trained on the codes of the layer below | | all layers at once |
+| masking (denoising) | components of the input vector | | pixels, all channels together |
 """
 
 from math import prod
@@ -33,9 +40,12 @@ from metrics.likelihood import SquaredError
 
 
 def corrupt(image: Tensor, corruption: str, level: float) -> Tensor:
-    """x~ of Eq. 3: "masking" sets a share `level` of the pixels to black, "gaussian" adds noise of that deviation."""
+    """x~ of Eq. 3: "masking" sets a share `level` of the pixels to black, "gaussian" adds noise of that deviation.
+
+    A masked pixel is black in all channels. One channel's value alone could be read off the other two.
+    """
     if corruption == "masking":
-        return torch.where(torch.rand_like(image) < level, -1.0, image)
+        return torch.where(torch.rand_like(image[:, :1]) < level, -1.0, image)
     if corruption == "gaussian":
         return image + 2 * level * torch.randn_like(image)  # pictures span 2, the paper's 1
     return image
@@ -51,7 +61,7 @@ class Autoencoder(GenerativeModule):
         activation: of the fully connected network; the code is linear.
         latent_dim: D, size of the code.
         corruption: what is done to the input in training.
-        corruption_level: share of masked pixels, or deviation of the noise on the [0, 1] scale.
+        corruption_level: Share of masked pixels, or standard deviation of the Gaussian noise on the [0, 1] scale.
         learning_rate: Adam's step size, which falls to 0 on half a cosine.
     """
 

@@ -45,6 +45,17 @@ def test_equation_3_corrupts_what_is_seen_and_not_what_is_asked() -> None:
     assert model.loss(picture, corrupt(picture, "masking", 0.9)) != model.loss(picture, picture)
 
 
+def test_masking_blackens_whole_pixels() -> None:
+    """All channels of a pixel or none, a share `level` of the pixels, other ones in each image."""
+    image = torch.rand(4, 3, 64, 64) * 1.8 - 0.8
+    seen = corrupt(image, "masking", 0.25)
+    black = seen == -1
+    assert torch.equal(black, black[:, :1].expand_as(black))
+    assert abs(black[:, 0].float().mean() - 0.25) < 0.02
+    assert not torch.equal(black[0], black[1])
+    assert torch.equal(seen[~black], image[~black])
+
+
 def test_squared_error_of_a_known_difference() -> None:
     metric = SquaredError()
     x = torch.rand(6, *SHAPE)
