@@ -164,15 +164,41 @@ def test_schedule_of_the_released_recipe() -> None:
     assert sgd.param_groups[0] == {**again.param_groups[0], "params": sgd.param_groups[0]["params"]}
 
 
-def test_linear_decay() -> None:
-    sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-    schedule = ConstantThenLinear(sgd, constant=2, decay=4)
-    rates = []
-    for _ in range(8):
+def rates_of(updates: int, **options: int) -> list[float]:
+    """Learning rate at each update of `ConstantThenLinear`, from 1."""
+    sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule, rates = ConstantThenLinear(sgd, **options), []
+    for _ in range(updates):
         rates.append(sgd.param_groups[0]["lr"])
         sgd.step()
         schedule.step()
-    assert rates == [2.0, 2.0, 2.0, 1.5, 1.0, 0.5, 0.0, 0.0]
+    return rates
+
+
+def test_linear_decay() -> None:
+    assert rates_of(8, constant=2, decay=4) == [1, 1, 1, 0.75, 0.5, 0.25, 0, 0]
+
+
+def test_linear_decay_in_epochs_equals_the_releases() -> None:
+    """100 epochs at the full rate and 100 of decay, three updates each: the rate is constant within an epoch."""
+    epochs = range(200)
+    lua = [1 - max(0, e - 100) / 100 for e in epochs]  # train.lua, which lowers it after epochs 101, 102, ... counted from 1
+    pytorch = [1 - max(0, e + 1 - 100) / (100 + 1) for e in epochs]  # networks.get_scheduler, stepped after each epoch
+    for constant, decay, expected in ((300, 300, lua), (297, 303, pytorch)):
+        rates = rates_of(600, constant=constant, decay=decay, every=3)
+        assert rates == pytest.approx([rate for rate in expected for _ in range(3)], abs=1e-12)
+    assert rates[3 * 99 : 3 * 100 + 1] == pytest.approx([1, 1, 1, 100 / 101]), "the first lower rate is epoch 100's"
+    assert rates[-1] == pytest.approx(1 / 101)
+
+
+@pytest.mark.parametrize(("name", "updates"), [("horse2zebra", 1334), ("monet2photo", 6287), ("vangogh2photo", 6287)])
+def test_cyclegan_recipes_decay_as_the_release(name: str, updates: int) -> None:
+    """`updates` is the number of images of the larger domain, at batches of one image."""
+    config = yaml.safe_load((ROOT / f"configs/cyclegan/{name}.yaml").read_text())
+    options = [config["model"]["init_args"][f"{player}_schedule"]["init_args"] for player in ("generator", "discriminator")]
+    assert config["trainer"]["max_steps"] == 200 * updates
+    assert options == [{"constant": 99 * updates, "decay": 101 * updates, "every": updates}] * 2
+    assert config["model"]["init_args"]["lambda_identity"] == 5.0, "the release's half of lambda_cycle"
 
 
 @pytest.mark.parametrize(

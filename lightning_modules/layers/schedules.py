@@ -34,14 +34,29 @@ class GoodfellowSchedule(LRScheduler):
 
 
 class ConstantThenLinear(LRScheduler):
-    """Step size as it is for `constant` updates, then on a straight line to 0 over `decay` updates."""
+    """Full step size for `constant` updates, then a straight line to 0 over `decay` updates, taken in steps of `every` updates.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, constant: int, decay: int) -> None:
-        self.constant, self.decay = constant, decay
+    With `every` the updates of an epoch, the step size changes between epochs only. For epochs e = 0, 1, ... of E updates:
+
+    | code | factor of epoch e | constant | decay |
+    |---|---|---|---|
+    | CycleGAN's first release (Lua), 100 + 100 epochs | 1 - max(0, e - 100) / 100 | 100 E | 100 E |
+    | its PyTorch release, 100 + 100 epochs | 1 - max(0, e + 1 - 100) / (100 + 1) | 99 E | 101 E |
+
+    Args:
+        optimizer: Optimizer whose learning rates are scaled.
+        constant: Number of updates at the full learning rate.
+        decay: Number of updates over which the learning rate falls to 0.
+        every: Number of updates between two changes of the learning rate; both others are multiples of it.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, constant: int, decay: int, every: int = 1) -> None:
+        self.constant, self.decay, self.every = constant, decay, every
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
-        left = min(1.0, max(0.0, (self.constant + self.decay - self.last_epoch) / self.decay))
+        step = self.last_epoch - self.last_epoch % self.every
+        left = min(1.0, max(0.0, (self.constant + self.decay - step) / self.decay))
         return [base * left for base in self.base_lrs]
 
 
