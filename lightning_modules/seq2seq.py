@@ -1,30 +1,42 @@
-"""Encoder-decoder: one recurrent network reads a sentence, another writes its translation, with or without a look back.
+"""Encoder-decoder: one recurrent network reads a sentence, another one writes its translation, with or without attention.
 
 Sutskever, Vinyals and Le, "Sequence to Sequence Learning with Neural Networks", NIPS 2014, and Cho et al., "Learning Phrase
 Representations using RNN Encoder-Decoder", EMNLP 2014 (no attention); Bahdanau, Cho and Bengio, "Neural Machine Translation by
 Jointly Learning to Align and Translate", ICLR 2015 (additive); Luong, Pham and Manning, "Effective Approaches to Attention-based
 Neural Machine Translation", EMNLP 2015 (multiplicative). With Eq. 1 of `layers/translation.py`:
 
-    h_j = [RNN(x_j, h_{j-1}); RNN(x_j, h_{j+1})],  or one of them;   s_0 = tanh(W_0 h_end)   (2)
+    h_j = [RNN(x_j, h_{j-1}); RNN(x_j, h_{j+1})],  or one of them;   s_0 = tanh(W_0 c)       (2)
     s_t = RNN([y_{t-1}; c_t], s_{t-1})                                                       (3)
     p(y_t | y_<t, x) = softmax(W_o D tanh(U [s_t; y_{t-1}; c_t]))                            (4)
-    none:            c_t = c, what the encoder ends with                                     (5)
+    none:            c_t = c, the last state of each direction                               (5)
     additive:        c_t = sum_j a_tj h_j,  a_tj = softmax_j v' tanh(W_a s_{t-1} + U_a h_j)  (6)
     multiplicative:  c_t = sum_j a_tj h_j,  a_tj = softmax_j s_{t-1}' W_a h_j                (7)
 
-Without attention all that a sentence says has to fit into c, one vector for five words and for fifty: the beginning of a long
-sentence is forgotten, which is why Sutskever et al. read it backwards, its beginning last. With attention the decoder looks at each
-word when it needs it, and `attention_maps` shows at which (`test/bleu_source_…` has BLEU by length of both).
+Without attention, c is the only path from the source to the translation, and its size does not grow with the sentence. Sutskever et
+al. read the source backwards, which brings its first words near to the translation's. With attention, each step reads the states of
+all source words; `attention_maps` shows the weights, and `test/bleu_source_...` has BLEU by source length for both.
 
 | paper | here |
 |---|---|
-| h_j, s_t, c_t | memory (N, S, E), state (L, N, width), context (N, E); E = width, 2 width where both ways are read |
+| h_j, s_t, c_t | memory (N, S, E), state (L, N, width), context (N, E); E is width, or 2 width for both directions |
 | x_j, y_t | source_embedding, target_embedding |
-| teacher forcing | y_{t-1} is the true word; with probability 1 - teacher_forcing the likeliest one of the step before |
+| teacher forcing | y_{t-1} is the true word; with probability 1 - teacher_forcing the likeliest word of the step before |
 
-Departures from the papers: the last layer's ends make c (Sutskever et al.: four layers' last states); the output layer is
-tanh (Bahdanau et al.: maxout) and its matrix the target embedding's (Press and Wolf 2017); Luong et al. look with s_t and feed
-tanh(U [s_t; c_t]) back instead of c_t; Adam.
+Where the papers, a released implementation (bentrevett's pytorch-seq2seq, notebooks 2 and 3 of 2024) and this file differ:
+
+| | papers | pytorch-seq2seq | here |
+|---|---|---|---|
+| s_0 without attention | Cho: tanh(V' tanh(V h_S)); Sutskever: last h and cell of each layer | h_S | tanh(W_0 h_S) |
+| s_0 with attention | Bahdanau: tanh(W <-h_1); Luong: last h and cell of each layer | of both directions | of both directions |
+| c in Eq. 3 and 4 | Cho: in both (after tanh(V h_S)); Sutskever: in neither | in both | in both |
+| a_t is computed from | Bahdanau: s_{t-1}; Luong: s_t | s_{t-1} | s_{t-1} |
+| next step is fed | Bahdanau: c_t; Luong: tanh(W_c [c_t; s_t]) | c_t | c_t |
+| W_a of Eq. 6 | without bias | with bias | with bias |
+| padding in a_t | masked | has weight | masked |
+| output layer | Cho, Bahdanau: maxout, the latter of s_{t-1}; Luong: tanh; Sutskever: linear | linear | tanh |
+| output matrix | its own | its own | the target embedding (Press and Wolf 2017) |
+| GRU's reset gate r | U (r * s), before the matrix | r * (U s), PyTorch's | r * (U s), PyTorch's |
+| optimizer | SGD; Bahdanau: Adadelta | Adam, constant | Adam, warm-up and half a cosine |
 """
 
 import random
@@ -72,7 +84,8 @@ class Seq2Seq(Translator):
         width: of each state.
         embedding: size of a word's vector.
         dropout: D, also of embeddings and between layers.
-        reading: how sources are read: both ways (Bahdanau et al.), or one of them (Sutskever et al.: backward).
+        reading: Direction in which sources are read: both (Bahdanau et al.), forward (Cho et al.), or backward with `<eos>` last
+            (Sutskever et al.).
         teacher_forcing: probability that a step of training sees the true word before it.
         smoothing: of labels.
         learning_rate: of Adam, on half a cosine to 0.
@@ -117,7 +130,8 @@ class Seq2Seq(Translator):
     def encode(self, source: Tensor, length: Tensor) -> Memory:
         if self.hparams.reading == "backward":
             place = torch.arange(source.shape[1], device=source.device)
-            source = source.gather(1, torch.where(place < length[:, None], length[:, None] - 1 - place, place))
+            mirrored = length[:, None] - 2 - place  # below 0 for <eos> and padding, which stay where they are
+            source = source.gather(1, torch.where(mirrored >= 0, mirrored, place))
         packed = pack_padded_sequence(
             self._drop(self.source_embedding(source)), length.cpu(), batch_first=True, enforce_sorted=False
         )
@@ -199,5 +213,7 @@ class Seq2Seq(Translator):
     def cross_attention(self, weights: list[Tensor]) -> dict[str, Tensor]:
         if not weights:
             return {}
-        maps = torch.cat(weights, 2)
-        return {"source": maps.flip(-1) if self.hparams.reading == "backward" else maps}
+        maps = torch.cat(weights, 2)  # (1, 1, T, S)
+        if self.hparams.reading == "backward":  # in the order of the source, <eos> last
+            maps = torch.cat([maps[..., :-1].flip(-1), maps[..., -1:]], -1)
+        return {"source": maps}

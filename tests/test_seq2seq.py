@@ -297,6 +297,30 @@ def test_attention_looks_only_at_words(model: Translator) -> None:
         assert one[1, ..., 3:].abs().max() == 0
 
 
+@torch.no_grad()
+def test_backward_reading_leaves_the_end_last() -> None:
+    """Sutskever et al. 2014, section 3.3: the words are reversed, `<eos>` is read last; maps name words in the source's own order."""
+    torch.manual_seed(2)
+    forward, backward = (
+        Seq2Seq(VOCABULARY, VOCABULARY, "multiplicative", "lstm", 2, 12, 6, reading=reading).eval()
+        for reading in ("forward", "backward")
+    )
+    backward.load_state_dict(forward.state_dict())
+    (source, length), tokens = sources(7, 4), torch.randint(3, VOCABULARY, (2, 5))
+    mirrored = source.clone()
+    for row, size in enumerate(length.tolist()):
+        mirrored[row, : size - 1] = source[row, : size - 1].flip(0)
+        assert mirrored[row, size - 1] == STOP
+    expected = forward.decode(forward.encode(mirrored, length), tokens)
+    torch.testing.assert_close(backward.decode(backward.encode(source, length), tokens), expected)
+    maps = []
+    for model, read in ((forward, mirrored), (backward, source)):
+        with watching_attention() as weights:
+            model.decode(model.encode(read[:1], length[:1]), tokens[:1])
+        maps.append(model.cross_attention(weights)["source"])
+    torch.testing.assert_close(maps[1], maps[0][..., [5, 4, 3, 2, 1, 0, 6]])
+
+
 def test_teacher_forcing() -> None:
     """Never forced, a step sees its own likeliest word and not the true one; always forced, nothing is drawn."""
     torch.manual_seed(0)
