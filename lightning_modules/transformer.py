@@ -1,4 +1,4 @@
-"""Transformer: attention alone is enough to translate.
+"""Transformer: an encoder-decoder of attention alone, without recurrence, that translates.
 
 Vaswani et al., "Attention Is All You Need", NIPS 2017. With Eq. 1 of `layers/translation.py`:
 
@@ -7,20 +7,31 @@ Vaswani et al., "Attention Is All You Need", NIPS 2017. With Eq. 1 of `layers/tr
     rate = scale * d^-1/2 * min(step^-1/2, step * warmup^-3/2)                       (4)
     PE(pos, 2i) = sin(pos / 10000^(2i/d)),  PE(pos, 2i + 1) = cos(pos / 10000^(2i/d))  (5)
 
-No state is carried from word to word: every word looks at every other one at once, so that the way between two words is one step
-long and a whole sentence is trained on in parallel. What order the words had, attention alone could not tell; Eq. 5 adds it. The
-decoder may not look ahead, or it would copy its answer.
+Each position attends to all others at once: the path between two words has length one, and all positions of a sentence are trained
+in parallel. Attention ignores word order, which Eq. 5 adds. The decoder's self-attention is masked: a position cannot see later
+targets.
 
 | paper | here |
 |---|---|
 | N, d_model, d_ff, h | layers, width, hidden, heads |
-| P_drop, on each branch before it is added, and on embeddings | dropout |
-| epsilon_ls | smoothing |
+| P_drop, on the output of each branch before it is added, and on embeddings plus positions (section 5.4) | dropout |
+| epsilon_ls (section 5.4) | smoothing |
 | one matrix for both embeddings and the output, times sqrt(d) as embedding (section 3.4) | shared; embedding.weight |
 | average of the last 5 checkpoints (section 6.1) | average, average_every |
 
-Departures from the paper: with norm_first the norms stand before the branches (Xiong et al. 2020), which trains without warm-up;
-the paper does not say how weights begin (here Glorot's uniform, embeddings N(0, 1/d)); its attention has no biases.
+Where the paper, the released code (tensor2tensor, `transformer_base_v1` unless named) and this file differ:
+
+| | paper | released code | here |
+|---|---|---|---|
+| norms | after the branches | v1 after; v2 and v3 before the branches | after; before with norm_first (Xiong et al. 2020) |
+| dropout of attention weights and in Eq. 3 | none | v1 none; v2 and v3 0.1 | none |
+| biases of the projections in attention | none | at first biases, later none | biases |
+| sinusoids of Eq. 5 | interleaved | all sines, then all cosines | interleaved |
+| label smoothing spreads epsilon over | not stated | the V - 1 other tokens | all V tokens |
+| initial weights | not stated | uniform unit scaling; embeddings N(0, 1/d) | Glorot uniform; embeddings N(0, 1/d) |
+| warm-up; beta_2 of Adam | 4000; 0.98 | v1 the same; v2 8000; v3 0.997 | as configured; 0.98 |
+| maximum length of a translation | source + 50 (section 6.1) | source + 50, later + 100 | 2 source + 10 |
+| beam of the test figures | 4, alpha 0.6 | 4, alpha 0.6 | 1; and 5, alpha 0.6 |
 """
 
 import math

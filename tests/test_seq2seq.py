@@ -1,17 +1,20 @@
 """Systems that write one text for another: padding never shows, writing equals reading, the search finds what there is, and the
 networks are the published ones."""
 
+import importlib
 import itertools
 import math
+import re
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import train
-from console import UserError
+from console import ROOT, UserError
 from lightning_modules.gpt import GPT
 from lightning_modules.layers.attention import watching_attention
 from lightning_modules.layers.decoding import Search, beam_search
@@ -235,6 +238,28 @@ def test_transformer_base_has_its_65_million_parameters() -> None:
     assert sum(p.numel() for p in model.network.parameters()) / 1e6 == pytest.approx(63.1, abs=0.2)
 
 
+RECIPES = {  # parameters in millions, as headers of recipes and protocols of reproductions have them
+    "seq2seq/multi30k": (6.3, "_reproduce/seq2seq-attention-multi30k"),
+    "seq2seq/multi30k_no_attention": (7.9, "_reproduce/seq2seq-multi30k"),
+    "transformer/multi30k": (6.0, "_reproduce/transformer-multi30k"),
+    "transformer/multi30k_tiny": (2.6, "transformer/multi30k_tiny"),
+    "transformer/wmt14_base": (63.1, "transformer/wmt14_base"),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_state_their_size(recipe: str) -> None:
+    millions, place = RECIPES[recipe]
+    config = yaml.safe_load((ROOT / f"configs/{recipe}.yaml").read_text())
+    vocabulary = config["data"]["init_args"].get("vocab_size", 8000)
+    module, _, name = config["model"]["class_path"].rpartition(".")
+    with torch.device("meta"):
+        model = getattr(importlib.import_module(module), name)(vocabulary, vocabulary, **config["model"]["init_args"])
+    found = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert found / 1e6 == pytest.approx(millions, abs=0.05)
+    assert re.search(rf"\b{millions}M\s+parameters", (ROOT / f"configs/{place}.yaml").read_text())
+
+
 def test_weights_begin_as_glorot_has_them() -> None:
     """Queries, keys and values each as a matrix of their own, whatever the widths are."""
     network = Transformer(VOCABULARY, VOCABULARY, 1, 2, 64, 128).network
@@ -299,7 +324,7 @@ def test_attention_looks_only_at_words(model: Translator) -> None:
 
 @torch.no_grad()
 def test_backward_reading_leaves_the_end_last() -> None:
-    """Sutskever et al. 2014, section 3.3: the words are reversed, `<eos>` is read last; maps name words in the source's own order."""
+    """Sutskever et al. 2014, section 3.3: words are reversed, `<eos>` is read last; maps have the order of the source."""
     torch.manual_seed(2)
     forward, backward = (
         Seq2Seq(VOCABULARY, VOCABULARY, "multiplicative", "lstm", 2, 12, 6, reading=reading).eval()
