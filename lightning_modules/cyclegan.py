@@ -10,8 +10,8 @@ Domains A and B, generators G: A -> B and F: B -> A, discriminators D_B and D_A.
 
 In Eq. 1 a discriminator minimises half of what stands there, and a generator E_a[(D_B(G(a)) - 1)^2]. Validity alone lets G send
 any painting to any photograph: that each picture comes back is what ties G(a) to its a. Identity says that what is a photograph
-already needs no change, without which the colours of paintings wander; the paper adds it for painting -> photograph, with half
-of lambda_cycle. Absolute differences are means over pixels, channels and the batch.
+already needs no change, without which the colours of paintings wander. Absolute differences are means over pixels, channels and
+the batch.
 
 | paper | here |
 |---|---|
@@ -23,8 +23,15 @@ of lambda_cycle. Absolute differences are means over pixels, channels and the ba
 Discriminators are shown a pool of the last 50 fakes (section 4, after Shrivastava et al. 2017), so that the game cannot run in
 circles. The generators and their Adam are one player, the discriminators and theirs the other.
 
-Departures from the paper: the discriminators move first, and the generators answer the moved ones; no biases before instance
-norm, which takes them out.
+Where the paper, its two releases (Lua, then PyTorch) and this file differ:
+
+| | paper | released code | here |
+|---|---|---|---|
+| lambda_identity | paintings: lambda_cycle / 2 (section 5.2) | Lua: 0; PyTorch: lambda_cycle / 2 | 0; its archives' configs: 5.0 |
+| step size | 100 epochs constant, 100 to 0 (section 4) | changed after each epoch | its archives' configs: as PyTorch |
+| order of a step | | Lua: G, D_B, F, D_A; PyTorch: generators, then discriminators | discriminators, then generators |
+| residual blocks | 6 at 128 pixels, 9 from 256 on (section 7.2) | PyTorch: 9 | 6 below 256 pixels, 9 from there on |
+| biases before instance norm, which removes them | | yes | no |
 """
 
 from typing import Any, Literal
@@ -128,7 +135,7 @@ class CycleGAN(AdversarialModule):
         blocks: residual blocks; the paper's 6 below 256 pixels and 9 from there on unless given.
         patch: side in pixels of what a discriminator judges.
         lambda_cycle: weight of Eq. 2.
-        lambda_identity: weight of the identity loss; the paper's is half of lambda_cycle for paintings -> photographs, else 0.
+        lambda_identity: Weight of the identity loss; half of lambda_cycle in the PyTorch release, 0 leaves it out.
         lambda_gan: weight of Eq. 1 for the generators; 0 leaves the cycle alone, as in the paper's Tables 4 and 5.
         cycle: both ways, or only a -> b -> a (forward) or b -> a -> b (backward), as in these tables.
         pool_size: fakes of the past that a discriminator may be shown.

@@ -9,7 +9,7 @@ Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversa
 
 Where many answers are right, L1 alone gives their median, which is grey and blurred; the discriminator, which sees question and
 answer side by side, accepts only an answer that somebody could have given. Skip connections hand every outline to the layer of
-its own size (section 3.2.1). The noise z is dropout, in training and when sampling alike (section 3.2).
+its own size (section 3.2.1). The noise z is dropout, in training and when sampling alike (section 3.1).
 
 G maximises log D instead of minimising log(1 - D), and D's loss is halved (section 3.3). Absolute differences are means over
 pixels, channels and the batch.
@@ -21,9 +21,16 @@ pixels, channels and the batch.
 | "batch normalization using the statistics of the test batch", which has one picture | test_statistics picture |
 | L1, GAN, cGAN, L1+GAN, L1+cGAN of Table 1; patches of Table 3 | loss; patch |
 
-Departures from the paper: D moves first, and G answers the moved one. Below 256 pixels the U-Net has log2(side) levels instead
-of eight. The 1x1 grid in its middle has no norm, which would leave one picture's own value as zero. Before batch norm there are
-no biases, which it takes out.
+Where the paper, its two releases (Lua, then PyTorch) and this file differ:
+
+| | paper | released code | here |
+|---|---|---|---|
+| step size | constant, 200 epochs of facades (section 6.2) | PyTorch: constant for 100 epochs, then to 0 over 100 | constant |
+| D that G answers | the one after its step (section 3.3) | Lua: its output from before the step | the one after its step |
+| norm of the 1x1 grid | batch norm, which makes it 0 at batches of one image (section 6.3) | removed later | none |
+| dropout | first three levels of the decoder (section 6.1) | PyTorch: levels two to four | first three levels |
+| levels | 8, for 256 pixels | PyTorch: 7 or 8, for 128 or 256 pixels | log2(side), at most 8 |
+| biases before batch norm, which removes them | | Lua: set to 0 at each step; PyTorch: none | none |
 """
 
 from math import log2

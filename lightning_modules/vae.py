@@ -22,8 +22,19 @@ the prior have mass where there are no codes. Eq. 5 with k = 1 is Eq. 3 in expec
 A weight R on the *mean* squared or logistic loss over D values, as some books have it, is beta = D / R for Bernoulli and
 D / (2 R) for Gaussian pixels with sigma = 1.
 
-Departures from the papers: Adam instead of Adagrad (as in the second); the output bias starts at the logit of the first
-batch's mean instead of the training set's; labels enter as one-hot vectors at encoder and decoder, p(z|y) = p(z).
+Where the papers, the importance weighted autoencoder's released code and this file differ:
+
+| | paper | released code | here |
+|---|---|---|---|
+| optimizer (2014) | Adagrad | | Adam |
+| Adam's beta1 (2016) | 0.9 | 0.99 | 0.9 |
+| Adam's second moments begin at (2016) | 0 | 1 | 0 |
+| step size of stage i (2016) | 0.001 * 10^(-i/7) | rounded: 1, 0.72, 0.52, ... 0.1 times 0.001 | 0.001 * 10^(-i/7) |
+| order of the images (2016) | | the same in each epoch | drawn anew in each epoch |
+| training images (2016) | 60,000 | 59,600, 400 for validation | 59,600, 400 for validation |
+| the encoder predicts (2016) | log sigma^2 | log sigma | log sigma^2 |
+| output bias begins at (2016) | | logit of the training set's mean | logit of the first batch's mean |
+| prior of the conditional model (2015) | learned, given y | | p(z); labels are one-hot inputs of encoder and decoder |
 """
 
 import math
