@@ -163,10 +163,9 @@ def score(
         generated = torch.cat(kept)
     if set(FIDELITIES) & set(wanted):
         truth = pictures(data, split, list(range(options.seed, options.seed + len(generated))))[0]
-        for name, (value, signature) in fidelity(generated, truth).items():
-            if name in wanted:
-                extra = f"split={split}|n={len(truth)}{note}"
-                yield {"metric": name + suffix, "value": value, "signature": f"{signature[:-1]}|{extra}]"}
+        for name, (value, signature) in fidelity(generated, truth, [name for name in FIDELITIES if name in wanted]).items():
+            extra = f"split={split}|n={len(truth)}{note}"
+            yield {"metric": name + suffix, "value": value, "signature": f"{signature[:-1]}|{extra}]"}
     if "ranking" in wanted:
         yield from ranked(generated, data, options, note)
     if {"parzen", "nn"} & set(wanted):

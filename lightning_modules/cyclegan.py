@@ -177,7 +177,7 @@ class CycleGAN(AdversarialModule):
         judges = {name: PatchDiscriminator(channels, width, patch, "instance", min(height, side)) for name in ("a", "b")}
         self.set_players(start_normal(nn.ModuleDict(generators)), start_normal(nn.ModuleDict(judges)))
         self.pools = {name: ImagePool(pool_size) for name in ("a", "b")}
-        self.fidelity = fidelity_metrics(("a2b", "b2a"))
+        self.fidelity = fidelity_metrics(("a2b", "b2a"), min(height, side))
 
     @staticmethod
     def check_sides(height: int, width: int) -> None:

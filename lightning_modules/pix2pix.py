@@ -151,7 +151,7 @@ class Pix2Pix(AdversarialModule):
         seen = 2 * channels if self.conditional else channels
         judge = PatchDiscriminator(seen, width, patch, "batch", min(height, side))
         self.set_players(start_normal(UNet(channels, width, self.levels, test_statistics)), start_normal(judge))
-        self.fidelity = fidelity_metrics(("a2b",))
+        self.fidelity = fidelity_metrics(("a2b",), min(height, side))
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -1,5 +1,6 @@
 """How near a translation is to the known answer: mean absolute error, PSNR and SSIM, over all pictures of all ranks."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ class SSIM(Metric):
     """
 
     signature = "ssim[window=gauss11|sigma=1.5|region=valid|mean=pictures]"
-    border = 5  # (11 - 1) / 2
+    window = 11
     similarity: Tensor
     count: Tensor
 
@@ -45,12 +46,12 @@ class SSIM(Metric):
 
     def update(self, made: Tensor, truth: Tensor) -> None:
         """Add images (N, C, H, W) in [0, 1]."""
-        smallest, (height, width) = 2 * self.border + 1, made.shape[2:]
-        if min(height, width) < smallest:
-            raise UserError(f"SSIM needs images of at least {smallest}x{smallest} pixels (got {height}x{width})")
+        height, width = made.shape[2:]
+        if min(height, width) < self.window:
+            raise UserError(f"SSIM needs images of at least {self.window}x{self.window} pixels (got {height}x{width})")
         with torch.autocast(made.device.type, enabled=False):  # variances are differences of squares: bfloat16 loses them
             _, similarity = structural_similarity_index_measure(made, truth, data_range=1.0, return_full_image=True)
-        valid = slice(self.border, -self.border)
+        valid = slice(self.window // 2, -(self.window // 2))
         self.similarity += similarity[..., valid, valid].mean((1, 2, 3)).sum()
         self.count += len(made)
 
@@ -67,9 +68,15 @@ def unit(image: Tensor) -> Tensor:
     return (image.clamp(-1, 1) + 1) / 2
 
 
-def fidelity_metrics(directions: tuple[str, ...]) -> nn.ModuleDict:
-    """All three for each direction and stage, by the names that they are logged under, such as "val/ssim/a2b"."""
-    names = [f"{stage}/{name}/{direction}" for stage in ("val", "test") for name in FIDELITY for direction in directions]
+def fidelity_metrics(directions: tuple[str, ...], side: int) -> nn.ModuleDict:
+    """Metrics of each direction and stage by the names that they are logged under, such as "val/ssim/a2b".
+
+    Args:
+        directions: Directions of translation, such as "a2b".
+        side: Smaller side of the images in pixels; below SSIM's window there is no SSIM.
+    """
+    fitting = [name for name in FIDELITY if name != "ssim" or side >= SSIM.window]
+    names = [f"{stage}/{name}/{direction}" for stage in ("val", "test") for name in fitting for direction in directions]
     return nn.ModuleDict({name: FIDELITY[name.split("/")[1]]() for name in names})
 
 
@@ -83,17 +90,17 @@ def log_fidelity(module: Any, made: Tensor, truth: Tensor, stage: str, direction
         stage: "val" or "test".
         direction: such as "a2b".
     """
-    for name in FIDELITY:
-        key = f"{stage}/{name}/{direction}"
-        module.fidelity[key].update(unit(made.float()), unit(truth.float()))
-        module.log_metric(key, module.fidelity[key])
+    for key, metric in module.fidelity.items():
+        if key.startswith(f"{stage}/") and key.endswith(f"/{direction}"):
+            metric.update(unit(made.float()), unit(truth.float()))
+            module.log_metric(key, metric)
 
 
-def fidelity(made: Tensor, truth: Tensor) -> dict[str, tuple[float, str]]:
-    """Value and signature of each metric for uint8 pictures (N, C, H, W)."""
+def fidelity(made: Tensor, truth: Tensor, names: Iterable[str]) -> dict[str, tuple[float, str]]:
+    """Value and signature of each named metric for uint8 images (N, C, H, W)."""
     found = {}
-    for name, kind in FIDELITY.items():
-        metric: Any = kind()
+    for name in names:
+        metric: Any = FIDELITY[name]()
         count = max(1, 2**20 // truth[0].numel())  # SSIM needs some fifty times the memory of its pictures
         for one, other in zip(made.split(count), truth.split(count)):
             metric.update(one.float() / 255, other.float() / 255)

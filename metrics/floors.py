@@ -119,7 +119,7 @@ def translation_floor(
     """
     given, truth, train = (test_a, test_b, train_b) if direction == "a2b" else (test_b, test_a, train_a)
     made = given if rule == "copy" else train.double().mean(0).round().byte().expand_as(truth)
-    value, signature = fidelity(made, truth)[metric]
+    value, signature = fidelity(made, truth, [metric])[metric]
     return value, f"{signature[:-1]}|rule={rule}|direction={direction}|n={len(truth)}]"
 
 

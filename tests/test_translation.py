@@ -594,3 +594,20 @@ def test_what_is_done_at_test_time_does_not_touch_training(tmp_path: Path) -> No
         assert train.main([*argv, "--run_dir", str(tmp_path / policy), "--data.batch_size", "4"]) == 0
         states.append(torch.load(tmp_path / policy / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
     assert [name for name, value in states[0].items() if not torch.equal(value, states[1][name])] == []
+
+
+def test_images_below_the_window_of_ssim_are_trained_on_and_scored_without_it(tmp_path: Path, capsys: Any) -> None:
+    import evaluate
+
+    argv = ["fit", "--config", str(tiny(tmp_path / "c.yaml", "pix2pix", patch=1)), "--run_dir", str(tmp_path / "run")]
+    small = ["--data.size", "8", "--data.load_size", "8", "--data.batch_size", "4", "--trainer.limit_train_batches", "4"]
+    assert train.main([*argv, *small]) == 0
+    columns = (tmp_path / "run/metrics.csv").read_text().splitlines()[0]
+    assert "val/l1/a2b" in columns
+    assert "ssim" not in columns
+    checkpoint = str(tmp_path / "run/checkpoints/last.ckpt")
+    capsys.readouterr()
+    assert evaluate.main([checkpoint, "--metrics", "l1"]) == 0
+    assert '"metric": "l1/a2b"' in capsys.readouterr().out
+    assert evaluate.main([checkpoint, "--metrics", "ssim"]) == 2
+    assert "SSIM needs images of at least 11x11 pixels (got 8x8)" in capsys.readouterr().err
