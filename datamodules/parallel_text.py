@@ -656,8 +656,8 @@ def spacy_rules(language: str) -> Any:
 class EmojiTranslation(ParallelTextDataModule):
     """Names of emoji in two of the languages that the `emoji` package knows, those of skin tones among them.
 
-    The split is the one by composition of `OpenMoji`: a combination of words is held out, never a word. Emoji of different splits
-    that have one name as source are all for training.
+    The split is the one by composition of `OpenMoji`: a combination of English words is held out, never a word. Emoji of different
+    splits that have one name as source are all for training.
 
     Args:
         source: language that is read.

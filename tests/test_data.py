@@ -128,7 +128,7 @@ def images_of(recipe: Path) -> dict[str, list[tuple[str, torch.Tensor]]]:
     """Images of each split that a recipe evaluates or trains on, by domain and at the size of evaluation."""
     data_config = yaml.safe_load(recipe.read_text())["data"]
     module, name = data_config["class_path"].rsplit(".", 1)
-    options: dict[str, Any] = dict(data_config["init_args"])
+    options: dict[str, Any] = dict(data_config.get("init_args", {}))
     if name == "OpenMojiPairs":
         options |= {"paired": True, "load_size": None}
     data = getattr(importlib.import_module(module), name)(**options)
@@ -141,7 +141,7 @@ def images_of(recipe: Path) -> dict[str, list[tuple[str, torch.Tensor]]]:
 
 
 def embedded_recipes() -> Iterator[Path]:
-    classes = ("openmoji.OpenMoji", "openmoji_pairs.OpenMojiPairs", "captioned.CaptionedEmoji")
+    classes = ("ring.Ring", "openmoji.OpenMoji", "openmoji_pairs.OpenMojiPairs", "captioned.CaptionedEmoji")
     for path in sorted((Path(__file__).parent.parent / "configs").glob("[!_]*/*.yaml")):
         if yaml.safe_load(path.read_text())["data"]["class_path"].removeprefix("datamodules.") in classes:
             yield path
