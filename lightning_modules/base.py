@@ -20,6 +20,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils._pytree import tree_map
 from torchmetrics import Metric
@@ -308,6 +309,7 @@ def move_average(average: torch.nn.Module, network: torch.nn.Module, decay: floa
     torch._foreach_lerp_([mine for mine, _ in floating], [theirs for _, theirs in floating], 1 - decay)
 
 
+CALIBRATION_BATCHES = 10  # per estimate of an averaged generator's batch-norm statistics
 OPTIMIZER_ARGUMENTS = ("generator_optimizer", "discriminator_optimizer", "generator_schedule", "discriminator_schedule")
 
 
@@ -401,6 +403,7 @@ class AdversarialModule(GenerativeModule):
         self.clips = (generator_clip, discriminator_clip)
         self.ema_decay = ema_decay
         self._window: list[dict[str, Any]] = []
+        self._uncalibrated = False
 
     def set_players(self, generator: torch.nn.Module, discriminator: torch.nn.Module) -> None:
         """Register both networks, and the copy of the generator that holds its average."""
@@ -409,7 +412,10 @@ class AdversarialModule(GenerativeModule):
 
     def drawing(self, ema: bool) -> torch.nn.Module:
         """The generator, or the average of its weights where that is wanted and there is one."""
-        return self.ema if ema and self.ema is not None else self.generator
+        if not ema or self.ema is None:
+            return self.generator
+        self.calibrate()
+        return self.ema
 
     def generate(self, batch: dict[str, Any]) -> Any:
         """What the generator makes for a batch."""
@@ -422,6 +428,53 @@ class AdversarialModule(GenerativeModule):
     def generator_step(self, batch: dict[str, Any], generated: Any) -> Tensor:
         """Loss of the generator."""
         raise NotImplementedError
+
+    # The averaged generator
+
+    def calibration_batches(self) -> Iterator[dict[str, Any]]:
+        """Batches for `calibrate`, the same at each call: training samples that are spread evenly over the split."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        size, total = len(data.split("train")), CALIBRATION_BATCHES * data.batch_size
+        rows = [row * size // total for row in range(total)]
+        for number in range(CALIBRATION_BATCHES):
+            yield data.batch("train", rows[number::CALIBRATION_BATCHES])
+
+    @torch.no_grad()
+    def calibrate(self) -> None:
+        """Compute the batch-norm statistics of the averaged generator, if its weights have moved since the last time.
+
+        Its activations vary less than those of the trained generator, whose running statistics would therefore be wrong, and so
+        would be their average (variances 1.9 and 1.8 times too large after 600 updates of a small DCGAN). The result depends on the
+        averaged weights alone, and training does not depend on it.
+        """
+        norms = [
+            part for part in (self.ema or torch.nn.Module()).modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)
+        ]
+        if not norms or not self._uncalibrated:
+            return
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches
+        trained, self.generator = self.generator, cast(torch.nn.Module, self.ema)
+        try:
+            devices = [] if self.device.type == "cpu" else [self.device]
+            with evaluating(self.generator, True), torch.random.fork_rng(devices, device_type=self.device.type):
+                for number, batch in enumerate(self.calibration_batches()):
+                    torch.manual_seed(number)
+                    self.generate(move_data_to_device(batch, self.device))
+        finally:
+            self.generator = trained
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+        self._uncalibrated = False
+
+    def _calibrate_all_ranks(self) -> None:
+        """`calibrate` where every rank takes part: all get the result of rank 0, whose rounding may differ."""
+        self.calibrate()
+        if self.ema is not None and self.trainer.world_size > 1:
+            for buffer in self.ema.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     # One update
 
@@ -497,6 +550,7 @@ class AdversarialModule(GenerativeModule):
     def _average_weights(self) -> None:
         if self.ema is not None and self.ema_decay is not None:
             move_average(self.ema, self.generator, self.ema_decay)
+            self._uncalibrated = True
 
     def _average_batch_norms(self) -> None:
         """Mean of the running statistics over ranks. DDP synchronises no buffers where optimization is manual."""
@@ -523,7 +577,11 @@ class AdversarialModule(GenerativeModule):
             self._schedules.append(schedule(optimizers[-1]) if schedule else None)
         return optimizers, [schedule for schedule in self._schedules if schedule]
 
+    def on_train_end(self) -> None:
+        self._calibrate_all_ranks()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
+        self._calibrate_all_ranks()  # in place, so that `checkpoint["state_dict"]` holds the result
         if self.trainer.world_size > 1:
             check_ranks_agree(self)

@@ -21,6 +21,7 @@ draws z from U(-sqrt 3, sqrt 3) like the other, since from the unit hypercube al
 """
 
 import itertools
+from collections.abc import Iterator
 from math import prod
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from lightning_modules.base import AdversarialModule, check_sampling, classes_used, sampling
+from lightning_modules.base import CALIBRATION_BATCHES, AdversarialModule, check_sampling, classes_used, sampling
 from lightning_modules.layers.adversarial import (
     LOSSES,
     clip_weights,
@@ -41,6 +42,8 @@ from lightning_modules.layers.adversarial import (
     refuse_contradictions,
 )
 from lightning_modules.layers.noise import draw_noise, seeded_noise
+
+CALIBRATION_SIZE = 128  # draws of noise per batch of `calibrate`
 
 
 class Maxout(nn.Linear):
@@ -187,6 +190,12 @@ class NoiseGAN(AdversarialModule):
     def generate(self, batch: dict[str, Any]) -> Tensor:
         noise = draw_noise(self.hparams.noise, len(batch["image"]), self.latent_dim, self.device)
         return self.generator(noise, self.one_hot(batch))
+
+    def calibration_batches(self) -> Iterator[dict[str, Any]]:
+        """Noise needs no images; the classes take turns, as in `sample`."""
+        label = torch.arange(CALIBRATION_SIZE) % max(1, self.classes)
+        for _ in range(CALIBRATION_BATCHES):
+            yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}
 
     def judge(self, image: Tensor, label: Tensor | None) -> Tensor:
         """Logits (N,) of pictures, augmented where asked; in full precision, since losses take differences of them."""
