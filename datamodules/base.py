@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from console import UserError
 
 # The vocabulary of facts: plain values that a model may ask for by naming them in its `__init__`.
-FACTS = ("image_shape", "num_classes", "vocab_size", "source_vocab_size", "pad_id", "text_length")
+FACTS = ("image_shape", "num_classes", "vocab_size", "source_vocab_size", "pad_id", "special_ids", "text_length")
 
 
 def mix_seed(*parts: int | str) -> int:

@@ -293,8 +293,9 @@ class TextDataModule(DataModule):
     @property
     def facts(self) -> dict[str, Any]:
         """Known once the corpus was read: a vocabulary is a fact of its text."""
-        pad = {"pad_id": self.tokenizer.special(RECORD[0])} if self.batching == "records" else {}
-        return {"vocab_size": self.tokenizer.vocab_size, **pad}
+        special = [self.tokenizer.special(token) for token in RECORD] if self.batching == "records" else []
+        records = {"pad_id": special[0], "special_ids": special} if special else {}
+        return {"vocab_size": self.tokenizer.vocab_size, **records}
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -1,7 +1,7 @@
 """Text to numbers and back: characters, bytes, words, and byte-pair encoding.
 
 A tokenizer is a small object that travels as a string (`to_json`, `tokenizer_from_json`), inside of a checkpoint and beside the
-encoded corpus. Ids are dense, from 0; special tokens come first.
+encoded corpus. Ids are dense, from 0; special tokens come first, except in a published `tokenizer.json`.
 """
 
 import itertools

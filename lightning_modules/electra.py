@@ -37,7 +37,6 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryPrecision, BinaryRecall
 
-from datamodules.tokenizer import RECORD
 from lightning_modules.base import sampling
 from lightning_modules.layers.schedules import linear
 from lightning_modules.layers.tokens import TokenModule
@@ -112,7 +111,7 @@ class ELECTRA(TokenModule):
         learning_rate: of AdamW at its peak, on a line to 0.
         warmup_steps: updates on the way up.
         weight_decay: decoupled, of matrices.
-        pad_id: a fact of data that has special tokens.
+        special_ids: ids of special tokens, which are never masked; a fact of data whose examples are lines.
     """
 
     monitor = ("val/loss", "min")
@@ -131,12 +130,14 @@ class ELECTRA(TokenModule):
         learning_rate: float = 5e-4,
         warmup_steps: int = 10_000,
         weight_decay: float = 0.01,
-        pad_id: int | None = None,
+        special_ids: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.mask_id = vocab_size
-        self.specials = len(RECORD) if pad_id is not None else 0  # never masked
+        maskable = torch.ones(vocab_size, dtype=torch.bool)
+        maskable[special_ids or []] = False
+        self.register_buffer("maskable", maskable, persistent=False)
         self.embedding = nn.Embedding(vocab_size + 1, embedding)
         self.context = context
         self.positions = nn.Embedding(context + 1, embedding)
@@ -185,7 +186,7 @@ class ELECTRA(TokenModule):
         """One batch of tokens (N, T), of which `length` (N,) count."""
         objective = self.hparams.objective
         valid = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
-        chosen = self.choose(valid & (tokens >= self.specials), generator)
+        chosen = self.choose(valid & self.maskable[tokens], generator)
         corrupt = tokens.masked_fill(chosen, self.mask_id)  # Eq. 1
         forged = torch.zeros(tokens.shape, device=tokens.device, dtype=torch.float32)
         if self.generator is not None:

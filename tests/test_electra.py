@@ -1,5 +1,6 @@
 """ELECTRA: what is masked, what counts as forged, and which loss teaches whom."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,23 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import train
 from console import ROOT
-from datamodules.text import LengthBatchSampler
+from datamodules.text import LengthBatchSampler, TextFiles
+from datamodules.tokenizer import BPETokenizer
+from lightning_modules import load
 from lightning_modules.electra import ELECTRA, MASK_SHARE
 from metrics.probe import swap_two, swapped_words_probe
 
 VOCABULARY = 12
 
 
+SMALL = {"context": 20, "layers": 1, "heads": 4, "width": 16, "embedding": 8, "dropout": 0.0}
+
+
 def electra(**options: Any) -> ELECTRA:
     torch.manual_seed(0)
-    sizes = {"vocab_size": VOCABULARY, "context": 20, "layers": 1, "heads": 4, "width": 16, "embedding": 8, "dropout": 0.0}
-    return ELECTRA(**{**sizes, "pad_id": 0, **options})
+    return ELECTRA(**{**SMALL, "vocab_size": VOCABULARY, "special_ids": [0, 1, 2], **options})
 
 
 def texts(*lengths: int) -> tuple[Tensor, Tensor]:
@@ -44,6 +50,31 @@ def test_fifteen_per_cent_are_masked_and_no_special_token() -> None:
         untouched = outcome.corrupt[~outcome.chosen]
         assert torch.equal(untouched, tokens[~outcome.chosen])
     assert len({tuple(outcome.chosen.flatten().tolist()) for outcome in found}) > 20
+
+
+def test_special_tokens_may_have_any_ids(tmp_path: Path) -> None:
+    """A tokenizer.json whose special tokens come last; from the data into a run's checkpoint and back, only words are masked."""
+    trained = BPETokenizer.train(["the cat sat on a mat"] * 9, 280)
+    words = trained.vocab_size
+    trained.model.add_special_tokens(["<eos>", "<pad>", "<bos>"])
+    (tmp_path / "tokenizer.json").write_text(trained.model.to_str())
+    (tmp_path / "text.txt").write_text("the cat sat on a mat\na cat\n" * 30)
+    data = {"path": str(tmp_path / "text.txt"), "tokenizer_file": str(tmp_path / "tokenizer.json"), "root": str(tmp_path)}
+    data |= {"batching": "records", "context": 20, "batch_size": 4}
+    config = {
+        "model": {"class_path": "lightning_modules.electra.ELECTRA", "init_args": SMALL},
+        "data": {"class_path": "datamodules.text.TextFiles", "init_args": data},
+        "trainer": {"max_steps": 1, "limit_val_batches": 0, "accelerator": "cpu"},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert train.main(["fit", "--config", str(tmp_path / "config.yaml"), "--run_dir", str(tmp_path / "run")]) == 0
+    model = load(tmp_path / "run/checkpoints/last.ckpt")
+    batch = TextFiles(**data).batch("train", [0, 1])  # type: ignore[arg-type]
+    for _ in range(20):
+        outcome = model(batch["tokens"], batch["length"] + 1)
+        assert outcome.chosen.any(1).all()
+        assert batch["tokens"][outcome.chosen].max() < words
+        assert (outcome.corrupt[:, 0] == words + 2).all(), "each still begins with <bos>"
 
 
 def test_a_guess_that_is_right_counts_as_original() -> None:
@@ -208,7 +239,7 @@ def test_the_comparison_is_at_equal_compute() -> None:
     spent = {}
     for name, overrides in entry["variants"].items():
         torch.manual_seed(0)
-        model = ELECTRA(4000, pad_id=0, **{**recipe["model"]["init_args"], "objective": overrides["model.objective"]})
+        model = ELECTRA(4000, special_ids=[0, 1, 2], **{**recipe["model"]["init_args"], "objective": overrides["model.objective"]})
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the fused kernel is not counted
             for length in batches[56::113]:
                 tokens = torch.randint(3, 4000, (len(length) // 8, int(length.max())))
