@@ -115,6 +115,7 @@ class ELECTRA(TokenModule):
     """
 
     monitor = ("val/loss", "min")
+    maskable: Tensor
 
     def __init__(
         self,
