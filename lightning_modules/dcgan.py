@@ -15,16 +15,26 @@ Sizes, for kernel k, stride s and padding p (`layers/convolution.py`, tested aga
     transposed convolution  (in - 1) s - 2 p + k + output_padding
 
 A transposed convolution is the gradient of the convolution with the same k, s and p and undoes its size, so that padding makes
-its output *smaller*. With k = 4, s = 2, p = 1 both are exact: halves and doubles. With the paper's k = 5 the padding is 2 and a
+its output *smaller*. With k = 4, s = 2, p = 1 both are exact: halves and doubles. With the released k = 5 the padding is 2 and a
 transposed convolution needs output_padding 1.
 
-Network "mnist" is the released code's for conditional digits: the label is given to every layer, two 5x5 convolutions, 1024
-units, batch norm without learnt scale and shift.
+Network "radford" is the one of Figure 1 and of the released code for faces (github.com/Newmu/dcgan_code, faces/): 1024 channels at
+4x4 for 64 pixels. Network "mnist" is the released one for conditional digits (mnist/): the label is given to every layer, two 5x5
+convolutions, 1024 units, batch norm without learnt scale and shift. No layer has a bias besides those of batch norm.
 
-Departures from the paper: kernel 4 unless asked for 5; biases start at 0. The released MNIST code moves one player per batch;
-here both move on each.
+| | paper | released code | here |
+|---|---|---|---|
+| base channels | 128 (Figure 1) | 128 faces, 64 digits | `width` 128; smaller where a recipe says so |
+| batch norm after the first layer of G | - | each of the 4x4xC units | the same |
+| epsilon of batch norm | - | 1e-8 | 1e-8 |
+| weight decay | none | L2 1e-5 faces, 2.5e-5 digits, on all parameters | the same, in the recipes for faces and digits |
+| statistics of batch norm when sampling | - | those of the batch of samples | running ones, for sample i depends on seed i alone |
+| updates | - | one player per batch, in turns | both players per batch, half as many epochs |
+| pixels of faces | [-1, 1] | [-1, 1], centre crop of 64 | [-1, 1], resized and cropped to 64 |
+| schedule | constant | constant for faces; digits: 100 epochs, then 100 to zero | the same, counted in updates |
 """
 
+import itertools
 from math import log2
 from typing import Any, Literal
 
@@ -35,6 +45,8 @@ from console import UserError
 from lightning_modules.base import classes_used
 from lightning_modules.gan import NoiseGAN
 from lightning_modules.layers.convolution import same_padding, start_normal
+
+EPSILON = 1e-8  # of batch norm
 
 
 def channel_plan(image_shape: list[int], width: int) -> list[int]:
@@ -50,36 +62,38 @@ def channel_plan(image_shape: list[int], width: int) -> list[int]:
 
 
 class Generator(nn.Module):
-    """Noise (N, D) to a 4x4 grid, then one doubling per layer."""
+    """Noise (N, D) to a 4x4 grid, whose units are normalised one by one, then one doubling per layer."""
 
     def __init__(self, image_shape: list[int], inputs: int, width: int, kernel: int) -> None:
         super().__init__()
         channels = channel_plan(image_shape, width)
         padding, extra = (kernel - 1) // 2, kernel % 2
-        layers: list[nn.Module] = [nn.ConvTranspose2d(inputs, channels[0], 4, bias=False)]
-        for before, after in zip(channels, [*channels[1:], image_shape[0]]):
-            layers += [nn.BatchNorm2d(before), nn.ReLU(inplace=True)]
-            layers += [nn.ConvTranspose2d(before, after, kernel, 2, padding, extra, bias=after == image_shape[0])]
+        units = 16 * channels[0]
+        layers: list[nn.Module] = [nn.Linear(inputs, units, bias=False), nn.BatchNorm1d(units, EPSILON), nn.ReLU(inplace=True)]
+        layers.append(nn.Unflatten(1, (channels[0], 4, 4)))
+        for before, after in itertools.pairwise(channels):
+            layers.append(nn.ConvTranspose2d(before, after, kernel, 2, padding, extra, bias=False))
+            layers += [nn.BatchNorm2d(after, EPSILON), nn.ReLU(inplace=True)]
+        layers.append(nn.ConvTranspose2d(channels[-1], image_shape[0], kernel, 2, padding, extra, bias=False))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
-        inputs = noise if label is None else torch.cat([noise, label], 1)
-        return self.layers(inputs[:, :, None, None]).tanh()
+        return self.layers(with_label(noise, label)).tanh()
 
 
 class Discriminator(nn.Module):
-    """One halving per layer down to a 4x4 grid, then one logit."""
+    """One halving per layer down to a 4x4 grid, then one logit; without batch norm the layers have biases."""
 
     def __init__(self, image_shape: list[int], classes: int, width: int, kernel: int, norm: str) -> None:
         super().__init__()
         channels = channel_plan(image_shape, width)[::-1]
-        padding = (kernel - 1) // 2
+        padding, bias = (kernel - 1) // 2, norm == "none"
         layers: list[nn.Module] = []
-        for before, after in zip([image_shape[0] + classes, *channels], channels):
+        for before, after in itertools.pairwise([image_shape[0] + classes, *channels]):
             normed = norm == "batch" and bool(layers)  # not at the input
-            layers += [nn.Conv2d(before, after, kernel, 2, padding, bias=not normed)]
-            layers += [*([nn.BatchNorm2d(after)] if normed else []), nn.LeakyReLU(0.2, inplace=True)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 4))
+            layers.append(nn.Conv2d(before, after, kernel, 2, padding, bias=bias))
+            layers += [*([nn.BatchNorm2d(after, EPSILON)] if normed else []), nn.LeakyReLU(0.2, inplace=True)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 4, bias=bias))
 
     def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
         return self.layers(with_label(image, label)).flatten()
@@ -102,9 +116,10 @@ class MnistGenerator(nn.Module):
         self.units = nn.Linear(latent_dim + classes, 1024, bias=False)
         self.grid = nn.Linear(1024 + classes, 128 * 7 * 7, bias=False)
         self.up1 = nn.ConvTranspose2d(128 + classes, 64, 5, 2, 2, 1, bias=False)
-        self.up2 = nn.ConvTranspose2d(64 + classes, image_shape[0], 5, 2, 2, 1)
+        self.up2 = nn.ConvTranspose2d(64 + classes, image_shape[0], 5, 2, 2, 1, bias=False)
+        plain: dict[str, Any] = {"eps": EPSILON, "affine": False}
         self.norms = nn.ModuleList(
-            [nn.BatchNorm1d(1024, affine=False), nn.BatchNorm1d(128 * 7 * 7, affine=False), nn.BatchNorm2d(64, affine=False)]
+            [nn.BatchNorm1d(1024, **plain), nn.BatchNorm1d(128 * 7 * 7, **plain), nn.BatchNorm2d(64, **plain)]
         )
 
     def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
@@ -120,11 +135,12 @@ class MnistDiscriminator(nn.Module):
     def __init__(self, image_shape: list[int], classes: int) -> None:
         super().__init__()
         padding = same_padding(5)
-        self.down1 = nn.Conv2d(image_shape[0] + classes, 64, 5, 2, padding)
+        self.down1 = nn.Conv2d(image_shape[0] + classes, 64, 5, 2, padding, bias=False)
         self.down2 = nn.Conv2d(64 + classes, 128, 5, 2, padding, bias=False)
         self.units = nn.Linear(128 * 7 * 7 + classes, 1024, bias=False)
-        self.answer = nn.Linear(1024 + classes, 1)
-        self.norms = nn.ModuleList([nn.BatchNorm2d(128, affine=False), nn.BatchNorm1d(1024, affine=False)])
+        self.answer = nn.Linear(1024 + classes, 1, bias=False)
+        plain: dict[str, Any] = {"eps": EPSILON, "affine": False}
+        self.norms = nn.ModuleList([nn.BatchNorm2d(128, **plain), nn.BatchNorm1d(1024, **plain)])
         self.leak = nn.LeakyReLU(0.2)
 
     def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
@@ -141,9 +157,9 @@ class DCGAN(NoiseGAN):
         image_shape: (C, H, W), a fact of the data; square with a side of 32, 64 or 128 pixels, or 28 for "mnist".
         num_classes: number of labels, a fact of the data; used only where `conditional`.
         conditional: model p(x|y) with the batch's labels.
-        network: the paper's, or the released one for conditional MNIST.
-        width: channels of the largest grid; doubled at each smaller one.
-        kernel: side of the convolutions, 4 or the paper's 5.
+        network: Networks of the paper and of the released code for faces ("radford"), or the released ones for conditional MNIST.
+        width: Channels of the largest grid, 128 in the released code; doubled at each smaller one.
+        kernel: Side of the convolutions, 5 in the released code.
         norm: in the discriminator. Penalties on its slope need "none".
         **kwargs: see `NoiseGAN` and `AdversarialModule`.
     """
@@ -154,8 +170,8 @@ class DCGAN(NoiseGAN):
         num_classes: int | None = None,
         conditional: bool = False,
         network: Literal["radford", "mnist"] = "radford",
-        width: int = 64,
-        kernel: Literal[4, 5] = 4,
+        width: int = 128,
+        kernel: Literal[4, 5] = 5,
         norm: Literal["batch", "none"] = "batch",
         **kwargs: Any,
     ) -> None:

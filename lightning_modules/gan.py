@@ -15,9 +15,19 @@ collapse; the ring of Gaussians shows it).
 
 Where a label is given, D answers the question p(real|x, y); see the VAE for p(y|x) from p(x|y).
 
-Departures from the papers: the output bias starts at the first batch's mean picture instead of the training set's. The released
-recipe minimises half of the discriminator's loss; here its step size is halved instead, which is the same. The conditional one
-draws z from U(-sqrt 3, sqrt 3) like the other, since from the unit hypercube all pictures were alike.
+The released code is github.com/goodfeli/adversarial (`mnist.yaml`, `__init__.py`, and pylearn2 beneath); the conditional paper
+released none.
+
+| | paper | released code | here |
+|---|---|---|---|
+| noise | - | U(-sqrt 3, sqrt 3)^100 (`mnist.yaml`, first version; normal in the later one) | the former, "unit_uniform" |
+| loss of D | Eq. 1 | half of it, learning rate 0.1 | all of it, learning rate 0.05: the same |
+| output bias of G | - | logit of the training set's mean, clipped at 1e-7 | the same |
+| updates | D first, then G (Algorithm 1) | both at once | both at once in the recipe, by `simultaneous` |
+| stopping | - | none | 100 epochs |
+| conditional: noise | unit hypercube, U(0, 1)^100 (section 4.1) | - | U(-sqrt 3, sqrt 3)^100; from U(0, 1) all images were alike |
+| conditional: dropout | 0.5 in both networks (section 4.1) | - | the same, but 0.2 at D's pixels |
+| conditional: stopping | best validation likelihood (section 4.1) | - | the last epoch |
 """
 
 import itertools
@@ -43,6 +53,7 @@ from lightning_modules.layers.adversarial import (
 )
 from lightning_modules.layers.noise import draw_noise, seeded_noise
 
+BIAS_CLIP = 1e-7  # of mean pixels, as in pylearn2's `init_sigmoid_bias_from_marginals`
 CALIBRATION_SIZE = 128  # draws of noise per batch of `calibrate`
 
 
@@ -329,10 +340,20 @@ class GAN(NoiseGAN):
             plain = PlainGenerator(image_shape, self.latent_dim, classes, hidden)
             self.set_players(plain, PlainDiscriminator(image_shape, classes, hidden[:-3:-1]))
 
-    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Begins, as the released recipe, with an output bias that is the logit of the mean pixel."""
-        super().on_train_batch_start(batch, batch_idx)
+    def on_train_start(self) -> None:
+        """Set the output bias of a new maxout generator to the logits of the training set's mean image."""
         generator: Any = self.generator
         if self.hparams.network == "maxout" and self.trainer.global_step == 0 and not generator.output.bias.any():
-            mean = self.trainer.strategy.reduce((batch["image"].flatten(1).mean(0) + 1) / 2, reduce_op="mean")
-            generator.output.bias.data.copy_(torch.logit(mean, eps=1e-3))
+            bias = torch.logit(mean_image(self.trainer.datamodule), eps=BIAS_CLIP).flatten()  # type: ignore[attr-defined]
+            average: Any = self.ema
+            for network in (generator, average) if average is not None else (generator,):
+                network.output.bias.data.copy_(bias)
+
+
+def mean_image(data: Any) -> Tensor:
+    """Mean (C, H, W) of all training images of a data module, in [0, 1] and double precision."""
+    total, size, step = torch.zeros(data.facts["image_shape"], dtype=torch.float64), len(data.split("train")), 1000
+    for first in range(0, size, step):
+        images = data.batch("train", list(range(first, min(first + step, size))), seed=first)["image"]
+        total += (images.double() + 1).sum(0) / 2
+    return total / size

@@ -6,13 +6,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
 import train
 from console import ROOT, UserError, recipes
+from datamodules.images import ImageDataModule, InMemoryImages
 from lightning_modules import load
 from lightning_modules.cyclegan import CycleGAN
 from lightning_modules.dcgan import DCGAN, channel_plan
@@ -32,6 +35,7 @@ from lightning_modules.layers.adversarial import (
 from lightning_modules.layers.convolution import conv_size, same_padding, transposed_size
 from lightning_modules.layers.noise import draw_noise, seeded_noise
 from lightning_modules.layers.schedules import ConstantThenLinear, GoodfellowSchedule
+from tests.runs import run_differences
 from tests.test_contracts import class_of
 
 
@@ -279,11 +283,78 @@ def test_clipped_weights_are_so_after_every_update(tmp_path: Path) -> None:
     assert max(value.abs().max() for value in weights) == pytest.approx(limit)
 
 
-def test_the_released_generator_has_its_channels() -> None:
-    """gw3 and gwx of the released code, with ngf = 64 and ten labels."""
-    generator: Any = DCGAN(image_shape=[1, 28, 28], num_classes=10, conditional=True, network="mnist").generator
-    assert generator.up1.weight.shape == (138, 64, 5, 5)
-    assert generator.up2.weight.shape == (74, 1, 5, 5)
+def recipe(path: str) -> dict[str, Any]:
+    """Arguments of a recipe's model."""
+    init_args: dict[str, Any] = yaml.safe_load((ROOT / "configs" / path).read_text())["model"]["init_args"]
+    return init_args
+
+
+def shapes(network: nn.Module) -> list[tuple[int, ...]]:
+    return [tuple(parameter.shape) for parameter in network.parameters()]
+
+
+def norm(channels: int) -> list[tuple[int, ...]]:
+    """Shapes of a batch norm's gain and bias."""
+    return [(channels,), (channels,)]
+
+
+def test_networks_for_faces_are_the_released_ones() -> None:
+    """gw to gwx and dw to dwy of `faces/train_uncond_dcgan.py`, ngf = ndf = 128; only batch norm has biases."""
+    arguments = {name: value for name, value in recipe("dcgan/celeba.yaml").items() if not name.endswith("_optimizer")}
+    model = DCGAN(image_shape=[3, 64, 64], **arguments)
+    assert shapes(model.generator) == [
+        *[(16384, 100), *norm(16384)],  # gw, normalised before it becomes 1024 channels of 4x4
+        *[(1024, 512, 5, 5), *norm(512)],
+        *[(512, 256, 5, 5), *norm(256)],
+        *[(256, 128, 5, 5), *norm(128)],
+        (128, 3, 5, 5),
+    ]
+    assert shapes(model.discriminator) == [
+        (128, 3, 5, 5),
+        *[(256, 128, 5, 5), *norm(256)],
+        *[(512, 256, 5, 5), *norm(512)],
+        *[(1024, 512, 5, 5), *norm(1024)],
+        (1, 1024, 4, 4),  # dwy, (16384, 1)
+    ]
+    counts = [sum(parameter.numel() for parameter in network.parameters()) for network in (model.generator, model.discriminator)]
+    assert counts == [18_885_760, 17_232_768]
+
+
+def test_networks_for_digits_are_the_released_ones() -> None:
+    """gw to gwx and dw to dwy of `mnist/train_cond_dcgan.py`, ngf = ndf = 64: labels at each layer, batch norm without gains."""
+    model = DCGAN(image_shape=[1, 28, 28], num_classes=10, conditional=True, network="mnist")
+    assert shapes(model.generator) == [(1024, 110), (6272, 1034), (138, 64, 5, 5), (74, 1, 5, 5)]
+    assert shapes(model.discriminator) == [(64, 11, 5, 5), (128, 74, 5, 5), (1024, 6282), (1, 1034)]
+    counts = [sum(parameter.numel() for parameter in network.parameters()) for network in (model.generator, model.discriminator)]
+    assert counts == [6_820_538, 6_688_202]
+
+
+@pytest.mark.parametrize("network", ["radford", "mnist"])
+def test_batch_norm_has_the_released_epsilon(network: Any) -> None:
+    model = DCGAN(image_shape=[1, *2 * [32 if network == "radford" else 28]], width=4, network=network)
+    norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
+    assert len(norms) == 5
+    assert {part.eps for part in norms} == {1e-8}
+
+
+@pytest.mark.parametrize(("name", "decay"), [("celeba", 1e-5), ("celeba_hq", 1e-5), ("mnist_conditional", 2.5e-5)])
+def test_recipes_have_the_released_weight_decay(name: str, decay: float) -> None:
+    """As L2 in Adam's gradient, not apart from it."""
+    for player in ("generator", "discriminator"):
+        optimizer = recipe(f"dcgan/{name}.yaml")[f"{player}_optimizer"]
+        assert optimizer["class_path"] == "torch.optim.Adam"
+        assert optimizer["init_args"] == {"lr": 2e-4, "betas": [0.5, 0.999], "weight_decay": decay}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/dcgan").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_smaller_dcgan_says_so(path: Path) -> None:
+    """Base channels are the released 128, or the header says which part of them a recipe that names the released code has."""
+    width = recipe(f"dcgan/{path.name}").get("width", 128)
+    header = path.read_text().partition("\n")[0]
+    if "released" in header and recipe(f"dcgan/{path.name}").get("network") != "mnist":
+        assert {128: "128", 64: "half"}[width] in header
+    else:
+        assert "paper's recipe" not in header
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
@@ -433,3 +504,67 @@ def test_statistics_follow_the_averaged_weights_and_leave_no_trace(averaged: Pat
     assert [part.training for part in model.modules()] == modes
     assert all(torch.equal(one, other) for one, other in zip(model.ema.buffers(), found, strict=True))
     assert all(norm.momentum == 0.1 for norm in model.ema.modules() if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d))
+
+
+class Start(Callback):
+    """Keeps the weights with which training begins."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 0:
+            self.bias, self.average = (network.output.bias.detach().clone() for network in (pl_module.generator, pl_module.ema))
+
+
+class Framed(ImageDataModule):
+    """Noise whose first row is black and whose last one is white, brighter in later images."""
+
+    facts = {"image_shape": [1, 4, 4]}
+
+    def load_split(self, split: str) -> InMemoryImages:
+        images = (
+            torch.randint(200, (1100, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+            + torch.arange(1100)[:, None, None, None] // 20
+        )
+        images[:, :, 0], images[:, :, 3] = 0, 255
+        return InMemoryImages(images.to(torch.uint8), torch.zeros(1100, dtype=torch.int64))
+
+
+def test_maxout_begins_with_the_training_set_s_mean() -> None:
+    """Output biases are logits of mean pixels over all training images, clipped at 1e-7 as in the released code."""
+    data, start = Framed(batch_size=8), Start()
+    quiet: dict[str, Any] = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    model = GAN(image_shape=[1, 4, 4], network="maxout", ema_decay=0.9)
+    Trainer(accelerator="cpu", max_steps=1, limit_val_batches=0, callbacks=[start], **quiet).fit(model, datamodule=data)
+    images: Any = data.split("train")
+    mean = images.images.numpy().astype(np.float64).mean(0).ravel() / 255
+    clipped = mean.clip(1e-7, 1 - 1e-7)
+    expected = np.log(clipped) - np.log(1 - clipped)
+    np.testing.assert_allclose(start.bias.numpy(), expected, rtol=1e-5, atol=1e-5)
+    assert start.bias.max().item() == -start.bias.min().item() == pytest.approx(math.log(1e7), rel=1e-4)
+    assert torch.equal(start.bias, start.average)
+
+
+def test_maxout_resumes_with_the_bias_it_has(tmp_path: Path) -> None:
+    argv = [
+        "fit",
+        "--model",
+        "GAN",
+        "--model.network",
+        "maxout",
+        "--data",
+        "OpenMoji",
+        "--data.size",
+        "16",
+        "--data.batch_size",
+        "8",
+    ]
+    limits = ["--data.max_samples", "40", "--trainer.limit_val_batches", "0", "--checkpoint.every_n_train_steps", "1"]
+    for run, steps in (("straight", ["2"]), ("resumed", ["1", "2"])):
+        for step in steps:
+            resume = ["--ckpt_path", "last"] if step != steps[0] else []
+            assert train.main([*argv, *limits, "--run_dir", str(tmp_path / run), "--trainer.max_steps", step, *resume]) == 0
+    assert run_differences(tmp_path / "straight", tmp_path / "resumed") == []
