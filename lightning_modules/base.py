@@ -314,7 +314,7 @@ OPTIMIZER_ARGUMENTS = ("generator_optimizer", "discriminator_optimizer", "genera
 
 
 def adam_for_gans(parameters: Iterable[Any]) -> torch.optim.Optimizer:
-    """Adam with the step size and the short memory of Radford et al. 2015, section 4."""
+    """Adam with the step size and the short memory of Radford et al. 2016, section 4."""
     return torch.optim.Adam(parameters, lr=2e-4, betas=(0.5, 0.999), fused=True)
 
 
@@ -374,7 +374,7 @@ class AdversarialModule(GenerativeModule):
             the joined batch.
         generator_clip: largest norm of the generator's gradient.
         discriminator_clip: largest norm of the discriminator's gradient.
-        ema_decay: weight of the past in the generator's average, which `sample` uses; None for no average.
+        ema_decay: Weight of the past in the average of the generator's weights, which `sample` uses; None for no average.
     """
 
     generator: torch.nn.Module

@@ -25,11 +25,24 @@ Drawn from the uniform prior of Eq. 1 the codes make no picture (`sample.py --mo
 | mu, b | mean, exp(log_scale) + LEAST_SCALE: two outputs for each value of the picture |
 | n_hid, post-gain 1 / L^2 | width, `layers/bottleneck.py` |
 
-Terms are sums over pixels and positions and means over the batch, in nats per picture; the paper divides all of them by the number
-of values, which changes no ratio. Departures: pixels are dequantised by uniform noise (Theis et al. 2016) and b has a least value,
-for the density of a white that never varies has no bound. VQ shares networks and Eq. 5; its paper (section 4.1) has two strided
-convolutions and two residual blocks of 256 units. The term of Eq. 6 is a sum over codes; in its section 3.2 it is a mean, so that
-beta = 0.25 there is 0.25 / number of codes here.
+Terms are sums over pixels and codes and means over the batch, in nats per image.
+
+| DALL-E's discrete VAE | paper | released code (openai/DALL-E, no training) | here |
+|---|---|---|---|
+| loss | Eq. 3 / number of values | - | Eq. 3; the ratio of its terms is the same |
+| pixels | 8 bits, Eq. 5 | mapped to [eps, 1 - eps] | the same, after uniform noise (Theis et al. 2016) |
+| b | from the decoder | not used | at least LEAST_SCALE: the density of a constant white has no bound |
+| learning rate | 1e-4 to 1.25e-6 in 1.2 M updates | - | to 1 / 80 of it when training ends |
+| post-gain | 1 / L^2 | 1 / L^2 | `gain`: 0.4 in `configs/dvae/openmoji.yaml`, which trains for minutes |
+
+| VQ-VAE | paper | released code (deepmind/sonnet, `vqvae.py`) | here |
+|---|---|---|---|
+| networks | 2 strided convolutions, 2 residual blocks, 256 units (section 4.1) | similar | those of the discrete VAE |
+| p(x given z) | not named | Gaussian, mean over values | Eq. 5 |
+| commitment, beta 0.25 | mean over codes (section 3.2) | mean over values | sum: the paper's beta is 0.25 / codes per image |
+| latent, CIFAR-10 | 8x8x10 of 512 (section 3.2) | 8x8 of 512 | 8x8x10 of 512, `code_maps` |
+| unused codes | - | counts smoothed by 1e-5 | replaced by vectors of the batch |
+| evaluated weights | the last | the last | averages |
 
 Evaluation, codes and samples use averages of the weights. Eq. 7's sums and counts are averaged with the same decay, so that codes
 and encoder are averages over the same updates. (After 600 updates of `configs/dvae/openmoji.yaml`: 5.210 bits per dimension on

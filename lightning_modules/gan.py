@@ -25,6 +25,7 @@ released none.
 | output bias of G | - | logit of the training set's mean, clipped at 1e-7 | the same |
 | updates | D first, then G (Algorithm 1) | both at once | both at once in the recipe, by `simultaneous` |
 | stopping | - | none | 100 epochs |
+| conditional: loss of D | Eq. 2 | - | learning rate halved, as in the released code of 2014 |
 | conditional: noise | unit hypercube, U(0, 1)^100 (section 4.1) | - | U(-sqrt 3, sqrt 3)^100; from U(0, 1) all images were alike |
 | conditional: dropout | 0.5 in both networks (section 4.1) | - | the same, but 0.2 at D's pixels |
 | conditional: stopping | best validation likelihood (section 4.1) | - | the last epoch |
@@ -272,7 +273,7 @@ class NoiseGAN(AdversarialModule):
         Args:
             seeds: row i depends on `seeds[i]` alone.
             mode: noise from the prior; a line between two draws; or the mean noise of `base` less that of `minus` plus that
-                of `plus`, with a little noise of its own per seed (Radford et al. 2015, section 6.3.2).
+                of `plus`, with a little noise of its own per seed (Radford et al. 2016, section 6.3.2).
             label: class to draw, where the model is conditional; otherwise the classes take turns.
             ema: draw with the average of the generator's weights, where there is one.
             truncation: see `seeded_noise`; below 1 less variety and more typical pictures.
