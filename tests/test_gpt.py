@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -391,6 +392,34 @@ def test_whole_validation_split_is_measured(tmp_path: Path) -> None:
     assert last["val/bpc"] == pytest.approx(total / math.log(2) / len(ids), rel=1e-5)
 
 
+@pytest.mark.parametrize(("stride", "length"), [(1, 40), (5, 40), (6, 41), (12, 40), (6, 9)])
+@torch.no_grad()
+def test_overlapping_windows_score_each_token_once(stride: int, length: int) -> None:
+    """The NLL of a loop over tokens, each with the context that it is promised; a stride of the context is disjoint windows."""
+    model, ids = gpt(), np.random.default_rng(0).integers(0, 11, length)
+    total = 0.0
+    for token in range(1, length):
+        start = max(0, math.ceil((token - 12) / stride)) * stride
+        assert token - start >= min(token, 12 - stride + 1)
+        total -= model(torch.from_numpy(ids[None, start:token]))[0, -1].log_softmax(0)[ids[token]].item()
+    model.measure_stride(ids, 12, stride, 2)
+    assert model.nll_stride.count == length - 1
+    assert model.nll_stride.compute().item() == pytest.approx(total / (length - 1), rel=1e-5)
+    if stride == 12:
+        disjoint = [F.cross_entropy(model(x[None, :-1])[0], x[1:], reduction="sum") for x in windows(torch.from_numpy(ids), 12)]
+        assert sum(disjoint).item() == pytest.approx(total, rel=1e-5)  # type: ignore[union-attr]
+    both = gpt()
+    for rank in range(2):
+        both.measure_stride(ids, 12, stride, 2, rank, 2)
+    assert both.nll_stride.count == length - 1
+    torch.testing.assert_close(both.nll_stride.total, model.nll_stride.total)
+
+
+def windows(ids: Tensor, context: int) -> list[Tensor]:
+    """Side by side, each with the target of its last input."""
+    return [ids[start : start + context + 1] for start in range(0, len(ids) - 1, context)]
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model that has learnt next to nothing."""
@@ -399,6 +428,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     small = ["--model.width", "16", "--model.context", "32", "--data.context", "32", "--data.max_samples", "90"]
     assert train.main([*argv, *small, "--trainer.limit_val_batches", "0"]) == 0
     return str(run / "checkpoints/last.ckpt")
+
+
+def test_a_test_has_the_nll_of_overlapping_windows_as_well(checkpoint: str) -> None:
+    config = ["--config", str(Path(checkpoint).parents[1] / "config.yaml"), "--ckpt_path", checkpoint]
+    tested = train.TrainCLI(["test", *config, "--data.eval_batch_size", "256"])
+    figures, signatures = tested.trainer.callback_metrics, tested.model.signatures
+    model, data = load(checkpoint), tested.datamodule
+    model.measure_stride(data.tokens("test").ids, 32, 16, 256)
+    assert figures["test/nll_stride"].item() == pytest.approx(model.nll_stride.compute().item(), rel=1e-5)
+    assert signatures["test/nll_stride"] == "nll[ctx=32|stride=16|read=windows|positions=all|unit=nats/token|split=val]"
+    assert signatures["test/nll"] == "nll[ctx=32|read=windows|positions=all|unit=nats/token|split=val]"
 
 
 def test_a_checkpoint_continues_a_prompt(checkpoint: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

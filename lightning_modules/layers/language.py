@@ -10,10 +10,12 @@ import math
 import sys
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from console import UserError
+from datamodules.text import gather
 from datamodules.tokenizer import RECORD
 from lightning_modules.base import sampling
 from lightning_modules.layers.decoding import Choice, Listener, generate
@@ -40,7 +42,7 @@ class LanguageModel(TokenModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.nll = TokenNLL()
+        self.nll, self.nll_stride = TokenNLL(), TokenNLL()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         losses = self.losses(batch)
@@ -71,6 +73,37 @@ class LanguageModel(TokenModule):
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
         self._relate("test")
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.batching == "windows" and self.trainer.limit_test_batches == 1.0:
+            stride = max(1, data.context // 2)
+            self.nll_stride.description = self.nll.description.replace("|", f"|stride={stride}|", 1)
+            with self.trainer.precision_plugin.forward_context():
+                ids, ranks = data.tokens("test").ids, (self.trainer.global_rank, self.trainer.world_size)
+                self.measure_stride(ids, data.context, stride, data.eval_batch_size, *ranks)
+            self.log_metric("test/nll_stride", self.nll_stride)
+
+    def measure_stride(self, ids: np.ndarray, context: int, stride: int, rows: int, rank: int = 0, world: int = 1) -> None:
+        """Add the NLL of a text in overlapping windows to `nll_stride`.
+
+        Windows begin `stride` tokens apart. Each scores the targets that no window before it has: the first one all, the others
+        their last `stride`. Every token but the first is scored once, given at least `context - stride` tokens if available.
+        At a stride of half a context that is 3/4 of a context on average; disjoint windows have 1/2.
+
+        Args:
+            ids: the text (L,).
+            context: tokens that a window holds.
+            stride: tokens between the beginnings of two windows; `context` for disjoint ones.
+            rows: windows that are read at a time.
+            rank: number of this process; it reads every `world`-th window.
+            world: number of processes.
+        """
+        targets = len(ids) - 1
+        for starts in torch.arange(0, max(1, targets - context + stride), stride)[rank::world].split(rows):
+            tokens = gather(ids, starts.numpy(), context + 1).to(self.device)
+            place = torch.arange(context)
+            scored = (starts[:, None] + place < targets) & ((starts == 0)[:, None] | (place >= context - stride))
+            losses = token_losses(self(tokens[:, :-1]), tokens[:, 1:], torch.full((len(starts),), context, device=self.device))
+            self.nll_stride.update(losses * scored.to(self.device), int(scored.sum()))
 
     def _relate(self, stage: str) -> None:
         """The same figure per token as a perplexity, and per character and byte, which compares across tokenizers."""
