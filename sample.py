@@ -416,11 +416,12 @@ def score(model: Any, source: Path) -> None:
     if not source.is_file():
         raise UserError(f"--score {source}: there is no such file")
     text = "".join(read_pieces(source))
-    found = [(token, nats / math.log(2)) for token, nats in model.surprisals(text)]
-    for token, bits in found:
-        print(f"{bits:.3f}\t{token!r}")
-    total = sum(bits for _, bits in found)
-    print(f"{total:.1f} bits, {total / len(found):.3f} a token, {total / len(text):.3f} a character", file=sys.stderr)
+    found, characters = model.surprisals(text)
+    for token, nats in found:
+        print(f"{nats / math.log(2):.3f}\t{token!r}")
+    total = sum(nats for _, nats in found) / math.log(2)
+    per_character = f", {total / characters:.3f} a character" if model.tokenizer.lossless else ""
+    print(f"{total:.1f} bits, {total / len(found):.3f} a token{per_character}", file=sys.stderr)
 
 
 def draw(argv: list[str]) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import sample
 import train
 from console import ROOT, UserError
-from datamodules.tokenizer import CharTokenizer
+from datamodules.tokenizer import RECORD, BPETokenizer, CharTokenizer
 from lightning_modules import load
 from lightning_modules.gpt import GPT
 from lightning_modules.layers.attention import watching_attention
@@ -389,7 +389,7 @@ def test_whole_validation_split_is_measured(tmp_path: Path) -> None:
     last = {name: float(value) for name, value in zip(header, rows[-1]) if value}
     assert last["val/nll"] == pytest.approx(total / (len(ids) - 1), rel=1e-5)
     assert last["val/ppl"] == pytest.approx(math.exp(last["val/nll"]), rel=1e-5)
-    assert last["val/bpc"] == pytest.approx(total / math.log(2) / len(ids), rel=1e-5)
+    assert last["val/bpc"] == pytest.approx(total / math.log(2) / (len(ids) - 1), rel=1e-5)
 
 
 @pytest.mark.parametrize(("stride", "length"), [(1, 40), (5, 40), (6, 41), (12, 40), (6, 9)])
@@ -488,7 +488,7 @@ def test_surprisals_are_those_of_writing(checkpoint: str, tmp_path: Path, capsys
     """Each token costs what `generate` would have given it, also past the context of 32."""
     model, text = load(checkpoint), "The assert statement is a convenient way to insert debugging assertions into a program." * 2
     ids = model.prompt_ids(text)
-    found = model.surprisals(text)
+    found, _ = model.surprisals(text)
     assert "".join(token for token, _ in found) == text[1:]
     with torch.no_grad():
         logits, state = model.begin([ids[:1]])
@@ -502,7 +502,25 @@ def test_surprisals_are_those_of_writing(checkpoint: str, tmp_path: Path, capsys
     assert sum(float(line.split("\t")[0]) for line in shown.out.splitlines()) == pytest.approx(
         sum(nats for _, nats in found) / math.log(2), abs=0.1
     )
-    assert "a character" in shown.err
+
+
+@pytest.mark.parametrize("specials", [(), RECORD], ids=["stream", "records"])
+def test_bits_per_character_are_of_what_is_scored(specials: tuple[str, ...], tmp_path: Path, capsys: Any) -> None:
+    """By hand: of a stream all but the first token and its characters; of records all, and the end of each line as one."""
+    text = "the cat sat on the mat\nthe mat sat\n"
+    tokenizer = BPETokenizer.train([text * 9], 280, specials)
+    model = gpt(vocab_size=tokenizer.vocab_size, context=64)
+    model.tokenizer = tokenizer
+    rows = [tokenizer.encode(text).tolist()] if not specials else [[1, *tokenizer.encode(x).tolist(), 2] for x in text.splitlines()]
+    with torch.no_grad():
+        nats = [F.cross_entropy(model(torch.tensor([row]))[0, :-1], torch.tensor(row[1:]), reduction="sum").item() for row in rows]
+    characters = len(text) if specials else len(text) - len(tokenizer.decode(rows[0][:1]))
+    assert specials or len(tokenizer.decode(rows[0][:1])) > 1
+    (tmp_path / "x.txt").write_text(text)
+    sample.score(model, tmp_path / "x.txt")
+    bits = sum(nats) / math.log(2)
+    tokens = sum(len(row) - 1 for row in rows)
+    assert capsys.readouterr().err == f"{bits:.1f} bits, {bits / tokens:.3f} a token, {bits / characters:.3f} a character\n"
 
 
 def test_weights_and_tokens_belong_together(checkpoint: str, tmp_path: Path, capsys: Any) -> None:

@@ -106,13 +106,14 @@ class LanguageModel(TokenModule):
             self.nll_stride.update(losses * scored.to(self.device), int(scored.sum()))
 
     def _relate(self, stage: str) -> None:
-        """The same figure per token as a perplexity, and per character and byte, which compares across tokenizers."""
+        """Log the perplexity, and bits per character and byte of the predicted tokens, which compare across tokenizers."""
         nats = self.nll.compute()
         text = self.trainer.datamodule.tokens(stage)  # type: ignore[attr-defined]
         bits = nats / math.log(2) * text.targets
         figures = {"ppl": nats.exp()}
         if self.tokenizer is not None and self.tokenizer.lossless:
-            figures |= {"bpc": bits / text.characters, "bpb": bits / text.bytes}
+            given = "" if self.tokenizer.specials else self.tokenizer.decode(text.ids[:1])  # predicted from nothing: not counted
+            figures |= {"bpc": bits / (text.characters - len(given)), "bpb": bits / (text.bytes - len(given.encode()))}
         for name, value in figures.items():
             self.log(f"{stage}/{name}", value)
             self.signatures[f"{stage}/{name}"] = self.nll.signature.replace("nll", name, 1)
@@ -185,10 +186,14 @@ class LanguageModel(TokenModule):
         return [prompt + self.tokenizer.decode([*ids, *row])[given:] for row in made]
 
     @sampling
-    def surprisals(self, text: str) -> list[tuple[str, float]]:
-        """Every token of a text but the first, and the nats that it surprised by, given what `sample` would have seen before it.
+    def surprisals(self, text: str) -> tuple[list[tuple[str, float]], int]:
+        """Score the tokens of a text, each given what `sample` would have seen before it.
 
-        Where the corpus was of records, each line is one.
+        Where the corpus was of records, each line is one, and all of its tokens are scored, `<eos>` for the end of the line.
+        Otherwise the first token is not, since there is nothing to predict it from.
+
+        Returns:
+            Each scored token with its -log p in nats, and the number of characters that these tokens spell.
 
         Raises:
             UserError: if the text has an unknown character, or too few tokens.
@@ -196,9 +201,10 @@ class LanguageModel(TokenModule):
         tokenizer = self.known_tokenizer()
         records = bool(tokenizer.specials)
         begin, end = ([tokenizer.special(token)] if records else [] for token in RECORD[1:])
-        found = []
+        found, characters = [], 0
         for part in filter(None, map(str.strip, text.split("\n"))) if records else [text]:
             ids = torch.tensor([*begin, *tokenizer.encode(part).tolist(), *end], device=self.device)
+            characters += len(part) + (1 if records else -len(tokenizer.decode(ids[:1].tolist())))
             done = 1
             while done < len(ids):
                 start = window_start(done, self.context)
@@ -209,7 +215,7 @@ class LanguageModel(TokenModule):
                 done = last + 1
         if not found:
             raise UserError("there is nothing to score: the text has fewer than two tokens")
-        return found
+        return found, characters
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
