@@ -1,7 +1,7 @@
 """Pictures as batches: uint8 in memory, one gather per batch, scaling and augmentation on the device."""
 
 import hashlib
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -97,6 +97,17 @@ class ImageDataModule(DataModule):
     def fingerprint(self, split: str) -> str:
         """Text that differs where the pictures of a split, as they are evaluated, differ."""
         return f"{self.split(split).fingerprint()} binarize={self.binarize}"  # type: ignore[attr-defined]
+
+    def mean_image(self) -> Tensor:
+        """Mean (C, H, W) of the training images, in [0, 1] and double precision, before any augmentation.
+
+        All images that are kept in memory count; of those that are read from files, at most 10,000 spread evenly.
+        """
+        data = self.split("train")
+        stride = 1 if isinstance(data, InMemoryImages) else -(-len(data) // 10_000)
+        rows = torch.arange(0, len(data), stride)
+        total = sum(data.__getitems__(Request(part, 0))["image"].sum(0, dtype=torch.float64) for part in rows.split(1000))
+        return cast(Tensor, total) / (255 * len(rows))
 
     def attribute_batch(self, attribute: str) -> dict[str, Tensor]:
         """Training pictures in [-1, 1] that have a property, and that lack it: `positive` and `negative`, at most 1,000 each.

@@ -345,16 +345,7 @@ class GAN(NoiseGAN):
         """Set the output bias of a new maxout generator to the logits of the training set's mean image."""
         generator: Any = self.generator
         if self.hparams.network == "maxout" and self.trainer.global_step == 0 and not generator.output.bias.any():
-            bias = torch.logit(mean_image(self.trainer.datamodule), eps=BIAS_CLIP).flatten()  # type: ignore[attr-defined]
+            bias = torch.logit(self.trainer.datamodule.mean_image(), eps=BIAS_CLIP).flatten()  # type: ignore[attr-defined]
             average: Any = self.ema
             for network in (generator, average) if average is not None else (generator,):
                 network.output.bias.data.copy_(bias)
-
-
-def mean_image(data: Any) -> Tensor:
-    """Mean (C, H, W) of all training images of a data module, in [0, 1] and double precision."""
-    total, size, step = torch.zeros(data.facts["image_shape"], dtype=torch.float64), len(data.split("train")), 1000
-    for first in range(0, size, step):
-        images = data.batch("train", list(range(first, min(first + step, size))), seed=first)["image"]
-        total += (images.double() + 1).sum(0) / 2
-    return total / size

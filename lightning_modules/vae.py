@@ -33,7 +33,6 @@ Where the papers, the importance weighted autoencoder's released code and this f
 | order of the images (2016) | | the same in each epoch | drawn anew in each epoch |
 | training images (2016) | 60,000 | 59,600, 400 for validation | 59,600, 400 for validation |
 | the encoder predicts (2016) | log sigma^2 | log sigma | log sigma^2 |
-| output bias begins at (2016) | | logit of the training set's mean | logit of the first batch's mean |
 | prior of the conditional model (2015) | learned, given y | | p(z); labels are one-hot inputs of encoder and decoder |
 """
 
@@ -51,6 +50,8 @@ from lightning_modules.layers import latent
 from lightning_modules.layers.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, output_bias
 from lightning_modules.layers.schedules import cosine, warmup
 from metrics.likelihood import ActiveUnits, ImportanceSampledNLL, LabelAccuracy, SquaredError, bits_per_dim
+
+BIAS_CLIP = 1e-3  # of mean pixels, as in Burda et al.'s released code
 
 
 def bernoulli_log_likelihood(logits: Tensor, x: Tensor, sigma: float = 1.0) -> Tensor:
@@ -155,7 +156,7 @@ class VAE(GenerativeModule):
             inputs = (channels + self.classes) * prod(size)
             self.encoder = MLPEncoder(inputs, hidden, 2 * latent_dim, activation)
             self.decoder = MLPDecoder(latent_dim + self.classes, hidden, image_shape, activation)
-        nn.init.zeros_(output_bias(self.decoder))  # until the first batch comes
+        nn.init.zeros_(output_bias(self.decoder))  # until training begins
         self.test_nll = ImportanceSampledNLL(test_samples)
         self.active_units = ActiveUnits(latent_dim)
         self.squared_error = SquaredError()
@@ -198,21 +199,20 @@ class VAE(GenerativeModule):
         kl = standard_normal_kl(mean, log_var).mean()
         return {"loss": reconstruction + beta * kl, "reconstruction": reconstruction, "kl": kl}  # Eq. 3
 
+    @torch.no_grad()
+    def on_train_start(self) -> None:
+        """Set the output bias of a new decoder to the logits of the mean pixels of the training set (Burda et al.'s release)."""
+        bias = output_bias(self.decoder)
+        if self.trainer.global_step == 0 and not bias.any():  # not loaded by --init_from
+            mean = self.trainer.datamodule.mean_image()  # type: ignore[attr-defined]
+            mean = mean.flatten() if bias.numel() == mean.numel() else mean.mean((1, 2))
+            bias.copy_(torch.logit(mean, eps=BIAS_CLIP))
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        if self.trainer.global_step == 0 and not output_bias(self.decoder).any():  # and not of another run, by --init_from
-            self._start_bias_at(batch["image"])
         beta = self.hparams.beta * warmup(self.trainer.global_step, self.hparams.beta_warmup_steps)
         losses = self.objective(batch, beta)
         self.log_train(**losses)
         return losses["loss"]
-
-    @torch.no_grad()
-    def _start_bias_at(self, image: Tensor) -> None:
-        """Output bias = logit of the mean pixel, as in the IWAE paper's released code."""
-        bias = output_bias(self.decoder)
-        mean = self.trainer.strategy.reduce(unit(image).mean(0), reduce_op="mean")  # the same on every rank
-        mean = mean.flatten() if bias.numel() == mean.numel() else mean.mean((1, 2))
-        bias.copy_(torch.logit(mean, eps=1e-3))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         losses = {f"val/{name}": value for name, value in self.objective(batch, self.hparams.beta).items()}

@@ -1,14 +1,19 @@
 """The VAE's equations, each against something that is known otherwise."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from console import UserError
+from datamodules.images import ImageDataModule, InMemoryImages
 from lightning_modules.layers import latent
+from lightning_modules.layers.networks import output_bias
 from lightning_modules.vae import (
     VAE,
     bernoulli_log_likelihood,
@@ -29,6 +34,33 @@ def small(**options: object) -> VAE:
 
 def pictures(count: int = 6) -> Tensor:
     return torch.bernoulli(torch.full((count, *SHAPE), 0.4)) * 2 - 1
+
+
+class Bright(ImageDataModule):
+    """1,100 images of two channels, brighter in later ones; the first row is black, the last one white."""
+
+    def load_split(self, split: str) -> InMemoryImages:
+        later = torch.arange(1100)[:, None, None, None] // 20
+        images = torch.randint(200, (1100, 2, 8, 8), generator=torch.Generator().manual_seed(0)) + later
+        images[:, :, 0], images[:, :, 7] = 0, 255
+        return InMemoryImages(images.to(torch.uint8), torch.zeros(1100, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_a_new_decoder_begins_with_the_training_set_s_mean(network: str) -> None:
+    """Output biases are the logits of mean pixels (mlp) or channels (conv) of all training images, clipped at 1e-3."""
+    data = Bright(batch_size=8, binarize=True)
+    model: Any = VAE(image_shape=[2, 8, 8], network=network, hidden=[16], latent_dim=4)  # type: ignore[arg-type]
+    model._trainer = SimpleNamespace(global_step=0, datamodule=data)
+    model.on_train_start()
+    images: Any = data.split("train")
+    mean = images.images.numpy().astype(np.float64).mean((0, 2, 3) if network == "conv" else 0).ravel() / 255
+    clipped = mean.clip(1e-3, 1 - 1e-3)
+    bias = output_bias(model.decoder).detach().clone()
+    np.testing.assert_allclose(bias.numpy(), np.log(clipped / (1 - clipped)), rtol=1e-5, atol=1e-5)
+    output_bias(model.decoder).data.add_(1)
+    model.on_train_start()  # a decoder that was loaded by --init_from keeps its own
+    assert torch.equal(output_bias(model.decoder), bias + 1)
 
 
 def test_equation_2_samples_have_the_posterior_mean_and_variance() -> None:
