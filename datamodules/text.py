@@ -492,7 +492,7 @@ class TextFiles(TextDataModule):
 
     Args:
         path: a `.txt`; or a folder with `train.txt`, `val.txt` (or `valid.txt`) and `test.txt`; or a folder of `.txt`, which are
-            joined in the order of their names.
+            joined in the order of their names, by a line break and without an end-of-text token between documents.
         **kwargs: see `TextDataModule`.
 
     Raises:

@@ -23,10 +23,20 @@ mlm (BERT's: the identity at m, of x_masked, without a generator).
 | generator a quarter of the discriminator's size, embeddings tied | `Encoder` of width / 4; embedding, positions |
 | lambda | lambda_disc |
 
-Departures from the paper: the sum of Eq. 3 is divided by 15 % of all tokens, which differs from their rounded number, so that one
-count serves both losses on any number of ranks; no dropout of attention weights, for which PyTorch has no fused kernel on a CPU;
-the released code turns only 85 % of m into [MASK] (and BERT, which "mlm" is, 80 %), this file all, as the paper; [CLS], [SEP] and
-segments are left out.
+Where the paper, the released code (google-research/electra) and this file differ:
+
+| | paper | released code | here |
+|---|---|---|---|
+| number of positions in m | ceil(.15 n) | round(.15 n), at most 19 of 128 | ceil(.15 n), special tokens not counted |
+| m is drawn | as a random set | with repetition | without repetition |
+| at m, x_masked has | [MASK] | [MASK] in 85 %, x in 15 % | [MASK] |
+| at m, BERT's x_masked has (`mlm`) | [MASK] in 80 %, x or a random word in 10 % each | as ELECTRA | [MASK] |
+| L_MLM is divided by | size of m | size of m | 15 % of all tokens, so that one count serves both losses on all ranks |
+| dropout of attention weights | .1 | .1 | 0, for which PyTorch has a fused kernel on a CPU |
+| Adam | with weight decay | and without bias correction | AdamW |
+| learning rate at update s of S, warm-up w | linear up and down | min(1, s / w) (1 - s / S) | s / w, then (S - s) / (S - w) |
+| epsilon of layer norms | - | 1e-12 | 1e-5 |
+| a text | [CLS], [SEP] and segments, uncased WordPiece | as the paper | a window or a line, byte-pair encoding |
 """
 
 from typing import Any, Literal, NamedTuple

@@ -20,7 +20,17 @@ fluent sentence says little of the model's likelihood, so both are looked at. (G
 Beyond its context the model forgets: when it is full, the older half is dropped and the younger read again (`window_start`), with
 and without the cache alike.
 
-Departures from the papers: GELU is exact; the learning rate ends at a tenth, as nanoGPT's, instead of 0.
+Where the papers, Karpathy's nanoGPT and this file differ:
+
+| | papers | nanoGPT | here |
+|---|---|---|---|
+| biases in linear layers and layer norms | yes | no (`bias` in its train.py) | `bias`; no in the configurations of nanoGPT |
+| GELU | tanh approximation (GPT-2's src/model.py) | exact | exact |
+| learning rate at the end | 0 (GPT-1, section 4.1) | a tenth of the peak | a tenth of the peak |
+| vocabulary of GPT-2 | 50,257 | 50,304, for speed | 50,257 |
+| between two documents | an end-of-text token | an end-of-text token | at most a line break (`TextFiles`) |
+| validation text of OpenWebText | - | 0.05 % of its documents, drawn | the last 0.05 % of the text |
+| validation loss | - | mean of some batches of random windows | every token once |
 """
 
 from typing import Any, Literal

@@ -18,9 +18,20 @@ sentence was has to fit into the state: the forgetful context vector that attent
 | h^0_t, the symbol | embedding, or a one-hot vector where its size is 0 |
 | unrolled steps | data.context |
 | weights from U(-r, r) | initial_range |
-| max. gradient norm 5 of a loss summed over T steps, step size 1 | of the mean: trainer.gradient_clip_val 5 / T, step size T |
 
-Departures from the papers: none in the network; the last steps of a row that do not fill a batch are left out in training.
+Where papers, released codes (Zaremba's main.lua, char-rnn's train.lua) and this file differ:
+
+| | paper | released code | here |
+|---|---|---|---|
+| Mikolov: f | sigmoid | - | tanh in the cell "rnn" |
+| Zaremba: loss of T steps | sum; norm of the gradient at most 5, step size 1 | as the paper | mean; at most 5 / T, step size T |
+| Zaremba: first lower step size | after 4, 6 or 14 epochs | one epoch later | as the paper |
+| Zaremba: both biases of a forget gate | - | U(-r, r) | one is `forget_bias` |
+| char-rnn: loss of T steps | - | sum; elements of the gradient at most 5, epsilon 1e-8 | mean; 5 / T, 1e-8 / T |
+| char-rnn: state when an epoch begins | - | that of the end of the last epoch | zero |
+| char-rnn: validation text | - | the last 5 % of each row of a batch | the last part of the text, `data.val_share` |
+
+The last steps of a row that do not fill a batch are left out in training.
 """
 
 from typing import Any, Literal
