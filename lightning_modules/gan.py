@@ -16,7 +16,7 @@ collapse; the ring of Gaussians shows it).
 Where a label is given, D answers the question p(real|x, y); see the VAE for p(y|x) from p(x|y).
 
 The released code is github.com/goodfeli/adversarial (`mnist.yaml`, `__init__.py`, and pylearn2 beneath); the conditional paper
-released none.
+was compared with no code.
 
 | | paper | released code | here |
 |---|---|---|---|
