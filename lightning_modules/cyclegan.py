@@ -30,8 +30,10 @@ Where the paper, its two releases (Lua, then PyTorch) and this file differ:
 | lambda_identity | paintings: lambda_cycle / 2 (section 5.2) | Lua: 0; PyTorch: lambda_cycle / 2 | 0; its archives' configs: 5.0 |
 | step size | 100 epochs constant, 100 to 0 (section 4) | changed after each epoch | its archives' configs: as PyTorch |
 | order of a step | | Lua: G, D_B, F, D_A; PyTorch: generators, then discriminators | discriminators, then generators |
+| target for real images | 1 (section 4) | Lua: 0.9 | 1 |
+| gradient of the discriminators | halved (section 4) | Lua: not halved; PyTorch: halved | halved |
 | residual blocks | 6 at 128 pixels, 9 from 256 on (section 7.2) | PyTorch: 9 | 6 below 256 pixels, 9 from there on |
-| biases before instance norm, which removes them | | yes | no |
+| biases before instance norm, which removes them | | Lua: set to 0 at each step; PyTorch: yes | no |
 """
 
 from typing import Any, Literal

@@ -27,7 +27,7 @@ def parzen(samples: Tensor, val: Tensor, test: Tensor) -> tuple[float, float, fl
     """The protocol of Goodfellow et al. 2014: sigma by the likelihood of validation pictures, then that of the test pictures.
 
     Args:
-        samples: uint8 or [0, 1] pictures; the paper draws 10,000.
+        samples: uint8 or [0, 1] pictures; 10,000 in the released `parzen_ll.py`.
         val: 1,000 of those that choose among 10 widths.
         test: all of them.
 
@@ -41,7 +41,7 @@ def parzen(samples: Tensor, val: Tensor, test: Tensor) -> tuple[float, float, fl
 
 
 def nearest_neighbour_error(pool: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
-    """Share of test pictures whose nearest neighbour in the pool is of another class (Radford et al. 2015, Table 3).
+    """Share of test pictures whose nearest neighbour in the pool is of another class (Radford et al. 2016, Table 3).
 
     Args:
         pool: uint8 pictures (M, C, H, W), real or generated.

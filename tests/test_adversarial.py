@@ -206,6 +206,14 @@ def test_cyclegan_recipes_decay_as_the_release(name: str, updates: int) -> None:
     assert config["model"]["init_args"]["lambda_identity"] == 5.0, "the release's half of lambda_cycle"
 
 
+def test_the_dcgan_recipe_for_digits_decays_as_the_release() -> None:
+    """200 released epochs of 195 updates of each player: 100 at the full rate, then a hundredth less after each."""
+    config = yaml.safe_load((ROOT / "configs/dcgan/mnist_conditional.yaml").read_text())
+    options = [config["model"]["init_args"][f"{player}_schedule"]["init_args"] for player in ("generator", "discriminator")]
+    assert config["trainer"]["max_epochs"] * (50_000 // 128) == 200 * 195
+    assert options == [{"constant": 100 * 195, "decay": 100 * 195, "every": 195}] * 2
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
