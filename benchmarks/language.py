@@ -62,14 +62,14 @@ def ours(steps: int) -> dict[str, float]:
 
 
 class PlainBlock(nn.Module):
-    """A block as one would write it by hand."""
+    """A block as one would write it by hand, without biases, as the configuration has it."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
+        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         n, t, width = x.shape
@@ -86,13 +86,11 @@ class PlainGPT(nn.Module):
         super().__init__()
         self.tokens, self.places = nn.Embedding(vocab_size, width), nn.Embedding(context, width)
         self.blocks = nn.Sequential(*(PlainBlock(width, heads) for _ in range(layers)))
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, bias=False)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
                 ends_a_branch = name.endswith(("proj.weight", "down.weight"))
                 nn.init.normal_(weight, 0.0, 0.02 / math.sqrt(2 * layers) if ends_a_branch else 0.02)
-            elif name.endswith("bias"):
-                nn.init.zeros_(weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.tokens(tokens) + self.places(torch.arange(tokens.shape[1]))
