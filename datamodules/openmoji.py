@@ -171,7 +171,7 @@ class OpenMoji(ImageDataModule):
             atomic_save(path, lambda file: np.save(file, images))
         return images
 
-    def twins(self, layers: str) -> list[list[str]]:
+    def identical_images(self, layers: str) -> list[list[str]]:
         """Codes grouped by their images: those of a group are pixel-identical at `FAMILY_SIZE`; most groups have one code."""
         found: dict[bytes, list[str]] = {}
         for code, image in zip(self.codes, self._rasterised(FAMILY_SIZE, layers)):
@@ -193,7 +193,7 @@ class OpenMoji(ImageDataModule):
             return key
 
         for layers in self.compared:
-            for first, *others in self.twins(layers):
+            for first, *others in self.identical_images(layers):
                 for code in others:
                     one, other = sorted((find(keys[first]), find(keys[code])))
                     root[other] = one
@@ -229,8 +229,8 @@ class OpenMoji(ImageDataModule):
             for code, name in self.names.items():
                 if not words.issuperset(name.split()):
                     folds[code] = "train"
-            # After the names: this adds words to training and takes none, and what it moves leaves no twin behind.
-            for codes in self.twins("color"):
+            # Runs after the check of names: it only adds words to training, and moves whole groups of identical images.
+            for codes in self.identical_images("color"):
                 if len({folds[code] for code in codes}) > 1:
                     folds.update(dict.fromkeys(codes, "train"))
         return folds
@@ -239,7 +239,7 @@ class OpenMoji(ImageDataModule):
     def hidden_tones(self) -> set[str]:
         """Codes with skin tones that no image shows: a glyph with other tones, or none, has a pixel-identical image."""
         found: set[str] = set()
-        for codes in self.twins("color"):
+        for codes in self.identical_images("color"):
             tones = {code: SKIN_TONES & set(code.split("-")) for code in codes}
             if len(set(map(frozenset, tones.values()))) > 1:
                 found.update(code for code in codes if tones[code])

@@ -443,9 +443,8 @@ class AdversarialModule(GenerativeModule):
     def calibrate(self) -> None:
         """Compute the batch-norm statistics of the averaged generator, if its weights have moved since the last time.
 
-        Its activations vary less than those of the trained generator, whose running statistics would therefore be wrong, and so
-        would be their average (variances 1.9 and 1.8 times too large after 600 updates of a small DCGAN). The result depends on the
-        averaged weights alone, and training does not depend on it.
+        The averaged generator's activations vary less than those of the trained one: neither the running statistics of that one nor
+        their average fit. The result depends on the averaged weights alone, and training does not depend on it.
         """
         norms = [
             part for part in (self.ema or torch.nn.Module()).modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)

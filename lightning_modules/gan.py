@@ -25,7 +25,7 @@ was compared with no code.
 | output bias of G | - | logit of the training set's mean, clipped at 1e-7 | the same |
 | updates | D first, then G (Algorithm 1) | both at once | both at once in the recipe, by `simultaneous` |
 | stopping | - | none | 100 epochs |
-| conditional: loss of D | Eq. 2 | - | learning rate halved, as in the released code of 2014 |
+| conditional: loss of D | Eq. 2 of that paper | - | learning rate halved, as in the released code of 2014 |
 | conditional: noise | unit hypercube, U(0, 1)^100 (section 4.1) | - | U(-sqrt 3, sqrt 3)^100; from U(0, 1) all images were alike |
 | conditional: dropout | 0.5 in both networks (section 4.1) | - | the same, but 0.2 at D's pixels |
 | conditional: stopping | best validation likelihood (section 4.1) | - | the last epoch |
@@ -204,7 +204,7 @@ class NoiseGAN(AdversarialModule):
         return self.generator(noise, self.one_hot(batch))
 
     def calibration_batches(self) -> Iterator[dict[str, Any]]:
-        """Noise needs no images; the classes take turns, as in `sample`."""
+        """Yield batches of noise with labels 0, 1, 2, ... in order; no images are needed."""
         label = torch.arange(CALIBRATION_SIZE) % max(1, self.classes)
         for _ in range(CALIBRATION_BATCHES):
             yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}

@@ -27,7 +27,7 @@ Where the paper, its two releases (Lua, then PyTorch) and this file differ:
 |---|---|---|---|
 | step size | constant, 200 epochs of facades (section 6.2) | PyTorch: constant for 100 epochs, then to 0 over 100 | constant |
 | D that G answers | the one after its step (section 3.3) | Lua: its output from before the step | the one after its step |
-| loss of D | halved (section 3.3) | Lua: its gradient is not, only the printed loss; PyTorch: halved | halved; Adam divides by the scale |
+| loss of D | halved (section 3.3) | Lua: only the printed one; PyTorch: halved | halved (no effect in Adam) |
 | norm of the 1x1 grid | batch norm, which makes it 0 at batches of one image (section 6.3) | removed later | none |
 | dropout | first three levels of the decoder (section 6.1) | PyTorch: levels two to four | first three levels |
 | levels | 8, for 256 pixels | PyTorch: 7 or 8, for 128 or 256 pixels | log2(side), at most 8 |

@@ -85,8 +85,8 @@ class LanguageModel(TokenModule):
     def measure_stride(self, ids: np.ndarray, context: int, stride: int, rows: int, rank: int = 0, world: int = 1) -> None:
         """Add the NLL of a text in overlapping windows to `nll_stride`.
 
-        Windows begin `stride` tokens apart. Each scores the targets that no window before it has: the first one all, the others
-        their last `stride`. Every token but the first is scored once, given at least `context - stride` tokens if available.
+        Windows begin `stride` tokens apart. The first window scores all of its targets, each other one its
+        last `stride`. Every token but the first is scored once, given at least `context - stride` tokens if available.
         At a stride of half a context that is 3/4 of a context on average; disjoint windows have 1/2.
 
         Args:
