@@ -64,9 +64,8 @@ class VectorQuantiser(nn.Module):
     def __init__(self, codes: int, width: int) -> None:
         super().__init__()
         self.features = width
-        self.register_buffer(
-            "uses", torch.full((codes,), UNUSED)
-        )  # below every threshold, so that the first batch replaces all codes
+        # Below every threshold, so that the first batch replaces all codes.
+        self.register_buffer("uses", torch.full((codes,), UNUSED))
         self.register_buffer("sums", UNUSED * torch.randn(codes, width))
 
     @property
