@@ -7,7 +7,7 @@ its content and tokenizer>`: neither its size nor the number of epochs shows in 
 - `streams`: row r of batch n continues row r of batch n - 1, so that a recurrent state can be carried over, in training (truncated
   back-propagation through time) and in evaluation;
 - `records`: every line is an example of its own, between `<bos>` and `<eos>`, padded to the longest of its batch; training batches
-  hold lines of similar lengths.
+  hold lines of similar lengths and equal numbers of tokens, of `batch_size` lines on average.
 
 A batch holds `tokens` int64 (N, T + 1), the inputs and, one further, the targets; `length` (N,), how many of a row's targets count;
 `targets`, how many that are together; and `first`, whether a recurrent state begins anew.
@@ -209,14 +209,15 @@ class Records:
 class LengthBatchSampler(ResumableBatchSampler):
     """Yields `Request`s for records of similar lengths, in an order that is a function of (seed, epoch) and can start at any batch.
 
-    Each epoch leaves out a random remainder that fills no batch, sorts the other records by length (equal lengths in random order),
-    cuts them into batches, and shuffles the batches. 99 % of what a batch of 64 captions holds are then tokens, not
-    padding, instead of 51 %.
+    Each epoch leaves out a random remainder of less than a batch and sorts the other records by length (equal lengths in random
+    order). It cuts them into batches of nearly equal numbers of tokens and shuffles the batches. In batches of about 64 captions,
+    99 % are then tokens instead of 51 %; the rest is padding. Batches of equal numbers of records would change the objective: the
+    mean over the tokens of a batch would give each token of a short record several times the weight of one of a long record.
 
     Args:
-        lengths: int64 (N,), of the records.
-        batch_size: records per rank and batch.
-        **options: see `ResumableBatchSampler`.
+        lengths: Number of tokens of each record, int64 (N,).
+        batch_size: Records per rank and batch, on average over an epoch; each rank has at least one.
+        **options: Arguments of `ResumableBatchSampler`.
     """
 
     def __init__(self, lengths: np.ndarray, batch_size: int, **options: Any) -> None:
@@ -226,12 +227,19 @@ class LengthBatchSampler(ResumableBatchSampler):
     def __iter__(self) -> Iterator[Request]:
         start, self.start = self.start, 0
         generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
-        step = self.batch_size * self.world
-        chosen = torch.randperm(self.size, generator=generator)[: len(self) * step]
-        batches = chosen[self.lengths[chosen].argsort(stable=True)].view(-1, step)
-        order = torch.randperm(len(self), generator=generator)
-        for number in range(start, len(self)):
-            index = batches[order[number], self.rank :: self.world]
+        count = len(self)
+        chosen = torch.randperm(self.size, generator=generator)[: count * self.batch_size * self.world]
+        chosen = chosen[self.lengths[chosen].argsort(stable=True)]
+        tokens = self.lengths[chosen].cumsum(0)
+        batch = torch.arange(1, count + 1)
+        ends = torch.searchsorted(tokens, tokens[-1] * batch // count) + 1
+        # No batch has less than one record for each rank.
+        ends = (ends - batch * self.world).cummax(0).values + batch * self.world
+        ends = torch.minimum(ends, len(chosen) - (count - batch) * self.world).tolist()
+        order = torch.randperm(count, generator=generator).tolist()
+        for number in range(start, count):
+            last = order[number]
+            index = chosen[ends[last - 1] if last else 0 : ends[last]][self.rank :: self.world]
             yield Request(index, mix_seed(self.seed, self.name, self.rank, self.epoch, number))
 
 
