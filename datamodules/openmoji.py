@@ -139,7 +139,7 @@ class OpenMoji(ImageDataModule):
     @property
     def compared(self) -> tuple[str, ...]:
         """Layers in which glyphs of different splits differ."""
-        return ("color", "line") if self.split_by == "drawing" else ("color",)
+        return ("color", "line") if self.split_by == "drawing" or self.layers == "line" else ("color",)
 
     @cached_property
     def codes(self) -> list[str]:
@@ -230,8 +230,9 @@ class OpenMoji(ImageDataModule):
                 if not words.issuperset(name.split()):
                     folds[code] = "train"
             # Runs after the check of names: it only adds words to training, and moves whole groups of identical images.
-            for codes in self.identical_images("color"):
-                if len({folds[code] for code in codes}) > 1:
+            groups = [codes for layers in self.compared for codes in self.identical_images(layers)]
+            while mixed := [codes for codes in groups if len({folds[code] for code in codes}) > 1]:
+                for codes in mixed:
                     folds.update(dict.fromkeys(codes, "train"))
         return folds
 

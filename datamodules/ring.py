@@ -38,6 +38,11 @@ class Ring(DataModule):
         angle = 2 * math.pi * torch.arange(self.modes) / self.modes
         return self.radius * torch.stack([angle.cos(), angle.sin()], 1)
 
+    def mean_image(self) -> Tensor:
+        """Mean (2, 1, 1) of the training points, moved to [0, 1], in double precision."""
+        points: InMemoryImages = self.split("train")  # type: ignore[assignment]
+        return (points.images.double().mean(0) + 1) / 2
+
     def load_split(self, split: str) -> InMemoryImages:
         """Points drawn once with a seed of the split's own, so that no two splits share one."""
         generator = torch.Generator().manual_seed(mix_seed("ring", split))

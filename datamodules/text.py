@@ -235,11 +235,11 @@ class LengthBatchSampler(ResumableBatchSampler):
         ends = torch.searchsorted(tokens, tokens[-1] * batch // count) + 1
         # No batch has less than one record for each rank.
         ends = (ends - batch * self.world).cummax(0).values + batch * self.world
-        ends = torch.minimum(ends, len(chosen) - (count - batch) * self.world).tolist()
+        ends = torch.minimum(ends, len(chosen) - (count - batch) * self.world)
+        parts = chosen.tensor_split(ends[:-1])
         order = torch.randperm(count, generator=generator).tolist()
         for number in range(start, count):
-            last = order[number]
-            index = chosen[ends[last - 1] if last else 0 : ends[last]][self.rank :: self.world]
+            index = parts[order[number]][self.rank :: self.world]
             yield Request(index, mix_seed(self.seed, self.name, self.rank, self.epoch, number))
 
 

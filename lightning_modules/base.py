@@ -309,7 +309,7 @@ def move_average(average: torch.nn.Module, network: torch.nn.Module, decay: floa
     torch._foreach_lerp_([mine for mine, _ in floating], [theirs for _, theirs in floating], 1 - decay)
 
 
-CALIBRATION_BATCHES = 10  # per estimate of an averaged generator's batch-norm statistics
+CALIBRATION_BATCHES, CALIBRATION_SIZE = 10, 128  # per estimate of an averaged generator's batch-norm statistics
 OPTIMIZER_ARGUMENTS = ("generator_optimizer", "discriminator_optimizer", "generator_schedule", "discriminator_schedule")
 
 
@@ -434,7 +434,7 @@ class AdversarialModule(GenerativeModule):
     def calibration_batches(self) -> Iterator[dict[str, Any]]:
         """Batches for `calibrate`, the same at each call: training samples that are spread evenly over the split."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        size, total = len(data.split("train")), CALIBRATION_BATCHES * data.batch_size
+        size, total = len(data.split("train")), CALIBRATION_BATCHES * CALIBRATION_SIZE
         rows = [row * size // total for row in range(total)]
         for number in range(CALIBRATION_BATCHES):
             yield data.batch("train", rows[number::CALIBRATION_BATCHES])
@@ -443,29 +443,31 @@ class AdversarialModule(GenerativeModule):
     def calibrate(self) -> None:
         """Compute the batch-norm statistics of the averaged generator, if its weights have moved since the last time.
 
-        The averaged generator's activations vary less than those of the trained one: neither the running statistics of that one nor
+        Its activations vary less than those of the trained generator, so that neither the running statistics of the trained one nor
         their average fit. The result depends on the averaged weights alone, and training does not depend on it.
         """
-        norms = [
-            part for part in (self.ema or torch.nn.Module()).modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)
-        ]
-        if not norms or not self._uncalibrated:
+        if self.ema is None or not self._uncalibrated:
             return
+        norms = [part for part in self.ema.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
         momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the mean over all batches
-        trained, self.generator = self.generator, cast(torch.nn.Module, self.ema)
+        trained, self.generator = self.generator, self.ema
+        devices, kind = [] if self.device.type == "cpu" else [self.device], self.device.type
         try:
-            devices = [] if self.device.type == "cpu" else [self.device]
-            with evaluating(self.generator, True), torch.random.fork_rng(devices, device_type=self.device.type):
-                for number, batch in enumerate(self.calibration_batches()):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the mean over all batches
+            with (
+                evaluating(self.generator, True),
+                torch.random.fork_rng(devices, device_type=kind),
+                torch.autocast(kind, enabled=False),
+            ):
+                for number, batch in enumerate(self.calibration_batches() if norms else ()):
                     torch.manual_seed(number)
                     self.generate(move_data_to_device(batch, self.device))
         finally:
             self.generator = trained
-        for norm, momentum in zip(norms, momenta):
-            norm.momentum = momentum
+            for norm, momentum in zip(norms, momenta):
+                norm.momentum = momentum
         self._uncalibrated = False
 
     def _calibrate_all_ranks(self) -> None:
@@ -570,6 +572,9 @@ class AdversarialModule(GenerativeModule):
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def configure_optimizers(self) -> Any:
+        if any(isinstance(part, torch.nn.SyncBatchNorm) for part in self.modules()):
+            # Previews of rank 0 would wait for the other ranks in `calibrate`.
+            raise UserError("trainer.sync_batchnorm: adversarial systems average batch-norm statistics themselves; leave it out")
         optimizers, self._schedules = [], []
         for network, (optimizer, schedule) in zip((self.generator, self.discriminator), self.makers):
             optimizers.append(optimizer(network.parameters()))

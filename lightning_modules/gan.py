@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from lightning_modules.base import CALIBRATION_BATCHES, AdversarialModule, check_sampling, classes_used, sampling
+from lightning_modules.base import CALIBRATION_BATCHES, CALIBRATION_SIZE, AdversarialModule, check_sampling, classes_used, sampling
 from lightning_modules.layers.adversarial import (
     LOSSES,
     clip_weights,
@@ -55,7 +55,6 @@ from lightning_modules.layers.adversarial import (
 from lightning_modules.layers.noise import draw_noise, seeded_noise
 
 BIAS_CLIP = 1e-7  # of mean pixels, as in pylearn2's `init_sigmoid_bias_from_marginals`
-CALIBRATION_SIZE = 128  # draws of noise per batch of `calibrate`
 
 
 class Maxout(nn.Linear):

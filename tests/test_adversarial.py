@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import train
 from console import ROOT, UserError, recipes
 from datamodules.images import ImageDataModule, InMemoryImages
+from datamodules.openmoji_pairs import OpenMojiPairs
 from lightning_modules import load
 from lightning_modules.cyclegan import CycleGAN
 from lightning_modules.dcgan import DCGAN, channel_plan
@@ -35,6 +37,7 @@ from lightning_modules.layers.adversarial import (
 from lightning_modules.layers.convolution import conv_size, same_padding, transposed_size
 from lightning_modules.layers.noise import draw_noise, seeded_noise
 from lightning_modules.layers.schedules import ConstantThenLinear, GoodfellowSchedule
+from lightning_modules.pix2pix import Pix2Pix
 from tests.runs import run_differences
 from tests.test_contracts import class_of
 
@@ -499,8 +502,8 @@ def test_an_averaged_generator_has_the_batch_norm_statistics_of_its_own_activati
     assert far > 1.2
 
 
-def test_statistics_follow_the_averaged_weights_and_leave_no_trace(averaged: Path) -> None:
-    """Computed when the average is drawn from after it moved, by weights alone: the same again whatever was drawn in between."""
+def test_sampling_recomputes_the_statistics_of_an_averaged_generator(averaged: Path) -> None:
+    """After the average has moved; the result depends on the weights only, and no random state changes."""
     model = load(averaged / "checkpoints/last.ckpt")
     found = [value.clone() for value in model.ema.buffers()]
     for value in model.ema.buffers():
@@ -512,6 +515,23 @@ def test_statistics_follow_the_averaged_weights_and_leave_no_trace(averaged: Pat
     assert [part.training for part in model.modules()] == modes
     assert all(torch.equal(one, other) for one, other in zip(model.ema.buffers(), found, strict=True))
     assert all(norm.momentum == 0.1 for norm in model.ema.modules() if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d))
+
+
+def test_synchronised_batch_norm_is_refused() -> None:
+    """Ranks average their statistics themselves; a preview on rank 0 would wait for the others."""
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(DCGAN(image_shape=[3, 32, 32], width=8))
+    with pytest.raises(UserError, match=r"trainer\.sync_batchnorm"):
+        model.configure_optimizers()
+
+
+def test_every_calibration_of_pix2pix_reads_the_same_number_of_images() -> None:
+    """As many as of noise, spread over the training set, whatever the batch size."""
+    data = OpenMojiPairs(size=32, paired=True, batch_size=1)
+    model = Pix2Pix(image_shape=[3, 32, 32], width=8, patch=16, ema_decay=0.9)
+    model._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
+    index = torch.cat([batch["index"] for batch in model.calibration_batches()])
+    assert len(index) == 1280
+    assert len(index.unique()) == 1280
 
 
 class Start(Callback):

@@ -404,7 +404,7 @@ def test_negatives_have_another_caption_and_another_image() -> None:
     captions, numbers = torch.arange(2)[:, None].repeat(20, 1), torch.arange(40)
     assert ranking_accuracy(features, features, captions, numbers) == 1, "40 images, two captions"
     assert ranking_accuracy(features, features, numbers[:, None], captions[:, 0]) == 1, "two images, 40 captions"
-    assert ranking_accuracy(features, features, numbers[:, None], numbers) == 0, "whatever ties is a negative otherwise"
+    assert ranking_accuracy(features, features, numbers[:, None], numbers) == 0, "otherwise ties count as errors"
 
 
 def test_image_keys_tell_pixels_apart() -> None:
@@ -424,8 +424,8 @@ def test_images_of_one_split_that_are_equal_are_one() -> None:
     data = CaptionedEmoji(size=16, text_length=24)
     whole = data.split("train")
     numbers = [whole.captions.index(name) for name in ("firefighter", "man firefighter", "woman firefighter")]  # type: ignore[attr-defined]
-    one, twin, other = image_keys(data.batch("train", numbers)["image"]).tolist()
-    assert one == twin != other
+    one, duplicate, other = image_keys(data.batch("train", numbers)["image"]).tolist()
+    assert one == duplicate != other
 
 
 @torch.no_grad()

@@ -158,6 +158,15 @@ def test_no_image_is_in_two_splits(recipe: Path) -> None:
     assert not pixels["val"] & pixels["test"]
 
 
+@pytest.mark.parametrize("split_by", ["picture", "composition"])
+def test_no_drawing_alone_is_in_two_splits(split_by: Any) -> None:
+    """A data module of line drawings compares these, too."""
+    data = OpenMoji(32, "line", split_by=split_by)
+    pixels = [{image.numpy().tobytes() for image in data.split(split).images} for split in ("train", "val", "test")]  # type: ignore[attr-defined]
+    assert all(pixels)
+    assert len(set.union(*pixels)) == sum(map(len, pixels))
+
+
 def test_composition_split_holds_out_no_word() -> None:
     data = OpenMoji(split_by="composition", named=True)
     words = {split: {word for name in data.split(split).names for word in name.split()} for split in ("train", "val", "test")}

@@ -1,6 +1,7 @@
 """The VAE's equations, each against something that is known otherwise."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+import train
 from console import UserError
 from datamodules.images import ImageDataModule, InMemoryImages
+from datamodules.ring import Ring
 from lightning_modules.layers import latent
 from lightning_modules.layers.networks import output_bias
 from lightning_modules.vae import (
@@ -61,6 +64,17 @@ def test_a_new_decoder_begins_with_the_training_set_s_mean(network: str) -> None
     output_bias(model.decoder).data.add_(1)
     model.on_train_start()  # a decoder that was loaded by --init_from keeps its own
     assert torch.equal(output_bias(model.decoder), bias + 1)
+
+
+@pytest.mark.parametrize("model", [["VAE"], ["GAN", "--model.network", "maxout"]])
+def test_output_biases_of_points_on_the_ring(model: list[str], tmp_path: Path) -> None:
+    """Data that is no uint8 image has a mean as well."""
+    data = Ring()
+    points: Any = data.split("train")
+    torch.testing.assert_close(data.mean_image(), (points.images.double().mean(0) + 1) / 2)
+    argv = ["fit", "--model", *model, "--data", "Ring", "--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"]
+    network = ["--model.network", "mlp", "--model.hidden", "[8]"] if model == ["VAE"] else []
+    assert train.main([*argv, *network, "--run_dir", str(tmp_path / "run")]) == 0
 
 
 def test_equation_2_samples_have_the_posterior_mean_and_variance() -> None:

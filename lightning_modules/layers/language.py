@@ -74,7 +74,8 @@ class LanguageModel(TokenModule):
         super().on_test_epoch_end()
         self._relate("test")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data.batching == "windows" and self.trainer.limit_test_batches == 1.0:
+        limit = self.trainer.limit_test_batches  # the integer 1 is one batch, 1.0 all of them
+        if data.batching == "windows" and not isinstance(limit, int) and limit == 1.0:
             stride = max(1, data.context // 2)
             self.nll_stride.description = self.nll.description.replace("|", f"|stride={stride}|", 1)
             with self.trainer.precision_plugin.forward_context():

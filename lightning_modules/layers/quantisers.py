@@ -54,8 +54,7 @@ class GumbelQuantiser(nn.Module):
 class VectorQuantiser(nn.Module):
     """Vector quantisation, Eq. 6 and 7; `features` channels of the encoder are compared with the codes.
 
-    The codebook is not a state of its own: it is `sums / uses`, so that an average of both holds an average of the codes, weighted
-    by how often each was used.
+    The codebook is computed as `sums / uses`. Averaging both averages the codes, weighted by their use.
     """
 
     uses: Tensor

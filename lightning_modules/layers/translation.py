@@ -22,7 +22,8 @@ from metrics.translation import bleu, bleu_by_length, chrf, closed_vocabulary_bl
 
 BEAM = Search(beam=5)
 SEARCHES = {"val": {"": Search()}, "test": {"": Search(), f"_beam{BEAM.beam}": BEAM}}  # by the ending of their figures' names
-RETOKENISED = {24: True, 49: False}  # by the maximum number of words: published translators on Multi30k, see `Multi30k.vocabulary`
+# Published translators on Multi30k (see `Multi30k.vocabulary`): maximum number of words -> whether they are tokenised again.
+PUBLISHED_PROTOCOLS = {24: True, 49: False}
 PAD, BEGIN, STOP = range(3)  # special tokens come first in every vocabulary
 
 
@@ -118,7 +119,7 @@ class Translator(TokenModule):
                 if hasattr(data, "tokenise"):
                     words = data.tokenise, data.word_rules
                     self._note(stage, f"bleu_tokenised{name}", *tokenised_bleu(*texts, *words, data.lower), note)
-                    for max_words, again in RETOKENISED.items():
+                    for max_words, again in PUBLISHED_PROTOCOLS.items():
                         found = closed_vocabulary_bleu(*texts, *words, data.vocabulary, max_words, again)
                         self._note(stage, f"bleu_unk{max_words}{name}", *found, note)
         self._written = {}
