@@ -1,6 +1,7 @@
 """The command lines as a user types them."""
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -200,6 +201,8 @@ def test_every_changed_figure_has_a_reason() -> None:
         for step in entry.get("earlier", []):
             assert isinstance(step["value"], float | int), name
             assert len(step["reason"].split()) > 3, name
+        if "earlier" in entry and (result := ROOT / f"results/{name}.json").exists():
+            assert json.loads(result.read_text())["value"] != pytest.approx(entry["earlier"][-1]["value"], rel=1e-4), name
 
 
 def test_every_reproduction_can_be_run() -> None:
