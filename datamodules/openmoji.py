@@ -6,7 +6,7 @@ There are three splits into 80/10/10, each by a SHA-256 of the *family* that a g
 hand in four skin tones has seen the fifth. No two splits have an image in common.
 
 - `picture`: a family ignores variation selectors, joiners, skin tones and gender. Glyphs with pixel-identical images share one.
-- `drawing`: as `picture`, but glyphs with pixel-identical line drawings share a family too, whatever their colours.
+- `drawing`: as `picture`, but glyphs with pixel-identical line drawings share a family too, even if their colours differ.
 - `composition`: a family ignores skin tones only. A held-out name whose words do not all occur in training moves to training:
   a combination of words is held out, never a word. Held-out images that equal one of another split move to training too.
 """
@@ -38,7 +38,7 @@ GROUPS = (
     "Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Travel & Places", "Activities", "Objects",
     "Symbols", "Flags", "other",
 )  # fmt: skip
-FAMILY_SIZE = 64  # pixels; the size at which two images count as identical, whatever size is trained on
+FAMILY_SIZE = 64  # pixels; the size at which two images count as identical, at any training size
 COLOURS = re.compile("color|hair|skin")  # ids of the SVG groups that fill; the rest is the line drawing
 SVG = "{http://www.w3.org/2000/svg}"
 

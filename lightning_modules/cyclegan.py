@@ -31,7 +31,7 @@ Where the paper, its two releases (Lua, then PyTorch) and this file differ:
 | step size | 100 epochs constant, 100 to 0 (section 4) | changed after each epoch | its archives' configs: as PyTorch |
 | order of a step | | Lua: G, D_B, F, D_A; PyTorch: generators, then discriminators | discriminators, then generators |
 | target for real images | 1 (section 4) | Lua: 0.9 | 1 |
-| gradient of the discriminators | halved (section 4) | Lua: not halved; PyTorch: halved | halved |
+| gradient of the discriminators | halved | Lua: not halved; PyTorch: halved | halved |
 | residual blocks | 6 at 128 pixels, 9 from 256 on (section 7.2) | PyTorch: 9 | 6 below 256 pixels, 9 from there on |
 | biases before instance norm, which removes them | | Lua: set to 0 at each step; PyTorch: yes | no |
 """

@@ -32,7 +32,7 @@ Where the papers, the importance weighted autoencoder's released code and this f
 | Adam's epsilon (2016) | 1e-4 | 1e-4 beside the gradient *summed* over 20 images: 5e-6 beside their mean | 1e-4 beside the mean |
 | step size of stage i (2016) | 0.001 * 10^(-i/7) | rounded: 1, 0.72, 0.52, ... 0.1 times 0.001 | 0.001 * 10^(-i/7) |
 | order of the images (2016) | | the same in each epoch | drawn anew in each epoch |
-| training images (2016) | not stated | 59,600, 400 for validation | 59,600, 400 for validation |
+| training images (2016) | not checked | 59,600, 400 for validation | 59,600, 400 for validation |
 | the encoder predicts (2016) | log sigma^2 | log sigma | log sigma^2 |
 | prior of the conditional model (2015) | learned, given y | | p(z); labels are one-hot inputs of encoder and decoder |
 """

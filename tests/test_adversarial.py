@@ -525,7 +525,7 @@ def test_synchronised_batch_norm_is_refused() -> None:
 
 
 def test_every_calibration_of_pix2pix_reads_the_same_number_of_images() -> None:
-    """As many as of noise, spread over the training set, whatever the batch size."""
+    """1,280 images at any batch size, spread over the training set, as many as the noise samples of a GAN."""
     data = OpenMojiPairs(size=32, paired=True, batch_size=1)
     model = Pix2Pix(image_shape=[3, 32, 32], width=8, patch=16, ema_decay=0.9)
     model._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]

@@ -96,7 +96,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_the_vocabulary_has_the_words_seen_twice(corpus: Path) -> None:
-    """Lower-cased words of the training targets alone, whatever the subset that is trained on."""
+    """Lower-cased words of all training targets and of no other split, also if `max_samples` is set."""
     for options in ({}, {"lower": True}, {"max_samples": 1}):
         assert Multi30k(tokenizer="word", root=str(corpus), **options).vocabulary == {"a", "dog", ","}
 
