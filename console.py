@@ -25,7 +25,9 @@ NOISE = re.compile(
     r"Does not validate against any of the Union|Subtypes: |Errors:$|Expected an? (<class ')?NoneType|Given value|"
     r"Problem with given class_path"
 )
-WORKER = re.compile(r"Caught \w+ in DataLoader worker.*\n[\w.]+: ", re.DOTALL)  # and the traceback that torch puts before a message
+WORKER = re.compile(
+    r"Caught \w+ in DataLoader worker.*\n[\w.]+: ", re.DOTALL
+)  # and the traceback that torch puts before a message
 
 
 class UserError(ValueError):
@@ -69,7 +71,11 @@ def one_line(text: str, limit: int = 400) -> str:
     """An error message without jsonargparse's account of every alternative it tried, and without a worker's traceback."""
     text = re.sub(r"Parser key \"([^\"]+)\":", r"\1:", WORKER.sub("", text))
     text = re.sub(r"<class '([^']+)'>", r"\1", text)
-    lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip() and not NOISE.search(line)]
+    lines = [
+        line.strip().removeprefix("- ")
+        for line in text.splitlines()
+        if line.strip() and not NOISE.search(line)
+    ]
     joined = " ".join(lines)
     return joined if len(joined) <= limit else joined[: limit - 3] + "..."
 
@@ -83,7 +89,9 @@ def read_config(path: Path) -> dict[str, Any]:
     import yaml
 
     if not path.is_file():
-        raise UserError(f"{path}: there is no such configuration; `python train.py` lists the recipes")
+        raise UserError(
+            f"{path}: there is no such configuration; `python train.py` lists the recipes"
+        )
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -119,7 +127,9 @@ def run(program: Callable[[], object], interrupted: str = "interrupted") -> int:
         return 0
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        return fail(f"{name}{error.strerror or error}", 1 if error.errno in MACHINE_FAULTS | {None} else 2)
+        return fail(
+            f"{name}{error.strerror or error}", 1 if error.errno in MACHINE_FAULTS | {None} else 2
+        )
     except Exception as error:
         if mistake := mistake_behind(error):
             return fail(str(mistake), 2)

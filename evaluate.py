@@ -29,16 +29,49 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = OptionParser(prog="evaluate.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("source", type=Path, help="checkpoint, or folder of pictures")
-    parser.add_argument("--against", type=Path, help="configuration of the real data; the run's config.yaml unless given")
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"), help="real pictures (default: test)")
-    parser.add_argument("--metrics", default=",".join(DISTANCES), help=f"some of {','.join(METRICS)} (default: the first six)")
-    parser.add_argument("--num", type=int, help="pictures to generate; as many as there are real ones unless given")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first picture (default: 0)")
-    parser.add_argument("--extractor", default="classifier", choices=("classifier", "inception"), help="(default: classifier)")
-    parser.add_argument("--ranker", type=Path, metavar="CKPT", help="CLIP that judges by captions, for ranking")
-    parser.add_argument("--domain", default="b", choices=("a", "b"), help="of data that has two, which a folder is scored against")
-    parser.add_argument("--batch_size", type=int, default=250, help="pictures at a time (default: 250)")
-    parser.add_argument("--device", default="cpu", help="where to compute, such as cuda (default: cpu)")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        help="configuration of the real data; the run's config.yaml unless given",
+    )
+    parser.add_argument(
+        "--split",
+        default="test",
+        choices=("train", "val", "test"),
+        help="real pictures (default: test)",
+    )
+    parser.add_argument(
+        "--metrics",
+        default=",".join(DISTANCES),
+        help=f"some of {','.join(METRICS)} (default: the first six)",
+    )
+    parser.add_argument(
+        "--num", type=int, help="pictures to generate; as many as there are real ones unless given"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the first picture (default: 0)"
+    )
+    parser.add_argument(
+        "--extractor",
+        default="classifier",
+        choices=("classifier", "inception"),
+        help="(default: classifier)",
+    )
+    parser.add_argument(
+        "--ranker", type=Path, metavar="CKPT", help="CLIP that judges by captions, for ranking"
+    )
+    parser.add_argument(
+        "--domain",
+        default="b",
+        choices=("a", "b"),
+        help="of data that has two, which a folder is scored against",
+    )
+    parser.add_argument(
+        "--batch_size", type=int, default=250, help="pictures at a time (default: 250)"
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="where to compute, such as cuda (default: cpu)"
+    )
     return check(parser.parse_args(argv))
 
 
@@ -51,9 +84,13 @@ def check(options: argparse.Namespace) -> argparse.Namespace:
     options.metrics = options.metrics.split(",")
     unknown = [name for name in options.metrics if name not in METRICS]
     if unknown:
-        raise UserError(f"--metrics {unknown[0]}: there is no such metric; there are {', '.join(METRICS)}")
+        raise UserError(
+            f"--metrics {unknown[0]}: there is no such metric; there are {', '.join(METRICS)}"
+        )
     if "is" in options.metrics and options.extractor != "inception":
-        raise UserError("--metrics is: the Inception Score is one only with Inception's classes: use --extractor inception")
+        raise UserError(
+            "--metrics is: the Inception Score is one only with Inception's classes: use --extractor inception"
+        )
     if ("ranking" in options.metrics) != (options.ranker is not None):
         raise UserError("--metrics ranking asks a CLIP: give --ranker CKPT, and only with it")
     if options.num is not None and options.num < 10:
@@ -61,7 +98,9 @@ def check(options: argparse.Namespace) -> argparse.Namespace:
     if options.batch_size < 1:
         raise UserError(f"--batch_size {options.batch_size}: give at least 1")
     if not options.source.exists():
-        raise UserError(f"{options.source}: there is no such checkpoint or folder; a run keeps its checkpoints in checkpoints/")
+        raise UserError(
+            f"{options.source}: there is no such checkpoint or folder; a run keeps its checkpoints in checkpoints/"
+        )
     if options.source.is_dir() and options.against is None:
         raise UserError(f"{options.source}: a folder does not know its data: give --against CONFIG")
     if options.against is None:
@@ -69,7 +108,9 @@ def check(options: argparse.Namespace) -> argparse.Namespace:
     return options
 
 
-def drawn(target: Any, model: Any, options: argparse.Namespace, count: int, **choice: bool) -> Iterator[tuple[Any, Any]]:
+def drawn(
+    target: Any, model: Any, options: argparse.Namespace, count: int, **choice: bool
+) -> Iterator[tuple[Any, Any]]:
     """uint8 pictures with the labels they were asked to have (or None), a batch at a time; classes take turns."""
     import torch
 
@@ -80,11 +121,15 @@ def drawn(target: Any, model: Any, options: argparse.Namespace, count: int, **ch
         seeds = list(range(start, min(start + options.batch_size, options.seed + count)))
         images = target.draw(seeds, **choice)
         if not isinstance(images, torch.Tensor):
-            raise UserError(f"{options.source}: {type(model).__name__} draws texts, and these metrics are for pictures")
+            raise UserError(
+                f"{options.source}: {type(model).__name__} draws texts, and these metrics are for pictures"
+            )
         yield to_bytes(images), torch.tensor(seeds) % model.classes if conditional else None
 
 
-def found(folder: Path, image_shape: list[int], options: argparse.Namespace, count: int | None) -> Iterator[tuple[Any, None]]:
+def found(
+    folder: Path, image_shape: list[int], options: argparse.Namespace, count: int | None
+) -> Iterator[tuple[Any, None]]:
     """uint8 pictures of a folder in the order of their names, scaled to the data's size, a batch at a time."""
     import torch
 
@@ -99,7 +144,12 @@ def found(folder: Path, image_shape: list[int], options: argparse.Namespace, cou
 
 
 def score(
-    batches: Iterator[tuple[Any, Any]], data: Any, options: argparse.Namespace, note: str, suffix: str = "", paired: bool = False
+    batches: Iterator[tuple[Any, Any]],
+    data: Any,
+    options: argparse.Namespace,
+    note: str,
+    suffix: str = "",
+    paired: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Value and signature of every metric that is wanted, from one pass over the pictures.
 
@@ -119,7 +169,10 @@ def score(
     from metrics.fidelity import fidelity
 
     wanted, split = options.metrics, options.split
-    featured, in_pixels = [m for m in wanted if m not in IN_PIXELS], [m for m in wanted if m in IN_PIXELS]
+    featured, in_pixels = (
+        [m for m in wanted if m not in IN_PIXELS],
+        [m for m in wanted if m in IN_PIXELS],
+    )
     if set(FIDELITIES) & set(wanted) and not paired:
         raise UserError(
             "--metrics l1, psnr and ssim need the answers: give the checkpoint of a translation, and data that has pairs"
@@ -157,15 +210,25 @@ def score(
         for name in featured:
             value, extra = values[name]
             signature = f"{extractor.prefix}{name}[{base}{extra}{note}]"
-            yield {"metric": extractor.prefix + name + suffix, "value": value, "signature": signature}
+            yield {
+                "metric": extractor.prefix + name + suffix,
+                "value": value,
+                "signature": signature,
+            }
 
     if in_pixels:
         generated = torch.cat(kept)
     if set(FIDELITIES) & set(wanted):
         truth = pictures(data, split, list(range(options.seed, options.seed + len(generated))))[0]
-        for name, (value, signature) in fidelity(generated, truth, [name for name in FIDELITIES if name in wanted]).items():
+        for name, (value, signature) in fidelity(
+            generated, truth, [name for name in FIDELITIES if name in wanted]
+        ).items():
             extra = f"split={split}|n={len(truth)}{note}"
-            yield {"metric": name + suffix, "value": value, "signature": f"{signature[:-1]}|{extra}]"}
+            yield {
+                "metric": name + suffix,
+                "value": value,
+                "signature": f"{signature[:-1]}|{extra}]",
+            }
     if "ranking" in wanted:
         yield from ranked(generated, data, options, note)
     if {"parzen", "nn"} & set(wanted):
@@ -174,17 +237,33 @@ def score(
         counts = f"n_fake={len(generated)}|n_test={len(test)}"
     if "parzen" in wanted:
         if len(everything[0]) < 1000:
-            raise UserError(f"--metrics parzen chooses its width on 1,000 validation pictures, and there are {len(everything[0])}")
-        mean, error, sigma = parzen.parzen(generated, pictures(data, "val", everything[0][:1000])[0], test)
-        yield {"metric": "parzen", "value": mean, "signature": f"parzen[{counts}|sigma={sigma:.3f}|se={error:.2g}{note}]"}
+            raise UserError(
+                f"--metrics parzen chooses its width on 1,000 validation pictures, and there are {len(everything[0])}"
+            )
+        mean, error, sigma = parzen.parzen(
+            generated, pictures(data, "val", everything[0][:1000])[0], test
+        )
+        yield {
+            "metric": "parzen",
+            "value": mean,
+            "signature": f"parzen[{counts}|sigma={sigma:.3f}|se={error:.2g}{note}]",
+        }
     if "nn" in wanted:
         if test_labels is None or given[0] is None:
-            raise UserError("--metrics nn compares classes: give a checkpoint of a conditional system, and data with labels")
+            raise UserError(
+                "--metrics nn compares classes: give a checkpoint of a conditional system, and data with labels"
+            )
         value = 100 * parzen.nearest_neighbour_error(generated, torch.cat(given), test, test_labels)
-        yield {"metric": "nn-error", "value": value, "signature": f"nn-error[{counts}|distance=euclidean{note}]"}
+        yield {
+            "metric": "nn-error",
+            "value": value,
+            "signature": f"nn-error[{counts}|distance=euclidean{note}]",
+        }
 
 
-def ranked(generated: Any, data: Any, options: argparse.Namespace, note: str) -> Iterator[dict[str, Any]]:
+def ranked(
+    generated: Any, data: Any, options: argparse.Namespace, note: str
+) -> Iterator[dict[str, Any]]:
     """Accuracy with which a CLIP finds the captions of uint8 pictures (N, C, H, W), of the split's own, and by wrong captions.
 
     Where N is several times the split, each time is a pass of its own, with other seeds: the value is their mean.
@@ -200,11 +279,20 @@ def ranked(generated: Any, data: Any, options: argparse.Namespace, note: str) ->
     tokens = ranker.read(captions).cpu()
     texts = ranker.features(captions).cpu()
     truth = pictures(data, options.split, list(range(len(captions))))[0]
-    keys = torch.cat([image_keys(part.float() / 127.5 - 1) for part in truth.split(options.batch_size)])
+    keys = torch.cat(
+        [image_keys(part.float() / 127.5 - 1) for part in truth.split(options.batch_size)]
+    )
 
     def accuracy(images: Any, order: list[int], shift: int = 0) -> Any:
-        features = torch.cat([ranker.features(part.float() / 127.5 - 1).cpu() for part in images.split(options.batch_size)])
-        return ranking_accuracy(features, *(part[order].roll(shift, 0) for part in (texts, tokens, keys)))
+        features = torch.cat(
+            [
+                ranker.features(part.float() / 127.5 - 1).cpu()
+                for part in images.split(options.batch_size)
+            ]
+        )
+        return ranking_accuracy(
+            features, *(part[order].roll(shift, 0) for part in (texts, tokens, keys))
+        )
 
     order = [(options.seed + number) % len(captions) for number in range(len(generated))]
     passes = [slice(start, start + size) for start in range(0, len(generated), size)]
@@ -214,8 +302,16 @@ def ranked(generated: Any, data: Any, options: argparse.Namespace, note: str) ->
     base = f"ways={min(WAYS, size)}|{NEGATIVES}|split={options.split}|n={size}|ranker=clip:{weights_hash(ranker)}"
     drawn = f"{base}|passes={len(passes)}|std={found.std(correction=0):.3f}{note}"
     yield {"metric": "ranking", "value": found.mean().item(), "signature": f"ranking[{drawn}]"}
-    yield {"metric": "ranking-real", "value": real.item(), "signature": f"ranking[{base}|pictures=real]"}
-    yield {"metric": "ranking-shuffled", "value": wrong.mean().item(), "signature": f"ranking[{base}|captions=shuffled{note}]"}
+    yield {
+        "metric": "ranking-real",
+        "value": real.item(),
+        "signature": f"ranking[{base}|pictures=real]",
+    }
+    yield {
+        "metric": "ranking-shuffled",
+        "value": wrong.mean().item(),
+        "signature": f"ranking[{base}|captions=shuffled{note}]",
+    }
 
 
 def the_ranker(data: Any, options: argparse.Namespace) -> Any:
@@ -229,9 +325,13 @@ def the_ranker(data: Any, options: argparse.Namespace) -> Any:
     ranker = load(options.ranker)
     size = len(getattr(data.split(options.split), "captions", []))
     if not hasattr(ranker, "features"):
-        raise UserError(f"--ranker {options.ranker}: is a {type(ranker).__name__}; give the checkpoint of a CLIP")
+        raise UserError(
+            f"--ranker {options.ranker}: is a {type(ranker).__name__}; give the checkpoint of a CLIP"
+        )
     if not size:
-        raise UserError("--metrics ranking goes by captions, and this data has none: give data that has")
+        raise UserError(
+            "--metrics ranking goes by captions, and this data has none: give data that has"
+        )
     if options.num and options.num > size and options.num % size:
         raise UserError(f"--num {options.num}: for ranking give a multiple of the {size} captions")
     return ranker.to(options.device)
@@ -245,7 +345,9 @@ def evaluate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if options.source.is_dir():
         data = data.domain(options.domain) if hasattr(data, "domain") else data
         if options.ranker is not None:
-            raise UserError(f"{options.source}: nobody knows the captions of a folder's pictures: give --ranker with a checkpoint")
+            raise UserError(
+                f"{options.source}: nobody knows the captions of a folder's pictures: give --ranker with a checkpoint"
+            )
         folder = found(options.source, data.facts["image_shape"], options, options.num)
         yield from score(folder, data, options, "")
         return
@@ -257,10 +359,16 @@ def evaluate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if options.ranker is not None:
         options.ranker = the_ranker(data, options)
     for target in targets(model, data, options.split):
-        most = target.inputs or options.num or len(data.split(options.split))  # more would only repeat the pictures
+        most = (
+            target.inputs or options.num or len(data.split(options.split))
+        )  # more would only repeat the pictures
         count = min(options.num or most, most)
-        for choice in ({"ema": True}, {"ema": False}) if getattr(model, "ema", None) is not None else ({},):
-            note = f"|seed={options.seed}" + "".join(f"|ema={int(value)}" for value in choice.values())
+        for choice in (
+            ({"ema": True}, {"ema": False}) if getattr(model, "ema", None) is not None else ({},)
+        ):
+            note = f"|seed={options.seed}" + "".join(
+                f"|ema={int(value)}" for value in choice.values()
+            )
             batches = drawn(target, model, options, count, **choice)
             for line in score(batches, target.data, options, note, target.suffix, target.paired):
                 yield {**line, "weights": "ema" if choice.get("ema") else "live"}

@@ -14,10 +14,14 @@ def systems_table() -> str:
     by_system: dict[str, list[str]] = {}
     for path in recipes():
         place = path.relative_to(ROOT).as_posix()
-        by_system.setdefault(path.parent.name, []).append(f"[{path.stem}]({place}): {purpose(path)}")
+        by_system.setdefault(path.parent.name, []).append(
+            f"[{path.stem}]({place}): {purpose(path)}"
+        )
     for system, lines in by_system.items():
         file = f"lightning_modules/{system}.py"
-        title = (ast.get_docstring(ast.parse((ROOT / file).read_text())) or system).partition("\n")[0]
+        title = (ast.get_docstring(ast.parse((ROOT / file).read_text())) or system).partition("\n")[
+            0
+        ]
         name, _, what = title.rstrip(".").partition(": ")
         rows.append(f"| [{name}]({file}) | {what} | {'<br>'.join(lines)} |")
     return "\n".join(rows)
@@ -25,7 +29,12 @@ def systems_table() -> str:
 
 def with_table(text: str) -> str:
     """The README's text with the table of today."""
-    return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: f"{BEGIN}\n{systems_table()}\n{END}", text, flags=re.DOTALL)
+    return re.sub(
+        f"{re.escape(BEGIN)}.*{re.escape(END)}",
+        lambda _: f"{BEGIN}\n{systems_table()}\n{END}",
+        text,
+        flags=re.DOTALL,
+    )
 
 
 if __name__ == "__main__":

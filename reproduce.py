@@ -41,17 +41,26 @@ def registry() -> dict[str, dict[str, Any]]:
     """Every reproduction by id."""
     import yaml
 
-    return {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "configs/_reproduce").glob("*.yaml"))}
+    return {
+        path.stem: yaml.safe_load(path.read_text())
+        for path in sorted((ROOT / "configs/_reproduce").glob("*.yaml"))
+    }
 
 
 def listing() -> str:
     """One line per reproduction."""
     lines = []
     for name, entry in registry().items():
-        done = json.loads((RESULTS / f"{name}.json").read_text())["value"] if (RESULTS / f"{name}.json").exists() else None
+        done = (
+            json.loads((RESULTS / f"{name}.json").read_text())["value"]
+            if (RESULTS / f"{name}.json").exists()
+            else None
+        )
         ours = f"{done:.4g}" if done is not None else "-"
         published = entry.get("published") if entry.get("published") is not None else "-"
-        lines.append(f"{name:32} ours {ours:>8}  published {published!s:>8}  about {entry['minutes']} min  {entry['what']}")
+        lines.append(
+            f"{name:32} ours {ours:>8}  published {published!s:>8}  about {entry['minutes']} min  {entry['what']}"
+        )
     return "\n".join(lines)
 
 
@@ -63,7 +72,9 @@ def run_function(entry: dict[str, Any], seed: int) -> dict[str, Any]:
     function = getattr(importlib.import_module(module), name)
     data = data_module(ROOT / entry["config"], entry.get("data", {}))
     tensors = {}
-    for split, kind in itertools.product(("train", "val", "test"), ("images", "labels", "a", "b", "ids")):
+    for split, kind in itertools.product(
+        ("train", "val", "test"), ("images", "labels", "a", "b", "ids")
+    ):
         if hasattr(data.split(split), kind):
             value = getattr(data.split(split), kind)
             tensors[f"{split}_{kind}"] = getattr(value, "images", value)
@@ -73,16 +84,32 @@ def run_function(entry: dict[str, Any], seed: int) -> dict[str, Any]:
     options = {**tensors, **entry.get("arguments", {}), "seed": seed}
     begin = time.perf_counter()
     value, signature = function(**{key: option for key, option in options.items() if key in wanted})
-    return {"value": value, "signature": signature, "epochs": None, "minutes": (time.perf_counter() - begin) / 60}
+    return {
+        "value": value,
+        "signature": signature,
+        "epochs": None,
+        "minutes": (time.perf_counter() - begin) / 60,
+    }
 
 
 def run_model(name: str, entry: dict[str, Any], seed: int) -> dict[str, Any]:
     """Train (or continue, or find finished) one seed, and test it, or score what it draws where the entry has `evaluate`."""
     import train
 
-    folder = ROOT / entry["run_dir"] / f"seed{seed}" if "run_dir" in entry else RUNS / name / f"seed{seed}"
+    folder = (
+        ROOT / entry["run_dir"] / f"seed{seed}"
+        if "run_dir" in entry
+        else RUNS / name / f"seed{seed}"
+    )
     checkpoint = folder / "checkpoints" / f"{entry['stopping_rule']}.ckpt"
-    common = ["--config", str(ROOT / entry["config"]), "--seed_everything", str(seed), "--run_dir", str(folder)]
+    common = [
+        "--config",
+        str(ROOT / entry["config"]),
+        "--seed_everything",
+        str(seed),
+        "--run_dir",
+        str(folder),
+    ]
     common += [f"--{name}={value}" for name, value in entry.get("overrides", {}).items()]
     resume = ["--ckpt_path", "last"] if (folder / "checkpoints/last.ckpt").exists() else []
     train.quiet()
@@ -94,7 +121,13 @@ def run_model(name: str, entry: dict[str, Any], seed: int) -> dict[str, Any]:
     else:
         tested = train.TrainCLI(["test", *common, "--ckpt_path", str(checkpoint)])
         names = [entry["metric"], *entry.get("figures", [])]
-        figures = {metric: (tested.trainer.callback_metrics[metric].item(), tested.model.signatures[metric]) for metric in names}
+        figures = {
+            metric: (
+                tested.trainer.callback_metrics[metric].item(),
+                tested.model.signatures[metric],
+            )
+            for metric in names
+        }
     value, signature = next(iter(figures.values()))
     return {
         "value": value,
@@ -130,16 +163,26 @@ def reproduce(name: str, seeds: list[int]) -> None:
     entries = registry()
     if name not in entries:
         near = ", ".join(difflib.get_close_matches(name, entries, n=3, cutoff=0))
-        raise UserError(f"{name}: there is no such reproduction; `python reproduce.py list` names them all, near: {near}")
+        raise UserError(
+            f"{name}: there is no such reproduction; `python reproduce.py list` names them all, near: {near}"
+        )
     entry = entries[name]
     variants = {
         variant: [
-            run_model(f"{name}/{variant}", {**entry, "overrides": {**entry.get("overrides", {}), **more}}, seed) for seed in seeds
+            run_model(
+                f"{name}/{variant}",
+                {**entry, "overrides": {**entry.get("overrides", {}), **more}},
+                seed,
+            )
+            for seed in seeds
         ]
         for variant, more in entry.get("variants", {}).items()
     }
     runs = next(iter(variants.values()), None)  # the first one is the paper's own
-    runs = runs or [run_function(entry, seed) if "function" in entry else run_model(name, entry, seed) for seed in seeds]
+    runs = runs or [
+        run_function(entry, seed) if "function" in entry else run_model(name, entry, seed)
+        for seed in seeds
+    ]
     values = [one["value"] for one in runs]
     result = {
         "id": name,
@@ -149,13 +192,23 @@ def reproduce(name: str, seeds: list[int]) -> None:
         "signature": runs[0]["signature"],
         "epochs": runs[0]["epochs"],
         "minutes": round(statistics.fmean(one["minutes"] for one in runs), 1),
-        **({"variants": {variant: figures_of(those) for variant, those in variants.items()}} if variants else {}),
-        **({"figures": figures_of(runs), "signatures": runs[0]["signatures"]} if "figures" in entry else {}),
+        **(
+            {"variants": {variant: figures_of(those) for variant, those in variants.items()}}
+            if variants
+            else {}
+        ),
+        **(
+            {"figures": figures_of(runs), "signatures": runs[0]["signatures"]}
+            if "figures" in entry
+            else {}
+        ),
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     (ROOT / "RESULTS.md").write_text(render())
-    print(f"{name}: {result['value']:.5g} (published {entry.get('published')}), {(RESULTS / name).relative_to(ROOT)}.json")
+    print(
+        f"{name}: {result['value']:.5g} (published {entry.get('published')}), {(RESULTS / name).relative_to(ROOT)}.json"
+    )
 
 
 def figures_of(runs: list[dict[str, Any]]) -> dict[str, list[float]]:
@@ -180,7 +233,11 @@ def more_figures(result: dict[str, Any]) -> str:
 def ablation(result: dict[str, Any]) -> str:
     """The variants of one result as a table, best first by the first figure."""
     variants, (first, *_) = result["variants"], result["variants"][next(iter(result["variants"]))]
-    order = sorted(variants, key=lambda variant: variants[variant][first][0], reverse=result["better"] == "higher")
+    order = sorted(
+        variants,
+        key=lambda variant: variants[variant][first][0],
+        reverse=result["better"] == "higher",
+    )
     names = list(variants[order[0]])
     lines = [
         f"\n## {result['id']}\n",
@@ -189,7 +246,8 @@ def ablation(result: dict[str, Any]) -> str:
     lines += ["| variant | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
     for variant in order:
         cells = [
-            " ± ".join([f"{value[0]:.4g}", *(f"{spread:.2g}" for spread in value[1:])]) for value in variants[variant].values()
+            " ± ".join([f"{value[0]:.4g}", *(f"{spread:.2g}" for spread in value[1:])])
+            for value in variants[variant].values()
         ]
         lines.append(f"| {variant} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -231,7 +289,11 @@ def render() -> str:
             r["signature"],
             r.get("source"),
         ]
-        rows.append("| " + " | ".join("–" if cell is None else str(cell).replace("|", "\\|") for cell in cells) + " |\n")
+        rows.append(
+            "| "
+            + " | ".join("–" if cell is None else str(cell).replace("|", "\\|") for cell in cells)
+            + " |\n"
+        )
     return HEADER + "".join(rows) + changed_figures(entries, results) + "".join(tables)
 
 
@@ -241,7 +303,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="what there is, with our value beside the published one")
     commands.add_parser("render", help="write RESULTS.md again, after an entry was edited")
-    runner = commands.add_parser("run", help="train, test and record one of them", allow_abbrev=False)
+    runner = commands.add_parser(
+        "run", help="train, test and record one of them", allow_abbrev=False
+    )
     runner.add_argument("id")
     runner.add_argument("--seeds", default="0", help="such as 0-2 (default: 0)")
     return parser.parse_args(argv)

@@ -32,7 +32,10 @@ from console import LazyBatch, UserError, read_config, run
 
 CHUNK = 64  # seeds drawn at a time, so that memory does not grow with their number
 PIXELS = 2**20  # of pictures that are translated at a time
-LINES, MAPS = 512, 8  # of texts that are translated at a time, and of those whose attention is drawn
+LINES, MAPS = (
+    512,
+    8,
+)  # of texts that are translated at a time, and of those whose attention is drawn
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -95,9 +98,13 @@ def data_module(config: Path, overrides: dict[str, Any] | None = None) -> Any:
         raise UserError(f"{config}: there is no `data:` in it; give the data with --data CONFIG")
     try:
         module, _, name = entry["class_path"].rpartition(".")
-        data = getattr(importlib.import_module(module), name)(**{**entry.get("init_args", {}), **(overrides or {})})
+        data = getattr(importlib.import_module(module), name)(
+            **{**entry.get("init_args", {}), **(overrides or {})}
+        )
     except (ImportError, AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{config}: its data cannot be made ({error}); correct its class_path or init_args") from error
+        raise UserError(
+            f"{config}: its data cannot be made ({error}); correct its class_path or init_args"
+        ) from error
     data.prepare_data()
     return data
 
@@ -122,7 +129,9 @@ def unseen(model: Any, config: Path, seeds: list[int], attribute: str | None) ->
         data = opened(config)
         theirs = getattr(data, "tokenizer", None)
         if model.tokenizer and theirs and model.tokenizer.to_json() != theirs.to_json():
-            raise UserError(f"--data {config}: its texts have another vocabulary than the checkpoint's; give the data of its run")
+            raise UserError(
+                f"--data {config}: its texts have another vocabulary than the checkpoint's; give the data of its run"
+            )
         content: dict[str, Any] = data.batch("test", seeds)
         return content | (data.attribute_batch(attribute) if attribute else {})
 
@@ -133,7 +142,9 @@ def parse(argv: list[str]) -> tuple[Any, argparse.Namespace, dict[str, Any]]:
     """The loaded system, the program's options, and those of its `sample`."""
     path = argv[0]
     if path.startswith("-"):
-        raise UserError("which checkpoint? python sample.py runs/.../checkpoints/best.ckpt [options]")
+        raise UserError(
+            "which checkpoint? python sample.py runs/.../checkpoints/best.ckpt [options]"
+        )
 
     from docstring_parser import parse as parse_docstring
 
@@ -141,33 +152,74 @@ def parse(argv: list[str]) -> tuple[Any, argparse.Namespace, dict[str, Any]]:
 
     model = load(path)
     signature = inspect.signature(model.sample)
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
+    if any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD
+        for parameter in signature.parameters.values()
+    ):
         model.sample([])  # the base class says what this system does instead
     described = {
-        entry.arg_name: " ".join((entry.description or "").split()) for entry in parse_docstring(model.sample.__doc__ or "").params
+        entry.arg_name: " ".join((entry.description or "").split())
+        for entry in parse_docstring(model.sample.__doc__ or "").params
     }
 
-    parser = OptionParser(prog=f"sample.py {path}", description=f"Draw from a {type(model).__name__}.", allow_abbrev=False)
+    parser = OptionParser(
+        prog=f"sample.py {path}",
+        description=f"Draw from a {type(model).__name__}.",
+        allow_abbrev=False,
+    )
     parser.add_argument("--seeds", help="seeds to draw, such as 0-31,85")
-    parser.add_argument("--num", type=int, default=16, help="how many, where no --seeds are given (default: 16)")
+    parser.add_argument(
+        "--num", type=int, default=16, help="how many, where no --seeds are given (default: 16)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="first of them (default: 0)")
     if hasattr(model, "translate"):
-        parser.add_argument("--input", help="file with a text on each line, or a text; the test split unless given")
+        parser.add_argument(
+            "--input", help="file with a text on each line, or a text; the test split unless given"
+        )
         parser.add_argument("--out", type=Path, help="file for translations; stdout unless given")
-        parser.add_argument("--attention", type=Path, metavar="DIR", help="folder for pictures of what the first lines looked at")
+        parser.add_argument(
+            "--attention",
+            type=Path,
+            metavar="DIR",
+            help="folder for pictures of what the first lines looked at",
+        )
     else:
-        parser.add_argument("--out", type=Path, default=Path("samples"), help="folder for pictures (default: samples)")
-    parser.add_argument("--data", type=Path, help="configuration of the data; the run's config.yaml unless given")
-    parser.add_argument("--device", default="cpu", help="where to compute, such as cuda (default: cpu)")
+        parser.add_argument(
+            "--out",
+            type=Path,
+            default=Path("samples"),
+            help="folder for pictures (default: samples)",
+        )
+    parser.add_argument(
+        "--data", type=Path, help="configuration of the data; the run's config.yaml unless given"
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="where to compute, such as cuda (default: cpu)"
+    )
     if "direction" in signature.parameters:
         parser.add_argument(
-            "--input", type=Path, help="picture, or folder of pictures, to be translated; the test split unless given"
+            "--input",
+            type=Path,
+            help="picture, or folder of pictures, to be translated; the test split unless given",
         )
     if hasattr(model, "listener"):
-        parser.add_argument("--show_probs", type=int, default=0, metavar="K", help="show the K likeliest tokens of each step")
-        parser.add_argument("--score", type=Path, metavar="FILE", help="how many bits each token of this text surprises by")
+        parser.add_argument(
+            "--show_probs",
+            type=int,
+            default=0,
+            metavar="K",
+            help="show the K likeliest tokens of each step",
+        )
+        parser.add_argument(
+            "--score",
+            type=Path,
+            metavar="FILE",
+            help="how many bits each token of this text surprises by",
+        )
     options_of = signature.parameters
-    paints = "prompt" in options_of and typing.get_origin(options_of["prompt"].annotation) is not None
+    paints = (
+        "prompt" in options_of and typing.get_origin(options_of["prompt"].annotation) is not None
+    )
     if paints:
         parser.add_argument(
             "--ranker",
@@ -175,7 +227,9 @@ def parse(argv: list[str]) -> tuple[Any, argparse.Namespace, dict[str, Any]]:
             metavar="CKPT",
             help="CLIP (or DALL-E, by its likelihood) that puts the pictures of a prompt in order",
         )
-        parser.add_argument("--keep", type=int, help="how many of them are kept, the best first; all unless given")
+        parser.add_argument(
+            "--keep", type=int, help="how many of them are kept, the best first; all unless given"
+        )
     names = [name for name in signature.parameters if name not in ("seeds", "batch")]
     for name in names:
         add_option(parser, signature.parameters[name], described.get(name, ""))
@@ -194,8 +248,13 @@ def use_device(model: Any, device: str) -> None:
     """
     try:
         model.to(device)
-    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that it does not know or have
-        raise UserError(f"--device {device}: there is no such device here; give cpu, or leave it out") from error
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # what torch raises for a device that it does not know or have
+        raise UserError(
+            f"--device {device}: there is no such device here; give cpu, or leave it out"
+        ) from error
 
 
 def pictures_of(source: Path, channels: int, failed: list[str]) -> Iterator[tuple[list[Path], Any]]:
@@ -211,11 +270,19 @@ def pictures_of(source: Path, channels: int, failed: list[str]) -> Iterator[tupl
     """
     import torch
 
-    from datamodules.image_folder import SUFFIXES, BadPicture, picture_files, read_picture, to_tensor
+    from datamodules.image_folder import (
+        SUFFIXES,
+        BadPicture,
+        picture_files,
+        read_picture,
+        to_tensor,
+    )
 
     found = picture_files(source) if source.is_dir() else [source]
     if not found:
-        raise UserError(f"--input {source}: there are no pictures in it ({', '.join(sorted(SUFFIXES))})")
+        raise UserError(
+            f"--input {source}: there are no pictures in it ({', '.join(sorted(SUFFIXES))})"
+        )
     paths: list[Path] = []
     images: list[torch.Tensor] = []
     for path in found:
@@ -224,7 +291,9 @@ def pictures_of(source: Path, channels: int, failed: list[str]) -> Iterator[tupl
         except BadPicture as error:
             failed.append(str(error))
             continue
-        if images and (image.shape != images[0].shape or image[0].numel() * (len(images) + 1) > PIXELS):
+        if images and (
+            image.shape != images[0].shape or image[0].numel() * (len(images) + 1) > PIXELS
+        ):
             yield paths, torch.stack(images)
             paths, images = [], []
         paths.append(path)
@@ -245,7 +314,9 @@ def translate(model: Any, options: argparse.Namespace, sampling: dict[str, Any])
 
     source, out, done = options.input, options.out, 0
     if options.seeds:
-        raise UserError("--seeds picks pictures of the test split: with --input give --seed, the noise of every picture")
+        raise UserError(
+            "--seeds picks pictures of the test split: with --input give --seed, the noise of every picture"
+        )
     failed: list[str] = []
     if not source.exists():
         raise UserError(f"--input {source}: there is no such picture or folder")
@@ -255,7 +326,9 @@ def translate(model: Any, options: argparse.Namespace, sampling: dict[str, Any])
     for paths, images in pictures_of(source, model.hparams.image_shape[0], failed):
         batch = {sampling["direction"][0]: images.float() / 127.5 - 1}
         try:
-            made = to_bytes(model.sample([options.seed] * len(paths), batch=batch, **sampling)).cpu()
+            made = to_bytes(
+                model.sample([options.seed] * len(paths), batch=batch, **sampling)
+            ).cpu()
         except UserError as error:
             failed += [f"{path}: {error}" for path in paths]
             continue
@@ -267,7 +340,9 @@ def translate(model: Any, options: argparse.Namespace, sampling: dict[str, Any])
             done += 1
     if failed and source.is_dir():
         print("\n".join(f"warning: {line}" for line in failed), file=sys.stderr)
-        raise UserError(f"{len(failed)} of {done + len(failed)} pictures could not be translated, see the lines above; repair them")
+        raise UserError(
+            f"{len(failed)} of {done + len(failed)} pictures could not be translated, see the lines above; repair them"
+        )
     if failed:
         raise UserError(failed[0])
 
@@ -281,7 +356,9 @@ def prime_of(path: Path, shape: list[int]) -> Any:
     return square(read_picture(path, shape[0]), shape[-1], path, smallest=1).float() / 127.5 - 1
 
 
-def paint(model: Any, options: argparse.Namespace, seeds: list[int], sampling: dict[str, Any]) -> None:
+def paint(
+    model: Any, options: argparse.Namespace, seeds: list[int], sampling: dict[str, Any]
+) -> None:
     """Draw all seeds for each prompt, put them in order by `--ranker`, and write those that are kept, and all in one grid.
 
     Raises:
@@ -297,12 +374,16 @@ def paint(model: Any, options: argparse.Namespace, seeds: list[int], sampling: d
         prompts = [line for line in map(str.strip, sys.stdin) if line]
     ranker = load(options.ranker).to(options.device) if options.ranker else None
     if ranker is not None and not hasattr(ranker, "score"):
-        raise UserError(f"--ranker {options.ranker}: is a {type(ranker).__name__}; give the checkpoint of a CLIP, or of a DALL-E")
+        raise UserError(
+            f"--ranker {options.ranker}: is a {type(ranker).__name__}; give the checkpoint of a CLIP, or of a DALL-E"
+        )
     keep = len(seeds) if options.keep is None else options.keep
     if keep < 1:
         raise UserError(f"--keep {keep}: give at least 1")
     if options.keep is not None and ranker is None:
-        raise UserError("--keep takes the pictures that fit best: give --ranker CKPT, which says so, or leave it out")
+        raise UserError(
+            "--keep takes the pictures that fit best: give --ranker CKPT, which says so, or leave it out"
+        )
     rows: list[tuple[str, torch.Tensor]] = []
     failed: list[str] = []
     for number, prompt in enumerate(prompts, 1):
@@ -314,7 +395,9 @@ def paint(model: Any, options: argparse.Namespace, seeds: list[int], sampling: d
             failed.append(str(error))
             continue
         drawn = torch.cat([model.sample(chunk, prompt=[prompt], **sampling) for chunk in chunks])
-        scores = ranker.score(drawn, [prompt])[:, 0] if ranker is not None else torch.zeros(len(seeds))
+        scores = (
+            ranker.score(drawn, [prompt])[:, 0] if ranker is not None else torch.zeros(len(seeds))
+        )
         best = scores.argsort(descending=True, stable=True)[:keep].tolist()
         for place in best:
             path = options.out / f"prompt{number:02d}-seed{seeds[place]:04d}.png"
@@ -326,9 +409,13 @@ def paint(model: Any, options: argparse.Namespace, seeds: list[int], sampling: d
         print(options.out / "grid.png")
     if failed and len(prompts) > 1:
         print("\n".join(f"warning: {line}" for line in failed), file=sys.stderr)
-        raise UserError(f"{len(failed)} of {len(prompts)} prompts could not be drawn, see the lines above")
+        raise UserError(
+            f"{len(failed)} of {len(prompts)} prompts could not be drawn, see the lines above"
+        )
     if failed or not prompts:
-        raise UserError(failed[0] if failed else "--prompt -: stdin holds no prompt; give one a line")
+        raise UserError(
+            failed[0] if failed else "--prompt -: stdin holds no prompt; give one a line"
+        )
 
 
 def translate_texts(model: Any, options: argparse.Namespace, sampling: dict[str, Any]) -> None:
@@ -345,12 +432,20 @@ def translate_texts(model: Any, options: argparse.Namespace, sampling: dict[str,
     search, source, given = Search(**sampling), Path(options.input), os.path.isfile(options.input)
     if options.seeds:
         raise UserError("--seeds picks texts of the test split: leave it out with --input")
-    if not given and (os.path.isdir(options.input) or (source.suffix and len(options.input.split()) == 1)):
-        raise UserError(f"--input {options.input}: there is no such file; give a file with a text on each line, or a text")
+    if not given and (
+        os.path.isdir(options.input) or (source.suffix and len(options.input.split()) == 1)
+    ):
+        raise UserError(
+            f"--input {options.input}: there is no such file; give a file with a text on each line, or a text"
+        )
     if given and options.out and options.out.resolve() == source.resolve():
-        raise UserError(f"--out {options.out} would overwrite the texts of --input: give another file")
+        raise UserError(
+            f"--out {options.out} would overwrite the texts of --input: give another file"
+        )
     lines = file_lines(source) if given else iter([options.input])
-    with open(options.out, "w", encoding="utf-8") if options.out else nullcontext(sys.stdout) as file:
+    with (
+        open(options.out, "w", encoding="utf-8") if options.out else nullcontext(sys.stdout) as file
+    ):
         for number in itertools.count():
             chunk = list(itertools.islice(lines, LINES))
             for line in model.translate(chunk, search):
@@ -360,8 +455,12 @@ def translate_texts(model: Any, options: argparse.Namespace, sampling: dict[str,
                     if not line.strip():
                         continue
                     tokens, length = model.read([line])
-                    for name, shown in model.attention_maps({"source": tokens, "source_length": length}, search).items():
-                        save_png(heat_map(shown), options.attention / f"line{row + 1:04d}-{name}.png")
+                    for name, shown in model.attention_maps(
+                        {"source": tokens, "source_length": length}, search
+                    ).items():
+                        save_png(
+                            heat_map(shown), options.attention / f"line{row + 1:04d}-{name}.png"
+                        )
             if len(chunk) < LINES:
                 break
 
@@ -384,7 +483,10 @@ class Typewriter:
         self.ids.append(tokens[0])
         if self.show:
             top = probabilities[0].topk(min(self.show, probabilities.shape[1]))
-            likely = "  ".join(f"{self.tokenizer.token(i)!r} {p:.1%}" for p, i in zip(top.values.tolist(), top.indices.tolist()))
+            likely = "  ".join(
+                f"{self.tokenizer.token(i)!r} {p:.1%}"
+                for p, i in zip(top.values.tolist(), top.indices.tolist())
+            )
             print(f"{self.tokenizer.token(tokens[0])!r:12} {likely}", file=sys.stderr)
             return
         text = self.tokenizer.decode(self.ids)
@@ -393,7 +495,9 @@ class Typewriter:
             self.written = len(text)
 
 
-def type_texts(model: Any, options: argparse.Namespace, seeds: list[int], sampling: dict[str, Any]) -> None:
+def type_texts(
+    model: Any, options: argparse.Namespace, seeds: list[int], sampling: dict[str, Any]
+) -> None:
     """Draw one text after the other, shown while it is made.
 
     Raises:
@@ -440,7 +544,11 @@ def draw(argv: list[str]) -> None:
         sampling["prime"] = prime_of(sampling["prime"], model.hparams.image_shape)
     if sampling.get("prompt") == "-":
         sampling["prompt"] = sys.stdin.read().removesuffix("\n")
-    seeds = parse_seeds(options.seeds) if options.seeds else list(range(options.seed, options.seed + options.num))
+    seeds = (
+        parse_seeds(options.seeds)
+        if options.seeds
+        else list(range(options.seed, options.seed + options.num))
+    )
     if not seeds:
         raise UserError(f"--num {options.num} draws nothing: give at least 1")
     if getattr(options, "show_probs", 0) or (hasattr(model, "listener") and sys.stdout.isatty()):
@@ -451,7 +559,9 @@ def draw(argv: list[str]) -> None:
         paint(model, options, seeds, sampling)
         return
     if getattr(options, "ranker", None) or getattr(options, "keep", None):
-        raise UserError("--ranker and --keep choose among the pictures of a prompt: give --prompt TEXT")
+        raise UserError(
+            "--ranker and --keep choose among the pictures of a prompt: give --prompt TEXT"
+        )
 
     import torch
 
@@ -460,7 +570,11 @@ def draw(argv: list[str]) -> None:
     size = CHUNK // 4 if "direction" in sampling else CHUNK  # what is translated may be large
     for start in range(0, len(seeds), size):
         chunk = seeds[start : start + size]
-        data = {"batch": unseen(model, options.data, chunk, sampling.get("attribute"))} if options.takes_batch else {}
+        data = (
+            {"batch": unseen(model, options.data, chunk, sampling.get("attribute"))}
+            if options.takes_batch
+            else {}
+        )
         drawn = model.sample(chunk, **data, **sampling)
         for seed, one in zip(chunk, drawn, strict=True):
             if isinstance(one, str):

@@ -14,14 +14,20 @@ import sys
 from console import ROOT, UserError, run
 from sample import OptionParser
 
-SWEEP, RECIPE, RUNS = ROOT / "configs/_sweep/ring.yaml", ROOT / "configs/gan/ring.yaml", ROOT / "runs" / "sweep"
+SWEEP, RECIPE, RUNS = (
+    ROOT / "configs/_sweep/ring.yaml",
+    ROOT / "configs/gan/ring.yaml",
+    ROOT / "runs" / "sweep",
+)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = OptionParser(prog="sweep.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--lr", type=float, help="of both players; all of the grid's unless given")
-    parser.add_argument("--beta1", type=float, help="of both players; all of the grid's unless given")
+    parser.add_argument(
+        "--beta1", type=float, help="of both players; all of the grid's unless given"
+    )
     parser.add_argument("--max_steps", type=int, default=1500, help="updates (default: 1500)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases")
@@ -31,13 +37,32 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def modes(lr: float, beta1: float, options: argparse.Namespace) -> int | None:
     """Modes covered at the end of one run; None if it became non-finite."""
     folder = RUNS / f"lr{lr:g}-beta{beta1:g}-seed{options.seed}"
-    command = [sys.executable, str(ROOT / "train.py"), "fit", "--config", str(RECIPE), "--run_dir", str(folder)]
-    command += ["--trainer.max_steps", str(options.max_steps), "--seed_everything", str(options.seed)]
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "fit",
+        "--config",
+        str(RECIPE),
+        "--run_dir",
+        str(folder),
+    ]
+    command += [
+        "--trainer.max_steps",
+        str(options.max_steps),
+        "--seed_everything",
+        str(options.seed),
+    ]
     command += ["--ckpt_path", "last"] if (folder / "checkpoints/last.ckpt").exists() else []
     for player in ("generator", "discriminator"):
-        command += [f"--model.{player}_optimizer.init_args.lr={lr}", f"--model.{player}_optimizer.init_args.betas=[{beta1},0.999]"]
+        command += [
+            f"--model.{player}_optimizer.init_args.lr={lr}",
+            f"--model.{player}_optimizer.init_args.betas=[{beta1},0.999]",
+        ]
     done = subprocess.run(
-        [*command, *(["--wandb", options.wandb] if options.wandb else [])], capture_output=True, text=True, cwd=ROOT
+        [*command, *(["--wandb", options.wandb] if options.wandb else [])],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
     if done.returncode and "is not finite" in done.stderr:
         return None

@@ -70,15 +70,24 @@ def quiet() -> None:
     """Silence what Lightning says about itself, so that stderr holds this template's lines."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|jsonargparse")
-    warnings.filterwarnings("ignore", message=".*(LeafSpec|LightningCLI's args|does not have many workers|lr_scheduler.step).*")
+    warnings.filterwarnings(
+        "ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|jsonargparse"
+    )
+    warnings.filterwarnings(
+        "ignore",
+        message=".*(LeafSpec|LightningCLI's args|does not have many workers|lr_scheduler.step).*",
+    )
 
 
 def keep_memory() -> None:
     """Let glibc keep what is freed: it would give a step's large tensors back, and get every page anew in the next one (5-10 %)."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        for option, value in {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**26)}.values():
+        for option, value in {
+            "M_MMAP_MAX": (-4, 0),
+            "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+            "M_TOP_PAD": (-2, 2**26),
+        }.values():
             libc.mallopt(option, value)
 
 
@@ -117,8 +126,12 @@ class TrainCLI(LightningCLI):
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Lightning's groups, except that facts are no options: the data knows them."""
         parser.add_lightning_class_args(self.trainer_class, "trainer")
-        parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
-        parser.add_subclass_arguments(GenerativeModule, "model", required=True, fail_untyped=False, skip=set(FACTS))
+        parser.set_defaults(
+            {f"trainer.{name}": value for name, value in self.trainer_defaults.items()}
+        )
+        parser.add_subclass_arguments(
+            GenerativeModule, "model", required=True, fail_untyped=False, skip=set(FACTS)
+        )
         parser.add_subclass_arguments(DataModule, "data", required=True, fail_untyped=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -126,11 +139,22 @@ class TrainCLI(LightningCLI):
         parser.add_class_arguments(Pictures, "pictures")
         parser.add_class_arguments(Fid, "fid")
         parser.add_argument("--run_dir", type=str | None, help="Where the run's files go.")
-        parser.add_argument("--init_from", type=str | None, help="Checkpoint whose weights a new run begins with.")
-        parser.add_argument("--compile", type=str | None, metavar="BACKEND", help="Compile the networks, such as with inductor.")
-        parser.add_argument("--wandb", type=str | None, metavar="PROJECT", help="Also log to Weights & Biases.")
+        parser.add_argument(
+            "--init_from", type=str | None, help="Checkpoint whose weights a new run begins with."
+        )
+        parser.add_argument(
+            "--compile",
+            type=str | None,
+            metavar="BACKEND",
+            help="Compile the networks, such as with inductor.",
+        )
+        parser.add_argument(
+            "--wandb", type=str | None, metavar="PROJECT", help="Also log to Weights & Biases."
+        )
         parser.add_argument("--tensorboard", action="store_true", help="Also log to TensorBoard.")
-        parser.add_argument("--dry_run", action="store_true", help="Print what would be trained, and stop.")
+        parser.add_argument(
+            "--dry_run", action="store_true", help="Print what would be trained, and stop."
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         for path in config_files(args):
@@ -138,7 +162,9 @@ class TrainCLI(LightningCLI):
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
-            raise UserError(explain(str(error), self._subcommand_parsers.get(args[0]), args)) from error
+            raise UserError(
+                explain(str(error), self._subcommand_parsers.get(args[0]), args)
+            ) from error
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would put a checkpoint's hyper-parameters over those of the command line. `_check_resume` compares them."""
@@ -148,10 +174,17 @@ class TrainCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         self.options = self.config[self.subcommand]
-        if self.options.trainer.log_every_n_steps is not None and self.options.trainer.log_every_n_steps < 1:
-            raise UserError(f"trainer.log_every_n_steps {self.options.trainer.log_every_n_steps}: give at least 1")
+        if (
+            self.options.trainer.log_every_n_steps is not None
+            and self.options.trainer.log_every_n_steps < 1
+        ):
+            raise UserError(
+                f"trainer.log_every_n_steps {self.options.trainer.log_every_n_steps}: give at least 1"
+            )
         self._find_run()
-        self.saved_config = yaml.safe_load(self._parser(self.subcommand).dump(self.options, skip_unset=True))
+        self.saved_config = yaml.safe_load(
+            self._parser(self.subcommand).dump(self.options, skip_unset=True)
+        )
         for name in START_OPTIONS:
             self.saved_config.pop(name, None)
         # The data first: the model gets just those of its facts that its __init__ names.
@@ -159,7 +192,11 @@ class TrainCLI(LightningCLI):
         module, _, name = self.options.model.class_path.rpartition(".")
         wanted = inspect.signature(getattr(sys.modules[module], name).__init__).parameters
         facts = {key: value for key, value in data.facts.items() if key in wanted}
-        missing = [key for key in wanted if key in FACTS and key not in facts and wanted[key].default is inspect.Parameter.empty]
+        missing = [
+            key
+            for key in wanted
+            if key in FACTS and key not in facts and wanted[key].default is inspect.Parameter.empty
+        ]
         if missing:
             raise UserError(
                 f"model {name} needs the fact {missing[0]}, which {type(data).__name__} does not have: choose other data"
@@ -181,14 +218,18 @@ class TrainCLI(LightningCLI):
                 )
             given, options.ckpt_path = str(found[0]), str(found[0] / "checkpoints/last.ckpt")
         if options.init_from and options.ckpt_path:
-            raise UserError("--init_from begins a new run and --ckpt_path continues one: give one of them")
+            raise UserError(
+                "--init_from begins a new run and --ckpt_path continues one: give one of them"
+            )
         if not fit and not options.ckpt_path:
             raise UserError(f"{self.subcommand} judges a checkpoint: give --ckpt_path FILE")
         self.checkpoint = read_checkpoint(options.ckpt_path) if options.ckpt_path else None
         if self.checkpoint and not given:  # continue, or judge, in the run that it belongs to
             folder = Path(options.ckpt_path).resolve().parent
             if fit and folder.name != "checkpoints":
-                raise UserError(f"--ckpt_path {options.ckpt_path} is in no run's checkpoints/: say with --run_dir where to go on")
+                raise UserError(
+                    f"--ckpt_path {options.ckpt_path} is in no run's checkpoints/: say with --run_dir where to go on"
+                )
             given = folder.parent
         if not given:
             given = str(home / time.strftime("%Y-%m-%d_%H-%M-%S"))
@@ -202,11 +243,15 @@ class TrainCLI(LightningCLI):
                     f"{self.run_dir} already holds a run: continue it with --ckpt_path last or choose another --run_dir"
                 )
             try:
-                if getattr(rank_zero_only, "rank", 0) == 0:  # processes started by torchrun may have read other clocks
+                if (
+                    getattr(rank_zero_only, "rank", 0) == 0
+                ):  # processes started by torchrun may have read other clocks
                     self.run_dir.mkdir(parents=True, exist_ok=True)
                     (self.run_dir / "config.yaml").touch()
             except OSError as error:
-                raise UserError(f"--run_dir {self.run_dir} cannot be written ({error.strerror}): choose another") from error
+                raise UserError(
+                    f"--run_dir {self.run_dir} cannot be written ({error.strerror}): choose another"
+                ) from error
 
     def _recipe_home(self) -> Path:
         """runs/<system>/<dataset> by the first recipe's place, or by the class names where there is none."""
@@ -220,12 +265,21 @@ class TrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         if config.default_root_dir is not None:
-            raise UserError("trainer.default_root_dir is decided here: leave it out, --run_dir says where the run's files go")
-        loggers = [] if config.logger is False or self.subcommand != "fit" else [*several(config.logger), *self._loggers()]
+            raise UserError(
+                "trainer.default_root_dir is decided here: leave it out, --run_dir says where the run's files go"
+            )
+        loggers = (
+            []
+            if config.logger is False or self.subcommand != "fit"
+            else [*several(config.logger), *self._loggers()]
+        )
         return super().instantiate_trainer(
             default_root_dir=str(self.run_dir),
             logger=loggers,
-            callbacks=[*several(config.callbacks), *self._callbacks(bool(config.enable_checkpointing is not False))],
+            callbacks=[
+                *several(config.callbacks),
+                *self._callbacks(bool(config.enable_checkpointing is not False)),
+            ],
             plugins=[*several(config.plugins), AtomicCheckpointIO()],
             **kwargs,
         )
@@ -233,20 +287,38 @@ class TrainCLI(LightningCLI):
     def _callbacks(self, checkpoints: bool) -> list[Callback]:
         if self.subcommand != "fit":
             return []
-        opening = Opening(yaml.safe_dump({key: self.saved_config[key] for key in ("model", "data")}, sort_keys=False))
+        opening = Opening(
+            yaml.safe_dump(
+                {key: self.saved_config[key] for key in ("model", "data")}, sort_keys=False
+            )
+        )
         kept = [self._get(self.config_init, "checkpoint")] if checkpoints else []
         watching = [NonFiniteGuard(), Throughput(), self._get(self.config_init, "pictures")]
         # Lightning calls every hook of every callback at every step, so that those without work here stay out.
-        optional = (LatentPictures(), AttentionPictures(), GanHealth(), self._get(self.config_init, "fid"))
+        optional = (
+            LatentPictures(),
+            AttentionPictures(),
+            GanHealth(),
+            self._get(self.config_init, "fid"),
+        )
         watching += [callback for callback in optional if callback.watches(self.model)]
         return [RunFiles(self.saved_config), opening, *watching, *kept]
 
     def _loggers(self) -> list[Logger]:
-        loggers: list[Logger] = [CSVLog(self.run_dir / "metrics.csv", self.checkpoint["global_step"] if self.checkpoint else 0)]
+        loggers: list[Logger] = [
+            CSVLog(
+                self.run_dir / "metrics.csv",
+                self.checkpoint["global_step"] if self.checkpoint else 0,
+            )
+        ]
         if self.options.tensorboard:
             loggers.append(TensorBoardLogger(self.run_dir, name="", version="tensorboard"))
         if self.options.wandb:
-            loggers.append(wandb_logger(self.options.wandb, self.run_dir, (self.checkpoint or {}).get("wandb_id")))
+            loggers.append(
+                wandb_logger(
+                    self.options.wandb, self.run_dir, (self.checkpoint or {}).get("wandb_id")
+                )
+            )
         return loggers
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -259,7 +331,9 @@ class TrainCLI(LightningCLI):
             self._check_tokenizer(options.init_from)
             print(take_weights(self.model, read_checkpoint(options.init_from)), file=sys.stderr)
         if subcommand == "test" and type(self.model).test_step is LightningModule.test_step:
-            raise UserError(f"{type(self.model).__name__} has no figures of its own: score its pictures with evaluate.py")
+            raise UserError(
+                f"{type(self.model).__name__} has no figures of its own: score its pictures with evaluate.py"
+            )
         if options.dry_run:
             self.datamodule.prepare_data()
             print(yaml.safe_dump(self.saved_config, sort_keys=False))
@@ -269,16 +343,31 @@ class TrainCLI(LightningCLI):
             compile_networks(self.model, options.compile)
         try:
             if subcommand == "fit":
-                self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=options.ckpt_path, weights_only=True)
+                self.trainer.fit(
+                    self.model,
+                    datamodule=self.datamodule,
+                    ckpt_path=options.ckpt_path,
+                    weights_only=True,
+                )
             else:
                 judge = getattr(self.trainer, subcommand)
-                judge(self.model, datamodule=self.datamodule, ckpt_path=options.ckpt_path, weights_only=True, verbose=False)
+                judge(
+                    self.model,
+                    datamodule=self.datamodule,
+                    ckpt_path=options.ckpt_path,
+                    weights_only=True,
+                    verbose=False,
+                )
         except RuntimeError as error:
             if "loading state_dict" in str(error):
-                raise UserError(f"{options.ckpt_path}: its weights do not fit this model: {str(error).split(':', 1)[1]}") from error
+                raise UserError(
+                    f"{options.ckpt_path}: its weights do not fit this model: {str(error).split(':', 1)[1]}"
+                ) from error
             raise
         except SystemExit as stop:
-            if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes an exit with code 1 of it
+            if isinstance(
+                stop.__context__, KeyboardInterrupt
+            ):  # Lightning makes an exit with code 1 of it
                 raise stop.__context__ from None
             raise
         finally:
@@ -308,13 +397,24 @@ class TrainCLI(LightningCLI):
 
     def _check_tokenizer(self, path: str) -> None:
         """Refuse weights whose tokens mean something else."""
-        theirs, ours = read_checkpoint(path).get("tokenizer"), getattr(self.datamodule, "tokenizer", None)
+        theirs, ours = (
+            read_checkpoint(path).get("tokenizer"),
+            getattr(self.datamodule, "tokenizer", None),
+        )
         if theirs is not None and (ours is None or ours.to_json() != theirs):
-            mend = f"give --data.tokenizer_file {path}" if hasattr(self.datamodule, "tokenizer_file") else "give its own data"
+            mend = (
+                f"give --data.tokenizer_file {path}"
+                if hasattr(self.datamodule, "tokenizer_file")
+                else "give its own data"
+            )
             raise UserError(f"--init_from {path} counts in other tokens than this data: {mend}")
 
     def _report(self) -> None:
-        values = {name: value.item() for name, value in self.trainer.callback_metrics.items() if name.startswith(("val/", "test/"))}
+        values = {
+            name: value.item()
+            for name, value in self.trainer.callback_metrics.items()
+            if name.startswith(("val/", "test/"))
+        }
         for name, value in values.items():
             print(f"{name} {value:.6g}  {self.model.signatures.get(name, '')}".rstrip())
         if self.subcommand == "fit":
@@ -323,7 +423,13 @@ class TrainCLI(LightningCLI):
 
 def several(given: Any) -> list[Any]:
     """None, one thing or a list of them as a list; Lightning's `true` asks for what there is anyway."""
-    return list(given) if isinstance(given, list | tuple) else [] if given is None or isinstance(given, bool) else [given]
+    return (
+        list(given)
+        if isinstance(given, list | tuple)
+        else []
+        if given is None or isinstance(given, bool)
+        else [given]
+    )
 
 
 def full_class_paths(argv: list[str]) -> list[str]:
@@ -332,7 +438,11 @@ def full_class_paths(argv: list[str]) -> list[str]:
     Raises:
         UserError: if there is no such class, with those that there are.
     """
-    argv = [part for word in argv for part in (word.split("=", 1) if re.match("--(config|model|data)=", word) else [word])]
+    argv = [
+        part
+        for word in argv
+        for part in (word.split("=", 1) if re.match("--(config|model|data)=", word) else [word])
+    ]
     for option, folder in (("--model", "lightning_modules"), ("--data", "datamodules")):
         for place in [i for i, word in enumerate(argv[:-1]) if word == option]:
             name = argv[place + 1]
@@ -353,7 +463,9 @@ def no_such_class(name: str, folder: str) -> str:
 
 def config_files(argv: list[str]) -> list[Path]:
     """The configuration files that a command line names."""
-    return [Path(value) for option, value in itertools.pairwise(argv) if option in ("-c", "--config")]
+    return [
+        Path(value) for option, value in itertools.pairwise(argv) if option in ("-c", "--config")
+    ]
 
 
 def explain(message: str, parser: LightningArgumentParser | None, argv: list[str]) -> str:
@@ -368,16 +480,35 @@ def explain(message: str, parser: LightningArgumentParser | None, argv: list[str
     )
     if unknown:
         word = next(group for group in unknown.groups() if group).lstrip("-").split("=")[0]
-        known = {option for action in (parser._actions if parser else []) for option in action.option_strings if option[-1] != "+"}
-        known |= {f"--{key}.{name}" for key in ("model", "data") for name in init_parameters(argv, key)}
-        names = {option.lstrip("-"): option for option in known} | {option.rpartition(".")[2]: option for option in known}
+        known = {
+            option
+            for action in (parser._actions if parser else [])
+            for option in action.option_strings
+            if option[-1] != "+"
+        }
+        known |= {
+            f"--{key}.{name}" for key in ("model", "data") for name in init_parameters(argv, key)
+        }
+        names = {option.lstrip("-"): option for option in known} | {
+            option.rpartition(".")[2]: option for option in known
+        }
         near = difflib.get_close_matches(word, names, n=2, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(dict.fromkeys(names[name] for name in near))}?" if near else ""
+        hint = (
+            f"; did you mean {' or '.join(dict.fromkeys(names[name] for name in near))}?"
+            if near
+            else ""
+        )
         return f"there is no option {word}{hint}"
-    absent = re.search(r"class_path '((\w+)\S*\.(\w+))':\s+(?:module '\S+' has no attribute|No module named '\2)", message)
+    absent = re.search(
+        r"class_path '((\w+)\S*\.(\w+))':\s+(?:module '\S+' has no attribute|No module named '\2)",
+        message,
+    )
     if absent:
         return f"{absent[1]}: {no_such_class(absent[3], absent[2])}"
-    kinds = [re.sub(r"\. Got value: .*|<class '(.+?)'>|typing\.", r"\1", kind) for kind in re.findall("Expected an? (.+)", message)]
+    kinds = [
+        re.sub(r"\. Got value: .*|<class '(.+?)'>|typing\.", r"\1", kind)
+        for kind in re.findall("Expected an? (.+)", message)
+    ]
     wanted = " or ".join(kind for kind in kinds if kind != "NoneType")
     given = re.search("(?:Got|Given) value: (.*)", message)
     if wanted and given:
@@ -397,7 +528,9 @@ def init_parameters(argv: list[str], key: str) -> list[str]:
         kind = getattr(sys.modules.get(module), name, None)
         if inspect.isclass(kind):
             own = [vars(base)["__init__"] for base in kind.__mro__[:-1] if "__init__" in vars(base)]
-            found += [parameter for method in own for parameter in inspect.signature(method).parameters]
+            found += [
+                parameter for method in own for parameter in inspect.signature(method).parameters
+            ]
     return found
 
 
@@ -409,7 +542,9 @@ def compile_networks(model: GenerativeModule, backend: str) -> None:
     """
     known = torch.compiler.list_backends()
     if backend not in [*known, "eager"]:
-        raise UserError(f"--compile {backend}: there is no such backend here; give one of {', '.join(known)}")
+        raise UserError(
+            f"--compile {backend}: there is no such backend here; give one of {', '.join(known)}"
+        )
     compile_called(model, backend)
 
 
@@ -430,15 +565,23 @@ def wandb_logger(project: str, run_dir: Path, run_id: str | None) -> Logger:
     except (OSError, NetrcParseError):  # there is no such file, or none that can be read
         stored = False
     offline = not stored and not {"WANDB_API_KEY", "WANDB_MODE"} & os.environ.keys()
-    return WandbLogger(project=project, save_dir=run_dir, id=run_id, resume="allow", offline=offline)
+    return WandbLogger(
+        project=project, save_dir=run_dir, id=run_id, resume="allow", offline=offline
+    )
 
 
 def take_weights(model: torch.nn.Module, checkpoint: dict[str, Any]) -> str:
     """Copy all weights that fit by name and shape; the answer lists those that were loaded, missing and mismatched."""
     theirs, ours = checkpoint["state_dict"], model.state_dict()
-    loaded = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
+    loaded = {
+        name: value
+        for name, value in theirs.items()
+        if name in ours and ours[name].shape == value.shape
+    }
     if not any(value.dim() > 1 for value in loaded.values()):  # a bias or a counter fits by chance
-        raise UserError("--init_from: not one of its weights fits this model by name and shape; is it of another system?")
+        raise UserError(
+            "--init_from: not one of its weights fits this model by name and shape; is it of another system?"
+        )
     model.load_state_dict(loaded, strict=False)
     lists = {
         "loaded": list(loaded),

@@ -40,7 +40,9 @@ def recipe() -> dict[str, Any]:
     config: dict[str, Any] = yaml.safe_load((ROOT / "configs/dalle/openmoji.yaml").read_text())
     dvae = yaml.safe_load((ROOT / "configs/dvae/openmoji.yaml").read_text())["model"]["init_args"]
     adamw = {"optimizer": "adamw", "learning_rate": 1e-3}  # as the other one has it
-    config["model"]["init_args"].update(dvae={**dvae, "image_shape": [3, 32, 32]}, prompts=[], **adamw)
+    config["model"]["init_args"].update(
+        dvae={**dvae, "image_shape": [3, 32, 32]}, prompts=[], **adamw
+    )
     return config
 
 
@@ -51,8 +53,21 @@ def ours(steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
         config.write_text(yaml.safe_dump(recipe()))
-        command = ["fit", "--config", str(config), "--run_dir", f"{folder}/run", "--trainer.max_steps", str(steps + WARMUP)]
-        command += ["--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", str(LOG_EVERY)]
+        command = [
+            "fit",
+            "--config",
+            str(config),
+            "--run_dir",
+            f"{folder}/run",
+            "--trainer.max_steps",
+            str(steps + WARMUP),
+        ]
+        command += [
+            "--trainer.limit_val_batches",
+            "0",
+            "--trainer.log_every_n_steps",
+            str(LOG_EVERY),
+        ]
         if code := train.main(command):
             sys.exit(code)
         with open(f"{folder}/run/throughput.csv") as file:
@@ -73,10 +88,26 @@ class PlainDALLE(nn.Module):
     def __init__(self, text: int, length: int, codes: int, h: dict[str, Any]) -> None:
         super().__init__()
         self.text, self.length, width = text, length, h["width"]
-        self.embedding, self.positions = nn.Embedding(text + codes, width), nn.Embedding(length + 64, width)
-        sizes = {"dropout": h["dropout"], "activation": "gelu", "batch_first": True, "norm_first": True}
-        self.blocks = nn.ModuleList([nn.TransformerEncoderLayer(width, h["heads"], 4 * width, **sizes) for _ in range(h["layers"])])
-        patterns = [picture_mask(pattern_of(layer, h["layers"]), 8, 8, h["kernel"]) for layer in range(1, h["layers"] + 1)]
+        self.embedding, self.positions = (
+            nn.Embedding(text + codes, width),
+            nn.Embedding(length + 64, width),
+        )
+        sizes = {
+            "dropout": h["dropout"],
+            "activation": "gelu",
+            "batch_first": True,
+            "norm_first": True,
+        }
+        self.blocks = nn.ModuleList(
+            [
+                nn.TransformerEncoderLayer(width, h["heads"], 4 * width, **sizes)
+                for _ in range(h["layers"])
+            ]
+        )
+        patterns = [
+            picture_mask(pattern_of(layer, h["layers"]), 8, 8, h["kernel"])
+            for layer in range(1, h["layers"] + 1)
+        ]
         self.masks = [~behind_text(pattern, length) for pattern in patterns]
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, text + codes)
         is_text = torch.arange(text + codes) < text
@@ -108,14 +139,18 @@ def plain(steps: int) -> dict[str, float]:
     for step in range(steps + WARMUP):
         if step == WARMUP:
             begin = time.perf_counter()
-        batch = data.batch("train", torch.randint(len(data.split("train")), (data.batch_size,)).tolist(), seed=step)
+        batch = data.batch(
+            "train", torch.randint(len(data.split("train")), (data.batch_size,)).tolist(), seed=step
+        )
         with torch.no_grad():
             codes = dvae.codes_of(batch["image"]).flatten(1) + text
-        tokens = torch.where(batch["tokens"] > 0, batch["tokens"], vocabulary + torch.arange(length))
-        tokens = torch.cat([torch.full_like(tokens[:, :1], text - 1), tokens, codes], 1)
-        losses = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(
-            len(tokens), -1
+        tokens = torch.where(
+            batch["tokens"] > 0, batch["tokens"], vocabulary + torch.arange(length)
         )
+        tokens = torch.cat([torch.full_like(tokens[:, :1], text - 1), tokens, codes], 1)
+        losses = F.cross_entropy(
+            model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
+        ).view(len(tokens), -1)
         loss = (losses[:, :length].mean() + 7 * losses[:, length:].mean()) / 8
         adam.zero_grad()
         loss.backward()
@@ -164,15 +199,25 @@ class Clock:
 def drawing(repeats: int) -> dict[str, float]:
     """Seconds for all pictures, and for one code of each."""
     torch.manual_seed(0)
-    dvae = {"image_shape": [3, 32, 32], "codes": 256, "code_width": 64, "width": 32, "downsamplings": 2}
-    model = DALLE(dvae, [3, 32, 32], vocab_size=1000, text_length=64, layers=4, heads=8, width=256).eval()
+    dvae = {
+        "image_shape": [3, 32, 32],
+        "codes": 256,
+        "code_width": 64,
+        "width": 32,
+        "downsamplings": 2,
+    }
+    model = DALLE(
+        dvae, [3, 32, 32], vocab_size=1000, text_length=64, layers=4, heads=8, width=256
+    ).eval()
     assert isinstance(model.dvae, DiscreteVAE)
     prompts = model.padded(torch.randint(1, 1000, (PICTURES, 64))).tolist()
     found: dict[str, list[float]] = {}
 
     def draw(decodable: Decodable) -> float:
         begin = time.perf_counter()
-        made = generate(decodable, prompts, list(range(PICTURES)), max_new_tokens=64, choice=Choice())
+        made = generate(
+            decodable, prompts, list(range(PICTURES)), max_new_tokens=64, choice=Choice()
+        )
         model.dvae.picture(torch.tensor(made).view(-1, 8, 8))
         return time.perf_counter() - begin
 
@@ -196,8 +241,18 @@ def main() -> None:
     speed, s = compare(__file__, __doc__, CONTENDERS, "steps", steps=30, rounds=3)
     table = [
         ("updates a second: ours, plain", speed["ours"], speed["plain"], ">= 1.3"),
-        ("seconds for 16 pictures: without, with the cache", s["uncached"], s["cached"], ">= 10, and < 2.3 s"),
-        ("a code of each, ms: the last ones, the first ones", 1000 * s["last"], 1000 * s["first"], "< 1.5"),
+        (
+            "seconds for 16 pictures: without, with the cache",
+            s["uncached"],
+            s["cached"],
+            ">= 10, and < 2.3 s",
+        ),
+        (
+            "a code of each, ms: the last ones, the first ones",
+            1000 * s["last"],
+            1000 * s["first"],
+            "< 1.5",
+        ),
     ]
     print_table(table)
 

@@ -61,8 +61,16 @@ class PytorchGAN(NoiseGAN):
             *(nn.Linear(512, 1024), norm[2], nn.LeakyReLU(0.2)),
             *(nn.Linear(1024, 784), nn.Tanh(), nn.Unflatten(1, image_shape)),
         )
-        judge = [nn.Linear(784, 512), nn.LeakyReLU(0.2), nn.Linear(512, 256), nn.LeakyReLU(0.2), nn.Linear(256, 1)]
-        self.set_players(Unlabelled(generator), Unlabelled(nn.Sequential(nn.Flatten(), *judge, nn.Flatten(0))))
+        judge = [
+            nn.Linear(784, 512),
+            nn.LeakyReLU(0.2),
+            nn.Linear(512, 256),
+            nn.LeakyReLU(0.2),
+            nn.Linear(256, 1),
+        ]
+        self.set_players(
+            Unlabelled(generator), Unlabelled(nn.Sequential(nn.Flatten(), *judge, nn.Flatten(0)))
+        )
 
 
 class PytorchDCGAN(NoiseGAN):
@@ -71,8 +79,18 @@ class PytorchDCGAN(NoiseGAN):
     def __init__(self, image_shape: list[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         generator = nn.Sequential(
-            *(nn.Linear(100, 128 * 64), nn.Unflatten(1, (128, 8, 8)), nn.BatchNorm2d(128), nn.Upsample(scale_factor=2)),
-            *(nn.Conv2d(128, 128, 3, padding=1), nn.BatchNorm2d(128, 0.8), nn.LeakyReLU(0.2), nn.Upsample(scale_factor=2)),
+            *(
+                nn.Linear(100, 128 * 64),
+                nn.Unflatten(1, (128, 8, 8)),
+                nn.BatchNorm2d(128),
+                nn.Upsample(scale_factor=2),
+            ),
+            *(
+                nn.Conv2d(128, 128, 3, padding=1),
+                nn.BatchNorm2d(128, 0.8),
+                nn.LeakyReLU(0.2),
+                nn.Upsample(scale_factor=2),
+            ),
             *(nn.Conv2d(128, 64, 3, padding=1), nn.BatchNorm2d(64, 0.8), nn.LeakyReLU(0.2)),
             *(nn.Conv2d(64, image_shape[0], 3, padding=1), nn.Tanh()),
         )
@@ -86,7 +104,11 @@ class PytorchDCGAN(NoiseGAN):
 
 SYSTEMS: dict[str, tuple[str, int, dict[str, int]]] = {  # class, side of the images, and arguments
     "gan": ("lightning_modules.gan.GAN", 28, {}),
-    "dcgan": ("lightning_modules.dcgan.DCGAN", 32, {"width": 64, "kernel": 4}),  # half the released width, for a CPU
+    "dcgan": (
+        "lightning_modules.dcgan.DCGAN",
+        32,
+        {"width": 64, "kernel": 4},
+    ),  # half the released width, for a CPU
     "pytorch-gan": ("benchmarks.gan.PytorchGAN", 28, {}),
     "pytorch-dcgan": ("benchmarks.gan.PytorchDCGAN", 32, {}),
 }
@@ -96,7 +118,10 @@ def recipe(system: str) -> dict[str, Any]:
     """The configuration of one of `SYSTEMS` on MNIST, framed in black where the size asks for it."""
     path, side, init = SYSTEMS[system]
     arguments = {"dataset": "MNIST", "val_size": 0, "pad": (side - 28) // 2, "batch_size": BATCH}
-    data = {"class_path": "datamodules.torchvision_images.TorchvisionImages", "init_args": arguments}
+    data = {
+        "class_path": "datamodules.torchvision_images.TorchvisionImages",
+        "init_args": arguments,
+    }
     return {"model": {"class_path": path, "init_args": init}, "data": data}
 
 
@@ -118,7 +143,9 @@ def ours(system: str, steps: int) -> float:
         train.quiet()
         train.TrainCLI(["fit", "--config", str(config), "--run_dir", f"{folder}/run", *limits])
         with open(f"{folder}/run/throughput.csv") as file:
-            return steps / sum(float(row["seconds"]) for row in csv.DictReader(file) if int(row["step"]) > WARMUP)
+            return steps / sum(
+                float(row["seconds"]) for row in csv.DictReader(file) if int(row["step"]) > WARMUP
+            )
 
 
 def players(system: str) -> tuple[nn.Module, nn.Module]:
@@ -150,7 +177,10 @@ def plain(system: str, steps: int) -> float:
         config.write_text(json.dumps(recipe(system)))
         images = data_module(config).split("train").images
     generator, discriminator = players(system)
-    adams = [torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999), fused=True) for net in (generator, discriminator)]
+    adams = [
+        torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999), fused=True)
+        for net in (generator, discriminator)
+    ]
     apart = has_batch_norm(discriminator)
     order: list[Tensor] = []
 
@@ -182,11 +212,15 @@ def textbook(system: str, steps: int) -> float:
     from datamodules.base import corpus_root
 
     side = SYSTEMS[system][1]
-    change = transforms.Compose([transforms.Resize(side), transforms.ToTensor(), transforms.Normalize([0.5], [0.5])])
+    change = transforms.Compose(
+        [transforms.Resize(side), transforms.ToTensor(), transforms.Normalize([0.5], [0.5])]
+    )
     digits = datasets.MNIST(corpus_root(None), transform=change)
     batches = iter(torch.utils.data.DataLoader(digits, BATCH, shuffle=True))
     generator, discriminator = players(system)
-    adams = [torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in (generator, discriminator)]
+    adams = [
+        torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in (generator, discriminator)
+    ]
     entropy, yes, no = nn.BCELoss(), torch.ones(BATCH), torch.zeros(BATCH)
 
     def step() -> None:
@@ -211,7 +245,16 @@ CONTENDERS = {"ours": ours, "plain": plain, "textbook": textbook}
 
 def measure(system: str, contender: str, steps: int) -> float:
     """What a contender's process prints last."""
-    command = [sys.executable, __file__, "--systems", system, "--contender", contender, "--steps", str(steps)]
+    command = [
+        sys.executable,
+        __file__,
+        "--systems",
+        system,
+        "--contender",
+        contender,
+        "--steps",
+        str(steps),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
         raise SystemExit(f"error: {contender} failed: {done.stderr.strip().splitlines()[-1:]}")
@@ -220,16 +263,26 @@ def measure(system: str, contender: str, steps: int) -> float:
 
 def main() -> None:
     """Run all contenders in turns and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--contender", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
-    parser.add_argument("--steps", type=int, help="200 for fully connected networks, 40 for convolutions unless given")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="200 for fully connected networks, 40 for convolutions unless given",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     if options.contender:
         print(CONTENDERS[options.contender](options.systems[0], options.steps))
         return
-    print(f"{'':16}" + "".join(f"{name:>12}" for name in CONTENDERS) + "   steps/s; ours to plain, ours to textbook")
+    print(
+        f"{'':16}"
+        + "".join(f"{name:>12}" for name in CONTENDERS)
+        + "   steps/s; ours to plain, ours to textbook"
+    )
     for system in options.systems:
         steps = options.steps or (40 if SYSTEMS[system][1] == 32 else 200)
         found: dict[str, list[float]] = {name: [] for name in CONTENDERS}
@@ -238,7 +291,10 @@ def main() -> None:
                 speeds.append(measure(system, name, steps))
         speed = {name: statistics.median(speeds) for name, speeds in found.items()}
         ratios = f"{speed['ours'] / speed['plain']:8.2f}x {speed['ours'] / speed['textbook']:.2f}x"
-        print(f"{system:16}" + "".join(f"{value:12.2f}" for value in speed.values()) + ratios, flush=True)
+        print(
+            f"{system:16}" + "".join(f"{value:12.2f}" for value in speed.values()) + ratios,
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

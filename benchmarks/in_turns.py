@@ -17,7 +17,9 @@ def measure(script: str, contender: str, count: int, threads: int) -> dict[str, 
     command = [sys.executable, script, "--contender", contender, "--steps", str(count)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     home = Path(script).parent.parent
-    done = subprocess.run(command, capture_output=True, text=True, cwd=home, env=environment, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=home, env=environment, check=False
+    )
     if done.returncode:
         raise SystemExit(f"error: {contender} failed: {done.stderr.strip().splitlines()[-1:]}")
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
@@ -36,7 +38,9 @@ def compare(
         steps: of each training.
         rounds: how often each contender is measured.
     """
-    parser = argparse.ArgumentParser(description=what, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=what, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--contender", choices=list(contenders), help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--rounds", type=int, default=rounds)

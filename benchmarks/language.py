@@ -39,7 +39,9 @@ WARMUP, LOG_EVERY, CONTEXT, NEW = 50, 10, 1024, 256
 
 def recipe() -> dict[str, Any]:
     """The configuration."""
-    config: dict[str, Any] = yaml.safe_load((ROOT / "configs/gpt/tiny_shakespeare_cpu.yaml").read_text())
+    config: dict[str, Any] = yaml.safe_load(
+        (ROOT / "configs/gpt/tiny_shakespeare_cpu.yaml").read_text()
+    )
     if not (corpus_root(None) / "tiny_shakespeare/input.txt").is_file():
         config["data"]["class_path"] = "datamodules.text.PythonDocs"
     return config
@@ -52,12 +54,27 @@ def ours(steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
         config.write_text(yaml.safe_dump(recipe()))
-        command = ["fit", "--config", str(config), "--run_dir", f"{folder}/run", "--trainer.max_steps", str(steps + WARMUP)]
-        command += ["--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", str(LOG_EVERY)]
+        command = [
+            "fit",
+            "--config",
+            str(config),
+            "--run_dir",
+            f"{folder}/run",
+            "--trainer.max_steps",
+            str(steps + WARMUP),
+        ]
+        command += [
+            "--trainer.limit_val_batches",
+            "0",
+            "--trainer.log_every_n_steps",
+            str(LOG_EVERY),
+        ]
         if code := train.main(command):
             sys.exit(code)
         with open(f"{folder}/run/throughput.csv") as file:
-            seconds = sum(float(row["seconds"]) for row in csv.DictReader(file) if int(row["step"]) > WARMUP)
+            seconds = sum(
+                float(row["seconds"]) for row in csv.DictReader(file) if int(row["step"]) > WARMUP
+            )
     return {"step": seconds / steps}
 
 
@@ -68,12 +85,21 @@ class PlainBlock(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
-        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
-        self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+        self.qkv, self.proj = (
+            nn.Linear(width, 3 * width, bias=False),
+            nn.Linear(width, width, bias=False),
+        )
+        self.up, self.down = (
+            nn.Linear(width, 4 * width, bias=False),
+            nn.Linear(4 * width, width, bias=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         n, t, width = x.shape
-        q, k, v = (part.view(n, t, self.heads, -1).transpose(1, 2) for part in self.qkv(self.norm1(x)).split(width, 2))
+        q, k, v = (
+            part.view(n, t, self.heads, -1).transpose(1, 2)
+            for part in self.qkv(self.norm1(x)).split(width, 2)
+        )
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.proj(attended.transpose(1, 2).reshape(n, t, width))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
@@ -90,7 +116,9 @@ class PlainGPT(nn.Module):
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
                 ends_a_branch = name.endswith(("proj.weight", "down.weight"))
-                nn.init.normal_(weight, 0.0, 0.02 / math.sqrt(2 * layers) if ends_a_branch else 0.02)
+                nn.init.normal_(
+                    weight, 0.0, 0.02 / math.sqrt(2 * layers) if ends_a_branch else 0.02
+                )
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.tokens(tokens) + self.places(torch.arange(tokens.shape[1]))
@@ -107,10 +135,17 @@ def plain(steps: int) -> dict[str, float]:
         path.write_text(yaml.safe_dump(config))
         data = data_module(path)
     ids, vocab_size = data.tokens("train").ids, data.facts["vocab_size"]
-    h, batch_size, total, warm = config["model"]["init_args"], config["data"]["init_args"]["batch_size"], steps + WARMUP, 100
+    h, batch_size, total, warm = (
+        config["model"]["init_args"],
+        config["data"]["init_args"]["batch_size"],
+        steps + WARMUP,
+        100,
+    )
     torch.manual_seed(0)
     model = PlainGPT(vocab_size, h["context"], h["layers"], h["heads"], h["width"])
-    matrices, others = ([p for p in model.parameters() if (p.dim() > 1) == many] for many in (True, False))
+    matrices, others = (
+        [p for p in model.parameters() if (p.dim() > 1) == many] for many in (True, False)
+    )
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     adam = torch.optim.AdamW(groups, h["learning_rate"], tuple(h["betas"]), foreach=False)
     begin = 0.0
@@ -119,10 +154,16 @@ def plain(steps: int) -> dict[str, float]:
             begin = time.perf_counter()
         progress = max(0.0, (step - warm) / max(1, total - warm))
         for group in adam.param_groups:
-            group["lr"] = h["learning_rate"] * min((step + 1) / warm, 0.55 + 0.45 * math.cos(math.pi * progress))
+            group["lr"] = h["learning_rate"] * min(
+                (step + 1) / warm, 0.55 + 0.45 * math.cos(math.pi * progress)
+            )
         starts = torch.randint(len(ids) - h["context"], (batch_size,)).tolist()
-        x = torch.stack([torch.from_numpy(ids[i : i + h["context"]].astype(np.int64)) for i in starts])
-        y = torch.stack([torch.from_numpy(ids[i + 1 : i + 1 + h["context"]].astype(np.int64)) for i in starts])
+        x = torch.stack(
+            [torch.from_numpy(ids[i : i + h["context"]].astype(np.int64)) for i in starts]
+        )
+        y = torch.stack(
+            [torch.from_numpy(ids[i + 1 : i + 1 + h["context"]].astype(np.int64)) for i in starts]
+        )
         loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
         adam.zero_grad()
         loss.backward()
@@ -178,8 +219,13 @@ def writing(repeats: int) -> dict[str, float]:
                 found.setdefault(f"{name} {prompt}", []).append(write(contender, 1, prompt, NEW)[0])
         for rows in (1, 16):
             found.setdefault(f"{rows} rows", []).append(write(model, rows, 1, NEW)[0])
-            for reached in (64, CONTEXT):  # 33 tokens are 32 steps, the last of which fills the context
-                found.setdefault(f"{rows} rows at {reached}", []).append(write(model, rows, reached - 32, 33)[1])
+            for reached in (
+                64,
+                CONTEXT,
+            ):  # 33 tokens are 32 steps, the last of which fills the context
+                found.setdefault(f"{rows} rows at {reached}", []).append(
+                    write(model, rows, reached - 32, 33)[1]
+                )
     return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
@@ -192,11 +238,26 @@ def main() -> None:
     late, ms = CONTEXT - NEW, 1000
     table = [
         ("a training step, ms: plain, ours", ms * step["plain"], ms * step["ours"], ">= 1.25"),
-        (f"{NEW} tokens that fill the context, s: without, with the cache", s[f"uncached {late}"], s[f"cached {late}"], ">= 10"),
+        (
+            f"{NEW} tokens that fill the context, s: without, with the cache",
+            s[f"uncached {late}"],
+            s[f"cached {late}"],
+            ">= 10",
+        ),
         (f"{NEW} tokens from one, s: without, with the cache", s["uncached 1"], s["cached 1"], ""),
-        (f"a token, ms: after {CONTEXT} tokens, after 64", ms * s[f"1 rows at {CONTEXT}"], ms * s["1 rows at 64"], "< 1.5"),
+        (
+            f"a token, ms: after {CONTEXT} tokens, after 64",
+            ms * s[f"1 rows at {CONTEXT}"],
+            ms * s["1 rows at 64"],
+            "< 1.5",
+        ),
         (f"{NEW} tokens from one, s: 16 texts, one", s["16 rows"], s["1 rows"], "< 4"),
-        ("a token, ms: after 64 tokens, 16 texts, one", ms * s["16 rows at 64"], ms * s["1 rows at 64"], ""),
+        (
+            "a token, ms: after 64 tokens, 16 texts, one",
+            ms * s["16 rows at 64"],
+            ms * s["1 rows at 64"],
+            "",
+        ),
         (
             f"a token, ms: after {CONTEXT} tokens, 16 texts, one",
             ms * s[f"16 rows at {CONTEXT}"],

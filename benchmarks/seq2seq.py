@@ -38,12 +38,18 @@ from lightning_modules.transformer import Transformer, sinusoids  # noqa: E402
 
 WARMUP, LOG_EVERY, BATCH_TOKENS, SENTENCES, SHORTEST, LONGEST = 10, 10, 2048, 64, 25, 40
 SIZES = {"layers": 3, "heads": 4, "width": 256, "hidden": 1024}
-EARLY, LATE, WINDOW = 10, 200, 5  # written tokens at which a step is timed, as the median of that many before and after
+EARLY, LATE, WINDOW = (
+    10,
+    200,
+    5,
+)  # written tokens at which a step is timed, as the median of that many before and after
 
 
 def recipe() -> dict[str, Any]:
     """The configuration."""
-    config: dict[str, Any] = yaml.safe_load((ROOT / "configs/transformer/multi30k.yaml").read_text())
+    config: dict[str, Any] = yaml.safe_load(
+        (ROOT / "configs/transformer/multi30k.yaml").read_text()
+    )
     config["model"]["init_args"].update(SIZES)
     config["data"]["init_args"]["batch_tokens"] = BATCH_TOKENS
     if not (corpus_root(None) / "multi30k/train.de").is_file():
@@ -68,8 +74,21 @@ def ours(steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
         config.write_text(yaml.safe_dump(recipe()))
-        command = ["fit", "--config", str(config), "--run_dir", f"{folder}/run", "--trainer.max_steps", str(steps + WARMUP)]
-        command += ["--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", str(LOG_EVERY)]
+        command = [
+            "fit",
+            "--config",
+            str(config),
+            "--run_dir",
+            f"{folder}/run",
+            "--trainer.max_steps",
+            str(steps + WARMUP),
+        ]
+        command += [
+            "--trainer.limit_val_batches",
+            "0",
+            "--trainer.log_every_n_steps",
+            str(LOG_EVERY),
+        ]
         if code := train.main(command):
             sys.exit(code)
         with open(f"{folder}/run/throughput.csv") as file:
@@ -82,23 +101,31 @@ def ours(steps: int) -> dict[str, float]:
 class PlainTransformer(nn.Module):
     """PyTorch's, with one matrix for both embeddings and the output."""
 
-    def __init__(self, vocab_size: int, layers: int, heads: int, width: int, hidden: int, dropout: float) -> None:
+    def __init__(
+        self, vocab_size: int, layers: int, heads: int, width: int, hidden: int, dropout: float
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, width)
         self.register_buffer("places", sinusoids(torch.arange(1000), width))
         self.dropout = nn.Dropout(dropout)
-        self.transformer = nn.Transformer(width, heads, layers, layers, hidden, dropout, batch_first=True)
+        self.transformer = nn.Transformer(
+            width, heads, layers, layers, hidden, dropout, batch_first=True
+        )
         nn.init.normal_(self.embedding.weight, 0.0, width**-0.5)
 
     def embed(self, tokens: Tensor) -> Tensor:
         width = self.embedding.embedding_dim
-        return self.dropout(self.embedding(tokens) * math.sqrt(width) + self.places[: tokens.shape[1]])
+        return self.dropout(
+            self.embedding(tokens) * math.sqrt(width) + self.places[: tokens.shape[1]]
+        )
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         hidden = self.transformer(
             self.embed(source),
             self.embed(target),
-            tgt_mask=nn.Transformer.generate_square_subsequent_mask(target.shape[1], dtype=torch.bool),
+            tgt_mask=nn.Transformer.generate_square_subsequent_mask(
+                target.shape[1], dtype=torch.bool
+            ),
             src_key_padding_mask=source == PAD,
             tgt_key_padding_mask=target == PAD,
             memory_key_padding_mask=source == PAD,
@@ -115,7 +142,10 @@ def random_batches(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor,
         for number in torch.randperm(len(pairs)).tolist():
             longest = max(longest, len(pairs[number][1]) - 1)
             if batch and (len(batch) + 1) * longest > BATCH_TOKENS:
-                source, target = (pad_sequence(list(side), batch_first=True, padding_value=PAD) for side in zip(*batch))
+                source, target = (
+                    pad_sequence(list(side), batch_first=True, padding_value=PAD)
+                    for side in zip(*batch)
+                )
                 yield source, target
                 batch, longest = [], len(pairs[number][1]) - 1
             batch.append(pairs[number])
@@ -126,22 +156,31 @@ def plain(steps: int) -> dict[str, float]:
     config, data = recipe(), corpus()
     h, rows = config["model"]["init_args"], data.split("train")
     sides = [
-        [torch.from_numpy(side.ids[first:last].astype("int64")) for first, last in pairwise(side.starts.tolist())]
+        [
+            torch.from_numpy(side.ids[first:last].astype("int64"))
+            for first, last in pairwise(side.starts.tolist())
+        ]
         for side in (rows.source, rows.target)
     ]
     batches = random_batches(list(zip(*sides)))
     torch.manual_seed(0)
     model = PlainTransformer(data.facts["vocab_size"], **SIZES, dropout=h["dropout"])
-    adam = torch.optim.Adam(model.parameters(), h["scale"] * h["width"] ** -0.5, (0.9, 0.98), eps=1e-9)
+    adam = torch.optim.Adam(
+        model.parameters(), h["scale"] * h["width"] ** -0.5, (0.9, 0.98), eps=1e-9
+    )
     warm = h["warmup_steps"]
-    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: min((step + 1) ** -0.5, (step + 1) * warm**-1.5))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        adam, lambda step: min((step + 1) ** -0.5, (step + 1) * warm**-1.5)
+    )
     begin, tokens = 0.0, 0
     for step in range(steps + WARMUP):
         if step == WARMUP:
             begin, tokens = time.perf_counter(), 0
         source, target = next(batches)
         logits = model(source, target[:, :-1])
-        loss = F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD, label_smoothing=0.1)
+        loss = F.cross_entropy(
+            logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD, label_smoothing=0.1
+        )
         adam.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config["trainer"]["gradient_clip_val"])
@@ -170,7 +209,10 @@ class Uncached:
 
     def select(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
         (sources, mask), written = state
-        return ([(keys[sentences], values[sentences]) for keys, values in sources], mask[sentences]), written[rows]
+        return (
+            [(keys[sentences], values[sentences]) for keys, values in sources],
+            mask[sentences],
+        ), written[rows]
 
 
 class Clock:
@@ -192,7 +234,9 @@ class Clock:
 
     def around(self, token: int) -> float:
         """Seconds of the whole search for one more token there."""
-        return statistics.median(b - a for a, b in pairwise(self.moments[token - WINDOW : token + WINDOW + 1]))
+        return statistics.median(
+            b - a for a, b in pairwise(self.moments[token - WINDOW : token + WINDOW + 1])
+        )
 
 
 def writing(repeats: int) -> dict[str, float]:
@@ -200,7 +244,9 @@ def writing(repeats: int) -> dict[str, float]:
     torch.manual_seed(0)
     data = corpus()
     sizes = recipe()["model"]["init_args"]
-    model = Transformer(**sizes, **{name: data.facts[name] for name in ("source_vocab_size", "vocab_size")}).eval()
+    model = Transformer(
+        **sizes, **{name: data.facts[name] for name in ("source_vocab_size", "vocab_size")}
+    ).eval()
     batch = data.batch("test", list(range(SENTENCES)))
 
     @torch.no_grad()
@@ -209,9 +255,22 @@ def writing(repeats: int) -> dict[str, float]:
         begin = time.perf_counter()
         length = batch["source_length"][:count]
         memory = model.encode(batch["source"][:count, : int(length.max())], length)
-        state = model.start(memory, max(most)) if cached else (memory, torch.empty(count, 0, dtype=torch.int64))
+        state = (
+            model.start(memory, max(most))
+            if cached
+            else (memory, torch.empty(count, 0, dtype=torch.int64))
+        )
         search = Search(beam=5, min_length=min(most))
-        beam_search(contender, state, count, most, search, begin=BEGIN, stop=STOP, device=torch.device("cpu"))
+        beam_search(
+            contender,
+            state,
+            count,
+            most,
+            search,
+            begin=BEGIN,
+            stop=STOP,
+            device=torch.device("cpu"),
+        )
         return time.perf_counter() - begin
 
     most = [SHORTEST + number % (LONGEST + 1 - SHORTEST) for number in range(SENTENCES)]
@@ -219,7 +278,9 @@ def writing(repeats: int) -> dict[str, float]:
     write(model, 8, most[:8], cached=True)
     for _ in range(repeats):
         for name, contender in (("cached", model), ("uncached", Uncached(model))):
-            found.setdefault(name, []).append(SENTENCES / write(contender, SENTENCES, most, cached=name == "cached"))
+            found.setdefault(name, []).append(
+                SENTENCES / write(contender, SENTENCES, most, cached=name == "cached")
+            )
         clock = Clock(model)
         write(clock, 8, [LATE + 2 * WINDOW] * 8, cached=True)
         for token in (EARLY, LATE):
@@ -234,9 +295,19 @@ def main() -> None:
     """Run everything in turns and print a table."""
     speed, s = compare(__file__, __doc__, CONTENDERS, "tokens", steps=60, rounds=3)
     table = [
-        ("target tokens a second in training: ours, plain", speed["ours"], speed["plain"], ">= 2.7"),
+        (
+            "target tokens a second in training: ours, plain",
+            speed["ours"],
+            speed["plain"],
+            ">= 2.7",
+        ),
         ("sentences a second, beam 5: with, without the cache", s["cached"], s["uncached"], ">= 8"),
-        (f"a token of 8 x 5, ms: the {LATE}th, the {EARLY}th", 1000 * s[f"token {LATE}"], 1000 * s[f"token {EARLY}"], "< 1.5"),
+        (
+            f"a token of 8 x 5, ms: the {LATE}th, the {EARLY}th",
+            1000 * s[f"token {LATE}"],
+            1000 * s[f"token {EARLY}"],
+            "< 1.5",
+        ),
     ]
     print_table(table)
 

@@ -56,15 +56,39 @@ def ours(size: int, width: int, steps: int) -> float:
             "--trainer.limit_val_batches",
             "0",
         ]
-        limits += ["--pictures.count", "1"]  # previews of many pictures at once would be the peak of memory
+        limits += [
+            "--pictures.count",
+            "1",
+        ]  # previews of many pictures at once would be the peak of memory
         train.quiet()
-        train.TrainCLI(["fit", "--config", str(config), "--run_dir", f"{folder}/run", "--data.size", str(size), *limits])
+        train.TrainCLI(
+            [
+                "fit",
+                "--config",
+                str(config),
+                "--run_dir",
+                f"{folder}/run",
+                "--data.size",
+                str(size),
+                *limits,
+            ]
+        )
         with open(f"{folder}/run/throughput.csv") as file:
-            return sum(float(row["seconds"]) for row in csv.DictReader(file) if int(row["step"]) > steps) / steps
+            return (
+                sum(
+                    float(row["seconds"])
+                    for row in csv.DictReader(file)
+                    if int(row["step"]) > steps
+                )
+                / steps
+            )
 
 
 def plain_step(
-    model: CycleGAN, adams: list[torch.optim.Optimizer], batch: dict[str, Any], frozen_judges: bool = True
+    model: CycleGAN,
+    adams: list[torch.optim.Optimizer],
+    batch: dict[str, Any],
+    frozen_judges: bool = True,
 ) -> dict[str, Tensor]:
     """One update of everything, written out; the losses.
 
@@ -81,11 +105,24 @@ def plain_step(
     adams[1].step()
     adams[1].zero_grad()
     with frozen(d) if frozen_judges else frozen(nn.Identity()):
-        losses |= {"gan_a2b": ((d["b"](fake_b) - 1) ** 2).mean(), "gan_b2a": ((d["a"](fake_a) - 1) ** 2).mean()}
-        losses |= {"cycle_a": (g["b2a"](fake_b) - a).abs().mean(), "cycle_b": (g["a2b"](fake_a) - b).abs().mean()}
-        loss = losses["gan_a2b"] + losses["gan_b2a"] + weights.lambda_cycle * (losses["cycle_a"] + losses["cycle_b"])
+        losses |= {
+            "gan_a2b": ((d["b"](fake_b) - 1) ** 2).mean(),
+            "gan_b2a": ((d["a"](fake_a) - 1) ** 2).mean(),
+        }
+        losses |= {
+            "cycle_a": (g["b2a"](fake_b) - a).abs().mean(),
+            "cycle_b": (g["a2b"](fake_a) - b).abs().mean(),
+        }
+        loss = (
+            losses["gan_a2b"]
+            + losses["gan_b2a"]
+            + weights.lambda_cycle * (losses["cycle_a"] + losses["cycle_b"])
+        )
         if weights.lambda_identity:
-            losses |= {"identity_a": (g["b2a"](a) - a).abs().mean(), "identity_b": (g["a2b"](b) - b).abs().mean()}
+            losses |= {
+                "identity_a": (g["b2a"](a) - a).abs().mean(),
+                "identity_b": (g["a2b"](b) - b).abs().mean(),
+            }
             loss = loss + weights.lambda_identity * (losses["identity_a"] + losses["identity_b"])
         losses["loss_g"] = loss
         loss.backward()
@@ -99,14 +136,19 @@ def generators_step(model: CycleGAN, batch: dict[str, Any], way: str) -> None:
     """Forward and backward of all passes of the generators, with identity, in one of several ways; no discriminators."""
     g, a, b = model.generator, batch["a"], batch["b"]
     if way == "joined":
-        (fake_b, same_b), (fake_a, same_a) = g["a2b"](torch.cat([a, b])).chunk(2), g["b2a"](torch.cat([b, a])).chunk(2)
+        (fake_b, same_b), (fake_a, same_a) = (
+            g["a2b"](torch.cat([a, b])).chunk(2),
+            g["b2a"](torch.cat([b, a])).chunk(2),
+        )
         back_a, back_b = g["b2a"](fake_b), g["a2b"](fake_a)
     elif way == "stacked":
         stacked, _ = torch.func.stack_module_state([g["a2b"], g["b2a"]])
         skeleton = copy.deepcopy(g["a2b"]).to("meta")
 
         def both(x: Tensor) -> Tensor:
-            return torch.vmap(lambda weights, one: torch.func.functional_call(skeleton, weights, one))(stacked, x)
+            return torch.vmap(
+                lambda weights, one: torch.func.functional_call(skeleton, weights, one)
+            )(stacked, x)
 
         fake_b, fake_a = both(torch.stack([a, b])).unbind()
         back_b, back_a = both(torch.stack([fake_a, fake_b])).unbind()
@@ -157,8 +199,14 @@ def by_hand(contender: str, size: int, width: int, steps: int) -> float:
         "plain": lambda batch: plain_step(model, adams, batch),
         "channels_last": lambda batch: plain_step(model, adams, batch),
         "thawed": lambda batch: plain_step(model, adams, batch, frozen_judges=False),
-        **{f"g-{way}": lambda batch, way=way: generators_step(model, batch, way) for way in ("single", "joined", "stacked")},  # type: ignore[misc]
-        **{f"d-{way}": lambda batch, way=way: judges_step(model, batch, way) for way in ("joined", "apart")},  # type: ignore[misc]
+        **{
+            f"g-{way}": lambda batch, way=way: generators_step(model, batch, way)
+            for way in ("single", "joined", "stacked")
+        },  # type: ignore[misc]
+        **{
+            f"d-{way}": lambda batch, way=way: judges_step(model, batch, way)
+            for way in ("joined", "apart")
+        },  # type: ignore[misc]
     }
     begin = 0.0
     for number in range(2 * steps):
@@ -166,13 +214,25 @@ def by_hand(contender: str, size: int, width: int, steps: int) -> float:
             begin = time.perf_counter()
         batch = next(stream)
         if contender == "channels_last":
-            batch |= {name: batch[name].contiguous(memory_format=torch.channels_last) for name in "ab"}
+            batch |= {
+                name: batch[name].contiguous(memory_format=torch.channels_last) for name in "ab"
+            }
         seed_generators(batch["seed"], torch.device("cpu"))
         kinds[contender](batch)
     return (time.perf_counter() - begin) / steps
 
 
-CONTENDERS = ("ours", "plain", "thawed", "channels_last", "g-single", "g-joined", "g-stacked", "d-joined", "d-apart")
+CONTENDERS = (
+    "ours",
+    "plain",
+    "thawed",
+    "channels_last",
+    "g-single",
+    "g-joined",
+    "g-stacked",
+    "d-joined",
+    "d-apart",
+)
 BASES = {
     "ours": "plain",
     "thawed": "plain",
@@ -196,7 +256,9 @@ def measure(contender: str, options: argparse.Namespace) -> tuple[float, float]:
 
 def main() -> None:
     """Run all contenders in turns and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--only", nargs="+", default=CONTENDERS, choices=CONTENDERS)
     parser.add_argument("--size", type=int, default=128)
@@ -206,19 +268,27 @@ def main() -> None:
     options = parser.parse_args()
     if options.contender:
         given = (options.size, options.width, options.steps)
-        seconds = ours(*given) if options.contender == "ours" else by_hand(options.contender, *given)
+        seconds = (
+            ours(*given) if options.contender == "ours" else by_hand(options.contender, *given)
+        )
         print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in options.only}
     for _ in range(options.rounds):
         for name, measured in found.items():
             measured.append(measure(name, options))
-    print(f"CycleGAN, {options.size} px, width {options.width}, batch 1\n{'':16}{'s/step':>8}{'peak MB':>10}   speed beside")
-    seconds = {name: statistics.median(one for one, _ in measured) for name, measured in found.items()}
+    print(
+        f"CycleGAN, {options.size} px, width {options.width}, batch 1\n{'':16}{'s/step':>8}{'peak MB':>10}   speed beside"
+    )
+    seconds = {
+        name: statistics.median(one for one, _ in measured) for name, measured in found.items()
+    }
     for name, measured in found.items():
         base = BASES.get(name)
         beside = f"   {seconds[base] / seconds[name]:.2f}x {base}" if base in seconds else ""
-        print(f"{name:16}{seconds[name]:8.3f}{statistics.median(memory for _, memory in measured):10.0f}{beside}")
+        print(
+            f"{name:16}{seconds[name]:8.3f}{statistics.median(memory for _, memory in measured):10.0f}{beside}"
+        )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,10 @@ def recipe() -> dict[str, Any]:
     from datamodules.base import corpus_root
 
     if (corpus_root(None) / "MNIST/raw").is_dir():
-        data = {"class_path": "datamodules.torchvision_images.TorchvisionImages", "init_args": {"dataset": "MNIST", "val_size": 0}}
+        data = {
+            "class_path": "datamodules.torchvision_images.TorchvisionImages",
+            "init_args": {"dataset": "MNIST", "val_size": 0},
+        }
     else:
         data = {"class_path": "datamodules.openmoji.OpenMoji", "init_args": {"size": 16}}
     data["init_args"]["batch_size"] = BATCH  # type: ignore[index]
@@ -49,9 +52,18 @@ def ours(steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
         config.write_text(yaml.safe_dump(recipe()))
-        limits = ["--trainer.max_steps", str(steps + WARMUP), "--trainer.limit_val_batches", "0", "--trainer.max_epochs", "-1"]
+        limits = [
+            "--trainer.max_steps",
+            str(steps + WARMUP),
+            "--trainer.limit_val_batches",
+            "0",
+            "--trainer.max_epochs",
+            "-1",
+        ]
         train.quiet()
-        cli = train.TrainCLI(["fit", "--config", str(config), "--run_dir", f"{folder}/run", *limits])
+        cli = train.TrainCLI(
+            ["fit", "--config", str(config), "--run_dir", f"{folder}/run", *limits]
+        )
         with open(f"{folder}/run/throughput.csv") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) > WARMUP]
     seconds = sum(float(row["seconds"]) for row in rows)
@@ -59,7 +71,10 @@ def ours(steps: int) -> dict[str, float]:
     begin, batches = time.perf_counter(), 0
     for _ in loader:
         batches += 1
-    return {"steps_per_second": steps / seconds, "loading": (time.perf_counter() - begin) / batches * steps / seconds}
+    return {
+        "steps_per_second": steps / seconds,
+        "loading": (time.perf_counter() - begin) / batches * steps / seconds,
+    }
 
 
 def plain(steps: int) -> dict[str, float]:
@@ -137,9 +152,17 @@ def main() -> None:
         figures["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps(figures))
         return
-    commands = {name: [sys.executable, __file__, "--contender", name, "--steps", str(options.steps)] for name in ("ours", "plain")}
+    commands = {
+        name: [sys.executable, __file__, "--contender", name, "--steps", str(options.steps)]
+        for name in ("ours", "plain")
+    }
     with tempfile.TemporaryDirectory() as folder:
-        if subprocess.run([options.peer, "-c", "import pythae"], capture_output=True, check=False).returncode == 0:
+        if (
+            subprocess.run(
+                [options.peer, "-c", "import pythae"], capture_output=True, check=False
+            ).returncode
+            == 0
+        ):
             commands["pythae"] = [options.peer, "-c", PYTHAE, save_pictures(folder)]
         else:
             print(f"pythae is not installed for {options.peer}: left out")
@@ -147,12 +170,17 @@ def main() -> None:
         for _ in range(options.rounds):
             for name, command in commands.items():
                 runs[name].append(measure(command))
-    speed = {name: statistics.median(one["steps_per_second"] for one in found) for name, found in runs.items()}
+    speed = {
+        name: statistics.median(one["steps_per_second"] for one in found)
+        for name, found in runs.items()
+    }
     print(f"{'':8}{'steps/s':>10}{'ours is':>10}{'peak MB':>10}")
     for name, found in runs.items():
         peak = statistics.median(one["peak_mb"] for one in found)
         print(f"{name:8}{speed[name]:10.1f}{speed['ours'] / speed[name]:9.2f}x{peak:10.0f}")
-    print(f"data loading takes {100 * statistics.median(one['loading'] for one in runs['ours']):.1f} % of our step")
+    print(
+        f"data loading takes {100 * statistics.median(one['loading'] for one in runs['ours']):.1f} % of our step"
+    )
 
 
 def save_pictures(folder: str) -> str:

@@ -18,7 +18,9 @@ def heat_map(shown: AttentionMap, most_heads: int = 4) -> Tensor:
     figure, axes = panels(1, heads, figsize=size, sharey=True)
     for number, (panel, head) in enumerate(zip(axes[0], weights), 1):
         panel.imshow(head.numpy(), cmap="Greys", vmin=0, vmax=1, aspect="auto")
-        panel.set_xticks(range(columns), [label(word) for word in shown.columns], rotation=90, fontsize=8)
+        panel.set_xticks(
+            range(columns), [label(word) for word in shown.columns], rotation=90, fontsize=8
+        )
         panel.set_yticks(range(rows), [label(word) for word in shown.rows], fontsize=8)
         if heads > 1:
             panel.set_title(f"head {number}", fontsize=8)

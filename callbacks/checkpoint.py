@@ -24,7 +24,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Lightning's own writer goes through TMPDIR, which is atomic only within one file system.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.glob(f"{path.name}.tmp*"):
@@ -36,10 +38,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except (OSError, RuntimeError) as error:  # RuntimeError is how torch reports a full disk in the middle of a file
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # RuntimeError is how torch reports a full disk in the middle of a file
             reason = getattr(error, "strerror", None) or "is the disk full?"
             mend = "the last good checkpoint is still there: make room and continue with --ckpt_path last"
-            raise OSError(getattr(error, "errno", errno.ENOSPC), f"could not be written ({reason}); {mend}", str(path)) from error
+            raise OSError(
+                getattr(error, "errno", errno.ENOSPC),
+                f"could not be written ({reason}); {mend}",
+                str(path),
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -78,9 +87,13 @@ class RunCheckpoint(Checkpoint):
             raise SystemExit(TERMINATED)
         self._terminated = True
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         loop = trainer.fit_loop
-        if loop._should_accumulate() or pl_module.mid_update:  # gradients that no checkpoint holds are pending
+        if (
+            loop._should_accumulate() or pl_module.mid_update
+        ):  # gradients that no checkpoint holds are pending
             return
         validated = len(trainer.datamodule.split("val"))  # type: ignore[attr-defined]  # without samples Lightning ends none
         if validated and loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]  # set while it runs
@@ -89,7 +102,11 @@ class RunCheckpoint(Checkpoint):
         stop = self._told_to_stop(trainer)
         periodic = bool(self.every_n_train_steps) and step % (self.every_n_train_steps or 1) == 0
         if step != self._saved_at and (
-            periodic or stop or trainer.is_last_batch or trainer.should_stop or step == trainer.max_steps
+            periodic
+            or stop
+            or trainer.is_last_batch
+            or trainer.should_stop
+            or step == trainer.max_steps
         ):
             self._save(trainer, "last")
         if stop:
@@ -116,7 +133,9 @@ class RunCheckpoint(Checkpoint):
     def _told_to_stop(self, trainer: Trainer) -> bool:
         if trainer.world_size == 1:
             return self._terminated
-        return trainer.strategy.reduce_boolean_decision(self._terminated, all=False)  # any rank's signal stops all
+        return trainer.strategy.reduce_boolean_decision(
+            self._terminated, all=False
+        )  # any rank's signal stops all
 
     def _save(self, trainer: Trainer, name: str) -> None:
         check_finite(trainer)

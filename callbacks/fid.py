@@ -59,15 +59,24 @@ def targets(model: Any, data: Any, split: str = "val") -> list[Target]:
 
     def target(direction: str) -> Target:
         def translate(seeds: list[int], **options: Any) -> Tensor:
-            chunks = [seeds[start : start + TRANSLATED] for start in range(0, len(seeds), TRANSLATED)]
-            drawn = [model.sample(chunk, batch=data.batch(split, chunk), direction=direction, **options) for chunk in chunks]
+            chunks = [
+                seeds[start : start + TRANSLATED] for start in range(0, len(seeds), TRANSLATED)
+            ]
+            drawn = [
+                model.sample(chunk, batch=data.batch(split, chunk), direction=direction, **options)
+                for chunk in chunks
+            ]
             return torch.cat(drawn)
 
         inputs = len(data.domain(direction[0]).split(split))
-        return Target(f"/{direction}", data.domain(direction[-1]), translate, inputs, data.split(split).paired)
+        return Target(
+            f"/{direction}", data.domain(direction[-1]), translate, inputs, data.split(split).paired
+        )
 
     def draw(seeds: list[int], **options: Any) -> Tensor:
-        batch = {"batch": LazyBatch(lambda: data.batch(split, seeds))} if "batch" in parameters else {}
+        batch = (
+            {"batch": LazyBatch(lambda: data.batch(split, seeds))} if "batch" in parameters else {}
+        )
         drawn: Tensor = model.sample(seeds, **batch, **options)
         return drawn
 
@@ -86,7 +95,9 @@ def pictures(data: Any, split: str, index: list[int]) -> tuple[Tensor, Tensor | 
 def cache_path(data: Any, *key: object) -> Path:
     """File of a value that depends on `key`, beside the corpora, or in this project where those may only be read."""
     home = data.root if os.access(data.root, os.W_OK) else ROOT / "data"
-    return Path(home / "metrics" / f"{hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()}.pt")
+    return Path(
+        home / "metrics" / f"{hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()}.pt"
+    )
 
 
 def corpus_classifier(data: Any) -> Classifier:
@@ -97,13 +108,20 @@ def corpus_classifier(data: Any) -> Classifier:
     """
     facts = data.facts
     if not facts.get("num_classes"):
-        raise UserError("the classifier that measures pictures needs labels, and this data has none: use the extractor inception")
+        raise UserError(
+            "the classifier that measures pictures needs labels, and this data has none: use the extractor inception"
+        )
     path = cache_path(data, "classifier", data.fingerprint("train"))
     if not path.exists():
         print("training the classifier that measures pictures, once for this data", file=sys.stderr)
         images, labels = pictures(data, "train", list(range(len(data.split("train")))))
         assert labels is not None
-        atomic_save(path, lambda file: torch.save(train_classifier(images, labels, facts["num_classes"]).state_dict(), file))
+        atomic_save(
+            path,
+            lambda file: torch.save(
+                train_classifier(images, labels, facts["num_classes"]).state_dict(), file
+            ),
+        )
     model = Classifier(facts["image_shape"][0], facts["num_classes"])
     model.load_state_dict(torch.load(path, weights_only=True))
     return model.eval()
@@ -116,13 +134,19 @@ def corpus_extractor(data: Any, kind: Literal["classifier", "inception"]) -> Ext
         UserError: if the data has no pictures.
     """
     if not hasattr(data, "fingerprint"):
-        raise UserError(f"{type(data).__name__} has no pictures that could be compared by their features")
+        raise UserError(
+            f"{type(data).__name__} has no pictures that could be compared by their features"
+        )
     if kind == "inception":
-        return InceptionFeatures(data.root / "metrics" / "weights-inception-2015-12-05-6726825d.pth")
+        return InceptionFeatures(
+            data.root / "metrics" / "weights-inception-2015-12-05-6726825d.pth"
+        )
     return ClassifierFeatures(corpus_classifier(data))
 
 
-def real_features(data: Any, split: str, extractor: Extractor, device: torch.device | str = "cpu") -> Real:
+def real_features(
+    data: Any, split: str, extractor: Extractor, device: torch.device | str = "cpu"
+) -> Real:
     """Features of all pictures of a split and their moments, computed once per data, split, preprocessing and extractor.
 
     Raises:
@@ -130,12 +154,18 @@ def real_features(data: Any, split: str, extractor: Extractor, device: torch.dev
     """
     size = len(data.split(split))
     if size < 10:
-        raise UserError(f"the {split} split has {size} pictures, too few to compare with: use another split")
-    path = cache_path(data, "features", data.fingerprint(split), data.facts["image_shape"], extractor.name)
+        raise UserError(
+            f"the {split} split has {size} pictures, too few to compare with: use another split"
+        )
+    path = cache_path(
+        data, "features", data.fingerprint(split), data.facts["image_shape"], extractor.name
+    )
     if not path.exists():
         measured = FeatureSet(extractor).to(device)
         for start in range(0, size, CHUNK):
-            measured.update(pictures(data, split, list(range(start, min(size, start + CHUNK))))[0].to(device))
+            measured.update(
+                pictures(data, split, list(range(start, min(size, start + CHUNK))))[0].to(device)
+            )
         features = torch.cat(measured.features).cpu()
         atomic_save(path, lambda file: torch.save((features, *gaussian(features)), file))
     features, *moments = torch.load(path, weights_only=True)
@@ -154,7 +184,9 @@ class Fid(Callback):
         extractor: the corpus' own classifier, or Inception where its weights are.
     """
 
-    def __init__(self, count: int = 0, extractor: Literal["classifier", "inception"] = "classifier") -> None:
+    def __init__(
+        self, count: int = 0, extractor: Literal["classifier", "inception"] = "classifier"
+    ) -> None:
         self.count, self.extractor = count, extractor
 
     def watches(self, model: LightningModule) -> bool:
@@ -171,7 +203,9 @@ class Fid(Callback):
         for target in targets(pl_module, trainer.datamodule):  # type: ignore[attr-defined]
             self._measure(trainer, pl_module, target)
 
-    def _prepare(self, trainer: Trainer, pl_module: LightningModule, target: Target) -> tuple[Extractor, Real]:
+    def _prepare(
+        self, trainer: Trainer, pl_module: LightningModule, target: Target
+    ) -> tuple[Extractor, Real]:
         """Rank 0 fills the caches, then all ranks read them."""
         for turn in (True, False):
             if trainer.is_global_zero == turn:
@@ -188,9 +222,14 @@ class Fid(Callback):
         for start in range(0, len(seeds), CHUNK):
             drawn.update(to_bytes(target.draw(seeds[start : start + CHUNK])))
         fake = drawn.compute()[0].cpu()
-        values = {"fid": frechet_distance(real.moments, gaussian(fake)), "kid": kernel_distance(real.features, fake)}
+        values = {
+            "fid": frechet_distance(real.moments, gaussian(fake)),
+            "kid": kernel_distance(real.features, fake),
+        }
         for name, value in values.items():
             key = f"val/{extractor.prefix}{name}{target.suffix}"
             pl_module.log(key, value, rank_zero_only=True)
-            clouds = f"extractor={extractor.name}|split=val|n_real={len(real.features)}|n_fake={count}"
+            clouds = (
+                f"extractor={extractor.name}|split=val|n_real={len(real.features)}|n_fake={count}"
+            )
             pl_module.signatures[key] = f"{extractor.prefix}{name}[{clouds}]"

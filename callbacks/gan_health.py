@@ -29,7 +29,12 @@ from metrics.modes import classes_covered, modes_covered
 
 SMALLEST = 8  # side in pixels of pictures that the classifier takes
 HISTORY = 100  # windows of the discriminator's loss that are kept
-LIMITS = {"oscillation": -0.5, "diversity": 0.5, "class_entropy": 0.5, "novelty": 0.5}  # below which a warning is printed
+LIMITS = {
+    "oscillation": -0.5,
+    "diversity": 0.5,
+    "class_entropy": 0.5,
+    "novelty": 0.5,
+}  # below which a warning is printed
 UPPER_LIMITS = {"accuracy": 0.99, "overfitting": 0.5}  # above which one is
 ADVICE = {
     "oscillation": "the players chase each other: lower a learning rate, or add a penalty",
@@ -54,7 +59,9 @@ def lowest_autocorrelation(values: Tensor) -> float:
     power = values @ values
     if power == 0:
         return 0.0
-    return min(float(values[lag:] @ values[:-lag] / power) for lag in range(1, len(values) // 2 + 1))
+    return min(
+        float(values[lag:] @ values[:-lag] / power) for lag in range(1, len(values) // 2 + 1)
+    )
 
 
 def at_most(pictures: Tensor, side: int = 64) -> Tensor:
@@ -88,7 +95,10 @@ class GanHealth(Callback):
     @staticmethod
     def watches(model: LightningModule) -> bool:
         """Whether a system plays against itself and draws pictures from seeds."""
-        return isinstance(model, AdversarialModule) and type(model).sample is not AdversarialModule.sample
+        return (
+            isinstance(model, AdversarialModule)
+            and type(model).sample is not AdversarialModule.sample
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"losses": self._losses, "troubles": sorted(self._troubles)}
@@ -97,12 +107,18 @@ class GanHealth(Callback):
         self._losses, self._troubles = list(state_dict["losses"]), set(state_dict["troubles"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log = CSVLog(Path(trainer.default_root_dir) / "health.csv", keep_until=trainer.global_step)
+        self._log = CSVLog(
+            Path(trainer.default_root_dir) / "health.csv", keep_until=trainer.global_step
+        )
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         due = not pl_module.mid_update and trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if due and "train/loss_d" in trainer.callback_metrics:
-            self._losses = [*self._losses, trainer.callback_metrics["train/loss_d"].item()][-HISTORY:]
+            self._losses = [*self._losses, trainer.callback_metrics["train/loss_d"].item()][
+                -HISTORY:
+            ]
 
     @torch.no_grad()
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -112,11 +128,19 @@ class GanHealth(Callback):
         self._log.log_metrics(figures, trainer.global_step)
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLog):  # which would write them twice
-                logger.log_metrics({f"health/{name}": value for name, value in figures.items()}, trainer.global_step)
-        troubles = {name for name, value in figures.items() if is_trouble(name.partition("/")[0], value)}
+                logger.log_metrics(
+                    {f"health/{name}": value for name, value in figures.items()},
+                    trainer.global_step,
+                )
+        troubles = {
+            name for name, value in figures.items() if is_trouble(name.partition("/")[0], value)
+        }
         for name in sorted(troubles - self._troubles):
             advice = ADVICE[name.partition("/")[0]]
-            print(f"warning: step {trainer.global_step}: {name} {figures[name]:.2f}: {advice}", file=sys.stderr)
+            print(
+                f"warning: step {trainer.global_step}: {name} {figures[name]:.2f}: {advice}",
+                file=sys.stderr,
+            )
         self._troubles = troubles
 
     def measure(self, trainer: Trainer, pl_module: Any) -> dict[str, float]:
@@ -129,7 +153,9 @@ class GanHealth(Callback):
             figures["accuracy"] = logged["train/accuracy_d"]
         if {"train/d_real", "train/d_fake", "val/d_real"} <= logged.keys():
             width = logged["train/d_real"] - logged["train/d_fake"]
-            figures["overfitting"] = (logged["train/d_real"] - logged["val/d_real"]) / width if width > 0 else 0.0
+            figures["overfitting"] = (
+                (logged["train/d_real"] - logged["val/d_real"]) / width if width > 0 else 0.0
+            )
         for target in targets(pl_module, trainer.datamodule):  # type: ignore[attr-defined]
             measured = self._measure_pictures(target, pl_module)
             figures |= {f"{name}{target.suffix}": value for name, value in measured.items()}
@@ -160,5 +186,8 @@ class GanHealth(Callback):
     def _pictures(data: Any, split: str, count: int, pl_module: LightningModule) -> Tensor:
         """At most `count` pictures of a split, spread evenly, on the module's device."""
         picked = spread(len(data.split(split)), count)
-        parts = [at_most(data.batch(split, picked[start : start + 250])["image"]) for start in range(0, len(picked), 250)]
+        parts = [
+            at_most(data.batch(split, picked[start : start + 250])["image"])
+            for start in range(0, len(picked), 250)
+        ]
         return torch.cat(parts).to(pl_module.device)

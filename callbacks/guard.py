@@ -17,7 +17,9 @@ class NonFinite(UserError):
 def first_non_finite(module: torch.nn.Module, batch: dict[str, Any]) -> str:
     """Name of the first tensor with a NaN or an infinity: data, then gradients, then weights and buffers."""
     named: list[tuple[str, Any]] = [(f"batch[{key!r}]", value) for key, value in batch.items()]
-    named += [(f"the gradient of {name}", parameter.grad) for name, parameter in module.named_parameters()]
+    named += [
+        (f"the gradient of {name}", parameter.grad) for name, parameter in module.named_parameters()
+    ]
     named += [*module.named_parameters(), *module.named_buffers()]
     for name, value in named:
         if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
@@ -34,7 +36,9 @@ def check_finite(trainer: Trainer) -> None:
     norm = getattr(trainer.lightning_module, "grad_norm", None)
     if norm is not None and not norm.isfinite():
         name = first_non_finite(trainer.lightning_module, {})
-        raise NonFinite(f"step {trainer.global_step}: {name} is not finite; last.ckpt keeps the last good state")
+        raise NonFinite(
+            f"step {trainer.global_step}: {name} is not finite; last.ckpt keeps the last good state"
+        )
 
 
 class NonFiniteGuard(Callback):
@@ -47,7 +51,9 @@ class NonFiniteGuard(Callback):
     def __init__(self) -> None:
         self._recent: deque[tuple[int, Tensor, Any]] = deque()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         norm = getattr(pl_module, "grad_norm", None)
         if norm is None:
             return

@@ -44,7 +44,12 @@ def histograms(codes: Tensor, shown: int = 48) -> Tensor:
         axis.set(xticks=[], yticks=[], xlim=(-4, 4))
         if dim < dims:
             axis.hist(codes[:, dim].numpy(), bins=40, range=(-4, 4), density=True, color="tab:blue")
-            axis.plot(grid_points, np.exp(-(grid_points**2) / 2) / np.sqrt(2 * np.pi), color="black", linewidth=0.8)
+            axis.plot(
+                grid_points,
+                np.exp(-(grid_points**2) / 2) / np.sqrt(2 * np.pi),
+                color="black",
+                linewidth=0.8,
+            )
             axis.set_title(f"{dim}", fontsize=6, pad=1)
     return figure_to_picture(figure)
 
@@ -92,15 +97,21 @@ class LatentPictures(Callback):
             if len(image) < 2:  # nothing to go between
                 return
             codes = model.encode(image)
-            shown = torch.arange(len(image), device=image.device).chunk(16)  # 16 pictures from all over the set
+            shown = torch.arange(len(image), device=image.device).chunk(
+                16
+            )  # 16 pictures from all over the set
             first = torch.stack([part[0] for part in shown])
             start, end = first[: len(first) // 2], first[len(first) // 2 : len(first) // 2 * 2]
             active = codes.var(0).topk(min(8, model.latent_dim)).indices.tolist()
             drawn = {
-                "latent-interpolation": strips(latent.interpolate(model, codes[start], codes[end], 9)),
+                "latent-interpolation": strips(
+                    latent.interpolate(model, codes[start], codes[end], 9)
+                ),
                 "latent-traversal": strips(latent.traverse(model, codes[0], active, 9)),
                 "latent-histograms": histograms(codes.float().cpu()),
-                "latent-neighbours": grid(neighbours(model, image[start], image), columns=min(8, len(image))),
+                "latent-neighbours": grid(
+                    neighbours(model, image[start], image), columns=min(8, len(image))
+                ),
                 "latent-strangers": grid(self._strangers(model, image[:1])),
             }
             if model.latent_dim == 2:

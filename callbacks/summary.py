@@ -33,22 +33,38 @@ def layer_table(model: Any, batch: dict[str, Any], depth: int = 3) -> str:
     for name, part in named.items():
         count = sum(parameter.numel() for parameter in part.parameters())
         if name in shapes or count:
-            rows.append((name, type(part).__name__, shapes.get(name, ""), f"{count:,}" if count else ""))
+            rows.append(
+                (name, type(part).__name__, shapes.get(name, ""), f"{count:,}" if count else "")
+            )
     total = sum(parameter.numel() for parameter in model.parameters())
     rows.append(("total", "", "", f"{total:,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c:{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows)
+    return "\n".join(
+        f"{a:{widths[0]}}  {b:{widths[1]}}  {c:{widths[2]}}  {d:>{widths[3]}}"
+        for a, b, c, d in rows
+    )
 
 
 def describe(model: Any, data: Any, trainer: Trainer) -> str:
     """Layers, data sizes, and how a step is made up."""
-    sizes = {split: len(data.split(split)) for split in ("train", "val")}  # to read the test split could take long
+    sizes = {
+        split: len(data.split(split)) for split in ("train", "val")
+    }  # to read the test split could take long
     split = "val" if sizes["val"] else "train"
     table = layer_table(model, on_device(data.batch(split, [0, 1]), model.device))
-    world, accumulated = trainer.world_size, getattr(model, "accumulate", trainer.accumulate_grad_batches)
-    per_epoch = math.ceil(limited(len(data.train_dataloader()), trainer.limit_train_batches) / accumulated)
+    world, accumulated = (
+        trainer.world_size,
+        getattr(model, "accumulate", trainer.accumulate_grad_batches),
+    )
+    per_epoch = math.ceil(
+        limited(len(data.train_dataloader()), trainer.limit_train_batches) / accumulated
+    )
     epochs = trainer.max_epochs
-    steps = [count for count in (trainer.max_steps, per_epoch * epochs if epochs not in (None, -1) else -1) if count > 0]
+    steps = [
+        count
+        for count in (trainer.max_steps, per_epoch * epochs if epochs not in (None, -1) else -1)
+        if count > 0
+    ]
     return (
         f"{table}\n\n"
         f"data: {', '.join(f'{count:,} {name}' for name, count in sizes.items())}\n"
@@ -72,4 +88,8 @@ class Opening(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            print(f"{self.config}\n{describe(pl_module, data, trainer)}\n", file=sys.stderr, flush=True)
+            print(
+                f"{self.config}\n{describe(pl_module, data, trainer)}\n",
+                file=sys.stderr,
+                flush=True,
+            )

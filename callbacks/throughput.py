@@ -25,16 +25,22 @@ class Throughput(Callback):
         self.print_every = print_every
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log = CSVLog(Path(trainer.default_root_dir) / "throughput.csv", keep_until=sys.maxsize)
+        self._log = CSVLog(
+            Path(trainer.default_root_dir) / "throughput.csv", keep_until=sys.maxsize
+        )
         self._begin = self._window = self._printed = time.perf_counter()
         self._first_step = self._window_step = trainer.global_step
         self._inside = 0.0
         self._units = 0
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self._entered = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         now = time.perf_counter()
         self._inside += now - self._entered
         self._units += pl_module.batch_units(batch)  # type: ignore[operator]
@@ -64,7 +70,15 @@ class Throughput(Callback):
             total = trainer.estimated_stepping_batches
             left = (now - self._begin) / (step - self._first_step) * (total - step)
             values = trainer.callback_metrics
-            shown = "  ".join(f"{name} {values[name].item():.4g}" for name in ("train/loss", "val/loss") if name in values)
+            shown = "  ".join(
+                f"{name} {values[name].item():.4g}"
+                for name in ("train/loss", "val/loss")
+                if name in values
+            )
             remaining = "" if total == float("inf") else f"  {left / 60:.1f} min left"
-            print(f"step {step}/{total}  {shown}  {speed:,.0f} {unit}/s{remaining}", file=sys.stderr, flush=True)
+            print(
+                f"step {step}/{total}  {shown}  {speed:,.0f} {unit}/s{remaining}",
+                file=sys.stderr,
+                flush=True,
+            )
         self._window, self._window_step, self._inside, self._units = now, step, 0.0, 0

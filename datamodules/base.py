@@ -20,7 +20,15 @@ from torch.utils.data import DataLoader
 from console import UserError
 
 # The vocabulary of facts: plain values that a model may ask for by naming them in its `__init__`.
-FACTS = ("image_shape", "num_classes", "vocab_size", "source_vocab_size", "pad_id", "special_ids", "text_length")
+FACTS = (
+    "image_shape",
+    "num_classes",
+    "vocab_size",
+    "source_vocab_size",
+    "pad_id",
+    "special_ids",
+    "text_length",
+)
 
 
 def mix_seed(*parts: int | str) -> int:
@@ -79,9 +87,24 @@ class ResumableBatchSampler:
     """
 
     def __init__(
-        self, size: int, batch_size: int, *, shuffle: bool, seed: int, name: str, rank: int = 0, world: int = 1, start: int = 0
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int,
+        name: str,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
     ) -> None:
-        self.size, self.batch_size, self.shuffle, self.seed, self.name = size, batch_size, shuffle, seed, name
+        self.size, self.batch_size, self.shuffle, self.seed, self.name = (
+            size,
+            batch_size,
+            shuffle,
+            seed,
+            name,
+        )
         self.rank, self.world, self.start = rank, world, start
         self.whole = not shuffle  # whether the last batch may be incomplete
         self.epoch = 0
@@ -97,12 +120,16 @@ class ResumableBatchSampler:
     def __iter__(self) -> Iterator[Request]:
         start, self.start = self.start, 0
         if self.shuffle:
-            order = torch.randperm(self.size, generator=torch.Generator().manual_seed(mix_seed(self.seed, self.epoch)))
+            order = torch.randperm(
+                self.size, generator=torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
+            )
         step = self.batch_size * self.world
         for number in range(start, len(self)):
             place = slice(number * step, min((number + 1) * step, self.size))
             # Without an order nothing is stored, so that memory does not grow with the corpus.
-            index = (order[place] if self.shuffle else torch.arange(place.start, place.stop))[self.rank :: self.world]
+            index = (order[place] if self.shuffle else torch.arange(place.start, place.stop))[
+                self.rank :: self.world
+            ]
             if len(index):
                 yield Request(index, mix_seed(self.seed, self.name, self.rank, self.epoch, number))
 
@@ -144,7 +171,11 @@ class DataModule(LightningDataModule):
         max_samples: int | None = None,
     ) -> None:
         super().__init__()
-        at_least_1 = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "max_samples": max_samples}
+        at_least_1 = {
+            "batch_size": batch_size,
+            "eval_batch_size": eval_batch_size,
+            "max_samples": max_samples,
+        }
         for name, value in at_least_1.items():
             if value is not None and value < 1:
                 raise UserError(f"data.{name} {value}: give at least 1")
@@ -181,17 +212,30 @@ class DataModule(LightningDataModule):
         """Base seed of the run: what `seed_everything` was given last."""
         return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
-    def loader(self, split: str, *, shuffle: bool = False, start: int = 0, batch_size: int | None = None) -> DataLoader:
+    def loader(
+        self, split: str, *, shuffle: bool = False, start: int = 0, batch_size: int | None = None
+    ) -> DataLoader:
         """Batches of one split as dictionaries, not yet transformed."""
         data = self.split(split)
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
         batch_size = batch_size or (self.batch_size if shuffle else self.eval_batch_size)
         if not len(data):
             raise UserError(f"the {split} split has no samples: add some")
         if not shuffle and len(data) < world:  # a rank without any would leave the others waiting
-            raise UserError(f"{world} processes are more than the {len(data)} samples of the {split} split: use fewer")
+            raise UserError(
+                f"{world} processes are more than the {len(data)} samples of the {split} split: use fewer"
+            )
         sampler = self.batch_sampler(
-            data, batch_size, shuffle=shuffle, seed=self.seed, name=split, rank=rank, world=world, start=start
+            data,
+            batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            name=split,
+            rank=rank,
+            world=world,
+            start=start,
         )
         return DataLoader(
             data,  # type: ignore[arg-type]  # torch types a dataset by __getitem__, but calls __getitems__ where there is one
@@ -202,7 +246,9 @@ class DataModule(LightningDataModule):
             generator=torch.Generator(),  # otherwise each iterator draws its base seed from the global generator
         )
 
-    def batch_sampler(self, data: Any, batch_size: int, *, shuffle: bool, world: int, **options: Any) -> Any:
+    def batch_sampler(
+        self, data: Any, batch_size: int, *, shuffle: bool, world: int, **options: Any
+    ) -> Any:
         """What decides which samples a batch holds; `options` are those of `ResumableBatchSampler`."""
         if shuffle and batch_size * world > len(data):
             raise UserError(
@@ -224,7 +270,10 @@ class DataModule(LightningDataModule):
         is too late where a schedule asks for the number of steps."""
         fit: Any = self.trainer.fit_loop  # type: ignore[union-attr]
         # `processed`, not `ready`: a batch that was fetched but not trained on comes again.
-        return {"epoch": fit.epoch_progress.current.ready - 1, "batch": fit.epoch_loop.batch_progress.current.processed}
+        return {
+            "epoch": fit.epoch_progress.current.ready - 1,
+            "batch": fit.epoch_loop.batch_progress.current.processed,
+        }
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self._resume_epoch, self._resume_batch = state_dict["epoch"], state_dict["batch"]

@@ -18,7 +18,14 @@ from torch import Tensor
 
 from console import UserError
 from datamodules.base import Request, mix_seed
-from datamodules.image_folder import SUFFIXES, FileImages, fits_into_memory, picture_files, read_all, read_table
+from datamodules.image_folder import (
+    SUFFIXES,
+    FileImages,
+    fits_into_memory,
+    picture_files,
+    read_all,
+    read_table,
+)
 from datamodules.images import ImageDataModule, InMemoryImages
 from datamodules.openmoji import GROUPS, OpenMoji, check_language, emoji_names, fold
 from datamodules.tokenizer import BPETokenizer, encode_caption, tidy
@@ -50,7 +57,11 @@ class CaptionedPictures:
     def __getitems__(self, request: Request) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(mix_seed(request.seed, "caption"))
         variant = torch.randint(self.tokens.shape[1], (len(request.index),), generator=generator)
-        known = {"index": request.index, "seed": request.seed} if self.encoded else self.pictures.__getitems__(request)
+        known = (
+            {"index": request.index, "seed": request.seed}
+            if self.encoded
+            else self.pictures.__getitems__(request)
+        )
         return {**known, "tokens": self.tokens[request.index, variant].long()}
 
     def fingerprint(self) -> str:
@@ -59,7 +70,9 @@ class CaptionedPictures:
 
     def having(self, attribute: str) -> Tensor:
         """(N,) bool: pictures whose caption contains `attribute` as a whole word or phrase."""
-        return torch.tensor([f" {attribute.lower()} " in f" {caption} " for caption in self.captions])
+        return torch.tensor(
+            [f" {attribute.lower()} " in f" {caption} " for caption in self.captions]
+        )
 
 
 class CaptionedImages(ImageDataModule):
@@ -93,15 +106,26 @@ class CaptionedImages(ImageDataModule):
             raise UserError(f"data.bpe_dropout {bpe_dropout}: give at least 0 and less than 1")
         if text_length < 1:
             raise UserError(f"data.text_length {text_length}: give at least 1")
-        self.vocab_size, self.text_length, self.bpe_dropout, self.skip = vocab_size, text_length, bpe_dropout, skip
+        self.vocab_size, self.text_length, self.bpe_dropout, self.skip = (
+            vocab_size,
+            text_length,
+            bpe_dropout,
+            skip,
+        )
 
-    def read(self, split: str) -> tuple[Callable[[list[int]], Pictures], list[list[str]], list[str]]:
+    def read(
+        self, split: str
+    ) -> tuple[Callable[[list[int]], Pictures], list[list[str]], list[str]]:
         """What makes the chosen ones of a split's pictures, the captions of each, and how each is called in a message."""
         raise NotImplementedError
 
     @property
     def facts(self) -> dict[str, Any]:
-        vocabulary = {"vocab_size": self.tokenizer.vocab_size, "text_length": self.text_length, "pad_id": 0}
+        vocabulary = {
+            "vocab_size": self.tokenizer.vocab_size,
+            "text_length": self.text_length,
+            "pad_id": 0,
+        }
         return {"image_shape": self.image_shape, **vocabulary}
 
     @cached_property
@@ -118,17 +142,30 @@ class CaptionedImages(ImageDataModule):
         rows: dict[int, Tensor] = {}
         for number in numbers:
             try:
-                rows[number] = self._encodings([tidy(text) for text in captions[number]], split, places[number])
+                rows[number] = self._encodings(
+                    [tidy(text) for text in captions[number]], split, places[number]
+                )
             except UserError as error:
                 if not self.skip:
-                    raise UserError(f"{places[number]}: {error}, or leave such pictures out with data.skip true") from error
+                    raise UserError(
+                        f"{places[number]}: {error}, or leave such pictures out with data.skip true"
+                    ) from error
         if len(rows) < len(numbers):
-            print(f"{split}: skipped {len(numbers) - len(rows)} of {len(numbers)} pictures, for their captions", file=sys.stderr)
+            print(
+                f"{split}: skipped {len(numbers) - len(rows)} of {len(numbers)} pictures, for their captions",
+                file=sys.stderr,
+            )
         pictures, kept = self._readable(pictures_of(list(rows)), list(rows), split)
-        tokens = torch.stack([rows[number] for number in kept]) if kept else torch.empty(0, 1, self.text_length, dtype=torch.int32)
+        tokens = (
+            torch.stack([rows[number] for number in kept])
+            if kept
+            else torch.empty(0, 1, self.text_length, dtype=torch.int32)
+        )
         return CaptionedPictures(pictures, [tidy(captions[number][0]) for number in kept], tokens)
 
-    def _readable(self, pictures: Pictures, numbers: list[int], split: str) -> tuple[Pictures, list[int]]:
+    def _readable(
+        self, pictures: Pictures, numbers: list[int], split: str
+    ) -> tuple[Pictures, list[int]]:
         """Pictures that are kept in memory where they fit, without those that cannot be read, and the numbers of the others."""
         if isinstance(pictures, InMemoryImages):
             return pictures, numbers
@@ -137,7 +174,9 @@ class CaptionedImages(ImageDataModule):
             return pictures, numbers
         images, usable = read_all(pictures, split, self.skip, keep)
         left = [numbers[i] for i in usable.tolist()]
-        return InMemoryImages(images, pictures.labels[usable]) if keep else pictures.subset(usable), left
+        return InMemoryImages(images, pictures.labels[usable]) if keep else pictures.subset(
+            usable
+        ), left
 
     def batch(self, split: str, index: list[int], *, seed: int = 0) -> dict[str, Any]:
         data: Any = self.split(split)
@@ -155,7 +194,9 @@ class CaptionedImages(ImageDataModule):
         rows = torch.zeros(VARIANTS if split == "train" else 1, self.text_length, dtype=torch.int32)
         for variant, row in enumerate(rows):
             dropped = self.bpe_dropout if variant else 0.0
-            ids = encode_caption(self.tokenizer, texts[variant % len(texts)], self.text_length, dropped, numbers)
+            ids = encode_caption(
+                self.tokenizer, texts[variant % len(texts)], self.text_length, dropped, numbers
+            )
             row[: len(ids)] = torch.tensor(ids)
         return rows
 
@@ -178,7 +219,9 @@ class CaptionedEmoji(CaptionedImages):
 
     embedded = True
 
-    def __init__(self, size: int = 32, language: str = "en", group_captions: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, size: int = 32, language: str = "en", group_captions: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         check_language("data.language", language)
         self.language, self.group_captions = language, group_captions
@@ -193,19 +236,32 @@ class CaptionedEmoji(CaptionedImages):
         self.source.prepare_data()
 
     def load_split(self, split: str) -> CaptionedPictures:
-        hidden = {self.source.codes[row] for row in self.source.rows(split)} & self.source.hidden_tones
+        hidden = {
+            self.source.codes[row] for row in self.source.rows(split)
+        } & self.source.hidden_tones
         if hidden:
-            print(f"{split}: left out {len(hidden)} emoji whose images do not show the skin tones of their names", file=sys.stderr)
+            print(
+                f"{split}: left out {len(hidden)} emoji whose images do not show the skin tones of their names",
+                file=sys.stderr,
+            )
         return super().load_split(split)
 
-    def read(self, split: str) -> tuple[Callable[[list[int]], Pictures], list[list[str]], list[str]]:
+    def read(
+        self, split: str
+    ) -> tuple[Callable[[list[int]], Pictures], list[list[str]], list[str]]:
         names = emoji_names(self.source.codes, self.language)
         codes = [self.source.codes[row] for row in self.source.rows(split)]
-        named = [row for row, code in enumerate(codes) if code in names and code not in self.source.hidden_tones]
+        named = [
+            row
+            for row, code in enumerate(codes)
+            if code in names and code not in self.source.hidden_tones
+        ]
         captions = []
         for row in named:
             name, group = names[codes[row]], GROUPS[self.source.groups[codes[row]]]
-            captions.append([name, name, name, f"{name}, {group}"] if self.group_captions else [name])
+            captions.append(
+                [name, name, name, f"{name}, {group}"] if self.group_captions else [name]
+            )
 
         def pictures(kept: list[int]) -> Pictures:
             data: InMemoryImages = self.source.split(split)  # type: ignore[assignment]
@@ -229,14 +285,25 @@ class CaptionedFolder(CaptionedImages):
         UserError: if there are no pictures.
     """
 
-    def __init__(self, path: str, size: int = 64, vocab_size: int = 4000, text_length: int = 64, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        path: str,
+        size: int = 64,
+        vocab_size: int = 4000,
+        text_length: int = 64,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(vocab_size=vocab_size, text_length=text_length, **kwargs)
         self.path, self.size, self.image_shape = Path(path).absolute(), size, [3, size, size]
         if not self.path.exists():
-            raise UserError(f"data.path {path}: there is no such folder or table; give one with pictures and captions")
+            raise UserError(
+                f"data.path {path}: there is no such folder or table; give one with pictures and captions"
+            )
         self.captions = self._table() if self.path.is_file() else self._folder()
         if not self.captions:
-            raise UserError(f"data.path {path}: there are no pictures in it; put some there ({', '.join(sorted(SUFFIXES))})")
+            raise UserError(
+                f"data.path {path}: there are no pictures in it; put some there ({', '.join(sorted(SUFFIXES))})"
+            )
 
     def _folder(self) -> dict[Path, list[str]]:
         """Captions of each picture; none where there is no text beside it."""
@@ -269,11 +336,15 @@ class CaptionedFolder(CaptionedImages):
         placed = any((home / split).is_dir() for split in parts)
         for path in self.captions:
             if not path.is_relative_to(home):
-                raise UserError(f"{self.path}: {path} is not below the folder of the table; move it there")
+                raise UserError(
+                    f"{self.path}: {path} is not below the folder of the table; move it there"
+                )
             name = path.relative_to(home)
             split = name.parts[0] if placed else fold(name.as_posix())
             if split not in parts:
-                raise UserError(f"{path}: is in none of train, val and test, as others are; move it there")
+                raise UserError(
+                    f"{path}: is in none of train, val and test, as others are; move it there"
+                )
             parts[split].append(path)
         if not parts["train"]:
             raise UserError(
@@ -281,10 +352,18 @@ class CaptionedFolder(CaptionedImages):
             )
         return parts
 
-    def read(self, split: str) -> tuple[Callable[[list[int]], Pictures], list[list[str]], list[str]]:
+    def read(
+        self, split: str
+    ) -> tuple[Callable[[list[int]], Pictures], list[list[str]], list[str]]:
         paths = self.files[split]
 
         def pictures(kept: list[int]) -> Pictures:
-            return FileImages([paths[i] for i in kept], torch.zeros(len(kept), dtype=torch.int64), self.size, 3, {})
+            return FileImages(
+                [paths[i] for i in kept],
+                torch.zeros(len(kept), dtype=torch.int64),
+                self.size,
+                3,
+                {},
+            )
 
         return pictures, [self.captions[path] for path in paths], [str(path) for path in paths]

@@ -35,7 +35,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(addresses: list[str], path: Path, *, checksum: str | None = None, limit: int = 20 * GIB) -> None:
+def fetch(
+    addresses: list[str], path: Path, *, checksum: str | None = None, limit: int = 20 * GIB
+) -> None:
     """Download a file, continuing what an earlier attempt left in `<path>.*.part`; it appears at `path` when it is whole.
 
     Args:
@@ -60,7 +62,9 @@ def _download(addresses: list[str], path: Path, checksum: str | None, limit: int
     """See `fetch`."""
     reasons = []
     for address in addresses:
-        part = path.with_name(f"{path.name}.{hashlib.sha256(address.encode()).hexdigest()[:8]}.part")  # mirrors may differ
+        part = path.with_name(
+            f"{path.name}.{hashlib.sha256(address.encode()).hexdigest()[:8]}.part"
+        )  # mirrors may differ
         print(f"downloading {address}", file=sys.stderr)
         try:
             _continue(address, part, limit)
@@ -68,7 +72,9 @@ def _download(addresses: list[str], path: Path, checksum: str | None, limit: int
         except (OSError, HTTPException) as error:
             reasons.append(f"{address}: {error}")
     else:
-        raise UserError(f"{path.name} could not be downloaded ({'; '.join(reasons)}): try again, or place it at {path}")
+        raise UserError(
+            f"{path.name} could not be downloaded ({'; '.join(reasons)}): try again, or place it at {path}"
+        )
     record = path.with_name(f"{path.name}.sha256")
     expected = checksum or (record.read_text().strip() if record.exists() else None)
     found = sha256(part)
@@ -97,13 +103,17 @@ def _continue(address: str, part: Path, limit: int) -> None:
         length = answer.headers.get("Content-Length")
         whole = have + int(length) if length else None
         if whole is not None and whole > limit:
-            raise UserError(f"{address}: has {whole:,} bytes, more than the {limit:,} that are allowed")
+            raise UserError(
+                f"{address}: has {whole:,} bytes, more than the {limit:,} that are allowed"
+            )
         with open(part, "ab" if have else "wb") as file:
             while block := answer.read(CHUNK):
                 have += len(block)
                 if have > limit:
                     part.unlink()
-                    raise UserError(f"{address}: sends more than the {limit:,} bytes that are allowed")
+                    raise UserError(
+                        f"{address}: sends more than the {limit:,} bytes that are allowed"
+                    )
                 file.write(block)
     if whole is not None and have < whole:
         raise OSError(f"ended after {have:,} of {whole:,} bytes")
@@ -132,7 +142,11 @@ def _tar_members(path: Path) -> Iterator[Member]:
         for entry in archive:
             if not (entry.isfile() or entry.isdir()):
                 raise UserError(f"{path}: {entry.name} is a link or a device; refused")
-            yield Member(_inside(entry.name, path), entry.size, archive.extractfile(entry) if entry.isfile() else None)
+            yield Member(
+                _inside(entry.name, path),
+                entry.size,
+                archive.extractfile(entry) if entry.isfile() else None,
+            )
         while stream.read(CHUNK):  # to its end, where the checksum is
             pass
 
@@ -145,7 +159,9 @@ def _inside(name: str, archive: Path) -> PurePosixPath:
     return place
 
 
-def extract(archive: Path, folder: Path, *, limit: int = 20 * GIB, members: int = 1_000_000) -> None:
+def extract(
+    archive: Path, folder: Path, *, limit: int = 20 * GIB, members: int = 1_000_000
+) -> None:
     """Unpack a .zip or .tar.gz; `folder` appears when everything is in it. A single folder at the archive's top becomes `folder`.
 
     Args:
@@ -162,22 +178,30 @@ def extract(archive: Path, folder: Path, *, limit: int = 20 * GIB, members: int 
     temporary.mkdir(parents=True)
     try:
         total = 0
-        for count, member in enumerate(_zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive), 1):
+        for count, member in enumerate(
+            _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive), 1
+        ):
             total += member.size
             if total > limit or count > members:
-                raise UserError(f"{archive}: would unpack to more than {limit:,} bytes or {members:,} files; refused")
+                raise UserError(
+                    f"{archive}: would unpack to more than {limit:,} bytes or {members:,} files; refused"
+                )
             target = temporary / member.name
             if member.content is None:
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            with open(target, "xb") as file:  # of two members with one name the second is a mistake or worse
+            with open(
+                target, "xb"
+            ) as file:  # of two members with one name the second is a mistake or worse
                 shutil.copyfileobj(member.content, file, CHUNK)
         entries = list(temporary.iterdir())
         only = entries[0] if len(entries) == 1 and entries[0].is_dir() else temporary
         os.replace(only, folder)
     except BROKEN as error:
-        raise UserError(f"{archive}: is damaged or no archive ({error}); remove it and download it again") from error
+        raise UserError(
+            f"{archive}: is damaged or no archive ({error}); remove it and download it again"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -195,5 +219,7 @@ def obtain(addresses: list[str], archive: Path, folder: Path) -> None:
         try:
             extract(archive, folder)
         except UserError:
-            archive.with_name(f"{archive.name}.sha256").unlink(missing_ok=True)  # of what turned out to be no archive
+            archive.with_name(f"{archive.name}.sha256").unlink(
+                missing_ok=True
+            )  # of what turned out to be no archive
             raise

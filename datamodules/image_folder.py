@@ -22,7 +22,13 @@ from datamodules.images import ImageDataModule, InMemoryImages, take_subset
 from datamodules.openmoji import fold
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
-BROKEN = (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError)  # what Pillow raises for broken files
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    Image.DecompressionBombError,
+)  # what Pillow raises for broken files
 IN_MEMORY_BYTES = 2 * 2**30  # above this, pictures are decoded batch by batch, best in workers
 
 
@@ -44,16 +50,24 @@ def read_picture(path: Path, channels: int) -> Image.Image:
             if image.mode.startswith("I") or image.mode == "F":
                 raise BadPicture(f"{path}: has more than 8 bits a channel; convert it to 8 bits")
             if image.mode == "CMYK":
-                raise BadPicture(f"{path}: is CMYK, which looks different in every program; convert it to RGB")
+                raise BadPicture(
+                    f"{path}: is CMYK, which looks different in every program; convert it to RGB"
+                )
             ImageOps.exif_transpose(image, in_place=True)  # the camera was held upright or not
-            rgba = image.convert("RGBA") if "transparency" in image.info or image.mode in ("LA", "RGBA", "PA") else None
+            rgba = (
+                image.convert("RGBA")
+                if "transparency" in image.info or image.mode in ("LA", "RGBA", "PA")
+                else None
+            )
             if rgba is not None:  # what is transparent is white
                 image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)  # type: ignore[assignment]
             return image.convert("L" if channels == 1 else "RGB")
     except BadPicture:
         raise
     except BROKEN as error:
-        raise BadPicture(f"{path}: cannot be read as a picture ({error}); repair or remove it") from error
+        raise BadPicture(
+            f"{path}: cannot be read as a picture ({error}); repair or remove it"
+        ) from error
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -123,8 +137,21 @@ class FileImages:
         attributes: (N,) bool by name.
     """
 
-    def __init__(self, paths: list[Path], labels: Tensor, size: int, channels: int, attributes: dict[str, Tensor]) -> None:
-        self.paths, self.labels, self.size, self.channels, self.attributes = paths, labels, size, channels, attributes
+    def __init__(
+        self,
+        paths: list[Path],
+        labels: Tensor,
+        size: int,
+        channels: int,
+        attributes: dict[str, Tensor],
+    ) -> None:
+        self.paths, self.labels, self.size, self.channels, self.attributes = (
+            paths,
+            labels,
+            size,
+            channels,
+            attributes,
+        )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -140,7 +167,9 @@ class FileImages:
 
     def fingerprint(self) -> str:
         """Hash of names, sizes and dates of all files, with the labels; none of them is read."""
-        digest = hashlib.blake2b(f"{self.size} {self.channels} {self.labels.tolist()}".encode(), digest_size=16)
+        digest = hashlib.blake2b(
+            f"{self.size} {self.channels} {self.labels.tolist()}".encode(), digest_size=16
+        )
         for path in self.paths:
             entry = path.stat()
             digest.update(f"{path} {entry.st_size} {entry.st_mtime_ns}\n".encode())
@@ -148,12 +177,20 @@ class FileImages:
 
     def subset(self, index: Tensor) -> "FileImages":
         attributes = {name: mask[index] for name, mask in self.attributes.items()}
-        return FileImages([self.paths[i] for i in index.tolist()], self.labels[index], self.size, self.channels, attributes)
+        return FileImages(
+            [self.paths[i] for i in index.tolist()],
+            self.labels[index],
+            self.size,
+            self.channels,
+            attributes,
+        )
 
     def having(self, attribute: str) -> Tensor:
         """(N,) bool: pictures that have the attribute."""
         if attribute not in self.attributes:
-            raise UserError(f"there is no attribute {attribute!r}; there are: {', '.join(self.attributes) or 'none'}")
+            raise UserError(
+                f"there is no attribute {attribute!r}; there are: {', '.join(self.attributes) or 'none'}"
+            )
         return self.attributes[attribute]
 
 
@@ -162,7 +199,9 @@ def fits_into_memory(data: FileImages) -> bool:
     return len(data) * data.channels * data.size**2 <= IN_MEMORY_BYTES
 
 
-def read_all(data: FileImages, split: str, skip_bad: bool, keep: bool = True) -> tuple[Tensor, Tensor]:
+def read_all(
+    data: FileImages, split: str, skip_bad: bool, keep: bool = True
+) -> tuple[Tensor, Tensor]:
     """uint8 pictures (K, C, size, size) and the numbers (K,) of those that could be used.
 
     Args:
@@ -185,8 +224,15 @@ def read_all(data: FileImages, split: str, skip_bad: bool, keep: bool = True) ->
         kept.append(number)
         images.append(image if keep else image.new_empty(data.channels, 0, 0))
     if len(kept) < len(data):
-        print(f"{split}: skipped {len(data) - len(kept)} of {len(data)} files that could not be used", file=sys.stderr)
-    stacked = torch.stack(images) if images else torch.empty(0, data.channels, data.size, data.size, dtype=torch.uint8)
+        print(
+            f"{split}: skipped {len(data) - len(kept)} of {len(data)} files that could not be used",
+            file=sys.stderr,
+        )
+    stacked = (
+        torch.stack(images)
+        if images
+        else torch.empty(0, data.channels, data.size, data.size, dtype=torch.uint8)
+    )
     return stacked, torch.tensor(kept, dtype=torch.int64)
 
 
@@ -201,21 +247,41 @@ class ImageFolder(ImageDataModule):
         **kwargs: see `ImageDataModule`.
     """
 
-    def __init__(self, folder: str, size: int = 64, channels: Literal[1, 3] = 3, skip_bad: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        folder: str,
+        size: int = 64,
+        channels: Literal[1, 3] = 3,
+        skip_bad: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.folder, self.size, self.channels, self.skip_bad = Path(folder), size, channels, skip_bad
+        self.folder, self.size, self.channels, self.skip_bad = (
+            Path(folder),
+            size,
+            channels,
+            skip_bad,
+        )
         if not self.folder.is_dir():
-            raise UserError(f"data.folder {folder}: there is no such folder; give one with pictures")
-        self.files = {split: picture_files(self.folder / split) for split in ("train", "val", "test")}
+            raise UserError(
+                f"data.folder {folder}: there is no such folder; give one with pictures"
+            )
+        self.files = {
+            split: picture_files(self.folder / split) for split in ("train", "val", "test")
+        }
         if not self.files["train"]:  # `val` and `test` are then names like any others
             self.files = {split: [] for split in self.files}
             for path in picture_files(self.folder):
                 self.files[fold(path.relative_to(self.folder).as_posix())].append(path)
         found = sum(map(len, self.files.values()))
         if not found:
-            raise UserError(f"data.folder {folder}: there are no pictures in it; put some there ({', '.join(sorted(SUFFIXES))})")
+            raise UserError(
+                f"data.folder {folder}: there are no pictures in it; put some there ({', '.join(sorted(SUFFIXES))})"
+            )
         if not self.files["train"]:
-            raise UserError(f"data.folder {folder}: none of its {found} pictures falls to the training split; add more")
+            raise UserError(
+                f"data.folder {folder}: none of its {found} pictures falls to the training split; add more"
+            )
         self.classes, self._label_of = self._read_labels()
 
     def _read_labels(self) -> tuple[list[str], dict[Path, str]]:
@@ -224,24 +290,37 @@ class ImageFolder(ImageDataModule):
         table = self.folder / "labels.csv"
         if table.is_file():
             rows = read_table(table, ("file", "label"))
-            incomplete = [line for line, row in enumerate(rows, 2) if not (row["file"] and row["label"])]
+            incomplete = [
+                line for line, row in enumerate(rows, 2) if not (row["file"] and row["label"])
+            ]
             if incomplete:
-                raise UserError(f"{table}: line {incomplete[0]} is incomplete; write both a file and its label")
+                raise UserError(
+                    f"{table}: line {incomplete[0]} is incomplete; write both a file and its label"
+                )
             named = {self.folder / row["file"]: row["label"] for row in rows}
             missing = [path for path in everything if path not in named]
             if missing:
-                raise UserError(f"{table}: has no row for {missing[0].relative_to(self.folder)}; add one")
+                raise UserError(
+                    f"{table}: has no row for {missing[0].relative_to(self.folder)}; add one"
+                )
             absent = named.keys() - set(everything)
             if absent:
-                raise UserError(f"{table}: {min(absent).relative_to(self.folder)} is no picture in the folder; remove its row")
+                raise UserError(
+                    f"{table}: {min(absent).relative_to(self.folder)} is no picture in the folder; remove its row"
+                )
         else:
-            tops = [self.folder, *(self.folder / split for split in self.files)]  # their own names say nothing of a picture
+            tops = [
+                self.folder,
+                *(self.folder / split for split in self.files),
+            ]  # their own names say nothing of a picture
             named = {path: "" if path.parent in tops else path.parent.name for path in everything}
         return sorted({named[path] for path in everything}), named
 
     @property
     def facts(self) -> dict[str, Any]:
-        labels = {"num_classes": len(self.classes)} if len(self.classes) > 1 else {}  # one class tells nothing
+        labels = (
+            {"num_classes": len(self.classes)} if len(self.classes) > 1 else {}
+        )  # one class tells nothing
         return {"image_shape": [self.channels, self.size, self.size], **labels}
 
     def load_split(self, split: str) -> InMemoryImages | FileImages:
@@ -249,9 +328,17 @@ class ImageFolder(ImageDataModule):
         if split == "train":
             data = take_subset(data, self.max_samples)
         if not fits_into_memory(data):
-            return data.subset(read_all(data, split, skip_bad=True, keep=False)[1]) if self.skip_bad else data
+            return (
+                data.subset(read_all(data, split, skip_bad=True, keep=False)[1])
+                if self.skip_bad
+                else data
+            )
         images, kept = read_all(data, split, self.skip_bad)
-        return InMemoryImages(images, data.labels[kept], [self._label_of[data.paths[i]].lower() for i in kept.tolist()])
+        return InMemoryImages(
+            images,
+            data.labels[kept],
+            [self._label_of[data.paths[i]].lower() for i in kept.tolist()],
+        )
 
     def _file_images(self, paths: list[Path]) -> FileImages:
         names = [self._label_of[path] for path in paths]
@@ -274,7 +361,9 @@ class CelebA(ImageDataModule):
 
     SPLITS = ("train", "val", "test")
 
-    def __init__(self, size: int = 64, label: str = "Smiling", num_workers: int = 4, **kwargs: Any) -> None:
+    def __init__(
+        self, size: int = 64, label: str = "Smiling", num_workers: int = 4, **kwargs: Any
+    ) -> None:
         super().__init__(num_workers=num_workers, **kwargs)
         self.size, self.label = size, label
         self.folder = self.root / "celeba"
@@ -297,14 +386,19 @@ class CelebA(ImageDataModule):
             ) from error
 
     def load_split(self, split: str) -> FileImages:
-        partition = dict(line.split() for line in (self.folder / "list_eval_partition.txt").read_text().splitlines())
+        partition = dict(
+            line.split()
+            for line in (self.folder / "list_eval_partition.txt").read_text().splitlines()
+        )
         _, header, *lines = (self.folder / "list_attr_celeba.txt").read_text().splitlines()
         rows = {name: values for name, *values in map(str.split, lines)}
         files = [name for name in rows if partition[name] == str(self.SPLITS.index(split))]
         table = torch.tensor([[value == "1" for value in rows[name]] for name in files])
         attributes = dict(zip(header.split(), table.T))
         if self.label not in attributes:
-            raise UserError(f"data.label {self.label}: CelebA's attributes are {', '.join(attributes)}")
+            raise UserError(
+                f"data.label {self.label}: CelebA's attributes are {', '.join(attributes)}"
+            )
         paths = [self.folder / "img_align_celeba" / name for name in files]
         data = FileImages(paths, attributes[self.label].long(), self.size, 3, attributes)
         return take_subset(data, self.max_samples) if split == "train" else data

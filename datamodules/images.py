@@ -27,7 +27,12 @@ class InMemoryImages:
 
     def __getitems__(self, request: Request) -> dict[str, Any]:
         index = request.index
-        return {"image": self.images[index], "label": self.labels[index], "index": index, "seed": request.seed}
+        return {
+            "image": self.images[index],
+            "label": self.labels[index],
+            "index": index,
+            "seed": request.seed,
+        }
 
     def fingerprint(self) -> str:
         """Hash of all pictures and labels."""
@@ -85,10 +90,14 @@ class ImageDataModule(DataModule):
             return batch
         generator = None
         if self.binarize or (self.flip and training):
-            generator = torch.Generator(image.device).manual_seed(mix_seed(batch["seed"], "transform"))
+            generator = torch.Generator(image.device).manual_seed(
+                mix_seed(batch["seed"], "transform")
+            )
         image = image.float() / 255
         if self.flip and training:
-            mirrored = torch.rand(len(image), 1, 1, 1, generator=generator, device=image.device) < 0.5
+            mirrored = (
+                torch.rand(len(image), 1, 1, 1, generator=generator, device=image.device) < 0.5
+            )
             image = torch.where(mirrored, image.flip(-1), image)
         if self.binarize:
             image = torch.bernoulli(image, generator=generator)
@@ -106,7 +115,10 @@ class ImageDataModule(DataModule):
         data = self.split("train")
         stride = 1 if isinstance(data, InMemoryImages) else -(-len(data) // 1000)
         rows = torch.arange(0, len(data), stride)
-        total = sum(data.__getitems__(Request(part, 0))["image"].sum(0, dtype=torch.float64) for part in rows.split(1000))
+        total = sum(
+            data.__getitems__(Request(part, 0))["image"].sum(0, dtype=torch.float64)
+            for part in rows.split(1000)
+        )
         return cast(Tensor, total) / (255 * len(rows))
 
     def attribute_batch(self, attribute: str) -> dict[str, Tensor]:
@@ -123,5 +135,10 @@ class ImageDataModule(DataModule):
         groups = {"positive": mask.nonzero()[:, 0], "negative": (~mask).nonzero()[:, 0]}
         for name, index in groups.items():
             if not len(index):
-                raise UserError(f"--attribute {attribute!r}: there are no {name} examples in the training split; give another")
-        return {name: self.batch("train", index[:: -(-len(index) // 1000)].tolist())["image"] for name, index in groups.items()}
+                raise UserError(
+                    f"--attribute {attribute!r}: there are no {name} examples in the training split; give another"
+                )
+        return {
+            name: self.batch("train", index[:: -(-len(index) // 1000)].tolist())["image"]
+            for name, index in groups.items()
+        }

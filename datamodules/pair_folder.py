@@ -18,7 +18,15 @@ from torch import Tensor
 from console import UserError
 from datamodules.base import corpus_root
 from datamodules.download import obtain
-from datamodules.image_folder import BadPicture, FileImages, fits_into_memory, picture_files, read_all, read_picture, square
+from datamodules.image_folder import (
+    BadPicture,
+    FileImages,
+    fits_into_memory,
+    picture_files,
+    read_all,
+    read_picture,
+    square,
+)
 from datamodules.images import InMemoryImages, take_subset
 from datamodules.openmoji import fold
 from datamodules.pairs import Images, PairDataModule
@@ -38,7 +46,9 @@ class DomainFiles(FileImages):
         half: which half of the file it is, where two pictures stand side by side: 0 left, 1 right.
     """
 
-    def __init__(self, paths: list[Path], size: int, channels: int, smallest: int, half: int | None) -> None:
+    def __init__(
+        self, paths: list[Path], size: int, channels: int, smallest: int, half: int | None
+    ) -> None:
         super().__init__(paths, torch.zeros(len(paths), dtype=torch.int64), size, channels, {})
         self.smallest, self.half = smallest, half
 
@@ -57,7 +67,13 @@ class DomainFiles(FileImages):
         return f"{super().fingerprint()} half={self.half}"
 
     def subset(self, index: Tensor) -> "DomainFiles":
-        return DomainFiles([self.paths[i] for i in index.tolist()], self.size, self.channels, self.smallest, self.half)
+        return DomainFiles(
+            [self.paths[i] for i in index.tolist()],
+            self.size,
+            self.channels,
+            self.smallest,
+            self.half,
+        )
 
 
 def pictures_in(folder: Path) -> dict[str, Path]:
@@ -99,20 +115,26 @@ class PairFolder(PairDataModule):
         super().__init__(size=size, **kwargs)
         self.channels, self.skip_bad = channels, skip_bad
         if bool(folder_a) != bool(folder_b):
-            raise UserError("--data.folder_a and --data.folder_b belong together: give both, or --data.folder DIR")
+            raise UserError(
+                "--data.folder_a and --data.folder_b belong together: give both, or --data.folder DIR"
+            )
         if folder_a and folder_b:
             self.folders = [Path(folder_a), Path(folder_b)]
         elif folder:
             self.folders = [Path(folder)]
         else:
-            raise UserError("where are the pictures? give --data.folder DIR, or --data.folder_a DIR and --data.folder_b DIR")
+            raise UserError(
+                "where are the pictures? give --data.folder DIR, or --data.folder_a DIR and --data.folder_b DIR"
+            )
         self.check()
 
     def check(self) -> None:
         """Find all files, so that a mistake about them ends before anything is built."""
         for folder in self.folders:
             if not folder.is_dir():
-                raise UserError(f"{folder}: there is no such folder; give one with pictures of two domains")
+                raise UserError(
+                    f"{folder}: there is no such folder; give one with pictures of two domains"
+                )
         if not any(self.files["train"]):
             raise UserError(f"{self.folders[0]}: has no training pictures; {LAYOUT}")
 
@@ -133,9 +155,14 @@ class PairFolder(PairDataModule):
                 a, b = (pictures_in(self.folders[0] / f"{split}{domain}") for domain in "AB")
             else:
                 everything = [pictures_in(folder) for folder in self.folders]
-                a, b = ({name: path for name, path in files.items() if fold(stem(name)) == split} for files in everything)
+                a, b = (
+                    {name: path for name, path in files.items() if fold(stem(name)) == split}
+                    for files in everything
+                )
             if bool(a) != bool(b):
-                raise UserError(f"{self.folders[0]}: its {split} split has no pictures of {'b' if a else 'a'}; {LAYOUT}")
+                raise UserError(
+                    f"{self.folders[0]}: its {split} split has no pictures of {'b' if a else 'a'}; {LAYOUT}"
+                )
             if self.paired:
                 a, b = partners(a, b)
             found[split] = (list(a.values()), list(b.values()))
@@ -159,11 +186,15 @@ class PairFolder(PairDataModule):
         if not small and not self.skip_bad:
             return a, b, paired
         (images_a, kept_a), (images_b, kept_b) = (
-            read_all(files, f"{split} {name}", self.skip_bad, keep=small) for name, files in (("a", a), ("b", b))
+            read_all(files, f"{split} {name}", self.skip_bad, keep=small)
+            for name, files in (("a", a), ("b", b))
         )
         if paired:  # of a pair both or none
             both = kept_a[torch.isin(kept_a, kept_b)]
-            images_a, images_b = images_a[torch.isin(kept_a, both)], images_b[torch.isin(kept_b, both)]
+            images_a, images_b = (
+                images_a[torch.isin(kept_a, both)],
+                images_b[torch.isin(kept_b, both)],
+            )
             kept_a = kept_b = both
         if not small:
             return a.subset(kept_a), b.subset(kept_b), paired
@@ -193,16 +224,27 @@ def partners(a: dict[str, Path], b: dict[str, Path]) -> tuple[dict[str, Path], d
         by_stem.append({stem(name): path for name, path in files.items()})
         if len(by_stem[-1]) < len(files):
             twice = next(path for name, path in files.items() if by_stem[-1][stem(name)] != path)
-            raise UserError(f"{twice}: there is another picture of that name with another ending; remove one of them")
+            raise UserError(
+                f"{twice}: there is another picture of that name with another ending; remove one of them"
+            )
     alone = sorted(by_stem[0].keys() ^ by_stem[1].keys())
     if alone:
         path = by_stem[0].get(alone[0]) or by_stem[1][alone[0]]
-        raise UserError(f"{path}: has no partner of its name in the other domain ({len(alone)} have none); add or remove it")
+        raise UserError(
+            f"{path}: has no partner of its name in the other domain ({len(alone)} have none); add or remove it"
+        )
     return dict(sorted(by_stem[0].items())), dict(sorted(by_stem[1].items()))
 
 
 CYCLEGAN = (
-    *("apple2orange", "summer2winter_yosemite", "horse2zebra", "monet2photo", "cezanne2photo", "ukiyoe2photo"),
+    *(
+        "apple2orange",
+        "summer2winter_yosemite",
+        "horse2zebra",
+        "monet2photo",
+        "cezanne2photo",
+        "ukiyoe2photo",
+    ),
     *("vangogh2photo", "maps", "facades", "iphone2dslr_flower"),
 )
 PIX2PIX = ("facades", "maps", "edges2shoes", "edges2handbags", "night2day")
@@ -237,11 +279,20 @@ class PaperArchive(PairFolder):
     ) -> None:
         known = {"cyclegan": CYCLEGAN, "pix2pix": PIX2PIX}[collection]
         if dataset not in known:
-            raise UserError(f"data.dataset {dataset}: the {collection} archives are {', '.join(known)}")
+            raise UserError(
+                f"data.dataset {dataset}: the {collection} archives are {', '.join(known)}"
+            )
         self.collection, self.dataset = collection, dataset
         folder, paired = str(corpus_root(root) / collection / dataset), collection == "pix2pix"
         super().__init__(
-            folder=folder, folder_a=None, folder_b=None, channels=3, load_size=load_size, paired=paired, root=root, **kwargs
+            folder=folder,
+            folder_a=None,
+            folder_b=None,
+            channels=3,
+            load_size=load_size,
+            paired=paired,
+            root=root,
+            **kwargs,
         )
 
     def check(self) -> None:

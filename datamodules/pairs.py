@@ -31,7 +31,9 @@ class TwoDomains:
 
     def __init__(self, a: Images, b: Images, *, paired: bool, shuffle: bool) -> None:
         if paired and len(a) != len(b):
-            raise UserError(f"pairs need as many pictures in a as in b, and there are {len(a)} and {len(b)}")
+            raise UserError(
+                f"pairs need as many pictures in a as in b, and there are {len(a)} and {len(b)}"
+            )
         self.a, self.b, self.paired, self.shuffle = a, b, paired, shuffle
 
     def __len__(self) -> int:
@@ -45,7 +47,13 @@ class TwoDomains:
             other = torch.randint(len(self.b), (len(index),), generator=generator)
         a = self.a.__getitems__(Request(index % len(self.a), request.seed))
         b = self.b.__getitems__(Request(other, request.seed))
-        return {"a": a["image"], "b": b["image"], "index": index, "seed": request.seed, "paired": self.paired}
+        return {
+            "a": a["image"],
+            "b": b["image"],
+            "index": index,
+            "seed": request.seed,
+            "paired": self.paired,
+        }
 
 
 class PairDataModule(DataModule):
@@ -78,7 +86,9 @@ class PairDataModule(DataModule):
         super().__init__(batch_size=batch_size, **kwargs)
         self.size, self.load_size = size, load_size or size
         if self.load_size < size:
-            raise UserError(f"data.load_size {load_size} is below data.size {size}: raise it, or leave it out")
+            raise UserError(
+                f"data.load_size {load_size} is below data.size {size}: raise it, or leave it out"
+            )
         self.paired, self.swap, self.flip = paired, swap, flip
 
     @property
@@ -120,14 +130,18 @@ class PairDataModule(DataModule):
         top, left, coin = torch.rand(3, count, 1, 1, generator=generator, device=image.device)
         steps = torch.arange(self.size, device=image.device)
         rows = (top * span).long() + steps[:, None]  # (N, size, 1)
-        columns = (left * span).long() + (torch.where(coin < 0.5, steps.flip(0), steps) if self.flip else steps)  # (N, 1, size)
+        columns = (left * span).long() + (
+            torch.where(coin < 0.5, steps.flip(0), steps) if self.flip else steps
+        )  # (N, 1, size)
         number = torch.arange(count, device=image.device)[:, None, None]
         return image.permute(0, 2, 3, 1)[number, rows, columns].permute(0, 3, 1, 2).contiguous()
 
     def finish(self, image: Tensor) -> Tensor:
         """(N, C, size, size) in [-1, 1]."""
         if image.shape[-1] != self.size:
-            image = v2.functional.resize(image, [self.size, self.size], v2.InterpolationMode.BICUBIC, antialias=True)
+            image = v2.functional.resize(
+                image, [self.size, self.size], v2.InterpolationMode.BICUBIC, antialias=True
+            )
         return image.float().div_(127.5).sub_(1)
 
 
@@ -146,7 +160,10 @@ class Domain:
     def facts(self) -> dict[str, Any]:
         """Those of both, and the number of classes where pictures have labels."""
         labels: Tensor = self.split("train").labels
-        return {**self.data.facts, **({"num_classes": int(labels.max()) + 1} if len(labels.unique()) > 1 else {})}
+        return {
+            **self.data.facts,
+            **({"num_classes": int(labels.max()) + 1} if len(labels.unique()) > 1 else {}),
+        }
 
     def split(self, split: str) -> Images:
         """Pictures of one of "train", "val", "test"."""

@@ -35,7 +35,9 @@ from datamodules.tokenizer import KINDS, RECORD, Kind, PairTokenizer, Tokenizer,
 
 SIDES = ("source", "target")
 VERSION = 2  # of the encoded files: a change of how they are written makes them anew
-SLACK = 10  # characters that are added to a line's, so that the ratio of two short lines says little
+SLACK = (
+    10  # characters that are added to a line's, so that the ratio of two short lines says little
+)
 
 
 class Rows(NamedTuple):
@@ -114,14 +116,25 @@ class BucketBatchSampler:
     """
 
     def __init__(
-        self, lengths: np.ndarray, batch_tokens: int, *, shuffle: bool, seed: int, name: str, rank: int, world: int, start: int = 0
+        self,
+        lengths: np.ndarray,
+        batch_tokens: int,
+        *,
+        shuffle: bool,
+        seed: int,
+        name: str,
+        rank: int,
+        world: int,
+        start: int = 0,
     ) -> None:
         self.lengths, self.shuffle, self.seed, self.name = lengths, shuffle, seed, name
         self.rank, self.world, self.start = rank, world, start
         longer = lengths.max(0)[self._by_length(np.arange(lengths.shape[1]))]
         self.cuts = token_cuts(longer, batch_tokens * world, world)
         if shuffle and len(longer) < world:
-            raise UserError(f"{world} processes are more than the {len(longer)} training pairs: add pairs, or use fewer processes")
+            raise UserError(
+                f"{world} processes are more than the {len(longer)} training pairs: add pairs, or use fewer processes"
+            )
         if shuffle and self.cuts[-1] - self.cuts[-2] < world:
             del self.cuts[-2]
         self.epoch = 0
@@ -142,7 +155,9 @@ class BucketBatchSampler:
         chance, batches = torch.arange(self.lengths.shape[1]), torch.arange(len(self))
         if self.shuffle:
             generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
-            chance, batches = (torch.randperm(len(things), generator=generator) for things in (chance, batches))
+            chance, batches = (
+                torch.randperm(len(things), generator=generator) for things in (chance, batches)
+            )
         order = torch.from_numpy(self._by_length(chance.numpy()))
         for number, batch in enumerate(batches[start:].tolist(), start):
             index = order[self.cuts[batch] : self.cuts[batch + 1]][self.rank :: self.world]
@@ -208,7 +223,12 @@ class ParallelTextDataModule(DataModule):
         if eval_batch_tokens is not None and eval_batch_tokens < 1:
             raise UserError(f"data.eval_batch_tokens {eval_batch_tokens}: give at least 1")
         super().__init__(batch_size=batch_tokens, eval_batch_size=eval_batch_tokens, **kwargs)
-        self.kind, self.vocab_size, self.shared_vocabulary, self.lower = tokenizer, vocab_size, shared_vocabulary, lower
+        self.kind, self.vocab_size, self.shared_vocabulary, self.lower = (
+            tokenizer,
+            vocab_size,
+            shared_vocabulary,
+            lower,
+        )
         self.max_length, self.skip = max_length, skip
 
     def sources(self) -> dict[str, Any]:
@@ -253,8 +273,20 @@ class ParallelTextDataModule(DataModule):
     @cached_property
     def cache(self) -> Path:
         """Folder of the encoded corpus."""
-        settings = ["pairs", VERSION, self.digest(), self.kind, self.vocab_size, self.shared_vocabulary, self.lower]
-        return self.root / "tokens" / hashlib.blake2b(repr(settings).encode(), digest_size=12).hexdigest()
+        settings = [
+            "pairs",
+            VERSION,
+            self.digest(),
+            self.kind,
+            self.vocab_size,
+            self.shared_vocabulary,
+            self.lower,
+        ]
+        return (
+            self.root
+            / "tokens"
+            / hashlib.blake2b(repr(settings).encode(), digest_size=12).hexdigest()
+        )
 
     def prepare_data(self) -> None:
         """Encode the corpus, once; other processes wait for the one that does."""
@@ -266,15 +298,23 @@ class ParallelTextDataModule(DataModule):
         (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
         begin, end = RECORD[1:]
         for split in self.parts:
-            write_rows(folder / f"{split}-source", self._lines(split, 0), tokenizer.source, [], [end])
-            write_rows(folder / f"{split}-target", self._lines(split, 1), tokenizer.target, [begin], [end])
+            write_rows(
+                folder / f"{split}-source", self._lines(split, 0), tokenizer.source, [], [end]
+            )
+            write_rows(
+                folder / f"{split}-target", self._lines(split, 1), tokenizer.target, [begin], [end]
+            )
 
     def _learn(self) -> PairTokenizer:
         """Vocabularies of both sides."""
-        splits = list(self.parts) if self.kind == "char" else ["train"]  # an unknown character could not be scored
+        splits = (
+            list(self.parts) if self.kind == "char" else ["train"]
+        )  # an unknown character could not be scored
 
         def learn(*sides: int) -> Tokenizer:
-            lines = itertools.chain.from_iterable(self._lines(split, side) for split in splits for side in sides)
+            lines = itertools.chain.from_iterable(
+                self._lines(split, side) for split in splits for side in sides
+            )
             return KINDS[self.kind].train(lines, self.vocab_size, RECORD)
 
         if self.shared_vocabulary:
@@ -301,7 +341,9 @@ class ParallelTextDataModule(DataModule):
             )
             for side, part in zip(SIDES, (tokenizer.source, tokenizer.target))
         ]
-        everything = SentencePairs(sides[0], sides[1], tokenizer.special(RECORD[0]), np.arange(len(sides[0].starts) - 1))
+        everything = SentencePairs(
+            sides[0], sides[1], tokenizer.special(RECORD[0]), np.arange(len(sides[0].starts) - 1)
+        )
         lengths = everything.lengths
         empty, long = lengths == 1, (lengths > self.max_length) & (split == "train")
         bad = empty | long
@@ -314,22 +356,30 @@ class ParallelTextDataModule(DataModule):
             f"left out {without.sum():,} empty and {(bad.any(0) & ~without).sum():,} long pairs of {len(everything):,}",
             file=sys.stderr,
         )
-        return take_subset(everything.subset(torch.from_numpy(np.flatnonzero(~bad.any(0)))), self.max_samples)
+        return take_subset(
+            everything.subset(torch.from_numpy(np.flatnonzero(~bad.any(0)))), self.max_samples
+        )
 
     def _complaint(self, split: str, lengths: np.ndarray, line: int) -> UserError:
         """About a pair with an empty or a long side."""
         empty = [self.where(split, line, side) for side in range(2) if lengths[side, line] == 1]
         if empty and split == "train":
-            return UserError(f"{' and '.join(empty)}: empty; complete the pair, or leave out such pairs with --data.skip true")
+            return UserError(
+                f"{' and '.join(empty)}: empty; complete the pair, or leave out such pairs with --data.skip true"
+            )
         if empty:
-            return UserError(f"{' and '.join(empty)}: empty; complete the pair, or remove it from both sides")
+            return UserError(
+                f"{' and '.join(empty)}: empty; complete the pair, or remove it from both sides"
+            )
         side = int(lengths[:, line].argmax())
         return UserError(
             f"{self.where(split, line, side)}: has {lengths[side, line]} tokens, more than data.max_length {self.max_length}; "
             "raise that, or leave out such pairs with --data.skip true"
         )
 
-    def batch_sampler(self, data: SentencePairs, batch_size: int, **options: Any) -> BucketBatchSampler:
+    def batch_sampler(
+        self, data: SentencePairs, batch_size: int, **options: Any
+    ) -> BucketBatchSampler:
         """Like lengths; here `batch_size` counts tokens."""
         return BucketBatchSampler(data.lengths, batch_size, **options)
 
@@ -349,7 +399,9 @@ def id_type(tokenizer: Tokenizer) -> str:
     return np.min_scalar_type(tokenizer.vocab_size - 1).name
 
 
-def write_rows(path: Path, lines: Iterable[str], tokenizer: Tokenizer, before: list[str], after: list[str]) -> None:
+def write_rows(
+    path: Path, lines: Iterable[str], tokenizer: Tokenizer, before: list[str], after: list[str]
+) -> None:
     """Encode lines one by one.
 
     Args:
@@ -359,9 +411,15 @@ def write_rows(path: Path, lines: Iterable[str], tokenizer: Tokenizer, before: l
         before: special tokens that each row begins with.
         after: special tokens that it ends with.
     """
-    first, last = (np.array([tokenizer.special(token) for token in tokens], np.int64) for tokens in (before, after))
+    first, last = (
+        np.array([tokenizer.special(token) for token in tokens], np.int64)
+        for tokens in (before, after)
+    )
     dtype, starts, place = id_type(tokenizer), array("q", [0]), 0
-    with open(f"{path}.bin", "wb") as ids, open(f"{path}.txt", "w", encoding="utf-8", newline="\n") as texts:
+    with (
+        open(f"{path}.bin", "wb") as ids,
+        open(f"{path}.txt", "w", encoding="utf-8", newline="\n") as texts,
+    ):
         for line in lines:
             row = np.concatenate([first, tokenizer.encode(line), last])
             ids.write(row.astype(dtype).tobytes())
@@ -391,7 +449,11 @@ class FilePairs(ParallelTextDataModule):
         UserError: if `val_share` is no share.
     """
 
-    PARTS: ClassVar = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
+    PARTS: ClassVar = {
+        "train": ("train",),
+        "val": ("val", "valid", "validation", "dev"),
+        "test": ("test",),
+    }
 
     def __init__(self, val_share: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -404,7 +466,9 @@ class FilePairs(ParallelTextDataModule):
         raise NotImplementedError
 
     def sources(self) -> dict[str, Lines]:
-        parts = {split: Lines(*files, 0, count_pairs(*files)) for split, files in self.files().items()}
+        parts = {
+            split: Lines(*files, 0, count_pairs(*files)) for split, files in self.files().items()
+        }
         if "val" not in parts:
             whole = parts["train"]
             border = int(whole.last * (1 - self.val_share))
@@ -412,7 +476,9 @@ class FilePairs(ParallelTextDataModule):
         return parts
 
     def pairs(self, source: Lines) -> Iterator[tuple[str, str]]:
-        return itertools.islice(zip(file_lines(source.source), file_lines(source.target)), source.first, source.last)
+        return itertools.islice(
+            zip(file_lines(source.source), file_lines(source.target)), source.first, source.last
+        )
 
     def where(self, split: str, line: int, side: int) -> str:
         part = self.parts[split]
@@ -450,15 +516,22 @@ class ParallelFiles(FilePairs):
         found: dict[str, tuple[Path, Path]] = {}
         for split, names in self.PARTS.items():
             for name in names:
-                files = (self.folder / f"{name}.{self.source}", self.folder / f"{name}.{self.target}")
+                files = (
+                    self.folder / f"{name}.{self.source}",
+                    self.folder / f"{name}.{self.target}",
+                )
                 there = [path for path in files if path.exists()]
                 if len(there) == 1:
                     missing = files[1 - files.index(there[0])]
-                    raise UserError(f"{missing}: there is no such file beside {there[0].name}; add it, or remove that one")
+                    raise UserError(
+                        f"{missing}: there is no such file beside {there[0].name}; add it, or remove that one"
+                    )
                 if there:
                     found.setdefault(split, files)
         if "train" not in found:
-            raise UserError(f"{self.folder / f'train.{self.source}'}: there is no such file; place the training pairs there")
+            raise UserError(
+                f"{self.folder / f'train.{self.source}'}: there is no such file; place the training pairs there"
+            )
         return found
 
 
@@ -493,7 +566,9 @@ def count_pairs(source: Path, target: Path) -> int:
 def suspicious_line(source: Path, target: Path) -> int:
     """Number of the line at which two files most likely come apart: the first of which one side is empty, or else the one from
     which on the lengths of the shorter file's lines go better with the last lines of the longer file than with the first."""
-    sides = [np.array([len(line.strip()) for line in file_lines(path)]) for path in (source, target)]
+    sides = [
+        np.array([len(line.strip()) for line in file_lines(path)]) for path in (source, target)
+    ]
     short, long = sorted(sides, key=len)
     lone = (short == 0) != (long[: len(short)] == 0)
     if lone.any():
@@ -505,7 +580,9 @@ def suspicious_line(source: Path, target: Path) -> int:
 
     together = np.cumsum(misfit(long[: len(short)]) - misfit(long[-len(short) :]))
     costs = np.concatenate([[0.0], together])
-    return len(costs) - int(costs[::-1].argmin())  # the last of equals: nothing is wrong before the end
+    return len(costs) - int(
+        costs[::-1].argmin()
+    )  # the last of equals: nothing is wrong before the end
 
 
 class PairTable(FilePairs):
@@ -524,16 +601,23 @@ class PairTable(FilePairs):
         self.path = Path(path)
 
     def files(self) -> dict[str, tuple[Path, Path]]:
-        tables = {split: [self.path / f"{name}.tsv" for name in names] for split, names in self.PARTS.items()}
+        tables = {
+            split: [self.path / f"{name}.tsv" for name in names]
+            for split, names in self.PARTS.items()
+        }
         found = {split: path for split, paths in tables.items() for path in paths if path.exists()}
         if self.path.is_file():
             found = {"train": self.path}
         if "train" not in found:
-            raise UserError(f"data.path {self.path}: there is no such table; give a .tsv, or a folder with train.tsv")
+            raise UserError(
+                f"data.path {self.path}: there is no such table; give a .tsv, or a folder with train.tsv"
+            )
         return {split: (path, path) for split, path in found.items()}
 
     def pairs(self, source: Lines) -> Iterator[tuple[str, str]]:
-        for number, line in enumerate(itertools.islice(file_lines(source.source), source.first, source.last), source.first + 1):
+        for number, line in enumerate(
+            itertools.islice(file_lines(source.source), source.first, source.last), source.first + 1
+        ):
             columns = line.split("\t")
             if len(columns) != 2:
                 raise UserError(
@@ -564,12 +648,18 @@ class Multi30k(ParallelFiles):
         "test_2016_flickr.en": "611d361c6334bc7246101d48097c13cf5c4413c5befc793cc629934359d532d9",
     }
 
-    def __init__(self, source: Literal["de", "en"] = "de", target: Literal["de", "en"] = "en", **kwargs: Any) -> None:
+    def __init__(
+        self, source: Literal["de", "en"] = "de", target: Literal["de", "en"] = "en", **kwargs: Any
+    ) -> None:
         super().__init__(folder="", source=source, target=target, val_share=0.1, **kwargs)
         self.folder = self.root / "multi30k"
 
     def files(self) -> dict[str, tuple[Path, Path]]:
-        wanted = [self.folder / name for name in self.CHECKSUMS if name.endswith((self.source, self.target))]
+        wanted = [
+            self.folder / name
+            for name in self.CHECKSUMS
+            if name.endswith((self.source, self.target))
+        ]
         for path in (path for path in wanted if not path.exists()):
             self._obtain(path)
         return super().files()
@@ -593,7 +683,9 @@ class Multi30k(ParallelFiles):
 
         Published translators on this corpus (bentrevett's pytorch-seq2seq) write these and `<unk>`.
         """
-        counts = Counter(word.lower() for line in self._lines("train", 1) for word in self.tokenise(line))
+        counts = Counter(
+            word.lower() for line in self._lines("train", 1) for word in self.tokenise(line)
+        )
         return frozenset(word for word, count in counts.items() if count > 1)
 
     def _obtain(self, path: Path) -> None:
@@ -604,7 +696,9 @@ class Multi30k(ParallelFiles):
             with gzip.open(packed) as content:
                 atomic_save(path, lambda file: shutil.copyfileobj(content, file))
         except BROKEN as error:
-            raise UserError(f"{packed}: is damaged ({error}); remove it, and it is downloaded again") from error
+            raise UserError(
+                f"{packed}: is damaged ({error}); remove it, and it is downloaded again"
+            ) from error
 
 
 class Multi30kText(TextDataModule):
@@ -625,7 +719,12 @@ class Multi30kText(TextDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            batching=batching, tokenizer=tokenizer, vocab_size=vocab_size, val_share=0.1, batch_size=batch_size, **kwargs
+            batching=batching,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            val_share=0.1,
+            batch_size=batch_size,
+            **kwargs,
         )
         self.pairs = Multi30k(language, language, root=str(self.root))
 
@@ -649,7 +748,9 @@ def spacy_rules(language: str) -> Any:
     try:
         import spacy
     except ImportError as error:
-        raise UserError("published BLEU on Multi30k counts spaCy's words, which is not installed: pip install spacy") from error
+        raise UserError(
+            "published BLEU on Multi30k counts spaCy's words, which is not installed: pip install spacy"
+        ) from error
     return spacy.blank(language)
 
 
@@ -678,7 +779,9 @@ class EmojiTranslation(ParallelTextDataModule):
 
     def sources(self) -> dict[str, list[tuple[str, str]]]:
         data = OpenMoji(split_by="composition", named=True, root=str(self.root))
-        source, target = (emoji_names(data.codes, language) for language in (self.source, self.target))
+        source, target = (
+            emoji_names(data.codes, language) for language in (self.source, self.target)
+        )
         named = [code for code in data.codes if code in source and code in target]
         splits: dict[str, set[str]] = {}
         for code in named:

@@ -24,7 +24,9 @@ class Ring(DataModule):
 
     embedded = True
 
-    def __init__(self, modes: int = 8, radius: float = 0.8, deviation: float = 0.02, **kwargs: Any) -> None:
+    def __init__(
+        self, modes: int = 8, radius: float = 0.8, deviation: float = 0.02, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.modes, self.radius, self.deviation = modes, radius, deviation
 
@@ -47,6 +49,8 @@ class Ring(DataModule):
         """Points drawn once with a seed of the split's own, so that no two splits share one."""
         generator = torch.Generator().manual_seed(mix_seed("ring", split))
         label = torch.randint(self.modes, (SIZES[split],), generator=generator)
-        points = self.centres[label] + self.deviation * torch.randn(len(label), 2, generator=generator)
+        points = self.centres[label] + self.deviation * torch.randn(
+            len(label), 2, generator=generator
+        )
         data = InMemoryImages(points[:, :, None, None], label)
         return take_subset(data, self.max_samples) if split == "train" else data

@@ -35,7 +35,16 @@ from torch.utils.data import DataLoader
 from console import UserError
 from datamodules.base import BatchedDataset, DataModule, Request, ResumableBatchSampler, mix_seed
 from datamodules.download import fetch, sha256
-from datamodules.tokenizer import KINDS, RECORD, BPETokenizer, Kind, PairTokenizer, Tokenizer, encode_pieces, tokenizer_from_json
+from datamodules.tokenizer import (
+    KINDS,
+    RECORD,
+    BPETokenizer,
+    Kind,
+    PairTokenizer,
+    Tokenizer,
+    encode_pieces,
+    tokenizer_from_json,
+)
 
 Batching = Literal["windows", "streams", "records"]
 SPLITS = ("train", "val", "test")
@@ -69,12 +78,16 @@ def gather(ids: np.ndarray, starts: np.ndarray, width: int) -> Tensor:
     place = np.minimum(starts[:, None] + np.arange(width), len(ids) - 1)
     rows = torch.from_numpy(ids[place].astype(np.int64))
     mapped = getattr(ids, "_mmap", None)
-    if mapped is not None:  # the pages stay with the system, and do not count as this process' memory
+    if (
+        mapped is not None
+    ):  # the pages stay with the system, and do not count as this process' memory
         mapped.madvise(mmap.MADV_DONTNEED)
     return rows
 
 
-def padded(ids: np.ndarray, starts: np.ndarray, index: np.ndarray, pad_id: int) -> tuple[Tensor, Tensor]:
+def padded(
+    ids: np.ndarray, starts: np.ndarray, index: np.ndarray, pad_id: int
+) -> tuple[Tensor, Tensor]:
     """Some of the rows that ids (T,) consist of, in one rectangle.
 
     Args:
@@ -172,7 +185,9 @@ class Streams:
     def __init__(self, ids: np.ndarray, context: int, rows: int, whole: bool) -> None:
         self.ids, self.context, self.rows = ids, context, rows
         targets = len(ids) - 1
-        self.span = -(-targets // rows) if whole else targets // rows // context * context  # targets of a row
+        self.span = (
+            -(-targets // rows) if whole else targets // rows // context * context
+        )  # targets of a row
 
     def __len__(self) -> int:
         return self.rows * -(-self.span // self.context)
@@ -228,7 +243,9 @@ class LengthBatchSampler(ResumableBatchSampler):
         start, self.start = self.start, 0
         generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
         count = len(self)
-        chosen = torch.randperm(self.size, generator=generator)[: count * self.batch_size * self.world]
+        chosen = torch.randperm(self.size, generator=generator)[
+            : count * self.batch_size * self.world
+        ]
         chosen = chosen[self.lengths[chosen].argsort(stable=True)]
         tokens = self.lengths[chosen].cumsum(0)
         batch = torch.arange(1, count + 1)
@@ -278,7 +295,12 @@ class TextDataModule(DataModule):
             raise UserError(f"data.context {context}: give at least 1")
         if not 0 < val_share < 1:
             raise UserError(f"data.val_share {val_share}: give a share between 0 and 1")
-        self.context, self.batching, self.kind, self.vocab_size = context, batching, tokenizer, vocab_size
+        self.context, self.batching, self.kind, self.vocab_size = (
+            context,
+            batching,
+            tokenizer,
+            vocab_size,
+        )
         self.tokenizer_file, self.val_share = tokenizer_file, val_share
 
     def sources(self) -> dict[str, Any]:
@@ -301,7 +323,11 @@ class TextDataModule(DataModule):
     @property
     def facts(self) -> dict[str, Any]:
         """Known once the corpus was read: a vocabulary is a fact of its text."""
-        special = [self.tokenizer.special(token) for token in RECORD] if self.batching == "records" else []
+        special = (
+            [self.tokenizer.special(token) for token in RECORD]
+            if self.batching == "records"
+            else []
+        )
         records = {"pad_id": special[0], "special_ids": special} if special else {}
         return {"vocab_size": self.tokenizer.vocab_size, **records}
 
@@ -314,12 +340,23 @@ class TextDataModule(DataModule):
     @cached_property
     def cache(self) -> Path:
         """Folder of the encoded corpus."""
-        settings: list[Any] = [VERSION, self.digest(), self.kind, self.vocab_size, self.batching == "records", self.val_share]
+        settings: list[Any] = [
+            VERSION,
+            self.digest(),
+            self.kind,
+            self.vocab_size,
+            self.batching == "records",
+            self.val_share,
+        ]
         if self.tokenizer_file:
             if not Path(self.tokenizer_file).is_file():
                 raise UserError(f"data.tokenizer_file {self.tokenizer_file}: there is no such file")
             settings.append(sha256(Path(self.tokenizer_file)))
-        return self.root / "tokens" / hashlib.blake2b(repr(settings).encode(), digest_size=12).hexdigest()
+        return (
+            self.root
+            / "tokens"
+            / hashlib.blake2b(repr(settings).encode(), digest_size=12).hexdigest()
+        )
 
     def prepare_data(self) -> None:
         """Encode the corpus, once; other processes wait for the one that does."""
@@ -331,7 +368,9 @@ class TextDataModule(DataModule):
         if self.tokenizer_file:
             tokenizer = read_tokenizer(Path(self.tokenizer_file), specials)
         else:
-            learnt_from = SPLITS if self.kind == "char" else SPLITS[:1]  # an unknown character could not be scored
+            learnt_from = (
+                SPLITS if self.kind == "char" else SPLITS[:1]
+            )  # an unknown character could not be scored
             pieces = itertools.chain.from_iterable(map(self._split_pieces, learnt_from))
             tokenizer = KINDS[self.kind].train(pieces, self.vocab_size, specials)
         (folder / "tokenizer.json").write_text(tokenizer.to_json())
@@ -352,13 +391,22 @@ class TextDataModule(DataModule):
                 if self.batching == "records":
                     begin, end = (np.array([tokenizer.special(token)]) for token in RECORD[1:])
                     for line in lines_of(self._split_pieces(split)):
-                        place += write(np.concatenate([begin, tokenizer.encode(counted(f"{line}\n")[:-1]), end]))
+                        place += write(
+                            np.concatenate(
+                                [begin, tokenizer.encode(counted(f"{line}\n")[:-1]), end]
+                            )
+                        )
                         starts.append(place)
                 else:
                     for ids in encode_pieces(tokenizer, map(counted, self._split_pieces(split))):
                         place += write(ids)
-            np.save(folder / f"{split}-starts.npy", np.array(starts if self.batching == "records" else [], np.int64))
-            (folder / f"{split}.json").write_text(json.dumps({"characters": characters, "bytes": size, "dtype": kind.__name__}))
+            np.save(
+                folder / f"{split}-starts.npy",
+                np.array(starts if self.batching == "records" else [], np.int64),
+            )
+            (folder / f"{split}.json").write_text(
+                json.dumps({"characters": characters, "bytes": size, "dtype": kind.__name__})
+            )
 
     @cached_property
     def _border(self) -> int:
@@ -380,7 +428,9 @@ class TextDataModule(DataModule):
             border = self._border if split == "train" and "val" not in self.parts else None
             yield from part_of(self.pieces(self.parts[split]), 0, border)
         elif "val" in self.parts:
-            yield from self._split_pieces("val")  # a corpus of two parts: what is measured is the second
+            yield from self._split_pieces(
+                "val"
+            )  # a corpus of two parts: what is measured is the second
         else:
             yield from part_of(self.pieces(self.parts["train"]), self._border, None)
 
@@ -393,7 +443,12 @@ class TextDataModule(DataModule):
         self.prepare_data()
         about = json.loads((self.cache / f"{split}.json").read_text())
         ids = open_ids(self.cache / f"{split}.bin", about["dtype"])
-        return Tokens(ids, np.load(self.cache / f"{split}-starts.npy", mmap_mode="r"), about["characters"], about["bytes"])
+        return Tokens(
+            ids,
+            np.load(self.cache / f"{split}-starts.npy", mmap_mode="r"),
+            about["characters"],
+            about["bytes"],
+        )
 
     def load_split(self, split: str) -> BatchedDataset:
         ids, starts, *_ = self.tokens(split)
@@ -415,17 +470,27 @@ class TextDataModule(DataModule):
             world = self.trainer.world_size if self.trainer else 1
             rows = (self.batch_size if split == "train" else self.eval_batch_size) * world
             return Streams(ids, self.context, rows, whole=split != "train")
-        return RandomWindows(ids, self.context) if split == "train" else DisjointWindows(ids, self.context)
+        return (
+            RandomWindows(ids, self.context)
+            if split == "train"
+            else DisjointWindows(ids, self.context)
+        )
 
-    def batch_sampler(self, data: Any, batch_size: int, *, shuffle: bool, **options: Any) -> ResumableBatchSampler:
-        sampler: ResumableBatchSampler = super().batch_sampler(data, batch_size, shuffle=shuffle, **options)
+    def batch_sampler(
+        self, data: Any, batch_size: int, *, shuffle: bool, **options: Any
+    ) -> ResumableBatchSampler:
+        sampler: ResumableBatchSampler = super().batch_sampler(
+            data, batch_size, shuffle=shuffle, **options
+        )
         if shuffle and self.batching == "records":
             return LengthBatchSampler(np.diff(data.starts), batch_size, **options)
         return sampler
 
     def train_dataloader(self) -> DataLoader:
         loader = super().train_dataloader()
-        if self.batching != "records":  # windows begin anywhere, and streams have the text's own order
+        if (
+            self.batching != "records"
+        ):  # windows begin anywhere, and streams have the text's own order
             loader.batch_sampler.shuffle = False  # type: ignore[union-attr]
         return loader
 
@@ -460,16 +525,24 @@ def read_tokenizer(path: Path, specials: tuple[str, ...]) -> Tokenizer:
     if not path.is_file():
         raise UserError(f"data.tokenizer_file {path}: there is no such file")
     try:
-        text = torch.load(path, weights_only=True, mmap=True)["tokenizer"] if path.suffix == ".ckpt" else path.read_text()
+        text = (
+            torch.load(path, weights_only=True, mmap=True)["tokenizer"]
+            if path.suffix == ".ckpt"
+            else path.read_text()
+        )
     except Exception as error:  # torch raises half a dozen kinds here
         raise UserError(
             f"data.tokenizer_file {path}: holds no tokenizer; give a checkpoint of a text, or a tokenizer.json"
         ) from error
     tokenizer = tokenizer_from_json(text) if '"kind"' in text[:20] else BPETokenizer(text, specials)
     if isinstance(tokenizer, PairTokenizer):
-        raise UserError(f"data.tokenizer_file {path}: is of a translation, which has two tokenizers: give that of a language model")
+        raise UserError(
+            f"data.tokenizer_file {path}: is of a translation, which has two tokenizers: give that of a language model"
+        )
     if set(specials) - set(tokenizer.specials):
-        raise UserError(f"data.tokenizer_file {path}: lacks {', '.join(specials)}, which records need: learn one, or use windows")
+        raise UserError(
+            f"data.tokenizer_file {path}: lacks {', '.join(specials)}, which records need: learn one, or use windows"
+        )
     return tokenizer
 
 
@@ -492,7 +565,9 @@ def read_pieces(path: Path) -> Iterator[str]:
                 ) from error
             place += len(block)
         if decoder.getstate()[0]:
-            raise UserError(f"{path}: ends in the middle of a character (byte {place:,}); it was cut short: get it again")
+            raise UserError(
+                f"{path}: ends in the middle of a character (byte {place:,}); it was cut short: get it again"
+            )
 
 
 class TextFiles(TextDataModule):
@@ -507,7 +582,11 @@ class TextFiles(TextDataModule):
         UserError: if there is no text.
     """
 
-    PARTS: ClassVar = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+    PARTS: ClassVar = {
+        "train": ("train",),
+        "val": ("val", "valid", "validation"),
+        "test": ("test",),
+    }
 
     def __init__(self, path: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -515,12 +594,21 @@ class TextFiles(TextDataModule):
 
     def sources(self) -> dict[str, list[Path]]:
         if not self.path.exists():
-            raise UserError(f"data.path {self.path}: there is no such file or folder; give a .txt, or a folder of them")
+            raise UserError(
+                f"data.path {self.path}: there is no such file or folder; give a .txt, or a folder of them"
+            )
         files = sorted(self.path.rglob("*.txt")) if self.path.is_dir() else [self.path]
         if not files or not any(path.stat().st_size for path in files):
-            raise UserError(f"data.path {self.path}: is empty; give a .txt with text in it, or a folder of them")
+            raise UserError(
+                f"data.path {self.path}: is empty; give a .txt with text in it, or a folder of them"
+            )
         named = {path.stem: path for path in files if path.parent == self.path}
-        parts = {split: [named[name]] for split, names in self.PARTS.items() for name in names if name in named}
+        parts = {
+            split: [named[name]]
+            for split, names in self.PARTS.items()
+            for name in names
+            if name in named
+        }
         for path in (paths[0] for paths in parts.values()):
             if not path.stat().st_size:
                 raise UserError(f"{path}: is empty; put text into it, or remove it")
@@ -537,7 +625,12 @@ class TextFiles(TextDataModule):
                 last = text[-1:] or last
 
     def digest(self) -> str:
-        return repr({split: [(path.name, sha256(path)) for path in paths] for split, paths in self.sources().items()})
+        return repr(
+            {
+                split: [(path.name, sha256(path)) for path in paths]
+                for split, paths in self.sources().items()
+            }
+        )
 
 
 class TinyShakespeare(TextFiles):
@@ -547,7 +640,9 @@ class TinyShakespeare(TextFiles):
         **kwargs: see `TextDataModule`.
     """
 
-    ADDRESS = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+    ADDRESS = (
+        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+    )
     CHECKSUM = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
     def __init__(self, **kwargs: Any) -> None:

@@ -44,7 +44,9 @@ class Tokenizer:
         self.specials = list(specials)
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, specials: Iterable[str] = ()) -> "Tokenizer":
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, specials: Iterable[str] = ()
+    ) -> "Tokenizer":
         """Learn a vocabulary from pieces of text in one pass.
 
         Args:
@@ -76,7 +78,9 @@ class Tokenizer:
 
     def token(self, number: int) -> str:
         """How one id is shown: its text, or the name of a special token."""
-        return self.decode([number]) or next((name for name in self.specials if self.special(name) == number), "")
+        return self.decode([number]) or next(
+            (name for name in self.specials if self.special(name) == number), ""
+        )
 
     def stable_prefix(self, text: str) -> int:
         """How much of a text can be encoded before more of it is known: a corpus is encoded a piece at a time."""
@@ -88,7 +92,9 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """All of it as a string."""
-        return json.dumps({"kind": self.kind, "specials": self.specials, **self.state()}, ensure_ascii=False)
+        return json.dumps(
+            {"kind": self.kind, "specials": self.specials, **self.state()}, ensure_ascii=False
+        )
 
 
 class CharTokenizer(Tokenizer):
@@ -110,19 +116,27 @@ class CharTokenizer(Tokenizer):
         self._ids[points] = np.arange(len(points)) + len(self.specials)
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int = 0, specials: Iterable[str] = ()) -> "CharTokenizer":
+    def train(
+        cls, texts: Iterable[str], vocab_size: int = 0, specials: Iterable[str] = ()
+    ) -> "CharTokenizer":
         found: set[str] = set()
         for text in texts:
             found.update(text)
         return cls("".join(sorted(found)), specials)
 
     def encode(self, text: str, before: str = "") -> np.ndarray:
-        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.int64)
-        ids = np.where(points < len(self._ids), self._ids[np.minimum(points, len(self._ids) - 1)], -1)
+        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(
+            np.int64
+        )
+        ids = np.where(
+            points < len(self._ids), self._ids[np.minimum(points, len(self._ids) - 1)], -1
+        )
         unknown = np.flatnonzero(ids < 0)
         if len(unknown):
             place = int(unknown[0])
-            raise UserError(f"the character {text[place]!r} (number {place + 1} of the text) was not in the corpus: leave it out")
+            raise UserError(
+                f"the character {text[place]!r} (number {place + 1} of the text) was not in the corpus: leave it out"
+            )
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -143,7 +157,9 @@ class ByteTokenizer(Tokenizer):
         self.vocab_size = len(self.specials) + 256
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int = 0, specials: Iterable[str] = ()) -> "ByteTokenizer":
+    def train(
+        cls, texts: Iterable[str], vocab_size: int = 0, specials: Iterable[str] = ()
+    ) -> "ByteTokenizer":
         return cls(specials)
 
     def encode(self, text: str, before: str = "") -> np.ndarray:
@@ -177,7 +193,9 @@ class WordTokenizer(Tokenizer):
         self.vocab_size = len(everything)
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, specials: Iterable[str] = ()) -> "WordTokenizer":
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, specials: Iterable[str] = ()
+    ) -> "WordTokenizer":
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(text.split())
@@ -185,13 +203,18 @@ class WordTokenizer(Tokenizer):
         specials = list(specials)
         if vocab_size < len(specials) + 3:
             raise UserError(f"data.vocab_size {vocab_size}: give at least {len(specials) + 3}")
-        kept = sorted(counts, key=lambda word: (-counts[word], word))[: vocab_size - len(specials) - 2]
+        kept = sorted(counts, key=lambda word: (-counts[word], word))[
+            : vocab_size - len(specials) - 2
+        ]
         return cls(kept, specials)
 
     def encode(self, text: str, before: str = "") -> np.ndarray:
         unknown = self._ids[UNKNOWN]
         words = re.findall(r"[^\s]+|\n", text)
-        return np.array([self._ids.get(self.END_OF_LINE if word == "\n" else word, unknown) for word in words], dtype=np.int64)
+        return np.array(
+            [self._ids.get(self.END_OF_LINE if word == "\n" else word, unknown) for word in words],
+            dtype=np.int64,
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         words = [self._words[i] for i in ids if i >= len(self.specials)]
@@ -224,16 +247,24 @@ class BPETokenizer(Tokenizer):
         try:
             self.model = library.Tokenizer.from_str(model)
         except Exception as error:  # the library raises a bare one
-            raise UserError(f"this is not a tokenizer of the `tokenizers` library ({error}): give its tokenizer.json") from error
+            raise UserError(
+                f"this is not a tokenizer of the `tokenizers` library ({error}): give its tokenizer.json"
+            ) from error
         self.model.encode_special_tokens = True  # a text that spells one is only a text
         self.vocab_size = self.model.get_vocab_size()
         missing = [token for token in self.specials if self.model.token_to_id(token) is None]
         if missing:
-            raise UserError(f"the tokenizer lacks the special token {missing[0]}, which examples on lines need: train one instead")
+            raise UserError(
+                f"the tokenizer lacks the special token {missing[0]}, which examples on lines need: train one instead"
+            )
 
     @classmethod
     def train(
-        cls, texts: Iterable[str], vocab_size: int, specials: Iterable[str] = (), whole_alphabet: bool = True
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        specials: Iterable[str] = (),
+        whole_alphabet: bool = True,
     ) -> "BPETokenizer":
         """See `Tokenizer`; unless `whole_alphabet`, bytes that the texts lack have no ids, and `encode` leaves them out."""
         library = tokenizers_library()
@@ -246,7 +277,10 @@ class BPETokenizer(Tokenizer):
                 f"data.vocab_size {vocab_size}: give at least {len(alphabet) + len(list(specials))}, for every byte has an id"
             )
         trainer = library.trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=list(specials), initial_alphabet=alphabet, show_progress=False
+            vocab_size=vocab_size,
+            special_tokens=list(specials),
+            initial_alphabet=alphabet,
+            show_progress=False,
         )
         model.train_from_iterator(texts, trainer)
         return cls(model.to_str(), specials)
@@ -266,12 +300,18 @@ class BPETokenizer(Tokenizer):
             parts = list(word)
             while True:
                 ranks = [self._merges.get(pair) for pair in itertools.pairwise(parts)]
-                open_to = [(rank, at) for at, rank in enumerate(ranks) if rank is not None and numbers.random() >= rate]
+                open_to = [
+                    (rank, at)
+                    for at, rank in enumerate(ranks)
+                    if rank is not None and numbers.random() >= rate
+                ]
                 if not open_to:
                     break
                 _, at = min(open_to)
                 parts[at : at + 2] = ["".join(parts[at : at + 2])]
-            ids += [number for part in parts if (number := self.model.token_to_id(part)) is not None]
+            ids += [
+                number for part in parts if (number := self.model.token_to_id(part)) is not None
+            ]
         return ids
 
     @cached_property
@@ -285,7 +325,10 @@ class BPETokenizer(Tokenizer):
 
     def stable_prefix(self, text: str) -> int:
         """Up to the last blank before a word, or the last line where there is none: no pair is merged across it."""
-        cuts = (max((match.start() for match in re.finditer(rf"(?<=\S){gap}(?=\S)", text)), default=0) for gap in (" ", "\n"))
+        cuts = (
+            max((match.start() for match in re.finditer(rf"(?<=\S){gap}(?=\S)", text)), default=0)
+            for gap in (" ", "\n")
+        )
         return next(filter(None, cuts), 0)
 
     def state(self) -> dict[str, Any]:
@@ -316,7 +359,11 @@ class PairTokenizer(Tokenizer):
 
     def to_json(self) -> str:
         parts = dict.fromkeys([self.source, self.target])  # one, where it is shared
-        state = {"kind": self.kind, "lower": self.lower, "parts": [part.to_json() for part in parts]}
+        state = {
+            "kind": self.kind,
+            "lower": self.lower,
+            "parts": [part.to_json() for part in parts],
+        }
         return json.dumps(state, ensure_ascii=False)
 
 
@@ -326,7 +373,11 @@ def tidy(caption: str) -> str:
 
 
 def encode_caption(
-    tokenizer: BPETokenizer, caption: str, most: int, rate: float = 0.0, numbers: random.Random | None = None
+    tokenizer: BPETokenizer,
+    caption: str,
+    most: int,
+    rate: float = 0.0,
+    numbers: random.Random | None = None,
 ) -> list[int]:
     """Ids of a tidy caption.
 
@@ -346,9 +397,13 @@ def encode_caption(
     if tokenizer.decode(ids) != caption:
         known = set(tokenizer.decode(range(tokenizer.vocab_size)))
         strange = next((character for character in caption if character not in known), caption[0])
-        raise UserError(f"the caption {caption!r} has {strange!r}, which is in no training caption: write it without")
+        raise UserError(
+            f"the caption {caption!r} has {strange!r}, which is in no training caption: write it without"
+        )
     if len(ids) > most:
-        raise UserError(f"the caption {caption[:60]!r} has {len(ids)} tokens, more than the {most} of data.text_length: shorten it")
+        raise UserError(
+            f"the caption {caption[:60]!r} has {len(ids)} tokens, more than the {most} of data.text_length: shorten it"
+        )
     if rate and numbers is not None:
         cut = tokenizer.encode_dropout(caption, rate, numbers)
         return cut if len(cut) <= most else ids
@@ -377,11 +432,15 @@ def tokenizers_library() -> Any:
     try:
         import tokenizers
     except ImportError as error:
-        raise UserError("byte-pair encoding needs a package that is not installed: pip install tokenizers") from error
+        raise UserError(
+            "byte-pair encoding needs a package that is not installed: pip install tokenizers"
+        ) from error
     return tokenizers
 
 
-KINDS: dict[str, type[Tokenizer]] = {cls.kind: cls for cls in (CharTokenizer, ByteTokenizer, WordTokenizer, BPETokenizer)}
+KINDS: dict[str, type[Tokenizer]] = {
+    cls.kind: cls for cls in (CharTokenizer, ByteTokenizer, WordTokenizer, BPETokenizer)
+}
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
@@ -398,7 +457,9 @@ def tokenizer_from_json(text: str) -> Tokenizer:
             return PairTokenizer(parts[0], parts[-1], state["lower"])
         return KINDS[kind](**state)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"this is not a tokenizer of this template ({error}): give one that a run has made") from error
+        raise UserError(
+            f"this is not a tokenizer of this template ({error}): give one that a run has made"
+        ) from error
 
 
 def encode_pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:

@@ -8,7 +8,12 @@ from torchvision import datasets
 from console import UserError
 from datamodules.images import ImageDataModule, InMemoryImages, take_subset
 
-SHAPES = {"MNIST": [1, 28, 28], "FashionMNIST": [1, 28, 28], "KMNIST": [1, 28, 28], "CIFAR10": [3, 32, 32]}
+SHAPES = {
+    "MNIST": [1, 28, 28],
+    "FashionMNIST": [1, 28, 28],
+    "KMNIST": [1, 28, 28],
+    "CIFAR10": [3, 32, 32],
+}
 
 
 class TorchvisionImages(ImageDataModule):
@@ -37,7 +42,10 @@ class TorchvisionImages(ImageDataModule):
     @property
     def facts(self) -> dict[str, Any]:
         channels, height, width = SHAPES[self.dataset]
-        return {"image_shape": [channels, height + 2 * self.pad, width + 2 * self.pad], "num_classes": 10}
+        return {
+            "image_shape": [channels, height + 2 * self.pad, width + 2 * self.pad],
+            "num_classes": 10,
+        }
 
     def prepare_data(self) -> None:
         for train in (True, False):
@@ -47,7 +55,9 @@ class TorchvisionImages(ImageDataModule):
         try:
             return getattr(datasets, self.dataset)(self.root, train=train, download=True)
         except (RuntimeError, OSError) as error:
-            raise UserError(f"{self.dataset} is not under {self.root} and could not be downloaded ({error})") from error
+            raise UserError(
+                f"{self.dataset} is not under {self.root} and could not be downloaded ({error})"
+            ) from error
 
     def load_split(self, split: str) -> InMemoryImages:
         dataset = self._dataset(split != "test")
@@ -56,7 +66,9 @@ class TorchvisionImages(ImageDataModule):
         labels = torch.as_tensor(dataset.targets)
         if split != "test":
             if not 0 <= self.val_size < len(images):
-                raise UserError(f"data.val_size {self.val_size} is not between 0 and {len(images) - 1}")
+                raise UserError(
+                    f"data.val_size {self.val_size} is not between 0 and {len(images) - 1}"
+                )
             border = len(images) - self.val_size
             part = slice(0, border) if split == "train" else slice(border, None)
             images, labels = images[part], labels[part]

@@ -108,11 +108,15 @@ class Autoencoder(GenerativeModule):
     def loss(self, image: Tensor, seen: Tensor) -> Tensor:
         """Eq. 2 of clean pictures and what the encoder sees of them, in nats per picture."""
         x = (image + 1) / 2
-        return F.binary_cross_entropy_with_logits(self.decoder(self.encoder(seen)), x, reduction="sum") / len(x)
+        return F.binary_cross_entropy_with_logits(
+            self.decoder(self.encoder(seen)), x, reduction="sum"
+        ) / len(x)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         image = batch["image"]
-        loss = self.loss(image, corrupt(image, self.hparams.corruption, self.hparams.corruption_level))  # Eq. 3
+        loss = self.loss(
+            image, corrupt(image, self.hparams.corruption, self.hparams.corruption_level)
+        )  # Eq. 3
         self.log_train(loss=loss)
         return loss
 
@@ -134,7 +138,11 @@ class Autoencoder(GenerativeModule):
 
     @sampling
     def sample(
-        self, seeds: list[int], *, batch: dict[str, Any] | None = None, mode: Literal["reconstruct", "holes"] = "reconstruct"
+        self,
+        seeds: list[int],
+        *,
+        batch: dict[str, Any] | None = None,
+        mode: Literal["reconstruct", "holes"] = "reconstruct",
     ) -> Tensor:
         """Reconstruct unseen pictures, or decode codes drawn from N(0, I) to see the holes between the codes of pictures.
 

@@ -68,7 +68,9 @@ def sampling(method: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def seeded_normal(seeds: list[int], shape: list[int] | tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+def seeded_normal(
+    seeds: list[int], shape: list[int] | tuple[int, ...], device: torch.device | str = "cpu"
+) -> Tensor:
     """(N, *shape) standard normal numbers; row i depends on `seeds[i]` alone and is the same on every device."""
     rows = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows).to(device)
@@ -92,7 +94,9 @@ def check_sampling(label: int | None, classes: int, steps: int) -> None:
         UserError: naming the option and the mend.
     """
     if label is not None and not 0 <= label < classes:
-        known = f"give 0 to {classes - 1}" if classes else "leave it out, this model is not conditional"
+        known = (
+            f"give 0 to {classes - 1}" if classes else "leave it out, this model is not conditional"
+        )
         raise UserError(f"--label {label}: {known}")
     if steps < 1:
         raise UserError(f"--steps {steps}: give at least 1")
@@ -136,8 +140,12 @@ class GenerativeModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         precision = self.trainer.precision
-        if stage == "fit" and precision not in self.precisions:  # a scaled loss overflows now and then, which the guard refuses
-            raise UserError(f"trainer.precision {precision}: {type(self).__name__} trains in {' or '.join(self.precisions)}")
+        if (
+            stage == "fit" and precision not in self.precisions
+        ):  # a scaled loss overflows now and then, which the guard refuses
+            raise UserError(
+                f"trainer.precision {precision}: {type(self).__name__} trains in {' or '.join(self.precisions)}"
+            )
         self.tokenizer = getattr(self.trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
 
     def known_tokenizer(self) -> Any:
@@ -147,7 +155,9 @@ class GenerativeModule(LightningModule):
             UserError: if there is none.
         """
         if self.tokenizer is None:
-            raise UserError(f"this {type(self).__name__} has no tokenizer: its checkpoint was not made by train.py")
+            raise UserError(
+                f"this {type(self).__name__} has no tokenizer: its checkpoint was not made by train.py"
+            )
         return self.tokenizer
 
     # Randomness
@@ -156,10 +166,14 @@ class GenerativeModule(LightningModule):
         seed_generators(batch["seed"], self.device)
         self._seen += self.batch_units(batch)
 
-    def on_validation_batch_start(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def on_validation_batch_start(
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         seed_generators(batch["seed"], self.device)
 
-    def on_test_batch_start(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def on_test_batch_start(
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         seed_generators(batch["seed"], self.device)
 
     def batch_units(self, batch: dict[str, Any]) -> int:
@@ -175,7 +189,9 @@ class GenerativeModule(LightningModule):
         """
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):
-            raise UserError("a schedule that ends with the run needs its length: give trainer.max_steps or trainer.max_epochs")
+            raise UserError(
+                "a schedule that ends with the run needs its length: give trainer.max_steps or trainer.max_epochs"
+            )
         return int(total)
 
     def of_all_ranks(self, mine: Any) -> list[Any]:
@@ -190,13 +206,24 @@ class GenerativeModule(LightningModule):
     def log_train(self, **values: Tensor | float) -> None:
         """Add to the window's means of `train/<name>`; nothing is computed, moved or written before the window ends."""
         for name, value in values.items():
-            value = value.detach().float() if isinstance(value, Tensor) else torch.full((), value, device=self.device)
-            self._sums[name] = self._sums[name].to(value.device) + value if name in self._sums else value.clone()
+            value = (
+                value.detach().float()
+                if isinstance(value, Tensor)
+                else torch.full((), value, device=self.device)
+            )
+            self._sums[name] = (
+                self._sums[name].to(value.device) + value if name in self._sums else value.clone()
+            )
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Record the norm of the gradient before clipping, and close the window at its last update."""
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [
+            p.grad
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
         self.grad_norm = torch.nn.utils.get_total_norm(gradients)
         self.log_train(grad_norm=self.grad_norm)
         update = self.trainer.global_step + 1
@@ -205,7 +232,9 @@ class GenerativeModule(LightningModule):
 
     def _window_means(self) -> Tensor:
         """Sums and counts over ranks, shape (2, number of names)."""
-        sums = torch.stack([value.to(self.device) for value in self._sums.values()])  # those of a checkpoint are on the CPU
+        sums = torch.stack(
+            [value.to(self.device) for value in self._sums.values()]
+        )  # those of a checkpoint are on the CPU
         counts = torch.tensor(list(self._counts.values()), dtype=sums.dtype, device=sums.device)
         window: Tensor = self.trainer.strategy.reduce(torch.stack([sums, counts]), reduce_op="mean")
         return window
@@ -218,11 +247,17 @@ class GenerativeModule(LightningModule):
         row[f"train/{self.unit}_seen"] = self._seen_by_all()
         for logger in self.loggers:
             logger.log_metrics(row, step=update)
-        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in row.items()})
+        self.trainer.callback_metrics.update(
+            {name: torch.tensor(value) for name, value in row.items()}
+        )
 
     def _seen_by_all(self) -> int:
         """Samples or tokens of all ranks, which may see unequal numbers."""
-        return int(self.trainer.strategy.reduce(torch.tensor(self._seen, device=self.device), reduce_op="sum"))
+        return int(
+            self.trainer.strategy.reduce(
+                torch.tensor(self._seen, device=self.device), reduce_op="sum"
+            )
+        )
 
     def log_metric(self, name: str, metric: Metric) -> None:
         """Log a metric of `metrics/` and remember its `signature`, without which its number means nothing."""
@@ -230,7 +265,9 @@ class GenerativeModule(LightningModule):
         self.signatures[name] = metric.signature  # type: ignore[assignment]
 
     def on_validation_epoch_end(self) -> None:
-        self.log("step", float(self.trainer.global_step))  # Lightning's name for the x axis of this row
+        self.log(
+            "step", float(self.trainer.global_step)
+        )  # Lightning's name for the x axis of this row
 
     def on_test_epoch_end(self) -> None:
         self.log("step", float(self.trainer.global_step))
@@ -242,14 +279,21 @@ class GenerativeModule(LightningModule):
         means = self._window_means() if self._sums else torch.empty(2, 0)
         if self.tokenizer is not None:
             checkpoint["tokenizer"] = self.tokenizer.to_json()
-        checkpoint["window"] = {"names": list(self._sums), "sums": means[0], "counts": means[1], "seen": self._seen_by_all()}
+        checkpoint["window"] = {
+            "names": list(self._sums),
+            "sums": means[0],
+            "counts": means[1],
+            "seen": self._seen_by_all(),
+        }
         if self.makers:
             checkpoint["optimizer_settings"] = self._optimizer_settings()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         window = checkpoint["window"]
         self._sums = dict(zip(window["names"], window["sums"].clone()))
-        self._counts = {name: round(count) for name, count in zip(window["names"], window["counts"].tolist())}
+        self._counts = {
+            name: round(count) for name, count in zip(window["names"], window["counts"].tolist())
+        }
         self._seen = window["seen"] if self.global_rank == 0 else 0
         resuming = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         theirs, ours = checkpoint.get("optimizer_settings", {}), self._optimizer_settings()
@@ -262,7 +306,9 @@ class GenerativeModule(LightningModule):
         if "tokenizer" in checkpoint:
             then = tokenizer_from_json(checkpoint["tokenizer"])
             if self.tokenizer is not None and self.tokenizer.to_json() != then.to_json():
-                raise UserError("--ckpt_path was trained with another tokenizer than the one of this data: give its own data")
+                raise UserError(
+                    "--ckpt_path was trained with another tokenizer than the one of this data: give its own data"
+                )
             self.tokenizer = then
 
     def _optimizer_settings(self) -> dict[str, str]:
@@ -274,14 +320,20 @@ class GenerativeModule(LightningModule):
             if schedule is not None:
                 made = schedule(optimizer)
                 arguments[type(made).__name__] = made.state_dict()
-            found |= {f"optimizer {number}: {kind}.{k}": str(v) for kind, those in arguments.items() for k, v in those.items()}
+            found |= {
+                f"optimizer {number}: {kind}.{k}": str(v)
+                for kind, those in arguments.items()
+                for k, v in those.items()
+            }
         return found
 
     # What a user calls
 
     def sample(self, seeds: list[int], **options: Any) -> Tensor | list[str]:
         """Pictures or texts, one per seed. Systems that do not generate leave this out."""
-        raise UserError(f"{type(self).__name__} does not generate; its `preview` shows what it does")
+        raise UserError(
+            f"{type(self).__name__} does not generate; its `preview` shows what it does"
+        )
 
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         """What the picture and text callbacks draw, from one batch of validation data."""
@@ -299,18 +351,32 @@ def move_average(average: torch.nn.Module, network: torch.nn.Module, decay: floa
         network: Network that is trained.
         decay: Weight of the past; the new state has the weight `1 - decay`.
     """
-    pairs = zip([*average.parameters(), *average.buffers()], [*network.parameters(), *network.buffers()], strict=True)
+    pairs = zip(
+        [*average.parameters(), *average.buffers()],
+        [*network.parameters(), *network.buffers()],
+        strict=True,
+    )
     floating: list[tuple[Tensor, Tensor]] = []
     for mine, theirs in pairs:
         if mine.is_floating_point():
             floating.append((mine, theirs))
         else:
             mine.copy_(theirs)
-    torch._foreach_lerp_([mine for mine, _ in floating], [theirs for _, theirs in floating], 1 - decay)
+    torch._foreach_lerp_(
+        [mine for mine, _ in floating], [theirs for _, theirs in floating], 1 - decay
+    )
 
 
-CALIBRATION_BATCHES, CALIBRATION_SIZE = 10, 128  # per estimate of an averaged generator's batch-norm statistics
-OPTIMIZER_ARGUMENTS = ("generator_optimizer", "discriminator_optimizer", "generator_schedule", "discriminator_schedule")
+CALIBRATION_BATCHES, CALIBRATION_SIZE = (
+    10,
+    128,
+)  # per estimate of an averaged generator's batch-norm statistics
+OPTIMIZER_ARGUMENTS = (
+    "generator_optimizer",
+    "discriminator_optimizer",
+    "generator_schedule",
+    "discriminator_schedule",
+)
 
 
 def adam_for_gans(parameters: Iterable[Any]) -> torch.optim.Optimizer:
@@ -346,7 +412,9 @@ def check_ranks_agree(module: torch.nn.Module) -> None:
     for rank, theirs in enumerate(every):
         for name, digest in every[0].items():
             if theirs.get(name) != digest:
-                raise RuntimeError(f"{name} differs between rank 0 and rank {rank}: the ranks have drifted apart")
+                raise RuntimeError(
+                    f"{name} differs between rank 0 and rank {rank}: the ranks have drifted apart"
+                )
 
 
 class AdversarialModule(GenerativeModule):
@@ -398,7 +466,10 @@ class AdversarialModule(GenerativeModule):
         # Here, in the innermost frame, Lightning finds the arguments of all subclasses; optimizers are no plain values.
         self.save_hyperparameters(ignore=[*OPTIMIZER_ARGUMENTS])
         self.automatic_optimization = False
-        self.makers = [(generator_optimizer, generator_schedule), (discriminator_optimizer, discriminator_schedule)]
+        self.makers = [
+            (generator_optimizer, generator_schedule),
+            (discriminator_optimizer, discriminator_schedule),
+        ]
         self.n_critic, self.simultaneous, self.accumulate = n_critic, simultaneous, accumulate
         self.clips = (generator_clip, discriminator_clip)
         self.ema_decay = ema_decay
@@ -448,7 +519,11 @@ class AdversarialModule(GenerativeModule):
         """
         if self.ema is None or not self._uncalibrated:
             return
-        norms = [part for part in self.ema.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
+        norms = [
+            part
+            for part in self.ema.modules()
+            if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)
+        ]
         momenta = [norm.momentum for norm in norms]
         trained, self.generator = self.generator, self.ema
         devices, kind = [] if self.device.type == "cpu" else [self.device], self.device.type
@@ -486,7 +561,9 @@ class AdversarialModule(GenerativeModule):
         last = len(self._window) == size
         turn = (self.trainer.global_step + 1) % self.n_critic == 0
         self.mid_update = not last
-        with torch.set_grad_enabled(turn and self.accumulate == 1):  # where it is this batch's turn, the generator's pass is shared
+        with torch.set_grad_enabled(
+            turn and self.accumulate == 1
+        ):  # where it is this batch's turn, the generator's pass is shared
             generated = self.generate(batch)
         generator, discriminator = self.both_optimizers()
         loss = self.discriminator_step(batch, tree_map(lambda value: value.detach(), generated))
@@ -524,7 +601,9 @@ class AdversarialModule(GenerativeModule):
         """Gradient of the generator over all batches of this update."""
         with frozen(self.discriminator):
             for number, batch in enumerate(self._window, 1):
-                if self.accumulate > 1:  # the same noise again, now with a graph; only one batch's graph is ever kept
+                if (
+                    self.accumulate > 1
+                ):  # the same noise again, now with a graph; only one batch's graph is ever kept
                     seed_generators(batch["seed"], self.device)
                     generated = self.generate(batch)
                 loss = self.generator_step(batch, generated)
@@ -534,13 +613,22 @@ class AdversarialModule(GenerativeModule):
     def _backward(self, loss: Tensor, *, synchronise: bool) -> None:
         """Backward that averages gradients over ranks once per update."""
         parallel = isinstance(self.trainer.strategy, ParallelStrategy)
-        with nullcontext() if synchronise or not parallel else self.trainer.strategy.block_backward_sync():  # type: ignore[attr-defined]
+        with (
+            nullcontext()
+            if synchronise or not parallel
+            else self.trainer.strategy.block_backward_sync()
+        ):  # type: ignore[attr-defined]
             self.manual_backward(loss)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip one player's gradient, and record its norm from before."""
         player = [one.optimizer for one in self.both_optimizers()].index(optimizer)
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [
+            p.grad
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
         norm = torch.nn.utils.get_total_norm(gradients)
         limit = self.clips[player]
         if limit is not None:
@@ -557,10 +645,21 @@ class AdversarialModule(GenerativeModule):
         """Mean of the running statistics over ranks. DDP synchronises no buffers where optimization is manual."""
         if self.trainer.world_size == 1:
             return
-        norms = [part for part in self.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
-        buffers = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+        norms = [
+            part
+            for part in self.modules()
+            if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)
+        ]
+        buffers = [
+            buffer
+            for norm in norms
+            for buffer in (norm.running_mean, norm.running_var)
+            if buffer is not None
+        ]
         if buffers:
-            mean = self.trainer.strategy.reduce(torch.cat([buffer.flatten() for buffer in buffers]), reduce_op="mean")
+            mean = self.trainer.strategy.reduce(
+                torch.cat([buffer.flatten() for buffer in buffers]), reduce_op="mean"
+            )
             torch._foreach_copy_(buffers, list(mean.split([len(buffer) for buffer in buffers])))
 
     # What Lightning asks for
@@ -574,9 +673,13 @@ class AdversarialModule(GenerativeModule):
     def configure_optimizers(self) -> Any:
         if any(isinstance(part, torch.nn.SyncBatchNorm) for part in self.modules()):
             # Previews of rank 0 would wait for the other ranks in `calibrate`.
-            raise UserError("trainer.sync_batchnorm: adversarial systems average batch-norm statistics themselves; leave it out")
+            raise UserError(
+                "trainer.sync_batchnorm: adversarial systems average batch-norm statistics themselves; leave it out"
+            )
         optimizers, self._schedules = [], []
-        for network, (optimizer, schedule) in zip((self.generator, self.discriminator), self.makers):
+        for network, (optimizer, schedule) in zip(
+            (self.generator, self.discriminator), self.makers
+        ):
             optimizers.append(optimizer(network.parameters()))
             self._schedules.append(schedule(optimizers[-1]) if schedule else None)
         return optimizers, [schedule for schedule in self._schedules if schedule]

@@ -23,10 +23,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises half a dozen kinds here
         if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise UserError(f"{path}: refused, since reading it would run code from it (pickle); give one of train.py's") from error
-        raise UserError(f"{path}: not a readable checkpoint (cut short, or another kind of file); give another") from error
+            raise UserError(
+                f"{path}: refused, since reading it would run code from it (pickle); give one of train.py's"
+            ) from error
+        raise UserError(
+            f"{path}: not a readable checkpoint (cut short, or another kind of file); give another"
+        ) from error
     if not isinstance(checkpoint, dict) or "class_path" not in checkpoint:
-        raise UserError(f"{path}: not a checkpoint of this template (it names no class); give one of train.py's")
+        raise UserError(
+            f"{path}: not a checkpoint of this template (it names no class); give one of train.py's"
+        )
     return checkpoint
 
 

@@ -62,11 +62,21 @@ class TextEncoder(nn.Module):
     """g: a Transformer over the tokens, whose last one speaks for all."""
 
     def __init__(
-        self, vocab_size: int, text_length: int, layers: int, heads: int, width: int, dropout: float, features: int
+        self,
+        vocab_size: int,
+        text_length: int,
+        layers: int,
+        heads: int,
+        width: int,
+        dropout: float,
+        features: int,
     ) -> None:
         super().__init__()
         shape = Shape(width, heads, dropout, 0.0, "layer", False, "gelu")
-        self.embedding, self.positions = nn.Embedding(vocab_size, width), nn.Embedding(text_length, width)
+        self.embedding, self.positions = (
+            nn.Embedding(vocab_size, width),
+            nn.Embedding(text_length, width),
+        )
         self.blocks = nn.ModuleList([Block(shape, layer) for layer in range(layers)])
         self.norm, self.output = nn.LayerNorm(width), nn.Linear(width, features, bias=False)
         nn.init.normal_(self.embedding.weight, 0.0, 0.02)
@@ -130,13 +140,22 @@ class CLIP(GenerativeModule):
         widths = [channels * 2**group for group in range(downsamplings + 1)]
         self.image_encoder = nn.Sequential(
             conv(image_shape[0], channels, 3),
-            bottlenecks(channels, widths, blocks, [3, 3, 3, 1], nn.MaxPool2d(2), (len(widths) * blocks) ** -0.5),
+            bottlenecks(
+                channels,
+                widths,
+                blocks,
+                [3, 3, 3, 1],
+                nn.MaxPool2d(2),
+                (len(widths) * blocks) ** -0.5,
+            ),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             nn.LayerNorm(widths[-1]),
             nn.Linear(widths[-1], features, bias=False),
         )
-        self.text_encoder = TextEncoder(vocab_size, text_length, layers, heads, width, dropout, features)
+        self.text_encoder = TextEncoder(
+            vocab_size, text_length, layers, heads, width, dropout, features
+        )
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.ranking = RankingAccuracy()
 
@@ -150,8 +169,13 @@ class CLIP(GenerativeModule):
 
     def _loss(self, image: Tensor, tokens: Tensor) -> Tensor:
         u, v = self.image_features(image), self.text_features(tokens)
-        if self.trainer.world_size > 1:  # pairs of all ranks are told apart; gradients flow back to each
-            u, v = (cast(Tensor, self.all_gather(part, sync_grads=True)).flatten(0, 1) for part in (u, v))
+        if (
+            self.trainer.world_size > 1
+        ):  # pairs of all ranks are told apart; gradients flow back to each
+            u, v = (
+                cast(Tensor, self.all_gather(part, sync_grads=True)).flatten(0, 1)
+                for part in (u, v)
+            )
             tokens = cast(Tensor, self.all_gather(tokens)).flatten(0, 1)
         return contrastive_loss(u, v, self.log_scale.exp(), tokens)
 
@@ -170,7 +194,9 @@ class CLIP(GenerativeModule):
         rows = (torch.arange(height, device=image.device) + down)[:, None, :, None]
         columns = (torch.arange(width, device=image.device) + right)[:, None, None, :]
         number = torch.arange(len(image), device=image.device)[:, None, None, None]
-        return moved[number, torch.arange(image.shape[1], device=image.device)[:, None, None], rows, columns]
+        return moved[
+            number, torch.arange(image.shape[1], device=image.device)[:, None, None], rows, columns
+        ]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One update, and the limit of section 2.5: before a checkpoint of the update can be written."""
@@ -179,7 +205,13 @@ class CLIP(GenerativeModule):
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        adam = torch.optim.AdamW(decaying(self.parameters(), h.weight_decay), h.learning_rate, (0.9, 0.98), eps=1e-6, fused=True)
+        adam = torch.optim.AdamW(
+            decaying(self.parameters(), h.weight_decay),
+            h.learning_rate,
+            (0.9, 0.98),
+            eps=1e-6,
+            fused=True,
+        )
         return [adam], [cosine(adam, self.total_updates, h.warmup_steps)]
 
     # Figures
@@ -209,13 +241,17 @@ class CLIP(GenerativeModule):
         if isinstance(what, Tensor):
             shape = list(what.shape[1:])
             if shape != self.hparams.image_shape:
-                raise UserError(f"this CLIP knows pictures of {self.hparams.image_shape}, not {shape}: train one on these")
+                raise UserError(
+                    f"this CLIP knows pictures of {self.hparams.image_shape}, not {shape}: train one on these"
+                )
             return self.image_features(what.to(self.device))
         return self.text_features(self.read(what))
 
     def read(self, captions: list[str]) -> Tensor:
         """Tokens (N, T) of captions; complains as `encode_caption`."""
-        return caption_tokens(self.known_tokenizer(), captions, self.hparams.text_length).to(self.device)
+        return caption_tokens(self.known_tokenizer(), captions, self.hparams.text_length).to(
+            self.device
+        )
 
     def score(self, image: Tensor, captions: list[str]) -> Tensor:
         """Cosine (N, M) of pictures (N, C, H, W) in [-1, 1] and M captions."""
@@ -231,5 +267,10 @@ class CLIP(GenerativeModule):
         lines = []
         for number, row in enumerate(scores):
             best = row.topk(min(3, len(row))).indices.tolist()
-            lines.append("; ".join(f"{'*' if other == number else ''}{captions[other]} {row[other]:.2f}" for other in best))
+            lines.append(
+                "; ".join(
+                    f"{'*' if other == number else ''}{captions[other]} {row[other]:.2f}"
+                    for other in best
+                )
+            )
         return {"captions": lines}

@@ -70,15 +70,23 @@ class ResnetGenerator(nn.Sequential):
     """c7s1-w, d2w, d4w, residual blocks, u2w, uw, c7s1-C (appendix 7.2): (N, C, H, W) to the same; sides multiples of 4."""
 
     def __init__(self, channels: int, width: int, blocks: int) -> None:
-        layers: list[nn.Module] = [nn.Conv2d(channels, width, 7, padding=3, padding_mode="reflect", bias=False)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels, width, 7, padding=3, padding_mode="reflect", bias=False)
+        ]
         layers += [nn.InstanceNorm2d(width), nn.ReLU(inplace=True)]
         for before in (width, 2 * width):
-            layers += [nn.Conv2d(before, 2 * before, 3, 2, 1, bias=False), nn.InstanceNorm2d(2 * before), nn.ReLU(inplace=True)]
+            layers += [
+                nn.Conv2d(before, 2 * before, 3, 2, 1, bias=False),
+                nn.InstanceNorm2d(2 * before),
+                nn.ReLU(inplace=True),
+            ]
         layers += [Residual(4 * width) for _ in range(blocks)]
         for after in (2 * width, width):
             layers += [nn.ConvTranspose2d(2 * after, after, 3, 2, 1, output_padding=1, bias=False)]
             layers += [nn.InstanceNorm2d(after), nn.ReLU(inplace=True)]
-        super().__init__(*layers, nn.Conv2d(width, channels, 7, padding=3, padding_mode="reflect"), nn.Tanh())
+        super().__init__(
+            *layers, nn.Conv2d(width, channels, 7, padding=3, padding_mode="reflect"), nn.Tanh()
+        )
 
 
 class ImagePool:
@@ -95,13 +103,19 @@ class ImagePool:
 
     def query(self, images: Tensor) -> Tensor:
         """(N, C, H, W) to the same; which ones is drawn from the CPU's generator, so that nothing waits for a device."""
-        return torch.cat([self._exchange(part) for part in images.split(self.size)]) if self.size else images
+        return (
+            torch.cat([self._exchange(part) for part in images.split(self.size)])
+            if self.size
+            else images
+        )
 
     def _exchange(self, images: Tensor) -> Tensor:
         """For at most `size` pictures, whose slots are distinct."""
         if self.images is None:
             self.images = images.new_empty(self.size, *images.shape[1:])
-        self.images = self.images.to(images)  # a resumed run restores it before it moves to its device
+        self.images = self.images.to(
+            images
+        )  # a resumed run restores it before it moves to its device
         filling = min(self.size - self.count, len(images))
         self.images[self.count : self.count + filling] = images[:filling]
         self.count += filling
@@ -110,7 +124,11 @@ class ImagePool:
             return images
         slots = torch.randperm(self.size)[:later]
         swapped = (torch.rand(later) < 0.5).nonzero()[:, 0]
-        answer, slots, swapped = images.clone(), slots[swapped].to(images.device), swapped.to(images.device) + filling
+        answer, slots, swapped = (
+            images.clone(),
+            slots[swapped].to(images.device),
+            swapped.to(images.device) + filling,
+        )
         answer[swapped] = self.images[slots]
         self.images[slots] = images[swapped]
         return answer
@@ -167,17 +185,27 @@ class CycleGAN(AdversarialModule):
         super().__init__(**kwargs)
         self.weights = {
             **{"gan_a2b": lambda_gan, "gan_b2a": lambda_gan},
-            **{"cycle_a": lambda_cycle * (cycle != "backward"), "cycle_b": lambda_cycle * (cycle != "forward")},
+            **{
+                "cycle_a": lambda_cycle * (cycle != "backward"),
+                "cycle_b": lambda_cycle * (cycle != "forward"),
+            },
             **{"identity_a": lambda_identity, "identity_b": lambda_identity},
         }
         if not any(self.weights.values()):
-            raise UserError("model.lambda_gan, model.lambda_cycle and model.lambda_identity are all 0: nothing is left to learn")
+            raise UserError(
+                "model.lambda_gan, model.lambda_cycle and model.lambda_identity are all 0: nothing is left to learn"
+            )
         channels, height, side = image_shape
         self.check_sides(height, side)
         blocks = blocks or (6 if min(height, side) < 256 else 9)
         generators = {name: ResnetGenerator(channels, width, blocks) for name in ("a2b", "b2a")}
-        judges = {name: PatchDiscriminator(channels, width, patch, "instance", min(height, side)) for name in ("a", "b")}
-        self.set_players(start_normal(nn.ModuleDict(generators)), start_normal(nn.ModuleDict(judges)))
+        judges = {
+            name: PatchDiscriminator(channels, width, patch, "instance", min(height, side))
+            for name in ("a", "b")
+        }
+        self.set_players(
+            start_normal(nn.ModuleDict(generators)), start_normal(nn.ModuleDict(judges))
+        )
         self.pools = {name: ImagePool(pool_size) for name in ("a", "b")}
         self.fidelity = fidelity_metrics(("a2b", "b2a"), min(height, side))
 
@@ -185,8 +213,13 @@ class CycleGAN(AdversarialModule):
     def check_sides(height: int, width: int) -> None:
         """Refuse pictures that two halvings and two doublings would not give back in their size."""
         if height % 4 or width % 4 or min(height, width) < 8:
-            fit = [f"{max(8, side - side % 4)} or {max(8, side - side % 4) + 4}" for side in (height, width)]
-            raise UserError(f"pictures of {height}x{width}: sides must be multiples of 4 (here {fit[0]} high, {fit[1]} wide)")
+            fit = [
+                f"{max(8, side - side % 4)} or {max(8, side - side % 4) + 4}"
+                for side in (height, width)
+            ]
+            raise UserError(
+                f"pictures of {height}x{width}: sides must be multiples of 4 (here {fit[0]} high, {fit[1]} wide)"
+            )
 
     def generate(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         return {"a": self.generator["b2a"](batch["b"]), "b": self.generator["a2b"](batch["a"])}
@@ -197,11 +230,16 @@ class CycleGAN(AdversarialModule):
         return ((on_real - 1).square().mean() + on_fake.square().mean()) / 2  # Eq. 1
 
     def discriminator_step(self, batch: dict[str, Any], generated: dict[str, Tensor]) -> Tensor:
-        losses = {f"loss_d_{x}": self.discriminator_loss(x, batch[x], self.pools[x].query(generated[x])) for x in ("a", "b")}
+        losses = {
+            f"loss_d_{x}": self.discriminator_loss(x, batch[x], self.pools[x].query(generated[x]))
+            for x in ("a", "b")
+        }
         self.log_train(**losses)
         return losses["loss_d_a"] + losses["loss_d_b"]
 
-    def generator_losses(self, batch: dict[str, Any], generated: dict[str, Tensor], every: bool = False) -> dict[str, Tensor]:
+    def generator_losses(
+        self, batch: dict[str, Any], generated: dict[str, Tensor], every: bool = False
+    ) -> dict[str, Tensor]:
         """Each part of Eq. 3 and of identity by its name, unweighed; only those that weigh something, or all of them."""
         g, d, a, b = self.generator, self.discriminator, batch["a"], batch["b"]
         parts = {
@@ -226,8 +264,15 @@ class CycleGAN(AdversarialModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         generated = self.generate(batch)
         losses = self.generator_losses(batch, generated, every=True)
-        judged = {f"loss_d_{x}": self.discriminator_loss(x, batch[x], generated[x]) for x in ("a", "b")}
-        every = {**losses, **judged, "loss_g": self.weigh(losses), "loss_d": judged["loss_d_a"] + judged["loss_d_b"]}
+        judged = {
+            f"loss_d_{x}": self.discriminator_loss(x, batch[x], generated[x]) for x in ("a", "b")
+        }
+        every = {
+            **losses,
+            **judged,
+            "loss_g": self.weigh(losses),
+            "loss_d": judged["loss_d_a"] + judged["loss_d_b"],
+        }
         values = {f"val/{name}": value for name, value in every.items()}
         self.log_dict(values, batch_size=len(batch["a"]), sync_dist=True)
         self._compare(batch, generated, "val")
@@ -246,7 +291,9 @@ class CycleGAN(AdversarialModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Each rank has pools of its own, and all of them are kept."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["pools"] = self.of_all_ranks({name: pool.state() for name, pool in self.pools.items()})
+        checkpoint["pools"] = self.of_all_ranks(
+            {name: pool.state() for name, pool in self.pools.items()}
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A rank that was not there before begins with empty pools."""
@@ -259,7 +306,12 @@ class CycleGAN(AdversarialModule):
 
     @sampling
     def sample(
-        self, seeds: list[int], *, batch: dict[str, Any] | None = None, direction: Direction = "a2b", ema: bool = True
+        self,
+        seeds: list[int],
+        *,
+        batch: dict[str, Any] | None = None,
+        direction: Direction = "a2b",
+        ema: bool = True,
     ) -> Tensor:
         """Translate pictures; nothing in it is random.
 
@@ -277,7 +329,9 @@ class CycleGAN(AdversarialModule):
             UserError: if there are no pictures, or none of a size that the networks take.
         """
         if batch is None:
-            raise UserError("a translation needs pictures: give --input FOLDER_OR_IMAGE, or --data CONFIG")
+            raise UserError(
+                "a translation needs pictures: give --input FOLDER_OR_IMAGE, or --data CONFIG"
+            )
         pictures = batch[direction[0]].to(self.device)
         self.check_sides(*pictures.shape[2:])
         return self.drawing(ema)[direction](pictures)  # type: ignore[index]

@@ -105,24 +105,40 @@ class DALLE(GenerativeModule):
     ) -> None:
         super().__init__()
         if len(prompts) % 2 or kernel % 2 == 0:
-            raise UserError(f"model.prompts ({len(prompts)}) and model.kernel ({kernel}): give pairs, and an odd number")
+            raise UserError(
+                f"model.prompts ({len(prompts)}) and model.kernel ({kernel}): give pairs, and an odd number"
+            )
         made = discrete_vae(dvae, image_shape)
         dvae = dict(made.hparams)
         self.save_hyperparameters()
         self.grid, self.text_length = made.grid, text_length
         shape = Shape(width, heads, dropout, 0.0, "layer", False, "gelu")
-        self.text_embedding = nn.Embedding(vocab_size + text_length + 1, width)  # tokens, padding, and what begins every text
+        self.text_embedding = nn.Embedding(
+            vocab_size + text_length + 1, width
+        )  # tokens, padding, and what begins every text
         self.text_positions = nn.Embedding(text_length + 1, width)
         self.image_embedding = nn.Embedding(made.hparams.codes, width)
-        self.rows, self.columns = nn.Embedding(self.grid[0], width), nn.Embedding(self.grid[1], width)
+        self.rows, self.columns = (
+            nn.Embedding(self.grid[0], width),
+            nn.Embedding(self.grid[1], width),
+        )
         self.blocks = nn.ModuleList([Block(shape, layer) for layer in range(layers)])
         self.norm = nn.LayerNorm(width)
         self.text_head = nn.Linear(width, vocab_size + text_length)
         self.image_head = nn.Linear(width, made.hparams.codes)
         self.masks: Tensor | None
-        patterns = [pattern_of(layer, layers) for layer in range(1, layers + 1)] if attention == "sparse" else []
-        masks = [behind_text(picture_mask(pattern, self.grid[0], self.grid[1], kernel), text_length) for pattern in patterns]
-        self.register_buffer("masks", torch.stack(masks) if masks else None, persistent=False)  # (layers, T + M, T + M)
+        patterns = (
+            [pattern_of(layer, layers) for layer in range(1, layers + 1)]
+            if attention == "sparse"
+            else []
+        )
+        masks = [
+            behind_text(picture_mask(pattern, self.grid[0], self.grid[1], kernel), text_length)
+            for pattern in patterns
+        ]
+        self.register_buffer(
+            "masks", torch.stack(masks) if masks else None, persistent=False
+        )  # (layers, T + M, T + M)
         start_gpt(self, layers)
         self.dvae = made.requires_grad_(False).eval()  # after the others have begun
         self.text_nll, self.nll = TokenNLL(), TokenNLL()
@@ -149,21 +165,29 @@ class DALLE(GenerativeModule):
     def embed_codes(self, codes: Tensor, first: int) -> Tensor:
         """(N, m, width) of codes (N, m), of which the first has that place in the grid."""
         place = torch.arange(first, first + codes.shape[1], device=codes.device)
-        return self.image_embedding(codes) + self.rows(place // self.grid[1]) + self.columns(place % self.grid[1])
+        return (
+            self.image_embedding(codes)
+            + self.rows(place // self.grid[1])
+            + self.columns(place % self.grid[1])
+        )
 
     def hidden(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         """(N, S, width) of embeddings (N, S, width), which are all or, with a cache that goes on, the next one."""
         last = x.shape[1] if cache is None or cache.place is None else cache.seen
         x = F.dropout(x, self.hparams.dropout, self.training)
         for number, block in enumerate(self.blocks):
-            mask = None if self.masks is None else self.masks[number, last - x.shape[1] : last, :last]
+            mask = (
+                None if self.masks is None else self.masks[number, last - x.shape[1] : last, :last]
+            )
             x = block(x, torch.empty(0), cache, mask)
         return self.norm(x)
 
     def forward(self, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of all text (N, T, V + T) and all codes (N, M, K), each from what is before it; Eq. 2."""
         hidden = self.hidden(self.embed(text, codes[:, :-1]))  # (N, T + M, width)
-        return self.text_head(hidden[:, : self.text_length]), self.image_head(hidden[:, self.text_length :])
+        return self.text_head(hidden[:, : self.text_length]), self.image_head(
+            hidden[:, self.text_length :]
+        )
 
     def on_fit_start(self) -> None:
         for split in ("train", "val"):
@@ -191,7 +215,10 @@ class DALLE(GenerativeModule):
     def dropped(self, tokens: Tensor, seed: int) -> Tensor:
         """Captions (N, T) of which some are gone, by the batch's seed."""
         numbers = torch.Generator(tokens.device).manual_seed(mix_seed(seed, "caption dropout"))
-        gone = torch.rand(len(tokens), 1, generator=numbers, device=tokens.device) < self.hparams.caption_dropout
+        gone = (
+            torch.rand(len(tokens), 1, generator=numbers, device=tokens.device)
+            < self.hparams.caption_dropout
+        )
         return tokens.masked_fill(gone, 0)
 
     def losses(self, tokens: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,21 +226,34 @@ class DALLE(GenerativeModule):
         text = self.padded(tokens)
         of_text, of_codes = self(text, codes)
         pairs = (of_text, text), (of_codes, codes)
-        nll_text, nll_codes = (F.cross_entropy(logits.mT.float(), truth, reduction="none") for logits, truth in pairs)
+        nll_text, nll_codes = (
+            F.cross_entropy(logits.mT.float(), truth, reduction="none") for logits, truth in pairs
+        )
         return nll_text, nll_codes
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         tokens = self.dropped(batch["tokens"], batch["seed"])
         of_text, of_codes = self.losses(tokens, self.codes(batch, "train"))
         given = tokens[:, :1] > 0  # that a caption was dropped says nothing of p(y)
-        text, image = (of_text * given).sum() / (given.sum() * self.text_length).clamp(min=1), of_codes.mean()
+        text, image = (
+            (of_text * given).sum() / (given.sum() * self.text_length).clamp(min=1),
+            of_codes.mean(),
+        )
         loss = (text + 7 * image) / 8  # Eq. 3
         self.log_train(loss=loss, loss_text=text, loss_image=image)
         return loss
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        adam = muon_or_adamw(h.optimizer, self, self.blocks, h.learning_rate, h.embedding_rate, (0.9, 0.96), h.weight_decay)
+        adam = muon_or_adamw(
+            h.optimizer,
+            self,
+            self.blocks,
+            h.learning_rate,
+            h.embedding_rate,
+            (0.9, 0.96),
+            h.weight_decay,
+        )
         return [adam], [cosine(adam, self.total_updates, h.warmup_steps)]
 
     def _measure(self, batch: dict[str, Any], stage: str) -> None:
@@ -241,31 +281,53 @@ class DALLE(GenerativeModule):
     def begin(self, prompts: list[list[int]]) -> tuple[Tensor, KVCache]:
         """See `Decodable`. Each prompt is T text tokens and the codes that are given; all have as many."""
         h, rows = self.hparams, torch.tensor(prompts, device=self.device)
-        cache = KVCache(h.layers, len(rows), h.heads, self.text_length + prod(self.grid), h.width // h.heads, self.device)
-        hidden = self.hidden(self.embed(rows[:, : self.text_length], rows[:, self.text_length :]), cache)
+        cache = KVCache(
+            h.layers,
+            len(rows),
+            h.heads,
+            self.text_length + prod(self.grid),
+            h.width // h.heads,
+            self.device,
+        )
+        hidden = self.hidden(
+            self.embed(rows[:, : self.text_length], rows[:, self.text_length :]), cache
+        )
         cache.lengths = [hidden.shape[1]] * len(rows)
         return self.image_head(hidden[:, -1]), cache
 
     def advance(self, tokens: list[int], state: KVCache) -> tuple[Tensor, KVCache]:
         place = state.lengths[0]
         state.write_at([place] * len(tokens))
-        x = self.embed_codes(torch.tensor(tokens, device=self.device)[:, None], place - self.text_length - 1)
+        x = self.embed_codes(
+            torch.tensor(tokens, device=self.device)[:, None], place - self.text_length - 1
+        )
         return self.image_head(self.hidden(x, state)[:, 0]), state
 
     def guided(self, guidance: float) -> Decodable:
         """This system by Eq. 5."""
         if guidance == 1:
             return self
-        none = self.padded(torch.zeros(1, self.text_length, dtype=torch.int64, device=self.device))[0].tolist()
+        none = self.padded(torch.zeros(1, self.text_length, dtype=torch.int64, device=self.device))[
+            0
+        ].tolist()
         return Guided(self, guidance, lambda prompt: none + prompt[self.text_length :])
 
-    def draw(self, tokens: Tensor, seeds: list[int], guidance: float, choice: Choice, given: Tensor | None = None) -> Tensor:
+    def draw(
+        self,
+        tokens: Tensor,
+        seeds: list[int],
+        guidance: float,
+        choice: Choice,
+        given: Tensor | None = None,
+    ) -> Tensor:
         """Codes (N, h, w) for captions (N, T), row i by seed i; the first ones may be given, (m,)."""
         first = [] if given is None else given.tolist()
         prompts = [[*row, *first] for row in self.padded(tokens).tolist()]
         left = prod(self.grid) - len(first)
         made = generate(self.guided(guidance), prompts, seeds, max_new_tokens=left, choice=choice)
-        return torch.tensor([[*first, *row] for row in made], device=self.device).view(-1, *self.grid)
+        return torch.tensor([[*first, *row] for row in made], device=self.device).view(
+            -1, *self.grid
+        )
 
     @sampling
     def sample(
@@ -304,26 +366,42 @@ class DALLE(GenerativeModule):
         if not 0 <= guidance < float("inf"):
             raise UserError(f"--guidance {guidance}: give 0 or more, 1 for none")
         if guidance != 1 and not self.hparams.caption_dropout:
-            raise UserError("this model never saw a picture without its caption (model.caption_dropout 0): give --guidance 1")
+            raise UserError(
+                "this model never saw a picture without its caption (model.caption_dropout 0): give --guidance 1"
+            )
         if prime is not None and not 0 < prime_share < 1:
             raise UserError(f"--prime_share {prime_share}: give more than 0 and less than 1")
         if prompt is None and batch is None:
-            raise UserError("DALL-E draws from words: give --prompt TEXT, or --data CONFIG for the captions of its test split")
-        tokens = self.read(prompt) if prompt is not None else cast(Any, batch)["tokens"].to(self.device)
+            raise UserError(
+                "DALL-E draws from words: give --prompt TEXT, or --data CONFIG for the captions of its test split"
+            )
+        tokens = (
+            self.read(prompt) if prompt is not None else cast(Any, batch)["tokens"].to(self.device)
+        )
         tokens = tokens.expand(len(seeds), -1) if len(tokens) == 1 else tokens
         if len(tokens) != len(seeds):
-            raise UserError(f"{len(tokens)} captions for {len(seeds)} seeds: give one for all, or as many")
+            raise UserError(
+                f"{len(tokens)} captions for {len(seeds)} seeds: give one for all, or as many"
+            )
         given = None
         if prime is not None:
             kept = max(1, round(prime_share * self.grid[0])) * self.grid[1]
-            given = self.dvae.codes_of(prime[None].to(self.device)).flatten()[: min(kept, prod(self.grid) - 1)]
+            given = self.dvae.codes_of(prime[None].to(self.device)).flatten()[
+                : min(kept, prod(self.grid) - 1)
+            ]
         return self.dvae.picture(self.draw(tokens, seeds, guidance, choice, given))
 
     @sampling
     def score(self, image: Tensor, captions: list[str]) -> Tensor:
         """log p(z|y) (N, M) of pictures (N, C, H, W), as codes, under M captions: its own measure of what fits, as a ranker's."""
         codes = self.dvae.codes_of(image.to(self.device)).flatten(1)
-        return torch.stack([-self.losses(row.expand(len(codes), -1), codes)[1].sum(1) for row in self.read(captions)], 1)
+        return torch.stack(
+            [
+                -self.losses(row.expand(len(codes), -1), codes)[1].sum(1)
+                for row in self.read(captions)
+            ],
+            1,
+        )
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
@@ -331,7 +409,9 @@ class DALLE(GenerativeModule):
         image, tokens = batch["image"], batch["tokens"]
         guidance = 1.5 if self.hparams.caption_dropout else 1.0
         drawn = self.sample(list(range(len(image))), batch=batch, guidance=guidance)
-        shown: dict[str, Tensor | list[str]] = {"samples": torch.stack([image, self.dvae.reconstruct(image), drawn])}
+        shown: dict[str, Tensor | list[str]] = {
+            "samples": torch.stack([image, self.dvae.reconstruct(image), drawn])
+        }
         if self.tokenizer is not None:
             shown["captions"] = [self.tokenizer.decode(row) for row in tokens.tolist()]
         if self.tokenizer is not None and (prompts := self.hparams.prompts):

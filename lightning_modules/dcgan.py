@@ -57,7 +57,9 @@ def channel_plan(image_shape: list[int], width: int) -> list[int]:
     """
     _, height, side = image_shape
     if height != side or side not in (32, 64, 128):
-        raise UserError(f"pictures of {height}x{side}: DCGAN needs square ones of 32, 64 or 128 pixels; set data.size")
+        raise UserError(
+            f"pictures of {height}x{side}: DCGAN needs square ones of 32, 64 or 128 pixels; set data.size"
+        )
     return [width * 2**level for level in reversed(range(int(log2(side)) - 2))]
 
 
@@ -69,12 +71,18 @@ class Generator(nn.Module):
         channels = channel_plan(image_shape, width)
         padding, extra = (kernel - 1) // 2, kernel % 2
         units = 16 * channels[0]
-        layers: list[nn.Module] = [nn.Linear(inputs, units, bias=False), nn.BatchNorm1d(units, EPSILON), nn.ReLU(inplace=True)]
+        layers: list[nn.Module] = [
+            nn.Linear(inputs, units, bias=False),
+            nn.BatchNorm1d(units, EPSILON),
+            nn.ReLU(inplace=True),
+        ]
         layers.append(nn.Unflatten(1, (channels[0], 4, 4)))
         for before, after in itertools.pairwise(channels):
             layers.append(nn.ConvTranspose2d(before, after, kernel, 2, padding, extra, bias=False))
             layers += [nn.BatchNorm2d(after, EPSILON), nn.ReLU(inplace=True)]
-        layers.append(nn.ConvTranspose2d(channels[-1], image_shape[0], kernel, 2, padding, extra, bias=False))
+        layers.append(
+            nn.ConvTranspose2d(channels[-1], image_shape[0], kernel, 2, padding, extra, bias=False)
+        )
         self.layers = nn.Sequential(*layers)
 
     def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
@@ -84,7 +92,9 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """One halving per layer down to a 4x4 grid, then one logit; without batch norm the layers have biases."""
 
-    def __init__(self, image_shape: list[int], classes: int, width: int, kernel: int, norm: str) -> None:
+    def __init__(
+        self, image_shape: list[int], classes: int, width: int, kernel: int, norm: str
+    ) -> None:
         super().__init__()
         channels = channel_plan(image_shape, width)[::-1]
         padding, bias = (kernel - 1) // 2, norm == "none"
@@ -92,7 +102,10 @@ class Discriminator(nn.Module):
         for before, after in itertools.pairwise([image_shape[0] + classes, *channels]):
             normed = norm == "batch" and bool(layers)  # not at the input
             layers.append(nn.Conv2d(before, after, kernel, 2, padding, bias=bias))
-            layers += [*([nn.BatchNorm2d(after, EPSILON)] if normed else []), nn.LeakyReLU(0.2, inplace=True)]
+            layers += [
+                *([nn.BatchNorm2d(after, EPSILON)] if normed else []),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 4, bias=bias))
 
     def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
@@ -119,12 +132,18 @@ class MnistGenerator(nn.Module):
         self.up2 = nn.ConvTranspose2d(64 + classes, image_shape[0], 5, 2, 2, 1, bias=False)
         plain: dict[str, Any] = {"eps": EPSILON, "affine": False}
         self.norms = nn.ModuleList(
-            [nn.BatchNorm1d(1024, **plain), nn.BatchNorm1d(128 * 7 * 7, **plain), nn.BatchNorm2d(64, **plain)]
+            [
+                nn.BatchNorm1d(1024, **plain),
+                nn.BatchNorm1d(128 * 7 * 7, **plain),
+                nn.BatchNorm2d(64, **plain),
+            ]
         )
 
     def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
         hidden = self.norms[0](self.units(with_label(noise, label))).relu()
-        hidden = self.norms[1](self.grid(with_label(hidden, label))).relu().unflatten(1, (128, 7, 7))
+        hidden = (
+            self.norms[1](self.grid(with_label(hidden, label))).relu().unflatten(1, (128, 7, 7))
+        )
         hidden = self.norms[2](self.up1(with_label(hidden, label))).relu()
         return self.up2(with_label(hidden, label)).sigmoid() * 2 - 1
 
@@ -180,8 +199,13 @@ class DCGAN(NoiseGAN):
         players: tuple[nn.Module, nn.Module]
         if network == "mnist":
             if image_shape[1:] != [28, 28]:
-                raise UserError(f"model.network mnist is for pictures of 28x28, not {image_shape[1]}x{image_shape[2]}")
-            players = (MnistGenerator(image_shape, self.latent_dim, classes), MnistDiscriminator(image_shape, classes))
+                raise UserError(
+                    f"model.network mnist is for pictures of 28x28, not {image_shape[1]}x{image_shape[2]}"
+                )
+            players = (
+                MnistGenerator(image_shape, self.latent_dim, classes),
+                MnistDiscriminator(image_shape, classes),
+            )
         else:
             generator = Generator(image_shape, self.latent_dim + classes, width, kernel)
             players = (generator, Discriminator(image_shape, classes, width, kernel, norm))

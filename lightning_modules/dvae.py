@@ -70,7 +70,9 @@ from metrics.codes import CodesKept, CodeUsage
 from metrics.likelihood import ImportanceSampledNLL, SquaredError, bits_per_dim
 
 EPSILON = 0.1  # eps of Eq. 5
-LEAST_SCALE = 0.1  # of b, some three of 256 levels: what never varies, such as white, would drown all else
+LEAST_SCALE = (
+    0.1  # of b, some three of 256 levels: what never varies, such as white, would drown all else
+)
 
 
 def annealed(step: int, first: float, last: float, steps: int) -> float:
@@ -83,7 +85,9 @@ def logit_laplace_log_likelihood(mean: Tensor, log_scale: Tensor, x: Tensor) -> 
     """log p(x|z) of x in [0, 1], a density in these units, summed over pixels: (N, C, H, W) -> (N,)."""
     squeezed = (1 - 2 * EPSILON) * x + EPSILON
     scale = log_scale.exp() + LEAST_SCALE  # b
-    density = -(2 * scale * squeezed * (1 - squeezed)).log() - (squeezed.logit() - mean).abs() / scale  # Eq. 5
+    density = (
+        -(2 * scale * squeezed * (1 - squeezed)).log() - (squeezed.logit() - mean).abs() / scale
+    )  # Eq. 5
     return (density + math.log(1 - 2 * EPSILON)).sum((1, 2, 3))
 
 
@@ -125,7 +129,14 @@ class Networks(nn.Module):
             conv(widths[-1], maps * features, 1),
         )
         self.decoder = nn.Sequential(
-            bottlenecks(maps * code_width, widths[::-1], blocks, [1, 3, 3, 3], nn.Upsample(scale_factor=2), gain),
+            bottlenecks(
+                maps * code_width,
+                widths[::-1],
+                blocks,
+                [1, 3, 3, 3],
+                nn.Upsample(scale_factor=2),
+                gain,
+            ),
             conv(width, 2 * channels, 1),
         )
 
@@ -189,16 +200,32 @@ class DiscreteVAE(GenerativeModule):
     ) -> None:
         super().__init__()
         if width % 4:
-            raise UserError(f"model.width {width}: give a multiple of 4, for a block narrows it to a quarter")
+            raise UserError(
+                f"model.width {width}: give a multiple of 4, for a block narrows it to a quarter"
+            )
         if codes < 2:
             raise UserError(f"model.codes {codes}: give at least 2")
         self.save_hyperparameters()
         rows, columns = conv_grid(image_shape, [0] * downsamplings)
         self.grid = [code_maps * rows, columns]
-        self.network = Networks(image_shape[0], width, downsamplings, blocks, codes, code_width, code_maps, quantiser, gain)
+        self.network = Networks(
+            image_shape[0],
+            width,
+            downsamplings,
+            blocks,
+            codes,
+            code_width,
+            code_maps,
+            quantiser,
+            gain,
+        )
         self.averaged = deepcopy(self.network).requires_grad_(False)
         self.nll, self.squared_error = ImportanceSampledNLL(1), SquaredError()
-        self.usage, self.perplexity, self.kept = CodeUsage(codes, "share"), CodeUsage(codes, "perplexity"), CodesKept()
+        self.usage, self.perplexity, self.kept = (
+            CodeUsage(codes, "share"),
+            CodeUsage(codes, "perplexity"),
+            CodesKept(),
+        )
 
     # Training
 
@@ -217,7 +244,13 @@ class DiscreteVAE(GenerativeModule):
         reconstruction = -self._log_likelihood(self.network, z, batch["image"]).mean()
         loss = reconstruction + beta * term.mean()  # Eq. 3
         term_name = "kl" if h.quantiser == "gumbel" else "commitment"
-        self.log_train(loss=loss, reconstruction=reconstruction, beta=beta, temperature=temperature, **{term_name: term.mean()})
+        self.log_train(
+            loss=loss,
+            reconstruction=reconstruction,
+            beta=beta,
+            temperature=temperature,
+            **{term_name: term.mean()},
+        )
         return loss
 
     @staticmethod
@@ -225,17 +258,27 @@ class DiscreteVAE(GenerativeModule):
         """log p(x|z) of dequantised pictures (N,)."""
         mean, log_scale = network.decode(z).float().chunk(2, 1)
         levels = (image + 1) * 127.5
-        return logit_laplace_log_likelihood(mean, log_scale, (levels + torch.rand_like(levels)) / 256)
+        return logit_laplace_log_likelihood(
+            mean, log_scale, (levels + torch.rand_like(levels)) / 256
+        )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One update, and the average of the weights with it: before a checkpoint of the update can be written."""
         super().optimizer_step(*args, **kwargs)
         step = self.trainer.global_step
-        move_average(self.averaged, self.network, min(self.hparams.ema_decay, (1 + step) / (10 + step)))
+        move_average(
+            self.averaged, self.network, min(self.hparams.ema_decay, (1 + step) / (10 + step))
+        )
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        adam = torch.optim.AdamW(self.network.parameters(), h.learning_rate, (0.9, 0.999), weight_decay=h.weight_decay, fused=True)
+        adam = torch.optim.AdamW(
+            self.network.parameters(),
+            h.learning_rate,
+            (0.9, 0.999),
+            weight_decay=h.weight_decay,
+            fused=True,
+        )
         return [adam], [cosine(adam, self.total_updates, last=h.last_rate)]
 
     # Figures
@@ -245,10 +288,15 @@ class DiscreteVAE(GenerativeModule):
         features = network.encode(image)
         codes = network.quantiser.nearest(features)
         log_p = self._log_likelihood(network, network.look_up(codes), image)
-        prior = -prod(self.grid) * math.log(self.hparams.codes)  # log p(z); q(z|x) is all in one place
+        prior = -prod(self.grid) * math.log(
+            self.hparams.codes
+        )  # log p(z); q(z|x) is all in one place
         self.nll.update(lambda _: (log_p + prior)[None])
         self.log_metric(f"{stage}/nll", self.nll)
-        loss = -log_p.mean() + self.hparams.beta * network.quantiser(features, self.hparams.temperature)[1].mean()
+        loss = (
+            -log_p.mean()
+            + self.hparams.beta * network.quantiser(features, self.hparams.temperature)[1].mean()
+        )
         self.log(f"{stage}/loss", loss, batch_size=len(image), sync_dist=True)
         self.usage.update(codes)
         self.perplexity.update(codes)
@@ -283,7 +331,9 @@ class DiscreteVAE(GenerativeModule):
         """
         shape, network = list(image.shape[1:]), self.averaged
         if shape != self.hparams.image_shape:
-            raise UserError(f"these codes are of pictures {self.hparams.image_shape}, not {shape}: train a discrete VAE on them")
+            raise UserError(
+                f"these codes are of pictures {self.hparams.image_shape}, not {shape}: train a discrete VAE on them"
+            )
         with torch.autocast(image.device.type, enabled=False):
             return network.quantiser.nearest(network.encode(image))
 
@@ -301,7 +351,11 @@ class DiscreteVAE(GenerativeModule):
 
     @sampling
     def sample(
-        self, seeds: list[int], *, batch: dict[str, Any] | None = None, mode: Literal["prior", "reconstruct"] = "prior"
+        self,
+        seeds: list[int],
+        *,
+        batch: dict[str, Any] | None = None,
+        mode: Literal["prior", "reconstruct"] = "prior",
     ) -> Tensor:
         """Draw from the uniform prior, which knows nothing of pictures, or show what the codes keep of one.
 
@@ -321,7 +375,12 @@ class DiscreteVAE(GenerativeModule):
                 raise UserError("--mode reconstruct needs pictures: give the data they come from")
             image = batch["image"].to(self.device)
             return torch.stack([image, self.reconstruct(image)], 1)
-        rows = [torch.randint(self.hparams.codes, self.grid, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        rows = [
+            torch.randint(
+                self.hparams.codes, self.grid, generator=torch.Generator().manual_seed(seed)
+            )
+            for seed in seeds
+        ]
         return self.picture(torch.stack(rows).to(self.device))
 
     @sampling
@@ -351,10 +410,14 @@ def discrete_vae(dvae: str | dict[str, Any], image_shape: list[int]) -> Discrete
         UserError: if it is something else, or of other pictures.
     """
     if isinstance(dvae, str) and not Path(dvae).is_file():
-        raise UserError(f"model.dvae {dvae}: there is no such checkpoint; train a discrete VAE first (configs/dvae)")
+        raise UserError(
+            f"model.dvae {dvae}: there is no such checkpoint; train a discrete VAE first (configs/dvae)"
+        )
     made = load(dvae) if isinstance(dvae, str) else DiscreteVAE(**dvae)
     if not isinstance(made, DiscreteVAE):
-        raise UserError(f"model.dvae {dvae}: is a {type(made).__name__}; give the checkpoint of a discrete VAE")
+        raise UserError(
+            f"model.dvae {dvae}: is a {type(made).__name__}; give the checkpoint of a discrete VAE"
+        )
     if made.hparams.image_shape != image_shape:
         raise UserError(
             f"model.dvae {dvae}: is of pictures {made.hparams.image_shape}, this data's are {image_shape}; train one on it"

@@ -159,15 +159,23 @@ class ELECTRA(TokenModule):
             self.generator = Encoder(embedding, width // 4, layers, max(1, heads // 4), dropout)
             self.guess = self._head(width // 4, embedding)
         if objective not in ("replace_mlm", "mlm"):
-            self.detect = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))  # or the gate of all_tokens
-        self.name = self._head(width, embedding) if objective not in ("electra", "electra_15") else None
+            self.detect = nn.Sequential(
+                nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1)
+            )  # or the gate of all_tokens
+        self.name = (
+            self._head(width, embedding) if objective not in ("electra", "electra_15") else None
+        )
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         for part in self.modules():
             if isinstance(part, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(part.weight, 0.0, 0.02, -0.04, 0.04)
             if isinstance(part, nn.Linear):
                 nn.init.zeros_(part.bias)
-        measures = {"auc": BinaryAUROC(thresholds=200), "precision": BinaryPrecision(), "recall": BinaryRecall()}
+        measures = {
+            "auc": BinaryAUROC(thresholds=200),
+            "precision": BinaryPrecision(),
+            "recall": BinaryRecall(),
+        }
         self.measures: Any = nn.ModuleDict({**measures, "accuracy": BinaryAccuracy()})
         self.means: Any = nn.ModuleDict({name: MeanMetric() for name in MEANS})
 
@@ -184,16 +192,22 @@ class ELECTRA(TokenModule):
         """Hidden states (N, T, width) of tokens (N, T)."""
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.norm(self.embedding(tokens) + self.positions(positions))
-        hidden: Tensor = encoder(F.dropout(x, self.hparams.dropout, self.training), valid[:, None, None])
+        hidden: Tensor = encoder(
+            F.dropout(x, self.hparams.dropout, self.training), valid[:, None, None]
+        )
         return hidden
 
     def choose(self, valid: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """m of Eq. 1 (N, T), among valid positions (N, T)."""
-        chance = torch.rand(valid.shape, generator=generator, device=valid.device if generator is None else "cpu").to(valid.device)
+        chance = torch.rand(
+            valid.shape, generator=generator, device=valid.device if generator is None else "cpu"
+        ).to(valid.device)
         place = chance.masked_fill(~valid, 2.0).argsort(1).argsort(1)
         return place < (15 * valid.sum(1, keepdim=True) + 99) // 100  # rounded up, in whole numbers
 
-    def forward(self, tokens: Tensor, length: Tensor, generator: torch.Generator | None = None) -> Outcome:
+    def forward(
+        self, tokens: Tensor, length: Tensor, generator: torch.Generator | None = None
+    ) -> Outcome:
         """One batch of tokens (N, T), of which `length` (N,) count."""
         objective = self.hparams.objective
         valid = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
@@ -201,10 +215,18 @@ class ELECTRA(TokenModule):
         corrupt = tokens.masked_fill(chosen, self.mask_id)  # Eq. 1
         forged = torch.zeros(tokens.shape, device=tokens.device, dtype=torch.float32)
         if self.generator is not None:
-            logits = self.words(self.guess, self.encode(self.generator, corrupt, valid)[chosen]).float()  # (M, V)
+            logits = self.words(
+                self.guess, self.encode(self.generator, corrupt, valid)[chosen]
+            ).float()  # (M, V)
             forged[chosen] = F.cross_entropy(logits, tokens[chosen], reduction="none")  # Eq. 3
-            noise = torch.rand(logits.shape, generator=generator, device=logits.device if generator is None else "cpu")
-            drawn = (logits.detach() - (-noise.clamp_min(1e-20).log()).log().to(logits.device)).argmax(-1)  # without gradient
+            noise = torch.rand(
+                logits.shape,
+                generator=generator,
+                device=logits.device if generator is None else "cpu",
+            )
+            drawn = (
+                logits.detach() - (-noise.clamp_min(1e-20).log()).log().to(logits.device)
+            ).argmax(-1)  # without gradient
             corrupt = corrupt.masked_scatter(chosen, drawn)  # Eq. 2
         hidden = self.encode(self.main, corrupt, valid)
         loss = torch.zeros_like(forged)
@@ -213,15 +235,26 @@ class ELECTRA(TokenModule):
         if self.name is None:
             suspicion = self.detect(hidden)[..., 0].float()
             truth = (corrupt != tokens).float()
-            loss[at] = F.binary_cross_entropy_with_logits(suspicion[at], truth[at], reduction="none")  # Eq. 4
+            loss[at] = F.binary_cross_entropy_with_logits(
+                suspicion[at], truth[at], reduction="none"
+            )  # Eq. 4
         else:
-            log_p = self.words(self.name, hidden[at]).float().log_softmax(-1).gather(1, tokens[at][:, None])[:, 0]
-            if objective == "all_tokens":  # copied with probability c, or else drawn: log(c [same] + (1 - c) p)
+            log_p = (
+                self.words(self.name, hidden[at])
+                .float()
+                .log_softmax(-1)
+                .gather(1, tokens[at][:, None])[:, 0]
+            )
+            if (
+                objective == "all_tokens"
+            ):  # copied with probability c, or else drawn: log(c [same] + (1 - c) p)
                 gate = self.detect(hidden[at])[:, 0].float()
                 copied = F.logsigmoid(gate).masked_fill(corrupt[at] != tokens[at], -torch.inf)
                 log_p = torch.logaddexp(copied, F.logsigmoid(-gate) + log_p)
             loss[at] = -log_p
-        return Outcome(valid, chosen, corrupt, forged, loss, MASK_SHARE if at is chosen else 1.0, suspicion)
+        return Outcome(
+            valid, chosen, corrupt, forged, loss, MASK_SHARE if at is chosen else 1.0, suspicion
+        )
 
     def losses(self, outcome: Outcome) -> Tensor:
         """(N, T) terms whose sum over the number of tokens is Eq. 5."""
@@ -231,7 +264,11 @@ class ELECTRA(TokenModule):
     def parts(self, outcome: Outcome, count: int) -> dict[str, Tensor]:
         """Eq. 3 and Eq. 4, or what stands in the place of it, of so many tokens."""
         found = {"main": outcome.main.sum() / (outcome.counted * count)}
-        return found if self.generator is None else {**found, "generator": outcome.generator.sum() / (MASK_SHARE * count)}
+        return (
+            found
+            if self.generator is None
+            else {**found, "generator": outcome.generator.sum() / (MASK_SHARE * count)}
+        )
 
     @staticmethod
     def texts(batch: dict[str, Any]) -> tuple[Tensor, Tensor, int]:
@@ -242,7 +279,10 @@ class ELECTRA(TokenModule):
         tokens, length, count = self.texts(batch)
         outcome = self(tokens, length)
         losses = self.losses(outcome)
-        self.log_train(loss=losses.sum() / count, **{f"loss_{name}": value for name, value in self.parts(outcome, count).items()})
+        self.log_train(
+            loss=losses.sum() / count,
+            **{f"loss_{name}": value for name, value in self.parts(outcome, count).items()},
+        )
         return self.token_mean(losses, count)
 
     # Figures
@@ -252,12 +292,18 @@ class ELECTRA(TokenModule):
         tokens, length, count = self.texts(batch)
         outcome = self(tokens, length)
         found = {"loss": (self.losses(outcome).sum() / count, count)}
-        found |= {f"loss_{name}": (value, count) for name, value in self.parts(outcome, count).items()}
+        found |= {
+            f"loss_{name}": (value, count) for name, value in self.parts(outcome, count).items()
+        }
         if self.generator is not None:
             replaced = (outcome.corrupt != tokens)[outcome.valid]
             guessed = (outcome.corrupt == tokens)[outcome.chosen].float()
             share = replaced.float().mean()
-            found |= {"generator_accuracy": (guessed.mean(), len(guessed)), "replaced": (share, count), "floor": (1 - share, count)}
+            found |= {
+                "generator_accuracy": (guessed.mean(), len(guessed)),
+                "replaced": (share, count),
+                "floor": (1 - share, count),
+            }
             if outcome.suspicion is not None:
                 for name, measure in self.measures.items():
                     measure.update(outcome.suspicion[outcome.valid].sigmoid(), replaced.int())
@@ -269,7 +315,9 @@ class ELECTRA(TokenModule):
     def _log(self, stage: str, name: str, metric: Any) -> None:
         self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        note = f"objective={self.hparams.objective}|mask={MASK_SHARE}|split={data.split_name(stage)}"
+        note = (
+            f"objective={self.hparams.objective}|mask={MASK_SHARE}|split={data.split_name(stage)}"
+        )
         self.signatures[f"{stage}/{name}"] = f"{name}[{note}]"
 
     def on_test_epoch_end(self) -> None:
@@ -282,7 +330,9 @@ class ELECTRA(TokenModule):
     @sampling
     def represent(self, tokens: Tensor, length: Tensor) -> Tensor:
         """Hidden states (N, T, width) of the large model for texts as they are; what comes behind `length` means nothing."""
-        return self.encode(self.main, tokens, torch.arange(tokens.shape[1], device=tokens.device) < length[:, None])
+        return self.encode(
+            self.main, tokens, torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
+        )
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
@@ -296,12 +346,20 @@ class ELECTRA(TokenModule):
             shown = []
             seen_and_logits = zip(outcome.corrupt[row].tolist(), outcome.suspicion[row].tolist())
             for true, (seen, logit) in zip(tokens[row, :size].tolist(), seen_and_logits):
-                word = self.tokenizer.token(seen).strip() + (f"({self.tokenizer.token(true).strip()})" if seen != true else "")
+                word = self.tokenizer.token(seen).strip() + (
+                    f"({self.tokenizer.token(true).strip()})" if seen != true else ""
+                )
                 shown.append(f"[{word}]" if logit > 0 else word)
             lines.append(" ".join(shown))
         return {"corrupted": lines}
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        adam = torch.optim.AdamW(decaying(self.parameters(), h.weight_decay), h.learning_rate, (0.9, 0.999), eps=1e-6, fused=True)
+        adam = torch.optim.AdamW(
+            decaying(self.parameters(), h.weight_decay),
+            h.learning_rate,
+            (0.9, 0.999),
+            eps=1e-6,
+            fused=True,
+        )
         return [adam], [linear(adam, self.total_updates, h.warmup_steps)]

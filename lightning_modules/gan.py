@@ -41,7 +41,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from lightning_modules.base import CALIBRATION_BATCHES, CALIBRATION_SIZE, AdversarialModule, check_sampling, classes_used, sampling
+from lightning_modules.base import (
+    CALIBRATION_BATCHES,
+    CALIBRATION_SIZE,
+    AdversarialModule,
+    check_sampling,
+    classes_used,
+    sampling,
+)
 from lightning_modules.layers.adversarial import (
     LOSSES,
     clip_weights,
@@ -121,13 +128,19 @@ class MaxoutDiscriminator(nn.Module):
 class PlainGenerator(nn.Module):
     """Fully connected with leaky units and, after the first layer, batch norm; tanh at the end for pictures."""
 
-    def __init__(self, image_shape: list[int], latent_dim: int, classes: int, hidden: list[int]) -> None:
+    def __init__(
+        self, image_shape: list[int], latent_dim: int, classes: int, hidden: list[int]
+    ) -> None:
         super().__init__()
         self.image_shape = image_shape
         widths = [latent_dim + classes, *hidden]
         layers: list[nn.Module] = []
         for number, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
-            layers += [nn.Linear(inputs, outputs), *([nn.BatchNorm1d(outputs)] if number else []), nn.LeakyReLU(0.2)]
+            layers += [
+                nn.Linear(inputs, outputs),
+                *([nn.BatchNorm1d(outputs)] if number else []),
+                nn.LeakyReLU(0.2),
+            ]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], prod(image_shape)))
 
     def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
@@ -176,7 +189,9 @@ class NoiseGAN(AdversarialModule):
         self,
         latent_dim: int = 100,
         noise: Literal["normal", "uniform", "unit_uniform"] = "normal",
-        loss: Literal["non_saturating", "minimax", "least_squares", "wasserstein", "hinge"] = "non_saturating",
+        loss: Literal[
+            "non_saturating", "minimax", "least_squares", "wasserstein", "hinge"
+        ] = "non_saturating",
         label_smoothing: float = 0.0,
         spectral: bool = False,
         penalty_weight: float = 0.0,
@@ -192,7 +207,10 @@ class NoiseGAN(AdversarialModule):
 
     def set_players(self, generator: nn.Module, discriminator: nn.Module) -> None:
         refuse_contradictions(self.hparams, discriminator)
-        super().set_players(generator, normalise_spectrally(discriminator) if self.hparams.spectral else discriminator)
+        super().set_players(
+            generator,
+            normalise_spectrally(discriminator) if self.hparams.spectral else discriminator,
+        )
 
     def one_hot(self, batch: dict[str, Any]) -> Tensor | None:
         """Labels (N, classes) where the model is conditional."""
@@ -210,11 +228,15 @@ class NoiseGAN(AdversarialModule):
 
     def judge(self, image: Tensor, label: Tensor | None) -> Tensor:
         """Logits (N,) of pictures, augmented where asked; in full precision, since losses take differences of them."""
-        return self.discriminator(diff_augment(image) if self.hparams.augment else image, label).float()
+        return self.discriminator(
+            diff_augment(image) if self.hparams.augment else image, label
+        ).float()
 
     def judgement_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         """The discriminator's loss of its logits (N,), without penalties."""
-        smoothing = {"target": 1 - self.hparams.label_smoothing} if self.hparams.label_smoothing else {}
+        smoothing = (
+            {"target": 1 - self.hparams.label_smoothing} if self.hparams.label_smoothing else {}
+        )
         return self.loss.discriminator(real, fake, **smoothing)  # Eq. 1, max
 
     def discriminator_step(self, batch: dict[str, Any], generated: Tensor) -> Tensor:
@@ -227,13 +249,17 @@ class NoiseGAN(AdversarialModule):
         loss = self.judgement_loss(logits_real, logits_fake)
         answers = {"d_real": logits_real.mean(), "d_fake": logits_fake.mean()}
         right = ((logits_real > 0).float().mean() + (logits_fake < 0).float().mean()) / 2
-        self.log_train(**answers, wasserstein=answers["d_real"] - answers["d_fake"], accuracy_d=right)
+        self.log_train(
+            **answers, wasserstein=answers["d_real"] - answers["d_fake"], accuracy_d=right
+        )
         if self.hparams.penalty_weight:
             penalty = gradient_penalty(lambda image: self.judge(image, label), real, generated)
             self.log_train(penalty=penalty)
             loss = loss + self.hparams.penalty_weight * penalty
         if self.hparams.r1_weight:
-            loss = loss + self.hparams.r1_weight * r1_penalty(lambda image: self.judge(image, label), real)
+            loss = loss + self.hparams.r1_weight * r1_penalty(
+                lambda image: self.judge(image, label), real
+            )
         return loss
 
     def generator_step(self, batch: dict[str, Any], generated: Tensor) -> Tensor:
@@ -242,7 +268,9 @@ class NoiseGAN(AdversarialModule):
     def configure_optimizers(self) -> Any:
         optimizers, schedules = super().configure_optimizers()
         if limit := self.hparams.weight_clip:
-            optimizers[1].register_step_post_hook(lambda *_: clip_weights(self.discriminator, limit))
+            optimizers[1].register_step_post_hook(
+                lambda *_: clip_weights(self.discriminator, limit)
+            )
         return optimizers, schedules
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -250,8 +278,15 @@ class NoiseGAN(AdversarialModule):
         `train/d_real`, it has learnt the training pictures by heart."""
         generated, label = self.generate(batch), self.one_hot(batch)
         real, fake = self.judge(batch["image"], label), self.judge(generated, label)
-        losses = {"val/loss_d": self.judgement_loss(real, fake), "val/loss_g": self.loss.generator(fake)}
-        self.log_dict({**losses, "val/d_real": real.mean(), "val/d_fake": fake.mean()}, batch_size=len(real), sync_dist=True)
+        losses = {
+            "val/loss_d": self.judgement_loss(real, fake),
+            "val/loss_g": self.loss.generator(fake),
+        }
+        self.log_dict(
+            {**losses, "val/d_real": real.mean(), "val/d_fake": fake.mean()},
+            batch_size=len(real),
+            sync_dist=True,
+        )
 
     @sampling
     def sample(
@@ -289,7 +324,9 @@ class NoiseGAN(AdversarialModule):
         """
         check_sampling(label, self.classes, steps)
         generator = self.drawing(ema)
-        classes = torch.tensor([seed if label is None else label for seed in seeds], device=self.device)
+        classes = torch.tensor(
+            [seed if label is None else label for seed in seeds], device=self.device
+        )
         given = F.one_hot(classes % self.classes, self.classes).float() if self.classes else None
         kind, two = self.hparams.noise, (2, self.latent_dim)
         noise = seeded_noise(kind, seeds, two, self.device, truncation)  # (N, 2, D)
@@ -300,8 +337,13 @@ class NoiseGAN(AdversarialModule):
             return generator(codes.flatten(0, 1), repeated).unflatten(0, codes.shape[:2])
         if mode == "arithmetic":
             if not (base and minus and plus):
-                raise UserError("--mode arithmetic needs --base, --minus and --plus, each a seed or several")
-            mean = [seeded_noise(kind, group, two, self.device)[:, 0].mean(0) for group in (base, minus, plus)]
+                raise UserError(
+                    "--mode arithmetic needs --base, --minus and --plus, each a seed or several"
+                )
+            mean = [
+                seeded_noise(kind, group, two, self.device)[:, 0].mean(0)
+                for group in (base, minus, plus)
+            ]
             return generator(mean[0] - mean[1] + mean[2] + 0.25 * noise[:, 0].clamp(-1, 1), given)
         return generator(noise[:, 0], given)
 
@@ -343,7 +385,11 @@ class GAN(NoiseGAN):
     def on_train_start(self) -> None:
         """Set the output bias of a new maxout generator to the logits of the training set's mean image."""
         generator: Any = self.generator
-        if self.hparams.network == "maxout" and self.trainer.global_step == 0 and not generator.output.bias.any():
+        if (
+            self.hparams.network == "maxout"
+            and self.trainer.global_step == 0
+            and not generator.output.bias.any()
+        ):
             bias = torch.logit(self.trainer.datamodule.mean_image(), eps=BIAS_CLIP).flatten()  # type: ignore[attr-defined]
             average: Any = self.ema
             for network in (generator, average) if average is not None else (generator,):

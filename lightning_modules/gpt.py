@@ -100,7 +100,17 @@ class GPT(LanguageModel):
         self.save_hyperparameters()
         self.context = context
         dropped = dropout if attention_dropout is None else attention_dropout
-        self.shape = Shape(width, heads, dropout, dropped, norm, positions == "rotary", feed_forward, qk_norm, bias=bias)
+        self.shape = Shape(
+            width,
+            heads,
+            dropout,
+            dropped,
+            norm,
+            positions == "rotary",
+            feed_forward,
+            qk_norm,
+            bias=bias,
+        )
         self.embedding = nn.Embedding(vocab_size, width)
         self.positions = nn.Embedding(context, width) if positions == "learned" else None
         self.blocks = nn.ModuleList([Block(self.shape, layer) for layer in range(layers)])
@@ -134,22 +144,33 @@ class GPT(LanguageModel):
         if not all(prompts):
             raise UserError("there is nothing to continue: the prompt has no tokens")
         h = self.hparams
-        cache = KVCache(h.layers, len(prompts), h.heads, self.context, h.width // h.heads, self.device)
+        cache = KVCache(
+            h.layers, len(prompts), h.heads, self.context, h.width // h.heads, self.device
+        )
         cache.history = [list(prompt) for prompt in prompts]
         return self._read(cache, list(range(len(prompts)))), cache
 
     def _read(self, cache: KVCache, rows: list[int]) -> Tensor:
         """Read the windows of some rows from their beginning; logits (K, V) of what follows them."""
         device = self.embedding.weight.device
-        windows = [cache.history[row][window_start(len(cache.history[row]), self.context) :] for row in rows]
+        windows = [
+            cache.history[row][window_start(len(cache.history[row]), self.context) :]
+            for row in rows
+        ]
         lengths = [len(window) for window in windows]
-        padded = [window + [0] * (max(lengths) - len(window)) for window in windows]  # what stands behind is seen by nobody
+        padded = [
+            window + [0] * (max(lengths) - len(window)) for window in windows
+        ]  # what stands behind is seen by nobody
         cache.place = cache.mask = None
         cache.rows = torch.tensor(rows, device=device)
-        hidden = self.hidden(torch.tensor(padded, device=device), torch.arange(max(lengths), device=device), cache)
+        hidden = self.hidden(
+            torch.tensor(padded, device=device), torch.arange(max(lengths), device=device), cache
+        )
         for row, length in zip(rows, lengths):
             cache.lengths[row] = length
-        last = hidden[torch.arange(len(rows), device=device), torch.tensor(lengths, device=device) - 1]
+        last = hidden[
+            torch.arange(len(rows), device=device), torch.tensor(lengths, device=device) - 1
+        ]
         return F.linear(last, self.embedding.weight)
 
     def advance(self, tokens: list[int], state: KVCache) -> tuple[Tensor, KVCache]:
@@ -162,7 +183,11 @@ class GPT(LanguageModel):
         places = [min(length, self.context - 1) for length in state.lengths]
         state.rows = torch.arange(len(tokens), device=device)
         state.write_at(places)
-        hidden = self.hidden(torch.tensor(tokens, device=device)[:, None], torch.tensor(places, device=device)[:, None], state)
+        hidden = self.hidden(
+            torch.tensor(tokens, device=device)[:, None],
+            torch.tensor(places, device=device)[:, None],
+            state,
+        )
         logits = F.linear(hidden[:, 0], self.embedding.weight)
         if full:  # they took part for nothing, and are read again
             logits[torch.tensor(full, device=device)] = self._read(state, full)
@@ -176,4 +201,7 @@ class GPT(LanguageModel):
         words = [self.tokenizer.token(i) for i in tokens[0].tolist()]
         with watching_attention() as weights:
             self(tokens)
-        return {f"layer{number}": AttentionMap(words, words, one[0]) for number, one in enumerate(weights, 1)}
+        return {
+            f"layer{number}": AttentionMap(words, words, one[0])
+            for number, one in enumerate(weights, 1)
+        }

@@ -43,7 +43,10 @@ from torch.nn import functional as F
 
 from console import UserError
 from lightning_modules.base import AdversarialModule, sampling, seeded_normal
-from lightning_modules.layers.adversarial import logistic_discriminator_loss, non_saturating_generator_loss
+from lightning_modules.layers.adversarial import (
+    logistic_discriminator_loss,
+    non_saturating_generator_loss,
+)
 from lightning_modules.layers.convolution import start_normal
 from lightning_modules.layers.patchgan import Patch, PatchDiscriminator
 from metrics.fidelity import fidelity_metrics, log_fidelity
@@ -89,7 +92,12 @@ class UNet(nn.Module):
             halve = [nn.Conv2d(before, after, 4, 2, 1, bias=outer or inner)]
             # In place, also on the skip: the decoder's ReLU takes away all that it leaves below 0.
             down = [*([] if outer else [nn.LeakyReLU(0.2, inplace=True)]), *halve]
-            self.down.append(nn.Sequential(*down, *([] if outer or inner else [StatisticsBatchNorm(after, test_statistics)])))
+            self.down.append(
+                nn.Sequential(
+                    *down,
+                    *([] if outer or inner else [StatisticsBatchNorm(after, test_statistics)]),
+                )
+            )
             double = nn.ConvTranspose2d(after if inner else 2 * after, before, 4, 2, 1, bias=outer)
             end = nn.Tanh() if outer else StatisticsBatchNorm(before, test_statistics)
             self.up.append(nn.Sequential(nn.ReLU(inplace=True), double, end))
@@ -113,7 +121,10 @@ class UNet(nn.Module):
         """Half of all values become 0 and the others double, also in eval mode."""
         if seeds is None:
             return F.dropout(hidden, 0.5)
-        kept = seeded_normal([16 * seed + level for seed in seeds], hidden.shape[1:], hidden.device) > 0
+        kept = (
+            seeded_normal([16 * seed + level for seed in seeds], hidden.shape[1:], hidden.device)
+            > 0
+        )
         return 2 * hidden * kept
 
 
@@ -151,19 +162,25 @@ class Pix2Pix(AdversarialModule):
         self.conditional = loss not in ("gan", "l1+gan")
         seen = 2 * channels if self.conditional else channels
         judge = PatchDiscriminator(seen, width, patch, "batch", min(height, side))
-        self.set_players(start_normal(UNet(channels, width, self.levels, test_statistics)), start_normal(judge))
+        self.set_players(
+            start_normal(UNet(channels, width, self.levels, test_statistics)), start_normal(judge)
+        )
         self.fidelity = fidelity_metrics(("a2b",), min(height, side))
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if not getattr(self.trainer.datamodule, "paired", False):  # type: ignore[attr-defined]
-            raise UserError("pix2pix learns from pairs, and this data has none: set data.paired to true, or take CycleGAN")
+            raise UserError(
+                "pix2pix learns from pairs, and this data has none: set data.paired to true, or take CycleGAN"
+            )
 
     def check_sides(self, height: int, width: int) -> None:
         """Refuse pictures that the U-Net would not give back in their size."""
         step = 2**self.levels
         if height % step or width % step:
-            raise UserError(f"pictures of {height}x{width}: sides must be multiples of {step}, such as {step} or {2 * step}")
+            raise UserError(
+                f"pictures of {height}x{width}: sides must be multiples of {step}, such as {step} or {2 * step}"
+            )
 
     def generate(self, batch: dict[str, Any]) -> Tensor:
         return self.generator(batch["a"])
@@ -184,7 +201,9 @@ class Pix2Pix(AdversarialModule):
         """The parts of Eq. 4 by their names, unweighed."""
         losses = {"l1": F.l1_loss(generated, batch["b"])}  # Eq. 3, logged in any case
         if self.hparams.loss != "l1":
-            losses["gan"] = non_saturating_generator_loss(self.judge(batch["a"], generated))  # Eq. 1 or 2
+            losses["gan"] = non_saturating_generator_loss(
+                self.judge(batch["a"], generated)
+            )  # Eq. 1 or 2
         return losses
 
     def weigh(self, losses: dict[str, Tensor]) -> Tensor:
@@ -203,7 +222,11 @@ class Pix2Pix(AdversarialModule):
         """The same losses as in training, but for D's batch norm, which goes by its running statistics here."""
         generated = self.generate(batch)
         losses = self.generator_losses(batch, generated)
-        every = {**losses, "loss_g": self.weigh(losses), "loss_d": self.discriminator_loss(batch, generated)}
+        every = {
+            **losses,
+            "loss_g": self.weigh(losses),
+            "loss_d": self.discriminator_loss(batch, generated),
+        }
         values = {f"val/{name}": value for name, value in every.items()}
         self.log_dict(values, batch_size=len(generated), sync_dist=True)
         log_fidelity(self, generated, batch["b"], "val", "a2b")
@@ -237,7 +260,9 @@ class Pix2Pix(AdversarialModule):
             UserError: if there are no pictures, or none of a size that the network takes.
         """
         if batch is None:
-            raise UserError("a translation needs pictures: give --input FOLDER_OR_IMAGE, or --data CONFIG")
+            raise UserError(
+                "a translation needs pictures: give --input FOLDER_OR_IMAGE, or --data CONFIG"
+            )
         pictures = batch["a"].to(self.device)
         self.check_sides(*pictures.shape[2:])
         return self.drawing(ema)(pictures, seeds)
@@ -245,4 +270,8 @@ class Pix2Pix(AdversarialModule):
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         """Rows of questions, answers, and the truth."""
-        return {"a_to_b": torch.stack([batch["a"], self.sample(list(range(len(batch["a"]))), batch=batch), batch["b"]])}
+        return {
+            "a_to_b": torch.stack(
+                [batch["a"], self.sample(list(range(len(batch["a"]))), batch=batch), batch["b"]]
+            )
+        }

@@ -87,7 +87,11 @@ class RNNLM(LanguageModel):
         self.makers = [(optimizer, schedule)]
         self.embedding = nn.Embedding(vocab_size, embedding) if embedding else None
         self.recurrent = CELLS[cell](
-            embedding or vocab_size, width, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0
+            embedding or vocab_size,
+            width,
+            layers,
+            batch_first=True,
+            dropout=dropout if layers > 1 else 0.0,
         )
         self.output = nn.Linear(width, vocab_size)
         for p in self.parameters():
@@ -95,14 +99,21 @@ class RNNLM(LanguageModel):
         if cell == "lstm":
             for name, bias in self.recurrent.named_parameters():
                 if name.startswith("bias_ih"):
-                    nn.init.constant_(bias[width : 2 * width], forget_bias)  # gates are input, forget, cell, output
-        self.states: dict[bool, tuple[Tensor, ...] | None] = {True: None, False: None}  # of training and of evaluation
+                    nn.init.constant_(
+                        bias[width : 2 * width], forget_bias
+                    )  # gates are input, forget, cell, output
+        self.states: dict[bool, tuple[Tensor, ...] | None] = {
+            True: None,
+            False: None,
+        }  # of training and of evaluation
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (N, T, V) of what follows each of tokens (N, T), from an empty state."""
         return self.step(tokens, None)[0]
 
-    def step(self, tokens: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def step(
+        self, tokens: Tensor, state: tuple[Tensor, ...] | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Logits (N, T, V) and the state, one tensor (L, N, width) or an LSTM's two, after tokens (N, T)."""
         hidden, after = self.recurrent(self.inputs(tokens), self._packed(state))  # Eq. 2
         hidden = F.dropout(hidden, self.hparams.dropout, self.training)
@@ -141,11 +152,15 @@ class RNNLM(LanguageModel):
         """Each rank reads other places of the text, and all states are kept."""
         super().on_save_checkpoint(checkpoint)
         state = self.states[True]
-        checkpoint["recurrent_states"] = self.of_all_ranks(None if state is None else [part.cpu() for part in state])
+        checkpoint["recurrent_states"] = self.of_all_ranks(
+            None if state is None else [part.cpu() for part in state]
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if self._trainer is not None and self.trainer.global_rank < len(checkpoint["recurrent_states"]):
+        if self._trainer is not None and self.trainer.global_rank < len(
+            checkpoint["recurrent_states"]
+        ):
             state = checkpoint["recurrent_states"][self.trainer.global_rank]
             self.states[True] = None if state is None else tuple(state)
 
@@ -155,12 +170,20 @@ class RNNLM(LanguageModel):
         if not all(prompts):
             raise UserError("there is nothing to continue: the prompt has no tokens")
         lengths = [len(prompt) for prompt in prompts]
-        padded = torch.tensor([prompt + [0] * (max(lengths) - len(prompt)) for prompt in prompts], device=self.device)
-        packed = pack_padded_sequence(self.inputs(padded), torch.tensor(lengths), batch_first=True, enforce_sorted=False)
+        padded = torch.tensor(
+            [prompt + [0] * (max(lengths) - len(prompt)) for prompt in prompts], device=self.device
+        )
+        packed = pack_padded_sequence(
+            self.inputs(padded), torch.tensor(lengths), batch_first=True, enforce_sorted=False
+        )
         _, after = self.recurrent(packed)
         state = after if isinstance(after, tuple) else (after,)
-        return self.output(state[0][-1]), state  # the top layer's state after each prompt's own last token
+        return self.output(
+            state[0][-1]
+        ), state  # the top layer's state after each prompt's own last token
 
-    def advance(self, tokens: list[int], state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def advance(
+        self, tokens: list[int], state: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         logits, state = self.step(torch.tensor(tokens, device=self.device)[:, None], state)
         return logits[:, 0], state

@@ -116,12 +116,18 @@ class Seq2Seq(Translator):
         self.target_embedding = nn.Embedding(vocab_size, embedding)
         both = reading == "both"
         encoded = 2 * width if both else width  # E
-        self.encoder = CELLS[cell](embedding, width, layers, batch_first=True, dropout=inner, bidirectional=both)
+        self.encoder = CELLS[cell](
+            embedding, width, layers, batch_first=True, dropout=inner, bidirectional=both
+        )
         self.bridge = nn.Linear(encoded, layers * width * (2 if cell == "lstm" else 1))  # W_0
-        self.keys = nn.Linear(encoded, width, bias=False) if attention != "none" else None  # U_a, W_a of Eq. 7
+        self.keys = (
+            nn.Linear(encoded, width, bias=False) if attention != "none" else None
+        )  # U_a, W_a of Eq. 7
         self.query = nn.Linear(width, width) if attention == "additive" else None  # W_a of Eq. 6
         self.score = nn.Linear(width, 1, bias=False) if attention == "additive" else None  # v
-        self.decoder = CELLS[cell](embedding + encoded, width, layers, batch_first=True, dropout=inner)
+        self.decoder = CELLS[cell](
+            embedding + encoded, width, layers, batch_first=True, dropout=inner
+        )
         self.readout = nn.Linear(width + embedding + encoded, embedding)  # U
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         for part in (self.source_embedding, self.target_embedding):
@@ -130,19 +136,34 @@ class Seq2Seq(Translator):
     def encode(self, source: Tensor, length: Tensor) -> Memory:
         if self.hparams.reading == "backward":
             place = torch.arange(source.shape[1], device=source.device)
-            mirrored = length[:, None] - 2 - place  # below 0 for <eos> and padding, which stay where they are
+            mirrored = (
+                length[:, None] - 2 - place
+            )  # below 0 for <eos> and padding, which stay where they are
             source = source.gather(1, torch.where(mirrored >= 0, mirrored, place))
         packed = pack_padded_sequence(
-            self._drop(self.source_embedding(source)), length.cpu(), batch_first=True, enforce_sorted=False
+            self._drop(self.source_embedding(source)),
+            length.cpu(),
+            batch_first=True,
+            enforce_sorted=False,
         )
         out, last = self.encoder(packed)
         states, _ = pad_packed_sequence(out, batch_first=True, total_length=source.shape[1])
-        final = last[0] if isinstance(last, tuple) else last  # (L, N, width), or 2 L where both ways are read
-        context = torch.cat([final[-2], final[-1]], 1) if self.hparams.reading == "both" else final[-1]
-        parts = self.bridge(context).tanh().view(len(source), -1, self.hparams.layers, self.hparams.width)  # Eq. 2
+        final = (
+            last[0] if isinstance(last, tuple) else last
+        )  # (L, N, width), or 2 L where both ways are read
+        context = (
+            torch.cat([final[-2], final[-1]], 1) if self.hparams.reading == "both" else final[-1]
+        )
+        parts = (
+            self.bridge(context)
+            .tanh()
+            .view(len(source), -1, self.hparams.layers, self.hparams.width)
+        )  # Eq. 2
         first = tuple(part.transpose(0, 1).contiguous() for part in parts.unbind(1))
         mask = torch.arange(source.shape[1], device=source.device) < length[:, None]
-        return Memory(states, states if self.keys is None else self.keys(states), mask, first, context)
+        return Memory(
+            states, states if self.keys is None else self.keys(states), mask, first, context
+        )
 
     def look(self, memory: Memory, state: Tensor) -> Tensor:
         """c_t (N, K, E) for states (N, K, width) of the decoder, K for each source."""
@@ -151,14 +172,20 @@ class Seq2Seq(Translator):
         if self.query is None or self.score is None:
             scores = state @ memory.keys.mT  # Eq. 7, (N, K, S)
         else:
-            scores = self.score((self.query(state)[:, :, None] + memory.keys[:, None]).tanh())[..., 0]  # Eq. 6
+            scores = self.score((self.query(state)[:, :, None] + memory.keys[:, None]).tanh())[
+                ..., 0
+            ]  # Eq. 6
         weights = scores.masked_fill(~memory.mask[:, None], -torch.inf).softmax(-1)
         watch(weights[:, None])
         return weights @ memory.states
 
-    def advance(self, words: Tensor, context: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def advance(
+        self, words: Tensor, context: Tensor, state: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """s_t (N, T, width) and the state after vectors (N, T, embedding) with contexts (N, T, E); Eq. 3."""
-        out, after = self.decoder(torch.cat([words, context], 2), state if len(state) == 2 else state[0])
+        out, after = self.decoder(
+            torch.cat([words, context], 2), state if len(state) == 2 else state[0]
+        )
         return out, after if isinstance(after, tuple) else (after,)
 
     def logits(self, out: Tensor, words: Tensor, context: Tensor) -> Tensor:
@@ -169,7 +196,9 @@ class Seq2Seq(Translator):
     def decode(self, memory: Memory, tokens: Tensor) -> Tensor:
         words = self._drop(self.target_embedding(tokens))  # (N, T, embedding)
         forced = not self.training or self.hparams.teacher_forcing >= 1
-        if forced and self.hparams.attention == "none":  # nothing of a step depends on the one before but the state
+        if (
+            forced and self.hparams.attention == "none"
+        ):  # nothing of a step depends on the one before but the state
             context = self.look(memory, words)
             return self.logits(self.advance(words, context, memory.first)[0], words, context)
         state = memory.first
@@ -181,7 +210,9 @@ class Seq2Seq(Translator):
             context = self.look(memory, state[0][-1][:, None])
             out, state = self.advance(word, context, state)
             steps.append((out, word, context))
-        return self.logits(*(torch.cat(parts, 1) for parts in zip(*steps)))  # one large product instead of T small ones
+        return self.logits(
+            *(torch.cat(parts, 1) for parts in zip(*steps))
+        )  # one large product instead of T small ones
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.hparams.dropout, self.training)
@@ -198,7 +229,9 @@ class Seq2Seq(Translator):
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         memory, recurrent = state
         words = self.target_embedding(tokens)[:, None]  # (R, 1, embedding)
-        query = recurrent[0][-1].view(len(memory.mask), -1, self.hparams.width)  # K rows of each source look at it together
+        query = recurrent[0][-1].view(
+            len(memory.mask), -1, self.hparams.width
+        )  # K rows of each source look at it together
         context = self.look(memory, query).flatten(0, 1)[:, None]
         out, recurrent = self.advance(words, context, recurrent)
         return self.logits(out, words, context)[:, 0], (memory, recurrent)
@@ -206,7 +239,10 @@ class Seq2Seq(Translator):
     def select(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
         memory, recurrent = state
         if len(sentences) < len(memory.mask):
-            states, keys, mask, context = (part[sentences] for part in (memory.states, memory.keys, memory.mask, memory.context))
+            states, keys, mask, context = (
+                part[sentences]
+                for part in (memory.states, memory.keys, memory.mask, memory.context)
+            )
             memory = Memory(states, keys, mask, memory.first, context)
         return memory, tuple(part[:, rows].contiguous() for part in recurrent)
 

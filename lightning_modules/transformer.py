@@ -45,13 +45,23 @@ from torch.optim.swa_utils import AveragedModel
 
 from console import UserError
 from lightning_modules.layers.schedules import inverse_square_root
-from lightning_modules.layers.transformer import Block, CrossAttention, FeedForward, KVCache, Residual, SelfAttention, Shape
+from lightning_modules.layers.transformer import (
+    Block,
+    CrossAttention,
+    FeedForward,
+    KVCache,
+    Residual,
+    SelfAttention,
+    Shape,
+)
 from lightning_modules.layers.translation import Translator
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
     """(T, width) of positions (T,): Eq. 5."""
-    angles = positions[:, None] * 10000.0 ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
+    angles = positions[:, None] * 10000.0 ** (
+        -torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
+    )
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
 
 
@@ -60,13 +70,23 @@ class DecoderBlock(Residual):
 
     def __init__(self, shape: Shape, layer: int) -> None:
         super().__init__(shape, 3)
-        self.attention, self.cross, self.feed_forward = SelfAttention(shape, layer), CrossAttention(shape), FeedForward(shape)
+        self.attention, self.cross, self.feed_forward = (
+            SelfAttention(shape, layer),
+            CrossAttention(shape),
+            FeedForward(shape),
+        )
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor, cache: KVCache | None = None
+    ) -> Tensor:
         """(N * K, T, width) of x, where K rows look at each of the sources' keys and values (N, H, S, D)."""
         x = self.add(0, x, lambda y: self.attention(y, torch.empty(0), cache))
         sources = len(keys)
-        x = self.add(1, x, lambda y: self.cross(y.view(sources, -1, y.shape[-1]), keys, values, mask).view_as(y))
+        x = self.add(
+            1,
+            x,
+            lambda y: self.cross(y.view(sources, -1, y.shape[-1]), keys, values, mask).view_as(y),
+        )
         return self.add(2, x, self.feed_forward)
 
 
@@ -98,15 +118,21 @@ class EncoderDecoder(nn.Module):
         shared: one embedding for both sides.
     """
 
-    def __init__(self, source_vocab_size: int, vocab_size: int, shape: Shape, layers: int, shared: bool) -> None:
+    def __init__(
+        self, source_vocab_size: int, vocab_size: int, shape: Shape, layers: int, shared: bool
+    ) -> None:
         super().__init__()
         self.shape = shape
         self.embedding = nn.Embedding(vocab_size, shape.width)
-        self.source_embedding = self.embedding if shared else nn.Embedding(source_vocab_size, shape.width)
+        self.source_embedding = (
+            self.embedding if shared else nn.Embedding(source_vocab_size, shape.width)
+        )
         self.encoder = nn.ModuleList([Block(shape, layer) for layer in range(layers)])
         self.decoder = nn.ModuleList([DecoderBlock(shape, layer) for layer in range(layers)])
         ends = [nn.LayerNorm(shape.width) if shape.norm_first else nn.Identity() for _ in range(2)]
-        self.norms = nn.ModuleList(ends)  # of the stacks: with the norms first, what leaves them has none yet
+        self.norms = nn.ModuleList(
+            ends
+        )  # of the stacks: with the norms first, what leaves them has none yet
         for part in self.modules():
             if isinstance(part, nn.Linear):
                 nn.init.zeros_(part.bias)
@@ -114,7 +140,13 @@ class EncoderDecoder(nn.Module):
             elif isinstance(part, nn.Embedding):
                 nn.init.normal_(part.weight, 0.0, shape.width**-0.5)
         for part in self.modules():  # queries, keys and values are matrices of their own
-            joined = part.qkv if isinstance(part, SelfAttention) else part.keys_values if isinstance(part, CrossAttention) else None
+            joined = (
+                part.qkv
+                if isinstance(part, SelfAttention)
+                else part.keys_values
+                if isinstance(part, CrossAttention)
+                else None
+            )
             for matrix in joined.weight.split(shape.width) if joined is not None else ():
                 nn.init.xavier_uniform_(matrix)
 
@@ -122,12 +154,16 @@ class EncoderDecoder(nn.Module):
         """(N, T, width) of tokens (N, T), of which the first has that position."""
         width = self.shape.width
         positions = torch.arange(first, first + tokens.shape[1], device=tokens.device)
-        x = embedding(tokens) * math.sqrt(width) + sinusoids(positions, width).to(embedding.weight.dtype)
+        x = embedding(tokens) * math.sqrt(width) + sinusoids(positions, width).to(
+            embedding.weight.dtype
+        )
         return F.dropout(x, self.shape.dropout, self.training)
 
     def encode(self, source: Tensor, length: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
         """Keys and values of each decoder block for sources (N, S) of so many tokens (N,), and their mask."""
-        mask = (torch.arange(source.shape[1], device=source.device) < length[:, None])[:, None, None]
+        mask = (torch.arange(source.shape[1], device=source.device) < length[:, None])[
+            :, None, None
+        ]
         x = self.embed(source, self.source_embedding)
         for block in self.encoder:
             x = block(x, torch.empty(0), None, mask)
@@ -135,7 +171,12 @@ class EncoderDecoder(nn.Module):
         return [block.cross.project(x) for block in self.decoder], mask  # type: ignore[union-attr, operator]
 
     def decode(
-        self, sources: list[tuple[Tensor, Tensor]], mask: Tensor, tokens: Tensor, cache: KVCache | None, first: int
+        self,
+        sources: list[tuple[Tensor, Tensor]],
+        mask: Tensor,
+        tokens: Tensor,
+        cache: KVCache | None,
+        first: int,
     ) -> Tensor:
         """Logits (R, T, V) of what follows each of tokens (R, T)."""
         x = self.embed(tokens, self.embedding, first)
@@ -189,14 +230,22 @@ class Transformer(Translator):
             raise UserError(f"model.average_every {average_every}: give at least 1")
         self.save_hyperparameters()
         self.smoothing = smoothing
-        shape = Shape(width, heads, dropout, 0.0, "layer", False, "relu", norm_first=norm_first, hidden=hidden)
+        shape = Shape(
+            width, heads, dropout, 0.0, "layer", False, "relu", norm_first=norm_first, hidden=hidden
+        )
         self.network = EncoderDecoder(source_vocab_size, vocab_size, shape, layers, shared)
         self.averaged = AveragedModel(self.network).requires_grad_(False)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if self.hparams.shared and self.tokenizer is not None and self.tokenizer.source is not self.tokenizer.target:
-            raise UserError("model.shared needs one vocabulary for both sides: set data.shared_vocabulary true, or this to false")
+        if (
+            self.hparams.shared
+            and self.tokenizer is not None
+            and self.tokenizer.source is not self.tokenizer.target
+        ):
+            raise UserError(
+                "model.shared needs one vocabulary for both sides: set data.shared_vocabulary true, or this to false"
+            )
 
     def on_train_start(self) -> None:
         left = self.total_updates - self.trainer.global_step
@@ -229,7 +278,9 @@ class Transformer(Translator):
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        adam = torch.optim.Adam(self.network.parameters(), h.scale * h.width**-0.5, (0.9, 0.98), eps=1e-9, fused=True)
+        adam = torch.optim.Adam(
+            self.network.parameters(), h.scale * h.width**-0.5, (0.9, 0.98), eps=1e-9, fused=True
+        )
         return [adam], [inverse_square_root(adam, h.warmup_steps)]  # Eq. 4
 
     # Writing
@@ -237,11 +288,18 @@ class Transformer(Translator):
     def start(self, memory: Any, most: int) -> State:
         sources, mask = memory
         h = self.hparams
-        return State(sources, mask, KVCache(h.layers, len(mask), h.heads, most, h.width // h.heads, mask.device), 0)
+        return State(
+            sources,
+            mask,
+            KVCache(h.layers, len(mask), h.heads, most, h.width // h.heads, mask.device),
+            0,
+        )
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         state.cache.write_at([state.length] * len(tokens))
-        logits = self.judged.decode(state.sources, state.mask, tokens[:, None], state.cache, state.length)
+        logits = self.judged.decode(
+            state.sources, state.mask, tokens[:, None], state.cache, state.length
+        )
         return logits[:, 0], replace(state, length=state.length + 1)
 
     def select(self, state: State, sentences: Tensor, rows: Tensor) -> State:

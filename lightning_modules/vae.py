@@ -46,18 +46,38 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from console import UserError
-from lightning_modules.base import GenerativeModule, check_sampling, classes_used, sampling, seeded_normal
+from lightning_modules.base import (
+    GenerativeModule,
+    check_sampling,
+    classes_used,
+    sampling,
+    seeded_normal,
+)
 from lightning_modules.layers import latent
-from lightning_modules.layers.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, output_bias
+from lightning_modules.layers.networks import (
+    ConvDecoder,
+    ConvEncoder,
+    MLPDecoder,
+    MLPEncoder,
+    output_bias,
+)
 from lightning_modules.layers.schedules import cosine, warmup
-from metrics.likelihood import ActiveUnits, ImportanceSampledNLL, LabelAccuracy, SquaredError, bits_per_dim
+from metrics.likelihood import (
+    ActiveUnits,
+    ImportanceSampledNLL,
+    LabelAccuracy,
+    SquaredError,
+    bits_per_dim,
+)
 
 BIAS_CLIP = 1e-3  # of mean pixels, as in Burda et al.'s released code
 
 
 def bernoulli_log_likelihood(logits: Tensor, x: Tensor, sigma: float = 1.0) -> Tensor:
     """log p(x|z) of x in [0, 1] summed over pixels, shape (..., C, H, W) -> (...); `sigma` plays no part."""
-    return -F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum((-3, -2, -1))
+    return -F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(
+        (-3, -2, -1)
+    )
 
 
 def gaussian_log_likelihood(logits: Tensor, x: Tensor, sigma: float) -> Tensor:
@@ -143,7 +163,9 @@ class VAE(GenerativeModule):
         super().__init__()
         self.save_hyperparameters()
         if bound == "iwae" and beta != 1:
-            raise UserError("model.bound iwae has no beta: set model.beta to 1 or model.bound to elbo")
+            raise UserError(
+                "model.bound iwae has no beta: set model.beta to 1 or model.bound to elbo"
+            )
         self.latent_dim = latent_dim
         self.classes = classes_used(num_classes, conditional)
         self.log_likelihood = LIKELIHOODS[likelihood]
@@ -151,7 +173,9 @@ class VAE(GenerativeModule):
         self.encoder: nn.Module
         self.decoder: nn.Module
         if network == "conv":
-            self.encoder = ConvEncoder(image_shape, hidden, 2 * latent_dim, extra_channels=self.classes)
+            self.encoder = ConvEncoder(
+                image_shape, hidden, 2 * latent_dim, extra_channels=self.classes
+            )
             self.decoder = ConvDecoder(image_shape, hidden, latent_dim + self.classes)
         else:
             inputs = (channels + self.classes) * prod(size)
@@ -166,9 +190,13 @@ class VAE(GenerativeModule):
     def posterior(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """mu and log sigma^2 of q(z|x), or of q(z|x, y), each (N, D); pictures in [-1, 1]."""
         if self.classes:
-            planes = self._one_hot(label, len(image))[:, :, None, None].expand(-1, -1, *image.shape[-2:])
+            planes = self._one_hot(label, len(image))[:, :, None, None].expand(
+                -1, -1, *image.shape[-2:]
+            )
             image = torch.cat([image, planes], 1)
-        mean, log_var = self.encoder(image).float().chunk(2, 1)  # Eq. 4 wants all digits, also where the network has fewer
+        mean, log_var = (
+            self.encoder(image).float().chunk(2, 1)
+        )  # Eq. 4 wants all digits, also where the network has fewer
         return mean, log_var
 
     def logits(self, z: Tensor, label: Tensor | None = None) -> Tensor:
@@ -185,8 +213,12 @@ class VAE(GenerativeModule):
     def log_weight(self, image: Tensor, k: int, label: Tensor | None = None) -> Tensor:
         """log w of Eq. 5 for k draws from the posterior, (k, N)."""
         mean, log_var = self.posterior(image, label)
-        z = mean + (0.5 * log_var).exp() * torch.randn(k, *mean.shape, device=mean.device)  # (k, N, D), Eq. 2
-        log_joint = self.log_likelihood(self.logits(z, label), unit(image), self.hparams.sigma) + normal_log_density(z, 0.0, 0.0)
+        z = mean + (0.5 * log_var).exp() * torch.randn(
+            k, *mean.shape, device=mean.device
+        )  # (k, N, D), Eq. 2
+        log_joint = self.log_likelihood(
+            self.logits(z, label), unit(image), self.hparams.sigma
+        ) + normal_log_density(z, 0.0, 0.0)
         return log_joint - normal_log_density(z, mean, log_var)
 
     def objective(self, batch: dict[str, Any], beta: float) -> dict[str, Tensor]:
@@ -195,10 +227,18 @@ class VAE(GenerativeModule):
         if self.hparams.bound == "iwae":
             return {"loss": -importance_bound(self.log_weight(image, self.hparams.k, label)).mean()}
         mean, log_var = self.posterior(image, label)
-        z = mean + (0.5 * log_var).exp() * torch.randn(self.hparams.k, *mean.shape, device=mean.device)  # Eq. 2
-        reconstruction = -self.log_likelihood(self.logits(z, label), unit(image), self.hparams.sigma).mean()
+        z = mean + (0.5 * log_var).exp() * torch.randn(
+            self.hparams.k, *mean.shape, device=mean.device
+        )  # Eq. 2
+        reconstruction = -self.log_likelihood(
+            self.logits(z, label), unit(image), self.hparams.sigma
+        ).mean()
         kl = standard_normal_kl(mean, log_var).mean()
-        return {"loss": reconstruction + beta * kl, "reconstruction": reconstruction, "kl": kl}  # Eq. 3
+        return {
+            "loss": reconstruction + beta * kl,
+            "reconstruction": reconstruction,
+            "kl": kl,
+        }  # Eq. 3
 
     @torch.no_grad()
     def on_train_start(self) -> None:
@@ -216,7 +256,9 @@ class VAE(GenerativeModule):
         return losses["loss"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        losses = {f"val/{name}": value for name, value in self.objective(batch, self.hparams.beta).items()}
+        losses = {
+            f"val/{name}": value for name, value in self.objective(batch, self.hparams.beta).items()
+        }
         self.log_dict(losses, batch_size=len(batch["image"]), sync_dist=True)
         self.active_units.update(self.posterior(batch["image"], batch.get("label"))[0])
         self.log_metric("val/active_units", self.active_units)
@@ -236,16 +278,25 @@ class VAE(GenerativeModule):
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
-        levels = 256 if self.hparams.likelihood == "gaussian" else 1  # a density against a probability
-        self.log("test/bpd", bits_per_dim(self.test_nll.compute(), prod(self.hparams.image_shape), levels))
+        levels = (
+            256 if self.hparams.likelihood == "gaussian" else 1
+        )  # a density against a probability
+        self.log(
+            "test/bpd",
+            bits_per_dim(self.test_nll.compute(), prod(self.hparams.image_shape), levels),
+        )
         given = "|given=label" if self.classes else ""
         self.signatures["test/nll"] = f"nll[k={self.hparams.test_samples}{given}]"
         # Bernoulli pixels are a probability of binary pictures; of grey or colour values they are a cross-entropy and no density.
-        self.signatures["test/bpd"] = f"bpd[k={self.hparams.test_samples}|pixels={self.hparams.likelihood}{given}]"
+        self.signatures["test/bpd"] = (
+            f"bpd[k={self.hparams.test_samples}|pixels={self.hparams.likelihood}{given}]"
+        )
 
     def configure_optimizers(self) -> Any:
         hparams = self.hparams
-        adam = torch.optim.Adam(self.parameters(), hparams.learning_rate, eps=hparams.adam_epsilon, fused=True)
+        adam = torch.optim.Adam(
+            self.parameters(), hparams.learning_rate, eps=hparams.adam_epsilon, fused=True
+        )
         if hparams.schedule == "constant":
             return adam
         if hparams.schedule == "stages":
@@ -256,7 +307,10 @@ class VAE(GenerativeModule):
     def classify(self, image: Tensor, k: int = CLASSIFY_SAMPLES) -> Tensor:
         """log p(y|x) of Eq. 6 with a uniform p(y), (N, classes), from L_k as the estimate of log p(x|y)."""
         labels = torch.arange(self.classes, device=image.device)
-        scores = [importance_bound(self.log_weight(image, k, label.expand(len(image)))) for label in labels]
+        scores = [
+            importance_bound(self.log_weight(image, k, label.expand(len(image))))
+            for label in labels
+        ]
         return torch.stack(scores, 1).log_softmax(1)
 
     def encode(self, image: Tensor, label: Tensor | None = None) -> Tensor:
@@ -305,25 +359,45 @@ class VAE(GenerativeModule):
         """
         check_sampling(label, self.classes, steps)
         if label is not None and mode in ("reconstruct", "attribute"):
-            raise UserError(f"--label {label}: --mode {mode} takes pictures of the data, which have their own")
-        turns = torch.tensor([seed if label is None else label for seed in seeds], device=self.device)
+            raise UserError(
+                f"--label {label}: --mode {mode} takes pictures of the data, which have their own"
+            )
+        turns = torch.tensor(
+            [seed if label is None else label for seed in seeds], device=self.device
+        )
         given = [turns % self.classes] if self.classes else []
         if mode in ("prior", "interpolate"):
-            noise = temperature * seeded_normal(seeds, (2, self.latent_dim), self.device)  # (N, 2, D)
+            noise = temperature * seeded_normal(
+                seeds, (2, self.latent_dim), self.device
+            )  # (N, 2, D)
             if mode == "prior":
                 return self.decode(noise[:, 0], *given)
             return latent.interpolate(self, noise[:, 0], noise[:, 1], steps, *given)
         if mode == "traverse":
             dims = [seed % self.latent_dim for seed in seeds]
-            return latent.traverse(self, torch.zeros(self.latent_dim, device=self.device), dims, steps, *given)
+            return latent.traverse(
+                self, torch.zeros(self.latent_dim, device=self.device), dims, steps, *given
+            )
         if batch is None:
             raise UserError(f"--mode {mode} needs pictures: give the data they come from")
         image = batch["image"].to(self.device)
         if mode == "reconstruct":
-            return torch.stack([image, self.reconstruct(image, batch["label"].to(self.device) if self.classes else None)], 1)
+            return torch.stack(
+                [
+                    image,
+                    self.reconstruct(
+                        image, batch["label"].to(self.device) if self.classes else None
+                    ),
+                ],
+                1,
+            )
         if attribute is None:
-            raise UserError("--mode attribute needs --attribute, such as a word that occurs in the names of the pictures")
-        direction = latent.attribute_direction(self, batch["positive"].to(self.device), batch["negative"].to(self.device))
+            raise UserError(
+                "--mode attribute needs --attribute, such as a word that occurs in the names of the pictures"
+            )
+        direction = latent.attribute_direction(
+            self, batch["positive"].to(self.device), batch["negative"].to(self.device)
+        )
         return latent.add_attribute(self, image, direction, steps)
 
     @sampling
@@ -333,7 +407,9 @@ class VAE(GenerativeModule):
         seeds = list(range(len(image)))
         rows = torch.stack([image, self.reconstruct(image, label)])  # (2, N, C, H, W)
         noise = seeded_normal(seeds, (self.latent_dim,), self.device)
-        samples = self.decode(noise, torch.tensor(seeds, device=self.device) % self.classes if self.classes else None)
+        samples = self.decode(
+            noise, torch.tensor(seeds, device=self.device) % self.classes if self.classes else None
+        )
         return {"reconstructions": rows, "samples": samples}
 
 

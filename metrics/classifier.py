@@ -48,7 +48,9 @@ def weights_hash(network: nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
-def train_classifier(images: Tensor, labels: Tensor, num_classes: int, *, epochs: int | None = None, seed: int = 0) -> Classifier:
+def train_classifier(
+    images: Tensor, labels: Tensor, num_classes: int, *, epochs: int | None = None, seed: int = 0
+) -> Classifier:
     """Train a `Classifier` on uint8 pictures (N, C, H, W); the global generator is left as it was.
 
     Adam at 1e-3 with a cosine to 0, batches of 128; where no `epochs` are given, as many as 1,200 batches make, at most 20.
@@ -56,14 +58,22 @@ def train_classifier(images: Tensor, labels: Tensor, num_classes: int, *, epochs
     size = min(128, len(images))
     batches = len(images) // size
     epochs = epochs or min(20, -(-1200 // batches))
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):  # also amid a validation
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.random.fork_rng(devices=[]),
+    ):  # also amid a validation
         torch.manual_seed(seed)
-        model = Classifier(images.shape[1], num_classes).to(memory_format=torch.channels_last)  # 1.6 times as fast
+        model = Classifier(images.shape[1], num_classes).to(
+            memory_format=torch.channels_last
+        )  # 1.6 times as fast
         optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
         for _ in range(epochs):
             for index in torch.randperm(len(images))[: batches * size].split(size):
-                batch = (images[index].float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+                batch = (images[index].float() / 127.5 - 1).contiguous(
+                    memory_format=torch.channels_last
+                )
                 loss = F.cross_entropy(model(batch), labels[index])
                 optimizer.zero_grad()
                 loss.backward()
@@ -76,6 +86,7 @@ def train_classifier(images: Tensor, labels: Tensor, num_classes: int, *, epochs
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Share of uint8 pictures whose most likely class is their label."""
     right = [
-        (model(part.float() / 127.5 - 1).argmax(1) == label).sum() for part, label in zip(images.split(1000), labels.split(1000))
+        (model(part.float() / 127.5 - 1).argmax(1) == label).sum()
+        for part, label in zip(images.split(1000), labels.split(1000))
     ]
     return torch.stack(right).sum().item() / len(labels)

@@ -54,14 +54,18 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
     real, fake = real.double(), fake.double()
     within = 0.0
     for cloud in (real, fake):
-        own = (cloud.square().sum(1) / cloud.shape[1] + 1).pow(3).sum()  # pairs of a picture with itself
+        own = (
+            (cloud.square().sum(1) / cloud.shape[1] + 1).pow(3).sum()
+        )  # pairs of a picture with itself
         within += ((kernel_sum(cloud, cloud) - own) / (len(cloud) * (len(cloud) - 1))).item()
     return within - 2 * kernel_sum(real, fake).item() / (len(real) * len(fake))
 
 
 def radii(cloud: Tensor, k: int) -> Tensor:
     """(N,) distance of each of a cloud to the k-th nearest of the others."""
-    return torch.cat([torch.cdist(part, cloud).kthvalue(k + 1).values for part in cloud.split(1000)])
+    return torch.cat(
+        [torch.cdist(part, cloud).kthvalue(k + 1).values for part in cloud.split(1000)]
+    )
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
@@ -70,7 +74,12 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
 
     def share_within(points: Tensor, cloud: Tensor) -> float:
         reach = radii(cloud, k)
-        return torch.cat([(torch.cdist(part, cloud) <= reach).any(1) for part in points.split(1000)]).double().mean().item()
+        return (
+            torch.cat([(torch.cdist(part, cloud) <= reach).any(1) for part in points.split(1000)])
+            .double()
+            .mean()
+            .item()
+        )
 
     return share_within(fake, real), share_within(real, fake)
 
@@ -89,6 +98,9 @@ def inception_score(logits: Tensor, splits: int = 10) -> float:
     """Mean over splits, in order, of exp(E[KL(p(y|x) || p(y))])."""
     scores = []
     for part in logits.double().log_softmax(1).tensor_split(splits):
-        marginal = part.logsumexp(0) - torch.tensor(float(len(part)), dtype=part.dtype, device=part.device).log()
+        marginal = (
+            part.logsumexp(0)
+            - torch.tensor(float(len(part)), dtype=part.dtype, device=part.device).log()
+        )
         scores.append((part.exp() * (part - marginal)).sum(1).mean().exp())
     return torch.stack(scores).mean().item()

@@ -69,16 +69,27 @@ class InceptionFeatures(Extractor):
     def __init__(self, weights: Path, digest: str = INCEPTION_DIGEST) -> None:
         super().__init__()
         try:
-            from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+            from torch_fidelity.feature_extractor_inceptionv3 import (
+                URL_INCEPTION_V3,
+                FeatureExtractorInceptionV3,
+            )
         except ImportError as error:
-            raise UserError("the Inception metrics need a package that is not installed: pip install torch-fidelity") from error
+            raise UserError(
+                "the Inception metrics need a package that is not installed: pip install torch-fidelity"
+            ) from error
         if not weights.is_file():
-            raise UserError(f"no Inception weights: download {URL_INCEPTION_V3} to {weights}, or use --extractor classifier")
+            raise UserError(
+                f"no Inception weights: download {URL_INCEPTION_V3} to {weights}, or use --extractor classifier"
+            )
         self.name = "inception-2015" if digest == INCEPTION_DIGEST else f"inception:{digest}"
         found = hashlib.sha256(weights.read_bytes()).hexdigest()
         if not found.startswith(digest):  # before it is read, since reading it may run code
-            raise UserError(f"{weights}: its SHA-256 begins with {found[:8]}, not {digest}: download it again")
-        self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], str(weights))
+            raise UserError(
+                f"{weights}: its SHA-256 begins with {found[:8]}, not {digest}: download it again"
+            )
+        self.network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048", "logits_unbiased"], str(weights)
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features, logits = self.network(images.expand(-1, 3, -1, -1).contiguous())
@@ -116,4 +127,7 @@ class FeatureSet(Metric):
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """(N, D) features and (N, K) logits."""
-        return tuple(torch.cat(part) if isinstance(part, list) else part for part in (self.features, self.logits))  # type: ignore[return-value]
+        return tuple(
+            torch.cat(part) if isinstance(part, list) else part
+            for part in (self.features, self.logits)
+        )  # type: ignore[return-value]

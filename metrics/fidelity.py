@@ -48,9 +48,15 @@ class SSIM(Metric):
         """Add images (N, C, H, W) in [0, 1]."""
         height, width = made.shape[2:]
         if min(height, width) < self.window:
-            raise UserError(f"SSIM needs images of at least {self.window}x{self.window} pixels (got {height}x{width})")
-        with torch.autocast(made.device.type, enabled=False):  # variances are differences of squares: bfloat16 loses them
-            _, similarity = structural_similarity_index_measure(made, truth, data_range=1.0, return_full_image=True)
+            raise UserError(
+                f"SSIM needs images of at least {self.window}x{self.window} pixels (got {height}x{width})"
+            )
+        with torch.autocast(
+            made.device.type, enabled=False
+        ):  # variances are differences of squares: bfloat16 loses them
+            _, similarity = structural_similarity_index_measure(
+                made, truth, data_range=1.0, return_full_image=True
+            )
         valid = slice(self.window // 2, -(self.window // 2))
         self.similarity += similarity[..., valid, valid].mean((1, 2, 3)).sum()
         self.count += len(made)
@@ -76,7 +82,12 @@ def fidelity_metrics(directions: tuple[str, ...], side: int) -> nn.ModuleDict:
         side: Smaller side of the images in pixels; below SSIM's window there is no SSIM.
     """
     fitting = [name for name in FIDELITY if name != "ssim" or side >= SSIM.window]
-    names = [f"{stage}/{name}/{direction}" for stage in ("val", "test") for name in fitting for direction in directions]
+    names = [
+        f"{stage}/{name}/{direction}"
+        for stage in ("val", "test")
+        for name in fitting
+        for direction in directions
+    ]
     return nn.ModuleDict({name: FIDELITY[name.split("/")[1]]() for name in names})
 
 
@@ -101,7 +112,9 @@ def fidelity(made: Tensor, truth: Tensor, names: Iterable[str]) -> dict[str, tup
     found = {}
     for name in names:
         metric: Any = FIDELITY[name]()
-        count = max(1, 2**20 // truth[0].numel())  # SSIM needs some fifty times the memory of its pictures
+        count = max(
+            1, 2**20 // truth[0].numel()
+        )  # SSIM needs some fifty times the memory of its pictures
         for one, other in zip(made.split(count), truth.split(count)):
             metric.update(one.float() / 255, other.float() / 255)
         found[name] = (float(metric.compute()), str(metric.signature))

@@ -33,14 +33,24 @@ def pca_sse(train_images: Tensor, test_images: Tensor, components: int = 30) -> 
     fit, x = (images.flatten(1).double() / 255 for images in (train_images, test_images))
     mean = fit.mean(0)
     covariance = (fit - mean).T @ (fit - mean) / len(fit)
-    basis = torch.linalg.eigh(covariance).eigenvectors[:, -components:]  # (D, components), largest eigenvalues last
+    basis = torch.linalg.eigh(covariance).eigenvectors[
+        :, -components:
+    ]  # (D, components), largest eigenvalues last
     centred = x - mean
     error = (centred - centred @ basis @ basis.T).square().sum(1).mean().item()
-    return error, f"sse[sum=values|mean=pictures|scale=0..1|pca={components}|n_fit={len(fit)}|n_test={len(x)}]"
+    return (
+        error,
+        f"sse[sum=values|mean=pictures|scale=0..1|pca={components}|n_fit={len(fit)}|n_test={len(x)}]",
+    )
 
 
 def classifier_accuracy(
-    train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor, seed: int, epochs: int = 3
+    train_images: Tensor,
+    train_labels: Tensor,
+    test_images: Tensor,
+    test_labels: Tensor,
+    seed: int,
+    epochs: int = 3,
 ) -> tuple[float, str]:
     """Test accuracy of the small discriminative classifier, p(y|x) learned directly.
 
@@ -55,12 +65,19 @@ def classifier_accuracy(
     Returns:
         The accuracy and its signature, with the hash of the weights.
     """
-    model = train_classifier(train_images, train_labels, int(train_labels.max()) + 1, epochs=epochs, seed=seed)
+    model = train_classifier(
+        train_images, train_labels, int(train_labels.max()) + 1, epochs=epochs, seed=seed
+    )
     value = accuracy(model, test_images, test_labels)
-    return value, f"accuracy[rule=discriminative|epochs={epochs}|weights={weights_hash(model)}|n={len(test_images)}]"
+    return (
+        value,
+        f"accuracy[rule=discriminative|epochs={epochs}|weights={weights_hash(model)}|n={len(test_images)}]",
+    )
 
 
-def parzen_control(train_images: Tensor, val_images: Tensor, test_images: Tensor, seed: int, n: int = 10_000) -> tuple[float, str]:
+def parzen_control(
+    train_images: Tensor, val_images: Tensor, test_images: Tensor, seed: int, n: int = 10_000
+) -> tuple[float, str]:
     """Parzen log-likelihood with real training pictures in place of generated ones: what a perfect generator would get.
 
     Args:
@@ -75,10 +92,15 @@ def parzen_control(train_images: Tensor, val_images: Tensor, test_images: Tensor
     """
     picked = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(seed))[:n]
     mean, error, sigma = parzen(train_images[picked], val_images[:1000], test_images)
-    return mean, f"parzen[real=train|n_fake={n}|sigma={sigma:.3f}|n_test={len(test_images)}|se={error:.2g}]"
+    return (
+        mean,
+        f"parzen[real=train|n_fake={n}|sigma={sigma:.3f}|n_test={len(test_images)}|se={error:.2g}]",
+    )
 
 
-def nearest_neighbour(train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor) -> tuple[float, str]:
+def nearest_neighbour(
+    train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor
+) -> tuple[float, str]:
     """Test error in per cent of the one-nearest-neighbour classifier on real pixels, beside that on generated ones.
 
     Args:
@@ -91,7 +113,10 @@ def nearest_neighbour(train_images: Tensor, train_labels: Tensor, test_images: T
         The error and its signature.
     """
     error = nearest_neighbour_error(train_images, train_labels, test_images, test_labels)
-    return 100 * error, f"nn-error[real=train|n_train={len(train_images)}|n_test={len(test_images)}|distance=euclidean]"
+    return (
+        100 * error,
+        f"nn-error[real=train|n_train={len(train_images)}|n_test={len(test_images)}|distance=euclidean]",
+    )
 
 
 def translation_floor(
@@ -117,7 +142,9 @@ def translation_floor(
     Returns:
         The figure and its signature.
     """
-    given, truth, train = (test_a, test_b, train_b) if direction == "a2b" else (test_b, test_a, train_a)
+    given, truth, train = (
+        (test_a, test_b, train_b) if direction == "a2b" else (test_b, test_a, train_a)
+    )
     made = given if rule == "copy" else train.double().mean(0).round().byte().expand_as(truth)
     value, signature = fidelity(made, truth, [metric])[metric]
     return value, f"{signature[:-1]}|rule={rule}|direction={direction}|n={len(truth)}]"
@@ -136,7 +163,10 @@ def ngram(train_ids: np.ndarray, test_ids: np.ndarray, order: int = 5) -> tuple[
     """
     vocab_size = int(max(train_ids.max(), test_ids.max())) + 1
     value = witten_bell(train_ids, test_ids, order, vocab_size)
-    return value, f"nll[model={order}-gram|smoothing=witten-bell|state=carried|positions=all|n={len(test_ids) - 1}|unit=nats/token]"
+    return (
+        value,
+        f"nll[model={order}-gram|smoothing=witten-bell|state=carried|positions=all|n={len(test_ids) - 1}|unit=nats/token]",
+    )
 
 
 def nearest_translation(train_texts: Texts, test_texts: Texts) -> tuple[float, str]:
@@ -155,4 +185,6 @@ def nearest_translation(train_texts: Texts, test_texts: Texts) -> tuple[float, s
         words = set(source.split())
         answer = max(known, key=lambda pair: len(words & pair[0]) / len(words | pair[0]))[1]
         right += answer == target
-    return right / len(test_texts[0]), f"exact[compare=whole|rule=nearest-source|distance=jaccard-words|n={len(test_texts[0])}]"
+    return right / len(
+        test_texts[0]
+    ), f"exact[compare=whole|rule=nearest-source|distance=jaccard-words|n={len(test_texts[0])}]"

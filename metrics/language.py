@@ -25,7 +25,9 @@ class TokenNLL(Metric):
 
     def update(self, losses: Tensor, count: int) -> None:
         """Add the losses of a batch, any shape, of which `count` are not 0 for want of a target."""
-        self.total = self.total.double() + losses.double().sum()  # a run in bf16-true makes its metrics' states so, too
+        self.total = (
+            self.total.double() + losses.double().sum()
+        )  # a run in bf16-true makes its metrics' states so, too
         self.count += count
 
     def compute(self) -> Tensor:

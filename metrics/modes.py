@@ -31,7 +31,9 @@ def classes_covered(drawn: Tensor, real: Tensor, num_classes: int) -> tuple[int,
     Returns:
         The number, and the entropy of the classes of generated pictures over that of real ones (0 for a single class).
     """
-    shares = [torch.bincount(one, minlength=num_classes).double() / len(one) for one in (drawn, real)]
+    shares = [
+        torch.bincount(one, minlength=num_classes).double() / len(one) for one in (drawn, real)
+    ]
     entropies = [torch.special.entr(share).sum() for share in shares]
     covered = (shares[0] >= shares[1] / 10) & (shares[1] > 0)
     return int(covered.sum()), float(entropies[0] / entropies[1]) if entropies[1] > 0 else 0.0

@@ -34,13 +34,19 @@ def witten_bell(train: np.ndarray, text: np.ndarray, order: int, vocab_size: int
         vocab_size: V; V^n has to fit into 63 bits.
     """
     if vocab_size**order >= 2**63:
-        raise UserError(f"an n-gram of order {order} over {vocab_size} tokens has more kinds than 63 bits hold: lower the order")
+        raise UserError(
+            f"an n-gram of order {order} over {vocab_size} tokens has more kinds than 63 bits hold: lower the order"
+        )
     train, text = train.astype(np.int64), text.astype(np.int64)
     probability = np.full(len(text), 1 / vocab_size)
     for length in range(order):
         before = context_keys(train, length, vocab_size)
-        pairs, pair_counts = np.unique((before * vocab_size + train)[before >= 0], return_counts=True)
-        contexts, first, followers = np.unique(pairs // vocab_size, return_index=True, return_counts=True)
+        pairs, pair_counts = np.unique(
+            (before * vocab_size + train)[before >= 0], return_counts=True
+        )
+        contexts, first, followers = np.unique(
+            pairs // vocab_size, return_index=True, return_counts=True
+        )
         totals = np.add.reduceat(pair_counts, first)
         given = context_keys(text, length, vocab_size)
         seen, kinds = lookup(given, contexts, totals), lookup(given, contexts, followers)

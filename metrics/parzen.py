@@ -19,7 +19,10 @@ def parzen_log_likelihood(samples: Tensor, x: Tensor, sigma: float) -> Tensor:
         (N,) nats. At that sigma; a likelihood of the blurred samples, not of the model.
     """
     constant = math.log(len(samples)) + samples.shape[1] / 2 * math.log(2 * math.pi * sigma**2)
-    parts = [(torch.cdist(part, samples).square() / (-2 * sigma**2)).logsumexp(1) for part in x.split(1000)]
+    parts = [
+        (torch.cdist(part, samples).square() / (-2 * sigma**2)).logsumexp(1)
+        for part in x.split(1000)
+    ]
     return torch.cat(parts) - constant
 
 
@@ -34,13 +37,18 @@ def parzen(samples: Tensor, val: Tensor, test: Tensor) -> tuple[float, float, fl
     Returns:
         Mean in nats, its standard error, and sigma.
     """
-    samples, val, test = (one.flatten(1) / 255.0 if one.dtype == torch.uint8 else one.flatten(1) for one in (samples, val, test))
+    samples, val, test = (
+        one.flatten(1) / 255.0 if one.dtype == torch.uint8 else one.flatten(1)
+        for one in (samples, val, test)
+    )
     sigma = max(SIGMAS, key=lambda width: parzen_log_likelihood(samples, val, width).mean().item())
     likelihood = parzen_log_likelihood(samples, test, sigma)
     return likelihood.mean().item(), (likelihood.std() / math.sqrt(len(test))).item(), sigma
 
 
-def nearest_neighbour_error(pool: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
+def nearest_neighbour_error(
+    pool: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor
+) -> float:
     """Share of test pictures whose nearest neighbour in the pool is of another class (Radford et al. 2016, Table 3).
 
     Args:

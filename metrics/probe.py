@@ -44,7 +44,11 @@ def features(
 
 
 def swapped_words_probe(
-    represent: Callable[[Tensor, Tensor], Tensor], data: Any, device: Any, train: int = 4000, test: int = 1000
+    represent: Callable[[Tensor, Tensor], Tensor],
+    data: Any,
+    device: Any,
+    train: int = 4000,
+    test: int = 1000,
 ) -> tuple[float, str]:
     """Test accuracy of a logistic regression that says whether two neighbouring tokens of a text were exchanged; chance is .5.
 
@@ -58,12 +62,19 @@ def swapped_words_probe(
     Returns:
         The accuracy and its signature.
     """
-    (x, y), (x_test, y_test) = (features(represent, data, *part, device) for part in (("train", train), ("test", test)))
+    (x, y), (x_test, y_test) = (
+        features(represent, data, *part, device) for part in (("train", train), ("test", test))
+    )
     with torch.inference_mode(False), torch.enable_grad():  # a test has switched gradients off
         weight, bias, mean, deviation = fit(x.clone(), y.clone())
-    right = (((x_test - mean) / deviation @ weight + bias > 0).float() == y_test).float().mean().item()
+    right = (
+        (((x_test - mean) / deviation @ weight + bias > 0).float() == y_test).float().mean().item()
+    )
     split = data.split_name("test")
-    return right, f"accuracy[task=swapped-neighbours|features=mean,max|l2=1e-3|n_train={len(x)}|n={len(x_test)}|split={split}]"
+    return (
+        right,
+        f"accuracy[task=swapped-neighbours|features=mean,max|l2=1e-3|n_train={len(x)}|n={len(x_test)}|split={split}]",
+    )
 
 
 def fit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -75,7 +86,10 @@ def fit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     def closure() -> Tensor:
         search.zero_grad()
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(x @ weight + bias, y) + 1e-3 * weight.square().sum()
+        loss = (
+            torch.nn.functional.binary_cross_entropy_with_logits(x @ weight + bias, y)
+            + 1e-3 * weight.square().sum()
+        )
         loss.backward()
         return loss
 

@@ -36,7 +36,9 @@ class RankingAccuracy(Metric):
         self.add_state("keys", [], dist_reduce_fx="cat")
         self.add_state("index", [], dist_reduce_fx="cat")
 
-    def update(self, images: Tensor, texts: Tensor, tokens: Tensor, keys: Tensor, index: Tensor) -> None:
+    def update(
+        self, images: Tensor, texts: Tensor, tokens: Tensor, keys: Tensor, index: Tensor
+    ) -> None:
         """Add a batch.
 
         Args:

@@ -34,7 +34,11 @@ def chrf(texts: list[str], references: list[str], lower: bool) -> Figure:
 
 
 def tokenised_bleu(
-    texts: list[str], references: list[str], tokenise: Callable[[str], list[str]], rules: str, lower: bool
+    texts: list[str],
+    references: list[str],
+    tokenise: Callable[[str], list[str]],
+    rules: str,
+    lower: bool,
 ) -> Figure:
     """BLEU over the words of a corpus' own tokenizer, without smoothing: the protocol of papers before sacreBLEU.
 
@@ -71,32 +75,48 @@ def closed_vocabulary_bleu(
         max_words: Maximum number of words of a translation; the rest is cut off.
         retokenise: Whether the words are joined by spaces and split again, so that spaCy makes three words of `<unk>`.
     """
-    words = [[word if word.lower() in vocabulary else "<unk>" for word in tokenise(text)[:max_words]] for text in texts]
+    words = [
+        [word if word.lower() in vocabulary else "<unk>" for word in tokenise(text)[:max_words]]
+        for text in texts
+    ]
     if retokenise:
         words = [tokenise(" ".join(line)) for line in words]
     note = f"words={rules}|vocabulary={len(vocabulary)}|max_words={max_words}|retokenised={'yes' if retokenise else 'no'}"
     return _word_bleu("bleu_unk", words, [tokenise(text) for text in references], True, note)
 
 
-def _word_bleu(name: str, texts: list[list[str]], references: list[list[str]], lower: bool, note: str) -> Figure:
+def _word_bleu(
+    name: str, texts: list[list[str]], references: list[list[str]], lower: bool, note: str
+) -> Figure:
     """BLEU of texts that are split into words, without smoothing."""
     metric = BLEU(lowercase=lower, tokenize="none", smooth_method="none", force=True)
-    value = metric.corpus_score([" ".join(words) for words in texts], [[" ".join(words) for words in references]]).score
+    value = metric.corpus_score(
+        [" ".join(words) for words in texts], [[" ".join(words) for words in references]]
+    ).score
     return value, f"{name}[{metric.get_signature()}|{note}]"
 
 
-def bleu_by_length(texts: list[str], references: list[str], sources: list[str], lower: bool) -> dict[str, Figure]:
+def bleu_by_length(
+    texts: list[str], references: list[str], sources: list[str], lower: bool
+) -> dict[str, Figure]:
     """BLEU of sentences by the number of words of their source, "first-last", as split at white space.
 
     Without attention, one context vector has to hold the whole source: BLEU falls with its length.
     """
     found = {}
     for first, last in BUCKETS:
-        chosen = [number for number, source in enumerate(sources) if first <= len(source.split()) <= last]
+        chosen = [
+            number for number, source in enumerate(sources) if first <= len(source.split()) <= last
+        ]
         if chosen:
-            value, signature = bleu([texts[i] for i in chosen], [references[i] for i in chosen], lower)
+            value, signature = bleu(
+                [texts[i] for i in chosen], [references[i] for i in chosen], lower
+            )
             name = f"{first}-{last}" if last < 10_000 else f"{first}+"
-            found[name] = value, f"{signature[:-1]}|source_words={name}(split at white space)|sentences={len(chosen)}]"
+            found[name] = (
+                value,
+                f"{signature[:-1]}|source_words={name}(split at white space)|sentences={len(chosen)}]",
+            )
     return found
 
 

@@ -20,7 +20,9 @@ class IndexNoiseGAN(GAN):
     """Sample i always starts from the same noise: a batch gives the same gradients however it is split."""
 
     def generate(self, batch: dict[str, Any]) -> Tensor:
-        return self.generator(seeded_normal(batch["index"].tolist(), (self.latent_dim,), self.device), None)
+        return self.generator(
+            seeded_normal(batch["index"].tolist(), (self.latent_dim,), self.device), None
+        )
 
 
 class PlainGPT(GPT):
@@ -74,21 +76,35 @@ class Witness(Callback):
         if trainer.world_size > 1:
             trainer.strategy.model.register_comm_hook(self, exchange)  # type: ignore[union-attr, operator]
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self.exchanges.append(0)
         self.samples.append(batch["index"].tolist())
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.noise.append(torch.rand(4))  # what a system would draw next from this rank's generator
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         state = {name: value.clone() for name, value in pl_module.state_dict().items()}
-        record = {"state": state, "noise": self.noise, "samples": self.samples, "exchanges": self.exchanges, "process": os.getpid()}
+        record = {
+            "state": state,
+            "noise": self.noise,
+            "samples": self.samples,
+            "exchanges": self.exchanges,
+            "process": os.getpid(),
+        }
         self.folder.mkdir(parents=True, exist_ok=True)
-        torch.save(record, self.folder / f"rank{trainer.global_rank}-epoch{trainer.current_epoch}.pt")
+        torch.save(
+            record, self.folder / f"rank{trainer.global_rank}-epoch{trainer.current_epoch}.pt"
+        )
 
 
-def exchange(witness: Witness, bucket: torch.distributed.GradBucket) -> torch.futures.Future[Tensor]:
+def exchange(
+    witness: Witness, bucket: torch.distributed.GradBucket
+) -> torch.futures.Future[Tensor]:
     """Mean over ranks, counted."""
     witness.exchanges[-1] += 1
     future = torch.distributed.all_reduce(bucket.buffer(), async_op=True).get_future()

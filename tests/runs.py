@@ -13,33 +13,74 @@ ROOT = Path(__file__).parent.parent
 
 def tiny_config(path: Path, system: str, **data: object) -> Path:
     """Write a configuration that trains `system` in a second or a few an epoch: on emoji of 16 pixels (DCGAN: 32), or on text."""
-    schedule = {"class_path": "lightning_modules.layers.schedules.ConstantThenLinear", "init_args": {"constant": 50, "decay": 900}}
-    game = {"latent_dim": 4, "ema_decay": 0.9, "generator_schedule": schedule, "discriminator_schedule": schedule}
-    convolutional = {"network": "conv", "hidden": [8, 16], "latent_dim": 4, "schedule": "cosine", "test_samples": 4}
+    schedule = {
+        "class_path": "lightning_modules.layers.schedules.ConstantThenLinear",
+        "init_args": {"constant": 50, "decay": 900},
+    }
+    game = {
+        "latent_dim": 4,
+        "ema_decay": 0.9,
+        "generator_schedule": schedule,
+        "discriminator_schedule": schedule,
+    }
+    convolutional = {
+        "network": "conv",
+        "hidden": [8, 16],
+        "latent_dim": 4,
+        "schedule": "cosine",
+        "test_samples": 4,
+    }
     model = {
         "vae": {"class_path": "lightning_modules.vae.VAE", "init_args": convolutional},
         "autoencoder": {
             "class_path": "lightning_modules.autoencoder.Autoencoder",
             "init_args": {"hidden": [32], "latent_dim": 4, "corruption": "masking"},
         },
-        "gan": {"class_path": "lightning_modules.gan.GAN", "init_args": {"hidden": [32, 64], "n_critic": 2, **game}},
+        "gan": {
+            "class_path": "lightning_modules.gan.GAN",
+            "init_args": {"hidden": [32, 64], "n_critic": 2, **game},
+        },
         "dcgan": {
             "class_path": "lightning_modules.dcgan.DCGAN",
-            "init_args": {"width": 4, "norm": "none", "spectral": True, "loss": "hinge", "augment": True, **game},
+            "init_args": {
+                "width": 4,
+                "norm": "none",
+                "spectral": True,
+                "loss": "hinge",
+                "augment": True,
+                **game,
+            },
         },
         "cyclegan": {
             "class_path": "lightning_modules.cyclegan.CycleGAN",
-            "init_args": {"width": 4, "blocks": 1, "patch": 16, "generator_schedule": schedule, "discriminator_schedule": schedule},
+            "init_args": {
+                "width": 4,
+                "blocks": 1,
+                "patch": 16,
+                "generator_schedule": schedule,
+                "discriminator_schedule": schedule,
+            },
         },
-        "pix2pix": {"class_path": "lightning_modules.pix2pix.Pix2Pix", "init_args": {"width": 4, "patch": 16, "ema_decay": 0.9}},
+        "pix2pix": {
+            "class_path": "lightning_modules.pix2pix.Pix2Pix",
+            "init_args": {"width": 4, "patch": 16, "ema_decay": 0.9},
+        },
         "gpt": {
             "class_path": "lightning_modules.gpt.GPT",
             "init_args": {"context": 64, "layers": 2, "heads": 2, "width": 16, "dropout": 0.1},
         },
-        "rnn_lm": {"class_path": "lightning_modules.rnn_lm.RNNLM", "init_args": {"width": 32, "embedding": 8, "dropout": 0.1}},
+        "rnn_lm": {
+            "class_path": "lightning_modules.rnn_lm.RNNLM",
+            "init_args": {"width": 32, "embedding": 8, "dropout": 0.1},
+        },
         "seq2seq": {
             "class_path": "lightning_modules.seq2seq.Seq2Seq",
-            "init_args": {"attention": "additive", "width": 16, "embedding": 16, "teacher_forcing": 0.8},
+            "init_args": {
+                "attention": "additive",
+                "width": 16,
+                "embedding": 16,
+                "teacher_forcing": 0.8,
+            },
         },
         "transformer": {
             "class_path": "lightning_modules.transformer.Transformer",
@@ -56,7 +97,10 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
     }
     codes = {"codes": 16, "code_width": 8, "width": 8, "downsamplings": 2, "blocks": 1}
     model |= {
-        "dvae": {"class_path": "lightning_modules.dvae.DiscreteVAE", "init_args": {**codes, "quantiser": "vq", "beta": 0.25}},
+        "dvae": {
+            "class_path": "lightning_modules.dvae.DiscreteVAE",
+            "init_args": {**codes, "quantiser": "vq", "beta": 0.25},
+        },
         "dalle": {
             "class_path": "lightning_modules.dalle.DALLE",
             "init_args": {
@@ -83,9 +127,19 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
         arguments = {"vocab_size": 600, "batch_tokens": 1024}
     elif system in ("dalle", "clip"):
         corpus = "datamodules.captioned.CaptionedEmoji"
-        arguments = {"size": 16, "text_length": 24, "batch_size": 48, "bpe_dropout": 0.1, "group_captions": True}
+        arguments = {
+            "size": 16,
+            "text_length": 24,
+            "batch_size": 48,
+            "bpe_dropout": 0.1,
+            "group_captions": True,
+        }
     else:
-        corpus = "datamodules.openmoji_pairs.OpenMojiPairs" if translates else "datamodules.openmoji.OpenMoji"
+        corpus = (
+            "datamodules.openmoji_pairs.OpenMojiPairs"
+            if translates
+            else "datamodules.openmoji.OpenMoji"
+        )
         arguments = {"size": size, "batch_size": 32, "flip": True}
     config = {
         "model": model[system],
@@ -105,21 +159,40 @@ def differences(one: object, other: object, name: str = "") -> list[str]:
     if isinstance(one, dict) and isinstance(other, dict):
         if one.keys() != other.keys():
             return [f"{name} keys {one.keys() ^ other.keys()}"]
-        return [found for key in one for found in differences(one[key], other[key], f"{name}.{key}")]
+        return [
+            found for key in one for found in differences(one[key], other[key], f"{name}.{key}")
+        ]
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
-        return [found for i, pair in enumerate(zip(one, other)) for found in differences(*pair, f"{name}[{i}]")]
+        return [
+            found
+            for i, pair in enumerate(zip(one, other))
+            for found in differences(*pair, f"{name}[{i}]")
+        ]
     return [] if one == other else [name]
 
 
 def run_differences(one: Path, other: Path) -> list[str]:
     """In what the final states of two run directories differ: weights, optimizers, schedules, window, tables."""
     states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (one, other)]
-    keys = ("global_step", "epoch", "state_dict", "optimizer_states", "lr_schedulers", "window", "hyper_parameters", "callbacks")
+    keys = (
+        "global_step",
+        "epoch",
+        "state_dict",
+        "optimizer_states",
+        "lr_schedulers",
+        "window",
+        "hyper_parameters",
+        "callbacks",
+    )
     found = [
-        name for key in (*keys, "pools", "recurrent_states") for name in differences(states[0].get(key), states[1].get(key), key)
+        name
+        for key in (*keys, "pools", "recurrent_states")
+        for name in differences(states[0].get(key), states[1].get(key), key)
     ]
     tables = [name for name in ("metrics.csv", "health.csv") if (one / name).exists()]
-    return found + [name for name in tables if (one / name).read_bytes() != (other / name).read_bytes()]
+    return found + [
+        name for name in tables if (one / name).read_bytes() != (other / name).read_bytes()
+    ]
 
 
 class TerminateAt(Callback):
@@ -132,6 +205,8 @@ class TerminateAt(Callback):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
         if trainer.global_step == self.step - 1:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -47,14 +47,22 @@ def test_sizes_are_those_of_pytorch() -> None:
         for stride in (1, 2, 3):
             for padding in range(kernel // 2 + 1):
                 x = torch.zeros(1, 1, 17)
-                assert nn.Conv1d(1, 1, kernel, stride, padding)(x).shape[2] == conv_size(17, kernel, stride, padding)
+                assert nn.Conv1d(1, 1, kernel, stride, padding)(x).shape[2] == conv_size(
+                    17, kernel, stride, padding
+                )
                 for extra in range(stride):
                     made = nn.ConvTranspose1d(1, 1, kernel, stride, padding, extra)(x).shape[2]
                     assert made == transposed_size(17, kernel, stride, padding, extra)
-                    assert conv_size(made, kernel, stride, padding) == 17, "a transposed convolution undoes the size"
-    assert transposed_size(7, 4, 2, 1) < transposed_size(7, 4, 2, 0), "padding makes the output smaller"
+                    assert conv_size(made, kernel, stride, padding) == 17, (
+                        "a transposed convolution undoes the size"
+                    )
+    assert transposed_size(7, 4, 2, 1) < transposed_size(7, 4, 2, 0), (
+        "padding makes the output smaller"
+    )
     for stride in (1, 2, 3):
-        assert nn.Conv1d(1, 1, 5, stride, same_padding(5))(torch.zeros(1, 1, 17)).shape[2] == math.ceil(17 / stride)
+        assert nn.Conv1d(1, 1, 5, stride, same_padding(5))(torch.zeros(1, 1, 17)).shape[
+            2
+        ] == math.ceil(17 / stride)
     with pytest.raises(UserError, match="odd"):
         same_padding(4)
 
@@ -62,7 +70,9 @@ def test_sizes_are_those_of_pytorch() -> None:
 def test_logistic_losses_are_eq_1() -> None:
     real, fake = torch.randn(2, 50, dtype=torch.float64)
     d_real, d_fake = real.sigmoid(), fake.sigmoid()
-    torch.testing.assert_close(logistic_discriminator_loss(real, fake), -(d_real.log().mean() + (1 - d_fake).log().mean()))
+    torch.testing.assert_close(
+        logistic_discriminator_loss(real, fake), -(d_real.log().mean() + (1 - d_fake).log().mean())
+    )
     torch.testing.assert_close(minimax_generator_loss(fake), (1 - d_fake).log().mean())
     torch.testing.assert_close(non_saturating_generator_loss(fake), -d_fake.log().mean())
     smooth = -(0.9 * d_real.log() + 0.1 * (1 - d_real).log()).mean() - (1 - d_fake).log().mean()
@@ -74,24 +84,34 @@ def test_a_swapped_discriminator_loses_more(name: str) -> None:
     real, fake = torch.randn(100) + 1, torch.randn(100) - 1
     loss = LOSSES[name].discriminator
     assert loss(real, fake) < loss(fake, real)
-    assert LOSSES[name].generator(fake + 3) < LOSSES[name].generator(fake), "fooling the discriminator is the aim"
+    assert LOSSES[name].generator(fake + 3) < LOSSES[name].generator(fake), (
+        "fooling the discriminator is the aim"
+    )
 
 
 def test_eq_2_is_the_best_discriminator() -> None:
     """Between two known densities, logits log p_data - log p_g beat any perturbation of them."""
-    x_real, x_fake = torch.randn(20000, dtype=torch.float64), torch.randn(20000, dtype=torch.float64) + 1
+    x_real, x_fake = (
+        torch.randn(20000, dtype=torch.float64),
+        torch.randn(20000, dtype=torch.float64) + 1,
+    )
 
     def logits(x: Tensor) -> Tensor:
         return 0.5 - x  # log N(x; 0, 1) - log N(x; 1, 1)
 
     best = logistic_discriminator_loss(logits(x_real), logits(x_fake))
     for scale, shift in ((0.5, 0.0), (2.0, 0.0), (1.0, 0.5), (1.0, -0.5)):
-        assert best < logistic_discriminator_loss(scale * logits(x_real) + shift, scale * logits(x_fake) + shift)
+        assert best < logistic_discriminator_loss(
+            scale * logits(x_real) + shift, scale * logits(x_fake) + shift
+        )
 
 
 def test_the_minimax_gradient_vanishes_and_the_other_does_not() -> None:
     fake = torch.full((1,), -10.0, requires_grad=True)
-    slopes = [torch.autograd.grad(loss(fake), fake)[0].abs() for loss in (minimax_generator_loss, non_saturating_generator_loss)]
+    slopes = [
+        torch.autograd.grad(loss(fake), fake)[0].abs()
+        for loss in (minimax_generator_loss, non_saturating_generator_loss)
+    ]
     assert slopes[0] < 1e-4
     assert slopes[1] > 0.99
 
@@ -190,29 +210,45 @@ def test_linear_decay() -> None:
 def test_linear_decay_in_epochs_equals_the_releases() -> None:
     """100 epochs at the full rate and 100 of decay, three updates each: the rate is constant within an epoch."""
     epochs = range(200)
-    lua = [1 - max(0, e - 100) / 100 for e in epochs]  # train.lua, which lowers it after epochs 101, 102, ... counted from 1
-    pytorch = [1 - max(0, e + 1 - 100) / (100 + 1) for e in epochs]  # networks.get_scheduler, stepped after each epoch
+    lua = [
+        1 - max(0, e - 100) / 100 for e in epochs
+    ]  # train.lua, which lowers it after epochs 101, 102, ... counted from 1
+    pytorch = [
+        1 - max(0, e + 1 - 100) / (100 + 1) for e in epochs
+    ]  # networks.get_scheduler, stepped after each epoch
     for constant, decay, expected in ((300, 300, lua), (297, 303, pytorch)):
         rates = rates_of(600, constant=constant, decay=decay, every=3)
         assert rates == pytest.approx([rate for rate in expected for _ in range(3)], abs=1e-12)
-    assert rates[3 * 99 : 3 * 100 + 1] == pytest.approx([1, 1, 1, 100 / 101]), "the first lower rate is epoch 100's"
+    assert rates[3 * 99 : 3 * 100 + 1] == pytest.approx([1, 1, 1, 100 / 101]), (
+        "the first lower rate is epoch 100's"
+    )
     assert rates[-1] == pytest.approx(1 / 101)
 
 
-@pytest.mark.parametrize(("name", "updates"), [("horse2zebra", 1334), ("monet2photo", 6287), ("vangogh2photo", 6287)])
+@pytest.mark.parametrize(
+    ("name", "updates"), [("horse2zebra", 1334), ("monet2photo", 6287), ("vangogh2photo", 6287)]
+)
 def test_cyclegan_recipes_decay_as_the_release(name: str, updates: int) -> None:
     """`updates` is the number of images of the larger domain, at batches of one image."""
     config = yaml.safe_load((ROOT / f"configs/cyclegan/{name}.yaml").read_text())
-    options = [config["model"]["init_args"][f"{player}_schedule"]["init_args"] for player in ("generator", "discriminator")]
+    options = [
+        config["model"]["init_args"][f"{player}_schedule"]["init_args"]
+        for player in ("generator", "discriminator")
+    ]
     assert config["trainer"]["max_steps"] == 200 * updates
     assert options == [{"constant": 99 * updates, "decay": 101 * updates, "every": updates}] * 2
-    assert config["model"]["init_args"]["lambda_identity"] == 5.0, "the release's half of lambda_cycle"
+    assert config["model"]["init_args"]["lambda_identity"] == 5.0, (
+        "the release's half of lambda_cycle"
+    )
 
 
 def test_the_dcgan_recipe_for_digits_decays_as_the_release() -> None:
     """200 released epochs of 195 updates of each player: 100 at the full rate, then a hundredth less after each."""
     config = yaml.safe_load((ROOT / "configs/dcgan/mnist_conditional.yaml").read_text())
-    options = [config["model"]["init_args"][f"{player}_schedule"]["init_args"] for player in ("generator", "discriminator")]
+    options = [
+        config["model"]["init_args"][f"{player}_schedule"]["init_args"]
+        for player in ("generator", "discriminator")
+    ]
     assert config["trainer"]["max_epochs"] * (50_000 // 128) == 200 * 195
     assert options == [{"constant": 100 * 195, "decay": 100 * 195, "every": 195}] * 2
 
@@ -239,7 +275,17 @@ def test_a_sigmoid_under_a_loss_of_logits_is_refused() -> None:
         model.set_players(model.generator, nn.Sequential(model.discriminator, nn.Sigmoid()))
 
 
-GAME = ("loss", "label_smoothing", "spectral", "penalty_weight", "r1_weight", "weight_clip", "augment", "n_critic", "simultaneous")
+GAME = (
+    "loss",
+    "label_smoothing",
+    "spectral",
+    "penalty_weight",
+    "r1_weight",
+    "weight_clip",
+    "augment",
+    "n_critic",
+    "simultaneous",
+)
 GAME_MAKERS = ("_optimizer", "_schedule")
 
 
@@ -251,8 +297,13 @@ def games() -> dict[str, list[str]]:
         if not issubclass(class_of(model["class_path"]), NoiseGAN):
             continue
         given = model.get("init_args", {})
-        chosen = {"r1_weight": 0.0} | {name: given[name] for name in given if name in GAME or name.endswith(GAME_MAKERS)}
-        text = [f"--model.{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in chosen.items()]
+        chosen = {"r1_weight": 0.0} | {
+            name: given[name] for name in given if name in GAME or name.endswith(GAME_MAKERS)
+        }
+        text = [
+            f"--model.{name}={value if isinstance(value, str) else json.dumps(value)}"
+            for name, value in chosen.items()
+        ]
         found.setdefault(tuple(text), path.relative_to(ROOT / "configs").as_posix())
     return {name: list(text) for text, name in found.items()}
 
@@ -262,8 +313,22 @@ GAMES = games()
 
 @pytest.mark.parametrize("recipe", GAMES)
 def test_every_game_stays_finite_on_the_ring(recipe: str, tmp_path: Path) -> None:
-    argv = ["fit", "--config", "configs/gan/ring.yaml", "--run_dir", str(tmp_path / "run"), *GAMES[recipe]]
-    limits = ["--trainer.max_steps", "200", "--trainer.limit_val_batches", "0", "--pictures.every_n_train_steps", "1000"]
+    argv = [
+        "fit",
+        "--config",
+        "configs/gan/ring.yaml",
+        "--run_dir",
+        str(tmp_path / "run"),
+        *GAMES[recipe],
+    ]
+    limits = [
+        "--trainer.max_steps",
+        "200",
+        "--trainer.limit_val_batches",
+        "0",
+        "--pictures.every_n_train_steps",
+        "1000",
+    ]
     assert train.main([*argv, *limits]) == 0
     with open(tmp_path / "run/metrics.csv") as file:
         values = [float(value) for row in csv.DictReader(file) for value in row.values() if value]
@@ -286,17 +351,31 @@ def test_games_are_played_in_bf16(recipe: str, tmp_path: Path) -> None:
 
 
 def test_clipped_weights_are_so_after_every_update(tmp_path: Path) -> None:
-    argv = ["fit", "--config", "configs/gan/ring_wgan.yaml", "--run_dir", str(tmp_path / "run"), "--trainer.max_steps", "3"]
+    argv = [
+        "fit",
+        "--config",
+        "configs/gan/ring_wgan.yaml",
+        "--run_dir",
+        str(tmp_path / "run"),
+        "--trainer.max_steps",
+        "3",
+    ]
     assert train.main([*argv, "--trainer.limit_val_batches", "0"]) == 0
     checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     limit = checkpoint["hyper_parameters"]["weight_clip"]
-    weights = [value for name, value in checkpoint["state_dict"].items() if name.startswith("discriminator.")]
+    weights = [
+        value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith("discriminator.")
+    ]
     assert max(value.abs().max() for value in weights) == pytest.approx(limit)
 
 
 def recipe(path: str) -> dict[str, Any]:
     """Arguments of a recipe's model."""
-    init_args: dict[str, Any] = yaml.safe_load((ROOT / "configs" / path).read_text())["model"]["init_args"]
+    init_args: dict[str, Any] = yaml.safe_load((ROOT / "configs" / path).read_text())["model"][
+        "init_args"
+    ]
     return init_args
 
 
@@ -311,7 +390,11 @@ def norm(channels: int) -> list[tuple[int, ...]]:
 
 def test_networks_for_faces_are_the_released_ones() -> None:
     """gw to gwx and dw to dwy of `faces/train_uncond_dcgan.py`, ngf = ndf = 128; only batch norm has biases."""
-    arguments = {name: value for name, value in recipe("dcgan/celeba.yaml").items() if not name.endswith("_optimizer")}
+    arguments = {
+        name: value
+        for name, value in recipe("dcgan/celeba.yaml").items()
+        if not name.endswith("_optimizer")
+    }
     model = DCGAN(image_shape=[3, 64, 64], **arguments)
     assert shapes(model.generator) == [
         *[(16384, 100), *norm(16384)],  # gw, normalised before it becomes 1024 channels of 4x4
@@ -327,7 +410,10 @@ def test_networks_for_faces_are_the_released_ones() -> None:
         *[(1024, 512, 5, 5), *norm(1024)],
         (1, 1024, 4, 4),  # dwy, (16384, 1)
     ]
-    counts = [sum(parameter.numel() for parameter in network.parameters()) for network in (model.generator, model.discriminator)]
+    counts = [
+        sum(parameter.numel() for parameter in network.parameters())
+        for network in (model.generator, model.discriminator)
+    ]
     assert counts == [18_885_760, 17_232_768]
 
 
@@ -336,19 +422,26 @@ def test_networks_for_digits_are_the_released_ones() -> None:
     model = DCGAN(image_shape=[1, 28, 28], num_classes=10, conditional=True, network="mnist")
     assert shapes(model.generator) == [(1024, 110), (6272, 1034), (138, 64, 5, 5), (74, 1, 5, 5)]
     assert shapes(model.discriminator) == [(64, 11, 5, 5), (128, 74, 5, 5), (1024, 6282), (1, 1034)]
-    counts = [sum(parameter.numel() for parameter in network.parameters()) for network in (model.generator, model.discriminator)]
+    counts = [
+        sum(parameter.numel() for parameter in network.parameters())
+        for network in (model.generator, model.discriminator)
+    ]
     assert counts == [6_820_538, 6_688_202]
 
 
 @pytest.mark.parametrize("network", ["radford", "mnist"])
 def test_batch_norm_has_the_released_epsilon(network: Any) -> None:
-    model = DCGAN(image_shape=[1, *2 * [32 if network == "radford" else 28]], width=4, network=network)
+    model = DCGAN(
+        image_shape=[1, *2 * [32 if network == "radford" else 28]], width=4, network=network
+    )
     norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
     assert len(norms) == 5
     assert {part.eps for part in norms} == {1e-8}
 
 
-@pytest.mark.parametrize(("name", "decay"), [("celeba", 1e-5), ("celeba_hq", 1e-5), ("mnist_conditional", 2.5e-5)])
+@pytest.mark.parametrize(
+    ("name", "decay"), [("celeba", 1e-5), ("celeba_hq", 1e-5), ("mnist_conditional", 2.5e-5)]
+)
 def test_recipes_have_the_released_weight_decay(name: str, decay: float) -> None:
     """As L2 in Adam's gradient, not apart from it."""
     for player in ("generator", "discriminator"):
@@ -357,7 +450,9 @@ def test_recipes_have_the_released_weight_decay(name: str, decay: float) -> None
         assert optimizer["init_args"] == {"lr": 2e-4, "betas": [0.5, 0.999], "weight_decay": decay}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs/dcgan").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs/dcgan").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_a_smaller_dcgan_says_so(path: Path) -> None:
     """Base channels are the released 128, or the header says which part of them a recipe that names the released code has."""
     width = recipe(f"dcgan/{path.name}").get("width", 128)
@@ -376,8 +471,12 @@ def test_dcgan_sizes_and_start(size: int, kernel: int) -> None:
     assert pictures.shape == (2, 3, size, size)
     assert model.discriminator(pictures, None).shape == (2,)
     norms = [part for part in model.discriminator.modules() if isinstance(part, nn.BatchNorm2d)]
-    assert len(norms) == len(channel_plan([3, size, size], 4)) - 1, "none at the discriminator's input"
-    weights = torch.cat([p.flatten() for name, p in model.generator.named_parameters() if p.dim() == 4])
+    assert len(norms) == len(channel_plan([3, size, size], 4)) - 1, (
+        "none at the discriminator's input"
+    )
+    weights = torch.cat(
+        [p.flatten() for name, p in model.generator.named_parameters() if p.dim() == 4]
+    )
     assert weights.std().item() == pytest.approx(0.02, rel=0.05)
 
 
@@ -388,27 +487,38 @@ def test_dcgan_names_the_sizes_it_takes() -> None:
 
 @pytest.mark.parametrize("system", [GAN, DCGAN])
 def test_conditional_samples_follow_their_label(system: Any) -> None:
-    model = system(image_shape=[1, 28, 28], num_classes=10, conditional=True, **({"network": "mnist"} if system is DCGAN else {}))
+    model = system(
+        image_shape=[1, 28, 28],
+        num_classes=10,
+        conditional=True,
+        **({"network": "mnist"} if system is DCGAN else {}),
+    )
     one, other = (model.sample([0], label=label) for label in (1, 2))
     assert not torch.equal(one, other)
     torch.testing.assert_close(model.sample([3, 13])[0], model.sample([3])[0], atol=1e-5, rtol=0)
     assert torch.equal(model.sample([3]), model.sample([3], label=3)), "classes take turns by seed"
 
 
-@pytest.mark.parametrize(("kind", "edge"), [("normal", math.inf), ("uniform", 1.0), ("unit_uniform", 3**0.5)])
+@pytest.mark.parametrize(
+    ("kind", "edge"), [("normal", math.inf), ("uniform", 1.0), ("unit_uniform", 3**0.5)]
+)
 def test_noise_by_seed(kind: str, edge: float) -> None:
     cpu = torch.device("cpu")
     for noise in (seeded_noise(kind, list(range(200)), (50,), cpu), draw_noise(kind, 200, 50, cpu)):
         assert noise.abs().max() <= edge
         assert noise.mean().item() == pytest.approx(0, abs=0.05)
         assert noise.var().item() == pytest.approx({"uniform": 1 / 3}.get(kind, 1.0), rel=0.05)
-    assert torch.equal(seeded_noise(kind, [7, 9], (5,), cpu)[1], seeded_noise(kind, [9], (5,), cpu)[0])
+    assert torch.equal(
+        seeded_noise(kind, [7, 9], (5,), cpu)[1], seeded_noise(kind, [9], (5,), cpu)[0]
+    )
 
 
 def test_truncation_keeps_noise_within_and_in_order() -> None:
     cpu = torch.device("cpu")
     for kind in ("normal", "uniform"):
-        free, truncated = (seeded_noise(kind, [0], (500,), cpu, truncation)[0] for truncation in (None, 0.5))
+        free, truncated = (
+            seeded_noise(kind, [0], (500,), cpu, truncation)[0] for truncation in (None, 0.5)
+        )
         assert free.abs().max() > 0.9
         assert truncated.abs().max() <= 0.5
         assert torch.equal(truncated.argsort(), free.argsort())
@@ -417,7 +527,9 @@ def test_truncation_keeps_noise_within_and_in_order() -> None:
 def test_interpolation_and_arithmetic() -> None:
     model = GAN(image_shape=[1, 4, 4], hidden=[8, 8], latent_dim=5).eval()
     assert model.sample([0, 1], mode="interpolate", steps=5).shape == (2, 5, 1, 4, 4)
-    torch.testing.assert_close(model.sample([0], mode="interpolate")[0, 0], model.sample([0])[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        model.sample([0], mode="interpolate")[0, 0], model.sample([0])[0], atol=1e-6, rtol=0
+    )
     same = model.sample([0], mode="arithmetic", base=[4], minus=[5], plus=[5])
     assert (same - model.sample([4])).abs().mean() < (same - model.sample([6])).abs().mean()
     with pytest.raises(UserError, match="--base"):
@@ -433,20 +545,39 @@ def test_every_network_of_a_dictionary_is_compiled() -> None:
 
 def test_compiled_networks_make_the_same_checkpoint(tmp_path: Path) -> None:
     """Compiled in place: no name and, where the backend only traces, no bit differs."""
-    argv = ["fit", "--config", "configs/gan/ring.yaml", "--trainer.max_steps", "6", "--trainer.limit_val_batches", "0"]
+    argv = [
+        "fit",
+        "--config",
+        "configs/gan/ring.yaml",
+        "--trainer.max_steps",
+        "6",
+        "--trainer.limit_val_batches",
+        "0",
+    ]
     states = []
     for name, more in {"plain": [], "compiled": ["--compile", "eager"]}.items():
         assert train.main([*argv, "--run_dir", str(tmp_path / name), *more]) == 0
-        states.append(torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
+        states.append(
+            torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        )
     assert states[0].keys() == states[1].keys()
-    assert [name for name, value in states[0].items() if not torch.equal(value, states[1][name])] == []
+    assert [
+        name for name, value in states[0].items() if not torch.equal(value, states[1][name])
+    ] == []
 
 
 def noise_statistics(model: Any, batches: int) -> list[tuple[Tensor, Tensor]]:
     """Means and variances in front of each batch norm of the averaged generator, over `batches` batches of 100 fresh draws."""
     seen: dict[nn.Module, list[Tensor]] = {}
-    norms = [part for part in model.ema.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
-    hooks = [norm.register_forward_pre_hook(lambda norm, x: seen.setdefault(norm, []).append(x[0].clone())) for norm in norms]
+    norms = [
+        part for part in model.ema.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)
+    ]
+    hooks = [
+        norm.register_forward_pre_hook(
+            lambda norm, x: seen.setdefault(norm, []).append(x[0].clone())
+        )
+        for norm in norms
+    ]
     model.ema.train()
     state = {name: value.clone() for name, value in model.ema.state_dict().items()}
     with torch.no_grad():
@@ -458,13 +589,22 @@ def noise_statistics(model: Any, batches: int) -> list[tuple[Tensor, Tensor]]:
     model.ema.eval()
     moments = []
     for norm in norms:
-        each = [x.transpose(0, 1).flatten(1) for x in seen[norm]]  # (C, values) of each batch, which was normalised by itself
-        moments.append((torch.stack([x.mean(1) for x in each]).mean(0), torch.stack([x.var(1) for x in each]).mean(0)))
+        each = [
+            x.transpose(0, 1).flatten(1) for x in seen[norm]
+        ]  # (C, values) of each batch, which was normalised by itself
+        moments.append(
+            (
+                torch.stack([x.mean(1) for x in each]).mean(0),
+                torch.stack([x.var(1) for x in each]).mean(0),
+            )
+        )
     return moments
 
 
 def running_statistics(generator: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    norms: list[Any] = [part for part in generator.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
+    norms: list[Any] = [
+        part for part in generator.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)
+    ]
     return [(norm.running_mean, norm.running_var) for norm in norms]
 
 
@@ -484,17 +624,44 @@ def averaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--data.batch_size",
         "32",
     ]
-    limits = ["--trainer.max_steps", "90", "--trainer.limit_val_batches", "0", "--pictures.every_n_train_steps", "1000"]
-    assert train.main(["fit", "--model", "DCGAN", "--data", "OpenMoji", "--run_dir", str(run), *model, *limits]) == 0
+    limits = [
+        "--trainer.max_steps",
+        "90",
+        "--trainer.limit_val_batches",
+        "0",
+        "--pictures.every_n_train_steps",
+        "1000",
+    ]
+    assert (
+        train.main(
+            [
+                "fit",
+                "--model",
+                "DCGAN",
+                "--data",
+                "OpenMoji",
+                "--run_dir",
+                str(run),
+                *model,
+                *limits,
+            ]
+        )
+        == 0
+    )
     return run
 
 
-def test_an_averaged_generator_has_the_batch_norm_statistics_of_its_own_activations(averaged: Path) -> None:
+def test_an_averaged_generator_has_the_batch_norm_statistics_of_its_own_activations(
+    averaged: Path,
+) -> None:
     """Within 2 % of those over 50 batches of other noise; those of the trained generator are not."""
     model = load(averaged / "checkpoints/last.ckpt")
     far = 0.0
     for (mean, variance), (true_mean, true_variance), (_, trained) in zip(
-        running_statistics(model.ema), noise_statistics(model, 50), running_statistics(model.generator), strict=True
+        running_statistics(model.ema),
+        noise_statistics(model, 50),
+        running_statistics(model.generator),
+        strict=True,
     ):
         assert (variance / true_variance).mean().item() == pytest.approx(1, abs=0.02)
         assert ((mean - true_mean).square() / true_variance).mean().item() < 0.02
@@ -513,8 +680,14 @@ def test_sampling_recomputes_the_statistics_of_an_averaged_generator(averaged: P
     model.sample([0])
     assert torch.equal(before, torch.get_rng_state())
     assert [part.training for part in model.modules()] == modes
-    assert all(torch.equal(one, other) for one, other in zip(model.ema.buffers(), found, strict=True))
-    assert all(norm.momentum == 0.1 for norm in model.ema.modules() if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d))
+    assert all(
+        torch.equal(one, other) for one, other in zip(model.ema.buffers(), found, strict=True)
+    )
+    assert all(
+        norm.momentum == 0.1
+        for norm in model.ema.modules()
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+    )
 
 
 def test_synchronised_batch_norm_is_refused() -> None:
@@ -537,9 +710,14 @@ def test_every_calibration_of_pix2pix_reads_the_same_number_of_images() -> None:
 class Start(Callback):
     """Keeps the weights with which training begins."""
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
         if trainer.global_step == 0:
-            self.bias, self.average = (network.output.bias.detach().clone() for network in (pl_module.generator, pl_module.ema))
+            self.bias, self.average = (
+                network.output.bias.detach().clone()
+                for network in (pl_module.generator, pl_module.ema)
+            )
 
 
 class Framed(ImageDataModule):
@@ -566,13 +744,19 @@ def test_maxout_begins_with_the_training_set_s_mean() -> None:
         "enable_model_summary": False,
     }
     model = GAN(image_shape=[1, 4, 4], network="maxout", ema_decay=0.9)
-    Trainer(accelerator="cpu", max_steps=1, limit_val_batches=0, callbacks=[start], **quiet).fit(model, datamodule=data)
+    Trainer(accelerator="cpu", max_steps=1, limit_val_batches=0, callbacks=[start], **quiet).fit(
+        model, datamodule=data
+    )
     images: Any = data.split("train")
     mean = images.images.numpy().astype(np.float64).mean(0).ravel() / 255
     clipped = mean.clip(1e-7, 1 - 1e-7)
     expected = np.log(clipped) - np.log(1 - clipped)
     np.testing.assert_allclose(start.bias.numpy(), expected, rtol=1e-5, atol=1e-5)
-    assert start.bias.max().item() == -start.bias.min().item() == pytest.approx(math.log(1e7), rel=1e-4)
+    assert (
+        start.bias.max().item()
+        == -start.bias.min().item()
+        == pytest.approx(math.log(1e7), rel=1e-4)
+    )
     assert torch.equal(start.bias, start.average)
 
 
@@ -590,9 +774,29 @@ def test_maxout_resumes_with_the_bias_it_has(tmp_path: Path) -> None:
         "--data.batch_size",
         "8",
     ]
-    limits = ["--data.max_samples", "40", "--trainer.limit_val_batches", "0", "--checkpoint.every_n_train_steps", "1"]
+    limits = [
+        "--data.max_samples",
+        "40",
+        "--trainer.limit_val_batches",
+        "0",
+        "--checkpoint.every_n_train_steps",
+        "1",
+    ]
     for run, steps in (("straight", ["2"]), ("resumed", ["1", "2"])):
         for step in steps:
             resume = ["--ckpt_path", "last"] if step != steps[0] else []
-            assert train.main([*argv, *limits, "--run_dir", str(tmp_path / run), "--trainer.max_steps", step, *resume]) == 0
+            assert (
+                train.main(
+                    [
+                        *argv,
+                        *limits,
+                        "--run_dir",
+                        str(tmp_path / run),
+                        "--trainer.max_steps",
+                        step,
+                        *resume,
+                    ]
+                )
+                == 0
+            )
     assert run_differences(tmp_path / "straight", tmp_path / "resumed") == []

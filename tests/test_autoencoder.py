@@ -20,14 +20,20 @@ def test_hinton_and_salakhutdinov_shape() -> None:
 
 
 def test_equation_1_reconstruct_is_decode_after_encode() -> None:
-    model, image = Autoencoder(image_shape=SHAPE, hidden=[16], latent_dim=3), torch.rand(2, *SHAPE) * 2 - 1
+    model, image = (
+        Autoencoder(image_shape=SHAPE, hidden=[16], latent_dim=3),
+        torch.rand(2, *SHAPE) * 2 - 1,
+    )
     assert model.embed(image).shape == (2, 3)
     torch.testing.assert_close(model.reconstruct(image), model.decode(model.encode(image)))
     assert model.reconstruct(image).abs().max() <= 1
 
 
 def test_equation_2_is_the_summed_cross_entropy() -> None:
-    model, image = Autoencoder(image_shape=SHAPE, hidden=[16], latent_dim=3), torch.rand(5, *SHAPE) * 2 - 1
+    model, image = (
+        Autoencoder(image_shape=SHAPE, hidden=[16], latent_dim=3),
+        torch.rand(5, *SHAPE) * 2 - 1,
+    )
     y = (model.reconstruct(image) + 1) / 2
     expected = F.binary_cross_entropy(y, (image + 1) / 2, reduction="none").sum((1, 2, 3)).mean()
     torch.testing.assert_close(model.loss(image, image), expected)
@@ -38,7 +44,9 @@ def test_equation_3_corrupts_what_is_seen_and_not_what_is_asked() -> None:
     masked = corrupt(image, "masking", 0.25)
     assert set(masked.unique().tolist()) == {-1.0, 0.0}
     assert abs((masked == -1).float().mean() - 0.25) < 0.01
-    assert abs(corrupt(image, "gaussian", 0.1).std() - 0.2) < 0.01, "0.1 of the [0, 1] scale is 0.2 here"
+    assert abs(corrupt(image, "gaussian", 0.1).std() - 0.2) < 0.01, (
+        "0.1 of the [0, 1] scale is 0.2 here"
+    )
     assert corrupt(image, "none", 0.5) is image
     model = Autoencoder(image_shape=SHAPE, hidden=[16], latent_dim=3)
     picture = torch.rand(3, *SHAPE) * 2 - 1
@@ -79,4 +87,6 @@ def test_codes_drawn_at_random_fall_into_holes() -> None:
     assert (model.reconstruct(bars) - bars).abs().max() < 0.1
     drawn = model.sample(list(range(64)), mode="holes")
     nearest = torch.cdist(drawn.flatten(1), bars.flatten(1)).min(1).values
-    assert nearest.median() > 2, "half of the draws differ from every bar by more than a whole pixel"
+    assert nearest.median() > 2, (
+        "half of the draws differ from every bar by more than a whole pixel"
+    )

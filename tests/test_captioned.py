@@ -27,7 +27,9 @@ def texts(data: CaptionedImages, tokens: torch.Tensor) -> list[str]:
 def test_held_out_names_combine_known_words(emoji: CaptionedEmoji) -> None:
     train, test = (emoji.split(split).captions for split in ("train", "test"))  # type: ignore[attr-defined]
     assert len(test) == 192
-    assert {word for name in test for word in name.split()} <= {word for name in train for word in name.split()}
+    assert {word for name in test for word in name.split()} <= {
+        word for name in train for word in name.split()
+    }
     assert "red square" in test
     assert "red square" not in train
 
@@ -36,10 +38,17 @@ def test_tones_that_no_image_shows_are_left_out(capsys: pytest.CaptureFixture[st
     """People with bunny ears and wrestlers of two different tones are drawn in yellow, as those without tones are."""
     data = CaptionedEmoji(size=16, text_length=24)
     assert data.sizes == {"train": 3554 - 40, "val": 207, "test": 192}
-    assert capsys.readouterr().err == "train: left out 40 emoji whose images do not show the skin tones of their names\n"
+    assert (
+        capsys.readouterr().err
+        == "train: left out 40 emoji whose images do not show the skin tones of their names\n"
+    )
     names = [name for split in ("train", "val", "test") for name in data.split(split).captions]  # type: ignore[attr-defined]
-    assert {name for name in names if "people with bunny ears" in name and name.count("skin tone") == 2} == set()
-    assert {"people with bunny ears", "people wrestling", "people wrestling dark skin tone"} <= set(names)
+    assert {
+        name for name in names if "people with bunny ears" in name and name.count("skin tone") == 2
+    } == set()
+    assert {"people with bunny ears", "people wrestling", "people wrestling dark skin tone"} <= set(
+        names
+    )
     assert "people holding hands light skin tone dark skin tone" in names, "these tones are shown"
 
 
@@ -50,12 +59,18 @@ def test_captions_say_what_the_picture_is(emoji: CaptionedEmoji) -> None:
     assert batch["image"].shape == (3, 3, 16, 16)
     names = emoji.split("train").captions  # type: ignore[attr-defined]
     number = names.index("green apple")
-    seen = [texts(emoji, emoji.batch("train", [number], seed=seed)["tokens"])[0] for seed in range(40)]
+    seen = [
+        texts(emoji, emoji.batch("train", [number], seed=seed)["tokens"])[0] for seed in range(40)
+    ]
     assert set(seen) == {"green apple", "green apple, food & drink"}
-    cuts = {tuple(emoji.batch("train", [number], seed=seed)["tokens"][0].tolist()) for seed in range(40)}
+    cuts = {
+        tuple(emoji.batch("train", [number], seed=seed)["tokens"][0].tolist()) for seed in range(40)
+    }
     assert len(cuts) > 2, "byte pairs are left out at random"
     again = emoji.batch("train", [number], seed=7)["tokens"]
-    assert torch.equal(again, emoji.batch("train", [number], seed=7)["tokens"]), "by the batch's seed"
+    assert torch.equal(again, emoji.batch("train", [number], seed=7)["tokens"]), (
+        "by the batch's seed"
+    )
 
 
 def test_names_in_other_languages() -> None:
@@ -87,7 +102,11 @@ def folder(tmp_path: Path) -> Path:
 
 def trained(folder: Path) -> Path:
     """Text beside the first training picture."""
-    return next(path for path in sorted(folder.glob("*.txt")) if fold(path.with_suffix(".png").name) == "train")
+    return next(
+        path
+        for path in sorted(folder.glob("*.txt"))
+        if fold(path.with_suffix(".png").name) == "train"
+    )
 
 
 def test_folder_and_table_say_the_same(folder: Path) -> None:
@@ -96,9 +115,13 @@ def test_folder_and_table_say_the_same(folder: Path) -> None:
     number = int(data.files["train"][0].stem)
     seen = {texts(data, data.batch("train", [0], seed=seed)["tokens"])[0] for seed in range(20)}
     assert seen == {f"a picture of {number}", "a square"}, "all captions take turns"
-    assert data.batch("train", [0])["image"][0, 0].mean().item() == pytest.approx(number / 127.5 - 1)
+    assert data.batch("train", [0])["image"][0, 0].mean().item() == pytest.approx(
+        number / 127.5 - 1
+    )
     rows = [
-        f"{path.name},{line}" for path in sorted(folder.glob("*.png")) for line in path.with_suffix(".txt").read_text().splitlines()
+        f"{path.name},{line}"
+        for path in sorted(folder.glob("*.png"))
+        for line in path.with_suffix(".txt").read_text().splitlines()
     ]
     (folder / "table.csv").write_text("\n".join(["file,caption", *rows]) + "\n")
     table = CaptionedFolder(str(folder / "table.csv"), size=16, text_length=20, vocab_size=100)
@@ -111,10 +134,15 @@ def test_folder_and_table_say_the_same(folder: Path) -> None:
     [
         (None, "has no caption: write one"),
         (" \n", "has no caption: write one"),
-        ("a square of many many many words " * 5, r"has \d+ tokens, more than the 20 of data.text_length"),
+        (
+            "a square of many many many words " * 5,
+            r"has \d+ tokens, more than the 20 of data.text_length",
+        ),
     ],
 )
-def test_captions_that_cannot_be_read(folder: Path, text: str | None, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_captions_that_cannot_be_read(
+    folder: Path, text: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One line that names the picture; or, with skip, a count."""
     bad = trained(folder)
     if text is None:
@@ -126,17 +154,30 @@ def test_captions_that_cannot_be_read(folder: Path, text: str | None, message: s
     data = CaptionedFolder(str(folder), size=16, text_length=20, vocab_size=100, skip=True)
     sizes = data.sizes
     assert sum(sizes.values()) == 39
-    assert f"train: skipped 1 of {sizes['train'] + 1} pictures, for their captions" in capsys.readouterr().err
+    assert (
+        f"train: skipped 1 of {sizes['train'] + 1} pictures, for their captions"
+        in capsys.readouterr().err
+    )
 
 
 def test_unknown_script(folder: Path) -> None:
     """A character that training never had, in a held-out caption or a prompt."""
-    held = next(path for path in sorted(folder.glob("*.txt")) if fold(path.with_suffix(".png").name) != "train")
+    held = next(
+        path
+        for path in sorted(folder.glob("*.txt"))
+        if fold(path.with_suffix(".png").name) != "train"
+    )
     held.write_text("квадрат\n")
     data = CaptionedFolder(str(folder), size=16, text_length=20, vocab_size=100)
-    with pytest.raises(UserError, match=rf"{held.stem}.png: the caption 'квадрат' has 'к', which is in no training caption"):
+    with pytest.raises(
+        UserError,
+        match=rf"{held.stem}.png: the caption 'квадрат' has 'к', which is in no training caption",
+    ):
         data.split(fold(held.with_suffix(".png").name))
-    for prompt, message in (("", "is empty"), ("a square\U0001f600", "which is in no training caption")):
+    for prompt, message in (
+        ("", "is empty"),
+        ("a square\U0001f600", "which is in no training caption"),
+    ):
         with pytest.raises(UserError, match=message):
             encode_caption(data.tokenizer, prompt, 20)
 

@@ -23,7 +23,12 @@ from tests.runs import differences, run_differences, tiny_config
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_recipes_are_listed_within_a_second_without_torch(arguments: list[str]) -> None:
     begin = time.perf_counter()
-    out = subprocess.run([sys.executable, "-X", "importtime", "train.py", *arguments], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-X", "importtime", "train.py", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert time.perf_counter() - begin < 1
     assert "torch" not in out.stderr
     for path in recipes():
@@ -35,13 +40,37 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished tiny run of the VAE."""
     folder = tmp_path_factory.mktemp("cli")
     config = tiny_config(folder / "tiny.yaml", "vae")
-    assert train.main(["fit", "--config", str(config), "--run_dir", str(folder / "run"), "--trainer.max_steps", "6"]) == 0
+    assert (
+        train.main(
+            [
+                "fit",
+                "--config",
+                str(config),
+                "--run_dir",
+                str(folder / "run"),
+                "--trainer.max_steps",
+                "6",
+            ]
+        )
+        == 0
+    )
     return folder / "run"
 
 
-def test_dry_run_says_what_would_happen_and_writes_nothing(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_dry_run_says_what_would_happen_and_writes_nothing(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     config = run.parent / "tiny.yaml"
-    argv = ["fit", "--config", str(config), "--run_dir", str(tmp_path / "new"), "--trainer.max_epochs", "2", "--dry_run"]
+    argv = [
+        "fit",
+        "--config",
+        str(config),
+        "--run_dir",
+        str(tmp_path / "new"),
+        "--trainer.max_epochs",
+        "2",
+        "--dry_run",
+    ]
     assert train.main([*argv, "--trainer.accumulate_grad_batches", "4"]) == 0
     out = capsys.readouterr().out
     assert "latent_dim: 4" in out
@@ -53,9 +82,19 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(run: Path, capsys: py
     assert not (tmp_path / "new").exists()
 
 
-def test_init_from_takes_what_fits_and_says_what_does_not(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_from_takes_what_fits_and_says_what_does_not(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config, checkpoint = run.parent / "tiny.yaml", run / "checkpoints/last.ckpt"
-    argv = ["fit", "--config", str(config), "--run_dir", str(tmp_path / "new"), "--init_from", str(checkpoint)]
+    argv = [
+        "fit",
+        "--config",
+        str(config),
+        "--run_dir",
+        str(tmp_path / "new"),
+        "--init_from",
+        str(checkpoint),
+    ]
     assert train.main([*argv, "--model.latent_dim", "5", "--trainer.max_steps", "1"]) == 0
     said = capsys.readouterr().err
     assert "mismatched 3: encoder.7.weight, encoder.7.bias, decoder.0.weight" in said
@@ -63,8 +102,15 @@ def test_init_from_takes_what_fits_and_says_what_does_not(run: Path, tmp_path: P
     assert torch.load(tmp_path / "new/checkpoints/last.ckpt", weights_only=True)["global_step"] == 1
 
 
-def test_validate_and_test_find_the_run_of_a_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = ["--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints/last.ckpt")]
+def test_validate_and_test_find_the_run_of_a_checkpoint(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = [
+        "--config",
+        str(run / "config.yaml"),
+        "--ckpt_path",
+        str(run / "checkpoints/last.ckpt"),
+    ]
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert train.main(["test", *config, "--model.test_samples", "3"]) == 0
     assert "nll[k=3]" in capsys.readouterr().out, "--ckpt_path does not undo --model.*"
@@ -81,7 +127,9 @@ def test_load_gives_a_usable_system(run: Path) -> None:
     torch.testing.assert_close(model.sample([7]), model.sample([3, 7])[1:], atol=1e-5, rtol=0)
 
 
-def test_wandb_goes_offline_by_itself_and_keeps_its_id(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_goes_offline_by_itself_and_keeps_its_id(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))  # no netrc there
@@ -96,10 +144,14 @@ def test_wandb_goes_offline_by_itself_and_keeps_its_id(run: Path, tmp_path: Path
         "maquette",
         "--tensorboard",
     ]
-    assert train.main([*argv, "--trainer.max_steps", "4", "--pictures.every_n_train_steps", "2"]) == 0
+    assert (
+        train.main([*argv, "--trainer.max_steps", "4", "--pictures.every_n_train_steps", "2"]) == 0
+    )
     first = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["wandb_id"]
     assert train.main([*argv, "--trainer.max_steps", "6", "--ckpt_path", "last"]) == 0
-    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["wandb_id"] == first
+    assert (
+        torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["wandb_id"] == first
+    )
     offline = [path.name for path in (tmp_path / "run/wandb").glob("offline-run-*")]
     assert len(offline) == 2
     assert all(first in name for name in offline)
@@ -123,7 +175,15 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         "--trainer.limit_val_batches",
         "2",
     ]
-    one = [*common, "--run_dir", str(tmp_path / "one"), "--data.batch_size", "32", "--trainer.devices", "1"]
+    one = [
+        *common,
+        "--run_dir",
+        str(tmp_path / "one"),
+        "--data.batch_size",
+        "32",
+        "--trainer.devices",
+        "1",
+    ]
     two = [
         *common,
         "--run_dir",
@@ -138,12 +198,20 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert train.main([*one, "--trainer.accelerator", "cpu"]) == 0
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(
-        [sys.executable, "train.py", *two, "--trainer.accelerator", "cpu"], check=True, env=environment, capture_output=True
+        [sys.executable, "train.py", *two, "--trainer.accelerator", "cpu"],
+        check=True,
+        env=environment,
+        capture_output=True,
     )
-    states = [torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("one", "two")]
+    states = [
+        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)
+        for name in ("one", "two")
+    ]
     for name, value in states[0]["state_dict"].items():
         torch.testing.assert_close(value, states[1]["state_dict"][name], atol=1e-6, rtol=1e-5)
-    headers = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("one", "two")]
+    headers = [
+        (tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("one", "two")
+    ]
     assert headers[0][0] == headers[1][0]
     assert len(headers[0]) == len(headers[1])
     seen = [state["window"]["seen"] for state in states]
@@ -153,11 +221,34 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", ["5", "0.05"])
 def test_short_epochs_are_resumed_where_they_were(limit: str, run: Path, tmp_path: Path) -> None:
     """`limit_train_batches` ends epochs early; a run that stopped at such an end begins the next epoch at its own beginning."""
-    argv = ["fit", "--config", str(run.parent / "tiny.yaml"), "--trainer.limit_train_batches", limit]
+    argv = [
+        "fit",
+        "--config",
+        str(run.parent / "tiny.yaml"),
+        "--trainer.limit_train_batches",
+        limit,
+    ]
     argv += ["--trainer.limit_val_batches", "1", "--model.schedule", "constant"]
-    assert train.main([*argv, "--run_dir", str(tmp_path / "whole"), "--trainer.max_epochs", "3"]) == 0
-    assert train.main([*argv, "--run_dir", str(tmp_path / "parts"), "--trainer.max_epochs", "1"]) == 0
-    assert train.main([*argv, "--run_dir", str(tmp_path / "parts"), "--trainer.max_epochs", "3", "--ckpt_path", "last"]) == 0
+    assert (
+        train.main([*argv, "--run_dir", str(tmp_path / "whole"), "--trainer.max_epochs", "3"]) == 0
+    )
+    assert (
+        train.main([*argv, "--run_dir", str(tmp_path / "parts"), "--trainer.max_epochs", "1"]) == 0
+    )
+    assert (
+        train.main(
+            [
+                *argv,
+                "--run_dir",
+                str(tmp_path / "parts"),
+                "--trainer.max_epochs",
+                "3",
+                "--ckpt_path",
+                "last",
+            ]
+        )
+        == 0
+    )
     assert run_differences(tmp_path / "whole", tmp_path / "parts") == []
 
 
@@ -167,18 +258,51 @@ def test_runs_without_validation_are_kept_too(run: Path, tmp_path: Path) -> None
         path = tmp_path / "pictures" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16)).save(path)
-    argv = ["fit", "--config", str(run.parent / "tiny.yaml"), "--data", "ImageFolder", "--data.folder", str(tmp_path / "pictures")]
-    argv += ["--data.size", "16", "--data.batch_size", "2", "--run_dir", str(tmp_path / "run"), "--trainer.max_epochs", "3"]
+    argv = [
+        "fit",
+        "--config",
+        str(run.parent / "tiny.yaml"),
+        "--data",
+        "ImageFolder",
+        "--data.folder",
+        str(tmp_path / "pictures"),
+    ]
+    argv += [
+        "--data.size",
+        "16",
+        "--data.batch_size",
+        "2",
+        "--run_dir",
+        str(tmp_path / "run"),
+        "--trainer.max_epochs",
+        "3",
+    ]
     witness = ["--trainer.callbacks", "tests.runs.TerminateAt", "--trainer.callbacks.step", "2"]
     assert train.main([*argv, *witness]) == 143
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
 
 def test_weights_of_another_run_keep_their_bias(run: Path, tmp_path: Path) -> None:
-    argv = ["fit", "--config", str(run.parent / "tiny.yaml"), "--init_from", str(run / "checkpoints/last.ckpt")]
-    argv += ["--run_dir", str(tmp_path / "run"), "--trainer.max_steps", "1", "--model.learning_rate", "0"]
+    argv = [
+        "fit",
+        "--config",
+        str(run.parent / "tiny.yaml"),
+        "--init_from",
+        str(run / "checkpoints/last.ckpt"),
+    ]
+    argv += [
+        "--run_dir",
+        str(tmp_path / "run"),
+        "--trainer.max_steps",
+        "1",
+        "--model.learning_rate",
+        "0",
+    ]
     assert train.main([*argv, "--trainer.limit_val_batches", "0"]) == 0
-    states = [torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for path in (run, tmp_path / "run")]
+    states = [
+        torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for path in (run, tmp_path / "run")
+    ]
     assert {name.rpartition(".")[2] for name in differences(states[0], states[1])} == {
         "running_mean",
         "running_var",
@@ -202,7 +326,9 @@ def test_every_changed_figure_has_a_reason() -> None:
             assert isinstance(step["value"], float | int), name
             assert len(step["reason"].split()) > 3, name
         if "earlier" in entry and (result := ROOT / f"results/{name}.json").exists():
-            assert json.loads(result.read_text())["value"] != pytest.approx(entry["earlier"][-1]["value"], rel=1e-4), name
+            assert json.loads(result.read_text())["value"] != pytest.approx(
+                entry["earlier"][-1]["value"], rel=1e-4
+            ), name
 
 
 def test_every_reproduction_can_be_run() -> None:
@@ -215,7 +341,11 @@ def test_every_reproduction_can_be_run() -> None:
             module, _, function = entry["function"].rpartition(".")
             assert callable(getattr(importlib.import_module(module), function)), name
         elif "evaluate" in entry:
-            given = [text for option, value in entry["evaluate"].items() for text in (f"--{option}", str(value))]
+            given = [
+                text
+                for option, value in entry["evaluate"].items()
+                for text in (f"--{option}", str(value))
+            ]
             evaluate.parse([str(ROOT), "--against", entry["config"], *given])
         else:
             assert entry["metric"].startswith("test/")

@@ -23,7 +23,9 @@ from lightning_modules import load
 from lightning_modules.base import GenerativeModule
 from tests.runs import run_differences
 
-NESTED = {"dvae": {"codes": 16, "code_width": 8, "width": 8, "downsamplings": 2, "blocks": 1}}  # for systems inside of others
+NESTED = {
+    "dvae": {"codes": 16, "code_width": 8, "width": 8, "downsamplings": 2, "blocks": 1}
+}  # for systems inside of others
 PARTS = ("train", "val", "test_2016_flickr")  # of Multi30k
 RECIPES = [path.relative_to(ROOT).as_posix() for path in recipes()]
 
@@ -51,7 +53,12 @@ def inner(recipe: str) -> list[str]:
     config = yaml.safe_load(Path(recipe).read_text())
     shape = {"image_shape": [3] + 2 * [config["data"]["init_args"].get("size")]}
     given = config["model"].get("init_args", {})
-    return [word for name, made in NESTED.items() if name in given for word in (f"--model.{name}", json.dumps({**made, **shape}))]
+    return [
+        word
+        for name, made in NESTED.items()
+        if name in given
+        for word in (f"--model.{name}", json.dumps({**made, **shape}))
+    ]
 
 
 def embedded(recipe: str) -> bool:
@@ -63,70 +70,136 @@ EMBEDDED = [recipe for recipe in RECIPES if embedded(recipe)]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_recipe_parses_and_builds(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_recipe_parses_and_builds(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     """The real parser accepts it, its header says what to expect, and its model is built from plain values and facts."""
     assert purpose(ROOT / recipe), "the first line is a comment that says what the recipe is for"
     assert train.main(["fit", "--config", recipe, "--print_config"]) == 0
     config = yaml.safe_load(capsys.readouterr().out)
     own, arguments = [], config["data"]["init_args"]
     texts = re.match(r"datamodules\.(parallel_)?text\.", config["data"]["class_path"])
-    if "folder" in arguments and not texts:  # the user's own pictures, in one heap, or in two domains
+    if (
+        "folder" in arguments and not texts
+    ):  # the user's own pictures, in one heap, or in two domains
         for number in range(10):
             for place in ("", "trainA", "trainB"):
                 (tmp_path / place).mkdir(exist_ok=True)
-                Image.fromarray(np.full((128, 128, 3), number, np.uint8)).save(tmp_path / place / f"{number}.png")
+                Image.fromarray(np.full((128, 128, 3), number, np.uint8)).save(
+                    tmp_path / place / f"{number}.png"
+                )
         own = ["--data.folder", str(tmp_path)]
     if texts and not embedded(recipe):  # its vocabulary is a fact of a file
-        for name in ("tiny_shakespeare/input.txt", *(f"multi30k/{part}.{side}" for part in PARTS for side in ("de", "en"))):
+        for name in (
+            "tiny_shakespeare/input.txt",
+            *(f"multi30k/{part}.{side}" for part in PARTS for side in ("de", "en")),
+        ):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_text("First Citizen:\n" * 500)
         places = {"path": "tiny_shakespeare", "folder": "multi30k"}
-        placed = [word for key, place in places.items() if key in arguments for word in (f"--data.{key}", str(tmp_path / place))]
+        placed = [
+            word
+            for key, place in places.items()
+            if key in arguments
+            for word in (f"--data.{key}", str(tmp_path / place))
+        ]
         own = ["--data.root", str(tmp_path), *placed]
     if "captioned" in config["data"]["class_path"] and not embedded(recipe):
         for number in range(30):
             (tmp_path / "pictures").mkdir(exist_ok=True)
-            Image.fromarray(np.full((128, 128, 3), number, np.uint8)).save(tmp_path / f"pictures/{number}.png")
+            Image.fromarray(np.full((128, 128, 3), number, np.uint8)).save(
+                tmp_path / f"pictures/{number}.png"
+            )
             (tmp_path / f"pictures/{number}.txt").write_text(f"a grey of {number}\n")
         own = ["--data.path", str(tmp_path / "pictures")]
     data, model = build(recipe, *own, *inner(recipe))
     assert set(data.facts) <= set(FACTS)
     assert model.monitor is None or model.monitor[1] in ("min", "max")
     torch.save(dict(model.hparams), tmp_path / "hparams")
-    assert torch.load(tmp_path / "hparams", weights_only=True) == dict(model.hparams), "hyper-parameters are plain values"
+    assert torch.load(tmp_path / "hparams", weights_only=True) == dict(model.hparams), (
+        "hyper-parameters are plain values"
+    )
 
 
 def narrow(recipe: str) -> list[str]:
     """Options that make a recipe's pictures and networks small where they are large."""
     config = yaml.safe_load(Path(recipe).read_text())
-    size, width = config["data"]["init_args"].get("size", 0), config["model"].get("init_args", {}).get("width", 0)
-    return [*(["--data.size", "32"] if size > 32 else []), *(["--model.width", "8"] if width > 8 else [])]
+    size, width = (
+        config["data"]["init_args"].get("size", 0),
+        config["model"].get("init_args", {}).get("width", 0),
+    )
+    return [
+        *(["--data.size", "32"] if size > 32 else []),
+        *(["--model.width", "8"] if width > 8 else []),
+    ]
 
 
 @pytest.fixture(scope="module", params=EMBEDDED)
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[str], Path]:
     """The command line of a tiny run of each embedded recipe, and its directory."""
     run = tmp_path_factory.mktemp("run") / "straight"
-    tokens = class_of(yaml.safe_load(Path(request.param).read_text())["data"]["class_path"]).__module__.endswith("parallel_text")
-    small = ["--data.batch_tokens", "64", "--data.max_length", "64"] if tokens else ["--data.batch_size", "8"]
-    small += ["--data.max_samples", "40", "--trainer.max_steps", "7", "--trainer.limit_val_batches", "1"]
-    often = ["--checkpoint.every_n_train_steps", "1", "--trainer.log_every_n_steps", "2", "--trainer.check_val_every_n_epoch", "1"]
-    argv = ["fit", "--config", request.param, *small, *often, *narrow(request.param), *inner(request.param)]
+    tokens = class_of(
+        yaml.safe_load(Path(request.param).read_text())["data"]["class_path"]
+    ).__module__.endswith("parallel_text")
+    small = (
+        ["--data.batch_tokens", "64", "--data.max_length", "64"]
+        if tokens
+        else ["--data.batch_size", "8"]
+    )
+    small += [
+        "--data.max_samples",
+        "40",
+        "--trainer.max_steps",
+        "7",
+        "--trainer.limit_val_batches",
+        "1",
+    ]
+    often = [
+        "--checkpoint.every_n_train_steps",
+        "1",
+        "--trainer.log_every_n_steps",
+        "2",
+        "--trainer.check_val_every_n_epoch",
+        "1",
+    ]
+    argv = [
+        "fit",
+        "--config",
+        request.param,
+        *small,
+        *often,
+        *narrow(request.param),
+        *inner(request.param),
+    ]
     assert train.main([*argv, "--run_dir", str(run)]) == 0
     return argv, run
 
 
 def test_run_leaves_the_promised_files(trained: tuple[list[str], Path]) -> None:
     _, run = trained
-    for name in ("config.yaml", "run.yaml", "metrics.csv", "throughput.csv", "checkpoints/last.ckpt", "samples"):
+    for name in (
+        "config.yaml",
+        "run.yaml",
+        "metrics.csv",
+        "throughput.csv",
+        "checkpoints/last.ckpt",
+        "samples",
+    ):
         assert (run / name).exists(), name
     pictures = {path.name.rpartition("-")[2] for path in (run / "samples").iterdir()}
-    assert {"0000000.png", "0000007.png"} <= pictures or {"0000000.txt", "0000007.txt"} <= pictures, "untrained and trained preview"
+    assert {"0000000.png", "0000007.png"} <= pictures or {
+        "0000000.txt",
+        "0000007.txt",
+    } <= pictures, "untrained and trained preview"
     header = (run / "metrics.csv").read_text().partition("\n")[0].split(",")
     assert {"step", "train/lr", "train/grad_norm"} <= set(header)
     assert any(name.startswith("train/loss") for name in header)
     assert any(name.startswith("val/") for name in header)
-    assert not FACTS & yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"].keys(), "facts are not saved"
+    assert (
+        not FACTS & yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"].keys()
+    ), "facts are not saved"
 
 
 def test_stopped_and_resumed_run_has_the_same_bits(trained: tuple[list[str], Path]) -> None:
@@ -179,11 +252,15 @@ def test_checkpoint_samples(trained: tuple[list[str], Path], tmp_path: Path, cap
     if not pictures:  # three texts, and one of them again
         takes_batch = "batch" in inspect.signature(model.sample).parameters
         data, _ = build(run / "config.yaml")
-        given = [{"batch": data.batch("test", [seed])} if takes_batch else {} for seed in (3, 5, 6, 6)]
+        given = [
+            {"batch": data.batch("test", [seed])} if takes_batch else {} for seed in (3, 5, 6, 6)
+        ]
         texts = [model.sample([seed], **more)[0] for seed, more in zip((3, 5, 6, 6), given)]
         assert out == "".join(f"{text}\n" for text in texts)
     else:
-        assert (tmp_path / "a/seed0006.png").read_bytes() == (tmp_path / "b/seed0006.png").read_bytes()
+        assert (tmp_path / "a/seed0006.png").read_bytes() == (
+            tmp_path / "b/seed0006.png"
+        ).read_bytes()
         assert str(tmp_path / "a/seed0003.png") in out
     data, _ = build(run / "config.yaml")
     model.train()
@@ -233,9 +310,49 @@ class ToyMean(GenerativeModule):
         assert "configs/toy_mean/openmoji.yaml" in capsys.readouterr().out
         assert recipe in recipes()
         run = tmp_path / "run"
-        assert train.main(["fit", "--config", str(recipe), "--run_dir", str(run), "--model.learning_rate", "0.5"]) == 0
-        assert train.main(["fit", "--model", "ToyMean", "--data", "OpenMoji", "--data.size", "16", "--dry_run"]) == 0
-        assert sample.main([str(run / "checkpoints/last.ckpt"), "--shade", "0.1", "--num", "1", "--out", str(tmp_path)]) == 0
+        assert (
+            train.main(
+                [
+                    "fit",
+                    "--config",
+                    str(recipe),
+                    "--run_dir",
+                    str(run),
+                    "--model.learning_rate",
+                    "0.5",
+                ]
+            )
+            == 0
+        )
+        assert (
+            train.main(
+                [
+                    "fit",
+                    "--model",
+                    "ToyMean",
+                    "--data",
+                    "OpenMoji",
+                    "--data.size",
+                    "16",
+                    "--dry_run",
+                ]
+            )
+            == 0
+        )
+        assert (
+            sample.main(
+                [
+                    str(run / "checkpoints/last.ckpt"),
+                    "--shade",
+                    "0.1",
+                    "--num",
+                    "1",
+                    "--out",
+                    str(tmp_path),
+                ]
+            )
+            == 0
+        )
         assert (tmp_path / "seed0000.png").exists()
     finally:
         module.unlink()

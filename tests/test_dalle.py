@@ -22,14 +22,23 @@ from lightning_modules.layers.sparse import Pattern, pattern_of, picture_mask
 from metrics.codes import CodesKept, CodeUsage
 from metrics.retrieval import image_keys, ranking_accuracy
 
-DVAE: dict[str, Any] = {"image_shape": [3, 16, 16], "codes": 7, "code_width": 8, "width": 8, "downsamplings": 2, "blocks": 1}
+DVAE: dict[str, Any] = {
+    "image_shape": [3, 16, 16],
+    "codes": 7,
+    "code_width": 8,
+    "width": 8,
+    "downsamplings": 2,
+    "blocks": 1,
+}
 VOCABULARY, LENGTH, PLACES = 11, 5, 16
 
 
 def dalle(**options: Any) -> DALLE:
     """A small one with weights large enough that logits differ."""
     torch.manual_seed(0)
-    model = DALLE(DVAE, [3, 16, 16], VOCABULARY, LENGTH, 4, 2, 16, **{"kernel": 3, **options}).eval()
+    model = DALLE(
+        DVAE, [3, 16, 16], VOCABULARY, LENGTH, 4, 2, 16, **{"kernel": 3, **options}
+    ).eval()
     for name, parameter in model.named_parameters():
         if not name.startswith("dvae"):
             parameter.data.mul_(8 if parameter.dim() > 1 else 1)
@@ -50,7 +59,9 @@ def test_kl_is_a_sum_over_positions() -> None:
     logits = torch.randn(3, 7, 2, 4)
     q = torch.distributions.Categorical(logits=logits.movedim(1, 3))
     p = torch.distributions.Categorical(logits=torch.zeros_like(logits).movedim(1, 3))
-    torch.testing.assert_close(uniform_kl(logits), torch.distributions.kl_divergence(q, p).sum((1, 2)))
+    torch.testing.assert_close(
+        uniform_kl(logits), torch.distributions.kl_divergence(q, p).sum((1, 2))
+    )
     assert uniform_kl(torch.zeros(1, 7, 2, 4)).item() == pytest.approx(0, abs=1e-5)
     certain = torch.full((1, 7, 2, 4), -1e4).index_fill(1, torch.tensor([3]), 1e4)
     assert uniform_kl(certain).item() == pytest.approx(8 * math.log(7))
@@ -58,7 +69,9 @@ def test_kl_is_a_sum_over_positions() -> None:
 
 def test_annealing() -> None:
     """Half a cosine: temperature 1 to 1/16 and beta 0 to 6.6, at the beginning, half way, at the end and after it."""
-    assert [annealed(step, 1, 1 / 16, 100) for step in (0, 50, 100, 500)] == pytest.approx([1, 17 / 32, 1 / 16, 1 / 16])
+    assert [annealed(step, 1, 1 / 16, 100) for step in (0, 50, 100, 500)] == pytest.approx(
+        [1, 17 / 32, 1 / 16, 1 / 16]
+    )
     assert [annealed(step, 0, 6.6, 10) for step in (0, 5, 10)] == pytest.approx([0, 3.3, 6.6])
     assert annealed(0, 0, 6.6, 0) == 6.6
 
@@ -66,7 +79,10 @@ def test_annealing() -> None:
 def test_logit_laplace_is_a_density() -> None:
     """Eq. 5 integrates to what its support in [0, 1] holds, and is largest where x' has the logit mu."""
     x = torch.linspace(0, 1, 20001).view(-1, 1, 1, 1)
-    mean, log_scale = torch.full_like(x, 0.3), torch.full_like(x, math.log(0.1))  # b = 0.1 + LEAST_SCALE
+    mean, log_scale = (
+        torch.full_like(x, 0.3),
+        torch.full_like(x, math.log(0.1)),
+    )  # b = 0.1 + LEAST_SCALE
     density = logit_laplace_log_likelihood(mean, log_scale, x).exp()
     laplace = torch.distributions.Laplace(0.3, 0.2)
     inside = laplace.cdf(torch.tensor(0.9).logit()) - laplace.cdf(torch.tensor(0.1).logit())
@@ -78,7 +94,12 @@ def test_gumbel_samples_become_choices() -> None:
     torch.manual_seed(0)
     quantiser = GumbelQuantiser(3, 3)
     quantiser.codebook.data.copy_(torch.eye(3))
-    logits = torch.tensor([0.0, 1.0, -1.0])[None, :, None, None].expand(1, -1, 100, 100).clone().requires_grad_()
+    logits = (
+        torch.tensor([0.0, 1.0, -1.0])[None, :, None, None]
+        .expand(1, -1, 100, 100)
+        .clone()
+        .requires_grad_()
+    )
     z, _ = quantiser(logits, 1e-3)
     torch.testing.assert_close(z.mean((0, 2, 3)), logits[0, :, 0, 0].softmax(0), atol=0.02, rtol=0)
     quantiser(logits, 1.0)[0][:, 0].sum().backward()
@@ -111,7 +132,9 @@ def test_codebook_follows_and_dead_codes_begin_anew() -> None:
     for step in range(600):
         quantiser.learn(features, step, lambda x: x)
     assert torch.cdist(centres, quantiser.codebook).min(1).values.max() < 0.05
-    assert torch.cdist(quantiser.codebook, centres).min(1).values.max() < 0.05, "no code is left where no vector is"
+    assert torch.cdist(quantiser.codebook, centres).min(1).values.max() < 0.05, (
+        "no code is left where no vector is"
+    )
     assert quantiser.uses.sum().item() == pytest.approx(64, rel=0.1)
 
 
@@ -122,7 +145,9 @@ class History(Callback):
         self.states: list[dict[str, Tensor]] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self.states.append({name: value.double().clone() for name, value in pl_module.network.state_dict().items()})  # type: ignore[union-attr]
+        self.states.append(
+            {name: value.double().clone() for name, value in pl_module.network.state_dict().items()}
+        )  # type: ignore[union-attr]
 
 
 def test_the_averaged_codebook_belongs_to_the_averaged_encoder() -> None:
@@ -142,12 +167,18 @@ def test_the_averaged_codebook_belongs_to_the_averaged_encoder() -> None:
     assert len(history.states) == 12
     for step, state in enumerate(history.states):
         decay = min(0.999, (1 + step) / (10 + step))
-        expected = {name: decay * value + (1 - decay) * state[name] for name, value in expected.items()}
+        expected = {
+            name: decay * value + (1 - decay) * state[name] for name, value in expected.items()
+        }
     for name, value in model.averaged.state_dict().items():
         torch.testing.assert_close(value.double(), expected[name], atol=1e-5, rtol=1e-5, msg=name)
     codes = expected["quantiser.sums"] / expected["quantiser.uses"][:, None]
-    torch.testing.assert_close(model.averaged.quantiser.codebook.double(), codes, atol=1e-4, rtol=1e-4)
-    assert (codes - model.network.quantiser.codebook).abs().max() > 1e-3, "the trained network's codes are others"
+    torch.testing.assert_close(
+        model.averaged.quantiser.codebook.double(), codes, atol=1e-4, rtol=1e-4
+    )
+    assert (codes - model.network.quantiser.codebook).abs().max() > 1e-3, (
+        "the trained network's codes are others"
+    )
     looked_up = model.averaged.look_up(torch.arange(7)[None, None])[0, :, 0].T
     torch.testing.assert_close(looked_up.double(), codes, atol=1e-4, rtol=1e-4)
 
@@ -173,7 +204,9 @@ def test_several_codes_at_each_position() -> None:
 
 def test_the_latent_of_cifar10_is_8x8x10() -> None:
     """Section 3.2 of van den Oord et al. 2017: 8x8x10 codes, and the commitment is a mean over them, weighted by 0.25."""
-    config: dict[str, Any] = yaml.safe_load((ROOT / "configs/dvae/cifar10.yaml").read_text())["model"]["init_args"]
+    config: dict[str, Any] = yaml.safe_load((ROOT / "configs/dvae/cifar10.yaml").read_text())[
+        "model"
+    ]["init_args"]
     model = DiscreteVAE(image_shape=[3, 32, 32], **{**config, "width": 8})
     latents = 8 * 8 * 10
     assert math.prod(model.grid) == latents
@@ -263,7 +296,9 @@ def test_nothing_looks_ahead(attention: str) -> None:
     torch.testing.assert_close(again[1][:, :10], of_codes[:, :10])
     assert (again[1][:, 10:] - of_codes[:, 10:]).abs().max() > 1e-3
     text[0, -1] = (text[0, -1] + 1) % VOCABULARY
-    assert (model(text, codes)[1] - of_codes).abs().amax((0, 2)).min() > 1e-6, "every code sees all text"
+    assert (model(text, codes)[1] - of_codes).abs().amax((0, 2)).min() > 1e-6, (
+        "every code sees all text"
+    )
 
 
 @torch.no_grad()
@@ -271,11 +306,19 @@ def test_two_heads_are_one_masked_softmax() -> None:
     """Text positions never predict codes and the reverse: one softmax over all in which the other kind is masked."""
     model = dalle()
     text, codes = model.padded(captions(2)), torch.randint(7, (2, PLACES))
-    joint = torch.cat([model.text_head(hidden := model.hidden(model.embed(text, codes[:, :-1]))), model.image_head(hidden)], 2)
+    joint = torch.cat(
+        [
+            model.text_head(hidden := model.hidden(model.embed(text, codes[:, :-1]))),
+            model.image_head(hidden),
+        ],
+        2,
+    )
     of_text = torch.arange(joint.shape[1])[:, None] < LENGTH
     is_text = torch.arange(joint.shape[2]) < VOCABULARY + LENGTH
     probabilities = joint.masked_fill(of_text != is_text, -math.inf).softmax(2)
-    for mine, theirs in zip(model(text, codes), (probabilities[:, :LENGTH, :16], probabilities[:, LENGTH:, 16:])):
+    for mine, theirs in zip(
+        model(text, codes), (probabilities[:, :LENGTH, :16], probabilities[:, LENGTH:, 16:])
+    ):
         torch.testing.assert_close(mine.softmax(2), theirs)
 
 
@@ -312,7 +355,9 @@ def test_cached_equals_uncached(attention: str, guidance: float) -> None:
         expected = without + guidance * (expected - without)  # Eq. 5
     painter = model.guided(guidance)
     for given in (0, 5):
-        logits, state = painter.begin([[*a, *b[:given]] for a, b in zip(text.tolist(), codes.tolist())])
+        logits, state = painter.begin(
+            [[*a, *b[:given]] for a, b in zip(text.tolist(), codes.tolist())]
+        )
         for m in range(given, PLACES):
             torch.testing.assert_close(logits, expected[:, m], atol=1e-4, rtol=1e-4)
             if m + 1 < PLACES:
@@ -326,11 +371,15 @@ def test_drawing() -> None:
     tokens = captions(3)
     together = model.draw(tokens, [4, 5, 6], 3.0, Choice())
     assert torch.equal(model.draw(tokens[1:2], [5], 3.0, Choice()), together[1:2])
-    plain = generate(model, model.padded(tokens).tolist(), [4, 5, 6], max_new_tokens=PLACES, choice=Choice())
+    plain = generate(
+        model, model.padded(tokens).tolist(), [4, 5, 6], max_new_tokens=PLACES, choice=Choice()
+    )
     assert model.draw(tokens, [4, 5, 6], 1.0, Choice()).flatten(1).tolist() == plain
     assert not torch.equal(together, model.draw(tokens, [4, 5, 6], 1.0, Choice()))
     picture = torch.rand(3, 16, 16) * 2 - 1
-    primed = model.draw(tokens, [4, 5, 6], 1.0, Choice(), model.dvae.codes_of(picture[None]).flatten()[:8])
+    primed = model.draw(
+        tokens, [4, 5, 6], 1.0, Choice(), model.dvae.codes_of(picture[None]).flatten()[:8]
+    )
     assert torch.equal(primed[:, :2], model.dvae.codes_of(picture[None])[:, :2].expand(3, -1, -1))
 
 
@@ -340,7 +389,10 @@ def test_losses_are_those_of_each_token() -> None:
     tokens, codes = captions(2), torch.randint(7, (2, PLACES))
     text, image = model.losses(tokens, codes)
     of_text, of_codes = (part.log_softmax(2) for part in model(model.padded(tokens), codes))
-    expected = -sum(of_text[n, t, model.padded(tokens)[n, t]] for n in range(2) for t in range(LENGTH)) / 10
+    expected = (
+        -sum(of_text[n, t, model.padded(tokens)[n, t]] for n in range(2) for t in range(LENGTH))
+        / 10
+    )
     torch.testing.assert_close(text.mean(), expected)
     expected = -sum(of_codes[n, m, codes[n, m]] for n in range(2) for m in range(PLACES)) / 32
     torch.testing.assert_close(image.mean(), expected)
@@ -381,12 +433,20 @@ def test_contrastive_loss() -> None:
     """Eq. 3: log N where nothing is told apart, near 0 where all is; equal captions are not rivals."""
     tokens = torch.arange(4)[:, None]
     flat = F.normalize(torch.ones(4, 8), dim=1)
-    assert contrastive_loss(flat, flat, torch.tensor(10.0), tokens).item() == pytest.approx(math.log(4), rel=1e-5)
+    assert contrastive_loss(flat, flat, torch.tensor(10.0), tokens).item() == pytest.approx(
+        math.log(4), rel=1e-5
+    )
     apart = torch.eye(4)
-    assert contrastive_loss(apart, apart, torch.tensor(100.0), tokens).item() == pytest.approx(0, abs=1e-6)
+    assert contrastive_loss(apart, apart, torch.tensor(100.0), tokens).item() == pytest.approx(
+        0, abs=1e-6
+    )
     twice = apart[[0, 0, 1, 2]]
-    even = contrastive_loss(twice, twice, torch.tensor(100.0), torch.tensor([[0], [0], [1], [2]])).item()
-    assert even == pytest.approx(math.log(2) / 2, rel=1e-4), "half of the probability for each of the two"
+    even = contrastive_loss(
+        twice, twice, torch.tensor(100.0), torch.tensor([[0], [0], [1], [2]])
+    ).item()
+    assert even == pytest.approx(math.log(2) / 2, rel=1e-4), (
+        "half of the probability for each of the two"
+    )
 
 
 def test_ranking_accuracy() -> None:
@@ -395,7 +455,9 @@ def test_ranking_accuracy() -> None:
     features = F.normalize(torch.randn(3200, 64), dim=1)
     tokens, keys = torch.arange(3200)[:, None], torch.arange(3200)
     assert ranking_accuracy(features, features, tokens, keys) == 1
-    assert ranking_accuracy(features, features.roll(1, 0), tokens, keys).item() == pytest.approx(1 / 32, abs=0.01)
+    assert ranking_accuracy(features, features.roll(1, 0), tokens, keys).item() == pytest.approx(
+        1 / 32, abs=0.01
+    )
 
 
 def test_negatives_have_another_caption_and_another_image() -> None:
@@ -403,13 +465,21 @@ def test_negatives_have_another_caption_and_another_image() -> None:
     features = torch.eye(2, 8).repeat(20, 1)
     captions, numbers = torch.arange(2)[:, None].repeat(20, 1), torch.arange(40)
     assert ranking_accuracy(features, features, captions, numbers) == 1, "40 images, two captions"
-    assert ranking_accuracy(features, features, numbers[:, None], captions[:, 0]) == 1, "two images, 40 captions"
-    assert ranking_accuracy(features, features, numbers[:, None], numbers) == 0, "otherwise ties count as errors"
+    assert ranking_accuracy(features, features, numbers[:, None], captions[:, 0]) == 1, (
+        "two images, 40 captions"
+    )
+    assert ranking_accuracy(features, features, numbers[:, None], numbers) == 0, (
+        "otherwise ties count as errors"
+    )
 
 
 def test_image_keys_tell_pixels_apart() -> None:
     """Equal exactly where all pixels are, for one value of one pixel too, in a batch of any size."""
-    images = torch.randint(0, 256, (50, 3, 8, 8), generator=torch.Generator().manual_seed(0)).float() / 127.5 - 1
+    images = (
+        torch.randint(0, 256, (50, 3, 8, 8), generator=torch.Generator().manual_seed(0)).float()
+        / 127.5
+        - 1
+    )
     images[7] = images[3]
     images[9] = images[3]
     images[9, 2, 5, 5] += -1 / 127.5 if images[9, 2, 5, 5] > 0 else 1 / 127.5
@@ -423,7 +493,10 @@ def test_images_of_one_split_that_are_equal_are_one() -> None:
     """Equal images have equal keys in a batch as it is evaluated, where they are named differently."""
     data = CaptionedEmoji(size=16, text_length=24)
     whole = data.split("train")
-    numbers = [whole.captions.index(name) for name in ("firefighter", "man firefighter", "woman firefighter")]  # type: ignore[attr-defined]
+    numbers = [
+        whole.captions.index(name)
+        for name in ("firefighter", "man firefighter", "woman firefighter")
+    ]  # type: ignore[attr-defined]
     one, duplicate, other = image_keys(data.batch("train", numbers)["image"]).tolist()
     assert one == duplicate != other
 
@@ -432,6 +505,8 @@ def test_images_of_one_split_that_are_equal_are_one() -> None:
 def test_text_features_ignore_padding() -> None:
     model = CLIP([3, 16, 16], VOCABULARY, 8, 8, 1, 1, 2, 2, 16, 0.0, 8).eval()
     tokens = captions(3)
-    torch.testing.assert_close(model.text_features(F.pad(tokens, (0, 3))), model.text_features(tokens))
+    torch.testing.assert_close(
+        model.text_features(F.pad(tokens, (0, 3))), model.text_features(tokens)
+    )
     shifted = model._shifted(torch.rand(2, 3, 16, 16))
     assert shifted.shape == (2, 3, 16, 16)

@@ -25,9 +25,20 @@ from tests.runs import tiny_config
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny discrete VAE, a DALL-E on its checkpoint, and a CLIP."""
     folder = tmp_path_factory.mktemp("dalle")
-    for system, more in (("dvae", []), ("clip", []), ("dalle", ["--model.dvae", str(folder / "dvae/checkpoints/last.ckpt")])):
+    for system, more in (
+        ("dvae", []),
+        ("clip", []),
+        ("dalle", ["--model.dvae", str(folder / "dvae/checkpoints/last.ckpt")]),
+    ):
         config = tiny_config(folder / f"{system}.yaml", system, max_samples=200)
-        few = ["--trainer.max_steps", "4", "--trainer.limit_val_batches", "1", "--run_dir", str(folder / system)]
+        few = [
+            "--trainer.max_steps",
+            "4",
+            "--trainer.limit_val_batches",
+            "1",
+            "--run_dir",
+            str(folder / system),
+        ]
         assert train.main(["fit", "--config", str(config), *few, *more]) == 0
     return folder
 
@@ -38,7 +49,10 @@ def draw(runs: Path, *options: str) -> int:
 
 def test_one_file_is_enough(runs: Path) -> None:
     """The checkpoint carries the dVAE's weights and the tokenizer, and keeps no path."""
-    model, dvae = load(runs / "dalle/checkpoints/last.ckpt"), load(runs / "dvae/checkpoints/last.ckpt")
+    model, dvae = (
+        load(runs / "dalle/checkpoints/last.ckpt"),
+        load(runs / "dvae/checkpoints/last.ckpt"),
+    )
     for name, value in dvae.state_dict().items():
         assert torch.equal(value, model.state_dict()[f"dvae.{name}"]), name
     assert "last.ckpt" not in repr(dict(model.hparams))
@@ -48,13 +62,24 @@ def test_one_file_is_enough(runs: Path) -> None:
 def test_previews_show_pairs_of_prompts(runs: Path) -> None:
     names = {path.name.rpartition("-")[0] for path in (runs / "dalle/samples").iterdir()}
     assert {"samples", "prompts", "captions"} <= names
-    assert Image.open(runs / "dalle/samples/prompts-0000004.png").size == (18, 35), "red apple above green apple"
+    assert Image.open(runs / "dalle/samples/prompts-0000004.png").size == (18, 35), (
+        "red apple above green apple"
+    )
 
 
 def test_prompts_are_drawn_ranked_and_labelled(runs: Path, tmp_path: Path, capsys: Any) -> None:
     """All seeds for each prompt, the best of them by the ranker's own scores, one file each and a grid with their words."""
     ranker = str(runs / "clip/checkpoints/last.ckpt")
-    options = ["--prompt", "red apple", "--prompt", "dog face", "--num", "6", "--out", str(tmp_path)]
+    options = [
+        "--prompt",
+        "red apple",
+        "--prompt",
+        "dog face",
+        "--num",
+        "6",
+        "--out",
+        str(tmp_path),
+    ]
     capsys.readouterr()
     assert draw(runs, *options, "--ranker", ranker, "--keep", "2") == 0
     *rows, last = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
@@ -64,7 +89,9 @@ def test_prompts_are_drawn_ranked_and_labelled(runs: Path, tmp_path: Path, capsy
     drawn = model.sample(list(range(6)), prompt=["red apple"])
     scores = clip.score(drawn, ["red apple"])[:, 0]
     best = scores.argsort(descending=True)[:2].tolist()
-    assert [Path(row[0]).name for row in rows[:2]] == [f"prompt01-seed{seed:04d}.png" for seed in best]
+    assert [Path(row[0]).name for row in rows[:2]] == [
+        f"prompt01-seed{seed:04d}.png" for seed in best
+    ]
     assert [float(row[2]) for row in rows[:2]] == pytest.approx(scores[best].tolist(), abs=1e-3)
     width, height = Image.open(tmp_path / "grid.png").size
     assert height == 2 * (64 + 2), "a line for each prompt"
@@ -84,13 +111,28 @@ def test_it_ranks_by_its_own_likelihood(runs: Path, tmp_path: Path, capsys: Any)
         torch.testing.assert_close(scores[:, 1], -model.losses(tokens, codes)[1].sum(1))
     capsys.readouterr()
     assert (
-        draw(runs, "--prompt", "red apple", "--num", "3", "--keep", "1", "--ranker", str(checkpoint), "--out", str(tmp_path)) == 0
+        draw(
+            runs,
+            "--prompt",
+            "red apple",
+            "--num",
+            "3",
+            "--keep",
+            "1",
+            "--ranker",
+            str(checkpoint),
+            "--out",
+            str(tmp_path),
+        )
+        == 0
     )
     best = model.score(drawn, ["red apple"])[:, 0].argmax().item()
     assert f"prompt01-seed{best:04d}.png" in capsys.readouterr().out
 
 
-def test_lines_of_another_program_are_painted(runs: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_of_another_program_are_painted(
+    runs: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`sample.py GPT | sample.py DALLE --prompt -`: what cannot be drawn is counted, everything else is drawn."""
     monkeypatch.setattr("sys.stdin", io.StringIO("red apple\n\nквадрат\nDog  Face\n"))
     assert draw(runs, "--prompt", "-", "--num", "1", "--out", str(tmp_path)) == 2
@@ -102,8 +144,19 @@ def test_lines_of_another_program_are_painted(runs: Path, tmp_path: Path, capsys
 
 def test_primed_pictures_keep_their_upper_half(runs: Path, tmp_path: Path) -> None:
     """`--prime` reads a picture file, and its codes begin what is drawn."""
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)).save(tmp_path / "a.png")
-    options = ["--prompt", "red apple", "--num", "2", "--prime", str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)).save(
+        tmp_path / "a.png"
+    )
+    options = [
+        "--prompt",
+        "red apple",
+        "--num",
+        "2",
+        "--prime",
+        str(tmp_path / "a.png"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     options += ["--guidance", "2", "--temperature", "0.7"]
     assert draw(runs, *options) == 0
     model = load(runs / "dalle/checkpoints/last.ckpt")
@@ -120,21 +173,38 @@ def test_captions_are_those_of_the_split(runs: Path, capsys: Any) -> None:
     """`--split val` draws the validation captions: a row's picture is that of its own caption."""
     from callbacks.fid import targets
 
-    model, data = load(runs / "dalle/checkpoints/last.ckpt"), sample.data_module(runs / "dalle/config.yaml")
+    model, data = (
+        load(runs / "dalle/checkpoints/last.ckpt"),
+        sample.data_module(runs / "dalle/config.yaml"),
+    )
     (target,) = targets(model, data, "val")
-    torch.testing.assert_close(target.draw([3]), model.sample([3], prompt=[data.split("val").captions[3]]))
+    torch.testing.assert_close(
+        target.draw([3]), model.sample([3], prompt=[data.split("val").captions[3]])
+    )
 
 
 def test_ranking_is_scored_beside_ceiling_and_floor(runs: Path, capsys: Any) -> None:
     capsys.readouterr()
-    ranker = ["--ranker", str(runs / "clip/checkpoints/last.ckpt"), "--metrics", "ranking", "--num", "384"]
+    ranker = [
+        "--ranker",
+        str(runs / "clip/checkpoints/last.ckpt"),
+        "--metrics",
+        "ranking",
+        "--num",
+        "384",
+    ]
     assert evaluate.main([str(runs / "dalle/checkpoints/last.ckpt"), *ranker]) == 0
     lines = {line["metric"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
     assert set(lines) == {"ranking", "ranking-real", "ranking-shuffled"}
     assert "passes=2|" in lines["ranking"]["signature"]
-    clip, data = load(runs / "clip/checkpoints/last.ckpt"), sample.data_module(runs / "clip/config.yaml")
+    clip, data = (
+        load(runs / "clip/checkpoints/last.ckpt"),
+        sample.data_module(runs / "clip/config.yaml"),
+    )
     assert "|n=192|" in lines["ranking"]["signature"]
-    assert all("|negatives=other-caption-of-other-image|" in line["signature"] for line in lines.values())
+    assert all(
+        "|negatives=other-caption-of-other-image|" in line["signature"] for line in lines.values()
+    )
     batch = data.batch("test", list(range(192)))
     features = clip.features(batch["image"]), clip.features(data.split("test").captions)
     expected = clip.ranking
@@ -159,18 +229,25 @@ MISTAKES = {
 
 @pytest.mark.parametrize("options", MISTAKES)
 def test_mistakes_are_one_line(options: str, runs: Path, tmp_path: Path, capsys: Any) -> None:
-    assert draw(runs, *shlex.split(options.replace("{runs}", str(runs))), "--out", str(tmp_path)) == 2
+    assert (
+        draw(runs, *shlex.split(options.replace("{runs}", str(runs))), "--out", str(tmp_path)) == 2
+    )
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert MISTAKES[options] in lines[0]
 
 
 @pytest.mark.parametrize(
-    ("dvae", "message"), [("clip", "is a CLIP; give the checkpoint of a discrete VAE"), ("dvae", "train one on it")]
+    ("dvae", "message"),
+    [("clip", "is a CLIP; give the checkpoint of a discrete VAE"), ("dvae", "train one on it")],
 )
 def test_the_wrong_dvae(dvae: str, message: str, runs: Path, tmp_path: Path, capsys: Any) -> None:
     """Another system, or pictures of another size."""
     argv = ["fit", "--config", str(runs / "dalle.yaml"), "--run_dir", str(tmp_path / "run")]
-    argv += ["--model.dvae", str(runs / f"{dvae}/checkpoints/last.ckpt"), *(["--data.size", "32"] if dvae == "dvae" else [])]
+    argv += [
+        "--model.dvae",
+        str(runs / f"{dvae}/checkpoints/last.ckpt"),
+        *(["--data.size", "32"] if dvae == "dvae" else []),
+    ]
     assert train.main(argv) == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]

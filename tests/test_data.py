@@ -16,7 +16,15 @@ from PIL import Image
 from datamodules.base import Request, ResumableBatchSampler, mix_seed
 from datamodules.image_folder import CelebA, FileImages, ImageFolder
 from datamodules.images import InMemoryImages
-from datamodules.openmoji import COLOURS, GROUPS, OpenMoji, composition_key, fold, line_drawing, picture_key
+from datamodules.openmoji import (
+    COLOURS,
+    GROUPS,
+    OpenMoji,
+    composition_key,
+    fold,
+    line_drawing,
+    picture_key,
+)
 from datamodules.torchvision_images import TorchvisionImages
 
 
@@ -25,7 +33,9 @@ def requests(sampler: ResumableBatchSampler) -> list[tuple[list[int], int]]:
 
 
 def sampler(**options: object) -> ResumableBatchSampler:
-    return ResumableBatchSampler(**{"size": 103, "batch_size": 10, "shuffle": True, "seed": 1, "name": "train", **options})  # type: ignore[arg-type]
+    return ResumableBatchSampler(
+        **{"size": 103, "batch_size": 10, "shuffle": True, "seed": 1, "name": "train", **options}
+    )  # type: ignore[arg-type]
 
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:
@@ -74,14 +84,21 @@ def test_seeds_never_collide() -> None:
 
 def test_pictures_are_scaled_and_randomness_comes_from_the_batch_seed() -> None:
     data = OpenMoji(size=16, flip=True, binarize=True)
-    raw = InMemoryImages(torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8), torch.zeros(8, dtype=torch.int64))
+    raw = InMemoryImages(
+        torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)
+    )
     before = torch.get_rng_state()
-    one, again, other = (data.transform(raw.__getitems__(Request(torch.arange(8), seed)), training=True) for seed in (1, 1, 2))
+    one, again, other = (
+        data.transform(raw.__getitems__(Request(torch.arange(8), seed)), training=True)
+        for seed in (1, 1, 2)
+    )
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(one["image"], again["image"])
     assert not torch.equal(one["image"], other["image"])
     assert set(one["image"].unique().tolist()) == {-1.0, 1.0}
-    plain = OpenMoji(size=16).transform(raw.__getitems__(Request(torch.arange(8), 1)), training=True)["image"]
+    plain = OpenMoji(size=16).transform(
+        raw.__getitems__(Request(torch.arange(8), 1)), training=True
+    )["image"]
     torch.testing.assert_close(plain, raw.images.float() / 127.5 - 1)
     assert raw.images.dtype == torch.uint8, "the corpus itself is left alone"
 
@@ -135,22 +152,39 @@ def images_of(recipe: Path) -> dict[str, list[tuple[str, torch.Tensor]]]:
     found = {}
     for split in ("train", "val", "test"):
         part = data.split(split)
-        sides = {"a": part.a, "b": part.b} if name == "OpenMojiPairs" else {"": getattr(part, "pictures", part)}
+        sides = (
+            {"a": part.a, "b": part.b}
+            if name == "OpenMojiPairs"
+            else {"": getattr(part, "pictures", part)}
+        )
         found[split] = [(side, images.images) for side, images in sides.items()]
     return found
 
 
 def embedded_recipes() -> Iterator[Path]:
-    classes = ("ring.Ring", "openmoji.OpenMoji", "openmoji_pairs.OpenMojiPairs", "captioned.CaptionedEmoji")
+    classes = (
+        "ring.Ring",
+        "openmoji.OpenMoji",
+        "openmoji_pairs.OpenMojiPairs",
+        "captioned.CaptionedEmoji",
+    )
     for path in sorted((Path(__file__).parent.parent / "configs").glob("[!_]*/*.yaml")):
-        if yaml.safe_load(path.read_text())["data"]["class_path"].removeprefix("datamodules.") in classes:
+        if (
+            yaml.safe_load(path.read_text())["data"]["class_path"].removeprefix("datamodules.")
+            in classes
+        ):
             yield path
 
 
 @pytest.mark.parametrize("recipe", embedded_recipes(), ids=lambda path: "/".join(path.parts[-2:]))
 def test_no_image_is_in_two_splits(recipe: Path) -> None:
     found = images_of(recipe)
-    pixels = {split: {(side, image.numpy().tobytes()) for side, images in found[split] for image in images} for split in found}
+    pixels = {
+        split: {
+            (side, image.numpy().tobytes()) for side, images in found[split] for image in images
+        }
+        for split in found
+    }
     assert pixels["val"]
     assert pixels["test"]
     assert not pixels["train"] & pixels["val"]
@@ -162,14 +196,20 @@ def test_no_image_is_in_two_splits(recipe: Path) -> None:
 def test_no_drawing_alone_is_in_two_splits(split_by: Any) -> None:
     """A data module of line drawings compares these, too."""
     data = OpenMoji(32, "line", split_by=split_by)
-    pixels = [{image.numpy().tobytes() for image in data.split(split).images} for split in ("train", "val", "test")]  # type: ignore[attr-defined]
+    pixels = [
+        {image.numpy().tobytes() for image in data.split(split).images}
+        for split in ("train", "val", "test")
+    ]  # type: ignore[attr-defined]
     assert all(pixels)
     assert len(set.union(*pixels)) == sum(map(len, pixels))
 
 
 def test_composition_split_holds_out_no_word() -> None:
     data = OpenMoji(split_by="composition", named=True)
-    words = {split: {word for name in data.split(split).names for word in name.split()} for split in ("train", "val", "test")}
+    words = {
+        split: {word for name in data.split(split).names for word in name.split()}
+        for split in ("train", "val", "test")
+    }
     assert words["val"] | words["test"] <= words["train"]
     assert len(data.names) == 3953
 
@@ -177,12 +217,20 @@ def test_composition_split_holds_out_no_word() -> None:
 def test_a_composition_whose_image_was_trained_on_is_not_held_out() -> None:
     """Of 250 and 237 held-out names 58 and 30 had the image of another name in training, such as "man firefighter"."""
     data = OpenMoji(split_by="composition", named=True)
-    assert {split: len(data.rows(split)) for split in ("train", "val", "test")} == {"train": 3554, "val": 207, "test": 192}
+    assert {split: len(data.rows(split)) for split in ("train", "val", "test")} == {
+        "train": 3554,
+        "val": 207,
+        "test": 192,
+    }
     split = {name: data.folds[code] for code, name in data.names.items()}
     assert split["firefighter"] == split["man firefighter"] == "train"
     assert split["red square"] == "test", "an image of its own stays"
     whole = OpenMoji(split_by="composition")
-    assert {split: len(whole.rows(split)) for split in ("train", "val", "test")} == {"train": 3981, "val": 269, "test": 245}
+    assert {split: len(whole.rows(split)) for split in ("train", "val", "test")} == {
+        "train": 3981,
+        "val": 269,
+        "test": 245,
+    }
 
 
 def test_neutral_leaves_out_tones_and_flags(emoji: OpenMoji) -> None:
@@ -214,7 +262,9 @@ def test_attributes_are_whole_words(emoji: OpenMoji) -> None:
     assert len(batch["negative"]) <= 1000
 
 
-def test_the_cache_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_written_once_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = OpenMoji(size=8, root=str(tmp_path))
     monkeypatch.setattr(OpenMoji, "codes", ["1F600", "1F601"])
     first = data._rasterised(8, "color")
@@ -226,13 +276,17 @@ def test_the_cache_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest
     assert files[0].stat().st_mtime_ns == stamp
 
 
-def test_validation_images_of_torchvision_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_images_of_torchvision_are_not_trained_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each of the training set's images is in one of the two splits."""
     numbered = torch.arange(50, dtype=torch.uint8)[:, None, None].expand(-1, 28, 28)
     corpus = SimpleNamespace(data=numbered, targets=torch.zeros(50, dtype=torch.int64))
     monkeypatch.setattr(TorchvisionImages, "_dataset", lambda data, train: corpus)
     data = TorchvisionImages(val_size=8)
-    train, val = ({int(image[0, 0, 0]) for image in data.split(split).images} for split in ("train", "val"))  # type: ignore[attr-defined]
+    train, val = (
+        {int(image[0, 0, 0]) for image in data.split(split).images} for split in ("train", "val")
+    )  # type: ignore[attr-defined]
     assert not train & val
     assert train | val == set(range(50))
     assert len(val) == 8
@@ -259,13 +313,18 @@ def test_folder_labels_come_from_sub_folders_or_a_table(tmp_path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["file", "label"])
         writer.writerows(
-            [[path.relative_to(tmp_path), "odd" if int(path.stem) % 2 else "even"] for path in tmp_path.rglob("*.png")]
+            [
+                [path.relative_to(tmp_path), "odd" if int(path.stem) % 2 else "even"]
+                for path in tmp_path.rglob("*.png")
+            ]
         )
     assert ImageFolder(str(tmp_path), size=16).classes == ["even", "odd"]
     assert len(everything) == 30
 
 
-def test_folder_with_splits_and_large_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_with_splits_and_large_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for split, count in (("train", 6), ("val", 2), ("test", 3)):
         for number in range(count):
             paint(tmp_path / split / "one" / f"{number}.png", (40 * number, 0, 0))
@@ -279,7 +338,9 @@ def test_folder_with_splits_and_large_folder(tmp_path: Path, monkeypatch: pytest
     assert torch.equal(large.batch("test", index)["image"], small.batch("test", index)["image"])
 
 
-def test_bad_files_are_skipped_only_on_request_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_files_are_skipped_only_on_request_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number in range(4):
         paint(tmp_path / "train" / f"{number}.png", (0, 0, 0))
     (tmp_path / "train" / "broken.png").write_bytes(b"no picture")
@@ -293,13 +354,17 @@ def test_celeba_layout(tmp_path: Path) -> None:
     names = [f"{number:06d}.jpg" for number in range(6)]
     for name in names:
         paint(folder / "img_align_celeba" / name, (90, 90, 90), (178, 218))
-    (folder / "list_eval_partition.txt").write_text("".join(f"{name} {i // 2}\n" for i, name in enumerate(names)))
+    (folder / "list_eval_partition.txt").write_text(
+        "".join(f"{name} {i // 2}\n" for i, name in enumerate(names))
+    )
     rows = "".join(f"{name} {1 if i % 2 else -1} -1\n" for i, name in enumerate(names))
     (folder / "list_attr_celeba.txt").write_text("6\nSmiling Eyeglasses\n" + rows)
     data = CelebA(size=32, root=str(tmp_path), num_workers=0)
     data.prepare_data()
     assert data.sizes == {"train": 2, "val": 2, "test": 2}
-    batch = next(iter(data.train_dataloader())) if data.batch_size <= 2 else data.batch("train", [0, 1])
+    batch = (
+        next(iter(data.train_dataloader())) if data.batch_size <= 2 else data.batch("train", [0, 1])
+    )
     assert batch["image"].shape == (2, 3, 32, 32)
     assert batch["label"].tolist() == [0, 1]
     assert data.attribute_batch("Smiling")["positive"].shape[0] == 1

@@ -59,7 +59,11 @@ def test_special_tokens_may_have_any_ids(tmp_path: Path) -> None:
     trained.model.add_special_tokens(["<eos>", "<pad>", "<bos>"])
     (tmp_path / "tokenizer.json").write_text(trained.model.to_str())
     (tmp_path / "text.txt").write_text("the cat sat on a mat\na cat\n" * 30)
-    data = {"path": str(tmp_path / "text.txt"), "tokenizer_file": str(tmp_path / "tokenizer.json"), "root": str(tmp_path)}
+    data = {
+        "path": str(tmp_path / "text.txt"),
+        "tokenizer_file": str(tmp_path / "tokenizer.json"),
+        "root": str(tmp_path),
+    }
     data |= {"batching": "records", "context": 20, "batch_size": 4}
     config = {
         "model": {"class_path": "lightning_modules.electra.ELECTRA", "init_args": SMALL},
@@ -67,7 +71,12 @@ def test_special_tokens_may_have_any_ids(tmp_path: Path) -> None:
         "trainer": {"max_steps": 1, "limit_val_batches": 0, "accelerator": "cpu"},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    assert train.main(["fit", "--config", str(tmp_path / "config.yaml"), "--run_dir", str(tmp_path / "run")]) == 0
+    assert (
+        train.main(
+            ["fit", "--config", str(tmp_path / "config.yaml"), "--run_dir", str(tmp_path / "run")]
+        )
+        == 0
+    )
     model = load(tmp_path / "run/checkpoints/last.ckpt")
     batch = TextFiles(**data).batch("train", [0, 1])  # type: ignore[arg-type]
     for _ in range(20):
@@ -91,7 +100,10 @@ def test_a_guess_that_is_right_counts_as_original() -> None:
         assert torch.equal(outcome.corrupt != tokens, labels.bool())
         assert (outcome.corrupt[outcome.chosen] == 7).all()
         assert outcome.suspicion is not None
-        torch.testing.assert_close(outcome.main, F.binary_cross_entropy_with_logits(outcome.suspicion, labels, reduction="none"))
+        torch.testing.assert_close(
+            outcome.main,
+            F.binary_cross_entropy_with_logits(outcome.suspicion, labels, reduction="none"),
+        )
     assert len(seen) > 1
 
 
@@ -215,8 +227,12 @@ class Sorted:
 
 def test_a_probe_finds_what_is_there_and_nothing_else() -> None:
     with torch.inference_mode():
-        seen = swapped_words_probe(lambda x, _: (x.diff(dim=1, prepend=x[:, :1]) < 0)[..., None], Sorted(), "cpu", 200, 100)
-        blind = swapped_words_probe(lambda x, _: torch.zeros(*x.shape, 2), Sorted(), "cpu", 200, 100)
+        seen = swapped_words_probe(
+            lambda x, _: (x.diff(dim=1, prepend=x[:, :1]) < 0)[..., None], Sorted(), "cpu", 200, 100
+        )
+        blind = swapped_words_probe(
+            lambda x, _: torch.zeros(*x.shape, 2), Sorted(), "cpu", 200, 100
+        )
     assert seen[0] == 1.0
     assert blind[0] == pytest.approx(0.5, abs=0.01)
     assert "n_train=400|n=200|split=test" in seen[1]
@@ -224,8 +240,66 @@ def test_a_probe_finds_what_is_there_and_nothing_else() -> None:
 
 # How many training captions of Multi30k have 0, 1, 2, … tokens, <bos> and <eos> among them (byte-pair encoding of 4,000 ids).
 CAPTIONS = [
-    *(0, 0, 0, 0, 0, 0, 5, 23, 126, 545, 1221, 1780, 2335, 2841, 2852, 2740, 2608, 2219, 1864, 1642, 1260, 1070, 895, 696, 513),
-    *(440, 296, 240, 210, 137, 93, 90, 53, 41, 28, 30, 23, 14, 8, 9, 16, 8, 7, 7, 3, 2, 3, 1, 2, 3, 0, 0, 0, 0, 0, 1),
+    *(
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        5,
+        23,
+        126,
+        545,
+        1221,
+        1780,
+        2335,
+        2841,
+        2852,
+        2740,
+        2608,
+        2219,
+        1864,
+        1642,
+        1260,
+        1070,
+        895,
+        696,
+        513,
+    ),
+    *(
+        440,
+        296,
+        240,
+        210,
+        137,
+        93,
+        90,
+        53,
+        41,
+        28,
+        30,
+        23,
+        14,
+        8,
+        9,
+        16,
+        8,
+        7,
+        7,
+        3,
+        2,
+        3,
+        1,
+        2,
+        3,
+        0,
+        0,
+        0,
+        0,
+        0,
+        1,
+    ),
 ]
 
 
@@ -234,16 +308,30 @@ def test_the_comparison_is_at_equal_compute() -> None:
     entry = yaml.safe_load((ROOT / "configs/_reproduce/electra-probe.yaml").read_text())
     recipe = yaml.safe_load((ROOT / entry["config"]).read_text())
     lengths = np.repeat(np.arange(len(CAPTIONS)), CAPTIONS)
-    sampler = LengthBatchSampler(lengths, recipe["data"]["init_args"]["batch_size"], seed=0, name="train")
-    batches = sorted((torch.from_numpy(lengths[request.index]) for request in sampler), key=lambda length: int(length.max()))
+    sampler = LengthBatchSampler(
+        lengths, recipe["data"]["init_args"]["batch_size"], seed=0, name="train"
+    )
+    batches = sorted(
+        (torch.from_numpy(lengths[request.index]) for request in sampler),
+        key=lambda length: int(length.max()),
+    )
     spent = {}
     for name, overrides in entry["variants"].items():
         torch.manual_seed(0)
-        model = ELECTRA(4000, special_ids=[0, 1, 2], **{**recipe["model"]["init_args"], "objective": overrides["model.objective"]})
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the fused kernel is not counted
+        model = ELECTRA(
+            4000,
+            special_ids=[0, 1, 2],
+            **{**recipe["model"]["init_args"], "objective": overrides["model.objective"]},
+        )
+        with (
+            FlopCounterMode(display=False) as counter,
+            sdpa_kernel(SDPBackend.MATH),
+        ):  # the fused kernel is not counted
             for length in batches[56::113]:
                 part = length[::8]
-                model.losses(model(torch.randint(3, 4000, (len(part), int(length.max()))), part)).sum().backward()
+                model.losses(
+                    model(torch.randint(3, 4000, (len(part), int(length.max()))), part)
+                ).sum().backward()
         spent[name] = counter.get_total_flops() * overrides["trainer.max_steps"]
     assert len(spent) == 3
     assert max(spent.values()) / min(spent.values()) < 1.01, spent

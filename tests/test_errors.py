@@ -27,10 +27,18 @@ from datamodules.openmoji import fold
 from lightning_modules.vae import VAE
 from tests.runs import tiny_config
 
-PROGRAMS = {"train": train, "sample": sample, "evaluate": evaluate, "reproduce": reproduce, "sweep": sweep}
+PROGRAMS = {
+    "train": train,
+    "sample": sample,
+    "evaluate": evaluate,
+    "reproduce": reproduce,
+    "sweep": sweep,
+}
 # {d} is the folder of the fixture, {new} a path where there is nothing yet.
 FIT = "train fit --config {d}/tiny.yaml --run_dir {new} --trainer.max_steps 2 --trainer.limit_val_batches 1 "
-PICTURES = "train fit --config {d}/folder.yaml --run_dir {new} --trainer.max_steps 1 --data.folder {d}/"
+PICTURES = (
+    "train fit --config {d}/folder.yaml --run_dir {new} --trainer.max_steps 1 --data.folder {d}/"
+)
 SAMPLE = "sample {d}/run/checkpoints/last.ckpt --out {new} "
 LAST = "{d}/run/checkpoints/last.ckpt"
 
@@ -54,11 +62,17 @@ PICTURE_WRITERS: dict[str, Callable[[Path], object]] = {
     "corrupt/train/bad.png": lambda path: path.write_bytes(b"no picture"),
     "cut/train/bad.jpg": lambda path: (picture(path), path.write_bytes(path.read_bytes()[:-40])),
     "tiny/train/bad.png": lambda path: picture(path, size=1),
-    "deep/train/bad.png": lambda path: Image.fromarray(np.full((20, 20), 32768, np.uint16)).save(path),
+    "deep/train/bad.png": lambda path: Image.fromarray(np.full((20, 20), 32768, np.uint16)).save(
+        path
+    ),
     "cmyk/train/bad.jpg": lambda path: picture(path, "CMYK"),
-    "animated/train/bad.gif": lambda path: picture(path, save_all=True, append_images=[Image.new("RGB", (20, 20), "red")]),
+    "animated/train/bad.gif": lambda path: picture(
+        path, save_all=True, append_images=[Image.new("RGB", (20, 20), "red")]
+    ),
 }
-ROWS = "file,label\n" + "".join(f"{name}.png,{name[:3]}\n" for name in ("train/0", "train/1", "train/2", "train/3", "val/0"))
+ROWS = "file,label\n" + "".join(
+    f"{name}.png,{name[:3]}\n" for name in ("train/0", "train/1", "train/2", "train/3", "val/0")
+)
 TABLES = {
     "row_too_many": ROWS + "test/0.png,tes\ntest/lost.png,tes\n",
     "row_missing": ROWS,
@@ -79,10 +93,26 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three tiny runs, configurations, checkpoints and folders of pictures, good and bad."""
     d = tmp_path_factory.mktemp("errors")
     config = tiny_config(d / "tiny.yaml", "vae")
-    runs = {"run": config, "autoencoder": tiny_config(d / "autoencoder.yaml", "autoencoder"), "conditional": config}
+    runs = {
+        "run": config,
+        "autoencoder": tiny_config(d / "autoencoder.yaml", "autoencoder"),
+        "conditional": config,
+    }
     for name, path in runs.items():
-        argv = ["fit", "--config", str(path), "--run_dir", str(d / name), "--trainer.max_steps", "1"]
-        argv += ["--trainer.limit_val_batches", "1", *(["--model.conditional", "true"] if name == "conditional" else [])]
+        argv = [
+            "fit",
+            "--config",
+            str(path),
+            "--run_dir",
+            str(d / name),
+            "--trainer.max_steps",
+            "1",
+        ]
+        argv += [
+            "--trainer.limit_val_batches",
+            "1",
+            *(["--model.conditional", "true"] if name == "conditional" else []),
+        ]
         assert train.main(argv) == 0
 
     text = config.read_text()
@@ -93,7 +123,10 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (d / "broken.yaml").write_text("model: [unclosed\ndata: {")
     (d / "prose.yaml").write_text("just a sentence")
     (d / "binary.yaml").write_bytes(bytes(range(256)))
-    images = {"class_path": "datamodules.image_folder.ImageFolder", "init_args": {"folder": "?", "size": 16, "batch_size": 4}}
+    images = {
+        "class_path": "datamodules.image_folder.ImageFolder",
+        "init_args": {"folder": "?", "size": 16, "batch_size": 4},
+    }
     (d / "misspelt.yaml").write_text(text.replace("size: 16", "sise: 16"))
     (d / "folder.yaml").write_text(yaml.safe_dump({**yaml.safe_load(text), "data": images}))
 
@@ -102,7 +135,14 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (d / "loose.ckpt").write_bytes(whole)
     (d / "empty.ckpt").write_bytes(b"")
     torch.save({"a": 1}, d / "foreign.ckpt")
-    torch.save({"class_path": "lightning_modules.vae.VAE", "state_dict": {}, "extra": Trap(d / "executed")}, d / "trap.ckpt")
+    torch.save(
+        {
+            "class_path": "lightning_modules.vae.VAE",
+            "state_dict": {},
+            "extra": Trap(d / "executed"),
+        },
+        d / "trap.ckpt",
+    )
 
     folder(d / "good")
     (d / "empty").mkdir()
@@ -121,7 +161,10 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     # options
     FIT + "--model.latent_dm 3": ("latent_dm", "did you mean --model.latent_dim?"),
     FIT + "--data.batchsize 3": ("batchsize", "did you mean --data.batch_size"),
-    FIT + "--trainer.max_epoch 3": ("trainer.max_epoch;", "did you mean --trainer.max_epochs"),  # no abbreviations
+    FIT + "--trainer.max_epoch 3": (
+        "trainer.max_epoch;",
+        "did you mean --trainer.max_epochs",
+    ),  # no abbreviations
     FIT + "--model.latent_dim many": ("model.latent_dim cannot be many", "give int"),
     FIT + "--trainer.max_epochs x": ("trainer.max_epochs cannot be x", "give int"),
     FIT + "--model.network transformer": ("model.network cannot be transformer", "['mlp', 'conv']"),
@@ -149,7 +192,10 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "did you mean --model.lambda_cycle?",
     ),
     FIT + "--trainer.default_root_dir {new}": ("trainer.default_root_dir", "--run_dir"),
-    FIT + "--trainer.precision 16-true": ("trainer.precision 16-true", "VAE trains in 32-true or bf16-mixed"),
+    FIT + "--trainer.precision 16-true": (
+        "trainer.precision 16-true",
+        "VAE trains in 32-true or bf16-mixed",
+    ),
     FIT + "--compile inducter": ("--compile inducter", "give one of", "inductor"),
     # configurations
     "train fit --config {d}/none.yaml": ("{d}/none.yaml", "`python train.py` lists the recipes"),
@@ -157,73 +203,182 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     "train fit --config {d}/binary.yaml": ("{d}/binary.yaml", "correct it"),
     "train fit --config {d}/prose.yaml": ("{d}/prose.yaml", "needs the keys model: and data:"),
     "train fit --config {d}/key.yaml": ("latent_dm", "did you mean --model.latent_dim?"),
-    "train fit --config {d}/section.yaml": ("trainr.log_every_n_steps", "did you mean --trainer.log_every_n_steps"),
+    "train fit --config {d}/section.yaml": (
+        "trainr.log_every_n_steps",
+        "did you mean --trainer.log_every_n_steps",
+    ),
     "train fit --config {d}/class.yaml": ("lightning_modules.vae.Vea", "near: VAE"),
     "train fit --config {d}/type.yaml": ("model.latent_dim cannot be many", "give int"),
     # checkpoints and run directories
-    FIT + "--ckpt_path {d}/none.ckpt": ("{d}/none.ckpt: there is no such checkpoint", "a run keeps its own in checkpoints/"),
-    FIT + "--ckpt_path {d}/foreign.ckpt": ("{d}/foreign.ckpt: not a checkpoint of this template", "give one of train.py's"),
-    FIT + "--ckpt_path {d}/cut.ckpt": ("{d}/cut.ckpt: not a readable checkpoint (cut short", "give another"),
-    FIT + "--ckpt_path {d}/empty.ckpt": ("{d}/empty.ckpt: not a readable checkpoint", "give another"),
-    FIT + "--ckpt_path {d}/trap.ckpt": ("{d}/trap.ckpt: refused", "run code", "give one of train.py's"),
-    FIT + "--init_from {d}/trap.ckpt": ("{d}/trap.ckpt: refused", "run code", "give one of train.py's"),
+    FIT + "--ckpt_path {d}/none.ckpt": (
+        "{d}/none.ckpt: there is no such checkpoint",
+        "a run keeps its own in checkpoints/",
+    ),
+    FIT + "--ckpt_path {d}/foreign.ckpt": (
+        "{d}/foreign.ckpt: not a checkpoint of this template",
+        "give one of train.py's",
+    ),
+    FIT + "--ckpt_path {d}/cut.ckpt": (
+        "{d}/cut.ckpt: not a readable checkpoint (cut short",
+        "give another",
+    ),
+    FIT + "--ckpt_path {d}/empty.ckpt": (
+        "{d}/empty.ckpt: not a readable checkpoint",
+        "give another",
+    ),
+    FIT + "--ckpt_path {d}/trap.ckpt": (
+        "{d}/trap.ckpt: refused",
+        "run code",
+        "give one of train.py's",
+    ),
+    FIT + "--init_from {d}/trap.ckpt": (
+        "{d}/trap.ckpt: refused",
+        "run code",
+        "give one of train.py's",
+    ),
     "sample {d}/trap.ckpt": ("{d}/trap.ckpt: refused", "run code", "give one of train.py's"),
-    FIT + "--ckpt_path {d}/autoencoder/checkpoints/last.ckpt": ("is a lightning_modules.autoencoder.Autoencoder", "use the config"),
-    "train validate --config {d}/tiny.yaml --ckpt_path {d}/autoencoder/checkpoints/last.ckpt": ("Autoencoder", "use the config"),
-    "train fit --config {d}/tiny.yaml --ckpt_path {d}/loose.ckpt": ("{d}/loose.ckpt is in no run's checkpoints/", "--run_dir"),
-    FIT + f"--ckpt_path {LAST} --model.latent_dim 5": ("model.latent_dim 4, not 5", "leave it out", "--init_from"),
-    FIT + f"--ckpt_path {LAST} --init_from {LAST}": ("--init_from", "--ckpt_path", "give one of them"),
-    FIT + "--ckpt_path last": ("--ckpt_path last: there is no checkpoints/last.ckpt in {new}", "name its run with --run_dir"),
-    FIT + "--run_dir {d}/run": ("{d}/run already holds a run", "continue it with --ckpt_path last or choose another --run_dir"),
-    FIT + "--run_dir {d}/tiny.yaml/run": ("--run_dir {d}/tiny.yaml/run cannot be written", "choose another"),  # root cannot either
-    "train validate --config {d}/tiny.yaml": ("validate judges a checkpoint", "give --ckpt_path FILE"),
+    FIT + "--ckpt_path {d}/autoencoder/checkpoints/last.ckpt": (
+        "is a lightning_modules.autoencoder.Autoencoder",
+        "use the config",
+    ),
+    "train validate --config {d}/tiny.yaml --ckpt_path {d}/autoencoder/checkpoints/last.ckpt": (
+        "Autoencoder",
+        "use the config",
+    ),
+    "train fit --config {d}/tiny.yaml --ckpt_path {d}/loose.ckpt": (
+        "{d}/loose.ckpt is in no run's checkpoints/",
+        "--run_dir",
+    ),
+    FIT + f"--ckpt_path {LAST} --model.latent_dim 5": (
+        "model.latent_dim 4, not 5",
+        "leave it out",
+        "--init_from",
+    ),
+    FIT + f"--ckpt_path {LAST} --init_from {LAST}": (
+        "--init_from",
+        "--ckpt_path",
+        "give one of them",
+    ),
+    FIT + "--ckpt_path last": (
+        "--ckpt_path last: there is no checkpoints/last.ckpt in {new}",
+        "name its run with --run_dir",
+    ),
+    FIT + "--run_dir {d}/run": (
+        "{d}/run already holds a run",
+        "continue it with --ckpt_path last or choose another --run_dir",
+    ),
+    FIT + "--run_dir {d}/tiny.yaml/run": (
+        "--run_dir {d}/tiny.yaml/run cannot be written",
+        "choose another",
+    ),  # root cannot either
+    "train validate --config {d}/tiny.yaml": (
+        "validate judges a checkpoint",
+        "give --ckpt_path FILE",
+    ),
     # pictures
     PICTURES + "none": ("data.folder {d}/none", "give one with pictures"),
-    PICTURES + "empty": ("data.folder {d}/empty: there are no pictures in it", "put some there (.bmp, .gif"),
-    PICTURES + "held_out": ("data.folder {d}/held_out: none of its 1 pictures falls to the training split", "add more"),
+    PICTURES + "empty": (
+        "data.folder {d}/empty: there are no pictures in it",
+        "put some there (.bmp, .gif",
+    ),
+    PICTURES + "held_out": (
+        "data.folder {d}/held_out: none of its 1 pictures falls to the training split",
+        "add more",
+    ),
     PICTURES + "corrupt": ("{d}/corrupt/train/bad.png: cannot be read", "repair or remove it"),
     PICTURES + "cut": ("{d}/cut/train/bad.jpg: cannot be read", "repair or remove it"),
     PICTURES + "tiny": ("{d}/tiny/train/bad.png: is 1x1", "remove it or lower data.size"),
     PICTURES + "deep": ("{d}/deep/train/bad.png: has more than 8 bits", "convert it to 8 bits"),
     PICTURES + "cmyk": ("{d}/cmyk/train/bad.jpg: is CMYK", "convert it to RGB"),
     PICTURES + "animated": ("{d}/animated/train/bad.gif: has 2 frames", "extract one"),
-    PICTURES + "row_too_many": ("{d}/row_too_many/labels.csv: test/lost.png is no picture in the folder", "remove its row"),
+    PICTURES + "row_too_many": (
+        "{d}/row_too_many/labels.csv: test/lost.png is no picture in the folder",
+        "remove its row",
+    ),
     PICTURES + "row_missing": ("{d}/row_missing/labels.csv: has no row for test/0.png", "add one"),
-    PICTURES + "no_label": ("{d}/no_label/labels.csv: line 7 is incomplete", "write both a file and its label"),
-    PICTURES + "other_columns": ("{d}/other_columns/labels.csv", "needs the columns file and label"),
-    PICTURES + "good --model.conditional true": ("model.conditional", "needs labels, and this data has none"),
+    PICTURES + "no_label": (
+        "{d}/no_label/labels.csv: line 7 is incomplete",
+        "write both a file and its label",
+    ),
+    PICTURES + "other_columns": (
+        "{d}/other_columns/labels.csv",
+        "needs the columns file and label",
+    ),
+    PICTURES + "good --model.conditional true": (
+        "model.conditional",
+        "needs labels, and this data has none",
+    ),
     # sample.py
     "sample --num 3": ("which checkpoint?", "python sample.py runs/"),
     "sample {d}/cut.ckpt": ("{d}/cut.ckpt: not a readable checkpoint", "give another"),
-    SAMPLE + "--mode dream": ("'dream'", "'prior', 'interpolate', 'traverse', 'reconstruct', 'attribute'"),
+    SAMPLE + "--mode dream": (
+        "'dream'",
+        "'prior', 'interpolate', 'traverse', 'reconstruct', 'attribute'",
+    ),
     SAMPLE + "--temprature 2": ("--temprature", "--help` lists what there is"),
-    SAMPLE + "--temperature hot": ("--temperature: invalid float value: 'hot'", "--help` lists what there is"),
+    SAMPLE + "--temperature hot": (
+        "--temperature: invalid float value: 'hot'",
+        "--help` lists what there is",
+    ),
     SAMPLE + "--seeds a-b": ("--seeds 'a-b'", "write numbers and ranges, such as 0-31,85"),
     SAMPLE + "--num -3": ("--num -3", "give at least 1"),
     SAMPLE + "--device gpuu": ("--device gpuu", "give cpu"),
     SAMPLE + "--mode interpolate --steps 0": ("--steps 0", "give at least 1"),
     SAMPLE + "--label 3": ("--label 3", "leave it out, this model is not conditional"),
     "sample {d}/conditional/checkpoints/last.ckpt --label 99": ("--label 99", "give 0 to 9"),
-    "sample {d}/conditional/checkpoints/last.ckpt --mode reconstruct --label 3": ("--label 3", "have their own"),
-    SAMPLE + "--mode reconstruct --data {d}/misspelt.yaml": ("{d}/misspelt.yaml", "'sise'", "correct its class_path or init_args"),
+    "sample {d}/conditional/checkpoints/last.ckpt --mode reconstruct --label 3": (
+        "--label 3",
+        "have their own",
+    ),
+    SAMPLE + "--mode reconstruct --data {d}/misspelt.yaml": (
+        "{d}/misspelt.yaml",
+        "'sise'",
+        "correct its class_path or init_args",
+    ),
     SAMPLE + "--mode attribute": ("--mode attribute", "needs --attribute, such as a word"),
-    SAMPLE + "--mode attribute --attribute xyzzy": ("--attribute 'xyzzy'", "no positive examples", "give another"),
-    SAMPLE + "--mode reconstruct --data {d}/none.yaml": ("{d}/none.yaml", "give the data with --data CONFIG"),
-    SAMPLE + "--mode reconstruct --data {d}/prose.yaml": ("{d}/prose.yaml", "needs the keys model: and data:"),
+    SAMPLE + "--mode attribute --attribute xyzzy": (
+        "--attribute 'xyzzy'",
+        "no positive examples",
+        "give another",
+    ),
+    SAMPLE + "--mode reconstruct --data {d}/none.yaml": (
+        "{d}/none.yaml",
+        "give the data with --data CONFIG",
+    ),
+    SAMPLE + "--mode reconstruct --data {d}/prose.yaml": (
+        "{d}/prose.yaml",
+        "needs the keys model: and data:",
+    ),
     # evaluate.py
-    "evaluate {d}/none.ckpt": ("{d}/none.ckpt: there is no such checkpoint or folder", "checkpoints/"),
-    "evaluate {d}/corrupt": ("{d}/corrupt: a folder does not know its data", "give --against CONFIG"),
+    "evaluate {d}/none.ckpt": (
+        "{d}/none.ckpt: there is no such checkpoint or folder",
+        "checkpoints/",
+    ),
+    "evaluate {d}/corrupt": (
+        "{d}/corrupt: a folder does not know its data",
+        "give --against CONFIG",
+    ),
     f"evaluate {LAST} --metrics fid,fidd": ("--metrics fidd", "there are fid, kid, precision"),
     f"evaluate {LAST} --metrics is": ("--metrics is", "use --extractor inception"),
-    f"evaluate {LAST} --metrics nn --num 10": ("--metrics nn compares classes", "give a checkpoint of a conditional system"),
+    f"evaluate {LAST} --metrics nn --num 10": (
+        "--metrics nn compares classes",
+        "give a checkpoint of a conditional system",
+    ),
     f"evaluate {LAST} --num 1": ("--num 1", "give at least 10"),
-    f"evaluate {LAST} --extractor inception": ("no Inception weights: download http", "or use --extractor classifier"),
+    f"evaluate {LAST} --extractor inception": (
+        "no Inception weights: download http",
+        "or use --extractor classifier",
+    ),
     f"evaluate {LAST} --device gpuu": ("--device gpuu", "give cpu"),
     "evaluate {d}/empty --against {d}/tiny.yaml": ("{d}/empty: has 0 pictures", "give at least 10"),
     # sweep.py
     "sweep --lr fast": ("invalid float value: 'fast'", "--help` lists what there is"),
     # reproduce.py
-    "reproduce run vae-mnst": ("vae-mnst: there is no such reproduction", "python reproduce.py list", "vae-mnist-nll"),
+    "reproduce run vae-mnst": (
+        "vae-mnst: there is no such reproduction",
+        "python reproduce.py list",
+        "vae-mnist-nll",
+    ),
     "reproduce rnu vae-mnist-nll": ("'rnu'", "'list', 'render', 'run'"),
     "reproduce run vae-mnist-nll --seeds x": ("--seeds 'x'", "write numbers and ranges"),
 }
@@ -235,14 +390,20 @@ def call(command: str, d: Path, new: Path, capsys: pytest.CaptureFixture[str]) -
     code = PROGRAMS[program].main(argv)
     out, err = capsys.readouterr()
     assert "Traceback" not in out + err
-    assert [line for line in err.splitlines() if line.startswith("error: ")] == err.splitlines()[-1:], err
+    assert [line for line in err.splitlines() if line.startswith("error: ")] == err.splitlines()[
+        -1:
+    ], err
     return code, err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
-    "command", MISTAKES, ids=lambda command: command.replace(FIT, "").replace(PICTURES, "").replace(SAMPLE, "")
+    "command",
+    MISTAKES,
+    ids=lambda command: command.replace(FIT, "").replace(PICTURES, "").replace(SAMPLE, ""),
 )
-def test_a_mistake_is_one_line_with_its_mend(command: str, d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line_with_its_mend(
+    command: str, d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     new = tmp_path / "new"
     code, line = call(command, d, new, capsys)
     assert code == 2, line
@@ -260,7 +421,9 @@ def test_debug_shows_the_traceback(
     d: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DEBUG", "1")
-    assert train.main((FIT + "--data.batch_size 0").format(d=d, new=tmp_path / "new").split()[1:]) == 2
+    assert (
+        train.main((FIT + "--data.batch_size 0").format(d=d, new=tmp_path / "new").split()[1:]) == 2
+    )
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert "error: data.batch_size 0" in err.splitlines()[-1]
@@ -270,10 +433,14 @@ def test_a_worker_s_mistake_is_one_line_too(
     d: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("datamodules.image_folder.IN_MEMORY_BYTES", 0)
-    loader = ImageFolder(str(d / "corrupt"), size=16, batch_size=5, num_workers=1).train_dataloader()
+    loader = ImageFolder(
+        str(d / "corrupt"), size=16, batch_size=5, num_workers=1
+    ).train_dataloader()
     with pytest.raises(ValueError, match=r"(?s)Caught BadPicture in DataLoader worker.*Traceback"):
         next(iter(loader))
-    code, line = call(PICTURES + "corrupt --data.num_workers 1 --data.batch_size 5", d, tmp_path / "new", capsys)
+    code, line = call(
+        PICTURES + "corrupt --data.num_workers 1 --data.batch_size 5", d, tmp_path / "new", capsys
+    )
     assert code == 2
     assert line.startswith(f"error: {d}/corrupt/train/bad.png: cannot be read as a picture")
 
@@ -339,18 +506,27 @@ def test_names_of_splits_are_no_labels(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "train" / name).mkdir()
         picture(tmp_path / "train" / name / "0.png")
-    assert ImageFolder(str(tmp_path), size=16).facts["num_classes"] == 3, "cat, dog, and those that are neither"
+    assert ImageFolder(str(tmp_path), size=16).facts["num_classes"] == 3, (
+        "cat, dog, and those that are neither"
+    )
 
 
 def write_png16(path: Path, red: int, green: int, blue: int, side: int = 20) -> None:
     """A PNG of one colour with 16 bits a channel, which Pillow reads but does not write."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     rows = (b"\0" + struct.pack(">HHH", red, green, blue) * side) * side
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 16, 2, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
 
 
 def test_unusual_pictures_that_are_read_have_the_right_colours(tmp_path: Path) -> None:
@@ -377,4 +553,8 @@ def test_unusual_pictures_that_are_read_have_the_right_colours(tmp_path: Path) -
         assert (pixels.float() - torch.tensor(colour)[:, None, None]).abs().max() <= 1, name
         assert decode(tmp_path / name, 16, 1).shape == (1, 16, 16)
     data = FileImages([tmp_path / "deep.png"], torch.zeros(1, dtype=torch.int64), 16, 3, {})
-    assert data.__getitems__(Request(torch.tensor([0]), 0))["image"][0, :, 0, 0].tolist() == [128, 255, 0]
+    assert data.__getitems__(Request(torch.tensor([0]), 0))["image"][0, :, 0, 0].tolist() == [
+        128,
+        255,
+        0,
+    ]

@@ -51,7 +51,10 @@ def test_kid_equals_the_sum_over_pairs() -> None:
         return float((x @ y / len(x) + 1) ** 3)
 
     a, b = real.double().numpy(), fake.double().numpy()
-    within = [np.mean([kernel(x, y) for i, x in enumerate(c) for j, y in enumerate(c) if i != j]) for c in (a, b)]
+    within = [
+        np.mean([kernel(x, y) for i, x in enumerate(c) for j, y in enumerate(c) if i != j])
+        for c in (a, b)
+    ]
     wanted = sum(within) - 2 * np.mean([kernel(x, y) for x in a for y in b])
     assert kernel_distance(real, fake) == pytest.approx(wanted, rel=1e-9)
 
@@ -68,11 +71,15 @@ def test_neighbourhoods_equal_loops() -> None:
 
     def share(points: Tensor, cloud: Tensor) -> float:
         ball = reach(cloud, 3)
-        return float(np.mean([any(distance(p, c) <= r for c, r in zip(cloud, ball)) for p in points]))
+        return float(
+            np.mean([any(distance(p, c) <= r for c, r in zip(cloud, ball)) for p in points])
+        )
 
     assert precision_recall(real, fake) == pytest.approx((share(fake, real), share(real, fake)))
     inside = [[distance(f, c) <= r for f in fake] for c, r in zip(real, reach(real, 5))]
-    assert density_coverage(real, fake) == pytest.approx((np.sum(inside) / 5 / 50, np.mean([any(row) for row in inside])))
+    assert density_coverage(real, fake) == pytest.approx(
+        (np.sum(inside) / 5 / 50, np.mean([any(row) for row in inside]))
+    )
 
 
 def test_inception_score_bounds() -> None:
@@ -84,8 +91,17 @@ def test_inception_score_bounds() -> None:
 def figures(real: Tensor, fake: Tensor) -> dict[str, float]:
     precision, recall = precision_recall(real, fake)
     density, coverage = density_coverage(real, fake)
-    distances = {"fid": frechet_distance(gaussian(real), gaussian(fake)), "kid": kernel_distance(real, fake)}
-    return {**distances, "precision": precision, "recall": recall, "density": density, "coverage": coverage}
+    distances = {
+        "fid": frechet_distance(gaussian(real), gaussian(fake)),
+        "kid": kernel_distance(real, fake),
+    }
+    return {
+        **distances,
+        "precision": precision,
+        "recall": recall,
+        "density": density,
+        "coverage": coverage,
+    }
 
 
 def test_every_distance_moves_as_it_must() -> None:
@@ -114,7 +130,9 @@ def test_every_distance_moves_as_it_must() -> None:
     memorised = figures(real, real[:100].repeat(6, 1))
     assert memorised["precision"] == 1
     assert memorised["recall"] < 0.3, "copies span no neighbourhood"
-    assert memorised["coverage"] > 2 * memorised["recall"], "coverage cannot tell copies: `novelty` in health.csv does"
+    assert memorised["coverage"] > 2 * memorised["recall"], (
+        "coverage cannot tell copies: `novelty` in health.csv does"
+    )
     assert memorised["fid"] < collapsed["fid"] / 10, "nor can the FID"
 
 
@@ -127,7 +145,10 @@ def test_order_changes_nothing() -> None:
 @pytest.mark.parametrize("size", [1, 3])
 def test_batches_change_nothing(size: int) -> None:
     torch.manual_seed(1)
-    extractor, images = ClassifierFeatures(Classifier(3, 4)), torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
+    extractor, images = (
+        ClassifierFeatures(Classifier(3, 4)),
+        torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8),
+    )
     whole, parts = FeatureSet(extractor), FeatureSet(extractor)
     whole.update(images)
     for part in images.split(size):
@@ -153,9 +174,13 @@ def test_bytes_come_back() -> None:
 
 def test_parzen_equals_the_density() -> None:
     samples, x = torch.rand(30, 5), torch.rand(7, 5)
-    kernel = torch.distributions.Normal(samples[None].double(), 0.3).log_prob(x[:, None].double()).sum(2)
+    kernel = (
+        torch.distributions.Normal(samples[None].double(), 0.3).log_prob(x[:, None].double()).sum(2)
+    )
     wanted = kernel.exp().mean(1).log()
-    torch.testing.assert_close(parzen_log_likelihood(samples, x, 0.3).double(), wanted, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        parzen_log_likelihood(samples, x, 0.3).double(), wanted, atol=1e-4, rtol=1e-5
+    )
 
 
 def test_parzen_chooses_its_width_on_validation_pictures() -> None:
@@ -164,14 +189,21 @@ def test_parzen_chooses_its_width_on_validation_pictures() -> None:
     mean, error, sigma = parzen(samples, val, test)
     assert 0.1 < sigma < 0.3
     assert mean == pytest.approx(parzen_log_likelihood(samples, test, sigma).mean().item())
-    assert error == pytest.approx(parzen_log_likelihood(samples, test, sigma).std().item() / 300**0.5)
-    assert parzen(samples[:1].repeat(2000, 1), val, test)[0] < mean - 3, "a collapsed generator scores worse"
+    assert error == pytest.approx(
+        parzen_log_likelihood(samples, test, sigma).std().item() / 300**0.5
+    )
+    assert parzen(samples[:1].repeat(2000, 1), val, test)[0] < mean - 3, (
+        "a collapsed generator scores worse"
+    )
 
 
 def test_nearest_neighbour_error() -> None:
     pool = torch.tensor([0, 100, 200], dtype=torch.uint8).view(3, 1, 1, 1)
     test = torch.tensor([10, 90, 240, 20], dtype=torch.uint8).view(4, 1, 1, 1)
-    assert nearest_neighbour_error(pool, torch.tensor([0, 1, 2]), test, torch.tensor([0, 1, 2, 2])) == 0.25
+    assert (
+        nearest_neighbour_error(pool, torch.tensor([0, 1, 2]), test, torch.tensor([0, 1, 2, 2]))
+        == 0.25
+    )
 
 
 # Inception with random weights (the published ones are a download)
@@ -186,7 +218,10 @@ def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *a, **k: {})
+        patch.setattr(
+            "torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url",
+            lambda *a, **k: {},
+        )
         patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
         network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"])
     for part in network.modules():
@@ -219,7 +254,9 @@ def test_fid_on_inception_equals_torch_fidelity(inception: Path, tmp_path: Path)
     )  # fmt: skip
     ours = frechet_distance(gaussian(means["real"][0]), gaussian(means["fake"][0]))
     assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
-    assert inception_score(means["fake"][1], 3) == pytest.approx(theirs["inception_score_mean"], rel=1e-4)
+    assert inception_score(means["fake"][1], 3) == pytest.approx(
+        theirs["inception_score_mean"], rel=1e-4
+    )
 
 
 def test_other_inception_weights_are_refused(inception: Path, capsys: Any) -> None:
@@ -283,7 +320,9 @@ def lines(capsys: Any) -> list[dict[str, Any]]:
 def test_evaluate_scores_a_folder(tmp_path: Path, capsys: Any) -> None:
     """Real pictures in a folder have distance 0 from themselves; the answer has a line per metric, with signatures."""
     config = tmp_path / "data.yaml"
-    config.write_text("data:\n  class_path: datamodules.openmoji.OpenMoji\n  init_args: {size: 16, max_samples: 60}\n")
+    config.write_text(
+        "data:\n  class_path: datamodules.openmoji.OpenMoji\n  init_args: {size: 16, max_samples: 60}\n"
+    )
     data = OpenMoji(size=16, max_samples=60)
     data.prepare_data()
     for i, image in enumerate(data.split("train").images):  # type: ignore[attr-defined]
@@ -291,7 +330,10 @@ def test_evaluate_scores_a_folder(tmp_path: Path, capsys: Any) -> None:
     argv = [str(tmp_path), "--against", str(config), "--split", "train", "--batch_size", "7"]
     assert evaluate.main(argv) == 0
     found = {line["metric"]: line for line in lines(capsys)}
-    assert list(found) == [f"classifier-{name}" for name in ("fid", "kid", "precision", "recall", "density", "coverage")]
+    assert list(found) == [
+        f"classifier-{name}"
+        for name in ("fid", "kid", "precision", "recall", "density", "coverage")
+    ]
     assert found["classifier-fid"]["value"] == pytest.approx(0, abs=1e-5)
     assert found["classifier-recall"]["value"] == 1
     assert "|n_real=60|n_fake=60|size=16" in found["classifier-fid"]["signature"]

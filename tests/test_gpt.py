@@ -35,12 +35,19 @@ from lightning_modules.layers.tokens import token_losses
 from lightning_modules.layers.transformer import rotate
 from tests.test_parallel import fit
 
-MODERN: dict[str, Any] = {"norm": "rms", "positions": "rotary", "feed_forward": "swiglu", "qk_norm": True}
+MODERN: dict[str, Any] = {
+    "norm": "rms",
+    "positions": "rotary",
+    "feed_forward": "swiglu",
+    "qk_norm": True,
+}
 
 
 def gpt(**options: Any) -> GPT:
     torch.manual_seed(0)
-    model = GPT(**{"vocab_size": 11, "context": 12, "layers": 2, "heads": 2, "width": 16, **options}).eval()
+    model = GPT(
+        **{"vocab_size": 11, "context": 12, "layers": 2, "heads": 2, "width": 16, **options}
+    ).eval()
     for p in model.parameters():
         if p.dim() >= 2:
             p.data.mul_(8)  # so that logits differ
@@ -76,20 +83,40 @@ def test_attention_that_is_watched_is_the_same(options: dict[str, Any]) -> None:
 def test_blocks_are_those_of_pytorch() -> None:
     """The same weights in `nn.TransformerEncoderLayer` with a causal mask and the norms before."""
     model = gpt()
-    reference = nn.TransformerEncoderLayer(16, 2, 64, 0.0, F.gelu, batch_first=True, norm_first=True).eval()
+    reference = nn.TransformerEncoderLayer(
+        16, 2, 64, 0.0, F.gelu, batch_first=True, norm_first=True
+    ).eval()
     x = torch.randn(3, 12, 16)
     for block in model.blocks:
         mine = dict(block.named_parameters())
         names = {
-            **{"self_attn.in_proj_weight": "attention.qkv.weight", "self_attn.in_proj_bias": "attention.qkv.bias"},
-            **{"self_attn.out_proj.weight": "attention.output.weight", "self_attn.out_proj.bias": "attention.output.bias"},
-            **{"linear1.weight": "feed_forward.input.weight", "linear1.bias": "feed_forward.input.bias"},
-            **{"linear2.weight": "feed_forward.output.weight", "linear2.bias": "feed_forward.output.bias"},
-            **{f"norm{i + 1}.{kind}": f"norms.{i}.{kind}" for i in (0, 1) for kind in ("weight", "bias")},
+            **{
+                "self_attn.in_proj_weight": "attention.qkv.weight",
+                "self_attn.in_proj_bias": "attention.qkv.bias",
+            },
+            **{
+                "self_attn.out_proj.weight": "attention.output.weight",
+                "self_attn.out_proj.bias": "attention.output.bias",
+            },
+            **{
+                "linear1.weight": "feed_forward.input.weight",
+                "linear1.bias": "feed_forward.input.bias",
+            },
+            **{
+                "linear2.weight": "feed_forward.output.weight",
+                "linear2.bias": "feed_forward.output.bias",
+            },
+            **{
+                f"norm{i + 1}.{kind}": f"norms.{i}.{kind}"
+                for i in (0, 1)
+                for kind in ("weight", "bias")
+            },
         }
         reference.load_state_dict({theirs: mine[ours] for theirs, ours in names.items()})
         mask = nn.Transformer.generate_square_subsequent_mask(12)
-        torch.testing.assert_close(block(x, torch.arange(12), None), reference(x, mask), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            block(x, torch.arange(12), None), reference(x, mask), atol=1e-4, rtol=1e-4
+        )
 
 
 def test_logits_are_pinned() -> None:
@@ -118,9 +145,15 @@ def test_gpt_2_has_its_124_million_parameters() -> None:
 
 @pytest.mark.parametrize(
     ("name", "vocab_size", "printed"),
-    [("tiny_shakespeare_cpu", 65, "0.80M"), ("tiny_shakespeare", 65, "10.65M"), ("openwebtext_124m", 50304, "123.59M")],
+    [
+        ("tiny_shakespeare_cpu", 65, "0.80M"),
+        ("tiny_shakespeare", 65, "10.65M"),
+        ("openwebtext_124m", 50304, "123.59M"),
+    ],
 )
-def test_configurations_of_nanogpt_have_its_parameters(name: str, vocab_size: int, printed: str) -> None:
+def test_configurations_of_nanogpt_have_its_parameters(
+    name: str, vocab_size: int, printed: str
+) -> None:
     """No biases; and what nanoGPT prints as "number of parameters", which leaves out the positions."""
     options = yaml.safe_load((ROOT / f"configs/gpt/{name}.yaml").read_text())["model"]["init_args"]
     with torch.device("meta"):
@@ -137,12 +170,23 @@ def test_a_gpt_without_biases_is_one_whose_biases_are_zero() -> None:
     """Logits, step by step with the cache as well: the option leaves nothing else out."""
     plain, biased = gpt(bias=False), gpt(bias=True)
     with torch.no_grad():
-        biased.load_state_dict({name: torch.zeros_like(p) for name, p in biased.state_dict().items()} | plain.state_dict())
-        torch.testing.assert_close(plain(torch.tensor([[1, 2, 3]])), biased(torch.tensor([[1, 2, 3]])), atol=1e-6, rtol=1e-6)
+        biased.load_state_dict(
+            {name: torch.zeros_like(p) for name, p in biased.state_dict().items()}
+            | plain.state_dict()
+        )
+        torch.testing.assert_close(
+            plain(torch.tensor([[1, 2, 3]])),
+            biased(torch.tensor([[1, 2, 3]])),
+            atol=1e-6,
+            rtol=1e-6,
+        )
         (one, state), (other, _) = plain.begin([[1, 2, 3]]), biased.begin([[1, 2, 3]])
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(
-            plain.advance([4], state)[0][0], plain(torch.tensor([[1, 2, 3, 4]]))[0, -1], atol=1e-5, rtol=1e-5
+            plain.advance([4], state)[0][0],
+            plain(torch.tensor([[1, 2, 3, 4]]))[0, -1],
+            atol=1e-5,
+            rtol=1e-5,
         )
 
 
@@ -152,14 +196,19 @@ def test_weights_begin_as_in_gpt_2() -> None:
     assert model.blocks[0].attention.qkv.weight.std().item() == pytest.approx(0.02, rel=0.03)
     for branch in (model.blocks[3].attention, model.blocks[3].feed_forward):
         assert branch.output.weight.std().item() == pytest.approx(0.02 / 4, rel=0.03)
-    loss = F.cross_entropy(model(torch.randint(100, (4, 64))).flatten(0, 1), torch.randint(100, (256,)))
+    loss = F.cross_entropy(
+        model(torch.randint(100, (4, 64))).flatten(0, 1), torch.randint(100, (256,))
+    )
     assert loss.item() == pytest.approx(math.log(100), abs=0.1), "it begins with no opinion"
 
 
 def test_rotary_positions_are_relative() -> None:
     """A query and a key meet by their distance alone, and keep their lengths."""
     q, k = torch.randn(2, 1, 1, 1, 8)
-    meets = [(rotate(q, torch.tensor([m])) * rotate(k, torch.tensor([n]))).sum().item() for m, n in ((3, 1), (7, 5), (12, 10))]
+    meets = [
+        (rotate(q, torch.tensor([m])) * rotate(k, torch.tensor([n]))).sum().item()
+        for m, n in ((3, 1), (7, 5), (12, 10))
+    ]
     assert meets == pytest.approx([meets[0]] * 3, abs=1e-5)
     torch.testing.assert_close(rotate(q, torch.tensor([9])).norm(), q.norm())
 
@@ -189,7 +238,13 @@ def test_cached_logits_are_the_uncached_ones(options: dict[str, Any], lengths: l
     history = [list(prompt) for prompt in prompts]
     for step in range(30):
         for row, tokens in enumerate(history):
-            torch.testing.assert_close(logits[row], uncached(model, tokens), atol=1e-5, rtol=1e-5, msg=f"step {step}, row {row}")
+            torch.testing.assert_close(
+                logits[row],
+                uncached(model, tokens),
+                atol=1e-5,
+                rtol=1e-5,
+                msg=f"step {step}, row {row}",
+            )
         tokens = torch.randint(11, (len(prompts),)).tolist()
         for row, token in enumerate(tokens):
             history[row].append(token)
@@ -232,8 +287,12 @@ def test_rows_are_drawn_alone() -> None:
     model, prompts = gpt(), [[1], [2, 3, 4], [5, 6]]
     together = generate(model, prompts, [7, 8, 9], max_new_tokens=20, choice=Choice(top_p=0.9))
     for prompt, seed, row in zip(prompts, (7, 8, 9), together):
-        assert generate(model, [prompt], [seed], max_new_tokens=20, choice=Choice(top_p=0.9)) == [row]
-    one, other = (generate(model, [[1]], [seed], max_new_tokens=20, choice=Choice()) for seed in (7, 8))
+        assert generate(model, [prompt], [seed], max_new_tokens=20, choice=Choice(top_p=0.9)) == [
+            row
+        ]
+    one, other = (
+        generate(model, [[1]], [seed], max_new_tokens=20, choice=Choice()) for seed in (7, 8)
+    )
     assert one != other
 
 
@@ -270,7 +329,9 @@ def test_filters_keep_the_likeliest(filtered: Tensor, kept: int) -> None:
 
 def test_filters_do_not_mind_the_order() -> None:
     shuffled = torch.randperm(5)
-    assert torch.equal(top_p_filter(LOGITS[:, shuffled], 0.9), top_p_filter(LOGITS, 0.9)[:, shuffled])
+    assert torch.equal(
+        top_p_filter(LOGITS[:, shuffled], 0.9), top_p_filter(LOGITS, 0.9)[:, shuffled]
+    )
 
 
 def test_repetition_is_penalised_on_both_sides_of_zero() -> None:
@@ -283,7 +344,9 @@ def test_draws_follow_the_probabilities() -> None:
     shares = draw(LOGITS.exp().expand(4000, -1), generators).bincount(minlength=5) / 4000
     torch.testing.assert_close(shares, LOGITS.exp()[0], atol=0.03, rtol=0)
     nothing = torch.tensor([[0.0, 0.0, 1.0, 0.0]])
-    assert {draw(nothing, [torch.Generator().manual_seed(seed)]).item() for seed in range(50)} == {2}
+    assert {draw(nothing, [torch.Generator().manual_seed(seed)]).item() for seed in range(50)} == {
+        2
+    }
 
 
 def test_temperature() -> None:
@@ -373,9 +436,31 @@ def test_the_rest_of_muon_is_adamw() -> None:
 
 def test_whole_validation_split_is_measured(tmp_path: Path) -> None:
     """`val/nll` equals a plain loop over the text, and `val/bpc` is it in bits, since a token is a character."""
-    argv = ["fit", "--config", "configs/gpt/python_docs.yaml", "--run_dir", str(tmp_path / "run"), "--model.width", "16"]
-    small = ["--model.context", "32", "--data.context", "32", "--data.max_samples", "90", "--data.batch_size", "4"]
-    assert train.main([*argv, *small, "--trainer.max_steps", "22", "--trainer.check_val_every_n_epoch", "1"]) == 0
+    argv = [
+        "fit",
+        "--config",
+        "configs/gpt/python_docs.yaml",
+        "--run_dir",
+        str(tmp_path / "run"),
+        "--model.width",
+        "16",
+    ]
+    small = [
+        "--model.context",
+        "32",
+        "--data.context",
+        "32",
+        "--data.max_samples",
+        "90",
+        "--data.batch_size",
+        "4",
+    ]
+    assert (
+        train.main(
+            [*argv, *small, "--trainer.max_steps", "22", "--trainer.check_val_every_n_epoch", "1"]
+        )
+        == 0
+    )
     run = tmp_path / "run"
     model = load(run / "checkpoints/last.ckpt")
     data = sample.data_module(run / "config.yaml")
@@ -384,7 +469,9 @@ def test_whole_validation_split_is_measured(tmp_path: Path) -> None:
     with torch.no_grad():
         for start in range(0, len(ids) - 1, 32):
             window = ids[start : start + 33]
-            total += F.cross_entropy(model(window[None, :-1])[0], window[1:], reduction="sum").item()
+            total += F.cross_entropy(
+                model(window[None, :-1])[0], window[1:], reduction="sum"
+            ).item()
     header, *rows = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
     last = {name: float(value) for name, value in zip(header, rows[-1]) if value}
     assert last["val/nll"] == pytest.approx(total / (len(ids) - 1), rel=1e-5)
@@ -401,12 +488,17 @@ def test_overlapping_windows_score_each_token_once(stride: int, length: int) -> 
     for token in range(1, length):
         start = max(0, math.ceil((token - 12) / stride)) * stride
         assert token - start >= min(token, 12 - stride + 1)
-        total -= model(torch.from_numpy(ids[None, start:token]))[0, -1].log_softmax(0)[ids[token]].item()
+        total -= (
+            model(torch.from_numpy(ids[None, start:token]))[0, -1].log_softmax(0)[ids[token]].item()
+        )
     model.measure_stride(ids, 12, stride, 2)
     assert model.nll_stride.count == length - 1
     assert model.nll_stride.compute().item() == pytest.approx(total / (length - 1), rel=1e-5)
     if stride == 12:
-        disjoint = [F.cross_entropy(model(x[None, :-1])[0], x[1:], reduction="sum") for x in windows(torch.from_numpy(ids), 12)]
+        disjoint = [
+            F.cross_entropy(model(x[None, :-1])[0], x[1:], reduction="sum")
+            for x in windows(torch.from_numpy(ids), 12)
+        ]
         assert sum(disjoint).item() == pytest.approx(total, rel=1e-5)  # type: ignore[union-attr]
     both = gpt()
     for rank in range(2):
@@ -424,28 +516,73 @@ def windows(ids: Tensor, context: int) -> list[Tensor]:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model that has learnt next to nothing."""
     run = tmp_path_factory.mktemp("gpt") / "run"
-    argv = ["fit", "--config", "configs/gpt/python_docs.yaml", "--run_dir", str(run), "--trainer.max_steps", "2"]
-    small = ["--model.width", "16", "--model.context", "32", "--data.context", "32", "--data.max_samples", "90"]
+    argv = [
+        "fit",
+        "--config",
+        "configs/gpt/python_docs.yaml",
+        "--run_dir",
+        str(run),
+        "--trainer.max_steps",
+        "2",
+    ]
+    small = [
+        "--model.width",
+        "16",
+        "--model.context",
+        "32",
+        "--data.context",
+        "32",
+        "--data.max_samples",
+        "90",
+    ]
     assert train.main([*argv, *small, "--trainer.limit_val_batches", "0"]) == 0
     return str(run / "checkpoints/last.ckpt")
 
 
 def test_a_test_has_the_nll_of_overlapping_windows_as_well(checkpoint: str) -> None:
-    config = ["--config", str(Path(checkpoint).parents[1] / "config.yaml"), "--ckpt_path", checkpoint]
+    config = [
+        "--config",
+        str(Path(checkpoint).parents[1] / "config.yaml"),
+        "--ckpt_path",
+        checkpoint,
+    ]
     tested = train.TrainCLI(["test", *config, "--data.eval_batch_size", "256"])
     figures, signatures = tested.trainer.callback_metrics, tested.model.signatures
     model, data = load(checkpoint), tested.datamodule
     model.measure_stride(data.tokens("test").ids, 32, 16, 256)
-    assert figures["test/nll_stride"].item() == pytest.approx(model.nll_stride.compute().item(), rel=1e-5)
-    assert signatures["test/nll_stride"] == "nll[ctx=32|stride=16|read=windows|positions=all|unit=nats/token|split=val]"
-    assert signatures["test/nll"] == "nll[ctx=32|read=windows|positions=all|unit=nats/token|split=val]"
+    assert figures["test/nll_stride"].item() == pytest.approx(
+        model.nll_stride.compute().item(), rel=1e-5
+    )
+    assert (
+        signatures["test/nll_stride"]
+        == "nll[ctx=32|stride=16|read=windows|positions=all|unit=nats/token|split=val]"
+    )
+    assert (
+        signatures["test/nll"] == "nll[ctx=32|read=windows|positions=all|unit=nats/token|split=val]"
+    )
 
 
-def test_a_checkpoint_continues_a_prompt(checkpoint: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_continues_a_prompt(
+    checkpoint: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The tokenizer is in it; no data is opened; text goes to stdout and nothing else does."""
     assert isinstance(load(checkpoint).tokenizer, CharTokenizer)
-    monkeypatch.setattr("datamodules.text.PythonDocs.__init__", lambda *_: pytest.fail("no data is needed"))
-    argv = [checkpoint, "--prompt", "The ", "--max_new_tokens", "20", "--num", "2", "--temperature", "0.8", "--top_p", "0.9"]
+    monkeypatch.setattr(
+        "datamodules.text.PythonDocs.__init__", lambda *_: pytest.fail("no data is needed")
+    )
+    argv = [
+        checkpoint,
+        "--prompt",
+        "The ",
+        "--max_new_tokens",
+        "20",
+        "--num",
+        "2",
+        "--temperature",
+        "0.8",
+        "--top_p",
+        "0.9",
+    ]
     assert sample.main(argv) == 0
     both = capsys.readouterr().out
     assert sample.main([*argv[:5], "--seeds", "1", *argv[7:]]) == 0
@@ -458,14 +595,18 @@ def test_a_checkpoint_continues_a_prompt(checkpoint: str, capsys: Any, monkeypat
     assert len(one) == len("The ") + 20 + 1
 
 
-def test_a_terminal_sees_the_text_grow(checkpoint: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_sees_the_text_grow(
+    checkpoint: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Piece by piece, and the same text in the end."""
     argv = [checkpoint, "--prompt", "The ", "--max_new_tokens", "20", "--num", "2"]
     assert sample.main(argv) == 0
     at_once = capsys.readouterr().out
     pieces: list[str] = []
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setattr("builtins.print", lambda *texts, end="\n", **_: pieces.append(" ".join(texts) + end))
+    monkeypatch.setattr(
+        "builtins.print", lambda *texts, end="\n", **_: pieces.append(" ".join(texts) + end)
+    )
     assert sample.main(argv) == 0
     assert "".join(pieces) == at_once
     assert len(pieces) > 40
@@ -481,12 +622,18 @@ def test_candidates_of_each_step_are_shown(checkpoint: str, capsys: Any) -> None
     assert shown.out == text
     lines = shown.err.splitlines()
     assert [line.count("%") for line in lines] == [3] * 6
-    assert "".join(ast.literal_eval(line[: line.index("  ")].strip()) for line in lines) == text[4:-1]
+    assert (
+        "".join(ast.literal_eval(line[: line.index("  ")].strip()) for line in lines) == text[4:-1]
+    )
 
 
 def test_surprisals_are_those_of_writing(checkpoint: str, tmp_path: Path, capsys: Any) -> None:
     """Each token costs what `generate` would have given it, also past the context of 32."""
-    model, text = load(checkpoint), "The assert statement is a convenient way to insert debugging assertions into a program." * 2
+    model, text = (
+        load(checkpoint),
+        "The assert statement is a convenient way to insert debugging assertions into a program."
+        * 2,
+    )
     ids = model.prompt_ids(text)
     found, _ = model.surprisals(text)
     assert "".join(token for token, _ in found) == text[1:]
@@ -505,36 +652,65 @@ def test_surprisals_are_those_of_writing(checkpoint: str, tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize("specials", [(), RECORD], ids=["stream", "records"])
-def test_bits_per_character_are_of_what_is_scored(specials: tuple[str, ...], tmp_path: Path, capsys: Any) -> None:
+def test_bits_per_character_are_of_what_is_scored(
+    specials: tuple[str, ...], tmp_path: Path, capsys: Any
+) -> None:
     """By hand: of a stream all but the first token and its characters; of records all, and the end of each line as one."""
     text = "the cat sat on the mat\nthe mat sat\n"
     tokenizer = BPETokenizer.train([text * 9], 280, specials)
     model = gpt(vocab_size=tokenizer.vocab_size, context=64)
     model.tokenizer = tokenizer
-    rows = [tokenizer.encode(text).tolist()] if not specials else [[1, *tokenizer.encode(x).tolist(), 2] for x in text.splitlines()]
+    rows = (
+        [tokenizer.encode(text).tolist()]
+        if not specials
+        else [[1, *tokenizer.encode(x).tolist(), 2] for x in text.splitlines()]
+    )
     with torch.no_grad():
-        nats = [F.cross_entropy(model(torch.tensor([row]))[0, :-1], torch.tensor(row[1:]), reduction="sum").item() for row in rows]
+        nats = [
+            F.cross_entropy(
+                model(torch.tensor([row]))[0, :-1], torch.tensor(row[1:]), reduction="sum"
+            ).item()
+            for row in rows
+        ]
     characters = len(text) if specials else len(text) - len(tokenizer.decode(rows[0][:1]))
     assert specials or len(tokenizer.decode(rows[0][:1])) > 1
     (tmp_path / "x.txt").write_text(text)
     sample.score(model, tmp_path / "x.txt")
     bits = sum(nats) / math.log(2)
     tokens = sum(len(row) - 1 for row in rows)
-    assert capsys.readouterr().err == f"{bits:.1f} bits, {bits / tokens:.3f} a token, {bits / characters:.3f} a character\n"
+    assert (
+        capsys.readouterr().err
+        == f"{bits:.1f} bits, {bits / tokens:.3f} a token, {bits / characters:.3f} a character\n"
+    )
 
 
 def test_weights_and_tokens_belong_together(checkpoint: str, tmp_path: Path, capsys: Any) -> None:
     """Weights are not taken over to other tokens; the checkpoint's own can be given to other data."""
     (tmp_path / "x.txt").write_text("The assert statement\n" * 300)
-    own = ["--data", "TextFiles", "--data.path", str(tmp_path / "x.txt"), "--data.context", "32", "--data.root", str(tmp_path)]
+    own = [
+        "--data",
+        "TextFiles",
+        "--data.path",
+        str(tmp_path / "x.txt"),
+        "--data.context",
+        "32",
+        "--data.root",
+        str(tmp_path),
+    ]
     model = ["--model", "GPT", "--model.width", "16", "--model.context", "32"]
     argv = ["fit", *model, *own, "--init_from", checkpoint, "--dry_run"]
     assert train.main(argv) == 2
-    assert "counts in other tokens than this data: give --data.tokenizer_file" in capsys.readouterr().err
+    assert (
+        "counts in other tokens than this data: give --data.tokenizer_file"
+        in capsys.readouterr().err
+    )
     assert train.main([*argv, "--data.tokenizer_file", checkpoint]) == 0
     assert "mismatched 0" in capsys.readouterr().err
     assert train.main([*argv, "--data.tokenizer_file", str(tmp_path / "x.txt")]) == 2
-    assert train.main([*argv, "--data.tokenizer_file", str(Path(checkpoint).with_name("none.ckpt"))]) == 2
+    assert (
+        train.main([*argv, "--data.tokenizer_file", str(Path(checkpoint).with_name("none.ckpt"))])
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -559,9 +735,27 @@ def test_mistakes_about_the_data(checkpoint: str, tmp_path: Path, capsys: Any) -
     config = str(Path(checkpoint).parents[1] / "config.yaml")
     argv = ["fit", "--config", config, "--run_dir", str(tmp_path / "run")]
     assert train.main([*argv, "--data.context", "64"]) == 2
-    assert "data.context 64 is more than model.context 32" in capsys.readouterr().err.splitlines()[-1]
-    assert train.main([*argv, "--ckpt_path", checkpoint, "--data.tokenizer", "byte", "--trainer.max_steps", "3"]) == 2
-    assert "--ckpt_path continues a run with model.vocab_size" in capsys.readouterr().err.splitlines()[-1]
+    assert (
+        "data.context 64 is more than model.context 32" in capsys.readouterr().err.splitlines()[-1]
+    )
+    assert (
+        train.main(
+            [
+                *argv,
+                "--ckpt_path",
+                checkpoint,
+                "--data.tokenizer",
+                "byte",
+                "--trainer.max_steps",
+                "3",
+            ]
+        )
+        == 2
+    )
+    assert (
+        "--ckpt_path continues a run with model.vocab_size"
+        in capsys.readouterr().err.splitlines()[-1]
+    )
 
 
 def test_a_long_prompt_is_seen_at_its_end(checkpoint: str, capsys: Any) -> None:
@@ -572,7 +766,10 @@ def test_a_long_prompt_is_seen_at_its_end(checkpoint: str, capsys: Any) -> None:
         logits, _ = model.begin([ids])
     torch.testing.assert_close(logits[0], uncached(model, ids), atol=1e-5, rtol=1e-5)
     assert model.sample([0], prompt=long, max_new_tokens=5)[0].startswith(long)
-    assert "the prompt has 210 tokens, of which the model sees the end: it has room for 32" in capsys.readouterr().err
+    assert (
+        "the prompt has 210 tokens, of which the model sees the end: it has room for 32"
+        in capsys.readouterr().err
+    )
 
 
 def test_ranks_and_accumulation_equal_the_joined_batch(tmp_path: Path) -> None:
@@ -580,8 +777,16 @@ def test_ranks_and_accumulation_equal_the_joined_batch(tmp_path: Path) -> None:
     sgd = {"norm": "rms", "layers": 1, "heads": 2, "width": 8, "context": 64}
     config = {
         "model": {"class_path": "tests.parallel.PlainGPT", "init_args": sgd},
-        "data": {"class_path": "datamodules.text.EmojiNames", "init_args": {"batching": "records", "max_samples": 64}},
-        "trainer": {"max_epochs": 8, "accelerator": "cpu", "log_every_n_steps": 1, "limit_val_batches": 0},
+        "data": {
+            "class_path": "datamodules.text.EmojiNames",
+            "init_args": {"batching": "records", "max_samples": 64},
+        },
+        "trainer": {
+            "max_epochs": 8,
+            "accelerator": "cpu",
+            "log_every_n_steps": 1,
+            "limit_val_batches": 0,
+        },
     }
     (joined,) = fit(tmp_path / "one", config, "--trainer.devices", "1", "--data.batch_size", "64")
     parts = ["--trainer.accumulate_grad_batches", "2", "--data.batch_size", "16"]

@@ -28,7 +28,9 @@ def test_pca_error_equals_the_singular_values() -> None:
 
 
 def test_active_units_counts_what_varies() -> None:
-    codes = torch.randn(500, 6) * torch.tensor([1, 0.5, 0.2, 0.05, 0.0, 0.0]) + torch.tensor([0, 3, 0, 0, 9, 0])
+    codes = torch.randn(500, 6) * torch.tensor([1, 0.5, 0.2, 0.05, 0.0, 0.0]) + torch.tensor(
+        [0, 3, 0, 0, 9, 0]
+    )
     metric = ActiveUnits(6)
     for part in codes.split(77):
         metric.update(part)
@@ -80,9 +82,17 @@ def valid_ssim(x: Tensor, y: Tensor) -> Tensor:
         return F.conv2d(image, window[None, None])
 
     mean_x, mean_y = mean(x), mean(y)
-    var_x, var_y, covariance = mean(x * x) - mean_x**2, mean(y * y) - mean_y**2, mean(x * y) - mean_x * mean_y
+    var_x, var_y, covariance = (
+        mean(x * x) - mean_x**2,
+        mean(y * y) - mean_y**2,
+        mean(x * y) - mean_x * mean_y,
+    )
     c1, c2 = 0.01**2, 0.03**2
-    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    similarity = (
+        (2 * mean_x * mean_y + c1)
+        * (2 * covariance + c2)
+        / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    )
     return similarity.mean((1, 2, 3))
 
 
@@ -90,7 +100,9 @@ def valid_ssim(x: Tensor, y: Tensor) -> Tensor:
 def test_ssim_averages_the_valid_region(sides: tuple[int, int]) -> None:
     """Also under autocast, and however the images are divided into batches."""
     truth = torch.rand(5, 3, *sides, generator=torch.Generator().manual_seed(0))
-    made = (truth + 0.2 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    made = (
+        truth + 0.2 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
+    ).clamp(0, 1)
     expected = valid_ssim(made, truth).mean().item()
     for sizes in ([5], [1, 4]):
         metric = SSIM()
@@ -105,9 +117,14 @@ def test_ssim_of_emoji_leaves_out_the_border() -> None:
     """Line drawings have white borders, on which everything agrees: with them a copy of the colours seems nearer."""
     split: Any = OpenMojiPairs(size=64).split("val")
     line, colour = (images.images[:40] for images in (split.a, split.b))
-    value, signature = translation_floor(line, colour, line, colour, rule="copy", direction="b2a", metric="ssim")
+    value, signature = translation_floor(
+        line, colour, line, colour, rule="copy", direction="b2a", metric="ssim"
+    )
     assert value == pytest.approx(valid_ssim(colour / 255, line / 255).mean().item(), abs=1e-5)
-    assert signature == "ssim[window=gauss11|sigma=1.5|region=valid|mean=pictures|rule=copy|direction=b2a|n=40]"
+    assert (
+        signature
+        == "ssim[window=gauss11|sigma=1.5|region=valid|mean=pictures|rule=copy|direction=b2a|n=40]"
+    )
     assert fidelity(line, line, ["ssim"])["ssim"][0] == pytest.approx(1, abs=1e-5)
 
 

@@ -33,8 +33,12 @@ from datamodules.pairs import PairDataModule, TwoDomains
 
 def heap(count: int, first: int = 0, side: int = 20) -> InMemoryImages:
     """Pictures whose pixels hold their number, their row and their column."""
-    number, row, column = torch.meshgrid(torch.arange(count) + first, torch.arange(side), torch.arange(side), indexing="ij")
-    return InMemoryImages(torch.stack([number, row, column], 1).byte(), torch.zeros(count, dtype=torch.int64))
+    number, row, column = torch.meshgrid(
+        torch.arange(count) + first, torch.arange(side), torch.arange(side), indexing="ij"
+    )
+    return InMemoryImages(
+        torch.stack([number, row, column], 1).byte(), torch.zeros(count, dtype=torch.int64)
+    )
 
 
 class Heaps(PairDataModule):
@@ -53,9 +57,13 @@ def test_both_of_a_pair_are_cut_and_mirrored_alike() -> None:
     rows, columns = raw[:, 1, :, 0], raw[:, 2, 0]
     assert (rows.diff(dim=1) == 1).all(), "one square"
     assert set(columns.diff(dim=1).unique().tolist()) == {-1, 1}, "some are mirrored, some not"
-    assert len({*zip(rows[:, 0].tolist(), columns[:, 0].tolist())}) > 6, "each picture is cut elsewhere"
+    assert len({*zip(rows[:, 0].tolist(), columns[:, 0].tolist())}) > 6, (
+        "each picture is cut elsewhere"
+    )
     assert raw[:, 0, 0, 0].tolist() == list(range(12))
-    again = data.transform(data.split("train").__getitems__(Request(torch.arange(12), 5)), training=True)
+    again = data.transform(
+        data.split("train").__getitems__(Request(torch.arange(12), 5)), training=True
+    )
     assert torch.equal(done["a"], again["a"]), "a function of the batch's seed"
 
 
@@ -63,13 +71,20 @@ def test_unpaired_pictures_are_cut_apart_and_meet_by_chance() -> None:
     data = Heaps(size=8, load_size=20, flip=True)
     split = data.split("train")
     assert len(split) == 12
-    partners = [split.__getitems__(Request(torch.arange(12), seed))["b"][:, 0, 0, 0].tolist() for seed in range(40)]
+    partners = [
+        split.__getitems__(Request(torch.arange(12), seed))["b"][:, 0, 0, 0].tolist()
+        for seed in range(40)
+    ]
     assert partners[0] != partners[1]
-    assert {number for row in partners for number in row} == set(range(100, 107)), "all of the shorter domain are met"
+    assert {number for row in partners for number in row} == set(range(100, 107)), (
+        "all of the shorter domain are met"
+    )
     done = data.transform(split.__getitems__(Request(torch.arange(12), 0)), training=True)
     assert not torch.equal(done["a"][:, 1:], done["b"][:, 1:])
     val = data.split("val").__getitems__(Request(torch.arange(12), 3))
-    assert val["b"][:, 0, 0, 0].tolist() == [100 + i % 7 for i in range(12)], "in evaluation always the same"
+    assert val["b"][:, 0, 0, 0].tolist() == [100 + i % 7 for i in range(12)], (
+        "in evaluation always the same"
+    )
 
 
 def test_evaluation_sees_the_whole_picture() -> None:
@@ -96,7 +111,9 @@ def test_load_size_below_size_is_refused() -> None:
 
 
 def test_swap_exchanges_the_domains() -> None:
-    one, other = (OpenMojiPairs(size=16, paired=True, swap=swap).split("val") for swap in (False, True))
+    one, other = (
+        OpenMojiPairs(size=16, paired=True, swap=swap).split("val") for swap in (False, True)
+    )
     assert torch.equal(one.a.images, other.b.images)  # type: ignore[union-attr]
     assert torch.equal(one.b.images, other.a.images)  # type: ignore[union-attr]
 
@@ -123,17 +140,29 @@ def test_no_drawing_and_no_colours_are_in_two_splits(side: str) -> None:
     """At the size of the ablations; 14 of 224 test drawings were a training drawing, such as those of squares in all colours."""
     data = OpenMojiPairs(size=32, paired=True)
     parts = {split: data.split(split) for split in ("train", "val", "test")}
-    pixels = {split: {image.numpy().tobytes() for image in getattr(part, side).images} for split, part in parts.items()}
+    pixels = {
+        split: {image.numpy().tobytes() for image in getattr(part, side).images}
+        for split, part in parts.items()
+    }
     assert not pixels["train"] & pixels["val"]
     assert not pixels["train"] & pixels["test"]
     assert not pixels["val"] & pixels["test"]
-    assert {split: len(part) for split, part in parts.items()} == {"train": 1705, "val": 240, "test": 213}
+    assert {split: len(part) for split, part in parts.items()} == {
+        "train": 1705,
+        "val": 240,
+        "test": 213,
+    }
 
 
 def test_unpaired_domains_share_no_drawing() -> None:
     """No drawing of one domain is that of a colour image in the other, whichever glyph either belongs to."""
-    halves, whole = OpenMojiPairs(size=32).split("train"), OpenMojiPairs(size=32, paired=True).split("train")
-    drawings, colours = ([image.numpy().tobytes() for image in images.images] for images in (whole.a, whole.b))  # type: ignore[union-attr]
+    halves, whole = (
+        OpenMojiPairs(size=32).split("train"),
+        OpenMojiPairs(size=32, paired=True).split("train"),
+    )
+    drawings, colours = (
+        [image.numpy().tobytes() for image in images.images] for images in (whole.a, whole.b)
+    )  # type: ignore[union-attr]
     coloured = {image.numpy().tobytes() for image in halves.b.images}  # type: ignore[union-attr]
     drawn = {image.numpy().tobytes() for image in halves.a.images}  # type: ignore[union-attr]
     assert not drawn & {drawing for drawing, colour in zip(drawings, colours) if colour in coloured}
@@ -168,7 +197,9 @@ def test_a_domain_is_image_data() -> None:
 # Folders
 
 
-def picture(path: Path, side: tuple[int, int] = (24, 24), mode: str = "RGB", colour: int = 0) -> None:
+def picture(
+    path: Path, side: tuple[int, int] = (24, 24), mode: str = "RGB", colour: int = 0
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.full((*side, 3), colour, np.uint8)
     Image.fromarray(pixels).convert(mode).save(path)
@@ -182,7 +213,11 @@ def domains(home: Path, counts: dict[str, int]) -> Path:
 
 
 def test_two_piles_of_unequal_counts(tmp_path: Path) -> None:
-    data = PairFolder(str(domains(tmp_path, {"trainA": 5, "trainB": 3, "testA": 2, "testB": 4})), size=16, load_size=18)
+    data = PairFolder(
+        str(domains(tmp_path, {"trainA": 5, "trainB": 3, "testA": 2, "testB": 4})),
+        size=16,
+        load_size=18,
+    )
     assert data.sizes == {"train": 5, "val": 4, "test": 4}
     assert (len(data.split("train").a), len(data.split("train").b)) == (5, 3)
     assert not data.split("test").paired
@@ -197,28 +232,40 @@ def test_pairs_by_name(tmp_path: Path) -> None:
     assert batch["paired"]
     assert torch.equal(batch["a"], batch["b"])
     picture(home / "trainA/0.jpg")
-    with pytest.raises(UserError, match=r"trainA/0.jpg: there is another picture of that name|trainA/0.png: there is another"):
+    with pytest.raises(
+        UserError,
+        match=r"trainA/0.jpg: there is another picture of that name|trainA/0.png: there is another",
+    ):
         PairFolder(str(home), size=16, paired=True)
     assert PairFolder(str(home), size=16).sizes["train"] == 4, "of a pile, both"
     (home / "trainA/0.jpg").unlink()
     (home / "trainB/2.png").unlink()
-    with pytest.raises(UserError, match=r"trainA/2.png: has no partner of its name in the other domain \(1 have none\)"):
+    with pytest.raises(
+        UserError,
+        match=r"trainA/2.png: has no partner of its name in the other domain \(1 have none\)",
+    ):
         PairFolder(str(home), size=16, paired=True)
 
 
 def test_two_folders_are_split_by_name(tmp_path: Path) -> None:
     domains(tmp_path, {"x": 60, "y": 60})
-    data = PairFolder(folder_a=str(tmp_path / "x"), folder_b=str(tmp_path / "y"), size=16, paired=True)
+    data = PairFolder(
+        folder_a=str(tmp_path / "x"), folder_b=str(tmp_path / "y"), size=16, paired=True
+    )
     assert sum(data.sizes.values()) == 60
     assert data.sizes["train"] > 35
     for split in ("train", "val", "test"):
-        assert [path.name for path in data.files[split][0]] == [path.name for path in data.files[split][1]]
+        assert [path.name for path in data.files[split][0]] == [
+            path.name for path in data.files[split][1]
+        ]
 
 
 def test_side_by_side(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for number in range(3):
-            both = np.concatenate([np.full((24, 24, 3), 100, np.uint8), np.full((24, 24, 3), 200, np.uint8)], 1)
+            both = np.concatenate(
+                [np.full((24, 24, 3), 100, np.uint8), np.full((24, 24, 3), 200, np.uint8)], 1
+            )
             (tmp_path / split).mkdir(exist_ok=True)
             Image.fromarray(both).save(tmp_path / split / f"{number}.png")
     data = PairFolder(str(tmp_path), size=16, paired=True)
@@ -234,7 +281,9 @@ def test_side_by_side(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_bad_files_stop_or_are_counted(in_memory: bool, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_files_stop_or_are_counted(
+    in_memory: bool, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Corrupt, or smaller than the crop; grey is made colour. Below `load_size` is enough."""
     if not in_memory:
         monkeypatch.setattr("datamodules.image_folder.IN_MEMORY_BYTES", 0)
@@ -248,7 +297,10 @@ def test_bad_files_stop_or_are_counted(in_memory: bool, tmp_path: Path, capsys: 
 
     picture(home / "trainA/1.png", (24, 12))
     data = PairFolder(str(home), **options)
-    with pytest.raises(BadPicture, match=r"trainA/1.png: is 12x24, smaller than data.size 16; remove it or lower data.size"):
+    with pytest.raises(
+        BadPicture,
+        match=r"trainA/1.png: is 12x24, smaller than data.size 16; remove it or lower data.size",
+    ):
         data.batch("train", [0, 1])
     (home / "trainB/2.png").write_bytes(b"broken")
     data = PairFolder(str(home), skip_bad=True, paired=True, **options)
@@ -264,12 +316,20 @@ def test_bad_files_stop_or_are_counted(in_memory: bool, tmp_path: Path, capsys: 
     ("counts", "message"),
     [
         ({}, "there is no such folder"),
-        ({"trainA": 1, "testA": 1}, "its train split has no pictures of b; lay them out as trainA trainB"),
-        ({"trainA": 1, "trainB": 2, "testA": 1}, "its test split has no pictures of b; lay them out"),
+        (
+            {"trainA": 1, "testA": 1},
+            "its train split has no pictures of b; lay them out as trainA trainB",
+        ),
+        (
+            {"trainA": 1, "trainB": 2, "testA": 1},
+            "its test split has no pictures of b; lay them out",
+        ),
         ({"elsewhere": 3}, "has no training pictures; lay them out"),
     ],
 )
-def test_folders_without_two_domains_are_refused(counts: dict[str, int], message: str, tmp_path: Path) -> None:
+def test_folders_without_two_domains_are_refused(
+    counts: dict[str, int], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=message):
         PairFolder(str(domains(tmp_path / "home", counts)))
     with pytest.raises(UserError, match=r"give --data.folder DIR"):
@@ -304,11 +364,15 @@ def tarred(path: Path, entries: dict[str, bytes], kinds: dict[str, bytes] | None
 
 @pytest.mark.parametrize("write", [zipped, tarred], ids=["zip", "tar"])
 def test_archives_are_unpacked_whole(write: Callable[..., Path], tmp_path: Path) -> None:
-    archive = write(tmp_path / "x.archive", {"facades/train/1.txt": b"one", "facades/test/2.txt": b"two"})
+    archive = write(
+        tmp_path / "x.archive", {"facades/train/1.txt": b"one", "facades/test/2.txt": b"two"}
+    )
     extract(archive, tmp_path / "out/facades")
     assert (tmp_path / "out/facades/train/1.txt").read_bytes() == b"one"
     assert (tmp_path / "out/facades/test/2.txt").read_bytes() == b"two"
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["facades"], "no temporary folder is left"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["facades"], (
+        "no temporary folder is left"
+    )
 
 
 HOSTILE: dict[str, tuple[Callable[..., Path], tuple[Any, ...], str]] = {
@@ -316,15 +380,31 @@ HOSTILE: dict[str, tuple[Callable[..., Path], tuple[Any, ...], str]] = {
     "zip dots": (zipped, ({"ok": b"", "a/../../evil": b"x"},), "outside of its folder; refused"),
     "zip backslash": (zipped, ({"..\\evil": b"x"},), "outside of its folder; refused"),
     "zip drive": (zipped, ({"C:/evil": b"x"},), "outside of its folder; refused"),
-    "zip link": (zipped, ({"link": b"/etc/passwd"}, {"link": stat.S_IFLNK | 0o777}), "a link or a device; refused"),
+    "zip link": (
+        zipped,
+        ({"link": b"/etc/passwd"}, {"link": stat.S_IFLNK | 0o777}),
+        "a link or a device; refused",
+    ),
     "zip bomb": (zipped, ({"bomb": bytes(3_000_000)},), "more than 1,000,000 bytes"),
     "zip many": (zipped, ({str(number): b"" for number in range(200)},), "or 100 files; refused"),
     "zip twice": (zipped, ({"a": b"1", "./a": b"2"},), "is damaged or no archive"),
     "tar absolute": (tarred, ({"/tmp/evil": b"x"},), "outside of its folder; refused"),
     "tar dots": (tarred, ({"../evil": b"x"},), "outside of its folder; refused"),
-    "tar symlink": (tarred, ({"link": b""}, {"link": tarfile.SYMTYPE}), "a link or a device; refused"),
-    "tar hardlink": (tarred, ({"link": b""}, {"link": tarfile.LNKTYPE}), "a link or a device; refused"),
-    "tar device": (tarred, ({"device": b""}, {"device": tarfile.CHRTYPE}), "a link or a device; refused"),
+    "tar symlink": (
+        tarred,
+        ({"link": b""}, {"link": tarfile.SYMTYPE}),
+        "a link or a device; refused",
+    ),
+    "tar hardlink": (
+        tarred,
+        ({"link": b""}, {"link": tarfile.LNKTYPE}),
+        "a link or a device; refused",
+    ),
+    "tar device": (
+        tarred,
+        ({"device": b""}, {"device": tarfile.CHRTYPE}),
+        "a link or a device; refused",
+    ),
     "tar bomb": (tarred, ({"bomb": bytes(3_000_000)},), "more than 1,000,000 bytes"),
 }
 
@@ -430,7 +510,9 @@ def test_a_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> 
     fetch([server.address("/x.bin")], target)
     assert target.read_bytes() == content
     assert server.ranges == [None, "bytes=1000000-"]
-    assert (tmp_path / "deep/x.bin.sha256").read_text().strip() == hashlib.sha256(content).hexdigest()
+    assert (tmp_path / "deep/x.bin.sha256").read_text().strip() == hashlib.sha256(
+        content
+    ).hexdigest()
     server.content.clear()
     fetch([server.address("/x.bin")], target)  # is there already, and nothing is asked
 
@@ -484,18 +566,31 @@ def test_what_turns_out_to_be_no_archive_can_be_replaced(server: Server, tmp_pat
     assert (tmp_path / "x/file").read_bytes() == b"content"
 
 
-def test_an_archive_of_the_papers_by_name(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_of_the_papers_by_name(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Fetched, unpacked once, trained on; placed by hand it is not asked for."""
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((24, 24, 3), np.uint8)).save(buffer, "PNG")
-    names = [f"horse2zebra/{part}{domain}/{i}.png" for part in ("train", "test") for domain in "AB" for i in range(2)]
-    server.content["/horse2zebra.zip"] = zipped(tmp_path / "made.zip", dict.fromkeys(names, buffer.getvalue())).read_bytes()
+    names = [
+        f"horse2zebra/{part}{domain}/{i}.png"
+        for part in ("train", "test")
+        for domain in "AB"
+        for i in range(2)
+    ]
+    server.content["/horse2zebra.zip"] = zipped(
+        tmp_path / "made.zip", dict.fromkeys(names, buffer.getvalue())
+    ).read_bytes()
     monkeypatch.setitem(pair_folder.ADDRESSES, "cyclegan", [server.address("/{}.zip")])
-    data = PaperArchive("cyclegan", "horse2zebra", size=16, load_size=20, root=str(tmp_path / "data"))
+    data = PaperArchive(
+        "cyclegan", "horse2zebra", size=16, load_size=20, root=str(tmp_path / "data")
+    )
     data.prepare_data()
     data.prepare_data()
     assert len(server.ranges) == 1
     assert data.sizes == {"train": 2, "val": 2, "test": 2}
     assert (tmp_path / "data/cyclegan/horse2zebra/trainA/0.png").exists()
-    with pytest.raises(UserError, match=r"data.dataset facade: the pix2pix archives are facades, maps"):
+    with pytest.raises(
+        UserError, match=r"data.dataset facade: the pix2pix archives are facades, maps"
+    ):
         PaperArchive("pix2pix", "facade")

@@ -28,23 +28,53 @@ CONFIG = {
             "discriminator_optimizer": SGD,
         },
     },
-    "data": {"class_path": "datamodules.ring.Ring", "init_args": {"max_samples": 128, "eval_batch_size": 200}},
-    "trainer": {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1, "limit_val_batches": 1},
+    "data": {
+        "class_path": "datamodules.ring.Ring",
+        "init_args": {"max_samples": 128, "eval_batch_size": 200},
+    },
+    "trainer": {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "log_every_n_steps": 1,
+        "limit_val_batches": 1,
+    },
 }
 
 
-def fit(folder: Path, config: dict[str, Any], *options: str, launcher: list[str] | None = None) -> list[dict[str, Any]]:
+def fit(
+    folder: Path, config: dict[str, Any], *options: str, launcher: list[str] | None = None
+) -> list[dict[str, Any]]:
     """Train in a process of its own; what the witnesses of all ranks saw in the last epoch."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    witness = ["--trainer.callbacks+=tests.parallel.Witness", "--trainer.callbacks.folder", str(folder / "seen")]
-    command = [*(launcher or [sys.executable]), "train.py", "fit", "--config", str(folder / "config.yaml"), *witness, *options]
+    witness = [
+        "--trainer.callbacks+=tests.parallel.Witness",
+        "--trainer.callbacks.folder",
+        str(folder / "seen"),
+    ]
+    command = [
+        *(launcher or [sys.executable]),
+        "train.py",
+        "fit",
+        "--config",
+        str(folder / "config.yaml"),
+        *witness,
+        *options,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*command, "--run_dir", str(folder / "run")], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [*command, "--run_dir", str(folder / "run")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(path, weights_only=True) for path in sorted((folder / "seen").glob("rank*-epoch1.pt"))]
+    return [
+        torch.load(path, weights_only=True)
+        for path in sorted((folder / "seen").glob("rank*-epoch1.pt"))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +93,9 @@ def test_ranks_hold_the_same_and_draw_different_noise(ranks: list[dict[str, Any]
         assert not torch.equal(one, other)
 
 
-def test_two_ranks_and_accumulation_equal_the_joined_batch(ranks: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_two_ranks_and_accumulation_equal_the_joined_batch(
+    ranks: list[dict[str, Any]], tmp_path: Path
+) -> None:
     (one,) = fit(tmp_path / "one", CONFIG, "--trainer.devices", "1", "--data.batch_size", "32")
     for name, value in one["state"].items():
         torch.testing.assert_close(value, ranks[0]["state"][name], atol=1e-6, rtol=0, msg=name)
@@ -73,7 +105,9 @@ def test_gradients_are_exchanged_once_per_update(ranks: list[dict[str, Any]]) ->
     """Batches come in twos: nothing after the first; after the second one bucket of the discriminator, and in every second
     update (n_critic) one of the generator."""
     assert ranks[0]["exchanges"] == ranks[1]["exchanges"]
-    pairs = [tuple(ranks[0]["exchanges"][i : i + 2]) for i in range(0, len(ranks[0]["exchanges"]), 2)]
+    pairs = [
+        tuple(ranks[0]["exchanges"][i : i + 2]) for i in range(0, len(ranks[0]["exchanges"]), 2)
+    ]
     assert {first for first, _ in pairs} == {0}
     later = [second for _, second in pairs]
     assert set(later[0::2]) != {0}
@@ -97,17 +131,39 @@ def test_fid_over_ranks_equals_that_of_one_process(tmp_path: Path) -> None:
     config = {
         "model": {
             "class_path": "lightning_modules.gan.GAN",
-            "init_args": {"hidden": [24], "latent_dim": 6, "generator_optimizer": still, "discriminator_optimizer": still},
+            "init_args": {
+                "hidden": [24],
+                "latent_dim": 6,
+                "generator_optimizer": still,
+                "discriminator_optimizer": still,
+            },
         },
-        "data": {"class_path": "datamodules.openmoji.OpenMoji", "init_args": {"size": 16, "max_samples": 160, "batch_size": 16}},
-        "trainer": {"max_epochs": 2, "accelerator": "cpu", "limit_train_batches": 1, "limit_val_batches": 1},
+        "data": {
+            "class_path": "datamodules.openmoji.OpenMoji",
+            "init_args": {"size": 16, "max_samples": 160, "batch_size": 16},
+        },
+        "trainer": {
+            "max_epochs": 2,
+            "accelerator": "cpu",
+            "limit_train_batches": 1,
+            "limit_val_batches": 1,
+        },
         "fid": {"count": 33},
     }
     values = []
     for devices in ("1", "2"):
         fit(tmp_path / devices, config, "--trainer.devices", devices)
-        header, *rows = [row.split(",") for row in (tmp_path / devices / "run/metrics.csv").read_text().splitlines()]
-        values.append([float(row[header.index("val/classifier-fid")]) for row in rows if row[header.index("val/classifier-fid")]])
+        header, *rows = [
+            row.split(",")
+            for row in (tmp_path / devices / "run/metrics.csv").read_text().splitlines()
+        ]
+        values.append(
+            [
+                float(row[header.index("val/classifier-fid")])
+                for row in rows
+                if row[header.index("val/classifier-fid")]
+            ]
+        )
     assert len(values[0]) == 2
     assert values[1] == pytest.approx(values[0], rel=1e-6)
 
@@ -116,8 +172,22 @@ def test_fid_over_ranks_equals_that_of_one_process(tmp_path: Path) -> None:
 def test_codebooks_and_rivals_are_those_of_all_ranks(system: str, tmp_path: Path) -> None:
     """The codebook's averages, the codes that begin anew and the captions that are rivals: two ranks equal the joined batch."""
     made = {
-        "PlainVQ": {"quantiser": "vq", "codes": 32, "code_width": 8, "width": 8, "downsamplings": 2, "blocks": 1},
-        "PlainCLIP": {"channels": 8, "layers": 1, "width": 16, "features": 8, "dropout": 0.0, "shift": 0},
+        "PlainVQ": {
+            "quantiser": "vq",
+            "codes": 32,
+            "code_width": 8,
+            "width": 8,
+            "downsamplings": 2,
+            "blocks": 1,
+        },
+        "PlainCLIP": {
+            "channels": 8,
+            "layers": 1,
+            "width": 16,
+            "features": 8,
+            "dropout": 0.0,
+            "shift": 0,
+        },
     }
     config = {
         "model": {"class_path": f"tests.parallel.{system}", "init_args": made[system]},
@@ -139,11 +209,25 @@ def test_codebooks_and_rivals_are_those_of_all_ranks(system: str, tmp_path: Path
 
 def test_codes_are_encoded_by_all_ranks(tmp_path: Path) -> None:
     """Each rank encodes its part of the pictures, and all of them learn from the same codes."""
-    dvae = {"image_shape": [3, 16, 16], "codes": 16, "code_width": 8, "width": 8, "downsamplings": 2, "blocks": 1}
+    dvae = {
+        "image_shape": [3, 16, 16],
+        "codes": 16,
+        "code_width": 8,
+        "width": 8,
+        "downsamplings": 2,
+        "blocks": 1,
+    }
     config = {
         "model": {
             "class_path": "lightning_modules.dalle.DALLE",
-            "init_args": {"dvae": dvae, "layers": 1, "heads": 2, "width": 16, "dropout": 0.0, "caption_dropout": 0.0},
+            "init_args": {
+                "dvae": dvae,
+                "layers": 1,
+                "heads": 2,
+                "width": 16,
+                "dropout": 0.0,
+                "caption_dropout": 0.0,
+            },
         },
         "data": {
             "class_path": "datamodules.captioned.CaptionedEmoji",
@@ -153,10 +237,17 @@ def test_codes_are_encoded_by_all_ranks(tmp_path: Path) -> None:
     }
     nll = []
     for devices, size in (("1", "32"), ("2", "16")):
-        states = fit(tmp_path / devices, config, "--trainer.devices", devices, "--data.batch_size", size)
+        states = fit(
+            tmp_path / devices, config, "--trainer.devices", devices, "--data.batch_size", size
+        )
         for name, value in states[0]["state"].items():
             assert torch.equal(value, states[-1]["state"][name]), name
-        header, *rows = [row.split(",") for row in (tmp_path / devices / "run/metrics.csv").read_text().splitlines()]
-        nll.append([float(row[header.index("val/nll")]) for row in rows if row[header.index("val/nll")]])
+        header, *rows = [
+            row.split(",")
+            for row in (tmp_path / devices / "run/metrics.csv").read_text().splitlines()
+        ]
+        nll.append(
+            [float(row[header.index("val/nll")]) for row in rows if row[header.index("val/nll")]]
+        )
     assert len(nll[0]) == 2
     assert nll[1] == pytest.approx(nll[0], rel=1e-4)

@@ -27,13 +27,31 @@ from datamodules.text import EmojiNames
 from datamodules.tokenizer import KINDS, RECORD, PairTokenizer, tokenizer_from_json
 from tests.test_pairs import Server, server  # noqa: F401  # a fixture
 
-WORDS = ["ein", "mann", "hund", "läuft", "über", "die", "grüne", "straße", "und", "isst", "einen", "apfel", "im", "park"]
+WORDS = [
+    "ein",
+    "mann",
+    "hund",
+    "läuft",
+    "über",
+    "die",
+    "grüne",
+    "straße",
+    "und",
+    "isst",
+    "einen",
+    "apfel",
+    "im",
+    "park",
+]
 
 
 def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
     """Pairs of like lengths; the target is the source from its end, in capitals."""
     draw = np.random.default_rng(seed)
-    drawn = [[WORDS[i] for i in draw.integers(len(WORDS), size=draw.integers(2, 15))] for _ in range(count)]
+    drawn = [
+        [WORDS[i] for i in draw.integers(len(WORDS), size=draw.integers(2, 15))]
+        for _ in range(count)
+    ]
     return [(" ".join(words), " ".join(reversed(words)).upper()) for words in drawn]
 
 
@@ -43,10 +61,14 @@ def write(folder: Path, name: str, pairs: list[tuple[str, str]]) -> None:
         (folder / f"{name}.{ending}").write_text("".join(f"{pair[side]}\n" for pair in pairs))
 
 
-def files(folder: Path, train: list[tuple[str, str]], val: list[tuple[str, str]], **options: Any) -> ParallelFiles:
+def files(
+    folder: Path, train: list[tuple[str, str]], val: list[tuple[str, str]], **options: Any
+) -> ParallelFiles:
     write(folder, "train", train)
     write(folder, "val", val)
-    return ParallelFiles(str(folder), "de", "en", **{"tokenizer": "word", "root": str(folder / "data"), **options})
+    return ParallelFiles(
+        str(folder), "de", "en", **{"tokenizer": "word", "root": str(folder / "data"), **options}
+    )
 
 
 # Tokenizers
@@ -69,7 +91,10 @@ def test_a_pair_of_tokenizers_travels_as_one_string() -> None:
     assert together.to_json() == PairTokenizer(one, one).to_json()
 
 
-@pytest.mark.parametrize("wrong", ['{"kind": "pair"}', '{"kind": "pair", "parts": []}', '{"kind": "pair", "parts": ["x"]}'])
+@pytest.mark.parametrize(
+    "wrong",
+    ['{"kind": "pair"}', '{"kind": "pair", "parts": []}', '{"kind": "pair", "parts": ["x"]}'],
+)
 def test_a_broken_pair_is_refused(wrong: str) -> None:
     with pytest.raises(UserError, match="not a tokenizer of this template"):
         tokenizer_from_json(wrong)
@@ -82,12 +107,16 @@ def lengths_like_captions(count: int, seed: int = 0) -> np.ndarray:
     """(2, N), both sides around 14 tokens and correlated, as in Multi30k."""
     draw = np.random.default_rng(seed)
     source = np.exp(draw.normal(2.6, 0.33, count))
-    return np.clip(np.round([source, source * np.exp(draw.normal(0, 0.15, count))]), 3, 45).astype(np.int64)
+    return np.clip(np.round([source, source * np.exp(draw.normal(0, 0.15, count))]), 3, 45).astype(
+        np.int64
+    )
 
 
 def sampler(lengths: np.ndarray, batch_tokens: int = 400, **options: Any) -> BucketBatchSampler:
     return BucketBatchSampler(
-        lengths, batch_tokens, **{"shuffle": True, "seed": 1, "name": "train", "rank": 0, "world": 1, **options}
+        lengths,
+        batch_tokens,
+        **{"shuffle": True, "seed": 1, "name": "train", "rank": 0, "world": 1, **options},
     )
 
 
@@ -101,22 +130,40 @@ def requests(sampler: BucketBatchSampler, epoch: int = 0) -> list[tuple[list[int
 def test_every_pair_is_seen_once_within_the_budget(world: int, shuffle: bool) -> None:
     lengths = lengths_like_captions(2003)
     ranks = [
-        [index for index, _ in requests(sampler(lengths, shuffle=shuffle, rank=r, world=world), epoch=2)] for r in range(world)
+        [
+            index
+            for index, _ in requests(
+                sampler(lengths, shuffle=shuffle, rank=r, world=world), epoch=2
+            )
+        ]
+        for r in range(world)
     ]
-    assert sorted(number for rank in ranks for index in rank for number in index) == list(range(2003))
+    assert sorted(number for rank in ranks for index in rank for number in index) == list(
+        range(2003)
+    )
     for parts in zip(*ranks):
         batch = [number for index in parts for number in index]
         assert len(batch) * lengths[:, batch].max() <= 400 * world
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
     if shuffle:
-        assert {len(rank) for rank in ranks} == {len(sampler(lengths, world=world))}, "no rank waits for another"
+        assert {len(rank) for rank in ranks} == {len(sampler(lengths, world=world))}, (
+            "no rank waits for another"
+        )
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_ranks_share_the_batches_of_one_process(shuffle: bool) -> None:
     lengths = lengths_like_captions(2000)
     alone = [index for index, _ in requests(sampler(lengths, 800, shuffle=shuffle), epoch=3)]
-    ranks = [[index for index, _ in requests(sampler(lengths, 400, shuffle=shuffle, rank=r, world=2), epoch=3)] for r in range(2)]
+    ranks = [
+        [
+            index
+            for index, _ in requests(
+                sampler(lengths, 400, shuffle=shuffle, rank=r, world=2), epoch=3
+            )
+        ]
+        for r in range(2)
+    ]
     assert len(alone) == len(ranks[0]) == len(ranks[1])
     for whole, first, second in zip(alone, *ranks):
         assert (whole[::2], whole[1::2]) == (first, second)
@@ -124,12 +171,17 @@ def test_ranks_share_the_batches_of_one_process(shuffle: bool) -> None:
 
 def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     lengths = lengths_like_captions(1000)
-    first, again, later, other = (requests(sampler(lengths, seed=seed), epoch) for seed, epoch in ((1, 0), (1, 0), (1, 1), (2, 0)))
+    first, again, later, other = (
+        requests(sampler(lengths, seed=seed), epoch)
+        for seed, epoch in ((1, 0), (1, 0), (1, 1), (2, 0))
+    )
     assert first == again
     for different in (later, other):
         assert len(different) == len(first)
         assert not {seed for _, seed in first} & {seed for _, seed in different}
-        assert not {frozenset(index) for index, _ in first} >= {frozenset(index) for index, _ in different}, "not of the same pairs"
+        assert not {frozenset(index) for index, _ in first} >= {
+            frozenset(index) for index, _ in different
+        }, "not of the same pairs"
     longest = [lengths[:, index].max() for index, _ in first]
     assert longest != sorted(longest, reverse=True), "long and short ones by turns"
     evaluation = [requests(sampler(lengths, shuffle=False), epoch) for epoch in range(2)]
@@ -150,7 +202,10 @@ def test_little_is_padding_and_sorting_is_fast() -> None:
     padded = sum(len(index) * lengths[:, index].max(1) for index in batches)
     assert 1 - lengths.sum() / padded.sum() < 0.12
     draw = torch.randperm(29_000).split(29_000 // len(batches))
-    assert 1 - lengths.sum() / sum((len(index) * lengths[:, index].max(1)).sum() for index in draw) > 0.5, "unlike by chance"
+    assert (
+        1 - lengths.sum() / sum((len(index) * lengths[:, index].max(1)).sum() for index in draw)
+        > 0.5
+    ), "unlike by chance"
 
 
 def test_cuts() -> None:
@@ -161,9 +216,14 @@ def test_cuts() -> None:
 
 def test_no_rank_goes_without_in_training() -> None:
     lengths = np.array([[5, 5, 5, 5, 2], [5, 5, 5, 5, 2]])
-    assert [index for index, _ in requests(sampler(lengths, 5, rank=1, world=2, shuffle=False))] == [[1], [3]]
+    assert [
+        index for index, _ in requests(sampler(lengths, 5, rank=1, world=2, shuffle=False))
+    ] == [[1], [3]]
     assert [len(sampler(lengths, 5, rank=rank, world=2)) for rank in range(2)] == [2, 2]
-    assert sorted(len(index) for index, _ in requests(sampler(lengths, 5, rank=0, world=2))) == [1, 2]
+    assert sorted(len(index) for index, _ in requests(sampler(lengths, 5, rank=0, world=2))) == [
+        1,
+        2,
+    ]
     with pytest.raises(UserError, match="6 processes are more than the 5 training pairs"):
         sampler(lengths, 5, world=6)
 
@@ -184,8 +244,12 @@ def test_both_sides_come_back(kind: Any, shared: bool, tmp_path: Path) -> None:
         "source_vocab_size": tokenizer.source.vocab_size,
         "pad_id": 0,
     }
-    assert [tokenizer.source.decode(row.tolist()) for row in batch["source"]] == [train[i][0] for i in (3, 0, 41)]
-    assert [tokenizer.decode(row.tolist()) for row in batch["target"]] == [train[i][1] for i in (3, 0, 41)]
+    assert [tokenizer.source.decode(row.tolist()) for row in batch["source"]] == [
+        train[i][0] for i in (3, 0, 41)
+    ]
+    assert [tokenizer.decode(row.tolist()) for row in batch["target"]] == [
+        train[i][1] for i in (3, 0, 41)
+    ]
     assert data.texts("val") == ([pair[0] for pair in val], [pair[1] for pair in val])
     assert data.texts("test") == data.texts("val")
     assert data.split_name("test") == "val"
@@ -200,16 +264,29 @@ def test_rows_begin_and_end_where_they_should(tmp_path: Path) -> None:
     assert batch["source_length"].tolist() == [3, 2]
     assert batch["target_length"].tolist() == [2, 4]
     assert batch["index"].tolist() == [0, 1]
-    assert {batch[name].dtype for name in ("source", "target", "source_length", "target_length")} == {torch.int64}
+    assert {
+        batch[name].dtype for name in ("source", "target", "source_length", "target_length")
+    } == {torch.int64}
 
 
 def test_an_epoch_of_loaded_batches(tmp_path: Path) -> None:
     train = sentences(300)
-    data = files(tmp_path, train, sentences(20, seed=1), batch_tokens=100, max_length=20, eval_batch_tokens=60)
+    data = files(
+        tmp_path,
+        train,
+        sentences(20, seed=1),
+        batch_tokens=100,
+        max_length=20,
+        eval_batch_tokens=60,
+    )
     seen = []
     for batch in data.train_dataloader():
-        assert len(batch["index"]) * max(batch["source"].shape[1], batch["target"].shape[1] - 1) <= 100
-        for i, source, target in zip(batch["index"].tolist(), batch["source"].tolist(), batch["target"].tolist()):
+        assert (
+            len(batch["index"]) * max(batch["source"].shape[1], batch["target"].shape[1] - 1) <= 100
+        )
+        for i, source, target in zip(
+            batch["index"].tolist(), batch["source"].tolist(), batch["target"].tolist()
+        ):
             assert (data.tokenizer.source.decode(source), data.tokenizer.decode(target)) == train[i]
             seen.append(i)
     assert sorted(seen) == list(range(300))
@@ -235,7 +312,9 @@ def test_a_subset_keeps_its_texts(tmp_path: Path) -> None:
     data = files(tmp_path, train, train[:5], max_samples=7, lower=True)
     sources, targets = data.texts("train")
     assert len(sources) == data.sizes["train"] == 7
-    assert all((source, target.upper()) in train for source, target in zip(sources, targets)), "lower-cased"
+    assert all((source, target.upper()) in train for source, target in zip(sources, targets)), (
+        "lower-cased"
+    )
     row = data.batch("train", [4])
     assert data.tokenizer.decode(row["target"][0].tolist()) == targets[4]
 
@@ -244,10 +323,19 @@ def test_a_corpus_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     data = files(tmp_path, sentences(30), sentences(5, seed=1))
     data.prepare_data()
     monkeypatch.setattr(ParallelFiles, "_encode", lambda *_: pytest.fail("it was there"))
-    again = files(tmp_path, sentences(30), sentences(5, seed=1), skip=True, max_length=20, batch_tokens=99)
+    again = files(
+        tmp_path, sentences(30), sentences(5, seed=1), skip=True, max_length=20, batch_tokens=99
+    )
     assert again.facts == data.facts
-    others = ({"lower": True}, {"shared_vocabulary": False}, {"vocab_size": 99}, {"tokenizer": "byte"})
-    caches = {files(tmp_path, sentences(30), sentences(5, seed=1), **other).cache for other in others}
+    others = (
+        {"lower": True},
+        {"shared_vocabulary": False},
+        {"vocab_size": 99},
+        {"tokenizer": "byte"},
+    )
+    caches = {
+        files(tmp_path, sentences(30), sentences(5, seed=1), **other).cache for other in others
+    }
     caches.add(files(tmp_path, sentences(31), sentences(5, seed=1)).cache)
     assert len(caches | {data.cache}) == 6
 
@@ -266,11 +354,15 @@ def test_lines_end_where_editors_end_them(tmp_path: Path) -> None:
 
 def test_without_validation_files_the_last_pairs_are_for_it(tmp_path: Path) -> None:
     pairs = sentences(20)
-    (tmp_path / "pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs))
+    (tmp_path / "pairs.tsv").write_text(
+        "".join(f"{source}\t{target}\n" for source, target in pairs)
+    )
     table = PairTable(str(tmp_path / "pairs.tsv"), tokenizer="word", root=str(tmp_path / "data"))
     write(tmp_path, "train", pairs)
     write(tmp_path, "test", pairs[:3])
-    aligned = ParallelFiles(str(tmp_path), "de", "en", val_share=0.25, tokenizer="word", root=str(tmp_path / "data"))
+    aligned = ParallelFiles(
+        str(tmp_path), "de", "en", val_share=0.25, tokenizer="word", root=str(tmp_path / "data")
+    )
     for data, border in ((table, 18), (aligned, 15)):
         assert list(zip(*data.texts("train"))) == pairs[:border]
         assert list(zip(*data.texts("val"))) == pairs[border:]
@@ -294,7 +386,9 @@ def broken(path: Path, content: dict[str, str | bytes], **options: Any) -> Paral
     write(path, "val", sentences(5, seed=1))
     for name, text in content.items():
         (path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    return ParallelFiles(str(path), "de", "en", **{"tokenizer": "word", "root": str(path / "data"), **options})
+    return ParallelFiles(
+        str(path), "de", "en", **{"tokenizer": "word", "root": str(path / "data"), **options}
+    )
 
 
 @pytest.mark.parametrize(
@@ -316,7 +410,9 @@ def broken(path: Path, content: dict[str, str | bytes], **options: Any) -> Paral
         ({}, {"val_share": 0.0}, "data.val_share 0.0: give a share"),
     ],
 )  # fmt: skip
-def test_mistakes_end_in_one_line(content: dict[str, str | bytes], options: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_mistakes_end_in_one_line(
+    content: dict[str, str | bytes], options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError) as caught:
         broken(tmp_path, content, **options).sizes  # noqa: B018
     assert re.search(message, str(caught.value)), str(caught.value)
@@ -324,11 +420,19 @@ def test_mistakes_end_in_one_line(content: dict[str, str | bytes], options: dict
 
 
 def test_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data.folder \S+nowhere: there is no such folder; give one with train.de and train.en"):
+    with pytest.raises(
+        UserError,
+        match=r"data.folder \S+nowhere: there is no such folder; give one with train.de and train.en",
+    ):
         ParallelFiles(str(tmp_path / "nowhere"), "de", "en").facts  # noqa: B018
-    with pytest.raises(UserError, match=r"train.de: there is no such file; place the training pairs there"):
+    with pytest.raises(
+        UserError, match=r"train.de: there is no such file; place the training pairs there"
+    ):
         ParallelFiles(str(tmp_path), "de", "en").facts  # noqa: B018
-    with pytest.raises(UserError, match=r"data.path \S+: there is no such table; give a .tsv, or a folder with train.tsv"):
+    with pytest.raises(
+        UserError,
+        match=r"data.path \S+: there is no such table; give a .tsv, or a folder with train.tsv",
+    ):
         PairTable(str(tmp_path)).facts  # noqa: B018
 
 
@@ -340,7 +444,16 @@ def test_rows_of_a_table_have_two_columns(row: str, columns: int, tmp_path: Path
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train = [("a", "x"), ("", "x"), ("a b", "x y"), ("a", ""), ("", ""), ("a b c d", "x"), ("a", "x y z w v"), ("b", "z")]
+    train = [
+        ("a", "x"),
+        ("", "x"),
+        ("a b", "x y"),
+        ("a", ""),
+        ("", ""),
+        ("a b c d", "x"),
+        ("a", "x y z w v"),
+        ("b", "z"),
+    ]
     data = files(tmp_path, train, [("a", "x y z w v u")], skip=True, max_length=4)
     assert data.sizes == {"train": 3, "val": 1, "test": 1}, "what is evaluated may be of any length"
     assert capsys.readouterr().err == "left out 3 empty and 2 long pairs of 8\n"
@@ -360,7 +473,9 @@ def test_the_line_at_which_files_come_apart_is_found(place: int, tmp_path: Path)
         found = suspicious_line(*(tmp_path / f"train.{side}" for side in sides))
         assert abs(found - (place + 1)) <= 2
     (tmp_path / "train.en").write_text("".join(f"{target}\n" for _, target in pairs) + "more\n")
-    assert suspicious_line(tmp_path / "train.de", tmp_path / "train.en") == 201, "a last one without its other side"
+    assert suspicious_line(tmp_path / "train.de", tmp_path / "train.en") == 201, (
+        "a last one without its other side"
+    )
 
 
 # By name, and embedded
@@ -369,13 +484,23 @@ def test_the_line_at_which_files_come_apart_is_found(place: int, tmp_path: Path)
 @pytest.fixture
 def captions(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """The six files of Multi30k with other content, packed, whose checksums are taken for the published ones."""
-    parts = {"train": sentences(30), "val": sentences(5, seed=1), "test_2016_flickr": sentences(4, seed=2)}
+    parts = {
+        "train": sentences(30),
+        "val": sentences(5, seed=1),
+        "test_2016_flickr": sentences(4, seed=2),
+    }
     packed = {
-        f"{name}.{ending}": gzip.compress("".join(f"{pair[side]}\n" for pair in pairs).encode(), mtime=0)
+        f"{name}.{ending}": gzip.compress(
+            "".join(f"{pair[side]}\n" for pair in pairs).encode(), mtime=0
+        )
         for name, pairs in parts.items()
         for side, ending in enumerate(("de", "en"))
     }
-    monkeypatch.setattr(Multi30k, "CHECKSUMS", {name: hashlib.sha256(content).hexdigest() for name, content in packed.items()})
+    monkeypatch.setattr(
+        Multi30k,
+        "CHECKSUMS",
+        {name: hashlib.sha256(content).hexdigest() for name, content in packed.items()},
+    )
     return packed
 
 
@@ -389,7 +514,10 @@ def test_multi30k_by_name(
     monkeypatch.setattr(Multi30k, "ADDRESS", server.address("/{}.gz"))
     data = Multi30k(tokenizer="word", root=str(tmp_path))
     assert data.sizes == {"train": 30, "val": 5, "test": 4}
-    assert Multi30k("en", "de", tokenizer="word", root=str(tmp_path)).texts("test") == data.texts("test")[::-1]
+    assert (
+        Multi30k("en", "de", tokenizer="word", root=str(tmp_path)).texts("test")
+        == data.texts("test")[::-1]
+    )
     assert len(server.ranges) == 6, "each once"
     server.content["/train.en.gz"] = gzip.compress(b"other\n" * 30)
     for path in (tmp_path / "multi30k").glob("train.en*"):
@@ -407,10 +535,16 @@ def test_multi30k_placed_by_hand(captions: dict[str, bytes], tmp_path: Path) -> 
             (folder / f"{name}.gz").write_bytes(content)
         else:
             (folder / name).write_bytes(gzip.decompress(content))
-    assert Multi30k(tokenizer="word", root=str(tmp_path)).sizes == {"train": 30, "val": 5, "test": 4}
+    assert Multi30k(tokenizer="word", root=str(tmp_path)).sizes == {
+        "train": 30,
+        "val": 5,
+        "test": 4,
+    }
     (folder / "val.en").unlink()
     (folder / "val.en.gz").write_bytes(captions["val.en"][:-9])
-    with pytest.raises(UserError, match=r"val.en.gz: is damaged .*; remove it, and it is downloaded again"):
+    with pytest.raises(
+        UserError, match=r"val.en.gz: is damaged .*; remove it, and it is downloaded again"
+    ):
         Multi30k(tokenizer="word", root=str(tmp_path)).facts  # noqa: B018
     assert not (folder / "val.en").exists()
 
@@ -418,31 +552,46 @@ def test_multi30k_placed_by_hand(captions: dict[str, bytes], tmp_path: Path) -> 
 def test_names_of_emoji_are_translated() -> None:
     data = EmojiTranslation(tokenizer="word")
     pairs = {split: list(zip(*data.texts(split))) for split in ("train", "val", "test")}
-    assert ("waving hand dark skin tone", "winkende hand dunkle hautfarbe") in {pair for split in pairs.values() for pair in split}
+    assert ("waving hand dark skin tone", "winkende hand dunkle hautfarbe") in {
+        pair for split in pairs.values() for pair in split
+    }
     assert sum(map(len, pairs.values())) > 3500
-    assert {split: len(named) for split, named in pairs.items()} == {"train": 3554, "val": 207, "test": 192}
+    assert {split: len(named) for split, named in pairs.items()} == {
+        "train": 3554,
+        "val": 207,
+        "test": 192,
+    }
     trained = {source for source, _ in pairs["train"]}
     words = {word for source in trained for word in source.split()}
     for split in ("val", "test"):
         held_out = {source for source, _ in pairs[split]}
         assert not held_out & trained
-        assert all(words.issuperset(source.split()) for source in held_out), "combinations are held out, never words"
+        assert all(words.issuperset(source.split()) for source in held_out), (
+            "combinations are held out, never words"
+        )
     for named in pairs.values():
         assert len(set(named)) == len(named)
-        assert not any(set(":_") & set(name) or name != name.lower() for pair in named for name in pair)
+        assert not any(
+            set(":_") & set(name) or name != name.lower() for pair in named for name in pair
+        )
 
 
 def test_no_source_is_in_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Were emoji of two splits to share a name, as they may in another version of the package, both would be for training."""
 
     def first_word(codes: list[str], language: str) -> dict[str, str]:
-        return {code: name.split()[0] if language == "en" else name for code, name in emoji_names(codes, language).items()}
+        return {
+            code: name.split()[0] if language == "en" else name
+            for code, name in emoji_names(codes, language).items()
+        }
 
     real = EmojiTranslation().parts
     monkeypatch.setattr("datamodules.parallel_text.emoji_names", first_word)
     parts = EmojiTranslation().parts
     assert sum(map(len, parts.values())) == sum(map(len, real.values()))
-    train, val, test = ({source for source, _ in parts[split]} for split in ("train", "val", "test"))
+    train, val, test = (
+        {source for source, _ in parts[split]} for split in ("train", "val", "test")
+    )
     assert not train & val
     assert not train & test
     assert not val & test
@@ -465,7 +614,8 @@ def test_the_split_is_drawn_under_the_root(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_a_language_without_names_is_refused() -> None:
     with pytest.raises(
-        UserError, match=r"data.target tlh: emoji have no names in it; give one of ar, de, en, es, fa, fr, id, it, ja"
+        UserError,
+        match=r"data.target tlh: emoji have no names in it; give one of ar, de, en, es, fa, fr, id, it, ja",
     ):
         EmojiTranslation("en", "tlh")
 

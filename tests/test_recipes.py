@@ -9,7 +9,9 @@ from console import ROOT, purpose, recipes
 
 COLUMNS = ["config", "paper", "released code", "ours", "source"]
 TEXT = (ROOT / "docs" / "recipes.md").read_text()
-PLACE = re.compile(r"Table|Figure|[Ss]ection|[Aa]ppendix|Eq\.|Algorithm|`[\w.-]+/[\w.-]+`")  # of a paper, or `owner/repository`
+PLACE = re.compile(
+    r"Table|Figure|[Ss]ection|[Aa]ppendix|Eq\.|Algorithm|`[\w.-]+/[\w.-]+`"
+)  # of a paper, or `owner/repository`
 QUOTES = re.compile(r"published|paper|release|against|Table|et al\.", re.IGNORECASE)
 
 
@@ -38,7 +40,9 @@ def test_one_row_per_recipe() -> None:
 
 def test_tables_have_the_named_columns() -> None:
     headers = re.findall(r"^\| config \|.*$", TEXT, re.MULTILINE)
-    assert headers == ["| " + " | ".join(COLUMNS) + " |"] * len({recipe.split("/")[1] for recipe in RECIPES})
+    assert headers == ["| " + " | ".join(COLUMNS) + " |"] * len(
+        {recipe.split("/")[1] for recipe in RECIPES}
+    )
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -46,7 +50,9 @@ def test_row_is_complete(recipe: str) -> None:
     row = ROWS[recipe]
     assert all(row.values()), row
     if QUOTES.search(purpose(ROOT / recipe)):
-        assert PLACE.search(row["source"]), f"{recipe} names a paper or its figure, and its row has no table, section or repository"
+        assert PLACE.search(row["source"]), (
+            f"{recipe} names a paper or its figure, and its row has no table, section or repository"
+        )
 
 
 def test_published_figures_stand_in_the_row_of_their_config() -> None:
@@ -56,7 +62,9 @@ def test_published_figures_stand_in_the_row_of_their_config() -> None:
         plan = yaml.safe_load(path.read_text())
         value = re.search(r"^published: (\S+)", path.read_text(), re.MULTILINE)
         if value and "function" not in plan:
-            assert value[1] in ROWS[plan["config"]]["paper"] + ROWS[plan["config"]]["released code"], path.name
+            assert (
+                value[1] in ROWS[plan["config"]]["paper"] + ROWS[plan["config"]]["released code"]
+            ), path.name
             assert PLACE.search(ROWS[plan["config"]]["source"]), path.name
             checked += 1
     assert checked >= 9

@@ -20,11 +20,24 @@ from tests.test_parallel import fit
 
 def rnn(**options: Any) -> RNNLM:
     torch.manual_seed(0)
-    return RNNLM(**{"vocab_size": 11, "layers": 2, "width": 12, "embedding": 6, "initial_range": 0.5, **options}).eval()
+    return RNNLM(
+        **{
+            "vocab_size": 11,
+            "layers": 2,
+            "width": 12,
+            "embedding": 6,
+            "initial_range": 0.5,
+            **options,
+        }
+    ).eval()
 
 
 def batch(tokens: torch.Tensor, first: bool) -> dict[str, Any]:
-    return {"tokens": tokens, "length": torch.full((len(tokens),), tokens.shape[1] - 1), "first": first}
+    return {
+        "tokens": tokens,
+        "length": torch.full((len(tokens),), tokens.shape[1] - 1),
+        "first": first,
+    }
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
@@ -33,9 +46,13 @@ def test_steps_with_a_carried_state_are_one_long_read(cell: str, embedding: int)
     """Eq. 2 over a batch border, and not over the beginning of a text."""
     model, tokens = rnn(cell=cell, embedding=embedding), torch.randint(11, (3, 21))
     whole = model(tokens[:, :-1])
-    parts = [model.read(batch(tokens[:, start : start + 6], start == 0)) for start in range(0, 20, 5)]
+    parts = [
+        model.read(batch(tokens[:, start : start + 6], start == 0)) for start in range(0, 20, 5)
+    ]
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(model.read(batch(tokens[:, :6], True)), whole[:, :5], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        model.read(batch(tokens[:, :6], True)), whole[:, :5], atol=1e-6, rtol=1e-5
+    )
 
 
 def test_gradients_stop_at_the_border() -> None:
@@ -63,7 +80,9 @@ def test_decoding_equals_reading(cell: str) -> None:
     history = [list(prompt) for prompt in prompts]
     for _ in range(10):
         for row, tokens in enumerate(history):
-            torch.testing.assert_close(logits[row], model(torch.tensor([tokens]))[0, -1], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                logits[row], model(torch.tensor([tokens]))[0, -1], atol=1e-5, rtol=1e-5
+            )
         tokens = torch.randint(11, (3,)).tolist()
         for row, token in enumerate(tokens):
             history[row].append(token)
@@ -101,12 +120,17 @@ def test_schedule_of_zaremba() -> None:
     assert rates == [1.0, 1.0, 1.0, 1.0, 0.5, 0.25, 0.125], "small: halved after four epochs"
 
 
-@pytest.mark.parametrize(("name", "scale"), [("tiny_shakespeare", 3.0), ("ptb_zaremba_medium", 0.1)])
+@pytest.mark.parametrize(
+    ("name", "scale"), [("tiny_shakespeare", 3.0), ("ptb_zaremba_medium", 0.1)]
+)
 def test_recipes_of_a_summed_loss_take_its_steps(name: str, scale: float) -> None:
     """Both released codes sum the gradient over time and then clip it; ours is the mean: the updates have to be equal."""
     recipe = yaml.safe_load((ROOT / f"configs/rnn_lm/{name}.yaml").read_text())
     options, steps = recipe["model"]["init_args"], recipe["data"]["init_args"]["context"]
-    ours, theirs = (rnn(embedding=0, initial_range=scale, forget_bias=options.get("forget_bias", 1.0)) for _ in range(2))
+    ours, theirs = (
+        rnn(embedding=0, initial_range=scale, forget_bias=options.get("forget_bias", 1.0))
+        for _ in range(2)
+    )
     optimizer = getattr(torch.optim, options["optimizer"]["class_path"].rpartition(".")[2])
     ours_update = optimizer(ours.parameters(), **options["optimizer"]["init_args"])
     squares, clipped = [torch.zeros_like(p) for p in theirs.parameters()], []
@@ -130,7 +154,12 @@ def test_recipes_of_a_summed_loss_take_its_steps(name: str, scale: float) -> Non
                     square.mul_(0.95).add_(0.05 * gradient**2)
                     p.sub_(2e-3 * gradient / (square.sqrt() + 1e-8))
             else:  # Zaremba's main.lua: norm at most 5, then a step of size 1
-                norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt().item()
+                norm = (
+                    torch.stack([gradient.square().sum() for gradient in gradients])
+                    .sum()
+                    .sqrt()
+                    .item()
+                )
                 clipped.append(float(norm > 5))
                 for p, gradient in zip(theirs.parameters(), gradients):
                     p.sub_(gradient * min(1.0, 5 / norm))
@@ -141,10 +170,20 @@ def test_recipes_of_a_summed_loss_take_its_steps(name: str, scale: float) -> Non
 
 def config(path: Path, **data: Any) -> Path:
     content = {
-        "model": {"class_path": "lightning_modules.rnn_lm.RNNLM", "init_args": {"layers": 1, "width": 12, "embedding": 6}},
+        "model": {
+            "class_path": "lightning_modules.rnn_lm.RNNLM",
+            "init_args": {"layers": 1, "width": 12, "embedding": 6},
+        },
         "data": {
             "class_path": "datamodules.text.PythonDocs",
-            "init_args": {"batching": "streams", "context": 8, "batch_size": 4, "eval_batch_size": 64, "max_samples": 45, **data},
+            "init_args": {
+                "batching": "streams",
+                "context": 8,
+                "batch_size": 4,
+                "eval_batch_size": 64,
+                "max_samples": 45,
+                **data,
+            },
         },
         "trainer": {
             "log_every_n_steps": 2,
@@ -163,7 +202,11 @@ def test_a_resumed_run_goes_on_with_its_state_and_its_place(tmp_path: Path) -> N
     argv = ["fit", "--config", str(config(tmp_path / "c.yaml"))]
     assert train.main([*argv, "--run_dir", str(tmp_path / "one")]) == 0
     for step in (3, 15):
-        stop = ["--trainer.callbacks+=tests.runs.TerminateAt", "--trainer.callbacks.step", str(step)]
+        stop = [
+            "--trainer.callbacks+=tests.runs.TerminateAt",
+            "--trainer.callbacks.step",
+            str(step),
+        ]
         more = ["--ckpt_path", "last"] if step > 3 else []
         assert train.main([*argv, "--run_dir", str(tmp_path / "two"), *stop, *more]) == 143
     assert train.main([*argv, "--run_dir", str(tmp_path / "two"), "--ckpt_path", "last"]) == 0
@@ -172,7 +215,15 @@ def test_a_resumed_run_goes_on_with_its_state_and_its_place(tmp_path: Path) -> N
 
 def test_a_run_goes_on_with_its_own_optimizer(tmp_path: Path, capsys: Any) -> None:
     """Its state would silently bring the old step size back."""
-    argv = ["fit", "--config", str(config(tmp_path / "c.yaml")), "--run_dir", str(tmp_path / "run"), "--trainer.max_steps", "2"]
+    argv = [
+        "fit",
+        "--config",
+        str(config(tmp_path / "c.yaml")),
+        "--run_dir",
+        str(tmp_path / "run"),
+        "--trainer.max_steps",
+        "2",
+    ]
     adam = ["--model.optimizer", "torch.optim.Adam", "--model.optimizer.lr"]
     assert train.main([*argv, *adam, "0.001"]) == 0
     assert train.main([*argv, *adam, "0.002", "--ckpt_path", "last"]) == 2
@@ -186,21 +237,34 @@ def test_whole_validation_split_is_measured_with_its_state(tmp_path: Path) -> No
     import sample
     from lightning_modules import load
 
-    argv = ["fit", "--config", str(config(tmp_path / "c.yaml", eval_batch_size=1, context=500, max_samples=5, batch_size=1))]
+    argv = [
+        "fit",
+        "--config",
+        str(
+            config(tmp_path / "c.yaml", eval_batch_size=1, context=500, max_samples=5, batch_size=1)
+        ),
+    ]
     limits = ["--trainer.limit_val_batches", "1.0", "--trainer.max_epochs", "1"]
     assert train.main([*argv, "--run_dir", str(tmp_path / "run"), *limits]) == 0
     model = load(tmp_path / "run/checkpoints/last.ckpt")
-    ids = torch.from_numpy(sample.data_module(tmp_path / "run/config.yaml").tokens("val").ids.astype(int))
+    ids = torch.from_numpy(
+        sample.data_module(tmp_path / "run/config.yaml").tokens("val").ids.astype(int)
+    )
     with torch.no_grad():
         expected = F.cross_entropy(model(ids[None, :-1])[0], ids[1:]).item()
-    header, *rows = [line.split(",") for line in (tmp_path / "run/metrics.csv").read_text().splitlines()]
+    header, *rows = [
+        line.split(",") for line in (tmp_path / "run/metrics.csv").read_text().splitlines()
+    ]
     assert float(rows[-1][header.index("val/nll")]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_two_processes_read_two_halves_of_every_batch(tmp_path: Path) -> None:
     """Ranks are equal, and together they are the joined batch, whose rows stay where they are."""
     content = yaml.safe_load(config(tmp_path / "c.yaml").read_text())
-    content["model"]["init_args"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5}}
+    content["model"]["init_args"]["optimizer"] = {
+        "class_path": "torch.optim.SGD",
+        "init_args": {"lr": 0.5},
+    }
     content["data"]["init_args"].pop("batch_size")
     content["trainer"].pop("gradient_clip_val")
     one, other = fit(tmp_path / "two", content, "--trainer.devices", "2", "--data.batch_size", "2")
@@ -208,6 +272,8 @@ def test_two_processes_read_two_halves_of_every_batch(tmp_path: Path) -> None:
     for name, value in one["state"].items():
         assert torch.equal(value, other["state"][name]), name
         torch.testing.assert_close(value, joined["state"][name], atol=1e-6, rtol=0, msg=name)
-    states = torch.load(tmp_path / "two/run/checkpoints/last.ckpt", weights_only=True)["recurrent_states"]
+    states = torch.load(tmp_path / "two/run/checkpoints/last.ckpt", weights_only=True)[
+        "recurrent_states"
+    ]
     assert len(states) == 2
     assert not torch.equal(states[0][0], states[1][0])

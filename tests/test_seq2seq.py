@@ -27,11 +27,15 @@ from lightning_modules.transformer import Transformer, sinusoids
 VOCABULARY = 9
 SYSTEMS: dict[str, Any] = {
     "none": lambda: Seq2Seq(VOCABULARY, VOCABULARY, "none", width=12, embedding=6),
-    "reversed": lambda: Seq2Seq(VOCABULARY, VOCABULARY, "none", "lstm", 2, 12, 6, reading="backward"),
+    "reversed": lambda: Seq2Seq(
+        VOCABULARY, VOCABULARY, "none", "lstm", 2, 12, 6, reading="backward"
+    ),
     "additive": lambda: Seq2Seq(VOCABULARY, VOCABULARY, "additive", width=12, embedding=6),
     "multiplicative": lambda: Seq2Seq(VOCABULARY, VOCABULARY, "multiplicative", "lstm", 2, 12, 6),
     "post-norm": lambda: Transformer(VOCABULARY, VOCABULARY, 2, 2, 16, 24),
-    "pre-norm": lambda: Transformer(VOCABULARY, VOCABULARY, 2, 2, 16, 24, norm_first=True, shared=False),
+    "pre-norm": lambda: Transformer(
+        VOCABULARY, VOCABULARY, 2, 2, 16, 24, norm_first=True, shared=False
+    ),
 }
 
 
@@ -59,7 +63,9 @@ def test_padding_never_shows(model: Translator) -> None:
     (source, length), tokens = sources(7, 3, 5), torch.randint(3, VOCABULARY, (3, 6))
     together = model.decode(model.encode(source, length), tokens)
     for row, size in enumerate(length.tolist()):
-        alone = model.decode(model.encode(source[row : row + 1, :size], length[row : row + 1]), tokens[row : row + 1])
+        alone = model.decode(
+            model.encode(source[row : row + 1, :size], length[row : row + 1]), tokens[row : row + 1]
+        )
         torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=1e-5)
 
 
@@ -78,9 +84,16 @@ def test_no_target_is_seen_before_it_is_predicted(model: Translator) -> None:
 def test_writing_token_by_token_is_reading_them_at_once(model: Translator) -> None:
     """The cache and the recurrent state, also when rows are reordered, repeated and dropped on the way, as a beam does."""
     source, length = sources(7, 3, 5)
-    state, written = model.start(model.encode(source, length), 12), torch.empty(3, 0, dtype=torch.int64)
+    state, written = (
+        model.start(model.encode(source, length), 12),
+        torch.empty(3, 0, dtype=torch.int64),
+    )
     of = torch.arange(3)  # the source of each row
-    moves = {2: ([0, 1, 2], [0, 0, 1, 1, 2, 2]), 4: ([0, 2], [1, 0, 5, 4]), 6: ([1], [3, 3])}  # step: sentences, rows
+    moves = {
+        2: ([0, 1, 2], [0, 0, 1, 1, 2, 2]),
+        4: ([0, 2], [1, 0, 5, 4]),
+        6: ([1], [3, 3]),
+    }  # step: sentences, rows
     for step in range(9):
         tokens = torch.randint(3, VOCABULARY, (len(of),))
         written = torch.cat([written, tokens[:, None]], 1)
@@ -96,7 +109,16 @@ def search(
     model: Translator, source: Tensor, length: Tensor, options: Search, most: int = 12
 ) -> list[list[tuple[float, list[int]]]]:
     state = model.start(model.encode(source, length), most)
-    return beam_search(model, state, len(source), [most] * len(source), options, begin=BEGIN, stop=STOP, device=source.device)
+    return beam_search(
+        model,
+        state,
+        len(source),
+        [most] * len(source),
+        options,
+        begin=BEGIN,
+        stop=STOP,
+        device=source.device,
+    )
 
 
 @torch.no_grad()
@@ -106,7 +128,10 @@ def test_beam_of_one_takes_the_likeliest_each_time(model: Translator) -> None:
     for row, ((_, ids),) in enumerate(found):
         tokens = [BEGIN]
         memory = model.encode(source[row : row + 1], length[row : row + 1])
-        while len(tokens) <= 12 and (token := int(model.decode(memory, torch.tensor([tokens]))[0, -1].argmax())) != STOP:
+        while (
+            len(tokens) <= 12
+            and (token := int(model.decode(memory, torch.tensor([tokens]))[0, -1].argmax())) != STOP
+        ):
             tokens.append(token)
         assert ids == tokens[1:]
 
@@ -117,9 +142,13 @@ def test_beams_are_alone(model: Translator) -> None:
     source, length = sources(7, 2, 5, 6)
     together = search(model, source, length, Search(beam=3))
     for row, found in enumerate(together):
-        (alone,) = search(model, source[row : row + 1, : length[row]], length[row : row + 1], Search(beam=3))
+        (alone,) = search(
+            model, source[row : row + 1, : length[row]], length[row : row + 1], Search(beam=3)
+        )
         assert [ids for _, ids in alone] == [ids for _, ids in found]
-        assert [score for score, _ in alone] == pytest.approx([score for score, _ in found], abs=1e-4)
+        assert [score for score, _ in alone] == pytest.approx(
+            [score for score, _ in found], abs=1e-4
+        )
 
 
 class Chain:
@@ -141,7 +170,9 @@ def test_a_beam_as_wide_as_the_space_finds_the_best_there_is(penalty: Any, alpha
     """Against all texts of at most four tokens, for two sentences at a time."""
     tables = torch.randn(5, 5, generator=torch.Generator().manual_seed(3)).log_softmax(-1)
     options = Search(beam=700, length_penalty=alpha, penalty=penalty)
-    found = beam_search(Chain(tables), None, 2, [4, 3], options, begin=BEGIN, stop=STOP, device=torch.device("cpu"))
+    found = beam_search(
+        Chain(tables), None, 2, [4, 3], options, begin=BEGIN, stop=STOP, device=torch.device("cpu")
+    )
     words = [0, 1, 3, 4]
     for sentence, most in enumerate((4, 3)):
         everything = []
@@ -161,10 +192,14 @@ def test_lengths_are_kept() -> None:
     tables[:, STOP] = 5.0  # would stop at once
     for least in (0, 1, 3):
         options = Search(beam=2, min_length=least)
-        (((_, ids), *_),) = beam_search(Chain(tables), None, 1, [6], options, begin=BEGIN, stop=STOP, device=torch.device("cpu"))
+        (((_, ids), *_),) = beam_search(
+            Chain(tables), None, 1, [6], options, begin=BEGIN, stop=STOP, device=torch.device("cpu")
+        )
         assert len(ids) == least
     tables[:, STOP] = -9.0  # would never stop
-    found = beam_search(Chain(tables), None, 2, [6, 3], Search(), begin=BEGIN, stop=STOP, device=torch.device("cpu"))
+    found = beam_search(
+        Chain(tables), None, 2, [6, 3], Search(), begin=BEGIN, stop=STOP, device=torch.device("cpu")
+    )
     assert [len(ids) for ((_, ids),) in found] == [6, 3]
 
 
@@ -176,7 +211,9 @@ def test_length_penalties() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"beam": 0}, {"length_penalty": -1}, {"min_length": 5, "max_length": 4}, {"min_length": -1}], ids=str
+    "wrong",
+    [{"beam": 0}, {"length_penalty": -1}, {"min_length": 5, "max_length": 4}, {"min_length": -1}],
+    ids=str,
 )
 def test_impossible_searches_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="--"):
@@ -191,14 +228,17 @@ def test_impossible_searches_are_refused(wrong: dict[str, Any]) -> None:
 def test_stacks_are_those_of_pytorch(norm_first: bool) -> None:
     """`nn.Transformer` with the same weights."""
     model = Transformer(VOCABULARY, VOCABULARY, 2, 2, 16, 24, norm_first=norm_first).eval()
-    reference = nn.Transformer(16, 2, 2, 2, 24, 0.0, F.relu, batch_first=True, norm_first=norm_first).eval()
+    reference = nn.Transformer(
+        16, 2, 2, 2, 24, 0.0, F.relu, batch_first=True, norm_first=norm_first
+    ).eval()
     mine = dict(model.network.named_parameters())
     state = {}
     for name in reference.state_dict():
         stack, *rest = name.split(".")
         if rest[0] == "norm":
             state[name] = mine.get(
-                f"norms.{int(stack == 'decoder')}.{rest[1]}", torch.ones(16) if rest[1] == "weight" else torch.zeros(16)
+                f"norms.{int(stack == 'decoder')}.{rest[1]}",
+                torch.ones(16) if rest[1] == "weight" else torch.zeros(16),
             )
             continue
         _, number, part, *more = rest
@@ -210,7 +250,11 @@ def test_stacks_are_those_of_pytorch(norm_first: bool) -> None:
         elif kind.startswith("in_proj"):
             kind = kind.removeprefix("in_proj_")
             prefix = f"{stack}.{number}."
-            both = [mine[f"{prefix}cross.{one}.{kind}"] for one in ("query", "keys_values")] if cross else []
+            both = (
+                [mine[f"{prefix}cross.{one}.{kind}"] for one in ("query", "keys_values")]
+                if cross
+                else []
+            )
             state[name] = torch.cat(both) if cross else mine[f"{prefix}attention.qkv.{kind}"]
             continue
         else:
@@ -228,7 +272,9 @@ def test_stacks_are_those_of_pytorch(norm_first: bool) -> None:
         src_key_padding_mask=padding, memory_key_padding_mask=padding,
     )  # fmt: skip
     expected = out @ model.network.embedding.weight.T
-    torch.testing.assert_close(model.decode(model.encode(source, length), tokens), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        model.decode(model.encode(source, length), tokens), expected, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_transformer_base_has_its_65_million_parameters() -> None:
@@ -254,7 +300,9 @@ def test_recipes_state_their_size(recipe: str) -> None:
     vocabulary = config["data"]["init_args"].get("vocab_size", 8000)
     module, _, name = config["model"]["class_path"].rpartition(".")
     with torch.device("meta"):
-        model = getattr(importlib.import_module(module), name)(vocabulary, vocabulary, **config["model"]["init_args"])
+        model = getattr(importlib.import_module(module), name)(
+            vocabulary, vocabulary, **config["model"]["init_args"]
+        )
     found = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert found / 1e6 == pytest.approx(millions, abs=0.05)
     assert re.search(rf"\b{millions}M\s+parameters", (ROOT / f"configs/{place}.yaml").read_text())
@@ -264,9 +312,14 @@ def test_weights_begin_as_glorot_has_them() -> None:
     """Queries, keys and values each as a matrix of their own, whatever the widths are."""
     network = Transformer(VOCABULARY, VOCABULARY, 1, 2, 64, 128).network
     block = network.decoder[0]
-    for matrix in [*block.attention.qkv.weight.split(64), *block.cross.keys_values.weight.split(64)]:  # type: ignore[union-attr, operator]
+    for matrix in [
+        *block.attention.qkv.weight.split(64),
+        *block.cross.keys_values.weight.split(64),
+    ]:  # type: ignore[union-attr, operator]
         assert matrix.abs().max().item() == pytest.approx((6 / 128) ** 0.5, rel=0.01)
-    assert block.feed_forward.input.weight.abs().max().item() == pytest.approx((6 / 192) ** 0.5, rel=0.01)  # type: ignore[union-attr]
+    assert block.feed_forward.input.weight.abs().max().item() == pytest.approx(
+        (6 / 192) ** 0.5, rel=0.01
+    )  # type: ignore[union-attr]
 
 
 def test_sinusoids() -> None:
@@ -301,7 +354,9 @@ def test_schedules() -> None:
 
     noam = rates(lambda sgd: inverse_square_root(sgd, 4000), 16_000)
     for step in (1, 100, 4000, 4001, 16_000):
-        assert noam[step - 1] == pytest.approx(512**-0.5 * min(step**-0.5, step * 4000**-1.5), rel=1e-6)
+        assert noam[step - 1] == pytest.approx(
+            512**-0.5 * min(step**-0.5, step * 4000**-1.5), rel=1e-6
+        )
     half = rates(lambda sgd: cosine(sgd, 101, 1), 102)
     assert [half[i] * 512**0.5 for i in (0, 1, 51, 101)] == pytest.approx([1, 1, 0.5, 0], abs=1e-6)
 
@@ -312,9 +367,13 @@ def test_attention_looks_only_at_words(model: Translator) -> None:
     (source, length), tokens = sources(7, 3), torch.randint(3, VOCABULARY, (2, 5))
     expected = model.decode(model.encode(source, length), tokens)
     with watching_attention() as weights:
-        torch.testing.assert_close(model.decode(model.encode(source, length), tokens), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            model.decode(model.encode(source, length), tokens), expected, atol=1e-5, rtol=1e-5
+        )
     maps = model.cross_attention(weights)
-    assert len(maps) == {"none": 0, "additive": 1, "multiplicative": 1}.get(model.hparams.get("attention", ""), 2)
+    assert len(maps) == {"none": 0, "additive": 1, "multiplicative": 1}.get(
+        model.hparams.get("attention", ""), 2
+    )
     for one in maps.values():
         assert one.shape[0] == 2
         assert one.shape[2:] == (5, 7)
@@ -349,22 +408,30 @@ def test_backward_reading_leaves_the_end_last() -> None:
 def test_teacher_forcing() -> None:
     """Never forced, a step sees its own likeliest word and not the true one; always forced, nothing is drawn."""
     torch.manual_seed(0)
-    own = Seq2Seq(VOCABULARY, VOCABULARY, width=12, embedding=6, dropout=0.0, teacher_forcing=0.0).train()
+    own = Seq2Seq(
+        VOCABULARY, VOCABULARY, width=12, embedding=6, dropout=0.0, teacher_forcing=0.0
+    ).train()
     (source, length), tokens = sources(5, 4), torch.randint(3, VOCABULARY, (2, 6))
     logits = own.decode(own.encode(source, length), tokens)
     fed = torch.cat([tokens[:, :1], logits[:, :-1].argmax(-1)], 1)
-    torch.testing.assert_close(logits, own.eval().decode(own.encode(source, length), fed), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        logits, own.eval().decode(own.encode(source, length), fed), atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("system", ["GPT", "Transformer"])
 @torch.no_grad()
 def test_blocks_are_compiled(system: str) -> None:
     """`--compile` reaches what is called within lists and by other methods than `forward`, and changes nothing."""
-    model = GPT(VOCABULARY, 8, 2, 2, 16).eval() if system == "GPT" else SYSTEMS["post-norm"]().eval()
+    model = (
+        GPT(VOCABULARY, 8, 2, 2, 16).eval() if system == "GPT" else SYSTEMS["post-norm"]().eval()
+    )
     (source, length), tokens = sources(7, 4), torch.randint(3, VOCABULARY, (2, 5))
 
     def run() -> Tensor:
-        return model(tokens) if system == "GPT" else model.decode(model.encode(source, length), tokens)
+        return (
+            model(tokens) if system == "GPT" else model.decode(model.encode(source, length), tokens)
+        )
 
     expected, sizes = run(), []
 
@@ -389,5 +456,7 @@ def test_averages_are_of_the_last_states() -> None:
         model.eval()
         assert (model.judged is model.network) == (step <= 60)
         model.optimizer_step(0, 0, optimizer)
-    torch.testing.assert_close(model.averaged.module.embedding.weight, torch.full((VOCABULARY, 8), 80.0))
+    torch.testing.assert_close(
+        model.averaged.module.embedding.weight, torch.full((VOCABULARY, 8), 80.0)
+    )
     assert model.train().judged is model.network

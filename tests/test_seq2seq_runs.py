@@ -31,10 +31,30 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has learnt the commonest words, and corpora with one mistake each."""
     folder = tmp_path_factory.mktemp("seq2seq")
     config = tiny_config(folder / "tiny.yaml", "transformer", **DATA, max_samples=600)
-    argv = ["fit", "--config", str(config), "--run_dir", str(folder / "run"), "--trainer.max_steps", "150"]
+    argv = [
+        "fit",
+        "--config",
+        str(config),
+        "--run_dir",
+        str(folder / "run"),
+        "--trainer.max_steps",
+        "150",
+    ]
     argv += ["--trainer.max_epochs", "-1", "--trainer.limit_val_batches", "0"]
     learns = {**SIZES, "scale": 0.25, "average_every": 5}
-    assert train.main([*argv, *(word for name, value in learns.items() for word in (f"--model.{name}", str(value)))]) == 0
+    assert (
+        train.main(
+            [
+                *argv,
+                *(
+                    word
+                    for name, value in learns.items()
+                    for word in (f"--model.{name}", str(value))
+                ),
+            ]
+        )
+        == 0
+    )
     corpora = {
         "good": {},
         "uneven": {"train.en": "A\n" * 19},
@@ -46,7 +66,13 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         for file, text in {"train.de": "a\n" * 20, "train.en": "A\n" * 20, **files}.items():
             (folder / name / file).write_text(text)
-    data = {"folder": str(folder / "good"), "source": "de", "target": "en", "tokenizer": "byte", "root": str(folder / "data")}
+    data = {
+        "folder": str(folder / "good"),
+        "source": "de",
+        "target": "en",
+        "tokenizer": "byte",
+        "root": str(folder / "data"),
+    }
     content = yaml.safe_load(config.read_text())
     content["data"] = {"class_path": "datamodules.parallel_text.ParallelFiles", "init_args": data}
     (folder / "files.yaml").write_text(yaml.safe_dump(content))
@@ -76,14 +102,25 @@ def test_ranks_train_and_translate_the_same(checkpoint: str, tmp_path: Path) -> 
             "class_path": "datamodules.parallel_text.EmojiTranslation",
             "init_args": {**DATA, "max_samples": PAIRS, "eval_batch_tokens": 1024},
         },
-        "trainer": {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1, "accumulate_grad_batches": 2},
+        "trainer": {
+            "max_epochs": 2,
+            "accelerator": "cpu",
+            "log_every_n_steps": 1,
+            "accumulate_grad_batches": 2,
+        },
     }
     begin = ["--init_from", checkpoint]
-    (joined,) = fit(tmp_path / "one", config, *begin, "--trainer.devices", "1", "--data.batch_tokens", "256")
-    ranks = fit(tmp_path / "two", config, *begin, "--trainer.devices", "2", "--data.batch_tokens", "128")
+    (joined,) = fit(
+        tmp_path / "one", config, *begin, "--trainer.devices", "1", "--data.batch_tokens", "256"
+    )
+    ranks = fit(
+        tmp_path / "two", config, *begin, "--trainer.devices", "2", "--data.batch_tokens", "128"
+    )
 
     before = torch.load(checkpoint, weights_only=True)["state_dict"]
-    assert not torch.equal(before["network.embedding.weight"], joined["state"]["network.embedding.weight"])
+    assert not torch.equal(
+        before["network.embedding.weight"], joined["state"]["network.embedding.weight"]
+    )
     for name, value in ranks[0]["state"].items():
         assert torch.equal(value, ranks[1]["state"][name]), name
         torch.testing.assert_close(value, joined["state"][name], atol=1e-6, rtol=0, msg=name)
@@ -106,14 +143,25 @@ def test_an_update_is_a_mean_over_the_targets_of_all_its_batches() -> None:
     """The gradient of two accumulated batches is that of one batch of all their pairs, however unequal they are."""
     data = EmojiTranslation(**DATA, batch_tokens=64, max_samples=PAIRS)
     model = PlainTransformer(data.facts["source_vocab_size"], data.facts["vocab_size"], **SIZES)
-    off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(accelerator="cpu", max_steps=1, accumulate_grad_batches=2, limit_val_batches=0, **off)
+    off = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = Trainer(
+        accelerator="cpu", max_steps=1, accumulate_grad_batches=2, limit_val_batches=0, **off
+    )
     trainer.fit(model, datamodule=data)
     both = list(itertools.islice(data.train_dataloader(), 2))
     assert both[0]["targets"] != both[1]["targets"]
     joined = data.batch("train", [number for batch in both for number in batch["index"].tolist()])
-    losses = token_losses(model.train()(joined), joined["target"][:, 1:], joined["target_length"], model.smoothing)
-    gradients = torch.autograd.grad(losses.sum() / joined["targets"], list(model.network.parameters()))
+    losses = token_losses(
+        model.train()(joined), joined["target"][:, 1:], joined["target_length"], model.smoothing
+    )
+    gradients = torch.autograd.grad(
+        losses.sum() / joined["targets"], list(model.network.parameters())
+    )
     for (name, p), gradient in zip(model.network.named_parameters(), gradients):
         torch.testing.assert_close(p.grad, gradient, atol=1e-6, rtol=1e-5, msg=name)
 
@@ -126,31 +174,60 @@ def test_the_last_checkpoint_has_the_average(checkpoint: str) -> None:
     assert torch.load(checkpoint, weights_only=True)["state_dict"]["averaged.n_averaged"] == 2
 
 
-def test_a_run_that_stops_where_it_averages_goes_on_with_the_average(d: Path, tmp_path: Path) -> None:
-    argv = ["fit", "--config", str(d / "tiny.yaml"), "--trainer.max_steps", "8", "--model.average_every", "4"]
+def test_a_run_that_stops_where_it_averages_goes_on_with_the_average(
+    d: Path, tmp_path: Path
+) -> None:
+    argv = [
+        "fit",
+        "--config",
+        str(d / "tiny.yaml"),
+        "--trainer.max_steps",
+        "8",
+        "--model.average_every",
+        "4",
+    ]
     argv += ["--trainer.limit_val_batches", "0"]
     assert train.main([*argv, "--run_dir", str(tmp_path / "straight")]) == 0
     argv += ["--run_dir", str(tmp_path / "stopped")]
-    assert train.main([*argv, "--trainer.callbacks+=tests.runs.TerminateAt", "--trainer.callbacks.step", "4"]) == 143
+    assert (
+        train.main(
+            [*argv, "--trainer.callbacks+=tests.runs.TerminateAt", "--trainer.callbacks.step", "4"]
+        )
+        == 143
+    )
     assert train.main([*argv, "--ckpt_path", "last"]) == 0
     assert run_differences(tmp_path / "straight", tmp_path / "stopped") == []
 
 
 def test_another_runs_average_is_not_the_new_runs(checkpoint: str, d: Path, tmp_path: Path) -> None:
     """What begins with the weights of another run is judged by its own, and averages none but its own."""
-    argv = ["fit", "--config", str(d / "run/config.yaml"), "--run_dir", str(tmp_path / "run"), "--init_from", checkpoint]
+    argv = [
+        "fit",
+        "--config",
+        str(d / "run/config.yaml"),
+        "--run_dir",
+        str(tmp_path / "run"),
+        "--init_from",
+        checkpoint,
+    ]
     assert train.main([*argv, "--trainer.max_steps", "2", "--trainer.limit_val_batches", "0"]) == 0
     state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert state["averaged.n_averaged"] == 1
-    torch.testing.assert_close(state["averaged.module.embedding.weight"], state["network.embedding.weight"])
+    torch.testing.assert_close(
+        state["averaged.module.embedding.weight"], state["network.embedding.weight"]
+    )
 
 
 # Translations
 
 
-def test_a_checkpoint_translates_its_test_split(checkpoint: str, d: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_translates_its_test_split(
+    checkpoint: str, d: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One line each, in the order of the seeds, and nothing else on stdout."""
-    assert sample.main([checkpoint, "--seeds", "3,0-2", "--beam", "2", "--length_penalty", "1"]) == 0
+    assert (
+        sample.main([checkpoint, "--seeds", "3,0-2", "--beam", "2", "--length_penalty", "1"]) == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     sources, _ = sample.data_module(d / "run/config.yaml").texts("test")
     search = Search(beam=2, length_penalty=1.0)
@@ -160,7 +237,15 @@ def test_a_checkpoint_translates_its_test_split(checkpoint: str, d: Path, capsys
 
 def test_texts_are_translated_alone_and_in_order(checkpoint: str) -> None:
     model = load(checkpoint)
-    texts = ["waving hand light skin tone", "", "cat", "Waving HAND light skin TONE", " \t", "woman", " cat\n"]
+    texts = [
+        "waving hand light skin tone",
+        "",
+        "cat",
+        "Waving HAND light skin TONE",
+        " \t",
+        "woman",
+        " cat\n",
+    ]
     made = model.translate(texts)
     assert made[1] == made[4] == ""
     assert made[3] == made[0] != made[2] != "", "small letters, as in the corpus"
@@ -177,18 +262,31 @@ FIT = "train fit --config {d}/tiny.yaml --run_dir {new}"
 FILES = "train fit --config {d}/files.yaml --run_dir {new} --data.folder {d}/"
 MISTAKES = {
     FILES + "uneven": ("train.de has 20 lines and", "train.en has 19", "look at line"),
-    FILES + "empty": ("train.de line 5: empty; complete the pair, or leave out such pairs with --data.skip true",),
-    FILES + "long": ("train.en line 8: has 100001 tokens, more than data.max_length 256; raise that, or leave out",),
+    FILES + "empty": (
+        "train.de line 5: empty; complete the pair, or leave out such pairs with --data.skip true",
+    ),
+    FILES + "long": (
+        "train.en line 8: has 100001 tokens, more than data.max_length 256; raise that, or leave out",
+    ),
     FILES + "lone": ("test.en: there is no such file beside test.de; add it, or remove that one",),
-    FIT + " --data.target tlh": ("data.target tlh: emoji have no names in it; give one of ar, de, en",),
-    FIT + " --data.shared_vocabulary false": ("model.shared needs one vocabulary", "set data.shared_vocabulary true, or this to"),
+    FIT + " --data.target tlh": (
+        "data.target tlh: emoji have no names in it; give one of ar, de, en",
+    ),
+    FIT + " --data.shared_vocabulary false": (
+        "model.shared needs one vocabulary",
+        "set data.shared_vocabulary true, or this to",
+    ),
     "sample {d}/run/checkpoints/last.ckpt --beam 0": ("--beam 0: give at least 1",),
-    "sample {d}/run/checkpoints/last.ckpt --min_length 5 --max_length 4": ("--min_length 5 --max_length 4: give a range",),
+    "sample {d}/run/checkpoints/last.ckpt --min_length 5 --max_length 4": (
+        "--min_length 5 --max_length 4: give a range",
+    ),
 }
 
 
 @pytest.mark.parametrize("command", MISTAKES, ids=lambda command: command.rpartition("/")[2])
-def test_a_mistake_is_one_line_with_its_mend(command: str, d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line_with_its_mend(
+    command: str, d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, line = call(command, d, tmp_path / "new", capsys)
     assert code == 2, line
     for fragment in MISTAKES[command]:

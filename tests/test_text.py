@@ -77,7 +77,9 @@ def test_words() -> None:
 
 
 def test_an_unknown_character_is_named() -> None:
-    with pytest.raises(UserError, match=r"the character 'z' \(number 3 of the text\) was not in the corpus"):
+    with pytest.raises(
+        UserError, match=r"the character 'z' \(number 3 of the text\) was not in the corpus"
+    ):
         CharTokenizer("abc").encode("abz")
 
 
@@ -85,12 +87,21 @@ def test_byte_pairs_of_a_published_file(tmp_path: Path) -> None:
     trained = BPETokenizer.train([TEXT * 5], 280)
     (tmp_path / "tokenizer.json").write_text(trained.model.to_str())
     (tmp_path / "text.txt").write_text(TEXT * 20)
-    data = TextFiles(str(tmp_path / "text.txt"), context=8, tokenizer_file=str(tmp_path / "tokenizer.json"), root=str(tmp_path))
+    data = TextFiles(
+        str(tmp_path / "text.txt"),
+        context=8,
+        tokenizer_file=str(tmp_path / "tokenizer.json"),
+        root=str(tmp_path),
+    )
     assert data.facts["vocab_size"] == trained.vocab_size
     assert np.array_equal(data.tokens("train").ids[:20], trained.encode(TEXT * 20)[:20])
     with pytest.raises(UserError, match="lacks the special token <pad>"):
         TextFiles(
-            str(tmp_path / "text.txt"), context=8, batching="records", tokenizer_file=data.tokenizer_file, root=str(tmp_path)
+            str(tmp_path / "text.txt"),
+            context=8,
+            batching="records",
+            tokenizer_file=data.tokenizer_file,
+            root=str(tmp_path),
         ).prepare_data()
 
 
@@ -100,9 +111,13 @@ def test_pieces_of_a_published_tokenizer_do_not_show(kind: str, size: int) -> No
     """One that puts a blank before each text, which a piece in the middle must not get."""
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     model.pre_tokenizer = getattr(tokenizers.pre_tokenizers, kind)()
-    model.train_from_iterator([TEXT * 30], tokenizers.trainers.BpeTrainer(vocab_size=600, show_progress=False))
+    model.train_from_iterator(
+        [TEXT * 30], tokenizers.trainers.BpeTrainer(vocab_size=600, show_progress=False)
+    )
     tokenizer, text = BPETokenizer(model.to_str()), f"{TEXT} " * 20
-    ids = np.concatenate(list(encode_pieces(tokenizer, [text[i : i + size] for i in range(0, len(text), size)])))
+    ids = np.concatenate(
+        list(encode_pieces(tokenizer, [text[i : i + size] for i in range(0, len(text), size)]))
+    )
     assert np.array_equal(ids, tokenizer.encode(text))
 
 
@@ -118,13 +133,18 @@ def test_other_files_are_no_tokenizers(wrong: str) -> None:
 def corpus(path: Path, text: str, **options: Any) -> TextFiles:
     path.mkdir(exist_ok=True)
     (path / "text.txt").write_text(text)
-    return TextFiles(str(path / "text.txt"), **{"context": 8, "root": str(path / "data"), **options})
+    return TextFiles(
+        str(path / "text.txt"), **{"context": 8, "root": str(path / "data"), **options}
+    )
 
 
 def test_the_last_part_is_for_validation(tmp_path: Path) -> None:
     text = "".join(chr(97 + i % 26) for i in range(1000))
     data = corpus(tmp_path, text)
-    decoded = {split: data.tokenizer.decode(data.tokens(split).ids.tolist()) for split in ("train", "val", "test")}
+    decoded = {
+        split: data.tokenizer.decode(data.tokens(split).ids.tolist())
+        for split in ("train", "val", "test")
+    }
     assert decoded["train"] == text[:900]
     assert decoded["val"] == decoded["test"] == text[900:]
     assert data.tokens("val").characters == data.tokens("val").bytes == 100
@@ -136,7 +156,9 @@ def test_disjoint_windows_meet_every_target_once() -> None:
     windows = DisjointWindows(ids, 10)
     assert len(windows) == 11
     batch = windows.__getitems__(Request(torch.arange(11), 0))
-    targets = [row[1 : 1 + length].tolist() for row, length in zip(batch["tokens"], batch["length"])]
+    targets = [
+        row[1 : 1 + length].tolist() for row, length in zip(batch["tokens"], batch["length"])
+    ]
     assert [target for row in targets for target in row] == list(range(1, 103))
     assert all(row[0] == 10 * number for number, row in enumerate(batch["tokens"]))
 
@@ -155,7 +177,10 @@ def test_random_windows_are_a_function_of_the_batchs_seed(tmp_path: Path) -> Non
 def test_streams_go_on_where_they_stopped() -> None:
     ids = np.arange(1000, dtype=np.uint16)
     streams = Streams(ids, 10, 4, whole=False)
-    steps = [streams.__getitems__(Request(torch.arange(4) + 4 * step, 0)) for step in range(len(streams) // 4)]
+    steps = [
+        streams.__getitems__(Request(torch.arange(4) + 4 * step, 0))
+        for step in range(len(streams) // 4)
+    ]
     assert [batch["first"] for batch in steps] == [True] + [False] * (len(steps) - 1)
     for before, after in itertools.pairwise(steps):
         assert torch.equal(before["tokens"][:, -1], after["tokens"][:, 0])
@@ -170,12 +195,18 @@ def test_streams_of_evaluation_meet_every_target_once(rows: int) -> None:
     met = []
     for step in range(len(streams) // rows):
         batch = streams.__getitems__(Request(torch.arange(rows) + rows * step, 0))
-        met += [target for row, length in zip(batch["tokens"], batch["length"]) for target in row[1 : 1 + length].tolist()]
+        met += [
+            target
+            for row, length in zip(batch["tokens"], batch["length"])
+            for target in row[1 : 1 + length].tolist()
+        ]
     assert sorted(met) == list(range(1, 1000))
 
 
 def test_streams_are_loaded_in_order(tmp_path: Path) -> None:
-    data = corpus(tmp_path, "".join(chr(97 + i % 26) for i in range(1000)), batching="streams", batch_size=4)
+    data = corpus(
+        tmp_path, "".join(chr(97 + i % 26) for i in range(1000)), batching="streams", batch_size=4
+    )
     batches = list(data.train_dataloader())
     assert len(batches) == (899 // 4) // 8
     for before, after in itertools.pairwise(batches):
@@ -183,7 +214,9 @@ def test_streams_are_loaded_in_order(tmp_path: Path) -> None:
 
 
 def test_records_do_not_run_into_each_other(tmp_path: Path) -> None:
-    data = corpus(tmp_path, "one\n\ntwo words\n  three \n" * 30, batching="records", context=20, batch_size=8)
+    data = corpus(
+        tmp_path, "one\n\ntwo words\n  three \n" * 30, batching="records", context=20, batch_size=8
+    )
     batch = data.batch("train", [0, 1, 2])
     rows = [data.tokenizer.decode(row.tolist()) for row in batch["tokens"]]
     assert rows == ["one", "two words", "three"]
@@ -193,11 +226,17 @@ def test_records_do_not_run_into_each_other(tmp_path: Path) -> None:
         assert row[length] == 2
         assert (row[length + 1 :] == 0).all()
     with pytest.raises(UserError, match=r"a line of 12 tokens, more than data.context 4: raise it"):
-        corpus(tmp_path / "short", "a long line\n" * 30, batching="records", context=4, batch_size=8).batch("train", [0])
-    assert data.tokens("train").characters == data.tokens("train").targets, "of what is encoded, ends of lines included"
+        corpus(
+            tmp_path / "short", "a long line\n" * 30, batching="records", context=4, batch_size=8
+        ).batch("train", [0])
+    assert data.tokens("train").characters == data.tokens("train").targets, (
+        "of what is encoded, ends of lines included"
+    )
 
 
-def drawn(lengths: np.ndarray, size: int, epoch: int = 0, **options: Any) -> list[tuple[list[int], int]]:
+def drawn(
+    lengths: np.ndarray, size: int, epoch: int = 0, **options: Any
+) -> list[tuple[list[int], int]]:
     sampler = LengthBatchSampler(lengths, size, **{"seed": 1, "name": "train", **options})
     sampler.set_epoch(epoch)
     return [(request.index.tolist(), request.seed) for request in sampler]
@@ -207,14 +246,19 @@ def drawn(lengths: np.ndarray, size: int, epoch: int = 0, **options: Any) -> lis
 def test_batches_of_records_are_of_similar_lengths(world: int) -> None:
     """Each rank has the same number of batches, no record comes twice in an epoch, and padding is less than a tenth."""
     lengths = np.random.default_rng(0).integers(3, 40, 1003)
-    ranks = [[index for index, _ in drawn(lengths, 8, epoch=2, rank=rank, world=world)] for rank in range(world)]
+    ranks = [
+        [index for index, _ in drawn(lengths, 8, epoch=2, rank=rank, world=world)]
+        for rank in range(world)
+    ]
     assert {len(rank) for rank in ranks} == {1003 // (8 * world)}
     seen = [number for rank in ranks for index in rank for number in index]
     assert len(seen) == len(set(seen)) == 1003 // (8 * world) * 8 * world
     padded = sum(len(index) * lengths[index].max() for rank in ranks for index in rank)
     assert lengths[seen].sum() / padded > 0.9
     alone = [index for index, _ in drawn(lengths, 8 * world, epoch=2)]
-    assert [sorted(number for index in parts for number in index) for parts in zip(*ranks)] == [sorted(index) for index in alone]
+    assert [sorted(number for index in parts for number in index) for parts in zip(*ranks)] == [
+        sorted(index) for index in alone
+    ]
 
 
 def test_a_token_of_any_record_weighs_the_same_in_training() -> None:
@@ -231,21 +275,32 @@ def test_no_rank_is_without_a_record() -> None:
     batches = [[index for index, _ in drawn(lengths, 1, rank=rank, world=3)] for rank in range(3)]
     assert [len(rank) for rank in batches] == [12] * 3
     assert min(len(index) for rank in batches for index in rank) == 1
-    assert sorted(number for rank in batches for index in rank for number in index) == list(range(36))
+    assert sorted(number for rank in batches for index in rank for number in index) == list(
+        range(36)
+    )
 
 
 def test_the_order_of_records_is_a_function_of_seed_and_epoch() -> None:
     lengths = np.random.default_rng(0).integers(3, 40, 1003)
-    first, again, later, other = (drawn(lengths, 8, epoch, seed=seed) for seed, epoch in ((1, 0), (1, 0), (1, 1), (2, 0)))
+    first, again, later, other = (
+        drawn(lengths, 8, epoch, seed=seed) for seed, epoch in ((1, 0), (1, 0), (1, 1), (2, 0))
+    )
     assert first == again
     for different in (later, other):
-        same = {frozenset(index) for index, _ in first} & {frozenset(index) for index, _ in different}
+        same = {frozenset(index) for index, _ in first} & {
+            frozenset(index) for index, _ in different
+        }
         assert len(same) <= 1, "the shortest records fill one batch"
         assert not {seed for _, seed in first} & {seed for _, seed in different}
     longest = [lengths[index].max() for index, _ in first]
-    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.3, "short and long batches by turns"
+    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.3, (
+        "short and long batches by turns"
+    )
     assert drawn(lengths, 8, start=50) == first[50:]
-    dropped = [set(range(1003)) - {number for index, _ in drawn(lengths, 8, epoch) for number in index} for epoch in range(9)]
+    dropped = [
+        set(range(1003)) - {number for index, _ in drawn(lengths, 8, epoch) for number in index}
+        for epoch in range(9)
+    ]
     assert len(set.union(*dropped)) > 20, "other ones each time"
 
 
@@ -253,9 +308,16 @@ def test_records_fill_their_training_batches() -> None:
     """Of embedded names: 45 % before; every record of an evaluation is met once, in its order."""
     data = EmojiNames(batching="records", context=64, batch_size=32)
     batches = list(data.train_dataloader())
-    assert sum(int((batch["length"] + 1).sum()) for batch in batches) / sum(batch["tokens"].numel() for batch in batches) > 0.9
+    assert (
+        sum(int((batch["length"] + 1).sum()) for batch in batches)
+        / sum(batch["tokens"].numel() for batch in batches)
+        > 0.9
+    )
     assert sum(len(batch["tokens"]) for batch in batches) == 32 * len(batches)
-    assert torch.equal(torch.cat([batch["index"] for batch in data.val_dataloader()]), torch.arange(len(data.names["val"])))
+    assert torch.equal(
+        torch.cat([batch["index"] for batch in data.val_dataloader()]),
+        torch.arange(len(data.names["val"])),
+    )
 
 
 def test_a_corpus_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +341,10 @@ def test_a_folder_with_parts(tmp_path: Path) -> None:
     }.items():
         (tmp_path / name).write_text(text)
     data = TextFiles(str(tmp_path), context=4, tokenizer="word", root=str(tmp_path / "data"))
-    assert [data.tokenizer.decode(data.tokens(split).ids[:3].tolist()) for split in ("train", "val", "test")] == [
+    assert [
+        data.tokenizer.decode(data.tokens(split).ids[:3].tolist())
+        for split in ("train", "val", "test")
+    ] == [
         "a b a",
         "b b\n",
         "c\nc",
@@ -290,7 +355,10 @@ def test_a_folder_is_joined_in_order(tmp_path: Path) -> None:
     for name in ("b", "a", "c"):
         (tmp_path / f"{name}.txt").write_text(name * 20)
     data = TextFiles(str(tmp_path), context=4, root=str(tmp_path / "data"))
-    assert data.tokenizer.decode(data.tokens("train").ids.tolist()) == "a" * 20 + "\n" + "b" * 20 + "\n" + "c" * 13
+    assert (
+        data.tokenizer.decode(data.tokens("train").ids.tolist())
+        == "a" * 20 + "\n" + "b" * 20 + "\n" + "c" * 13
+    )
 
 
 def test_large_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,9 +376,13 @@ def test_emoji_names() -> None:
     assert not set(names["train"]) & (set(names["val"]) | set(names["test"]))
     assert not set(names["val"]) & set(names["test"])
     words = {word for name in names["train"] for word in name.split()}
-    assert all(words.issuperset(name.split()) for name in names["val"]), "what is held out is a combination, never a word"
+    assert all(words.issuperset(name.split()) for name in names["val"]), (
+        "what is held out is a combination, never a word"
+    )
     assert not any("skin tone" in name for name in names["train"] if name.count(" ") > 3)
-    assert data.tokenizer.decode(data.batch("train", [5])["tokens"][0].tolist()) == names["train"][5]
+    assert (
+        data.tokenizer.decode(data.batch("train", [5])["tokens"][0].tolist()) == names["train"][5]
+    )
 
 
 def test_python_docs_have_their_facts_at_once() -> None:
@@ -324,20 +396,32 @@ def test_python_docs_have_their_facts_at_once() -> None:
     [
         (None, {}, "there is no such file or folder"),
         (b"", {}, "is empty; give a .txt with text in it"),
-        (b"aaaaa", {"context": 64}, "has 4 tokens, too few for data.context 64: lower it or add text"),
+        (
+            b"aaaaa",
+            {"context": 64},
+            "has 4 tokens, too few for data.context 64: lower it or add text",
+        ),
         (b"good \xff bad" * 50, {}, r"is not UTF-8 \(byte 5\); convert it"),
         ("ä".encode()[:1], {}, "ends in the middle of a character"),
-        (b"text" * 50, {"tokenizer_file": "/nowhere"}, "data.tokenizer_file /nowhere: there is no such file"),
+        (
+            b"text" * 50,
+            {"tokenizer_file": "/nowhere"},
+            "data.tokenizer_file /nowhere: there is no such file",
+        ),
         (b"text" * 50, {"context": 0}, "data.context 0: give at least 1"),
         (b"text" * 50, {"val_share": 1.0}, "data.val_share 1.0: give a share"),
     ],
 )
-def test_bad_texts(content: bytes | None, options: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_bad_texts(
+    content: bytes | None, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "x.txt"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=message):
-        TextFiles(str(path), **{"context": 4, "root": str(tmp_path / "data"), **options}).split("train")
+        TextFiles(str(path), **{"context": 4, "root": str(tmp_path / "data"), **options}).split(
+            "train"
+        )
 
 
 def test_shakespeare_is_the_published_file(tmp_path: Path) -> None:
@@ -345,7 +429,12 @@ def test_shakespeare_is_the_published_file(tmp_path: Path) -> None:
     (tmp_path / "tiny_shakespeare").mkdir()
     (tmp_path / "tiny_shakespeare/input.txt").write_text(TEXT * 30)
     assert TinyShakespeare(context=8, root=str(tmp_path)).facts["vocab_size"] == len(set(TEXT))
-    assert json.loads((TinyShakespeare(context=8, root=str(tmp_path)).cache / "tokenizer.json").read_text())["kind"] == "char"
+    assert (
+        json.loads(
+            (TinyShakespeare(context=8, root=str(tmp_path)).cache / "tokenizer.json").read_text()
+        )["kind"]
+        == "char"
+    )
 
 
 # The floor
@@ -355,7 +444,9 @@ def counted(train: list[int], context: tuple[int, ...], token: int, vocab_size: 
     """Witten and Bell's recursion, written out."""
     shorter = counted(train, context[1:], token, vocab_size) if context else 1 / vocab_size
     size = len(context)
-    after = [train[i + size] for i in range(len(train) - size) if tuple(train[i : i + size]) == context]
+    after = [
+        train[i + size] for i in range(len(train) - size) if tuple(train[i : i + size]) == context
+    ]
     kinds = len(set(after))
     return (after.count(token) + kinds * shorter) / (len(after) + kinds) if after else shorter
 
@@ -365,10 +456,15 @@ def test_witten_bell_is_its_recursion(order: int) -> None:
     draw = np.random.default_rng(0)
     train, text = draw.integers(0, 4, 80), draw.integers(0, 5, 40)
     probabilities = [
-        counted(train.tolist(), tuple(text[max(0, i - order + 1) : i].tolist()), int(text[i]), 5) for i in range(1, len(text))
+        counted(train.tolist(), tuple(text[max(0, i - order + 1) : i].tolist()), int(text[i]), 5)
+        for i in range(1, len(text))
     ]
-    assert witten_bell(train, text, order, 5) == pytest.approx(-np.log(probabilities).mean(), rel=1e-9)
-    assert sum(counted(train.tolist(), tuple(text[3:5].tolist()), token, 5) for token in range(5)) == pytest.approx(1)
+    assert witten_bell(train, text, order, 5) == pytest.approx(
+        -np.log(probabilities).mean(), rel=1e-9
+    )
+    assert sum(
+        counted(train.tolist(), tuple(text[3:5].tolist()), token, 5) for token in range(5)
+    ) == pytest.approx(1)
 
 
 # What a fresh reader found
@@ -379,11 +475,19 @@ def test_test_text_is_never_trained_on(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("a" * 100)
     (tmp_path / "test.txt").write_text("b" * 100)
     data = TextFiles(str(tmp_path), context=4, root=str(tmp_path / "data"))
-    decoded = {split: set(data.tokenizer.decode(data.tokens(split).ids.tolist())) for split in ("train", "val", "test")}
+    decoded = {
+        split: set(data.tokenizer.decode(data.tokens(split).ids.tolist()))
+        for split in ("train", "val", "test")
+    }
     assert decoded == {"train": {"a"}, "val": {"a"}, "test": {"b"}}
     assert len(data.tokens("train").ids) == 90
     assert data.split_name("test") == "test"
-    assert TextFiles(str(tmp_path / "train.txt"), context=4, root=str(tmp_path / "data")).split_name("test") == "val"
+    assert (
+        TextFiles(str(tmp_path / "train.txt"), context=4, root=str(tmp_path / "data")).split_name(
+            "test"
+        )
+        == "val"
+    )
 
 
 def test_lines_and_words_are_not_cut_in_two(tmp_path: Path) -> None:
@@ -400,7 +504,10 @@ def test_equal_files_in_other_places_are_another_corpus(tmp_path: Path) -> None:
     for name in ("train", "val"):
         (tmp_path / "b/sub").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"b/sub/{name}.txt").write_text(f"{name} " * 50)
-    one, other = (TextFiles(str(tmp_path / path), context=4, root=str(tmp_path / "data")) for path in ("b", "b/sub"))
+    one, other = (
+        TextFiles(str(tmp_path / path), context=4, root=str(tmp_path / "data"))
+        for path in ("b", "b/sub")
+    )
     assert one.cache != other.cache
     (one.cache.parent).mkdir(parents=True)
     one.cache.with_name(f"{one.cache.name}.tmp1").mkdir()  # of a process that was killed

@@ -36,7 +36,10 @@ def pictures(count: int = 2, side: int = 16, seed: int = 0) -> Tensor:
 
 
 def cyclegan(**options: Any) -> CycleGAN:
-    return CycleGAN(image_shape=[3, 16, 16], **{"width": 4, "blocks": 1, "patch": 16, "lambda_identity": 5.0, **options})
+    return CycleGAN(
+        image_shape=[3, 16, 16],
+        **{"width": 4, "blocks": 1, "patch": 16, "lambda_identity": 5.0, **options},
+    )
 
 
 def pix2pix(**options: Any) -> Pix2Pix:
@@ -54,7 +57,12 @@ def test_identity_generators_have_no_cycle_and_no_identity_loss() -> None:
     model = cyclegan()
     model.generator = nn.ModuleDict({"a2b": nn.Identity(), "b2a": nn.Identity()})
     losses = model.generator_losses(BATCH, model.generate(BATCH))
-    assert {name for name, value in losses.items() if value == 0} == {"cycle_a", "cycle_b", "identity_a", "identity_b"}
+    assert {name for name, value in losses.items() if value == 0} == {
+        "cycle_a",
+        "cycle_b",
+        "identity_a",
+        "identity_b",
+    }
     assert losses["gan_a2b"] > 0
 
 
@@ -77,11 +85,22 @@ def test_eq_1_to_3_with_known_networks() -> None:
     constant.forward = lambda x: torch.full((len(x), 1, 2, 2), 0.25)  # type: ignore[method-assign]
     model.discriminator = nn.ModuleDict({"a": constant, "b": constant})
     losses = model.generator_losses(BATCH, model.generate(BATCH))
-    expected = {"gan_a2b": 0.75**2, "gan_b2a": 0.75**2, "cycle_a": 0.4, "cycle_b": 0.4, "identity_a": 0.1, "identity_b": 0.3}
-    assert {name: value.item() for name, value in losses.items()} == pytest.approx(expected, abs=1e-6)
+    expected = {
+        "gan_a2b": 0.75**2,
+        "gan_b2a": 0.75**2,
+        "cycle_a": 0.4,
+        "cycle_b": 0.4,
+        "identity_a": 0.1,
+        "identity_b": 0.3,
+    }
+    assert {name: value.item() for name, value in losses.items()} == pytest.approx(
+        expected, abs=1e-6
+    )
     assert model.weigh(losses).item() == pytest.approx(2 * 0.75**2 + 10 * 0.8 + 5 * 0.4, abs=1e-5)
     fake = model.generate(BATCH)
-    assert model.discriminator_loss("b", BATCH["b"], fake["b"]).item() == pytest.approx((0.75**2 + 0.25**2) / 2)
+    assert model.discriminator_loss("b", BATCH["b"], fake["b"]).item() == pytest.approx(
+        (0.75**2 + 0.25**2) / 2
+    )
 
 
 def test_swapping_the_domains_swaps_every_loss() -> None:
@@ -89,7 +108,9 @@ def test_swapping_the_domains_swaps_every_loss() -> None:
     there = model.generator_losses(BATCH, model.generate(BATCH))
     judged = {x: model.discriminator_loss(x, BATCH[x], model.generate(BATCH)[x]) for x in "ab"}
     model.generator = nn.ModuleDict({"a2b": model.generator["b2a"], "b2a": model.generator["a2b"]})
-    model.discriminator = nn.ModuleDict({"a": model.discriminator["b"], "b": model.discriminator["a"]})
+    model.discriminator = nn.ModuleDict(
+        {"a": model.discriminator["b"], "b": model.discriminator["a"]}
+    )
     swapped = {**BATCH, "a": BATCH["b"], "b": BATCH["a"]}
     back = model.generator_losses(swapped, model.generate(swapped))
     names = {"gan_a2b": "gan_b2a", "cycle_a": "cycle_b", "identity_a": "identity_b"}
@@ -97,7 +118,9 @@ def test_swapping_the_domains_swaps_every_loss() -> None:
         assert torch.equal(there[one], back[other]), one
         assert torch.equal(there[other], back[one]), other
         assert not torch.equal(there[one], there[other])
-    assert torch.equal(judged["a"], model.discriminator_loss("b", swapped["b"], model.generate(swapped)["b"]))
+    assert torch.equal(
+        judged["a"], model.discriminator_loss("b", swapped["b"], model.generate(swapped)["b"])
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,7 +131,10 @@ def test_swapping_the_domains_swaps_every_loss() -> None:
         ({"lambda_gan": 0}, {"cycle_a", "cycle_b"}),
         ({"cycle": "forward"}, {"gan_a2b", "gan_b2a", "cycle_a"}),
         ({"cycle": "backward"}, {"gan_a2b", "gan_b2a", "cycle_b"}),
-        ({"lambda_identity": 5.0}, {"gan_a2b", "gan_b2a", "cycle_a", "cycle_b", "identity_a", "identity_b"}),
+        (
+            {"lambda_identity": 5.0},
+            {"gan_a2b", "gan_b2a", "cycle_a", "cycle_b", "identity_a", "identity_b"},
+        ),
     ],
 )
 def test_each_loss_can_be_left_out(options: dict[str, Any], left: set[str]) -> None:
@@ -116,7 +142,9 @@ def test_each_loss_can_be_left_out(options: dict[str, Any], left: set[str]) -> N
     losses = model.generator_losses(BATCH, model.generate(BATCH))
     assert set(losses) == left
     every = model.generator_losses(BATCH, model.generate(BATCH), every=True)
-    assert len(every) == 6, "validation shows validity, reconstruction and identity whatever they weigh"
+    assert len(every) == 6, (
+        "validation shows validity, reconstruction and identity whatever they weigh"
+    )
     torch.testing.assert_close(model.weigh(every), model.weigh(losses))
 
 
@@ -129,7 +157,11 @@ def test_a_game_without_any_loss_is_refused() -> None:
 def test_neither_players_gradients_reach_the_other(model: Any) -> None:
     model.log_train = lambda **values: None
     generated = model.generate(BATCH)
-    detached = {name: value.detach() for name, value in generated.items()} if isinstance(generated, dict) else generated.detach()
+    detached = (
+        {name: value.detach() for name, value in generated.items()}
+        if isinstance(generated, dict)
+        else generated.detach()
+    )
     model.discriminator_step(BATCH, detached).backward()
     assert all(p.grad is None for p in model.generator.parameters())
     assert all(p.grad is not None for p in model.discriminator.parameters())
@@ -145,10 +177,15 @@ def test_pix2pix_eq_1_to_4(conditional: bool) -> None:
     """D's loss is half the negated Eq. 1 (2), G's is -log D plus lambda times Eq. 3."""
     model = pix2pix(loss="l1+cgan" if conditional else "l1+gan")
     made = pictures(seed=3)
-    judge = lambda b: model.discriminator(torch.cat([BATCH["a"], b], 1) if conditional else b).sigmoid().double()  # noqa: E731
+    judge = lambda b: (
+        model.discriminator(torch.cat([BATCH["a"], b], 1) if conditional else b).sigmoid().double()
+    )  # noqa: E731
     real, fake = judge(BATCH["b"]), judge(made)
     torch.testing.assert_close(
-        model.discriminator_loss(BATCH, made).double(), -(real.log().mean() + (1 - fake).log().mean()) / 2, atol=1e-6, rtol=1e-5
+        model.discriminator_loss(BATCH, made).double(),
+        -(real.log().mean() + (1 - fake).log().mean()) / 2,
+        atol=1e-6,
+        rtol=1e-5,
     )
     losses = model.generator_losses(BATCH, made)
     torch.testing.assert_close(losses["l1"], (made - BATCH["b"]).abs().mean())
@@ -158,7 +195,13 @@ def test_pix2pix_eq_1_to_4(conditional: bool) -> None:
 
 @pytest.mark.parametrize(
     ("loss", "weights"),
-    [("l1", (100, None)), ("gan", (0, 1)), ("cgan", (0, 1)), ("l1+gan", (100, 1)), ("l1+cgan", (100, 1))],
+    [
+        ("l1", (100, None)),
+        ("gan", (0, 1)),
+        ("cgan", (0, 1)),
+        ("l1+gan", (100, 1)),
+        ("l1+cgan", (100, 1)),
+    ],
 )
 def test_losses_of_table_1(loss: Any, weights: tuple[int, int | None]) -> None:
     model = pix2pix(loss=loss)
@@ -180,7 +223,9 @@ def test_a_logit_sees_its_patch(patch: Any) -> None:
     for part in network:
         if isinstance(part, nn.Conv2d):
             nn.init.constant_(part.weight, 1.0)
-    network = nn.Sequential(*[part for part in network if not isinstance(part, nn.InstanceNorm2d)])  # which sees everything
+    network = nn.Sequential(
+        *[part for part in network if not isinstance(part, nn.InstanceNorm2d)]
+    )  # which sees everything
     image = torch.rand(1, 1, side, side, requires_grad=True)
     logits = network(image)
     logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
@@ -193,7 +238,9 @@ def test_a_logit_sees_its_patch(patch: Any) -> None:
 def test_a_patch_names_the_sizes_it_takes(patch: Any) -> None:
     side = smallest_side(patch)
     assert PatchDiscriminator(3, 2, patch, "batch", side)(pictures(1, side)).shape[2] == 1
-    with pytest.raises(UserError, match=rf"model.patch {patch} needs pictures of at least {side} pixels: take 1"):
+    with pytest.raises(
+        UserError, match=rf"model.patch {patch} needs pictures of at least {side} pixels: take 1"
+    ):
         PatchDiscriminator(3, 2, patch, "batch", side - 1)
 
 
@@ -206,14 +253,22 @@ def test_networks_have_the_papers_size() -> None:
     biases_g = 64 + 128 + 256 + 9 * 2 * 256 + 128 + 64
     assert parameters(ResnetGenerator(3, 64, 9)) + biases_g == 11_378_179
     assert parameters(PatchDiscriminator(3, 64, 70, "instance", 256)) + 128 + 256 + 512 == 2_764_737
-    assert parameters(UNet(3, 64, 8, "picture")) == pytest.approx(54_413_955, abs=600)  # biases of two layers without norm
+    assert parameters(UNet(3, 64, 8, "picture")) == pytest.approx(
+        54_413_955, abs=600
+    )  # biases of two layers without norm
     assert parameters(PatchDiscriminator(6, 64, 70, "batch", 256)) == 2_768_705
     assert (
-        sum(isinstance(part, nn.InstanceNorm2d) for part in CycleGAN([3, 128, 128], width=2).generator["a2b"].modules())
+        sum(
+            isinstance(part, nn.InstanceNorm2d)
+            for part in CycleGAN([3, 128, 128], width=2).generator["a2b"].modules()
+        )
         == 5 + 6 * 2
     )
     assert (
-        sum(isinstance(part, nn.InstanceNorm2d) for part in CycleGAN([3, 256, 256], width=2).generator["a2b"].modules())
+        sum(
+            isinstance(part, nn.InstanceNorm2d)
+            for part in CycleGAN([3, 256, 256], width=2).generator["a2b"].modules()
+        )
         == 5 + 9 * 2
     )
 
@@ -238,11 +293,15 @@ def test_statistics_of_one_picture_are_a_batch_of_one() -> None:
     """The paper's policy at test time: what training does to a batch of one, for any number of pictures."""
     norm, x = StatisticsBatchNorm(3, "picture"), pictures(4)
     nn.init.normal_(norm.weight)
-    trained = torch.cat([F.batch_norm(one[None], None, None, norm.weight, norm.bias, training=True) for one in x])
+    trained = torch.cat(
+        [F.batch_norm(one[None], None, None, norm.weight, norm.bias, training=True) for one in x]
+    )
     torch.testing.assert_close(norm.eval()(x), trained, atol=1e-5, rtol=1e-5)
     running = StatisticsBatchNorm(3, "running")
     running(x)
-    torch.testing.assert_close(running.eval()(x), F.batch_norm(x, running.running_mean, running.running_var))
+    torch.testing.assert_close(
+        running.eval()(x), F.batch_norm(x, running.running_mean, running.running_var)
+    )
 
 
 def test_dropout_is_the_noise_also_when_sampling() -> None:
@@ -252,7 +311,9 @@ def test_dropout_is_the_noise_also_when_sampling() -> None:
     drawn = model.sample([5, 6, 5], batch=batch)
     assert torch.equal(drawn[0], drawn[2])
     assert not torch.equal(drawn[0], drawn[1])
-    torch.testing.assert_close(drawn[1:2], model.sample([6], batch={"a": BATCH["a"][:1]}), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        drawn[1:2], model.sample([6], batch={"a": BATCH["a"][:1]}), atol=1e-6, rtol=0
+    )
     dropped = UNet.drop(torch.ones(50, 8, 8, 8), 3, list(range(50)))
     assert set(dropped.unique().tolist()) == {0.0, 2.0}
     assert dropped.mean().item() == pytest.approx(1, abs=0.05)
@@ -296,7 +357,9 @@ def test_pool_statistics(batch: int) -> None:
     assert len(replayed.unique()) == len(replayed)
     age = (asked.flatten()[size:][old] - replayed).mean().item()
     assert age == pytest.approx(2 * size, rel=0.25 if batch < size else 0.6)
-    assert torch.equal(answers[:size], asked[:size]), "while it fills, it answers with what it is given"
+    assert torch.equal(answers[:size], asked[:size]), (
+        "while it fills, it answers with what it is given"
+    )
 
 
 def test_no_pool_answers_with_what_it_is_given() -> None:
@@ -319,14 +382,27 @@ def test_pool_does_not_change_what_it_was_given() -> None:
 def tiny(path: Path, system: str, **model: Any) -> Path:
     config = {
         "model": {
-            "class_path": {"cyclegan": "lightning_modules.cyclegan.CycleGAN", "pix2pix": "lightning_modules.pix2pix.Pix2Pix"}[
-                system
-            ],
-            "init_args": {"width": 4, "patch": 16, "generator_schedule": SCHEDULE, "discriminator_schedule": SCHEDULE, **model},
+            "class_path": {
+                "cyclegan": "lightning_modules.cyclegan.CycleGAN",
+                "pix2pix": "lightning_modules.pix2pix.Pix2Pix",
+            }[system],
+            "init_args": {
+                "width": 4,
+                "patch": 16,
+                "generator_schedule": SCHEDULE,
+                "discriminator_schedule": SCHEDULE,
+                **model,
+            },
         },
         "data": {
             "class_path": "datamodules.openmoji_pairs.OpenMojiPairs",
-            "init_args": {"size": 16, "load_size": 18, "flip": True, "paired": system == "pix2pix", "eval_batch_size": 64},
+            "init_args": {
+                "size": 16,
+                "load_size": 18,
+                "flip": True,
+                "paired": system == "pix2pix",
+                "eval_batch_size": 64,
+            },
         },
         "trainer": {"log_every_n_steps": 1, "max_steps": CONSTANT + DECAY, "limit_val_batches": 1},
     }
@@ -335,20 +411,35 @@ def tiny(path: Path, system: str, **model: Any) -> Path:
 
 
 @pytest.mark.parametrize("system", ["cyclegan", "pix2pix"])
-def test_a_run_resumed_in_its_decay_goes_on_along_the_same_line(system: str, tmp_path: Path) -> None:
+def test_a_run_resumed_in_its_decay_goes_on_along_the_same_line(
+    system: str, tmp_path: Path
+) -> None:
     """Pool, schedules and position included: stopped twice, before and after the decay began, and every bit is the same."""
     model = {"pool_size": 3, "blocks": 1} if system == "cyclegan" else {}
-    argv = ["fit", "--config", str(tiny(tmp_path / "c.yaml", system, **model)), "--data.batch_size", "2"]
+    argv = [
+        "fit",
+        "--config",
+        str(tiny(tmp_path / "c.yaml", system, **model)),
+        "--data.batch_size",
+        "2",
+    ]
     assert train.main([*argv, "--run_dir", str(tmp_path / "one")]) == 0
     for step in (1, 5):
-        stop = ["--trainer.callbacks+=tests.runs.TerminateAt", "--trainer.callbacks.step", str(step)]
+        stop = [
+            "--trainer.callbacks+=tests.runs.TerminateAt",
+            "--trainer.callbacks.step",
+            str(step),
+        ]
         more = ["--ckpt_path", "last"] if step > 1 else []
         assert train.main([*argv, "--run_dir", str(tmp_path / "two"), *stop, *more]) == 143
     assert train.main([*argv, "--run_dir", str(tmp_path / "two"), "--ckpt_path", "last"]) == 0
     assert run_differences(tmp_path / "one", tmp_path / "two") == []
     with open(tmp_path / "two/metrics.csv") as file:
         rates = [float(row["train/lr"]) for row in csv.DictReader(file) if row["train/lr"]]
-    line = [2e-4 * min(1.0, (CONSTANT + DECAY - step) / DECAY) for step in range(1, CONSTANT + DECAY + 1)]
+    line = [
+        2e-4 * min(1.0, (CONSTANT + DECAY - step) / DECAY)
+        for step in range(1, CONSTANT + DECAY + 1)
+    ]
     assert rates == pytest.approx(line)
 
 
@@ -366,7 +457,12 @@ PARALLEL: dict[str, Any] = {
         "class_path": "datamodules.openmoji_pairs.OpenMojiPairs",
         "init_args": {"size": 16, "paired": True, "max_samples": 16, "eval_batch_size": 16},
     },
-    "trainer": {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1, "limit_val_batches": 1},
+    "trainer": {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "log_every_n_steps": 1,
+        "limit_val_batches": 1,
+    },
 }
 
 
@@ -389,7 +485,15 @@ def test_every_rank_keeps_a_pool_of_its_own(tmp_path: Path) -> None:
     pools = torch.load(tmp_path / "whole/run/checkpoints/last.ckpt", weights_only=True)["pools"]
     assert [pool["a"]["count"] for pool in pools] == [3, 3]
     assert not torch.equal(pools[0]["a"]["images"], pools[1]["a"]["images"])
-    fit(tmp_path / "half", PARALLEL, *common, "--trainer.max_steps", "6", "--checkpoint.every_n_train_steps", "6")
+    fit(
+        tmp_path / "half",
+        PARALLEL,
+        *common,
+        "--trainer.max_steps",
+        "6",
+        "--checkpoint.every_n_train_steps",
+        "6",
+    )
     last = str(tmp_path / "half/run/checkpoints/last.ckpt")
     fit(tmp_path / "rest", PARALLEL, *common, "--ckpt_path", last)
     tables = ["metrics.csv", "health.csv"]  # of a run directory of its own, which begins later
@@ -404,7 +508,13 @@ def translators(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A checkpoint of each system."""
     home = tmp_path_factory.mktemp("translators")
     for system in ("cyclegan", "pix2pix"):
-        argv = ["fit", "--config", str(tiny(home / f"{system}.yaml", system)), "--trainer.max_steps", "1"]
+        argv = [
+            "fit",
+            "--config",
+            str(tiny(home / f"{system}.yaml", system)),
+            "--trainer.max_steps",
+            "1",
+        ]
         assert train.main([*argv, "--data.batch_size", "1", "--run_dir", str(home / system)]) == 0
     return {system: home / system / "checkpoints/last.ckpt" for system in ("cyclegan", "pix2pix")}
 
@@ -415,21 +525,47 @@ def picture(path: Path, height: int, width: int, mode: str = "RGB") -> None:
     Image.fromarray(noise).convert(mode).save(path)
 
 
-def test_a_folder_is_translated_under_its_names_and_sizes(translators: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
+def test_a_folder_is_translated_under_its_names_and_sizes(
+    translators: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
     """What cannot be read or has another size is told of, and all else is done."""
     good = {"a.png": (16, 16), "b.png": (32, 48), "deep/c.jpg": (16, 16), "grey.png": (16, 16)}
     for name, (height, width) in good.items():
         picture(tmp_path / "in" / name, height, width, "L" if name == "grey.png" else "RGB")
     checkpoint, out = str(translators["cyclegan"]), tmp_path / "out"
-    assert sample.main([checkpoint, "--input", str(tmp_path / "in"), "--direction", "b2a", "--out", str(out)]) == 0
+    assert (
+        sample.main(
+            [checkpoint, "--input", str(tmp_path / "in"), "--direction", "b2a", "--out", str(out)]
+        )
+        == 0
+    )
     for name, (height, width) in good.items():
         assert Image.open(out / name).size == (width, height)
     alone = tmp_path / "alone"
-    assert sample.main([checkpoint, "--input", str(tmp_path / "in/b.png"), "--direction", "b2a", "--out", str(alone)]) == 0
+    assert (
+        sample.main(
+            [
+                checkpoint,
+                "--input",
+                str(tmp_path / "in/b.png"),
+                "--direction",
+                "b2a",
+                "--out",
+                str(alone),
+            ]
+        )
+        == 0
+    )
     assert (alone / "b.png").read_bytes() == (out / "b.png").read_bytes()
     translated = load(checkpoint).sample(
         [0],
-        batch={"b": torch.from_numpy(np.array(Image.open(tmp_path / "in/b.png"))).permute(2, 0, 1)[None] / 127.5 - 1},
+        batch={
+            "b": torch.from_numpy(np.array(Image.open(tmp_path / "in/b.png"))).permute(2, 0, 1)[
+                None
+            ]
+            / 127.5
+            - 1
+        },
         direction="b2a",
     )
     shown = np.array(Image.open(out / "b.png")).transpose(2, 0, 1) / 127.5 - 1
@@ -438,10 +574,16 @@ def test_a_folder_is_translated_under_its_names_and_sizes(translators: dict[str,
     picture(tmp_path / "in/odd.png", 17, 16)
     (tmp_path / "in/broken.png").write_bytes(b"no picture")
     capsys.readouterr()
-    assert sample.main([checkpoint, "--input", str(tmp_path / "in"), "--out", str(tmp_path / "again")]) == 2
+    assert (
+        sample.main([checkpoint, "--input", str(tmp_path / "in"), "--out", str(tmp_path / "again")])
+        == 2
+    )
     err = capsys.readouterr().err
     assert "warning: " + str(tmp_path / "in/broken.png") in err
-    assert "odd.png: pictures of 17x16: sides must be multiples of 4 (here 16 or 20 high, 16 or 20 wide)" in err
+    assert (
+        "odd.png: pictures of 17x16: sides must be multiples of 4 (here 16 or 20 high, 16 or 20 wide)"
+        in err
+    )
     assert "error: 2 of 6 pictures could not be translated" in err.splitlines()[-1]
     assert len(list((tmp_path / "again").rglob("*.*"))) == 4
 
@@ -454,16 +596,28 @@ def test_a_folder_is_translated_under_its_names_and_sizes(translators: dict[str,
         ("--input {d}/in --out {d}/in", ("would overwrite", "give another folder")),
         ("--input {d}/in/odd.png", ("pictures of 17x16", "multiples of 16, such as 16 or 32")),
         ("--input {d}/in/good.png --direction b2a", ("'b2a'", "'a2b'")),
-        ("--input {d}/in/good.png --seeds 3", ("--seeds picks pictures of the test split", "give --seed")),
+        (
+            "--input {d}/in/good.png --seeds 3",
+            ("--seeds picks pictures of the test split", "give --seed"),
+        ),
     ],
 )
 def test_translation_mistakes(
-    arguments: str, fragments: tuple[str, ...], translators: dict[str, Path], tmp_path: Path, capsys: Any
+    arguments: str,
+    fragments: tuple[str, ...],
+    translators: dict[str, Path],
+    tmp_path: Path,
+    capsys: Any,
 ) -> None:
     (tmp_path / "empty").mkdir()
     picture(tmp_path / "in/odd.png", 17, 16)
     picture(tmp_path / "in/good.png", 16, 16)
-    argv = [str(translators["pix2pix"]), "--out", str(tmp_path / "out"), *arguments.format(d=tmp_path).split()]
+    argv = [
+        str(translators["pix2pix"]),
+        "--out",
+        str(tmp_path / "out"),
+        *arguments.format(d=tmp_path).split(),
+    ]
     assert sample.main(argv) == 2
     err = capsys.readouterr().err.splitlines()
     assert len(err) == 1
@@ -472,8 +626,19 @@ def test_translation_mistakes(
 
 
 def test_pix2pix_refuses_what_is_no_pair(tmp_path: Path, capsys: Any) -> None:
-    argv = ["fit", "--config", "configs/pix2pix/openmoji.yaml", "--run_dir", str(tmp_path / "run"), "--data.paired", "false"]
-    assert train.main([*argv, "--data.size", "16", "--model.patch", "16", "--trainer.max_steps", "1"]) == 2
+    argv = [
+        "fit",
+        "--config",
+        "configs/pix2pix/openmoji.yaml",
+        "--run_dir",
+        str(tmp_path / "run"),
+        "--data.paired",
+        "false",
+    ]
+    assert (
+        train.main([*argv, "--data.size", "16", "--model.patch", "16", "--trainer.max_steps", "1"])
+        == 2
+    )
     assert "set data.paired to true" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -486,13 +651,23 @@ def test_a_restored_pool_follows_its_pictures() -> None:
         assert restored.query(pictures(2).double()).dtype == torch.float64
 
 
-def test_many_pictures_pass_through_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_pictures_pass_through_in_small_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At most `PIXELS` at a time, and only pictures of one size together."""
     for number in range(9):
         picture(tmp_path / f"{number}.png", 16, 16 if number < 7 else 32)
     monkeypatch.setattr(sample, "PIXELS", 3 * 16 * 16)
-    sizes = [(len(paths), tuple(images.shape)) for paths, images in sample.pictures_of(tmp_path, 3, [])]
-    assert sizes == [(3, (3, 3, 16, 16)), (3, (3, 3, 16, 16)), (1, (1, 3, 16, 16)), (1, (1, 3, 16, 32)), (1, (1, 3, 16, 32))]
+    sizes = [
+        (len(paths), tuple(images.shape)) for paths, images in sample.pictures_of(tmp_path, 3, [])
+    ]
+    assert sizes == [
+        (3, (3, 3, 16, 16)),
+        (3, (3, 3, 16, 16)),
+        (1, (1, 3, 16, 16)),
+        (1, (1, 3, 16, 32)),
+        (1, (1, 3, 16, 32)),
+    ]
 
 
 def test_a_run_has_the_losses_of_a_plain_loop(tmp_path: Path) -> None:
@@ -502,9 +677,21 @@ def test_a_run_has_the_losses_of_a_plain_loop(tmp_path: Path) -> None:
     from lightning_modules.base import adam_for_gans, seed_generators
 
     steps, options = 6, {"pool_size": 2, "blocks": 1, "lambda_identity": 5.0}
-    argv = ["fit", "--config", str(tiny(tmp_path / "c.yaml", "cyclegan", **options)), "--run_dir", str(tmp_path / "run")]
-    constant = [f"--model.{player}_schedule.init_args.constant=100" for player in ("generator", "discriminator")]
-    assert train.main([*argv, *constant, "--trainer.max_steps", str(steps), "--data.batch_size", "2"]) == 0
+    argv = [
+        "fit",
+        "--config",
+        str(tiny(tmp_path / "c.yaml", "cyclegan", **options)),
+        "--run_dir",
+        str(tmp_path / "run"),
+    ]
+    constant = [
+        f"--model.{player}_schedule.init_args.constant=100"
+        for player in ("generator", "discriminator")
+    ]
+    assert (
+        train.main([*argv, *constant, "--trainer.max_steps", str(steps), "--data.batch_size", "2"])
+        == 0
+    )
     with open(tmp_path / "run/metrics.csv") as file:
         rows = [row for row in csv.DictReader(file) if row["train/loss_g"]]
 
@@ -512,9 +699,13 @@ def test_a_run_has_the_losses_of_a_plain_loop(tmp_path: Path) -> None:
     model = CycleGAN(image_shape=[3, 16, 16], width=4, patch=16, **options)
     counted = {"a2b": 0, "b2a": 0, "a": 0, "b": 0}
     for name, network in [*model.generator.items(), *model.discriminator.items()]:
-        network.register_forward_hook(lambda *_, name=name: counted.update({name: counted[name] + 1}))
+        network.register_forward_hook(
+            lambda *_, name=name: counted.update({name: counted[name] + 1})
+        )
     data = OpenMojiPairs(size=16, load_size=18, flip=True, batch_size=2)
-    adams = [adam_for_gans(player.parameters()) for player in (model.generator, model.discriminator)]
+    adams = [
+        adam_for_gans(player.parameters()) for player in (model.generator, model.discriminator)
+    ]
     for row, batch in zip(rows, data.train_dataloader()):
         batch = data.transform(batch, training=True)
         seed_generators(batch["seed"], torch.device("cpu"))
@@ -535,17 +726,41 @@ def test_no_forward_pass_is_done_twice(monkeypatch: pytest.MonkeyPatch, tmp_path
             network.register_forward_hook(lambda *_, name=name: calls.append(name))
 
     monkeypatch.setattr(CycleGAN, "set_players", watched)
-    argv = ["fit", "--config", str(tiny(tmp_path / "c.yaml", "cyclegan", lambda_identity=5.0)), "--run_dir", str(tmp_path / "run")]
+    argv = [
+        "fit",
+        "--config",
+        str(tiny(tmp_path / "c.yaml", "cyclegan", lambda_identity=5.0)),
+        "--run_dir",
+        str(tmp_path / "run"),
+    ]
     quiet = ["--trainer.limit_val_batches", "0", "--data.batch_size", "1"]
     counts = []
     for steps in (2, 7):
         calls.clear()
-        assert train.main([*argv[:-1], str(tmp_path / f"run{steps}"), *quiet, "--trainer.max_steps", str(steps)]) == 0
+        assert (
+            train.main(
+                [
+                    *argv[:-1],
+                    str(tmp_path / f"run{steps}"),
+                    *quiet,
+                    "--trainer.max_steps",
+                    str(steps),
+                ]
+            )
+            == 0
+        )
         counts.append({name: calls.count(name) for name in ("a2b", "b2a", "a", "b")})
-    assert {name: counts[1][name] - counts[0][name] for name in counts[0]} == {"a2b": 15, "b2a": 15, "a": 10, "b": 10}
+    assert {name: counts[1][name] - counts[0][name] for name in counts[0]} == {
+        "a2b": 15,
+        "b2a": 15,
+        "a": 10,
+        "b": 10,
+    }
 
 
-def test_folders_are_scored_against_either_domain(tmp_path: Path, translators: dict[str, Path], capsys: Any) -> None:
+def test_folders_are_scored_against_either_domain(
+    tmp_path: Path, translators: dict[str, Path], capsys: Any
+) -> None:
     """The true colours are at distance 0 from themselves, and the true drawings are not; a translation is scored per direction."""
     import json
 
@@ -558,15 +773,32 @@ def test_folders_are_scored_against_either_domain(tmp_path: Path, translators: d
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"colours/{number:03d}.png")
     config, values = str(translators["cyclegan"].parents[1] / "config.yaml"), []
     for domain in ("b", "a"):
-        argv = [str(tmp_path / "colours"), "--against", config, "--metrics", "fid", "--domain", domain]
+        argv = [
+            str(tmp_path / "colours"),
+            "--against",
+            config,
+            "--metrics",
+            "fid",
+            "--domain",
+            domain,
+        ]
         assert evaluate.main(argv) == 0
         values.append(json.loads(capsys.readouterr().out)["value"])
     assert values[0] == pytest.approx(0, abs=1e-3)
     assert values[1] > 1
-    assert evaluate.main([str(translators["cyclegan"]), "--metrics", "kid,l1", "--num", "5000"]) == 0
+    assert (
+        evaluate.main([str(translators["cyclegan"]), "--metrics", "kid,l1", "--num", "5000"]) == 0
+    )
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["metric"] for line in lines] == ["classifier-kid/a2b", "l1/a2b", "classifier-kid/b2a", "l1/b2a"]
-    assert f"n_fake={len(data.split('test'))}" in lines[0]["signature"], "no picture is translated twice"
+    assert [line["metric"] for line in lines] == [
+        "classifier-kid/a2b",
+        "l1/a2b",
+        "classifier-kid/b2a",
+        "l1/b2a",
+    ]
+    assert f"n_fake={len(data.split('test'))}" in lines[0]["signature"], (
+        "no picture is translated twice"
+    )
 
 
 def test_fid_says_at_once_what_is_missing(tmp_path: Path, capsys: Any) -> None:
@@ -579,28 +811,68 @@ def test_fid_says_at_once_what_is_missing(tmp_path: Path, capsys: Any) -> None:
         "init_args": {"folder": str(tmp_path / "home"), "size": 16},
     }
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
-    argv = ["fit", "--config", str(tmp_path / "c.yaml"), "--run_dir", str(tmp_path / "run"), "--fid.count", "10"]
+    argv = [
+        "fit",
+        "--config",
+        str(tmp_path / "c.yaml"),
+        "--run_dir",
+        str(tmp_path / "run"),
+        "--fid.count",
+        "10",
+    ]
     assert train.main(argv) == 2
-    assert "needs labels, and this data has none: use the extractor inception" in capsys.readouterr().err.splitlines()[-1]
+    assert (
+        "needs labels, and this data has none: use the extractor inception"
+        in capsys.readouterr().err.splitlines()[-1]
+    )
     assert not (tmp_path / "run/checkpoints/last.ckpt").exists()
-    assert train.main([*argv[:-2], "--data.batch_size", "4", "--trainer.max_steps", "3"]) == 0, "and all else needs no labels"
+    assert train.main([*argv[:-2], "--data.batch_size", "4", "--trainer.max_steps", "3"]) == 0, (
+        "and all else needs no labels"
+    )
     assert "val/cycle_a" in (tmp_path / "run/metrics.csv").read_text()
 
 
 def test_what_is_done_at_test_time_does_not_touch_training(tmp_path: Path) -> None:
     states = []
     for policy in ("picture", "running"):
-        argv = ["fit", "--config", str(tiny(tmp_path / f"{policy}.yaml", "pix2pix", test_statistics=policy))]
-        assert train.main([*argv, "--run_dir", str(tmp_path / policy), "--data.batch_size", "4"]) == 0
-        states.append(torch.load(tmp_path / policy / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
-    assert [name for name, value in states[0].items() if not torch.equal(value, states[1][name])] == []
+        argv = [
+            "fit",
+            "--config",
+            str(tiny(tmp_path / f"{policy}.yaml", "pix2pix", test_statistics=policy)),
+        ]
+        assert (
+            train.main([*argv, "--run_dir", str(tmp_path / policy), "--data.batch_size", "4"]) == 0
+        )
+        states.append(
+            torch.load(tmp_path / policy / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        )
+    assert [
+        name for name, value in states[0].items() if not torch.equal(value, states[1][name])
+    ] == []
 
 
-def test_images_below_the_window_of_ssim_are_trained_on_and_scored_without_it(tmp_path: Path, capsys: Any) -> None:
+def test_images_below_the_window_of_ssim_are_trained_on_and_scored_without_it(
+    tmp_path: Path, capsys: Any
+) -> None:
     import evaluate
 
-    argv = ["fit", "--config", str(tiny(tmp_path / "c.yaml", "pix2pix", patch=1)), "--run_dir", str(tmp_path / "run")]
-    small = ["--data.size", "8", "--data.load_size", "8", "--data.batch_size", "4", "--trainer.limit_train_batches", "4"]
+    argv = [
+        "fit",
+        "--config",
+        str(tiny(tmp_path / "c.yaml", "pix2pix", patch=1)),
+        "--run_dir",
+        str(tmp_path / "run"),
+    ]
+    small = [
+        "--data.size",
+        "8",
+        "--data.load_size",
+        "8",
+        "--data.batch_size",
+        "4",
+        "--trainer.limit_train_batches",
+        "4",
+    ]
     assert train.main([*argv, *small]) == 0
     columns = (tmp_path / "run/metrics.csv").read_text().splitlines()[0]
     assert "val/l1/a2b" in columns

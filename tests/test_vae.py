@@ -44,7 +44,9 @@ class Bright(ImageDataModule):
 
     def load_split(self, split: str) -> InMemoryImages:
         later = torch.arange(1100)[:, None, None, None] // 20
-        images = torch.randint(200, (1100, 2, 8, 8), generator=torch.Generator().manual_seed(0)) + later
+        images = (
+            torch.randint(200, (1100, 2, 8, 8), generator=torch.Generator().manual_seed(0)) + later
+        )
         images[:, :, 0], images[:, :, 7] = 0, 255
         return InMemoryImages(images.to(torch.uint8), torch.zeros(1100, dtype=torch.int64))
 
@@ -57,7 +59,10 @@ def test_a_new_decoder_begins_with_the_training_set_s_mean(network: str) -> None
     model._trainer = SimpleNamespace(global_step=0, datamodule=data)
     model.on_train_start()
     images: Any = data.split("train")
-    mean = images.images.numpy().astype(np.float64).mean((0, 2, 3) if network == "conv" else 0).ravel() / 255
+    mean = (
+        images.images.numpy().astype(np.float64).mean((0, 2, 3) if network == "conv" else 0).ravel()
+        / 255
+    )
     clipped = mean.clip(1e-3, 1 - 1e-3)
     bias = output_bias(model.decoder).detach().clone()
     np.testing.assert_allclose(bias.numpy(), np.log(clipped / (1 - clipped)), rtol=1e-5, atol=1e-5)
@@ -72,7 +77,17 @@ def test_output_biases_of_points_on_the_ring(model: list[str], tmp_path: Path) -
     data = Ring()
     points: Any = data.split("train")
     torch.testing.assert_close(data.mean_image(), (points.images.double().mean(0) + 1) / 2)
-    argv = ["fit", "--model", *model, "--data", "Ring", "--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"]
+    argv = [
+        "fit",
+        "--model",
+        *model,
+        "--data",
+        "Ring",
+        "--trainer.max_steps",
+        "1",
+        "--trainer.limit_val_batches",
+        "0",
+    ]
     network = ["--model.network", "mlp", "--model.hidden", "[8]"] if model == ["VAE"] else []
     assert train.main([*argv, *network, "--run_dir", str(tmp_path / "run")]) == 0
 
@@ -84,7 +99,9 @@ def test_equation_2_samples_have_the_posterior_mean_and_variance() -> None:
     torch.testing.assert_close(z.mean(0), mean, atol=0.01, rtol=0)
     torch.testing.assert_close(z.var(0), log_var.exp(), atol=0.02, rtol=0)
     entropy = Normal(mean, (0.5 * log_var).exp()).entropy().sum()
-    torch.testing.assert_close(-normal_log_density(z, mean, log_var).mean(), entropy, atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        -normal_log_density(z, mean, log_var).mean(), entropy, atol=0.01, rtol=0
+    )
 
 
 def test_equation_3_is_the_negative_loss_and_beta_weighs_the_kl() -> None:
@@ -103,7 +120,9 @@ def test_equation_4_equals_torch_and_monte_carlo_and_is_not_symmetric() -> None:
     closed = standard_normal_kl(mean, log_var)
     torch.testing.assert_close(closed, kl_divergence(q, prior).sum(1))
     z = q.sample((400_000,))
-    torch.testing.assert_close((q.log_prob(z) - prior.log_prob(z)).sum(-1).mean(0), closed, atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        (q.log_prob(z) - prior.log_prob(z)).sum(-1).mean(0), closed, atol=0.01, rtol=0
+    )
     reverse = kl_divergence(prior, q).sum(1)
     assert (closed - reverse).abs() > 0.1
     assert standard_normal_kl(torch.zeros(1, 3), torch.zeros(1, 3)) == 0
@@ -117,7 +136,9 @@ def test_equation_5_is_the_elbo_for_one_sample_and_grows_with_k() -> None:
         torch.manual_seed(1)  # the same draws, so that only the two forms of the KL differ
         mean, log_var = model.posterior(image)
         z = mean + (0.5 * log_var).exp() * torch.randn(6000, *mean.shape)
-        elbo = model.log_likelihood(model.logits(z), (image + 1) / 2, 1.0).mean(0) - standard_normal_kl(mean, log_var)
+        elbo = model.log_likelihood(model.logits(z), (image + 1) / 2, 1.0).mean(
+            0
+        ) - standard_normal_kl(mean, log_var)
     torch.testing.assert_close(log_weight.mean(0), elbo, atol=0.1, rtol=0)
     bounds = [importance_bound(log_weight.view(k, -1, 4)).mean() for k in (1, 10, 1000)]
     assert bounds[0] < bounds[1] < bounds[2]
@@ -161,7 +182,11 @@ def test_book_weight_on_the_mean_loss_is_beta() -> None:
 
 def test_stages_fall_after_the_paper_epochs() -> None:
     """Burda et al.: stage i lasts 3^i epochs at 10^(-i/7)."""
-    changes = [epoch for epoch in range(1, 3280) if stage_learning_rate(epoch) != stage_learning_rate(epoch - 1)]
+    changes = [
+        epoch
+        for epoch in range(1, 3280)
+        if stage_learning_rate(epoch) != stage_learning_rate(epoch - 1)
+    ]
     assert changes == [1, 4, 13, 40, 121, 364, 1093]
     assert stage_learning_rate(0) == 1
     assert stage_learning_rate(3279) == pytest.approx(0.1)
@@ -214,7 +239,9 @@ def test_interpolation_traversal_and_arithmetic_pass_through_what_they_should() 
         direction = latent.attribute_direction(model, image[:1], image[1:])
         shown = latent.add_attribute(model, image, direction, 9, span=4)
         torch.testing.assert_close(shown[:, 4], model.reconstruct(image))
-        torch.testing.assert_close(shown[1, 5], model.decode(model.encode(image[1:]) + direction)[0])
+        torch.testing.assert_close(
+            shown[1, 5], model.decode(model.encode(image[1:]) + direction)[0]
+        )
         assert latent.manifold(model, 3).shape == (9, *SHAPE)
 
 
@@ -244,5 +271,7 @@ def test_conditional_samples_take_the_classes_in_turns() -> None:
     model = small(conditional=True)
     for options in ({}, {"mode": "interpolate", "steps": 3}, {"mode": "traverse", "steps": 3}):
         drawn = model.sample([3, 4], **options)
-        torch.testing.assert_close(drawn[:1], model.sample([3], label=3 % model.classes, **options), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            drawn[:1], model.sample([3], label=3 % model.classes, **options), atol=1e-6, rtol=0
+        )
         assert not torch.equal(drawn[:1], model.sample([3], label=2 % model.classes, **options))

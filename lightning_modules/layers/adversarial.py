@@ -28,7 +28,11 @@ from console import UserError
 
 def logistic_discriminator_loss(real: Tensor, fake: Tensor, target: float = 1.0) -> Tensor:
     """Cross-entropy of real against fake; `target` below 1 is one-sided label smoothing (Salimans et al. 2016, section 3.4)."""
-    return target * F.softplus(-real).mean() + (1 - target) * F.softplus(real).mean() + F.softplus(fake).mean()
+    return (
+        target * F.softplus(-real).mean()
+        + (1 - target) * F.softplus(real).mean()
+        + F.softplus(fake).mean()
+    )
 
 
 def least_squares_discriminator_loss(real: Tensor, fake: Tensor, target: float = 1.0) -> Tensor:
@@ -80,7 +84,11 @@ LOSSES = {
     "wasserstein": Loss(wasserstein_discriminator_loss, wasserstein_generator_loss),
     "hinge": Loss(hinge_discriminator_loss, wasserstein_generator_loss),
 }
-SMOOTHABLE = ("minimax", "non_saturating", "least_squares")  # losses with a target that `label_smoothing` can lower
+SMOOTHABLE = (
+    "minimax",
+    "non_saturating",
+    "least_squares",
+)  # losses with a target that `label_smoothing` can lower
 
 
 def slope_norm(logits: Tensor, inputs: Tensor) -> Tensor:
@@ -89,7 +97,9 @@ def slope_norm(logits: Tensor, inputs: Tensor) -> Tensor:
     return slope.flatten(1).norm(dim=1)
 
 
-def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
+def gradient_penalty(
+    discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor
+) -> Tensor:
     """E[(|slope of D at x^| - 1)^2], x^ anywhere on the lines from real to fake (Gulrajani et al. 2017, Eq. 3)."""
     share = torch.rand(len(real), *[1] * (real.dim() - 1), dtype=real.dtype, device=real.device)
     between = torch.lerp(real, fake.to(real), share).detach().requires_grad_()
@@ -129,10 +139,14 @@ def refuse_contradictions(given: Any, critic: nn.Module) -> None:
     squashed = any(isinstance(part, nn.Sigmoid) for part in critic.modules())
     reasons = {
         "all losses here are of logits, and this discriminator ends in a sigmoid: remove that": squashed,
-        "model.label_smoothing needs a loss with a target": given.label_smoothing and given.loss not in SMOOTHABLE,
+        "model.label_smoothing needs a loss with a target": given.label_smoothing
+        and given.loss not in SMOOTHABLE,
         "model.penalty_weight and model.r1_weight hold the slope at each picture, which batch norm in the discriminator makes "
-        "depend on the other pictures: take another norm or model.spectral instead": slope and has_batch_norm(critic),
-        "model.penalty_weight and model.weight_clip belong to model.loss wasserstein": (given.penalty_weight or given.weight_clip)
+        "depend on the other pictures: take another norm or model.spectral instead": slope
+        and has_batch_norm(critic),
+        "model.penalty_weight and model.weight_clip belong to model.loss wasserstein": (
+            given.penalty_weight or given.weight_clip
+        )
         and not wasserstein,
         "model.loss wasserstein needs a bounded slope: model.penalty_weight, model.weight_clip or model.spectral": wasserstein
         and not (given.penalty_weight or given.weight_clip or given.spectral),
@@ -174,12 +188,22 @@ def diff_augment(image: Tensor) -> Tensor:
     rows, columns = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
     reach = (height // 8, width // 8)
     down, right = (torch.randint(-r, r + 1, (count, 1, 1), device=device) for r in reach)
-    padded = F.pad(image, (1, 1, 1, 1))  # an index outside of the picture reads this border of zeros
+    padded = F.pad(
+        image, (1, 1, 1, 1)
+    )  # an index outside of the picture reads this border of zeros
     moved_rows = (rows - down + 1).clamp(0, height + 1)  # (N, H, 1)
     moved_columns = (columns - right + 1).clamp(0, width + 1)  # (N, 1, W)
     sample = torch.arange(count, device=device)[:, None, None]
     image = padded.permute(0, 2, 3, 1)[sample, moved_rows, moved_columns].permute(0, 3, 1, 2)
 
-    top, left = (torch.randint(0, side + 1, (count, 1, 1), device=device) - side // 4 for side in (height, width))
-    hole = (rows >= top) & (rows < top + height // 2) & (columns >= left) & (columns < left + width // 2)  # (N, H, W)
+    top, left = (
+        torch.randint(0, side + 1, (count, 1, 1), device=device) - side // 4
+        for side in (height, width)
+    )
+    hole = (
+        (rows >= top)
+        & (rows < top + height // 2)
+        & (columns >= left)
+        & (columns < left + width // 2)
+    )  # (N, H, W)
     return image.masked_fill(hole[:, None], 0.0)

@@ -43,7 +43,9 @@ def watch(weights: Tensor) -> None:
         _watched.append(weights)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0, causal: bool = False) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0, causal: bool = False
+) -> Tensor:
     """softmax(Q K' / sqrt(D)) V (Vaswani et al. 2017, Eq. 1).
 
     Args:

@@ -27,13 +27,21 @@ class Bottleneck(nn.Module):
         inner, self.gain = outputs // 4, gain
         self.skip = conv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         widths = [(inputs, inner), (inner, inner), (inner, inner), (inner, outputs)]
-        self.branch = nn.Sequential(*(part for width, kernel in zip(widths, kernels) for part in (nn.ReLU(), conv(*width, kernel))))
+        self.branch = nn.Sequential(
+            *(
+                part
+                for width, kernel in zip(widths, kernels)
+                for part in (nn.ReLU(), conv(*width, kernel))
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.skip(x) + self.gain * self.branch(x)
 
 
-def bottlenecks(inputs: int, widths: list[int], blocks: int, kernels: list[int], between: nn.Module, gain: float) -> nn.Sequential:
+def bottlenecks(
+    inputs: int, widths: list[int], blocks: int, kernels: list[int], between: nn.Module, gain: float
+) -> nn.Sequential:
     """Groups of blocks.
 
     Args:

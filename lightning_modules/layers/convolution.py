@@ -10,7 +10,9 @@ def conv_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
     return (size + 2 * padding - kernel) // stride + 1
 
 
-def transposed_size(size: int, kernel: int, stride: int = 1, padding: int = 0, output_padding: int = 0) -> int:
+def transposed_size(
+    size: int, kernel: int, stride: int = 1, padding: int = 0, output_padding: int = 0
+) -> int:
     """Output size of a transposed convolution: (in - 1) s - 2 p + k + output_padding.
 
     It is the size whose convolution with the same k, s and p gives `in` back. Padding is cut off the output, hence its minus
@@ -26,7 +28,9 @@ def same_padding(kernel: int) -> int:
         UserError: if the kernel is even, which would need one more on one side than on the other.
     """
     if kernel % 2 == 0:
-        raise UserError(f"a kernel of {kernel} has no padding that is the same on both sides: take an odd one")
+        raise UserError(
+            f"a kernel of {kernel} has no padding that is the same on both sides: take an odd one"
+        )
     return (kernel - 1) // 2
 
 

@@ -36,7 +36,9 @@ def top_k_filter(logits: Tensor, k: int) -> Tensor:
 def top_p_filter(logits: Tensor, p: float) -> Tensor:
     """Keep the fewest tokens whose probabilities reach p together ("nucleus", Holtzman et al. 2020)."""
     ordered, place = logits.sort(descending=True)
-    before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # probability of all likelier tokens
+    before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(
+        -1
+    )  # probability of all likelier tokens
     ordered = ordered.masked_fill(before >= p, -math.inf)
     return torch.empty_like(logits).scatter_(-1, place, ordered)
 
@@ -70,11 +72,14 @@ class Choice:
 
     def __post_init__(self) -> None:
         wrong = {
-            f"--temperature {self.temperature}: give 0 or more": not 0 <= self.temperature < math.inf,
+            f"--temperature {self.temperature}: give 0 or more": not 0
+            <= self.temperature
+            < math.inf,
             f"--top_k {self.top_k}: give 0 (all) or more": self.top_k < 0,
             f"--top_p {self.top_p}: give more than 0 and at most 1": not 0 < self.top_p <= 1,
             f"--min_p {self.min_p}: give at least 0 and less than 1": not 0 <= self.min_p < 1,
-            f"--repetition_penalty {self.repetition_penalty}: give more than 0": self.repetition_penalty <= 0,
+            f"--repetition_penalty {self.repetition_penalty}: give more than 0": self.repetition_penalty
+            <= 0,
             "--temperature 0 takes the likeliest token and leaves --top_k, --top_p, --min_p no choice: leave them out": (
                 self.temperature == 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
             ),
@@ -102,12 +107,18 @@ class Choice:
 
 def draw(probabilities: Tensor, generators: list[torch.Generator]) -> Tensor:
     """int64 (N,): one token per row, by inverting the distribution function with one number of the row's generator."""
-    numbers = torch.stack([torch.rand(1, generator=generator) for generator in generators]).to(probabilities.device)  # (N, 1)
+    numbers = torch.stack([torch.rand(1, generator=generator) for generator in generators]).to(
+        probabilities.device
+    )  # (N, 1)
     reached = probabilities.double().cumsum(-1)
-    return torch.searchsorted(reached, numbers.double() * reached[:, -1:], right=True).clamp(max=reached.shape[-1] - 1)[:, 0]
+    return torch.searchsorted(reached, numbers.double() * reached[:, -1:], right=True).clamp(
+        max=reached.shape[-1] - 1
+    )[:, 0]
 
 
-Listener = Callable[[list[int], Tensor], None]  # is called with each step's tokens and the probabilities (N, V) they were drawn by
+Listener = Callable[
+    [list[int], Tensor], None
+]  # is called with each step's tokens and the probabilities (N, V) they were drawn by
 
 
 class Decodable(Protocol):
@@ -133,7 +144,9 @@ class Guided:
         without: a prompt without its condition.
     """
 
-    def __init__(self, model: Decodable, scale: float, without: Callable[[list[int]], list[int]]) -> None:
+    def __init__(
+        self, model: Decodable, scale: float, without: Callable[[list[int]], list[int]]
+    ) -> None:
         self.model, self.scale, self.without = model, scale, without
 
     def begin(self, prompts: list[list[int]]) -> tuple[Tensor, Any]:
@@ -222,7 +235,9 @@ class Search:
         if not 0 <= self.length_penalty < math.inf:
             raise UserError(f"--length_penalty {self.length_penalty}: give 0 or more")
         if self.min_length < 0 or (self.max_length and self.max_length < max(1, self.min_length)):
-            raise UserError(f"--min_length {self.min_length} --max_length {self.max_length}: give a range of at least 1 token")
+            raise UserError(
+                f"--min_length {self.min_length} --max_length {self.max_length}: give a range of at least 1 token"
+            )
 
     def normalised(self, score: float, length: int) -> float:
         """Log-probability of a text of `length` tokens (with its end) as it is compared with others."""
@@ -232,7 +247,9 @@ class Search:
     @property
     def signature(self) -> str:
         """Part of a metric's signature."""
-        return f"beam={self.beam}" + (f"|alpha={self.length_penalty:g}({self.penalty})" if self.beam > 1 else "")
+        return f"beam={self.beam}" + (
+            f"|alpha={self.length_penalty:g}({self.penalty})" if self.beam > 1 else ""
+        )
 
 
 class Searchable(Protocol):
@@ -252,7 +269,15 @@ Hypothesis = tuple[float, list[int]]
 
 @torch.no_grad()
 def beam_search(
-    model: Searchable, state: Any, count: int, most: list[int], search: Search, *, begin: int, stop: int, device: torch.device
+    model: Searchable,
+    state: Any,
+    count: int,
+    most: list[int],
+    search: Search,
+    *,
+    begin: int,
+    stop: int,
+    device: torch.device,
 ) -> list[list[Hypothesis]]:
     """The likeliest texts that were found for each of N sentences.
 
@@ -285,7 +310,9 @@ def beam_search(
             logits = logits.index_fill(1, torch.tensor([stop], device=device), -math.inf)
         wide = min(2 * search.beam, logits.shape[1])
         values, words = logits.topk(wide)  # of each row, before all rows of a sentence are compared
-        reached = (scores.reshape(-1, 1) + values - normaliser).view(len(names), -1)  # (M, K * wide)
+        reached = (scores.reshape(-1, 1) + values - normaliser).view(
+            len(names), -1
+        )  # (M, K * wide)
         top, place = reached.topk(min(2 * search.beam, reached.shape[1]))
         parents, words = place // wide, words.view(len(names), -1).gather(1, place)  # (M, C)
         ended = words == stop
@@ -298,13 +325,21 @@ def beam_search(
 
         for row, candidate in ended[:, : search.beam].nonzero().tolist():
             if (value := top[row, candidate].item()) > -math.inf:
-                done[names[row]].append((search.normalised(value, length), history[row, candidate, :-1].tolist()))
+                done[names[row]].append(
+                    (search.normalised(value, length), history[row, candidate, :-1].tolist())
+                )
         possible = (scores[:, 0] > -math.inf).tolist()
-        going = [row for row, sentence in enumerate(names) if len(done[sentence]) < search.beam and possible[row]]
+        going = [
+            row
+            for row, sentence in enumerate(names)
+            if len(done[sentence]) < search.beam and possible[row]
+        ]
         for row in [row for row in going if length == most[names[row]]]:
             for candidate in best[row].tolist():
                 if (value := alive[row, candidate].item()) > -math.inf:
-                    done[names[row]].append((search.normalised(value, length), history[row, candidate].tolist()))
+                    done[names[row]].append(
+                        (search.normalised(value, length), history[row, candidate].tolist())
+                    )
         going = [row for row in going if length < most[names[row]]]
         if not going:
             break
@@ -312,7 +347,9 @@ def beam_search(
         names = [names[row] for row in going]
         best = best[left]
         scores = alive[left].gather(1, best)
-        kept = parents[left].gather(1, best) + left[:, None] * (len(tokens) // count)  # rows of the state
+        kept = parents[left].gather(1, best) + left[:, None] * (
+            len(tokens) // count
+        )  # rows of the state
         history = history[left].gather(1, best[..., None].expand(-1, -1, length))
         tokens = words[left].gather(1, best).flatten()
         state, count = model.select(state, left, kept.flatten()), len(names)

@@ -60,7 +60,11 @@ class LanguageModel(TokenModule):
 
     def measure(self, batch: dict[str, Any], stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        rows = f"|rows={data.eval_batch_size * self.trainer.world_size}" if data.batching == "streams" else ""  # each from no state
+        rows = (
+            f"|rows={data.eval_batch_size * self.trainer.world_size}"
+            if data.batching == "streams"
+            else ""
+        )  # each from no state
         read = f"ctx={data.context}|read={data.batching}{rows}|positions=all"
         self.nll.description = f"{read}|unit=nats/token|split={data.split_name(stage)}"
         self.nll.update(self.losses(batch), batch["targets"])
@@ -79,11 +83,16 @@ class LanguageModel(TokenModule):
             stride = max(1, data.context // 2)
             self.nll_stride.description = self.nll.description.replace("|", f"|stride={stride}|", 1)
             with self.trainer.precision_plugin.forward_context():
-                ids, ranks = data.tokens("test").ids, (self.trainer.global_rank, self.trainer.world_size)
+                ids, ranks = (
+                    data.tokens("test").ids,
+                    (self.trainer.global_rank, self.trainer.world_size),
+                )
                 self.measure_stride(ids, data.context, stride, data.eval_batch_size, *ranks)
             self.log_metric("test/nll_stride", self.nll_stride)
 
-    def measure_stride(self, ids: np.ndarray, context: int, stride: int, rows: int, rank: int = 0, world: int = 1) -> None:
+    def measure_stride(
+        self, ids: np.ndarray, context: int, stride: int, rows: int, rank: int = 0, world: int = 1
+    ) -> None:
         """Add the NLL of a text in overlapping windows to `nll_stride`.
 
         Windows begin `stride` tokens apart. The first window scores all of its targets, each other one its
@@ -99,11 +108,19 @@ class LanguageModel(TokenModule):
             world: number of processes.
         """
         targets = len(ids) - 1
-        for starts in torch.arange(0, max(1, targets - context + stride), stride)[rank::world].split(rows):
+        for starts in torch.arange(0, max(1, targets - context + stride), stride)[
+            rank::world
+        ].split(rows):
             tokens = gather(ids, starts.numpy(), context + 1).to(self.device)
             place = torch.arange(context)
-            scored = (starts[:, None] + place < targets) & ((starts == 0)[:, None] | (place >= context - stride))
-            losses = token_losses(self(tokens[:, :-1]), tokens[:, 1:], torch.full((len(starts),), context, device=self.device))
+            scored = (starts[:, None] + place < targets) & (
+                (starts == 0)[:, None] | (place >= context - stride)
+            )
+            losses = token_losses(
+                self(tokens[:, :-1]),
+                tokens[:, 1:],
+                torch.full((len(starts),), context, device=self.device),
+            )
             self.nll_stride.update(losses * scored.to(self.device), int(scored.sum()))
 
     def _relate(self, stage: str) -> None:
@@ -113,8 +130,13 @@ class LanguageModel(TokenModule):
         bits = nats / math.log(2) * text.targets
         figures = {"ppl": nats.exp()}
         if self.tokenizer is not None and self.tokenizer.lossless:
-            given = "" if self.tokenizer.specials else self.tokenizer.decode(text.ids[:1])  # predicted from nothing: not counted
-            figures |= {"bpc": bits / (text.characters - len(given)), "bpb": bits / (text.bytes - len(given.encode()))}
+            given = (
+                "" if self.tokenizer.specials else self.tokenizer.decode(text.ids[:1])
+            )  # predicted from nothing: not counted
+            figures |= {
+                "bpc": bits / (text.characters - len(given)),
+                "bpb": bits / (text.bytes - len(given.encode())),
+            }
         for name, value in figures.items():
             self.log(f"{stage}/{name}", value)
             self.signatures[f"{stage}/{name}"] = self.nll.signature.replace("nll", name, 1)
@@ -182,8 +204,18 @@ class LanguageModel(TokenModule):
         assert self.tokenizer is not None
         stop = self.tokenizer.special(RECORD[2]) if self.tokenizer.specials else None
         prompts = [ids] * len(seeds)
-        made = generate(self, prompts, seeds, max_new_tokens=max_new_tokens, choice=choice, stop=stop, listen=self.listener)
-        given = len(self.tokenizer.decode(ids))  # what stands between two tokens is known only to both together
+        made = generate(
+            self,
+            prompts,
+            seeds,
+            max_new_tokens=max_new_tokens,
+            choice=choice,
+            stop=stop,
+            listen=self.listener,
+        )
+        given = len(
+            self.tokenizer.decode(ids)
+        )  # what stands between two tokens is known only to both together
         return [prompt + self.tokenizer.decode([*ids, *row])[given:] for row in made]
 
     @sampling
@@ -211,8 +243,12 @@ class LanguageModel(TokenModule):
                 start = window_start(done, self.context)
                 last = min(start + self.context, len(ids) - 1)
                 logits = self(ids[None, start:last])[0, done - 1 - start :].float()
-                nats = torch.nn.functional.cross_entropy(logits, ids[done : last + 1], reduction="none")
-                found += list(zip((tokenizer.token(i) for i in ids[done : last + 1].tolist()), nats.tolist()))
+                nats = torch.nn.functional.cross_entropy(
+                    logits, ids[done : last + 1], reduction="none"
+                )
+                found += list(
+                    zip((tokenizer.token(i) for i in ids[done : last + 1].tolist()), nats.tolist())
+                )
                 done = last + 1
         if not found:
             raise UserError("there is nothing to score: the text has fewer than two tokens")

@@ -38,13 +38,17 @@ def decode_strips(model: LatentModel, codes: Tensor, *given: Tensor) -> Tensor:
     return model.decode(codes.flatten(0, 1), *repeated).unflatten(0, codes.shape[:2])
 
 
-def interpolate(model: LatentModel, start: Tensor, end: Tensor, steps: int, *given: Tensor) -> Tensor:
+def interpolate(
+    model: LatentModel, start: Tensor, end: Tensor, steps: int, *given: Tensor
+) -> Tensor:
     """Strips (N, steps, C, H, W) on the straight lines between codes `start` and `end` (N, D), both included."""
     weight = torch.linspace(0, 1, steps, device=start.device)[None, :, None]
     return decode_strips(model, torch.lerp(start[:, None], end[:, None], weight), *given)
 
 
-def traverse(model: LatentModel, code: Tensor, dims: list[int], steps: int, *given: Tensor, span: float = 3.0) -> Tensor:
+def traverse(
+    model: LatentModel, code: Tensor, dims: list[int], steps: int, *given: Tensor, span: float = 3.0
+) -> Tensor:
     """Strips (len(dims), steps, C, H, W): coordinate `dims[i]` of `code` (D,) runs from -span to span, the rest stay."""
     codes = code.repeat(len(dims), steps, 1)
     for row, dim in enumerate(dims):
@@ -68,7 +72,9 @@ def attribute_direction(model: LatentModel, positive: Tensor, negative: Tensor) 
     return model.encode(positive).mean(0) - model.encode(negative).mean(0)
 
 
-def add_attribute(model: LatentModel, image: Tensor, direction: Tensor, steps: int, span: float = 4.0) -> Tensor:
+def add_attribute(
+    model: LatentModel, image: Tensor, direction: Tensor, steps: int, span: float = 4.0
+) -> Tensor:
     """Strips (N, steps, C, H, W): codes of `image` plus -span to span times `direction`; the middle adds nothing."""
     scale = torch.linspace(-span, span, steps, device=image.device)[None, :, None]
     return decode_strips(model, model.encode(image)[:, None] + scale * direction)

@@ -46,7 +46,13 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
     ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay, "orthogonal": False}
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "betas": betas,
+            "weight_decay": weight_decay,
+            "orthogonal": False,
+        }
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -109,8 +115,15 @@ def muon_or_adamw(
     own = [p for p in network.parameters() if p.requires_grad]
     inner = {p for p in blocks.parameters() if p.dim() >= 2}
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in own if p in inner], "weight_decay": weight_decay, "lr": learning_rate},
-        {"params": [p for p in own if p.dim() >= 2 and p not in inner], "weight_decay": weight_decay},
+        {
+            "params": [p for p in own if p in inner],
+            "weight_decay": weight_decay,
+            "lr": learning_rate,
+        },
+        {
+            "params": [p for p in own if p.dim() >= 2 and p not in inner],
+            "weight_decay": weight_decay,
+        },
         {"params": [p for p in own if p.dim() < 2], "weight_decay": 0.0},
     ]
     if kind == "adamw":

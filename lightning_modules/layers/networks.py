@@ -7,7 +7,13 @@ from torch import Tensor, nn
 
 from console import UserError
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+}
 
 
 def mlp(widths: list[int], activation: str) -> nn.Sequential:
@@ -33,7 +39,9 @@ def conv_grid(image_shape: list[int], channels: list[int]) -> tuple[int, int]:
     step = 2 ** len(channels)
     _, height, width = image_shape
     if height % step or width % step:
-        raise UserError(f"pictures of {height}x{width} cannot be halved {len(channels)} times: sides must be multiples of {step}")
+        raise UserError(
+            f"pictures of {height}x{width} cannot be halved {len(channels)} times: sides must be multiples of {step}"
+        )
     return height // step, width // step
 
 
@@ -43,11 +51,17 @@ class ConvEncoder(nn.Sequential):
     Output size of such a layer: (in + 2 * padding - kernel) // stride + 1 = in / 2.
     """
 
-    def __init__(self, image_shape: list[int], channels: list[int], features: int, extra_channels: int = 0) -> None:
+    def __init__(
+        self, image_shape: list[int], channels: list[int], features: int, extra_channels: int = 0
+    ) -> None:
         height, width = conv_grid(image_shape, channels)
         layers: list[nn.Module] = []
         for inputs, outputs in zip([image_shape[0] + extra_channels, *channels], channels):
-            layers += [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.SiLU()]
+            layers += [
+                nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.SiLU(),
+            ]
         super().__init__(*layers, nn.Flatten(), nn.Linear(channels[-1] * height * width, features))
 
 
@@ -67,7 +81,11 @@ class ConvDecoder(nn.Sequential):
             nn.SiLU(),
         ]
         for inputs, outputs in zip(channels[::-1], channels[-2::-1]):
-            layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.SiLU()]
+            layers += [
+                nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.SiLU(),
+            ]
         super().__init__(*layers, nn.ConvTranspose2d(channels[0], image_shape[0], 4, 2, 1))
 
 
@@ -81,12 +99,19 @@ class MLPEncoder(nn.Sequential):
 class MLPDecoder(nn.Sequential):
     """The mirror of `MLPEncoder`, ending in a picture of `image_shape`."""
 
-    def __init__(self, features: int, hidden: list[int], image_shape: list[int], activation: str) -> None:
-        super().__init__(mlp([features, *hidden[::-1], prod(image_shape)], activation), nn.Unflatten(1, tuple(image_shape)))
+    def __init__(
+        self, features: int, hidden: list[int], image_shape: list[int], activation: str
+    ) -> None:
+        super().__init__(
+            mlp([features, *hidden[::-1], prod(image_shape)], activation),
+            nn.Unflatten(1, tuple(image_shape)),
+        )
 
 
 def output_bias(decoder: nn.Module) -> Tensor:
     """The bias of a decoder's last layer: one number per pixel (linear) or per channel (convolution)."""
-    last = [part for part in decoder.modules() if isinstance(part, nn.Linear | nn.ConvTranspose2d)][-1]
+    last = [part for part in decoder.modules() if isinstance(part, nn.Linear | nn.ConvTranspose2d)][
+        -1
+    ]
     assert last.bias is not None
     return last.bias

@@ -7,7 +7,10 @@ from torch import Tensor
 
 from lightning_modules.base import seeded_normal
 
-UNIFORMS = {"uniform": (-1.0, 1.0), "unit_uniform": (-math.sqrt(3), math.sqrt(3))}  # the second has variance 1
+UNIFORMS = {
+    "uniform": (-1.0, 1.0),
+    "unit_uniform": (-math.sqrt(3), math.sqrt(3)),
+}  # the second has variance 1
 
 
 def draw_noise(kind: str, count: int, dims: int, device: torch.device) -> Tensor:
@@ -19,7 +22,11 @@ def draw_noise(kind: str, count: int, dims: int, device: torch.device) -> Tensor
 
 
 def seeded_noise(
-    kind: str, seeds: list[int], shape: tuple[int, ...], device: torch.device, truncation: float | None = None
+    kind: str,
+    seeds: list[int],
+    shape: tuple[int, ...],
+    device: torch.device,
+    truncation: float | None = None,
 ) -> Tensor:
     """z (N, *shape), row i by `seeds[i]` alone; the same on every device.
 

@@ -42,7 +42,9 @@ class PatchDiscriminator(nn.Sequential):
         UserError: if the pictures are too small for the patch, with those patches that fit.
     """
 
-    def __init__(self, channels: int, width: int, patch: Patch, norm: Literal["batch", "instance"], side: int) -> None:
+    def __init__(
+        self, channels: int, width: int, patch: Patch, norm: Literal["batch", "instance"], side: int
+    ) -> None:
         if side < smallest_side(patch):
             fitting = [str(other) for other in (1, 16, 70, 286) if smallest_side(other) <= side]
             raise UserError(
@@ -50,16 +52,34 @@ class PatchDiscriminator(nn.Sequential):
             )
         normed = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}[norm]
         if patch == 1:
-            middle = [nn.Conv2d(width, 2 * width, 1, bias=False), normed(2 * width), nn.LeakyReLU(0.2, inplace=True)]
-            super().__init__(nn.Conv2d(channels, width, 1), nn.LeakyReLU(0.2, inplace=True), *middle, nn.Conv2d(2 * width, 1, 1))
+            middle = [
+                nn.Conv2d(width, 2 * width, 1, bias=False),
+                normed(2 * width),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+            super().__init__(
+                nn.Conv2d(channels, width, 1),
+                nn.LeakyReLU(0.2, inplace=True),
+                *middle,
+                nn.Conv2d(2 * width, 1, 1),
+            )
             return
         halvings = HALVINGS[patch]
-        layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels, width, 4, 2, 1),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
         for level in range(1, halvings + 1):
             before, after = (width * min(2**power, 8) for power in (level - 1, level))
             stride = 2 if level < halvings else 1
-            layers += [nn.Conv2d(before, after, 4, stride, 1, bias=False), normed(after), nn.LeakyReLU(0.2, inplace=True)]
+            layers += [
+                nn.Conv2d(before, after, 4, stride, 1, bias=False),
+                normed(after),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
         super().__init__(*layers, nn.Conv2d(after, 1, 4, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        return super().forward(image).float()  # losses are means over many logits, for which half precision is too coarse
+        return (
+            super().forward(image).float()
+        )  # losses are means over many logits, for which half precision is too coarse

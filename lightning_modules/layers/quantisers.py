@@ -76,7 +76,9 @@ class VectorQuantiser(nn.Module):
     def forward(self, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """z (N, D, h, w), and the squared distance to it (N,), summed over positions."""
         chosen = F.embedding(self.nearest(features), self.codebook).movedim(3, 1)
-        return features + (chosen - features).detach(), (features - chosen.detach()).square().sum((1, 2, 3))  # Eq. 6
+        return features + (chosen - features).detach(), (features - chosen.detach()).square().sum(
+            (1, 2, 3)
+        )  # Eq. 6
 
     @torch.no_grad()
     @in_full_precision
@@ -88,7 +90,14 @@ class VectorQuantiser(nn.Module):
 
     @torch.no_grad()
     @in_full_precision
-    def learn(self, features: Tensor, seed: int, total: Callable[[Tensor], Tensor], rank: int = 0, world: int = 1) -> None:
+    def learn(
+        self,
+        features: Tensor,
+        seed: int,
+        total: Callable[[Tensor], Tensor],
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         """Eq. 7 over the batches of all ranks; codes that nobody uses become vectors of these, picked at random.
 
         Args:
@@ -101,11 +110,18 @@ class VectorQuantiser(nn.Module):
         rows, chosen = features.movedim(1, 3).flatten(0, 2), self.nearest(features).flatten()
         added = torch.zeros_like(self.sums).index_add_(0, chosen, rows)
         counts = torch.zeros_like(self.uses).index_add_(0, chosen, torch.ones_like(rows[:, 0]))
-        places = torch.randint(len(rows) * world, self.uses.shape, generator=torch.Generator().manual_seed(seed)).to(rows.device)
+        places = torch.randint(
+            len(rows) * world, self.uses.shape, generator=torch.Generator().manual_seed(seed)
+        ).to(rows.device)
         positions = len(rows) // len(features)
         sample = places // positions  # of all ranks' batches
-        picked = rows[sample // world * positions + places % positions] * (sample % world == rank)[:, None]
-        added, counts, picked = total(torch.cat([added, counts[:, None], picked], 1)).split([added.shape[1], 1, added.shape[1]], 1)
+        picked = (
+            rows[sample // world * positions + places % positions]
+            * (sample % world == rank)[:, None]
+        )
+        added, counts, picked = total(torch.cat([added, counts[:, None], picked], 1)).split(
+            [added.shape[1], 1, added.shape[1]], 1
+        )
         self.uses.lerp_(counts[:, 0], 1 - VQ_DECAY)
         self.sums.lerp_(added, 1 - VQ_DECAY)
         least = DEAD * counts.mean()
@@ -114,4 +130,7 @@ class VectorQuantiser(nn.Module):
         self.sums.copy_(torch.where(dead[:, None], picked * least, self.sums))
 
 
-QUANTISERS: dict[str, type[GumbelQuantiser] | type[VectorQuantiser]] = {"gumbel": GumbelQuantiser, "vq": VectorQuantiser}
+QUANTISERS: dict[str, type[GumbelQuantiser] | type[VectorQuantiser]] = {
+    "gumbel": GumbelQuantiser,
+    "vq": VectorQuantiser,
+}

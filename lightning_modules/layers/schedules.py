@@ -19,10 +19,16 @@ class GoodfellowSchedule(LRScheduler):
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, decay: float = 1.000004, momentum: float = 0.7, momentum_updates: int = 125_000
+        self,
+        optimizer: torch.optim.Optimizer,
+        decay: float = 1.000004,
+        momentum: float = 0.7,
+        momentum_updates: int = 125_000,
     ) -> None:
         self.decay, self.momentum, self.momentum_updates = decay, momentum, momentum_updates
-        self.first_momentum = optimizer.param_groups[0].get("initial_momentum", optimizer.param_groups[0]["momentum"])
+        self.first_momentum = optimizer.param_groups[0].get(
+            "initial_momentum", optimizer.param_groups[0]["momentum"]
+        )
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
@@ -50,7 +56,9 @@ class ConstantThenLinear(LRScheduler):
         every: Number of updates between two changes of the learning rate; both others are multiples of it.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, constant: int, decay: int, every: int = 1) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, constant: int, decay: int, every: int = 1
+    ) -> None:
         self.constant, self.decay, self.every = constant, decay, every
         super().__init__(optimizer)
 
@@ -74,7 +82,10 @@ class ConstantThenExponential(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
-        return [base * self.factor ** max(0, self.last_epoch + 1 - self.constant) for base in self.base_lrs]
+        return [
+            base * self.factor ** max(0, self.last_epoch + 1 - self.constant)
+            for base in self.base_lrs
+        ]
 
 
 def warmup(step: int, steps: int) -> float:
@@ -82,7 +93,9 @@ def warmup(step: int, steps: int) -> float:
     return min(1.0, step / steps) if steps else 1.0
 
 
-def cosine(optimizer: torch.optim.Optimizer, total: int, warmup_steps: int = 0, last: float = 0.0) -> dict[str, Any]:
+def cosine(
+    optimizer: torch.optim.Optimizer, total: int, warmup_steps: int = 0, last: float = 0.0
+) -> dict[str, Any]:
     """Linear up over `warmup_steps` updates, then half a cosine down to a share `last` at update `total`."""
 
     def rate(step: int) -> float:
@@ -97,7 +110,10 @@ def cosine(optimizer: torch.optim.Optimizer, total: int, warmup_steps: int = 0, 
 def inverse_square_root(optimizer: torch.optim.Optimizer, warmup_steps: int) -> dict[str, Any]:
     """Step size times min(s^-1/2, s * warmup_steps^-3/2) at update s = 1, 2, ... (Vaswani et al. 2017, Eq. 3)."""
     return {
-        "scheduler": LambdaLR(optimizer, lambda step: min((step + 1) ** -0.5, (step + 1) * max(1, warmup_steps) ** -1.5)),
+        "scheduler": LambdaLR(
+            optimizer,
+            lambda step: min((step + 1) ** -0.5, (step + 1) * max(1, warmup_steps) ** -1.5),
+        ),
         "interval": "step",
     }
 

@@ -26,7 +26,10 @@ def picture_mask(pattern: Pattern, height: int, width: int, kernel: int) -> Tens
         return (distance >= 0) & (distance % width == 0)
     if pattern == "conv":
         reach = kernel // 2
-        inside = [down * width + right for down, right in product(range(reach + 1), range(-reach, reach + 1))]
+        inside = [
+            down * width + right
+            for down, right in product(range(reach + 1), range(-reach, reach + 1))
+        ]
         return torch.isin(distance, torch.tensor([offset for offset in inside if offset >= 0]))
     return distance >= 0
 

@@ -29,7 +29,9 @@ def token_losses(logits: Tensor, targets: Tensor, length: Tensor, smoothing: flo
     Returns:
         (N, T), in nats.
     """
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none", label_smoothing=smoothing)
+    losses = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), reduction="none", label_smoothing=smoothing
+    )
     counts = torch.arange(targets.shape[1], device=targets.device) < length[:, None]
     return losses.view_as(targets) * counts
 
@@ -53,7 +55,9 @@ class TokenModule(GenerativeModule):
         super().setup(stage)
         length = getattr(self.trainer.datamodule, "context", 0)  # type: ignore[attr-defined]
         if length > self.context:
-            raise UserError(f"data.context {length} is more than model.context {self.context}: make them equal")
+            raise UserError(
+                f"data.context {length} is more than model.context {self.context}: make them equal"
+            )
 
     def measure(self, batch: dict[str, Any], stage: str) -> None:
         """Log the figures of one batch of "val" or "test"."""
@@ -77,9 +81,18 @@ class TokenModule(GenerativeModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._targets:
-            parts = self.trainer.world_size * self.trainer.accumulate_grad_batches  # that Lightning has divided by
-            total = self.trainer.strategy.reduce(torch.tensor(self._targets, device=self.device), reduce_op="sum")
-            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            parts = (
+                self.trainer.world_size * self.trainer.accumulate_grad_batches
+            )  # that Lightning has divided by
+            total = self.trainer.strategy.reduce(
+                torch.tensor(self._targets, device=self.device), reduce_op="sum"
+            )
+            gradients = [
+                p.grad
+                for group in optimizer.param_groups
+                for p in group["params"]
+                if p.grad is not None
+            ]
             torch._foreach_mul_(gradients, NOMINAL * parts / total)
             self._targets = 0
         super().on_before_optimizer_step(optimizer)

@@ -58,11 +58,17 @@ class Shape:
     def __post_init__(self) -> None:
         if self.width % self.heads or (self.rotary and self.width // self.heads % 2):
             step = self.heads * (2 if self.rotary else 1)
-            raise UserError(f"model.width {self.width}: give a multiple of {step} for model.heads {self.heads}")
+            raise UserError(
+                f"model.width {self.width}: give a multiple of {step} for model.heads {self.heads}"
+            )
 
     def make_norm(self) -> nn.Module:
         """A normalisation layer over the width."""
-        return nn.LayerNorm(self.width, bias=self.bias) if self.norm == "layer" else nn.RMSNorm(self.width)
+        return (
+            nn.LayerNorm(self.width, bias=self.bias)
+            if self.norm == "layer"
+            else nn.RMSNorm(self.width)
+        )
 
 
 class KVCache:
@@ -87,7 +93,9 @@ class KVCache:
         writers: (N, T), which row was the one that wrote each column: where two rows have the same one, they are the same.
     """
 
-    def __init__(self, layers: int, rows: int, heads: int, context: int, width: int, device: torch.device) -> None:
+    def __init__(
+        self, layers: int, rows: int, heads: int, context: int, width: int, device: torch.device
+    ) -> None:
         self.size = (layers, 2, rows, heads, context, width)
         self.values: Tensor | None = None
         self.history: list[list[int]] = [[] for _ in range(rows)]
@@ -105,7 +113,9 @@ class KVCache:
         if len(rows) > len(self.writers):
             self.values = self.values[:, :, rows]
         else:
-            row, column = (writers != self.writers[: len(rows)])[:, : max(self.lengths)].nonzero(as_tuple=True)
+            row, column = (writers != self.writers[: len(rows)])[:, : max(self.lengths)].nonzero(
+                as_tuple=True
+            )
             moved = self.values[:, :, rows[row], :, column]
             self.values = self.values[:, :, : len(rows)]
             self.values[:, :, row, :, column] = moved
@@ -116,10 +126,15 @@ class KVCache:
     def write_at(self, places: list[int]) -> None:
         """The column that each row's next token goes to: what all layers need to know of it, made once."""
         self.seen, self.lengths = max(places) + 1, [place + 1 for place in places]
-        self.place, self.mask = places[0] if len(set(places)) == 1 else torch.tensor(places, device=self.rows.device), None
+        self.place, self.mask = (
+            places[0] if len(set(places)) == 1 else torch.tensor(places, device=self.rows.device),
+            None,
+        )
         self.writers[self.rows, self.place] = self.rows
         if isinstance(self.place, Tensor):
-            self.mask = (torch.arange(self.seen, device=self.place.device) <= self.place[:, None])[:, None, None]  # (N, 1, 1, seen)
+            self.mask = (torch.arange(self.seen, device=self.place.device) <= self.place[:, None])[
+                :, None, None
+            ]  # (N, 1, 1, seen)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keep keys and values (K, H, S, D); all that may be attended to, where `mask` is True if there is one."""
@@ -132,7 +147,10 @@ class KVCache:
         if isinstance(self.place, int):
             kept[0, :, :, self.place], kept[1, :, :, self.place] = keys[:, :, 0], values[:, :, 0]
         else:
-            kept[0, self.rows, :, self.place], kept[1, self.rows, :, self.place] = keys[:, :, 0], values[:, :, 0]
+            kept[0, self.rows, :, self.place], kept[1, self.rows, :, self.place] = (
+                keys[:, :, 0],
+                values[:, :, 0],
+            )
         return kept[0, :, :, : self.seen], kept[1, :, :, : self.seen]
 
 
@@ -159,15 +177,25 @@ class SelfAttention(nn.Module):
         self.shape, self.layer = shape, layer
         self.qkv = nn.Linear(shape.width, 3 * shape.width, shape.bias)
         self.output = nn.Linear(shape.width, shape.width, shape.bias)
-        self.norms = nn.ModuleList([nn.RMSNorm(shape.width // shape.heads) for _ in range(2)]) if shape.qk_norm else None
+        self.norms = (
+            nn.ModuleList([nn.RMSNorm(shape.width // shape.heads) for _ in range(2)])
+            if shape.qk_norm
+            else None
+        )
 
-    def forward(self, x: Tensor, positions: Tensor, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(2, (3, self.shape.heads, -1)).permute(2, 0, 3, 1, 4)  # each (N, H, T, D)
+    def forward(
+        self, x: Tensor, positions: Tensor, cache: KVCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        q, k, v = (
+            self.qkv(x).unflatten(2, (3, self.shape.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # each (N, H, T, D)
         if self.norms is not None:
             q, k = self.norms[0](q), self.norms[1](k)
         if self.shape.rotary:
             q, k = rotate(q, positions), rotate(k, positions)
-        causal = mask is None and (cache is None or cache.place is None)  # one token looks at all that the cache has
+        causal = mask is None and (
+            cache is None or cache.place is None
+        )  # one token looks at all that the cache has
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
             mask = cache.mask if mask is None else mask
@@ -182,12 +210,16 @@ class CrossAttention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.query, self.output = (nn.Linear(shape.width, shape.width, shape.bias) for _ in range(2))
+        self.query, self.output = (
+            nn.Linear(shape.width, shape.width, shape.bias) for _ in range(2)
+        )
         self.keys_values = nn.Linear(shape.width, 2 * shape.width, shape.bias)
 
     def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (N, H, S, D) of a memory (N, S, width), once for all tokens that look at it."""
-        k, v = self.keys_values(memory).unflatten(2, (2, self.shape.heads, -1)).permute(2, 0, 3, 1, 4)
+        k, v = (
+            self.keys_values(memory).unflatten(2, (2, self.shape.heads, -1)).permute(2, 0, 3, 1, 4)
+        )
         return k, v
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
@@ -202,7 +234,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.gated, self.activation = shape.feed_forward == "swiglu", F.relu if shape.feed_forward == "relu" else F.gelu
+        self.gated, self.activation = (
+            shape.feed_forward == "swiglu",
+            F.relu if shape.feed_forward == "relu" else F.gelu,
+        )
         hidden = shape.hidden or (8 * shape.width // 3 if self.gated else 4 * shape.width)
         self.input = nn.Linear(shape.width, 2 * hidden if self.gated else hidden, shape.bias)
         self.output = nn.Linear(hidden, shape.width, shape.bias)
@@ -243,7 +278,9 @@ class Block(Residual):
         super().__init__(shape, 2)
         self.attention, self.feed_forward = SelfAttention(shape, layer), FeedForward(shape)
 
-    def forward(self, x: Tensor, positions: Tensor, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Tensor, cache: KVCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         x = self.add(0, x, lambda y: self.attention(y, positions, cache, mask))
         return self.add(1, x, self.feed_forward)
 

@@ -18,10 +18,20 @@ from lightning_modules.layers.attention import AttentionMap, watching_attention
 from lightning_modules.layers.decoding import Search, beam_search
 from lightning_modules.layers.tokens import TokenModule, token_losses
 from metrics.language import TokenNLL
-from metrics.translation import bleu, bleu_by_length, chrf, closed_vocabulary_bleu, exact_match, tokenised_bleu
+from metrics.translation import (
+    bleu,
+    bleu_by_length,
+    chrf,
+    closed_vocabulary_bleu,
+    exact_match,
+    tokenised_bleu,
+)
 
 BEAM = Search(beam=5)
-SEARCHES = {"val": {"": Search()}, "test": {"": Search(), f"_beam{BEAM.beam}": BEAM}}  # by the ending of their figures' names
+SEARCHES = {
+    "val": {"": Search()},
+    "test": {"": Search(), f"_beam{BEAM.beam}": BEAM},
+}  # by the ending of their figures' names
 # Published translators on Multi30k (see `Multi30k.vocabulary`): maximum number of words -> whether they are tokenised again.
 PUBLISHED_PROTOCOLS = {24: True, 49: False}
 PAD, BEGIN, STOP = range(3)  # special tokens come first in every vocabulary
@@ -70,10 +80,14 @@ class Translator(TokenModule):
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Logits (N, T, V) of all targets of a batch."""
-        return self.decode(self.encode(batch["source"], batch["source_length"]), batch["target"][:, :-1])
+        return self.decode(
+            self.encode(batch["source"], batch["source_length"]), batch["target"][:, :-1]
+        )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        losses = token_losses(self(batch), batch["target"][:, 1:], batch["target_length"], self.smoothing)  # Eq. 1
+        losses = token_losses(
+            self(batch), batch["target"][:, 1:], batch["target_length"], self.smoothing
+        )  # Eq. 1
         self.log_train(loss=losses.sum() / batch["targets"])
         return self.token_mean(losses, batch["targets"])
 
@@ -83,7 +97,10 @@ class Translator(TokenModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         logits, target = self(batch), data.tokenizer.target
         unit = f"unit=nats/token|tokens={target.kind}:{target.vocab_size}|case:{'lc' if data.lower else 'mixed'}"
-        for name, metric, smoothing in (("nll", self.nll, 0.0), ("loss", self.loss, self.smoothing)):
+        for name, metric, smoothing in (
+            ("nll", self.nll, 0.0),
+            ("loss", self.loss, self.smoothing),
+        ):
             metric.description = f"{unit}|smoothing={smoothing:g}|split={data.split_name(stage)}"
             losses = token_losses(logits, batch["target"][:, 1:], batch["target_length"], smoothing)
             metric.update(losses, batch["targets"])
@@ -103,9 +120,13 @@ class Translator(TokenModule):
     def _score(self, stage: str) -> None:
         """Compare all that was written, on all ranks, with the references."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self._note(stage, "ppl", self.nll.compute().exp(), self.nll.signature.replace("nll", "ppl", 1))
+        self._note(
+            stage, "ppl", self.nll.compute().exp(), self.nll.signature.replace("nll", "ppl", 1)
+        )
         sources, references = data.texts(stage)
-        for name, search in SEARCHES[stage].items():  # and not of what was written, since a rank may have had nothing to write
+        for name, search in SEARCHES[
+            stage
+        ].items():  # and not of what was written, since a rank may have had nothing to write
             every = self.of_all_ranks(self._written.get(name, {}))
             written = dict(sorted(item for part in every for item in part.items()))
             texts = list(written.values()), [references[index] for index in written]
@@ -114,17 +135,28 @@ class Translator(TokenModule):
             self._note(stage, f"exact{name}", *exact_match(*texts, data.lower), note)
             if stage == "test":
                 self._note(stage, f"chrf{name}", *chrf(*texts, data.lower), note)
-                for bucket, found in bleu_by_length(*texts, [sources[i] for i in written], data.lower).items():
+                for bucket, found in bleu_by_length(
+                    *texts, [sources[i] for i in written], data.lower
+                ).items():
                     self._note(stage, f"bleu_source_{bucket}{name}", *found, note)
                 if hasattr(data, "tokenise"):
                     words = data.tokenise, data.word_rules
-                    self._note(stage, f"bleu_tokenised{name}", *tokenised_bleu(*texts, *words, data.lower), note)
+                    self._note(
+                        stage,
+                        f"bleu_tokenised{name}",
+                        *tokenised_bleu(*texts, *words, data.lower),
+                        note,
+                    )
                     for max_words, again in PUBLISHED_PROTOCOLS.items():
-                        found = closed_vocabulary_bleu(*texts, *words, data.vocabulary, max_words, again)
+                        found = closed_vocabulary_bleu(
+                            *texts, *words, data.vocabulary, max_words, again
+                        )
                         self._note(stage, f"bleu_unk{max_words}{name}", *found, note)
         self._written = {}
 
-    def _note(self, stage: str, name: str, value: Tensor | float, signature: str, note: str = "") -> None:
+    def _note(
+        self, stage: str, name: str, value: Tensor | float, signature: str, note: str = ""
+    ) -> None:
         self.log(f"{stage}/{name}", float(value))  # equal on all ranks
         self.signatures[f"{stage}/{name}"] = f"{signature[:-1]}|{note}]" if note else signature
 
@@ -135,14 +167,20 @@ class Translator(TokenModule):
         assert self.tokenizer is not None
         most = self._most(length, search)
         state = self.start(self.encode(source, length), max(most))
-        found = beam_search(self, state, len(source), most, search, begin=BEGIN, stop=STOP, device=source.device)
+        found = beam_search(
+            self, state, len(source), most, search, begin=BEGIN, stop=STOP, device=source.device
+        )
         texts = (self.tokenizer.target.decode(one[0][1]) if one else "" for one in found)
-        return [" ".join(text.splitlines()) for text in texts]  # bytes may be drawn that end a line, and a text is a line
+        return [
+            " ".join(text.splitlines()) for text in texts
+        ]  # bytes may be drawn that end a line, and a text is a line
 
     @staticmethod
     def _most(length: Tensor, search: Search) -> list[int]:
         """Most tokens that are written for each of sources of `length` (N,)."""
-        return [search.max_length or max(search.min_length, 2 * size + 10) for size in length.tolist()]
+        return [
+            search.max_length or max(search.min_length, 2 * size + 10) for size in length.tolist()
+        ]
 
     def read(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Sources (N, S) and their lengths (N,) of texts, padded.
@@ -178,7 +216,9 @@ class Translator(TokenModule):
     def _batches(texts: list[str], budget: int) -> Iterator[list[int]]:
         """Numbers of texts of about one length; one that is too long is alone."""
         chosen: list[int] = []
-        for number in sorted((n for n, text in enumerate(texts) if text.strip()), key=lambda n: len(texts[n])):
+        for number in sorted(
+            (n for n, text in enumerate(texts) if text.strip()), key=lambda n: len(texts[n])
+        ):
             if chosen and (len(chosen) + 1) * len(texts[number]) > budget:
                 yield chosen
                 chosen = []
@@ -216,7 +256,9 @@ class Translator(TokenModule):
             UserError: if an option is out of its range.
         """
         search = Search(beam, length_penalty, penalty, min_length, max_length)
-        return self.write(batch["source"].to(self.device), batch["source_length"].to(self.device), search)
+        return self.write(
+            batch["source"].to(self.device), batch["source_length"].to(self.device), search
+        )
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
@@ -227,23 +269,46 @@ class Translator(TokenModule):
         written = self.write(batch["source"], batch["source_length"], Search())
         source, target = self.tokenizer.source, self.tokenizer.target
         rows = zip(batch["source"].tolist(), batch["target"].tolist(), written)
-        return {"translations": [f"{source.decode(a)}\n  = {target.decode(b)}\n  > {text}" for a, b, text in rows]}
+        return {
+            "translations": [
+                f"{source.decode(a)}\n  = {target.decode(b)}\n  > {text}" for a, b, text in rows
+            ]
+        }
 
     def cross_attention(self, weights: list[Tensor]) -> dict[str, Tensor]:
         """Of all attention that was watched in one `decode`, that to the source by name, (N, H, T, S) each."""
         return {}
 
     @sampling
-    def attention_maps(self, batch: dict[str, Any], search: Search = Search()) -> dict[str, AttentionMap]:  # noqa: B008  # frozen
+    def attention_maps(
+        self, batch: dict[str, Any], search: Search = Search()
+    ) -> dict[str, AttentionMap]:  # noqa: B008  # frozen
         """Of the first text of a batch: what its translation looked at, word by word."""
         assert self.tokenizer is not None
-        source, length = batch["source"][:1, : int(batch["source_length"][0])], batch["source_length"][:1]
+        source, length = (
+            batch["source"][:1, : int(batch["source_length"][0])],
+            batch["source_length"][:1],
+        )
         memory = self.encode(source, length)
         most = self._most(length, search)
-        (found,) = beam_search(self, self.start(memory, most[0]), 1, most, search, begin=BEGIN, stop=STOP, device=source.device)
+        (found,) = beam_search(
+            self,
+            self.start(memory, most[0]),
+            1,
+            most,
+            search,
+            begin=BEGIN,
+            stop=STOP,
+            device=source.device,
+        )
         ids = found[0][1] if found else []
         with watching_attention() as weights:
-            self.decode(self.encode(source, length), torch.tensor([[BEGIN, *ids]], device=source.device))
+            self.decode(
+                self.encode(source, length), torch.tensor([[BEGIN, *ids]], device=source.device)
+            )
         rows = [self.tokenizer.target.token(number) for number in [*ids, STOP]]
         columns = [self.tokenizer.source.token(number) for number in source[0].tolist()]
-        return {name: AttentionMap(rows, columns, one[0]) for name, one in self.cross_attention(weights).items()}
+        return {
+            name: AttentionMap(rows, columns, one[0])
+            for name, one in self.cross_attention(weights).items()
+        }

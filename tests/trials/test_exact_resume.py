@@ -13,7 +13,14 @@ import torch
 
 from tests.runs import ROOT, run_differences, tiny_config
 
-EPOCHS = ["--trainer.max_epochs", "8", "--checkpoint.every_n_train_steps", "13", "--pictures.every_n_train_steps", "50"]
+EPOCHS = [
+    "--trainer.max_epochs",
+    "8",
+    "--checkpoint.every_n_train_steps",
+    "13",
+    "--pictures.every_n_train_steps",
+    "50",
+]
 SYSTEMS = (
     "autoencoder",
     "vae",
@@ -34,7 +41,13 @@ CASES = [(system, workers) for system in SYSTEMS for workers in (0, 2)]
 
 def start(arguments: list[str], program: list[str] = ["train.py"]) -> subprocess.Popen[str]:  # noqa: B006
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, *program, *arguments], cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, *program, *arguments],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stderr=subprocess.PIPE,
+    )
 
 
 def arguments(config: Path, run: Path) -> list[str]:
@@ -54,7 +67,9 @@ def check_all_load(run: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1]}workers")
-def untouched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, float]:
+def untouched(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, float]:
     """Configuration, run directory and training seconds of an uninterrupted run."""
     system, workers = request.param
     folder = tmp_path_factory.mktemp(f"{system}{workers}")
@@ -73,7 +88,9 @@ def test_random_kills(untouched: tuple[Path, Path, float]) -> None:
     kills = 0
     while kills < 5:
         process = start(arguments(config, run))
-        while not (run / "run.yaml").exists() or ("last.ckpt" not in (run / "run.yaml").read_text() and not process.poll()):
+        while not (run / "run.yaml").exists() or (
+            "last.ckpt" not in (run / "run.yaml").read_text() and not process.poll()
+        ):
             time.sleep(0.2)
             if process.poll() is not None or (run / "metrics.csv").exists():
                 break

@@ -8,7 +8,16 @@ import pytest
 
 from tests.runs import ROOT
 
-FIT = ["train.py", "fit", "--config", "configs/gan/ring.yaml", "--trainer.max_steps", "20", "--trainer.log_every_n_steps", "5"]
+FIT = [
+    "train.py",
+    "fit",
+    "--config",
+    "configs/gan/ring.yaml",
+    "--trainer.max_steps",
+    "20",
+    "--trainer.log_every_n_steps",
+    "5",
+]
 TWO = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.limit_val_batches", "1"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
 LAUNCHERS = {
@@ -24,7 +33,13 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("launched")
     found = {}
     for name, command in LAUNCHERS.items():
-        done = subprocess.run([*command, "--run_dir", str(folder / name)], cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, "--run_dir", str(folder / name)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr[-2000:]
         found[name] = Path(folder / name / "metrics.csv").read_bytes()
     return found

@@ -9,7 +9,17 @@ from tests.trials.test_exact_resume import start
 
 def modes(config: str, seed: int, folder: Path) -> list[float]:
     """Modes that the averaged generator covers at the last validations of a run."""
-    process = start(["fit", "--config", f"configs/gan/{config}.yaml", "--seed_everything", str(seed), "--run_dir", str(folder)])
+    process = start(
+        [
+            "fit",
+            "--config",
+            f"configs/gan/{config}.yaml",
+            "--seed_everything",
+            str(seed),
+            "--run_dir",
+            str(folder),
+        ]
+    )
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     rows = [row.split(",") for row in (folder / "health.csv").read_text().splitlines()]

@@ -12,7 +12,11 @@ from lightning_modules import load
 from lightning_modules.layers.decoding import Search
 from tests.trials.test_exact_resume import start
 
-TASKS = {"copy": lambda text: text, "reverse": lambda text: text[::-1], "sort": lambda text: "".join(sorted(text))}
+TASKS = {
+    "copy": lambda text: text,
+    "reverse": lambda text: text[::-1],
+    "sort": lambda text: "".join(sorted(text)),
+}
 SIZES = {"train": 8000, "val": 200, "test": 500}
 EPOCHS = 15
 TRANSFORMER = {
@@ -25,7 +29,14 @@ TRANSFORMER = {
     "warmup_steps": 200,
     "average_every": 20,
 }
-SEQ2SEQ = {"attention": "additive", "width": 96, "embedding": 32, "dropout": 0.1, "learning_rate": 4e-3, "warmup_steps": 100}
+SEQ2SEQ = {
+    "attention": "additive",
+    "width": 96,
+    "embedding": 32,
+    "dropout": 0.1,
+    "learning_rate": 4e-3,
+    "warmup_steps": 100,
+}
 
 
 def write_corpus(folder: Path, task: str) -> list[tuple[str, str]]:
@@ -56,15 +67,32 @@ def write_corpus(folder: Path, task: str) -> list[tuple[str, str]]:
 def test_digits(task: str, system: str, options: dict[str, Any], tmp_path: Path) -> None:
     """At least 99 of 100 unseen strings come out right."""
     pairs = write_corpus(tmp_path / "corpus", task)
-    data = {"folder": str(tmp_path / "corpus"), "source": "in", "target": "out", "tokenizer": "char", "root": str(tmp_path)}
+    data = {
+        "folder": str(tmp_path / "corpus"),
+        "source": "in",
+        "target": "out",
+        "tokenizer": "char",
+        "root": str(tmp_path),
+    }
     config = {
         "model": {"class_path": f"lightning_modules.{system}", "init_args": options},
-        "data": {"class_path": "datamodules.parallel_text.ParallelFiles", "init_args": {**data, "batch_tokens": 512}},
-        "trainer": {"max_epochs": EPOCHS, "gradient_clip_val": 1.0, "check_val_every_n_epoch": EPOCHS},
+        "data": {
+            "class_path": "datamodules.parallel_text.ParallelFiles",
+            "init_args": {**data, "batch_tokens": 512},
+        },
+        "trainer": {
+            "max_epochs": EPOCHS,
+            "gradient_clip_val": 1.0,
+            "check_val_every_n_epoch": EPOCHS,
+        },
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    process = start(["fit", "--config", str(tmp_path / "config.yaml"), "--run_dir", str(tmp_path / "run")])
+    process = start(
+        ["fit", "--config", str(tmp_path / "config.yaml"), "--run_dir", str(tmp_path / "run")]
+    )
     _, errors = process.communicate()
     assert process.returncode == 0, errors
-    made = load(tmp_path / "run/checkpoints/last.ckpt").translate([text for text, _ in pairs], Search())
+    made = load(tmp_path / "run/checkpoints/last.ckpt").translate(
+        [text for text, _ in pairs], Search()
+    )
     assert sum(text == answer for text, (_, answer) in zip(made, pairs)) >= 0.99 * len(pairs)

@@ -28,14 +28,35 @@ def peak_memory(folder: Path, megabytes: int) -> float:
     try:
         write_corpus(folder / "corpus.txt", megabytes)
         model = {"context": 64, "layers": 1, "heads": 2, "width": 16}
-        data = {"path": str(folder / "corpus.txt"), "root": str(folder), "tokenizer": "byte", "context": 64}
+        data = {
+            "path": str(folder / "corpus.txt"),
+            "root": str(folder),
+            "tokenizer": "byte",
+            "context": 64,
+        }
         config = {
             "model": {"class_path": "lightning_modules.gpt.GPT", "init_args": model},
             "data": {"class_path": "datamodules.text.TextFiles", "init_args": data},
         }
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        limits = ["--trainer.max_steps", "60", "--trainer.val_check_interval", "20", "--trainer.limit_val_batches", "4"]
-        process = start(["fit", "--config", str(folder / "config.yaml"), "--run_dir", str(folder / "run"), *limits])
+        limits = [
+            "--trainer.max_steps",
+            "60",
+            "--trainer.val_check_interval",
+            "20",
+            "--trainer.limit_val_batches",
+            "4",
+        ]
+        process = start(
+            [
+                "fit",
+                "--config",
+                str(folder / "config.yaml"),
+                "--run_dir",
+                str(folder / "run"),
+                *limits,
+            ]
+        )
         _, errors = process.communicate()
         assert process.returncode == 0, errors
         with open(folder / "run/throughput.csv") as file:
