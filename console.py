@@ -1,7 +1,9 @@
-"""What the four programs share before anything heavy is imported: the list of recipes, and errors of one line.
+"""What the four programs share before anything heavy is imported: the list of recipes, and errors
+of one line.
 
-A user's mistake is a `UserError`: one line on stderr that names the thing and the mend, exit code 2. A fault of the
-machine (a full disk, no permission) exits with 1. DEBUG=1 shows the traceback of either.
+A user's mistake is a `UserError`: one line on stderr that names the thing and the mend, exit code
+2. A fault of the machine (a full disk, no permission) exits with 1. DEBUG=1 shows the traceback of
+either.
 """
 
 import ast
@@ -54,7 +56,9 @@ def recipe_list() -> str:
 
 
 def classes_in(folder: str) -> dict[str, str]:
-    """Class name to import path of every public class in a folder's files, read as text and not imported."""
+    """Class name to import path of every public class in a folder's files, read as text and not
+    imported.
+    """
     found = {}
     for path in sorted((ROOT / folder).glob("*.py")):
         try:
@@ -68,7 +72,9 @@ def classes_in(folder: str) -> dict[str, str]:
 
 
 def one_line(text: str, limit: int = 400) -> str:
-    """An error message without jsonargparse's account of every alternative it tried, and without a worker's traceback."""
+    """An error message without jsonargparse's account of every alternative it tried, and without a
+    worker's traceback.
+    """
     text = re.sub(r"Parser key \"([^\"]+)\":", r"\1:", WORKER.sub("", text))
     text = re.sub(r"<class '([^']+)'>", r"\1", text)
     lines = [
@@ -102,7 +108,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def mistake_behind(error: BaseException) -> UserError | None:
-    """The user's mistake that caused an error, if one did: jsonargparse wraps whatever a constructor raises."""
+    """The user's mistake that caused an error, if one did: jsonargparse wraps whatever a
+    constructor raises.
+    """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
         cause = cause.__cause__
@@ -110,7 +118,9 @@ def mistake_behind(error: BaseException) -> UserError | None:
 
 
 def run(program: Callable[[], object], interrupted: str = "interrupted") -> int:
-    """Call a program and turn whatever it raises into one line on stderr and an exit code; what Ctrl-C leaves is `interrupted`."""
+    """Call a program and turn whatever it raises into one line on stderr and an exit code; what
+    Ctrl-C leaves is `interrupted`.
+    """
     try:
         program()
         return 0

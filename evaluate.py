@@ -1,12 +1,15 @@
-"""Score pictures: `python evaluate.py CKPT|FOLDER [--against CONFIG] [--metrics fid,kid,...] [--seed 0]`.
+"""Score pictures: `python evaluate.py CKPT|FOLDER [--against CONFIG] [--metrics fid,kid,...]
+[--seed 0]`.
 
-CKPT is a checkpoint of any system that draws pictures; its average weights and its live ones are scored side by side. FOLDER
-holds pictures that anything made. One generation and one pass through the feature extractor serve all metrics; the real
-pictures' features are computed once and kept beside the corpora. Each value is a line of JSON on stdout, with its signature.
-Systems that translate are given the split's pictures and scored per direction. Metrics: fid, kid, precision, recall, density,
-coverage, is (Inception only), parzen, nn (conditional systems only), and l1, psnr, ssim (translations whose answers are known).
-Systems that draw from captions are also asked by `--ranker CKPT`, a CLIP, for ranking: how often a picture's caption fits it best
-among 32, beside the same of the real pictures and of shuffled captions.
+CKPT is a checkpoint of any system that draws pictures; its average weights and its live ones are
+scored side by side. FOLDER holds pictures that anything made. One generation and one pass through
+the feature extractor serve all metrics; the real pictures' features are computed once and kept
+beside the corpora. Each value is a line of JSON on stdout, with its signature. Systems that
+translate are given the split's pictures and scored per direction. Metrics: fid, kid, precision,
+recall, density, coverage, is (Inception only), parzen, nn (conditional systems only), and l1, psnr,
+ssim (translations whose answers are known). Systems that draw from captions are also asked by
+`--ranker CKPT`, a CLIP, for ranking: how often a picture's caption fits it best among 32, beside
+the same of the real pictures and of shuffled captions.
 """
 
 import argparse
@@ -111,7 +114,9 @@ def check(options: argparse.Namespace) -> argparse.Namespace:
 def drawn(
     target: Any, model: Any, options: argparse.Namespace, count: int, **choice: bool
 ) -> Iterator[tuple[Any, Any]]:
-    """uint8 pictures with the labels they were asked to have (or None), a batch at a time; classes take turns."""
+    """uint8 pictures with the labels they were asked to have (or None), a batch at a time; classes
+    take turns.
+    """
     import torch
 
     from metrics.features import to_bytes
@@ -130,7 +135,9 @@ def drawn(
 def found(
     folder: Path, image_shape: list[int], options: argparse.Namespace, count: int | None
 ) -> Iterator[tuple[Any, None]]:
-    """uint8 pictures of a folder in the order of their names, scaled to the data's size, a batch at a time."""
+    """uint8 pictures of a folder in the order of their names, scaled to the data's size, a batch at
+    a time.
+    """
     import torch
 
     from datamodules.image_folder import decode, picture_files
@@ -264,9 +271,11 @@ def score(
 def ranked(
     generated: Any, data: Any, options: argparse.Namespace, note: str
 ) -> Iterator[dict[str, Any]]:
-    """Accuracy with which a CLIP finds the captions of uint8 pictures (N, C, H, W), of the split's own, and by wrong captions.
+    """Accuracy with which a CLIP finds the captions of uint8 pictures (N, C, H, W), of the split's
+    own, and by wrong captions.
 
-    Where N is several times the split, each time is a pass of its own, with other seeds: the value is their mean.
+    Where N is several times the split, each time is a pass of its own, with other seeds: the value
+    is their mean.
     """
     import torch
 

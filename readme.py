@@ -9,7 +9,9 @@ BEGIN, END = "<!-- systems: written by `make readme` -->", "<!-- end of systems 
 
 
 def systems_table() -> str:
-    """One row per system that has a recipe: the first line of its file, and its recipes with their purposes."""
+    """One row per system that has a recipe: the first line of its file, and its recipes with their
+    purposes.
+    """
     rows = ["| System | What it is | Recipes |", "|---|---|---|"]
     by_system: dict[str, list[str]] = {}
     for path in recipes():

@@ -1,12 +1,15 @@
 """Train and score the papers' recipes: `python reproduce.py list | run ID [--seeds 0,1,2] | render`.
 
-A reproduction is a file `configs/_reproduce/<id>.yaml`. `run` trains in `runs/reproduce/<id>/seed<k>` (continuing where it was
-interrupted), tests, writes what it measured to `results/<id>.json`, and renders RESULTS.md. `render` only does the last of these.
-RESULTS.md takes measured values from `results/` and everything else (protocol, published value, source) from the entries.
+A reproduction is a file `configs/_reproduce/<id>.yaml`. `run` trains in
+`runs/reproduce/<id>/seed<k>` (continuing where it was interrupted), tests, writes what it measured
+to `results/<id>.json`, and renders RESULTS.md. `render` only does the last of these. RESULTS.md
+takes measured values from `results/` and everything else (protocol, published value, source) from
+the entries.
 
-Beside its `metric` an entry may want other `figures` of the same test, and with `run_dir` several score one run. An ablation has
-`variants`, each with overrides of its own; what counts of it is their order, by the first figure of each. `earlier` lists values
-that no longer hold, each with its reason; such an entry is withdrawn as long as it has no file in `results/`.
+Beside its `metric` an entry may want other `figures` of the same test, and with `run_dir` several
+score one run. An ablation has `variants`, each with overrides of its own; what counts of it is
+their order, by the first figure of each. `earlier` lists values that no longer hold, each with its
+reason; such an entry is withdrawn as long as it has no file in `results/`.
 """
 
 import argparse
@@ -65,7 +68,9 @@ def listing() -> str:
 
 
 def run_function(entry: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Call the floor that the entry names with those tensors of its data that the function asks for."""
+    """Call the floor that the entry names with those tensors of its data that the function asks
+    for.
+    """
     from sample import data_module
 
     module, _, name = entry["function"].rpartition(".")
@@ -93,7 +98,9 @@ def run_function(entry: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def run_model(name: str, entry: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Train (or continue, or find finished) one seed, and test it, or score what it draws where the entry has `evaluate`."""
+    """Train (or continue, or find finished) one seed, and test it, or score what it draws where the
+    entry has `evaluate`.
+    """
     import train
 
     folder = (

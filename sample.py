@@ -1,15 +1,18 @@
-"""Draw from any checkpoint: `python sample.py CKPT [options]`; `python sample.py CKPT --help` lists what its system offers.
+"""Draw from any checkpoint: `python sample.py CKPT [options]`; `python sample.py CKPT --help` lists
+what its system offers.
 
-The options are those of the system's `sample` method. Pictures go to `--out`, one file per seed and the first 64 side by side in
-grid.png, and their paths to stdout; texts go to stdout, one sample a line. Picture i depends on its seed alone, whatever is drawn
-beside it.
+The options are those of the system's `sample` method. Pictures go to `--out`, one file per seed and
+the first 64 side by side in grid.png, and their paths to stdout; texts go to stdout, one sample a
+line. Picture i depends on its seed alone, whatever is drawn beside it.
 
-Texts go on from `--prompt TEXT`, or from what stdin brings with `--prompt -`; a terminal sees them grow. `--show_probs 5` shows
-each step's likeliest tokens, and `--score FILE` how much every token of a text surprises the model. Systems that translate
-pictures take your own: `--input FOLDER_OR_IMAGE --direction a2b --out DIR` keeps names and sizes. Those that translate texts take
-a file of any length or a sentence, `--input FILE --out FILE`, a line for a line, and `--attention DIR` draws what the first lines
-looked at. Systems that draw from words take a `--prompt` as often as you like, or a line for each from stdin; `--ranker CKPT` has a
-CLIP choose the `--keep K` pictures that fit best.
+Texts go on from `--prompt TEXT`, or from what stdin brings with `--prompt -`; a terminal sees them
+grow. `--show_probs 5` shows each step's likeliest tokens, and `--score FILE` how much every token
+of a text surprises the model. Systems that translate pictures take your own: `--input
+FOLDER_OR_IMAGE --direction a2b --out DIR` keeps names and sizes. Those that translate texts take a
+file of any length or a sentence, `--input FILE --out FILE`, a line for a line, and `--attention
+DIR` draws what the first lines looked at. Systems that draw from words take a `--prompt` as often
+as you like, or a line for each from stdin; `--ranker CKPT` has a CLIP choose the `--keep K`
+pictures that fit best.
 """
 
 import argparse
@@ -63,7 +66,9 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, text: str) -> None:
-    """One parameter of `sample` as an option: bool -> --x/--no-x, Literal -> choices, list -> repeatable."""
+    """One parameter of `sample` as an option: bool -> --x/--no-x, Literal -> choices, list ->
+    repeatable.
+    """
     kind, flag = parameter.annotation, f"--{parameter.name}"
     if isinstance(kind, types.UnionType):  # `int | None`
         kind = next(part for part in typing.get_args(kind) if part is not type(None))
@@ -116,7 +121,8 @@ def opened(config: Path) -> Any:
 
 
 def unseen(model: Any, config: Path, seeds: list[int], attribute: str | None) -> LazyBatch:
-    """The batch that `sample` may ask for: seed i picks sample `i` of the test split, modulo its size.
+    """The batch that `sample` may ask for: seed i picks sample `i` of the test split, modulo its
+    size.
 
     Args:
         model: who asks.
@@ -258,7 +264,8 @@ def use_device(model: Any, device: str) -> None:
 
 
 def pictures_of(source: Path, channels: int, failed: list[str]) -> Iterator[tuple[list[Path], Any]]:
-    """Pictures of one size, as many as `PIXELS` allows but at least one at a time: their files, and uint8 (N, C, H, W).
+    """Pictures of one size, as many as `PIXELS` allows but at least one at a time: their files, and
+    uint8 (N, C, H, W).
 
     Args:
         source: a picture, or a folder with pictures anywhere in it.
@@ -306,7 +313,8 @@ def translate(model: Any, options: argparse.Namespace, sampling: dict[str, Any])
     """Translate the pictures of `--input` into `--out`, under their names and in their sizes.
 
     Raises:
-        UserError: if any could not be translated, after all others were; a line on stderr says why of each.
+        UserError: if any could not be translated, after all others were; a line on stderr says why
+            of each.
     """
     from PIL import Image
 
@@ -359,10 +367,12 @@ def prime_of(path: Path, shape: list[int]) -> Any:
 def paint(
     model: Any, options: argparse.Namespace, seeds: list[int], sampling: dict[str, Any]
 ) -> None:
-    """Draw all seeds for each prompt, put them in order by `--ranker`, and write those that are kept, and all in one grid.
+    """Draw all seeds for each prompt, put them in order by `--ranker`, and write those that are
+    kept, and all in one grid.
 
     Raises:
-        UserError: if a prompt could not be drawn, after all others were; a line on stderr says why of each.
+        UserError: if a prompt could not be drawn, after all others were; a line on stderr says why
+            of each.
     """
     import torch
 
@@ -419,7 +429,8 @@ def paint(
 
 
 def translate_texts(model: Any, options: argparse.Namespace, sampling: dict[str, Any]) -> None:
-    """Translate the lines of `--input`, as many at a time as fit into memory however long the file is; empty lines stay empty.
+    """Translate the lines of `--input`, as many at a time as fit into memory however long the file
+    is; empty lines stay empty.
 
     Raises:
         UserError: if a line cannot be read, or `--out` is the input.
@@ -471,7 +482,8 @@ class Typewriter:
     Args:
         model: a system over tokens.
         prompt: how the text begins.
-        show: likeliest tokens that are shown of each step, on stderr; 0 writes the text itself to stdout.
+        show: likeliest tokens that are shown of each step, on stderr; 0 writes the text itself to
+            stdout.
     """
 
     def __init__(self, model: Any, prompt: str, show: int) -> None:
@@ -514,7 +526,9 @@ def type_texts(
 
 
 def score(model: Any, source: Path) -> None:
-    """Print the bits that each token of a text surprises by, one a line, and their sum on stderr."""
+    """Print the bits that each token of a text surprises by, one a line, and their sum on
+    stderr.
+    """
     from datamodules.text import read_pieces
 
     if not source.is_file():

@@ -1,4 +1,5 @@
-"""How much a GAN depends on its step size and momentum: modes of the ring covered for each lr x beta1.
+"""How much a GAN depends on its step size and momentum: modes of the ring covered for each lr x
+beta1.
 
     python sweep.py                                 the grid of configs/_sweep/ring.yaml in a plain loop, as a table
     python sweep.py --lr 1e-3 --beta1 0.5           one point of it, as W&B's agents call it

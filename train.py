@@ -1,7 +1,9 @@
-"""Train, validate or test any system: `python train.py fit|validate|test --config configs/<system>/<dataset>.yaml`.
+"""Train, validate or test any system: `python train.py fit|validate|test --config
+configs/<system>/<dataset>.yaml`.
 
-Every argument of the model, the data and Lightning's trainer is an option: `--model.latent_dim 64`, `--data.batch_size 32`,
-`--trainer.max_epochs 5`, `--trainer.devices 2`. Without arguments this prints the recipes. The options of its own:
+Every argument of the model, the data and Lightning's trainer is an option: `--model.latent_dim 64`,
+`--data.batch_size 32`, `--trainer.max_epochs 5`, `--trainer.devices 2`. Without arguments this
+prints the recipes. The options of its own:
 
     --run_dir DIR          where the run's files go; runs/<system>/<dataset>/<time> unless given
     --ckpt_path last|FILE  continue that run exactly (fit), or the weights to judge (validate, test)
@@ -80,7 +82,9 @@ def quiet() -> None:
 
 
 def keep_memory() -> None:
-    """Let glibc keep what is freed: it would give a step's large tensors back, and get every page anew in the next one (5-10 %)."""
+    """Let glibc keep what is freed: it would give a step's large tensors back, and get every page
+    anew in the next one (5-10 %).
+    """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         for option, value in {
@@ -92,7 +96,9 @@ def keep_memory() -> None:
 
 
 class TrainCLI(LightningCLI):
-    """LightningCLI that knows run directories and facts, and builds systems and data from their class paths."""
+    """LightningCLI that knows run directories and facts, and builds systems and data from their
+    class paths.
+    """
 
     def __init__(self, argv: list[str]) -> None:
         self.argv = full_class_paths(argv)
@@ -167,10 +173,14 @@ class TrainCLI(LightningCLI):
             ) from error
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would put a checkpoint's hyper-parameters over those of the command line. `_check_resume` compares them."""
+        """Lightning would put a checkpoint's hyper-parameters over those of the command line.
+        `_check_resume` compares them.
+        """
 
     def _add_instantiators(self) -> None:
-        """Lightning would store hyper-parameters as it parsed them, without facts; `save_hyperparameters` stores all."""
+        """Lightning would store hyper-parameters as it parsed them, without facts;
+        `save_hyperparameters` stores all.
+        """
 
     def before_instantiate_classes(self) -> None:
         self.options = self.config[self.subcommand]
@@ -204,7 +214,9 @@ class TrainCLI(LightningCLI):
         self.options.model.dict_kwargs = facts
 
     def _find_run(self) -> None:
-        """Settle run directory and checkpoint; all mistakes about them end here, before anything is built."""
+        """Settle run directory and checkpoint; all mistakes about them end here, before anything is
+        built.
+        """
         options, fit = self.options, self.subcommand == "fit"
         given = options.run_dir
         home = self._recipe_home()
@@ -254,7 +266,9 @@ class TrainCLI(LightningCLI):
                 ) from error
 
     def _recipe_home(self) -> Path:
-        """runs/<system>/<dataset> by the first recipe's place, or by the class names where there is none."""
+        """runs/<system>/<dataset> by the first recipe's place, or by the class names where there is
+        none.
+        """
         for path in self.options.config or []:
             path = Path(str(path)).resolve()
             if path.parent.parent == ROOT / "configs" and not path.parent.name.startswith("_"):
@@ -294,7 +308,8 @@ class TrainCLI(LightningCLI):
         )
         kept = [self._get(self.config_init, "checkpoint")] if checkpoints else []
         watching = [NonFiniteGuard(), Throughput(), self._get(self.config_init, "pictures")]
-        # Lightning calls every hook of every callback at every step, so that those without work here stay out.
+        # Lightning calls every hook of every callback at every step, so that those without work
+        # here stay out.
         optional = (
             LatentPictures(),
             AttentionPictures(),
@@ -386,7 +401,9 @@ class TrainCLI(LightningCLI):
             )
 
     def _check_resume(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to continue a run with other settings, which its optimizer's state would silently undo."""
+        """Refuse to continue a run with other settings, which its optimizer's state would silently
+        undo.
+        """
         then = checkpoint["hyper_parameters"]
         for name, value in self.model.hparams.items():
             if name in then and then[name] != value:
@@ -422,7 +439,9 @@ class TrainCLI(LightningCLI):
 
 
 def several(given: Any) -> list[Any]:
-    """None, one thing or a list of them as a list; Lightning's `true` asks for what there is anyway."""
+    """None, one thing or a list of them as a list; Lightning's `true` asks for what there is
+    anyway.
+    """
     return (
         list(given)
         if isinstance(given, list | tuple)
@@ -433,7 +452,8 @@ def several(given: Any) -> list[Any]:
 
 
 def full_class_paths(argv: list[str]) -> list[str]:
-    """`--model VAE` as `--model lightning_modules.vae.VAE`, so that only the named file is imported.
+    """`--model VAE` as `--model lightning_modules.vae.VAE`, so that only the named file is
+    imported.
 
     Raises:
         UserError: if there is no such class, with those that there are.
@@ -469,7 +489,9 @@ def config_files(argv: list[str]) -> list[Path]:
 
 
 def explain(message: str, parser: LightningArgumentParser | None, argv: list[str]) -> str:
-    """A parser's complaint with the mend: the nearest option or class there is, or the type that is wanted."""
+    """A parser's complaint with the mend: the nearest option or class there is, or the type that is
+    wanted.
+    """
     fact = re.search(rf"Option '({'|'.join(FACTS)})' is not accepted", message)
     if fact:
         return f"model.{fact[1]} is a fact of the data and cannot be given by hand: leave it out"
@@ -549,7 +571,9 @@ def compile_networks(model: GenerativeModule, backend: str) -> None:
 
 
 def compile_called(whole: torch.nn.Module, backend: Any) -> None:
-    """Compile the parts that are called: a list, a dictionary and what is used by other methods never are themselves."""
+    """Compile the parts that are called: a list, a dictionary and what is used by other methods
+    never are themselves.
+    """
     for part in whole.children():
         if type(part).forward is torch.nn.Module.forward:
             compile_called(part, backend)
@@ -571,7 +595,9 @@ def wandb_logger(project: str, run_dir: Path, run_id: str | None) -> Logger:
 
 
 def take_weights(model: torch.nn.Module, checkpoint: dict[str, Any]) -> str:
-    """Copy all weights that fit by name and shape; the answer lists those that were loaded, missing and mismatched."""
+    """Copy all weights that fit by name and shape; the answer lists those that were loaded, missing
+    and mismatched.
+    """
     theirs, ours = checkpoint["state_dict"], model.state_dict()
     loaded = {
         name: value

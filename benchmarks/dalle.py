@@ -1,12 +1,14 @@
 """DALL-E beside plain PyTorch: training, and drawing with and without the cache: `make bench`.
 
-Training: `train.py fit` with the recipe on emoji, default callbacks and CSV logger, and the loop that one would write by hand:
-blocks of PyTorch, one head over all tokens in which the other kind is masked, pictures that are encoded by the frozen dVAE in every
-step, AdamW a tensor at a time, the loss read at every step. Same sizes, patterns, batches and threads, each in a process of its
-own, several times in turns; ratios are of medians. Neither validates.
+Training: `train.py fit` with the recipe on emoji, default callbacks and CSV logger, and the loop
+that one would write by hand: blocks of PyTorch, one head over all tokens in which the other kind is
+masked, pictures that are encoded by the frozen dVAE in every step, AdamW a tensor at a time, the
+loss read at every step. Same sizes, patterns, batches and threads, each in a process of its own,
+several times in turns; ratios are of medians. Neither validates.
 
-Drawing: 16 pictures of 64 codes with guidance, by the size of DALLE-pytorch's measurement (256 wide, 4 layers, 64 and 64 tokens),
-which took 2.3 s with its cache. Without the cache each step reads both halves from their beginning.
+Drawing: 16 pictures of 64 codes with guidance, by the size of DALLE-pytorch's measurement (256
+wide, 4 layers, 64 and 64 tokens), which took 2.3 s with its cache. Without the cache each step
+reads both halves from their beginning.
 """
 
 import csv

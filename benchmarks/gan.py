@@ -1,14 +1,16 @@
 """GANs at batch 64 side by side: `train.py`, a plain PyTorch loop and a textbook one: `make bench`.
 
-"gan" and "dcgan" are this template's networks; "pytorch-gan" and "pytorch-dcgan" are those of the files gan.py and dcgan.py of
-the repository PyTorch-GAN, which many start from. All loops share one network's code, so that only the way of training differs:
+"gan" and "dcgan" are this template's networks; "pytorch-gan" and "pytorch-dcgan" are those of the
+files gan.py and dcgan.py of the repository PyTorch-GAN, which many start from. All loops share one
+network's code, so that only the way of training differs:
 
-- plain: fused Adam, uint8 pictures in memory, one gather per batch, one generator pass for both players, D frozen in G's turn;
-- textbook: as in that repository: PIL and ToTensor per picture, unfused Adam, cross-entropy on two D passes, nothing frozen, and
-  the losses read at every step.
+- plain: fused Adam, uint8 pictures in memory, one gather per batch, one generator pass for both
+  players, D frozen in G's turn;
+- textbook: as in that repository: PIL and ToTensor per picture, unfused Adam, cross-entropy on two
+  D passes, nothing frozen, and the losses read at every step.
 
-Each contender runs in a process of its own, several times in turns; ratios are of medians. Ours has its default callbacks and CSV
-logger on. No contender validates. MNIST is needed under DATA_ROOT.
+Each contender runs in a process of its own, several times in turns; ratios are of medians. Ours has
+its default callbacks and CSV logger on. No contender validates. MNIST is needed under DATA_ROOT.
 """
 
 import argparse
@@ -115,7 +117,9 @@ SYSTEMS: dict[str, tuple[str, int, dict[str, int]]] = {  # class, side of the im
 
 
 def recipe(system: str) -> dict[str, Any]:
-    """The configuration of one of `SYSTEMS` on MNIST, framed in black where the size asks for it."""
+    """The configuration of one of `SYSTEMS` on MNIST, framed in black where the size asks for
+    it.
+    """
     path, side, init = SYSTEMS[system]
     arguments = {"dataset": "MNIST", "val_size": 0, "pad": (side - 28) // 2, "batch_size": BATCH}
     data = {

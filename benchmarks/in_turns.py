@@ -1,4 +1,6 @@
-"""What benchmarks of systems over tokens share: contenders in processes of their own, in turns, and a table of ratios."""
+"""What benchmarks of systems over tokens share: contenders in processes of their own, in turns, and
+a table of ratios.
+"""
 
 import argparse
 import json
@@ -28,7 +30,8 @@ def measure(script: str, contender: str, count: int, threads: int) -> dict[str, 
 def compare(
     script: str, what: str | None, contenders: Contenders, figure: str, steps: int, rounds: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Medians of one figure of "ours" and "plain", which train in turns, and all figures of the third contender, which writes.
+    """Medians of one figure of "ours" and "plain", which train in turns, and all figures of the
+    third contender, which writes.
 
     Args:
         script: that is run; as a contender's process it prints its figures here, and ends.

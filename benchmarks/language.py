@@ -1,11 +1,13 @@
-"""nanoGPT's configuration for a CPU: training beside plain PyTorch, and writing with and without the cache: `make bench`.
+"""nanoGPT's configuration for a CPU: training beside plain PyTorch, and writing with and without
+the cache: `make bench`.
 
-Training: `train.py fit` with its default callbacks and CSV logger, and the loop that one would write by hand: windows cut out and
-stacked one by one, AdamW a tensor at a time, the loss read at every tenth step. Same network, seed and threads, each in a process
-of its own, several times in turns; ratios are of medians. Neither validates.
+Training: `train.py fit` with its default callbacks and CSV logger, and the loop that one would
+write by hand: windows cut out and stacked one by one, AdamW a tensor at a time, the loss read at
+every tenth step. Same network, seed and threads, each in a process of its own, several times in
+turns; ratios are of medians. Neither validates.
 
-Writing: the same network with a context of 1024 and fresh weights, since its speed does not depend on what it says. Without the
-cache every token reads the whole text again.
+Writing: the same network with a context of 1024 and fresh weights, since its speed does not depend
+on what it says. Without the cache every token reads the whole text again.
 
 Tiny Shakespeare where it is under DATA_ROOT, else the help texts of Python; nothing is downloaded.
 """
@@ -192,7 +194,9 @@ class Uncached:
 
 
 def write(model: Decodable, rows: int, prompt: int, new: int) -> tuple[float, float]:
-    """Seconds for `new` tokens after prompts of `prompt`, and from one token to the next in the middle."""
+    """Seconds for `new` tokens after prompts of `prompt`, and from one token to the next in the
+    middle.
+    """
     moments: list[float] = []
     begin = time.perf_counter()
     generate(

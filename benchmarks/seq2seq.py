@@ -1,13 +1,17 @@
-"""A Transformer of JoeyNMT's size on Multi30k: training beside plain PyTorch, beam search with and without the cache: `make bench`.
+"""A Transformer of JoeyNMT's size on Multi30k: training beside plain PyTorch, beam search with and
+without the cache: `make bench`.
 
-Training: `train.py fit` with its default callbacks and CSV logger, and the loop that one would write by hand: `nn.Transformer`,
-batches of random sentences, Adam a tensor at a time, the loss read at every tenth step. Same sizes, tokens, objective and threads,
-each in a process of its own, several times in turns; ratios are of medians. Neither validates. Only real targets count, no padding.
+Training: `train.py fit` with its default callbacks and CSV logger, and the loop that one would
+write by hand: `nn.Transformer`, batches of random sentences, Adam a tensor at a time, the loss read
+at every tenth step. Same sizes, tokens, objective and threads, each in a process of its own,
+several times in turns; ratios are of medians. Neither validates. Only real targets count, no
+padding.
 
-Writing: the same network with fresh weights, which end no sentence before they have to. Without the cache each step reads all that
-was written from its beginning; the search is the same one.
+Writing: the same network with fresh weights, which end no sentence before they have to. Without the
+cache each step reads all that was written from its beginning; the search is the same one.
 
-Multi30k where it is under DATA_ROOT, else names of emoji, whose batches are smaller; nothing is downloaded.
+Multi30k where it is under DATA_ROOT, else names of emoji, whose batches are smaller; nothing is
+downloaded.
 """
 
 import csv
@@ -135,7 +139,9 @@ class PlainTransformer(nn.Module):
 
 
 def random_batches(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Padded sources (N, S) and targets (N, T + 1) of random sentences, as many as `BATCH_TOKENS` padded targets hold; no end."""
+    """Padded sources (N, S) and targets (N, T + 1) of random sentences, as many as `BATCH_TOKENS`
+    padded targets hold; no end.
+    """
     while True:
         batch: list[tuple[Tensor, Tensor]] = []
         longest = 0

@@ -1,4 +1,5 @@
-"""How fast a CycleGAN step at 128 pixels is, beside a loop that one would write by hand, and what else might pay.
+"""How fast a CycleGAN step at 128 pixels is, beside a loop that one would write by hand, and what
+else might pay.
 
     python benchmarks/translation.py [--width 32] [--steps 6] [--rounds 3]
 
@@ -8,7 +9,8 @@ Contenders, each in a process of its own, in turns:
 - plain: the same networks in a loop that freezes the discriminators in the generators' step;
 - thawed: the same without freezing;
 - apart: real and fake pass the discriminators one after the other;
-- joined: a generator's translation and its identity pass as one batch (both with lambda_identity 5);
+- joined: a generator's translation and its identity pass as one batch (both with lambda_identity
+  5);
 - stacked: both generators as one, with stacked weights (`torch.func.vmap`);
 - channels_last: plain, in that memory format.
 """
@@ -92,7 +94,8 @@ def plain_step(
 ) -> dict[str, Tensor]:
     """One update of everything, written out; the losses.
 
-    The fakes are made once: the discriminators see them without their graph, and the generators' step goes on from them.
+    The fakes are made once: the discriminators see them without their graph, and the generators'
+    step goes on from them.
     """
     g, d, pools, weights = model.generator, model.discriminator, model.pools, model.hparams
     a, b = batch["a"], batch["b"]
@@ -133,7 +136,9 @@ def plain_step(
 
 
 def generators_step(model: CycleGAN, batch: dict[str, Any], way: str) -> None:
-    """Forward and backward of all passes of the generators, with identity, in one of several ways; no discriminators."""
+    """Forward and backward of all passes of the generators, with identity, in one of several ways;
+    no discriminators.
+    """
     g, a, b = model.generator, batch["a"], batch["b"]
     if way == "joined":
         (fake_b, same_b), (fake_a, same_a) = (

@@ -1,11 +1,13 @@
-"""The VAE 784-512-16 at batch 128 side by side: `train.py`, a plain PyTorch loop, and pythae's trainer: `make bench`.
+"""The VAE 784-512-16 at batch 128 side by side: `train.py`, a plain PyTorch loop, and pythae's
+trainer: `make bench`.
 
-Each contender runs in a process of its own, several times in turns, since machines are noisy; ratios are of medians. The plain
-loop has fused Adam, the same uint8 pictures in memory and one gather per batch, and neither logs nor checks anything. Ours has its
-default callbacks and CSV logger on. No contender validates.
+Each contender runs in a process of its own, several times in turns, since machines are noisy;
+ratios are of medians. The plain loop has fused Adam, the same uint8 pictures in memory and one
+gather per batch, and neither logs nor checks anything. Ours has its default callbacks and CSV
+logger on. No contender validates.
 
-pythae needs old packages: install it elsewhere (`python3 -m venv peer && peer/bin/pip install torch torchvision pythae`) and
-give that interpreter with `--peer peer/bin/python`.
+pythae needs old packages: install it elsewhere (`python3 -m venv peer && peer/bin/pip install torch
+torchvision pythae`) and give that interpreter with `--peer peer/bin/python`.
 """
 
 import argparse
@@ -26,7 +28,9 @@ BATCH, HIDDEN, LATENT, WARMUP = 128, 512, 16, 100
 
 
 def recipe() -> dict[str, Any]:
-    """The configuration: MNIST where it is at hand, else emoji of 16 pixels, whose 768 values are nearly as many."""
+    """The configuration: MNIST where it is at hand, else emoji of 16 pixels, whose 768 values are
+    nearly as many.
+    """
     from datamodules.base import corpus_root
 
     if (corpus_root(None) / "MNIST/raw").is_dir():

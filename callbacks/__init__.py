@@ -1,1 +1,3 @@
-"""What is looked at and kept while training. Callbacks know only what `lightning_modules/base.py` promises."""
+"""What is looked at and kept while training. Callbacks know only what `lightning_modules/base.py`
+promises.
+"""

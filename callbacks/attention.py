@@ -1,4 +1,6 @@
-"""Pictures of who looks at whom, with words on the axes, of any system that has `attention_maps`."""
+"""Pictures of who looks at whom, with words on the axes, of any system that has
+`attention_maps`.
+"""
 
 from typing import Any
 
@@ -11,7 +13,9 @@ from lightning_modules.layers.attention import AttentionMap
 
 
 def heat_map(shown: AttentionMap, most_heads: int = 4) -> Tensor:
-    """uint8 picture (3, H, W): a panel for each of the first heads, black where all of a row's attention goes."""
+    """uint8 picture (3, H, W): a panel for each of the first heads, black where all of a row's
+    attention goes.
+    """
     weights = shown.weights[:most_heads].float().cpu()
     heads, rows, columns = weights.shape
     size = (heads * (1.2 + 0.22 * columns), 1.2 + 0.22 * rows)

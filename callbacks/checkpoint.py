@@ -19,7 +19,8 @@ TERMINATED = 128 + signal.SIGTERM  # 143, what a shell reports of a process that
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames, so that every `*.ckpt` on disk is whole whenever the process is killed.
+    """Writes beside the target and renames, so that every `*.ckpt` on disk is whole whenever the
+    process is killed.
 
     Lightning's own writer goes through TMPDIR, which is atomic only within one file system.
     """
@@ -56,10 +57,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class RunCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt`, and `best.ckpt` by the system's `monitor`.
 
-    `last` is written after every validation, or at the end of every epoch without one, every `every_n_train_steps`
-    updates, and when training ends. Where a validation is due at the same step, it comes first: otherwise a kill between
-    the two would lose it. SIGTERM lets the step (and its validation) finish, saves and exits with 143; a second one exits
-    at once. Anything non-finite is refused before it can overwrite a good state.
+    `last` is written after every validation, or at the end of every epoch without one, every
+    `every_n_train_steps` updates, and when training ends. Where a validation is due at the same
+    step, it comes first: otherwise a kill between the two would lose it. SIGTERM lets the step (and
+    its validation) finish, saves and exits with 143; a second one exits at once. Anything
+    non-finite is refused before it can overwrite a good state.
 
     Args:
         every_n_train_steps: additional checkpoints, in updates.

@@ -1,4 +1,6 @@
-"""FID and KID while training, and what they share with `evaluate.py`: targets, the corpus' classifier, cached real features."""
+"""FID and KID while training, and what they share with `evaluate.py`: targets, the corpus'
+classifier, cached real features.
+"""
 
 import hashlib
 import inspect
@@ -36,8 +38,10 @@ class Target(NamedTuple):
     Attributes:
         suffix: of the figures' names: "/a2b" where a system translates, "" otherwise.
         data: image data to compare with.
-        draw: pictures (N, C, H, W) in [-1, 1] for N seeds; where it needs data, seed i takes sample i of the split.
-        inputs: how many different ones that are, where a system translates; more would only repeat them.
+        draw: pictures (N, C, H, W) in [-1, 1] for N seeds; where it needs data, seed i takes sample
+            i of the split.
+        inputs: how many different ones that are, where a system translates; more would only repeat
+            them.
         paired: whether picture i of `data` is the answer to picture i.
     """
 
@@ -93,7 +97,9 @@ def pictures(data: Any, split: str, index: list[int]) -> tuple[Tensor, Tensor | 
 
 
 def cache_path(data: Any, *key: object) -> Path:
-    """File of a value that depends on `key`, beside the corpora, or in this project where those may only be read."""
+    """File of a value that depends on `key`, beside the corpora, or in this project where those may
+    only be read.
+    """
     home = data.root if os.access(data.root, os.W_OK) else ROOT / "data"
     return Path(
         home / "metrics" / f"{hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()}.pt"
@@ -101,7 +107,8 @@ def cache_path(data: Any, *key: object) -> Path:
 
 
 def corpus_classifier(data: Any) -> Classifier:
-    """The small classifier trained on the training split with a fixed seed, once: later calls read it from the cache.
+    """The small classifier trained on the training split with a fixed seed, once: later calls read
+    it from the cache.
 
     Raises:
         UserError: if the data has no labels.
@@ -147,7 +154,8 @@ def corpus_extractor(data: Any, kind: Literal["classifier", "inception"]) -> Ext
 def real_features(
     data: Any, split: str, extractor: Extractor, device: torch.device | str = "cpu"
 ) -> Real:
-    """Features of all pictures of a split and their moments, computed once per data, split, preprocessing and extractor.
+    """Features of all pictures of a split and their moments, computed once per data, split,
+    preprocessing and extractor.
 
     Raises:
         UserError: if the split is too small to compare with.
@@ -175,12 +183,12 @@ def real_features(
 class Fid(Callback):
     """Frechet and kernel distance of fresh samples to the validation pictures, at every validation.
 
-    They are `val/classifier-fid` or `val/fid`, and `kid` alike, with `/a2b` and so on behind them where a system translates the
-    validation pictures. Each rank draws its share of the samples.
+    They are `val/classifier-fid` or `val/fid`, and `kid` alike, with `/a2b` and so on behind them
+    where a system translates the validation pictures. Each rank draws its share of the samples.
 
     Args:
-        count: samples to draw, of a translation at most one per picture; 0 for no FID. Figures compare only at an equal count,
-            since few samples raise FID.
+        count: samples to draw, of a translation at most one per picture; 0 for no FID. Figures
+            compare only at an equal count, since few samples raise FID.
         extractor: the corpus' own classifier, or Inception where its weights are.
     """
 

@@ -1,4 +1,5 @@
-"""What the losses of a GAN do not tell: the troubles that the lecture names, measured at every validation.
+"""What the losses of a GAN do not tell: the troubles that the lecture names, measured at every
+validation.
 
 | trouble | figure in `health.csv` | sign |
 |---|---|---|
@@ -52,7 +53,9 @@ def is_trouble(name: str, value: float) -> bool:
 
 
 def lowest_autocorrelation(values: Tensor) -> float:
-    """Minimum over lags up to half the length of the autocorrelation of values (T,), a straight trend taken out."""
+    """Minimum over lags up to half the length of the autocorrelation of values (T,), a straight
+    trend taken out.
+    """
     time = torch.linspace(-1, 1, len(values), dtype=torch.float64)
     values = values.double() - values.double().mean()
     values = values - time * (values @ time) / (time @ time)
@@ -65,7 +68,9 @@ def lowest_autocorrelation(values: Tensor) -> float:
 
 
 def at_most(pictures: Tensor, side: int = 64) -> Tensor:
-    """Pictures (N, C, H, W), those larger than `side` scaled down to it: all that is told of them here shows in small."""
+    """Pictures (N, C, H, W), those larger than `side` scaled down to it: all that is told of them
+    here shows in small.
+    """
     return F.adaptive_avg_pool2d(pictures, side) if min(pictures.shape[2:]) > side else pictures
 
 
@@ -80,7 +85,8 @@ def nearest(pictures: Tensor, pool: Tensor) -> Tensor:
 
 
 class GanHealth(Callback):
-    """Measures after each validation, writes `health.csv`, and prints one line when a trouble appears.
+    """Measures after each validation, writes `health.csv`, and prints one line when a trouble
+    appears.
 
     Args:
         count: samples that are drawn, and unseen pictures they are compared with.

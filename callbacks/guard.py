@@ -15,7 +15,9 @@ class NonFinite(UserError):
 
 
 def first_non_finite(module: torch.nn.Module, batch: dict[str, Any]) -> str:
-    """Name of the first tensor with a NaN or an infinity: data, then gradients, then weights and buffers."""
+    """Name of the first tensor with a NaN or an infinity: data, then gradients, then weights and
+    buffers.
+    """
     named: list[tuple[str, Any]] = [(f"batch[{key!r}]", value) for key, value in batch.items()]
     named += [
         (f"the gradient of {name}", parameter.grad) for name, parameter in module.named_parameters()
@@ -28,7 +30,8 @@ def first_non_finite(module: torch.nn.Module, batch: dict[str, Any]) -> str:
 
 
 def check_finite(trainer: Trainer) -> None:
-    """Raise if the last gradient was not finite; called before each checkpoint, since NaN never goes away again.
+    """Raise if the last gradient was not finite; called before each checkpoint, since NaN never
+    goes away again.
 
     Raises:
         NonFinite: with no more than the step, where the guard itself has not looked yet.
@@ -44,8 +47,9 @@ def check_finite(trainer: Trainer) -> None:
 class NonFiniteGuard(Callback):
     """Watches the norm of the gradient, which is finite only if every gradient is.
 
-    On the CPU it is looked at after every update. On an accelerator that would make every step wait for the device, so it
-    is looked at once per logging window, together with the indices of the batches since then.
+    On the CPU it is looked at after every update. On an accelerator that would make every step wait
+    for the device, so it is looked at once per logging window, together with the indices of the
+    batches since then.
     """
 
     def __init__(self) -> None:

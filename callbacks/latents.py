@@ -1,4 +1,6 @@
-"""Pictures of the latent space of any system that has `encode`, `decode` and `latent_dim`, drawn when training ends."""
+"""Pictures of the latent space of any system that has `encode`, `decode` and `latent_dim`, drawn
+when training ends.
+"""
 
 from io import BytesIO
 from typing import Any
@@ -35,7 +37,9 @@ def panels(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
 
 
 def histograms(codes: Tensor, shown: int = 48) -> Tensor:
-    """Histogram of each coordinate of codes (N, D) against N(0, 1): where they differ, prior samples meet no training."""
+    """Histogram of each coordinate of codes (N, D) against N(0, 1): where they differ, prior
+    samples meet no training.
+    """
     dims = min(shown, codes.shape[1])
     rows = -(-dims // 8)
     figure, axes = panels(rows, min(8, dims), figsize=(1.4 * min(8, dims), 1.1 * rows))
@@ -55,7 +59,9 @@ def histograms(codes: Tensor, shown: int = 48) -> Tensor:
 
 
 def scatter(codes: Tensor, labels: Tensor) -> Tensor:
-    """2-d codes by label with as many draws from the prior in grey; beside it both through the normal distribution function."""
+    """2-d codes by label with as many draws from the prior in grey; beside it both through the
+    normal distribution function.
+    """
     prior = seeded_normal(list(range(len(codes))), (2,))
     figure, axes = panels(1, 2, figsize=(11, 5))
     for axis, change in zip(axes[0], (lambda values: values, torch.special.ndtr)):
@@ -65,14 +71,16 @@ def scatter(codes: Tensor, labels: Tensor) -> Tensor:
 
 
 def neighbours(model: Any, queries: Tensor, pool: Tensor, count: int = 8) -> Tensor:
-    """Rows (len(queries) * count, C, H, W) of the pictures of `pool` with the nearest codes; a query in it is its own first."""
+    """Rows (len(queries) * count, C, H, W) of the pictures of `pool` with the nearest codes; a
+    query in it is its own first.
+    """
     distance = torch.cdist(model.encode(queries), model.encode(pool))  # (Q, P)
     return pool[distance.topk(min(count, len(pool)), largest=False).indices].flatten(0, 1)
 
 
 class LatentPictures(Callback):
-    """Interpolations, traversals, histograms, nearest neighbours and what becomes of a checkerboard and of noise; for a
-    2-d code also the manifold and a scatter plot.
+    """Interpolations, traversals, histograms, nearest neighbours and what becomes of a checkerboard
+    and of noise; for a 2-d code also the manifold and a scatter plot.
 
     Args:
         count: validation pictures that are encoded for histograms and neighbours.
@@ -122,7 +130,9 @@ class LatentPictures(Callback):
 
     @staticmethod
     def _strangers(model: Any, like: Tensor) -> Tensor:
-        """(2, 2, C, H, W): noise and a checkerboard, and what a code trained on other pictures makes of them."""
+        """(2, 2, C, H, W): noise and a checkerboard, and what a code trained on other pictures
+        makes of them.
+        """
         noise = seeded_normal([0], tuple(like.shape[1:]), like.device).clamp(-1, 1)
         rows, columns = (torch.arange(side, device=like.device) // 4 for side in like.shape[-2:])
         board = ((rows[:, None] + columns) % 2 * 2.0 - 1).expand_as(noise)

@@ -1,4 +1,6 @@
-"""Pictures and texts while training: always the same seeds and the same data, so that one can compare."""
+"""Pictures and texts while training: always the same seeds and the same data, so that one can
+compare.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ def grid(pictures: Tensor, columns: int = 8) -> Tensor:
     """uint8 picture (3, H, W) of many in [-1, 1].
 
     Args:
-        pictures: (N, C, H, W), or rows to be compared (R, N, C, H, W): row r + 1 of a picture stands below row r.
+        pictures: (N, C, H, W), or rows to be compared (R, N, C, H, W): row r + 1 of a picture
+            stands below row r.
         columns: pictures side by side.
     """
     if pictures.shape[-3:] == (2, 1, 1):
@@ -38,7 +41,8 @@ def grid(pictures: Tensor, columns: int = 8) -> Tensor:
 
 
 def labelled(rows: list[tuple[str, Tensor]], smallest: int = 64) -> Tensor:
-    """uint8 picture (3, H, W): a line for each row, its text and then its pictures (N, C, H, W) in [-1, 1].
+    """uint8 picture (3, H, W): a line for each row, its text and then its pictures (N, C, H, W) in
+    [-1, 1].
 
     Args:
         rows: texts and pictures, all of one size.
@@ -77,7 +81,9 @@ def label_font(size: int) -> Any:
 
 
 def plane(points: Tensor, side: int = 192) -> Tensor:
-    """uint8 picture (3, side, side) of points (N, 2) in [-1, 1]: pictures of two numbers are places."""
+    """uint8 picture (3, side, side) of points (N, 2) in [-1, 1]: pictures of two numbers are
+    places.
+    """
     column, row = (
         ((points.detach().float().cpu().clamp(-1, 1) + 1) / 2 * (side - 1)).round().long().unbind(1)
     )
@@ -130,7 +136,9 @@ def publish(trainer: Trainer, name: str, content: Tensor | list[str], step: int 
 
 
 def preview_batch(trainer: Trainer, count: int) -> dict[str, Any]:
-    """`count` validation samples (training ones where there is no validation), spread evenly, on the module's device."""
+    """`count` validation samples (training ones where there is no validation), spread evenly, on
+    the module's device.
+    """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     split = "val" if len(data.split("val")) else "train"
     batch = data.batch(split, spread(len(data.split(split)), count))
@@ -152,7 +160,8 @@ def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 class Pictures(Callback):
-    """Draws the real pictures and the untrained system's preview before step 1, then the preview every so often.
+    """Draws the real pictures and the untrained system's preview before step 1, then the preview
+    every so often.
 
     Args:
         every_n_train_steps: updates between two previews; also one when training ends.

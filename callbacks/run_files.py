@@ -54,8 +54,9 @@ def origin() -> dict[str, Any]:
 class CSVLog(Logger):
     """Appends to one CSV file, whose rows after a resume are those of an uninterrupted run.
 
-    Lightning's CSV logger deletes the file when it is opened again. Here the rows after the checkpoint's step are cut off,
-    with whatever line a kill left half written, and training writes them again.
+    Lightning's CSV logger deletes the file when it is opened again. Here the rows after the
+    checkpoint's step are cut off, with whatever line a kill left half written, and training writes
+    them again.
 
     Args:
         path: the file.
@@ -121,10 +122,12 @@ class CSVLog(Logger):
 
 
 class RunFiles(Callback):
-    """Writes `config.yaml` and `run.yaml`, and keeps the W&B run's id in the checkpoint, so that a resumed run continues it.
+    """Writes `config.yaml` and `run.yaml`, and keeps the W&B run's id in the checkpoint, so that a
+    resumed run continues it.
 
     Args:
-        config: what to save, without facts and without anything that belongs to one start of the program.
+        config: what to save, without facts and without anything that belongs to one start of the
+            program.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:

@@ -12,7 +12,9 @@ from datamodules.base import limited
 
 
 def layer_table(model: Any, batch: dict[str, Any], depth: int = 3) -> str:
-    """Name, type, output shape and parameters of every module down to `depth`, from one pass of `preview`."""
+    """Name, type, output shape and parameters of every module down to `depth`, from one pass of
+    `preview`.
+    """
     shapes: dict[str, str] = {}
     named = {name: part for name, part in model.named_modules() if name and name.count(".") < depth}
 

@@ -13,7 +13,8 @@ from callbacks.run_files import CSVLog
 
 
 class Throughput(Callback):
-    """Writes samples per second, time inside and outside of steps, and peak memory, per logging window.
+    """Writes samples per second, time inside and outside of steps, and peak memory, per logging
+    window.
 
     Wall-clock figures differ from run to run, so they stay out of `metrics.csv`.
 

@@ -1,8 +1,10 @@
-"""What every data module promises: dictionaries as batches, counter-based randomness, and an order that can be resumed.
+"""What every data module promises: dictionaries as batches, counter-based randomness, and an order
+that can be resumed.
 
-Resuming must be exact, so nothing here keeps a random state. The order of an epoch is a function of (seed, epoch), and
-each batch carries one integer `seed` mixed from (seed, rank, epoch, batch) from which everything random about that batch
-is drawn: augmentation here, noise and dropout in `GenerativeModule`. Skipping to batch n is then a slice.
+Resuming must be exact, so nothing here keeps a random state. The order of an epoch is a function of
+(seed, epoch), and each batch carries one integer `seed` mixed from (seed, rank, epoch, batch) from
+which everything random about that batch is drawn: augmentation here, noise and dropout in
+`GenerativeModule`. Skipping to batch n is then a slice.
 """
 
 import hashlib
@@ -43,7 +45,9 @@ def corpus_root(root: str | None) -> Path:
 
 
 def atomic_save(path: Path, write: Callable[[Any], None]) -> None:
-    """Call `write` with a file beside `path` and rename it, so that a killed process leaves no half a cache."""
+    """Call `write` with a file beside `path` and rename it, so that a killed process leaves no half
+    a cache.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     try:
@@ -63,7 +67,9 @@ class Request:
 
 
 class BatchedDataset(Protocol):
-    """A dataset that gathers a whole batch in one call, which is 60 times as fast as sample by sample."""
+    """A dataset that gathers a whole batch in one call, which is 60 times as fast as sample by
+    sample.
+    """
 
     def __len__(self) -> int: ...
 
@@ -71,11 +77,12 @@ class BatchedDataset(Protocol):
 
 
 class ResumableBatchSampler:
-    """Yields `Request`s whose order is a function of (seed, epoch) and which can start at any batch.
+    """Yields `Request`s whose order is a function of (seed, epoch) and which can start at any
+    batch.
 
-    Global batch g holds the same samples on any number of ranks: rank r of W takes every W-th of its `W * batch_size`
-    samples. In training the incomplete last batch is dropped; in evaluation every sample is seen exactly once, so that
-    the last batches may differ in size between ranks.
+    Global batch g holds the same samples on any number of ranks: rank r of W takes every W-th of
+    its `W * batch_size` samples. In training the incomplete last batch is dropped; in evaluation
+    every sample is seen exactly once, so that the last batches may differ in size between ranks.
 
     Args:
         size: number of samples.
@@ -145,7 +152,8 @@ def limited(batches: int, limit: int | float) -> int:
 
 
 class DataModule(LightningDataModule):
-    """Base of all corpora. A subclass provides `facts`, `prepare_data` where something is to be made, and `split`.
+    """Base of all corpora. A subclass provides `facts`, `prepare_data` where something is to be
+    made, and `split`.
 
     Args:
         batch_size: samples per process and training step.
@@ -155,7 +163,8 @@ class DataModule(LightningDataModule):
         max_samples: a fixed random subset of that many training samples.
 
     Attributes:
-        embedded: whether it comes with the dependencies, so that nothing has to be downloaded or placed.
+        embedded: whether it comes with the dependencies, so that nothing has to be downloaded or
+            placed.
         batch_unit: what `batch_size` counts.
     """
 
@@ -243,13 +252,16 @@ class DataModule(LightningDataModule):
             collate_fn=identity,  # type: ignore[arg-type]  # gets the whole batch, since there is `__getitems__`
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # otherwise each iterator draws its base seed from the global generator
+            # otherwise each iterator draws its base seed from the global generator
+            generator=torch.Generator(),
         )
 
     def batch_sampler(
         self, data: Any, batch_size: int, *, shuffle: bool, world: int, **options: Any
     ) -> Any:
-        """What decides which samples a batch holds; `options` are those of `ResumableBatchSampler`."""
+        """What decides which samples a batch holds; `options` are those of
+        `ResumableBatchSampler`.
+        """
         if shuffle and batch_size * world > len(data):
             raise UserError(
                 f"data.batch_size {batch_size} on {world} process(es) is more than the {len(data)} training samples: lower it"
@@ -259,15 +271,17 @@ class DataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         loader = self.loader("train", shuffle=True)
         sampler: Any = loader.batch_sampler
-        # Set here and not by Lightning alone: workers ask for their first batches before its `set_epoch` comes.
+        # Set here and not by Lightning alone: workers ask for their first batches before its
+        # `set_epoch` comes.
         limit = self.trainer.limit_train_batches if self.trainer else 1.0
         epochs, sampler.start = divmod(self._resume_batch, limited(len(sampler), limit))
         sampler.set_epoch(self._resume_epoch + epochs)
         return loader
 
     def state_dict(self) -> dict[str, int]:
-        """Position in the data. Lightning restores it before it builds the loaders; its own loops only afterwards, which
-        is too late where a schedule asks for the number of steps."""
+        """Position in the data. Lightning restores it before it builds the loaders; its own loops
+        only afterwards, which is too late where a schedule asks for the number of steps.
+        """
         fit: Any = self.trainer.fit_loop  # type: ignore[union-attr]
         # `processed`, not `ready`: a batch that was fetched but not trained on comes again.
         return {
@@ -289,7 +303,9 @@ class DataModule(LightningDataModule):
         return self.transform(batch, training=training)
 
     def transform(self, batch: dict[str, Any], *, training: bool = False) -> dict[str, Any]:
-        """What is done to a batch on its device; everything random in it draws from `batch["seed"]`."""
+        """What is done to a batch on its device; everything random in it draws from
+        `batch["seed"]`.
+        """
         return batch
 
     def batch(self, split: str, index: list[int], *, seed: int = 0) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Pictures with captions: emoji with their names, a folder of pictures and texts, a table.
 
-A batch holds `image` and `tokens` int64 (N, T), each caption's ids padded to `text_length` with `pad_id`. A training picture has
-`VARIANTS` encodings of its captions, of which a batch picks one by its seed: the first eight of the picture's captions take turns,
-with `group_captions` some name its group as well, and with `bpe_dropout` words are cut anew in each of them. Captions, and prompts
+A batch holds `image` and `tokens` int64 (N, T), each caption's ids padded to `text_length` with
+`pad_id`. A training picture has `VARIANTS` encodings of its captions, of which a batch picks one by
+its seed: the first eight of the picture's captions take turns, with `group_captions` some name its
+group as well, and with `bpe_dropout` words are cut anew in each of them. Captions, and prompts
 alike, are lower-cased with single blanks between their words.
 """
 
@@ -82,8 +83,8 @@ class CaptionedImages(ImageDataModule):
         vocab_size: of the byte-pair encoding that is learnt from the training captions.
         text_length: T, most tokens of a caption.
         bpe_dropout: probability that a merge is left out in training (Provilkov et al. 2020).
-        skip: leave out pictures whose captions are missing, empty, too long or of unknown characters, and say how many, instead of
-            stopping at the first.
+        skip: leave out pictures whose captions are missing, empty, too long or of unknown
+            characters, and say how many, instead of stopping at the first.
         **kwargs: see `DataModule`.
 
     Raises:
@@ -116,7 +117,9 @@ class CaptionedImages(ImageDataModule):
     def read(
         self, split: str
     ) -> tuple[Callable[[list[int]], Pictures], list[list[str]], list[str]]:
-        """What makes the chosen ones of a split's pictures, the captions of each, and how each is called in a message."""
+        """What makes the chosen ones of a split's pictures, the captions of each, and how each is
+        called in a message.
+        """
         raise NotImplementedError
 
     @property
@@ -166,7 +169,9 @@ class CaptionedImages(ImageDataModule):
     def _readable(
         self, pictures: Pictures, numbers: list[int], split: str
     ) -> tuple[Pictures, list[int]]:
-        """Pictures that are kept in memory where they fit, without those that cannot be read, and the numbers of the others."""
+        """Pictures that are kept in memory where they fit, without those that cannot be read, and
+        the numbers of the others.
+        """
         if isinstance(pictures, InMemoryImages):
             return pictures, numbers
         keep = fits_into_memory(pictures)
@@ -202,15 +207,18 @@ class CaptionedImages(ImageDataModule):
 
 
 class CaptionedEmoji(CaptionedImages):
-    """Colour emoji with their names in one of 14 languages, on the split by composition of `OpenMoji`.
+    """Colour emoji with their names in one of 14 languages, on the split by composition of
+    `OpenMoji`.
 
-    Emoji are left out if their image does not show the skin tones of their name: an emoji with other tones, or none, has the same
-    image to the pixel. There are 40: people with bunny ears or wrestling, of two different tones each. A message counts them.
+    Emoji are left out if their image does not show the skin tones of their name: an emoji with
+    other tones, or none, has the same image to the pixel. There are 40: people with bunny ears or
+    wrestling, of two different tones each. A message counts them.
 
     Args:
         size: height and width in pixels.
         language: of the names, such as en, de or ko.
-        group_captions: let every fourth encoding of a name have its group of Unicode behind it, such as "food & drink".
+        group_captions: let every fourth encoding of a name have its group of Unicode behind it,
+            such as "food & drink".
         **kwargs: see `CaptionedImages`.
 
     Raises:
@@ -274,9 +282,10 @@ class CaptionedFolder(CaptionedImages):
     """Your own pictures and captions.
 
     Args:
-        path: a folder with `NAME.png` (or another picture) and `NAME.txt` beside it, a caption a line, anywhere in it or in
-            `train`, `val` and `test`; or a .csv with the columns file and caption, whose files are named from where it lies, a
-            row for each caption. Without the three folders an image's split follows from the SHA-256 of its path (80/10/10), so
+        path: a folder with `NAME.png` (or another picture) and `NAME.txt` beside it, a caption a
+            line, anywhere in it or in `train`, `val` and `test`; or a .csv with the columns file
+            and caption, whose files are named from where it lies, a row for each caption. Without
+            the three folders an image's split follows from the SHA-256 of its path (80/10/10), so
             that copies of an image under several names may fall into different splits.
         size: height and width in pixels; pictures are cut to their centre square and scaled.
         **kwargs: see `CaptionedImages`.

@@ -1,4 +1,6 @@
-"""Corpora by name: downloads that can be continued, and archives that cannot reach outside of their folder."""
+"""Corpora by name: downloads that can be continued, and archives that cannot reach outside of their
+folder.
+"""
 
 import gzip
 import hashlib
@@ -38,17 +40,19 @@ def sha256(path: Path) -> str:
 def fetch(
     addresses: list[str], path: Path, *, checksum: str | None = None, limit: int = 20 * GIB
 ) -> None:
-    """Download a file, continuing what an earlier attempt left in `<path>.*.part`; it appears at `path` when it is whole.
+    """Download a file, continuing what an earlier attempt left in `<path>.*.part`; it appears at
+    `path` when it is whole.
 
     Args:
         addresses: tried in their order.
         path: where to; what is there already is left alone.
-        checksum: its SHA-256 where that is known; otherwise it is recorded in `<path>.sha256` at the first download, and later
-            ones have to have the same.
+        checksum: its SHA-256 where that is known; otherwise it is recorded in `<path>.sha256` at
+            the first download, and later ones have to have the same.
         limit: in bytes, above which the download is refused.
 
     Raises:
-        UserError: if no address answers, the file is too large or cut short, or the checksum is another.
+        UserError: if no address answers, the file is too large or cut short, or the checksum is
+            another.
     """
     if path.exists():
         return
@@ -162,7 +166,8 @@ def _inside(name: str, archive: Path) -> PurePosixPath:
 def extract(
     archive: Path, folder: Path, *, limit: int = 20 * GIB, members: int = 1_000_000
 ) -> None:
-    """Unpack a .zip or .tar.gz; `folder` appears when everything is in it. A single folder at the archive's top becomes `folder`.
+    """Unpack a .zip or .tar.gz; `folder` appears when everything is in it. A single folder at the
+    archive's top becomes `folder`.
 
     Args:
         archive: what is to be unpacked.
@@ -171,8 +176,9 @@ def extract(
         members: how many there may be.
 
     Raises:
-        UserError: if a member has an absolute path, climbs out by `..`, or is a link or a device; if there are too many or they
-            are too large; if the archive is damaged. Nothing is left behind then.
+        UserError: if a member has an absolute path, climbs out by `..`, or is a link or a device;
+            if there are too many or they are too large; if the archive is damaged. Nothing is left
+            behind then.
     """
     temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
     temporary.mkdir(parents=True)

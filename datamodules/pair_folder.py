@@ -1,9 +1,10 @@
 """Your own pictures of two domains, and the archives of the CycleGAN and pix2pix papers.
 
-Layouts of a folder: `trainA trainB testA testB` (and `valA valB`); or `train` and `test` (and `val`) of side-by-side pictures, a
-left and b right; or two folders, one per domain, whose pictures fall to a split by the SHA-256 of their names: 80/10/10. Files
-are not compared: copies of an image under several names may fall into different splits. Where there is no `val`, the test images
-are shown while training, and the other way round: nothing is chosen by them.
+Layouts of a folder: `trainA trainB testA testB` (and `valA valB`); or `train` and `test` (and
+`val`) of side-by-side pictures, a left and b right; or two folders, one per domain, whose pictures
+fall to a split by the SHA-256 of their names: 80/10/10. Files are not compared: copies of an image
+under several names may fall into different splits. Where there is no `val`, the test images are
+shown while training, and the other way round: nothing is chosen by them.
 
 Paired data matches the pictures of both domains by their names without the ending.
 """
@@ -95,7 +96,8 @@ class PairFolder(PairDataModule):
         folder_a: instead of `folder`, all pictures of a.
         folder_b: all pictures of b.
         channels: 3 for colour, 1 for grey.
-        skip_bad: leave out files that cannot be used (of pairs, both), and say how many, instead of stopping at the first.
+        skip_bad: leave out files that cannot be used (of pairs, both), and say how many, instead of
+            stopping at the first.
         **kwargs: see `PairDataModule`.
 
     Raises:
@@ -172,7 +174,9 @@ class PairFolder(PairDataModule):
         return found
 
     def load_domains(self, split: str) -> tuple[Images, Images, bool]:
-        """Side-by-side pictures are pairs in evaluation even where they are trained on as two piles."""
+        """Side-by-side pictures are pairs in evaluation even where they are trained on as two
+        piles.
+        """
         aside = self.layout == "side by side"
         paired = self.paired or (aside and split != "train")
         side = self.load_size if split == "train" else self.size
@@ -258,7 +262,8 @@ ADDRESSES = {
 
 
 class PaperArchive(PairFolder):
-    """A data set of the papers by its name: downloaded, or placed by hand under `<root>/<collection>/`.
+    """A data set of the papers by its name: downloaded, or placed by hand under
+    `<root>/<collection>/`.
 
     Args:
         collection: whose archive; cyclegan's are unpaired, pix2pix's side by side.

@@ -1,8 +1,9 @@
-"""Two domains of pictures, a and b, as batches: paired, where picture i of b is the answer to picture i of a, or two piles.
+"""Two domains of pictures, a and b, as batches: paired, where picture i of b is the answer to
+picture i of a, or two piles.
 
-A batch holds `a`, `b` and `paired` (whether they belong together). Pictures are
-kept at `load_size` for training, which cuts a random square of `size` out of each and mirrors half of them, the same way in both
-of a pair; for evaluation they are kept at `size`.
+A batch holds `a`, `b` and `paired` (whether they belong together). Pictures are kept at `load_size`
+for training, which cuts a random square of `size` out of each and mirrors half of them, the same
+way in both of a pair; for evaluation they are kept at `size`.
 """
 
 from typing import Any
@@ -26,7 +27,8 @@ class TwoDomains:
         a: pictures of the first domain.
         b: pictures of the second.
         paired: whether picture i of one belongs to picture i of the other.
-        shuffle: in unpaired data, meet each picture of a with any of b, anew each time; otherwise with the one of its number.
+        shuffle: in unpaired data, meet each picture of a with any of b, anew each time; otherwise
+            with the one of its number.
     """
 
     def __init__(self, a: Images, b: Images, *, paired: bool, shuffle: bool) -> None:
@@ -57,11 +59,13 @@ class TwoDomains:
 
 
 class PairDataModule(DataModule):
-    """Base of all corpora of two domains. A subclass provides `load_domains`, and `channels` where there are not three.
+    """Base of all corpora of two domains. A subclass provides `load_domains`, and `channels` where
+    there are not three.
 
     Args:
         size: height and width in pixels of what a system gets.
-        load_size: height and width at which training pictures are kept; `size` unless given, which leaves nothing to cut.
+        load_size: height and width at which training pictures are kept; `size` unless given, which
+            leaves nothing to cut.
         paired: train on pairs; otherwise on two piles.
         swap: exchange the two domains.
         flip: mirror half of the training pictures left to right.
@@ -146,7 +150,8 @@ class PairDataModule(DataModule):
 
 
 class Domain:
-    """One domain of two, with all that the callbacks and metrics ask of image data: `facts`, `split`, `batch`, `fingerprint`.
+    """One domain of two, with all that the callbacks and metrics ask of image data: `facts`,
+    `split`, `batch`, `fingerprint`.
 
     Args:
         data: both domains.

@@ -1,11 +1,14 @@
-"""Pairs of sentences for sequence-to-sequence systems: translation, question and answer, text and summary.
+"""Pairs of sentences for sequence-to-sequence systems: translation, question and answer, text and
+summary.
 
-A corpus is encoded once, as in `datamodules/text.py`. Pairs of like lengths share a batch, whose size is a number of padded tokens
-and not of pairs: of short sentences it holds many, and little of it is padding.
+A corpus is encoded once, as in `datamodules/text.py`. Pairs of like lengths share a batch, whose
+size is a number of padded tokens and not of pairs: of short sentences it holds many, and little of
+it is padding.
 
-A batch holds `source` int64 (N, S), tokens and `<eos>`; `target` int64 (N, T + 1), `<bos>`, tokens and `<eos>`: the inputs of a
-decoder and, one further, its targets; both padded with `pad_id`; `source_length` (N,), how many of S count; `target_length` (N,),
-how many of the T targets do; and `targets`, how many that are together.
+A batch holds `source` int64 (N, S), tokens and `<eos>`; `target` int64 (N, T + 1), `<bos>`, tokens
+and `<eos>`: the inputs of a decoder and, one further, its targets; both padded with `pad_id`;
+`source_length` (N,), how many of S count; `target_length` (N,), how many of the T targets do; and
+`targets`, how many that are together.
 """
 
 import gzip
@@ -93,19 +96,23 @@ class SentencePairs:
 
 
 class BucketBatchSampler:
-    """Yields `Request`s for pairs of like lengths, in an order that is a function of (seed, epoch) and can start at any batch.
+    """Yields `Request`s for pairs of like lengths, in an order that is a function of (seed, epoch)
+    and can start at any batch.
 
-    The pairs are sorted by (longer side, source length, chance) and cut from the longest on into global batches of at most
-    `world * batch_tokens` padded tokens on either side; in training these come in a random order. Where the cuts are depends on
-    the lengths alone, so that all epochs have as many batches.
+    The pairs are sorted by (longer side, source length, chance) and cut from the longest on into
+    global batches of at most `world * batch_tokens` padded tokens on either side; in training these
+    come in a random order. Where the cuts are depends on the lengths alone, so that all epochs have
+    as many batches.
 
-    Rank r of W takes every W-th pair of each global batch, so that W ranks see what one rank with W times as many tokens sees. In
-    training each rank has a part of each batch, for which the last one, of fewer pairs than ranks, joins the one before; in
-    evaluation a rank may get nothing of it.
+    Rank r of W takes every W-th pair of each global batch, so that W ranks see what one rank with W
+    times as many tokens sees. In training each rank has a part of each batch, for which the last
+    one, of fewer pairs than ranks, joins the one before; in evaluation a rank may get nothing of
+    it.
 
     Args:
         lengths: int64 (2, N), of sources and of targets.
-        batch_tokens: rows times the longest of them, on an average of the ranks; as many pairs as ranks may have more.
+        batch_tokens: rows times the longest of them, on an average of the ranks; as many pairs as
+            ranks may have more.
         shuffle: a new order each epoch, or from the longest to the shortest.
         seed: base seed of the run.
         name: split, mixed into the batch seeds so that training and validation never share noise.
@@ -141,7 +148,9 @@ class BucketBatchSampler:
         self.sampler = self  # where Lightning looks for `set_epoch`
 
     def _by_length(self, chance: np.ndarray) -> np.ndarray:
-        """Numbers of the pairs from the longest to the shortest, equal ones in the order of `chance` (N,)."""
+        """Numbers of the pairs from the longest to the shortest, equal ones in the order of
+        `chance` (N,).
+        """
         return np.lexsort((chance, -self.lengths[0], -self.lengths.max(0)))
 
     def set_epoch(self, epoch: int) -> None:
@@ -183,17 +192,21 @@ def token_cuts(lengths: np.ndarray, budget: int, least: int) -> list[int]:
 
 
 class ParallelTextDataModule(DataModule):
-    """Base of all corpora of pairs. A subclass provides `sources`, `pairs` and `digest`, and `where` if it has files.
+    """Base of all corpora of pairs. A subclass provides `sources`, `pairs` and `digest`, and
+    `where` if it has files.
 
     Args:
-        tokenizer: characters (all that occur), bytes, words or byte-pair encoding (learnt from the training split).
+        tokenizer: characters (all that occur), bytes, words or byte-pair encoding (learnt from the
+            training split).
         vocab_size: largest number of ids of the latter two.
         shared_vocabulary: one vocabulary for both sides, or one for each.
         lower: make all letters small, before anything else.
-        batch_tokens: padded tokens per process and training step: pairs times the longest source or target among them.
+        batch_tokens: padded tokens per process and training step: pairs times the longest source or
+            target among them.
         eval_batch_tokens: the same in validation and test; `batch_tokens` unless given.
         max_length: most tokens that either side of a training pair may have, `<eos>` among them.
-        skip: leave out training pairs that are longer or have an empty side, and say how many, instead of stopping at the first.
+        skip: leave out training pairs that are longer or have an empty side, and say how many,
+            instead of stopping at the first.
         **kwargs: see `DataModule`.
 
     Raises:
@@ -232,7 +245,9 @@ class ParallelTextDataModule(DataModule):
         self.max_length, self.skip = max_length, skip
 
     def sources(self) -> dict[str, Any]:
-        """Where the pairs of "train", "val" and, if there is one, "test" are, as `pairs` understands it."""
+        """Where the pairs of "train", "val" and, if there is one, "test" are, as `pairs`
+        understands it.
+        """
         raise NotImplementedError
 
     def pairs(self, source: Any) -> Iterator[tuple[str, str]]:
@@ -329,7 +344,9 @@ class ParallelTextDataModule(DataModule):
             yield line.lower() if self.lower else line
 
     def split_name(self, split: str) -> str:
-        """Which part a split really is: where there are no test pairs, it is the validation pairs."""
+        """Which part a split really is: where there are no test pairs, it is the validation
+        pairs.
+        """
         return "val" if split == "test" and "test" not in self.parts else split
 
     def load_split(self, split: str) -> SentencePairs:
@@ -384,7 +401,9 @@ class ParallelTextDataModule(DataModule):
         return BucketBatchSampler(data.lengths, batch_size, **options)
 
     def texts(self, split: str) -> tuple[list[str], list[str]]:
-        """Sources and targets of a split as they were before they were encoded; number i is the one with `index` i in a batch."""
+        """Sources and targets of a split as they were before they were encoded; number i is the one
+        with `index` i in a batch.
+        """
         numbers, name = self.split(split).lines, self.split_name(split)  # type: ignore[attr-defined]
         sides = []
         for side in SIDES:
@@ -405,7 +424,8 @@ def write_rows(
     """Encode lines one by one.
 
     Args:
-        path: beginning of the names of three files: ids (`.bin`), where each row of them begins, and the lines themselves.
+        path: beginning of the names of three files: ids (`.bin`), where each row of them begins,
+            and the lines themselves.
         lines: what is encoded.
         tokenizer: by which.
         before: special tokens that each row begins with.
@@ -439,7 +459,8 @@ class Lines(NamedTuple):
 
 
 class FilePairs(ParallelTextDataModule):
-    """Base of corpora whose pairs are lines of files. A subclass provides `files`, and `pairs` if both sides are in one.
+    """Base of corpora whose pairs are lines of files. A subclass provides `files`, and `pairs` if
+    both sides are in one.
 
     Args:
         val_share: last part of the training pairs, for validation, where there are no pairs for it.
@@ -492,7 +513,8 @@ class FilePairs(ParallelTextDataModule):
 
 
 class ParallelFiles(FilePairs):
-    """Your own pairs in line-aligned files: `train.de` and `train.en`, `val.*` (or `valid.*`, `validation.*`, `dev.*`), `test.*`.
+    """Your own pairs in line-aligned files: `train.de` and `train.en`, `val.*` (or `valid.*`,
+    `validation.*`, `dev.*`), `test.*`.
 
     Args:
         folder: with all of them.
@@ -501,7 +523,8 @@ class ParallelFiles(FilePairs):
         **kwargs: see `FilePairs`.
 
     Raises:
-        UserError: if the folder or a file is missing or empty, or two files do not have as many lines.
+        UserError: if the folder or a file is missing or empty, or two files do not have as many
+            lines.
     """
 
     def __init__(self, folder: str, source: str, target: str, **kwargs: Any) -> None:
@@ -536,7 +559,9 @@ class ParallelFiles(FilePairs):
 
 
 def file_lines(path: Path) -> Iterator[str]:
-    r"""Lines of a file as editors count them: Unicode knows more ends of lines than "\n", which may stand within a sentence."""
+    r"""Lines of a file as editors count them: Unicode knows more ends of lines than "\n", which may
+    stand within a sentence.
+    """
     rest = ""
     for text in read_pieces(path):
         *lines, rest = (rest + text).split("\n")
@@ -564,8 +589,10 @@ def count_pairs(source: Path, target: Path) -> int:
 
 
 def suspicious_line(source: Path, target: Path) -> int:
-    """Number of the line at which two files most likely come apart: the first of which one side is empty, or else the one from
-    which on the lengths of the shorter file's lines go better with the last lines of the longer file than with the first."""
+    """Number of the line at which two files most likely come apart: the first of which one side is
+    empty, or else the one from which on the lengths of the shorter file's lines go better with the
+    last lines of the longer file than with the first.
+    """
     sides = [
         np.array([len(line.strip()) for line in file_lines(path)]) for path in (source, target)
     ]
@@ -589,7 +616,8 @@ class PairTable(FilePairs):
     """Your own pairs in a table of two columns with a tab between, and no heading.
 
     Args:
-        path: a `.tsv`; or a folder with `train.tsv`, `val.tsv` (or `valid.tsv`, `validation.tsv`, `dev.tsv`) and `test.tsv`.
+        path: a `.tsv`; or a folder with `train.tsv`, `val.tsv` (or `valid.tsv`, `validation.tsv`,
+            `dev.tsv`) and `test.tsv`.
         **kwargs: see `FilePairs`.
 
     Raises:
@@ -627,7 +655,8 @@ class PairTable(FilePairs):
 
 
 class Multi30k(ParallelFiles):
-    """31,014 captions of pictures in English and German (Elliott et al. 2016, task 1), `<root>/multi30k/train.de` and so on.
+    """31,014 captions of pictures in English and German (Elliott et al. 2016, task 1),
+    `<root>/multi30k/train.de` and so on.
 
     29,000 pairs are for training and 1,014 for validation; the test pairs are the 1,000 of 2016.
 
@@ -670,7 +699,8 @@ class Multi30k(ParallelFiles):
         return f"spacy-blank-{self.target}"
 
     def tokenise(self, text: str) -> list[str]:
-        """Words of the target language as spaCy's rules cut them, by which published BLEU on this corpus counts.
+        """Words of the target language as spaCy's rules cut them, by which published BLEU on this
+        corpus counts.
 
         Raises:
             UserError: if spaCy is not installed.
@@ -755,10 +785,11 @@ def spacy_rules(language: str) -> Any:
 
 
 class EmojiTranslation(ParallelTextDataModule):
-    """Names of emoji in two of the languages that the `emoji` package knows, those of skin tones among them.
+    """Names of emoji in two of the languages that the `emoji` package knows, those of skin tones
+    among them.
 
-    The split is the one by composition of `OpenMoji`: a combination of English words is held out, never a word. Emoji of different
-    splits that have one name as source are all for training.
+    The split is the one by composition of `OpenMoji`: a combination of English words is held out,
+    never a word. Emoji of different splits that have one name as source are all for training.
 
     Args:
         source: language that is read.

@@ -1,4 +1,6 @@
-"""A ring of eight Gaussians in the plane: a p(x) that one can look at, where mode collapse and its cures show in a minute."""
+"""A ring of eight Gaussians in the plane: a p(x) that one can look at, where mode collapse and its
+cures show in a minute.
+"""
 
 import math
 from typing import Any

@@ -1,16 +1,21 @@
-"""Text corpora as memory-mapped tokens: any `.txt`, one file, many files or a folder, and some that need no file at all.
+"""Text corpora as memory-mapped tokens: any `.txt`, one file, many files or a folder, and some that
+need no file at all.
 
-A corpus is read twice in a streaming pass, once for its vocabulary and once to be encoded, and kept under `<root>/tokens/<hash of
-its content and tokenizer>`: neither its size nor the number of epochs shows in memory. Three ways to batch it:
+A corpus is read twice in a streaming pass, once for its vocabulary and once to be encoded, and kept
+under `<root>/tokens/<hash of its content and tokenizer>`: neither its size nor the number of epochs
+shows in memory. Three ways to batch it:
 
-- `windows`: training windows begin anywhere, as nanoGPT has it; evaluation takes disjoint ones, the last one cut short;
-- `streams`: row r of batch n continues row r of batch n - 1, so that a recurrent state can be carried over, in training (truncated
-  back-propagation through time) and in evaluation;
-- `records`: every line is an example of its own, between `<bos>` and `<eos>`, padded to the longest of its batch; training batches
-  hold lines of similar lengths and equal numbers of tokens, of `batch_size` lines on average.
+- `windows`: training windows begin anywhere, as nanoGPT has it; evaluation takes disjoint ones, the
+  last one cut short;
+- `streams`: row r of batch n continues row r of batch n - 1, so that a recurrent state can be
+  carried over, in training (truncated back-propagation through time) and in evaluation;
+- `records`: every line is an example of its own, between `<bos>` and `<eos>`, padded to the longest
+  of its batch; training batches hold lines of similar lengths and equal numbers of tokens, of
+  `batch_size` lines on average.
 
-A batch holds `tokens` int64 (N, T + 1), the inputs and, one further, the targets; `length` (N,), how many of a row's targets count;
-`targets`, how many that are together; and `first`, whether a recurrent state begins anew.
+A batch holds `tokens` int64 (N, T + 1), the inputs and, one further, the targets; `length` (N,),
+how many of a row's targets count; `targets`, how many that are together; and `first`, whether a
+recurrent state begins anew.
 """
 
 import codecs
@@ -53,7 +58,8 @@ VERSION = 1  # of the encoded files: a change of how they are written makes them
 
 
 class Tokens(NamedTuple):
-    """One split: its ids, where its records begin (empty without records), and what it was encoded from.
+    """One split: its ids, where its records begin (empty without records), and what it was encoded
+    from.
 
     Attributes:
         ids: memory-mapped uint16 or uint32 (T,).
@@ -74,7 +80,9 @@ class Tokens(NamedTuple):
 
 
 def gather(ids: np.ndarray, starts: np.ndarray, width: int) -> Tensor:
-    """int64 (N, width) of ids (T,), row i from `starts[i]` on; what is past the end repeats the last id."""
+    """int64 (N, width) of ids (T,), row i from `starts[i]` on; what is past the end repeats the
+    last id.
+    """
     place = np.minimum(starts[:, None] + np.arange(width), len(ids) - 1)
     rows = torch.from_numpy(ids[place].astype(np.int64))
     mapped = getattr(ids, "_mmap", None)
@@ -111,7 +119,9 @@ def open_ids(path: Path, dtype: str) -> np.ndarray:
 
 
 def make_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a folder, once, which appears when it is whole; other processes wait for the one that does."""
+    """Have `write` fill a folder, once, which appears when it is whole; other processes wait for
+    the one that does.
+    """
     if folder.is_dir():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -172,14 +182,15 @@ class DisjointWindows:
 
 
 class Streams:
-    """A text cut into `rows` of equal length, which are read side by side, a step of `context` tokens at a time.
+    """A text cut into `rows` of equal length, which are read side by side, a step of `context`
+    tokens at a time.
 
     Args:
         ids: (L,).
         context: T, tokens per step.
         rows: of a batch over all ranks.
-        whole: every token but the first is a target just once, so that the last steps may be short or empty; otherwise what does
-            not fill a step of all rows is left out.
+        whole: every token but the first is a target just once, so that the last steps may be short
+            or empty; otherwise what does not fill a step of all rows is left out.
     """
 
     def __init__(self, ids: np.ndarray, context: int, rows: int, whole: bool) -> None:
@@ -222,16 +233,20 @@ class Records:
 
 
 class LengthBatchSampler(ResumableBatchSampler):
-    """Yields `Request`s for records of similar lengths, in an order that is a function of (seed, epoch) and can start at any batch.
+    """Yields `Request`s for records of similar lengths, in an order that is a function of (seed,
+    epoch) and can start at any batch.
 
-    Each epoch leaves out a random remainder of less than a batch and sorts the other records by length (equal lengths in random
-    order). It cuts them into batches of nearly equal numbers of tokens and shuffles the batches. In batches of about 64 captions,
-    99 % are then tokens instead of 51 %; the rest is padding. Batches of equal numbers of records would change the objective: the
-    mean over the tokens of a batch would give each token of a short record several times the weight of one of a long record.
+    Each epoch leaves out a random remainder of less than a batch and sorts the other records by
+    length (equal lengths in random order). It cuts them into batches of nearly equal numbers of
+    tokens and shuffles the batches. In batches of about 64 captions, 99 % are then tokens instead
+    of 51 %; the rest is padding. Batches of equal numbers of records would change the objective:
+    the mean over the tokens of a batch would give each token of a short record several times the
+    weight of one of a long record.
 
     Args:
         lengths: Number of tokens of each record, int64 (N,).
-        batch_size: Records per rank and batch, on average over an epoch; each rank has at least one.
+        batch_size: Records per rank and batch, on average over an epoch; each rank has at least
+            one.
         **options: Arguments of `ResumableBatchSampler`.
     """
 
@@ -272,11 +287,14 @@ class TextDataModule(DataModule):
     Args:
         context: T, tokens that a model sees at once.
         batching: see the module's docstring.
-        tokenizer: characters (all that occur), bytes, words or byte-pair encoding (learnt from the training split).
+        tokenizer: characters (all that occur), bytes, words or byte-pair encoding (learnt from the
+            training split).
         vocab_size: largest number of ids of the latter two.
-        tokenizer_file: instead of learning one, that of a checkpoint (.ckpt), or the `tokenizer.json` of the `tokenizers` library.
+        tokenizer_file: instead of learning one, that of a checkpoint (.ckpt), or the
+            `tokenizer.json` of the `tokenizers` library.
         val_share: last part of a text that comes in one piece, for validation.
-        **kwargs: see `DataModule`; `max_samples` takes that many windows of training from its beginning (records: lines).
+        **kwargs: see `DataModule`; `max_samples` takes that many windows of training from its
+            beginning (records: lines).
     """
 
     def __init__(
@@ -304,7 +322,9 @@ class TextDataModule(DataModule):
         self.tokenizer_file, self.val_share = tokenizer_file, val_share
 
     def sources(self) -> dict[str, Any]:
-        """Where each split's text is, as `pieces` understands it; a corpus without "val" is cut at `val_share`."""
+        """Where each split's text is, as `pieces` understands it; a corpus without "val" is cut at
+        `val_share`.
+        """
         raise NotImplementedError
 
     def pieces(self, source: Any) -> Iterator[str]:
@@ -410,7 +430,9 @@ class TextDataModule(DataModule):
 
     @cached_property
     def _border(self) -> int:
-        """Character at which validation begins in a text that comes in one piece; not within a line where lines or words matter."""
+        """Character at which validation begins in a text that comes in one piece; not within a line
+        where lines or words matter.
+        """
         source = self.parts["train"]
         border = int(sum(map(len, self.pieces(source))) * (1 - self.val_share))
         if self.batching != "records" and self.kind in ("char", "byte"):
@@ -574,8 +596,9 @@ class TextFiles(TextDataModule):
     """Your own texts.
 
     Args:
-        path: a `.txt`; or a folder with `train.txt`, `val.txt` (or `valid.txt`) and `test.txt`; or a folder of `.txt`, which are
-            joined in the order of their names, by a line break and without an end-of-text token between documents.
+        path: a `.txt`; or a folder with `train.txt`, `val.txt` (or `valid.txt`) and `test.txt`; or
+            a folder of `.txt`, which are joined in the order of their names, by a line break and
+            without an end-of-text token between documents.
         **kwargs: see `TextDataModule`.
 
     Raises:
@@ -655,7 +678,8 @@ class TinyShakespeare(TextFiles):
 
 
 class PythonDocs(TextDataModule):
-    """The help texts of Python's standard library (`pydoc_data.topics`): 465,000 characters on Python 3.11, other ones elsewhere.
+    """The help texts of Python's standard library (`pydoc_data.topics`): 465,000 characters on
+    Python 3.11, other ones elsewhere.
 
     Args:
         **kwargs: see `TextDataModule`.
@@ -676,7 +700,8 @@ class PythonDocs(TextDataModule):
 
 
 class EmojiNames(TextDataModule):
-    """The English names of emoji, one a line, without those of skin tones, on the split by composition of `OpenMoji`.
+    """The English names of emoji, one a line, without those of skin tones, on the split by
+    composition of `OpenMoji`.
 
     Args:
         **kwargs: see `TextDataModule`.

@@ -1,7 +1,8 @@
 """Text to numbers and back: characters, bytes, words, and byte-pair encoding.
 
-A tokenizer is a small object that travels as a string (`to_json`, `tokenizer_from_json`), inside of a checkpoint and beside the
-encoded corpus. Ids are dense, from 0; special tokens come first, except in a published `tokenizer.json`.
+A tokenizer is a small object that travels as a string (`to_json`, `tokenizer_from_json`), inside of
+a checkpoint and beside the encoded corpus. Ids are dense, from 0; special tokens come first, except
+in a published `tokenizer.json`.
 """
 
 import itertools
@@ -21,7 +22,9 @@ from console import UserError
 
 Kind = Literal["char", "byte", "word", "bpe"]
 UNKNOWN = "<unk>"
-BEFORE = 64  # characters that a published tokenizer is shown before a piece, since it treats the beginning of a text in its own way
+# characters that a published tokenizer is shown before a piece, since it treats the beginning of a
+# text in its own way
+BEFORE = 64
 RECORD = ("<pad>", "<bos>", "<eos>")  # special tokens of corpora whose examples are lines
 
 
@@ -83,7 +86,9 @@ class Tokenizer:
         )
 
     def stable_prefix(self, text: str) -> int:
-        """How much of a text can be encoded before more of it is known: a corpus is encoded a piece at a time."""
+        """How much of a text can be encoded before more of it is known: a corpus is encoded a piece
+        at a time.
+        """
         return len(text)
 
     def state(self) -> dict[str, Any]:
@@ -173,7 +178,8 @@ class ByteTokenizer(Tokenizer):
 class WordTokenizer(Tokenizer):
     """Words between blanks, with the end of a line as a word of its own; rare words are `<unk>`.
 
-    The convention of the Penn Treebank and of WikiText, whose texts are prepared for it: decoding puts one blank between words.
+    The convention of the Penn Treebank and of WikiText, whose texts are prepared for it: decoding
+    puts one blank between words.
 
     Args:
         words: the vocabulary, most frequent first; `<unk>` and the end of a line are added.
@@ -229,7 +235,8 @@ class WordTokenizer(Tokenizer):
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-level byte-pair encoding (Sennrich et al. 2016; on bytes, Radford et al. 2019) by the `tokenizers` library.
+    """Byte-level byte-pair encoding (Sennrich et al. 2016; on bytes, Radford et al. 2019) by the
+    `tokenizers` library.
 
     Args:
         model: the library's own JSON, such as the `tokenizer.json` that published models come with.
@@ -266,7 +273,9 @@ class BPETokenizer(Tokenizer):
         specials: Iterable[str] = (),
         whole_alphabet: bool = True,
     ) -> "BPETokenizer":
-        """See `Tokenizer`; unless `whole_alphabet`, bytes that the texts lack have no ids, and `encode` leaves them out."""
+        """See `Tokenizer`; unless `whole_alphabet`, bytes that the texts lack have no ids, and
+        `encode` leaves them out.
+        """
         library = tokenizers_library()
         model = library.Tokenizer(library.models.BPE())
         model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -294,7 +303,9 @@ class BPETokenizer(Tokenizer):
         return np.array(coded.ids[first:], dtype=np.int64)
 
     def encode_dropout(self, text: str, rate: float, numbers: random.Random) -> list[int]:
-        """Ids by merges of which each is left out with a probability (Provilkov et al. 2020, Algorithm 1), by `numbers` alone."""
+        """Ids by merges of which each is left out with a probability (Provilkov et al. 2020,
+        Algorithm 1), by `numbers` alone.
+        """
         ids: list[int] = []
         for word, _ in self.model.pre_tokenizer.pre_tokenize_str(text):
             parts = list(word)
@@ -324,7 +335,9 @@ class BPETokenizer(Tokenizer):
         return str(self.model.decode([int(i) for i in ids], skip_special_tokens=True))
 
     def stable_prefix(self, text: str) -> int:
-        """Up to the last blank before a word, or the last line where there is none: no pair is merged across it."""
+        """Up to the last blank before a word, or the last line where there is none: no pair is
+        merged across it.
+        """
         cuts = (
             max((match.start() for match in re.finditer(rf"(?<=\S){gap}(?=\S)", text)), default=0)
             for gap in (" ", "\n")
@@ -336,7 +349,8 @@ class BPETokenizer(Tokenizer):
 
 
 class PairTokenizer(Tokenizer):
-    """Two tokenizers for sequence-to-sequence systems: sources are encoded by one, targets are decoded by the other.
+    """Two tokenizers for sequence-to-sequence systems: sources are encoded by one, targets are
+    decoded by the other.
 
     Args:
         source: of what a system reads.
@@ -385,7 +399,8 @@ def encode_caption(
         tokenizer: by which.
         caption: the text.
         most: tokens that there is room for.
-        rate: of `encode_dropout`, which then needs `numbers`; where its pieces are too many they are merged as usual.
+        rate: of `encode_dropout`, which then needs `numbers`; where its pieces are too many they
+            are merged as usual.
         numbers: what it draws from.
 
     Raises:

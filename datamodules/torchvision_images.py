@@ -19,8 +19,9 @@ SHAPES = {
 class TorchvisionImages(ImageDataModule):
     """Small labelled images of ten classes, kept in torchvision's own layout under the data root.
 
-    Training, validation and test images are different ones. No two images of MNIST are pixel-identical, nor of FashionMNIST; of
-    CIFAR-10's test images 3 % have a near-duplicate in its training set (Barz and Denzler 2020).
+    Training, validation and test images are different ones. No two images of MNIST are
+    pixel-identical, nor of FashionMNIST; of CIFAR-10's test images 3 % have a near-duplicate in its
+    training set (Barz and Denzler 2020).
 
     Args:
         dataset: which one.

@@ -1,4 +1,6 @@
-"""Generative systems, one file each. `load` brings any checkpoint back: `load("runs/.../best.ckpt").sample([0, 1])`."""
+"""Generative systems, one file each. `load` brings any checkpoint back:
+`load("runs/.../best.ckpt").sample([0, 1])`.
+"""
 
 from lightning_modules.checkpoints import load
 

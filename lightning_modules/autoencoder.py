@@ -1,7 +1,7 @@
 """Autoencoder: a network that must pass a picture through a code much smaller than the picture.
 
-Hinton and Salakhutdinov, "Reducing the Dimensionality of Data with Neural Networks", Science 2006; the denoising variant is
-Vincent et al., "Stacked Denoising Autoencoders", JMLR 2010.
+Hinton and Salakhutdinov, "Reducing the Dimensionality of Data with Neural Networks", Science 2006;
+the denoising variant is Vincent et al., "Stacked Denoising Autoencoders", JMLR 2010.
 
     z = f(x),  y = g(z)                                                                          (1)
     L = sum_d [-x_d log y_d - (1 - x_d) log(1 - y_d)]                                            (2)
@@ -10,9 +10,10 @@ Vincent et al., "Stacked Denoising Autoencoders", JMLR 2010.
 Symbols: x `x` in [0, 1] · z `code` (N, D) · y `logits.sigmoid()` · x~ `corrupt(image)`.
 L is a sum over pixels and a mean over the batch, in nats per picture.
 
-The code is a representation: near codes are alike pictures, and 30 numbers keep a digit better than its 30 principal
-components do. It is no generator: nothing makes the codes fill the space between them, so a code drawn at random decodes to
-a picture of nothing (`sample`; the histograms against N(0, 1) show why). The VAE mends just this.
+The code is a representation: near codes are alike pictures, and 30 numbers keep a digit better than
+its 30 principal components do. It is no generator: nothing makes the codes fill the space between
+them, so a code drawn at random decodes to a picture of nothing (`sample`; the histograms against
+N(0, 1) show why). The VAE mends just this.
 
 Where this differs from the papers and the code released with the first:
 
@@ -40,9 +41,11 @@ from metrics.likelihood import SquaredError
 
 
 def corrupt(image: Tensor, corruption: str, level: float) -> Tensor:
-    """x~ of Eq. 3: "masking" sets a share `level` of the pixels to black, "gaussian" adds noise of that deviation.
+    """x~ of Eq. 3: "masking" sets a share `level` of the pixels to black, "gaussian" adds noise of
+    that deviation.
 
-    A masked pixel is black in all channels. One channel's value alone could be read off the other two.
+    A masked pixel is black in all channels. One channel's value alone could be read off the other
+    two.
     """
     if corruption == "masking":
         return torch.where(torch.rand_like(image[:, :1]) < level, -1.0, image)
@@ -57,11 +60,13 @@ class Autoencoder(GenerativeModule):
     Args:
         image_shape: (C, H, W), a fact of the data.
         network: fully connected ("mlp") or convolutional ("conv").
-        hidden: widths of the encoder's layers, or its channels, from the picture inwards; the decoder mirrors them.
+        hidden: widths of the encoder's layers, or its channels, from the picture inwards; the
+            decoder mirrors them.
         activation: of the fully connected network; the code is linear.
         latent_dim: D, size of the code.
         corruption: what is done to the input in training.
-        corruption_level: Share of masked pixels, or standard deviation of the Gaussian noise on the [0, 1] scale.
+        corruption_level: Share of masked pixels, or standard deviation of the Gaussian noise on the
+            [0, 1] scale.
         learning_rate: Adam's step size, which falls to 0 on half a cosine.
     """
 
@@ -144,7 +149,8 @@ class Autoencoder(GenerativeModule):
         batch: dict[str, Any] | None = None,
         mode: Literal["reconstruct", "holes"] = "reconstruct",
     ) -> Tensor:
-        """Reconstruct unseen pictures, or decode codes drawn from N(0, I) to see the holes between the codes of pictures.
+        """Reconstruct unseen pictures, or decode codes drawn from N(0, I) to see the holes between
+        the codes of pictures.
 
         Args:
             seeds: row i depends on `seeds[i]` alone.

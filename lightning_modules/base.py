@@ -1,8 +1,9 @@
-"""What all systems promise: seeded steps, cheap logging, checkpoints of plain values, and `sample` and `preview`.
+"""What all systems promise: seeded steps, cheap logging, checkpoints of plain values, and `sample`
+and `preview`.
 
-Logging in Lightning costs half a millisecond per call and step, so training values are summed on the device by `log_train`
-and written once per window of `trainer.log_every_n_steps` updates. The sums are part of the checkpoint: a resumed run
-writes the same rows.
+Logging in Lightning costs half a millisecond per call and step, so training values are summed on
+the device by `log_train` and written once per window of `trainer.log_every_n_steps` updates. The
+sums are part of the checkpoint: a resumed run writes the same rows.
 """
 
 import hashlib
@@ -33,7 +34,9 @@ R = TypeVar("R")
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
-    """Seed Python, NumPy and the generator of the device, without the 200 us that `torch.manual_seed` takes."""
+    """Seed Python, NumPy and the generator of the device, without the 200 us that
+    `torch.manual_seed` takes.
+    """
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     torch.default_generator.manual_seed(seed)
@@ -54,9 +57,11 @@ def evaluating(module: torch.nn.Module, mode: bool = False) -> Iterator[None]:
 
 
 def sampling(method: Callable[P, R]) -> Callable[P, R]:
-    """Decorator of `sample` and `preview`: no gradients, every submodule in eval mode, and all as it was afterwards.
+    """Decorator of `sample` and `preview`: no gradients, every submodule in eval mode, and all as
+    it was afterwards.
 
-    The one policy for batch norm and dropout, unless a system's paper wants another and its method says so.
+    The one policy for batch norm and dropout, unless a system's paper wants another and its method
+    says so.
     """
 
     @wraps(method)
@@ -71,7 +76,9 @@ def sampling(method: Callable[P, R]) -> Callable[P, R]:
 def seeded_normal(
     seeds: list[int], shape: list[int] | tuple[int, ...], device: torch.device | str = "cpu"
 ) -> Tensor:
-    """(N, *shape) standard normal numbers; row i depends on `seeds[i]` alone and is the same on every device."""
+    """(N, *shape) standard normal numbers; row i depends on `seeds[i]` alone and is the same on
+    every device.
+    """
     rows = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows).to(device)
 
@@ -88,7 +95,8 @@ def classes_used(num_classes: int | None, conditional: bool) -> int:
 
 
 def check_sampling(label: int | None, classes: int, steps: int) -> None:
-    """Refuse a class that a model with `classes` classes (0: not conditional) does not know, and a line of no steps.
+    """Refuse a class that a model with `classes` classes (0: not conditional) does not know, and a
+    line of no steps.
 
     Raises:
         UserError: naming the option and the mend.
@@ -105,12 +113,14 @@ def check_sampling(label: int | None, classes: int, steps: int) -> None:
 class GenerativeModule(LightningModule):
     """Base of every system.
 
-    A subclass calls `save_hyperparameters()` in an `__init__` that takes plain values only, implements Lightning's steps,
-    and offers
+    A subclass calls `save_hyperparameters()` in an `__init__` that takes plain values only,
+    implements Lightning's steps, and offers
 
-    - `sample(seeds, *, batch=None, <options>)`: pictures (N, C, H, W) in [-1, 1], strips of pictures (N, S, C, H, W), or
-      N strings. Row i depends on `seeds[i]` alone. Its signature becomes the options of `sample.py`.
-    - `preview(batch)`: named pictures (N, C, H, W), rows of pictures to be compared (R, N, C, H, W), or texts.
+    - `sample(seeds, *, batch=None, <options>)`: pictures (N, C, H, W) in [-1, 1], strips of
+      pictures (N, S, C, H, W), or N strings. Row i depends on `seeds[i]` alone. Its signature
+      becomes the options of `sample.py`.
+    - `preview(batch)`: named pictures (N, C, H, W), rows of pictures to be compared (R, N, C, H,
+      W), or texts.
 
     Attributes:
         monitor: validation metric that decides `best.ckpt` with "min" or "max", or None.
@@ -118,7 +128,8 @@ class GenerativeModule(LightningModule):
         precisions: values of `trainer.precision` that it trains in.
         tokenizer: of text data; it travels inside of every checkpoint.
         mid_update: whether gradients that no checkpoint holds are pending between two batches.
-        makers: optimizers and schedules that come as arguments, where they do; a resumed run has to have the same.
+        makers: optimizers and schedules that come as arguments, where they do; a resumed run has to
+            have the same.
     """
 
     monitor: ClassVar[tuple[str, str] | None] = None
@@ -204,7 +215,9 @@ class GenerativeModule(LightningModule):
     # Logging
 
     def log_train(self, **values: Tensor | float) -> None:
-        """Add to the window's means of `train/<name>`; nothing is computed, moved or written before the window ends."""
+        """Add to the window's means of `train/<name>`; nothing is computed, moved or written before
+        the window ends.
+        """
         for name, value in values.items():
             value = (
                 value.detach().float()
@@ -217,7 +230,9 @@ class GenerativeModule(LightningModule):
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Record the norm of the gradient before clipping, and close the window at its last update."""
+        """Record the norm of the gradient before clipping, and close the window at its last
+        update.
+        """
         gradients = [
             p.grad
             for group in optimizer.param_groups
@@ -260,7 +275,9 @@ class GenerativeModule(LightningModule):
         )
 
     def log_metric(self, name: str, metric: Metric) -> None:
-        """Log a metric of `metrics/` and remember its `signature`, without which its number means nothing."""
+        """Log a metric of `metrics/` and remember its `signature`, without which its number means
+        nothing.
+        """
         self.log(name, metric, on_step=False, on_epoch=True)
         self.signatures[name] = metric.signature  # type: ignore[assignment]
 
@@ -342,7 +359,8 @@ class GenerativeModule(LightningModule):
 
 @torch.no_grad()
 def move_average(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
-    """Move parameters and floating-point buffers of `average` towards those of `network`; copy the other buffers.
+    """Move parameters and floating-point buffers of `average` towards those of `network`; copy the
+    other buffers.
 
     Nothing is synchronised with the host.
 
@@ -401,7 +419,8 @@ def check_ranks_agree(module: torch.nn.Module) -> None:
     """Compare a hash of every parameter and buffer over all ranks.
 
     Raises:
-        RuntimeError: if one differs, with its name; a checkpoint of rank 0 would then be somebody else's state.
+        RuntimeError: if one differs, with its name; a checkpoint of rank 0 would then be somebody
+            else's state.
     """
     mine = {}
     for name, value in module.state_dict().items():
@@ -420,29 +439,34 @@ def check_ranks_agree(module: torch.nn.Module) -> None:
 class AdversarialModule(GenerativeModule):
     """Two players trained in turns, by Lightning's manual optimization.
 
-    What manual optimization takes away is given back here, once: one counted update per step of the discriminator (so that
-    `max_steps`, checkpoint names and every logger count updates), accumulation, clipping, schedules, bf16, the
-    norm of the gradient, several processes, and an average of the generator's weights. A subclass holds networks and losses:
+    What manual optimization takes away is given back here, once: one counted update per step of the
+    discriminator (so that `max_steps`, checkpoint names and every logger count updates),
+    accumulation, clipping, schedules, bf16, the norm of the gradient, several processes, and an
+    average of the generator's weights. A subclass holds networks and losses:
 
     - `__init__` ends with `set_players(generator, discriminator)`;
-    - `generate(batch)` returns what the generator makes for a batch: a tensor, or any nest of tensors;
-    - `discriminator_step(batch, generated)` and `generator_step(batch, generated)` return the loss of either player. The
-      discriminator gets detached tensors; while the generator learns, the discriminator's parameters are frozen.
+    - `generate(batch)` returns what the generator makes for a batch: a tensor, or any nest of
+      tensors;
+    - `discriminator_step(batch, generated)` and `generator_step(batch, generated)` return the loss
+      of either player. The discriminator gets detached tensors; while the generator learns, the
+      discriminator's parameters are frozen.
 
     Args:
         generator_optimizer: made from the generator's parameters.
-        discriminator_optimizer: made from the discriminator's parameters; another step size makes it a two time-scale rule
-            (Heusel et al. 2017).
-        generator_schedule: made from the generator's optimizer, stepped once per update of the generator.
+        discriminator_optimizer: made from the discriminator's parameters; another step size makes
+            it a two time-scale rule (Heusel et al. 2017).
+        generator_schedule: made from the generator's optimizer, stepped once per update of the
+            generator.
         discriminator_schedule: the same for the discriminator.
         n_critic: updates of the discriminator per update of the generator.
-        simultaneous: both gradients are taken before either player moves, instead of the generator answering the moved
-            discriminator.
-        accumulate: batches per update. The generator's turn comes after all of them, so that the update equals the one of
-            the joined batch.
+        simultaneous: both gradients are taken before either player moves, instead of the generator
+            answering the moved discriminator.
+        accumulate: batches per update. The generator's turn comes after all of them, so that the
+            update equals the one of the joined batch.
         generator_clip: largest norm of the generator's gradient.
         discriminator_clip: largest norm of the discriminator's gradient.
-        ema_decay: Weight of the past in the average of the generator's weights, which `sample` uses; None for no average.
+        ema_decay: Weight of the past in the average of the generator's weights, which `sample`
+            uses; None for no average.
     """
 
     generator: torch.nn.Module
@@ -463,7 +487,8 @@ class AdversarialModule(GenerativeModule):
         ema_decay: float | None = None,
     ) -> None:
         super().__init__()
-        # Here, in the innermost frame, Lightning finds the arguments of all subclasses; optimizers are no plain values.
+        # Here, in the innermost frame, Lightning finds the arguments of all subclasses; optimizers
+        # are no plain values.
         self.save_hyperparameters(ignore=[*OPTIMIZER_ARGUMENTS])
         self.automatic_optimization = False
         self.makers = [
@@ -503,7 +528,9 @@ class AdversarialModule(GenerativeModule):
     # The averaged generator
 
     def calibration_batches(self) -> Iterator[dict[str, Any]]:
-        """Batches for `calibrate`, the same at each call: training samples that are spread evenly over the split."""
+        """Batches for `calibrate`, the same at each call: training samples that are spread evenly
+        over the split.
+        """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         size, total = len(data.split("train")), CALIBRATION_BATCHES * CALIBRATION_SIZE
         rows = [row * size // total for row in range(total)]
@@ -512,10 +539,12 @@ class AdversarialModule(GenerativeModule):
 
     @torch.no_grad()
     def calibrate(self) -> None:
-        """Compute the batch-norm statistics of the averaged generator, if its weights have moved since the last time.
+        """Compute the batch-norm statistics of the averaged generator, if its weights have moved
+        since the last time.
 
-        Its activations vary less than those of the trained generator, so that neither the running statistics of the trained one nor
-        their average fit. The result depends on the averaged weights alone, and training does not depend on it.
+        Its activations vary less than those of the trained generator, so that neither the running
+        statistics of the trained one nor their average fit. The result depends on the averaged
+        weights alone, and training does not depend on it.
         """
         if self.ema is None or not self._uncalibrated:
             return
@@ -546,7 +575,9 @@ class AdversarialModule(GenerativeModule):
         self._uncalibrated = False
 
     def _calibrate_all_ranks(self) -> None:
-        """`calibrate` where every rank takes part: all get the result of rank 0, whose rounding may differ."""
+        """`calibrate` where every rank takes part: all get the result of rank 0, whose rounding may
+        differ.
+        """
         self.calibrate()
         if self.ema is not None and self.trainer.world_size > 1:
             for buffer in self.ema.buffers():
@@ -642,7 +673,9 @@ class AdversarialModule(GenerativeModule):
             self._uncalibrated = True
 
     def _average_batch_norms(self) -> None:
-        """Mean of the running statistics over ranks. DDP synchronises no buffers where optimization is manual."""
+        """Mean of the running statistics over ranks. DDP synchronises no buffers where optimization
+        is manual.
+        """
         if self.trainer.world_size == 1:
             return
         norms = [

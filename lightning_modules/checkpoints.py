@@ -53,7 +53,8 @@ def system_class(class_path: str, source: str | Path) -> type[GenerativeModule]:
 
 
 def load(path: str | Path) -> Any:
-    """The system of a checkpoint, on the CPU and in eval mode, ready for `sample`, `embed` or `reconstruct`.
+    """The system of a checkpoint, on the CPU and in eval mode, ready for `sample`, `embed` or
+    `reconstruct`.
 
     Raises:
         UserError: as `read_checkpoint`, or if the weights do not fit the class.

@@ -1,22 +1,25 @@
-"""CLIP: does the picture fit the words? Two networks that put pictures and captions into one space, by telling pairs from others.
+"""CLIP: does the picture fit the words? Two networks that put pictures and captions into one space,
+by telling pairs from others.
 
-Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, section 2.3 and Figure 3; the
-loss is van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018. For N pairs of a batch, over all
-ranks,
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021,
+section 2.3 and Figure 3; the loss is van den Oord et al., "Representation Learning with Contrastive
+Predictive Coding", 2018. For N pairs of a batch, over all ranks,
 
     u_i = f(picture_i) / |f(picture_i)|,  v_i = g(caption_i) / |g(caption_i)|                     (1)
     logits_ij = exp(t) u_i' v_j                                                                  (2)
     loss = 1/2 mean_i -log softmax_j(logits_ij)_i + 1/2 mean_j -log softmax_i(logits_ij)_j       (3)
 
-It models p(y|x) among the captions at hand, not p(x): it cannot draw, but it can say which of many drawings fits best, which is how
-DALL-E's pictures are ranked, and how often a drawing's own caption fits it best among 32, which is how they are measured here.
+It models p(y|x) among the captions at hand, not p(x): it cannot draw, but it can say which of many
+drawings fits best, which is how DALL-E's pictures are ranked, and how often a drawing's own caption
+fits it best among 32, which is how they are measured here.
 
 | paper | here |
 |---|---|
 | f, g | image_encoder, text_encoder |
 | t, at most ln 100, from ln(1 / 0.07) (section 2.5) | log_scale |
 
-The released code (`openai/CLIP`, clip/model.py) has the networks and no training. Where the three differ:
+The released code (`openai/CLIP`, clip/model.py) has the networks and no training. Where the three
+differ:
 
 | | paper | released code | here |
 |---|---|---|---|
@@ -50,7 +53,9 @@ from metrics.retrieval import RankingAccuracy, image_keys
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, tokens: Tensor) -> Tensor:
-    """Eq. 3 of N normalised features each (N, D), where captions `tokens` (N, T) that are equal answer for each other."""
+    """Eq. 3 of N normalised features each (N, D), where captions `tokens` (N, T) that are equal
+    answer for each other.
+    """
     with torch.autocast(images.device.type, enabled=False):
         logits = scale * images @ texts.T  # Eq. 2
         same = (tokens[:, None] == tokens).all(-1).float()
@@ -199,7 +204,9 @@ class CLIP(GenerativeModule):
         ]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One update, and the limit of section 2.5: before a checkpoint of the update can be written."""
+        """One update, and the limit of section 2.5: before a checkpoint of the update can be
+        written.
+        """
         super().optimizer_step(*args, **kwargs)
         self.log_scale.data.clamp_(max=math.log(100))
 

@@ -1,17 +1,20 @@
-"""CycleGAN: two translators between two piles of pictures that nobody has paired, held together by the way back.
+"""CycleGAN: two translators between two piles of pictures that nobody has paired, held together by
+the way back.
 
-Zhu, Park, Isola and Efros, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks", ICCV 2017.
-Domains A and B, generators G: A -> B and F: B -> A, discriminators D_B and D_A. The least-squares form of section 4:
+Zhu, Park, Isola and Efros, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial
+Networks", ICCV 2017. Domains A and B, generators G: A -> B and F: B -> A, discriminators D_B and
+D_A. The least-squares form of section 4:
 
     validity        L_GAN(G, D_B) = E_b[(D_B(b) - 1)^2] + E_a[D_B(G(a))^2]                       (1)
     reconstruction  L_cyc = E_a[|F(G(a)) - a|_1] + E_b[|G(F(b)) - b|_1]                          (2)
     everything      L_GAN(G, D_B) + L_GAN(F, D_A) + lambda_cycle L_cyc                           (3)
     identity        L_idt = E_b[|G(b) - b|_1] + E_a[|F(a) - a|_1], weighed by lambda_identity    (section 5.2)
 
-In Eq. 1 a discriminator minimises half of what stands there, and a generator E_a[(D_B(G(a)) - 1)^2]. Validity alone lets G send
-any painting to any photograph: that each picture comes back is what ties G(a) to its a. Identity says that what is a photograph
-already needs no change, without which the colours of paintings wander. Absolute differences are means over pixels, channels and
-the batch.
+In Eq. 1 a discriminator minimises half of what stands there, and a generator E_a[(D_B(G(a)) -
+1)^2]. Validity alone lets G send any painting to any photograph: that each picture comes back is
+what ties G(a) to its a. Identity says that what is a photograph already needs no change, without
+which the colours of paintings wander. Absolute differences are means over pixels, channels and the
+batch.
 
 | paper | here |
 |---|---|
@@ -20,8 +23,9 @@ the batch.
 | lambda | lambda_cycle |
 | forward cycle a -> G(a) -> F(G(a)); backward cycle b -> F(b) -> G(F(b)) | `cycle` |
 
-Discriminators are shown a pool of the last 50 fakes (section 4, after Shrivastava et al. 2017), so that the game cannot run in
-circles. The generators and their Adam are one player, the discriminators and theirs the other.
+Discriminators are shown a pool of the last 50 fakes (section 4, after Shrivastava et al. 2017), so
+that the game cannot run in circles. The generators and their Adam are one player, the
+discriminators and theirs the other.
 
 Where the paper, its two releases (Lua, then PyTorch) and this file differ:
 
@@ -67,7 +71,9 @@ class Residual(nn.Module):
 
 
 class ResnetGenerator(nn.Sequential):
-    """c7s1-w, d2w, d4w, residual blocks, u2w, uw, c7s1-C (appendix 7.2): (N, C, H, W) to the same; sides multiples of 4."""
+    """c7s1-w, d2w, d4w, residual blocks, u2w, uw, c7s1-C (appendix 7.2): (N, C, H, W) to the same;
+    sides multiples of 4.
+    """
 
     def __init__(self, channels: int, width: int, blocks: int) -> None:
         layers: list[nn.Module] = [
@@ -90,7 +96,8 @@ class ResnetGenerator(nn.Sequential):
 
 
 class ImagePool:
-    """The last fakes. Asked with new ones, it answers with each new one or, every other time, with an old one that it replaces.
+    """The last fakes. Asked with new ones, it answers with each new one or, every other time, with
+    an old one that it replaces.
 
     Args:
         size: pictures that are kept; 0 answers with what it was given.
@@ -102,7 +109,9 @@ class ImagePool:
         self.count = 0
 
     def query(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) to the same; which ones is drawn from the CPU's generator, so that nothing waits for a device."""
+        """(N, C, H, W) to the same; which ones is drawn from the CPU's generator, so that nothing
+        waits for a device.
+        """
         return (
             torch.cat([self._exchange(part) for part in images.split(self.size)])
             if self.size
@@ -155,14 +164,18 @@ class CycleGAN(AdversarialModule):
         blocks: residual blocks; the paper's 6 below 256 pixels and 9 from there on unless given.
         patch: side in pixels of what a discriminator judges.
         lambda_cycle: weight of Eq. 2.
-        lambda_identity: Weight of the identity loss; half of lambda_cycle in the PyTorch release, 0 leaves it out.
-        lambda_gan: weight of Eq. 1 for the generators; 0 leaves the cycle alone, as in the paper's Tables 4 and 5.
-        cycle: both ways, or only a -> b -> a (forward) or b -> a -> b (backward), as in these tables.
+        lambda_identity: Weight of the identity loss; half of lambda_cycle in the PyTorch release, 0
+            leaves it out.
+        lambda_gan: weight of Eq. 1 for the generators; 0 leaves the cycle alone, as in the paper's
+            Tables 4 and 5.
+        cycle: both ways, or only a -> b -> a (forward) or b -> a -> b (backward), as in these
+            tables.
         pool_size: fakes of the past that a discriminator may be shown.
         **kwargs: see `AdversarialModule`.
 
     Raises:
-        UserError: if the sides are no multiples of 4, too small for the patch, or all weights are 0.
+        UserError: if the sides are no multiples of 4, too small for the patch, or all weights are
+            0.
     """
 
     generator: nn.ModuleDict
@@ -240,7 +253,9 @@ class CycleGAN(AdversarialModule):
     def generator_losses(
         self, batch: dict[str, Any], generated: dict[str, Tensor], every: bool = False
     ) -> dict[str, Tensor]:
-        """Each part of Eq. 3 and of identity by its name, unweighed; only those that weigh something, or all of them."""
+        """Each part of Eq. 3 and of identity by its name, unweighed; only those that weigh
+        something, or all of them.
+        """
         g, d, a, b = self.generator, self.discriminator, batch["a"], batch["b"]
         parts = {
             "gan_a2b": lambda: (d["b"](generated["b"]) - 1).square().mean(),  # Eq. 1
@@ -317,8 +332,8 @@ class CycleGAN(AdversarialModule):
 
         Args:
             seeds: one per picture, without effect.
-            batch: pictures (N, C, H, W) in [-1, 1] under `a` or `b`, whichever the direction begins with; any size whose sides
-                are multiples of 4.
+            batch: pictures (N, C, H, W) in [-1, 1] under `a` or `b`, whichever the direction begins
+                with; any size whose sides are multiples of 4.
             direction: from which domain to which.
             ema: translate with the average of the generators' weights, where there is one.
 

@@ -1,27 +1,32 @@
-"""DALL-E: a Transformer that reads a caption and goes on with a picture, both of them tokens of one sequence.
+"""DALL-E: a Transformer that reads a caption and goes on with a picture, both of them tokens of one
+sequence.
 
-Ramesh et al., "Zero-Shot Text-to-Image Generation", ICML 2021, section 2.2 and appendix B. With a picture x as codes z of a
-discrete VAE (`dvae.py`, frozen) and its caption y as T tokens:
+Ramesh et al., "Zero-Shot Text-to-Image Generation", ICML 2021, section 2.2 and appendix B. With a
+picture x as codes z of a discrete VAE (`dvae.py`, frozen) and its caption y as T tokens:
 
     log p(x, y) >= E_q(z|x)[log p(x|y, z)] + log p(y) + log p(z|y),  of which this is the last two           (1)
     p(y) p(z|y) = prod_t p(y_t | y_<t) prod_m p(z_m | y, z_<m)                                               (2)
     loss = 1/8 mean_t -log p(y_t | y_<t) + 7/8 mean_m -log p(z_m | y, z_<m)                                  (3)
-    row: j <= m and m - j <= w;  column: j <= m and w divides m - j;  conv: j is in m's kernel, and before it  (4)
+    row: j <= m and m - j <= w;  column: j <= m and w divides m - j;  conv: j is in m's kernel, and
+        before it  (4)
     log p = log p(z_m | none) + s * (log p(z_m | y) - log p(z_m | none))                                     (5)
 
-Where a caption ends, each position up to T has a padding token of its own, which is learnt and predicted like any other. Text has a
-head over texts and pictures one over codes: the same as one softmax over all in which the other kind is masked, without computing
-what is masked. Eq. 4 says which codes (of a grid w wide, in raster order) a code looks at besides all text (Figure 11); "sparse"
-takes them by layers: column where (layer - 2) mod 4 = 0, conv in the last one, row in all others; "dense" looks at everything
-before. Eq. 5 is classifier-free guidance (Ho and Salimans 2021): some captions are dropped in training, so that the model knows
-what pictures look like without one, and s > 1 goes further from there than the caption asks.
+Where a caption ends, each position up to T has a padding token of its own, which is learnt and
+predicted like any other. Text has a head over texts and pictures one over codes: the same as one
+softmax over all in which the other kind is masked, without computing what is masked. Eq. 4 says
+which codes (of a grid w wide, in raster order) a code looks at besides all text (Figure 11);
+"sparse" takes them by layers: column where (layer - 2) mod 4 = 0, conv in the last one, row in all
+others; "dense" looks at everything before. Eq. 5 is classifier-free guidance (Ho and Salimans
+2021): some captions are dropped in training, so that the model knows what pictures look like
+without one, and s > 1 goes further from there than the caption asks.
 
 | paper | here |
 |---|---|
 | text tokens, padding tokens | tokens with 0 for no token; V + t in its place |
 | BPE dropout; reranking | data.bpe_dropout; `sample.py --ranker`, `clip.py` |
 
-The released code (`openai/DALL-E`) has the encoder and the decoder of the dVAE, not the Transformer. Departures from the paper:
+The released code (`openai/DALL-E`) has the encoder and the decoder of the dVAE, not the
+Transformer. Departures from the paper:
 
 | | paper | here |
 |---|---|---|
@@ -69,8 +74,10 @@ class DALLE(GenerativeModule):
         attention: all that is before, or the patterns of Eq. 4 in turns.
         kernel: side of the convolutional pattern.
         caption_dropout: probability that a picture is trained on without its caption.
-        prompts: what is drawn while training, with the same seeds each time; two that follow each other stand side by side.
-        optimizer: AdamW, or Muon for the blocks' matrices and AdamW for all else (`layers/muon.py`).
+        prompts: what is drawn while training, with the same seeds each time; two that follow each
+            other stand side by side.
+        optimizer: AdamW, or Muon for the blocks' matrices and AdamW for all else
+            (`layers/muon.py`).
         learning_rate: at its peak.
         embedding_rate: the same for all else under Muon.
         weight_decay: of matrices.
@@ -172,7 +179,9 @@ class DALLE(GenerativeModule):
         )
 
     def hidden(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        """(N, S, width) of embeddings (N, S, width), which are all or, with a cache that goes on, the next one."""
+        """(N, S, width) of embeddings (N, S, width), which are all or, with a cache that goes on,
+        the next one.
+        """
         last = x.shape[1] if cache is None or cache.place is None else cache.seen
         x = F.dropout(x, self.hparams.dropout, self.training)
         for number, block in enumerate(self.blocks):
@@ -183,7 +192,9 @@ class DALLE(GenerativeModule):
         return self.norm(x)
 
     def forward(self, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of all text (N, T, V + T) and all codes (N, M, K), each from what is before it; Eq. 2."""
+        """Logits of all text (N, T, V + T) and all codes (N, M, K), each from what is before it;
+        Eq. 2.
+        """
         hidden = self.hidden(self.embed(text, codes[:, :-1]))  # (N, T + M, width)
         return self.text_head(hidden[:, : self.text_length]), self.image_head(
             hidden[:, self.text_length :]
@@ -195,7 +206,9 @@ class DALLE(GenerativeModule):
                 self._encode(split)
 
     def _encode(self, split: str) -> None:
-        """Codes of all pictures of a split, once, since the dVAE never changes: each rank makes a part of them."""
+        """Codes of all pictures of a split, once, since the dVAE never changes: each rank makes a
+        part of them.
+        """
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         size, world, parts = len(data.split(split)), self.trainer.world_size, []
         mine = (torch.arange(-(-size // world)) * world + self.trainer.global_rank) % size
@@ -279,7 +292,9 @@ class DALLE(GenerativeModule):
         return caption_tokens(self.known_tokenizer(), prompts, self.text_length).to(self.device)
 
     def begin(self, prompts: list[list[int]]) -> tuple[Tensor, KVCache]:
-        """See `Decodable`. Each prompt is T text tokens and the codes that are given; all have as many."""
+        """See `Decodable`. Each prompt is T text tokens and the codes that are given; all have as
+        many.
+        """
         h, rows = self.hparams, torch.tensor(prompts, device=self.device)
         cache = KVCache(
             h.layers,
@@ -320,7 +335,9 @@ class DALLE(GenerativeModule):
         choice: Choice,
         given: Tensor | None = None,
     ) -> Tensor:
-        """Codes (N, h, w) for captions (N, T), row i by seed i; the first ones may be given, (m,)."""
+        """Codes (N, h, w) for captions (N, T), row i by seed i; the first ones may be given,
+        (m,).
+        """
         first = [] if given is None else given.tolist()
         prompts = [[*row, *first] for row in self.padded(tokens).tolist()]
         left = prod(self.grid) - len(first)
@@ -360,7 +377,8 @@ class DALLE(GenerativeModule):
             (N, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: if an option is out of its range, a prompt cannot be read, or there are not as many as seeds.
+            UserError: if an option is out of its range, a prompt cannot be read, or there are not
+                as many as seeds.
         """
         choice = Choice(temperature, top_k, top_p)
         if not 0 <= guidance < float("inf"):
@@ -393,7 +411,9 @@ class DALLE(GenerativeModule):
 
     @sampling
     def score(self, image: Tensor, captions: list[str]) -> Tensor:
-        """log p(z|y) (N, M) of pictures (N, C, H, W), as codes, under M captions: its own measure of what fits, as a ranker's."""
+        """log p(z|y) (N, M) of pictures (N, C, H, W), as codes, under M captions: its own measure
+        of what fits, as a ranker's.
+        """
         codes = self.dvae.codes_of(image.to(self.device)).flatten(1)
         return torch.stack(
             [
@@ -405,7 +425,9 @@ class DALLE(GenerativeModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Pictures above what their codes keep and what is drawn for their captions; and pairs of prompts, one above the other."""
+        """Pictures above what their codes keep and what is drawn for their captions; and pairs of
+        prompts, one above the other.
+        """
         image, tokens = batch["image"], batch["tokens"]
         guidance = 1.5 if self.hparams.caption_dropout else 1.0
         drawn = self.sample(list(range(len(image))), batch=batch, guidance=guidance)

@@ -1,7 +1,9 @@
-"""DCGAN: a GAN whose two networks are convolutional from end to end, which made GANs of pictures trainable.
+"""DCGAN: a GAN whose two networks are convolutional from end to end, which made GANs of pictures
+trainable.
 
-Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks",
-ICLR 2016. The game, its losses and what may be asked of it are those of `gan.py`; this file is the architecture (section 3):
+Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional Generative
+Adversarial Networks", ICLR 2016. The game, its losses and what may be asked of it are those of
+`gan.py`; this file is the architecture (section 3):
 
     no pooling: strided convolutions in D, transposed ("fractionally strided") ones in G         (1)
     batch norm in both, except at G's output and D's input                                       (2)
@@ -14,13 +16,16 @@ Sizes, for kernel k, stride s and padding p (`layers/convolution.py`, tested aga
     convolution             (in + 2 p - k) // s + 1
     transposed convolution  (in - 1) s - 2 p + k + output_padding
 
-A transposed convolution is the gradient of the convolution with the same k, s and p and undoes its size, so that padding makes
-its output *smaller*. With k = 4, s = 2, p = 1 both are exact: halves and doubles. With the released k = 5 the padding is 2 and a
-transposed convolution needs output_padding 1.
+A transposed convolution is the gradient of the convolution with the same k, s and p and undoes its
+size, so that padding makes its output *smaller*. With k = 4, s = 2, p = 1 both are exact: halves
+and doubles. With the released k = 5 the padding is 2 and a transposed convolution needs
+output_padding 1.
 
-Network "radford" is the one of Figure 1 and of the released code for faces (github.com/Newmu/dcgan_code, faces/): 1024 channels at
-4x4 for 64 pixels. Network "mnist" is the released one for conditional digits (mnist/): the label is given to every layer, two 5x5
-convolutions, 1024 units, batch norm without learnt scale and shift. No layer has a bias besides those of batch norm.
+Network "radford" is the one of Figure 1 and of the released code for faces
+(github.com/Newmu/dcgan_code, faces/): 1024 channels at 4x4 for 64 pixels. Network "mnist" is the
+released one for conditional digits (mnist/): the label is given to every layer, two 5x5
+convolutions, 1024 units, batch norm without learnt scale and shift. No layer has a bias besides
+those of batch norm.
 
 | | paper | released code | here |
 |---|---|---|---|
@@ -50,7 +55,8 @@ EPSILON = 1e-8  # of batch norm
 
 
 def channel_plan(image_shape: list[int], width: int) -> list[int]:
-    """Channels of the grids 4x4, 8x8, ... up to half the picture's side; halved at each, ending at `width`.
+    """Channels of the grids 4x4, 8x8, ... up to half the picture's side; halved at each, ending at
+    `width`.
 
     Raises:
         UserError: if the picture is not square with a side of 32, 64 or 128.
@@ -64,7 +70,9 @@ def channel_plan(image_shape: list[int], width: int) -> list[int]:
 
 
 class Generator(nn.Module):
-    """Noise (N, D) to a 4x4 grid, whose units are normalised one by one, then one doubling per layer."""
+    """Noise (N, D) to a 4x4 grid, whose units are normalised one by one, then one doubling per
+    layer.
+    """
 
     def __init__(self, image_shape: list[int], inputs: int, width: int, kernel: int) -> None:
         super().__init__()
@@ -90,7 +98,9 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """One halving per layer down to a 4x4 grid, then one logit; without batch norm the layers have biases."""
+    """One halving per layer down to a 4x4 grid, then one logit; without batch norm the layers have
+    biases.
+    """
 
     def __init__(
         self, image_shape: list[int], classes: int, width: int, kernel: int, norm: str
@@ -122,7 +132,9 @@ def with_label(hidden: Tensor, label: Tensor | None) -> Tensor:
 
 
 class MnistGenerator(nn.Module):
-    """Released conditional generator for 28x28: 1024 units, 128 grids of 7x7, then 64 of 14x14, then the picture."""
+    """Released conditional generator for 28x28: 1024 units, 128 grids of 7x7, then 64 of 14x14,
+    then the picture.
+    """
 
     def __init__(self, image_shape: list[int], latent_dim: int, classes: int) -> None:
         super().__init__()
@@ -149,7 +161,9 @@ class MnistGenerator(nn.Module):
 
 
 class MnistDiscriminator(nn.Module):
-    """Released conditional discriminator for 28x28: two 5x5 convolutions of 64 and 128 filters, 1024 units."""
+    """Released conditional discriminator for 28x28: two 5x5 convolutions of 64 and 128 filters,
+    1024 units.
+    """
 
     def __init__(self, image_shape: list[int], classes: int) -> None:
         super().__init__()
@@ -173,10 +187,12 @@ class DCGAN(NoiseGAN):
     """Convolutional GAN, conditional where asked.
 
     Args:
-        image_shape: (C, H, W), a fact of the data; square with a side of 32, 64 or 128 pixels, or 28 for "mnist".
+        image_shape: (C, H, W), a fact of the data; square with a side of 32, 64 or 128 pixels, or
+            28 for "mnist".
         num_classes: number of labels, a fact of the data; used only where `conditional`.
         conditional: model p(x|y) with the batch's labels.
-        network: Networks of the paper and of the released code for faces ("radford"), or the released ones for conditional MNIST.
+        network: Networks of the paper and of the released code for faces ("radford"), or the
+            released ones for conditional MNIST.
         width: Channels of the largest grid, 128 in the released code; doubled at each smaller one.
         kernel: Side of the convolutions, 5 in the released code.
         norm: in the discriminator. Penalties on its slope need "none".

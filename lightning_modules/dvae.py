@@ -1,9 +1,11 @@
-"""Discrete VAE: a picture as a small grid of codes out of a codebook, which a language model can then write.
+"""Discrete VAE: a picture as a small grid of codes out of a codebook, which a language model can
+then write.
 
-Ramesh et al., "Zero-Shot Text-to-Image Generation", ICML 2021, section 2.1 and appendix A (with the networks of the released
-code); the relaxation is Jang et al. and Maddison et al., both ICLR 2017. The other quantiser is van den Oord et al., "Neural
-Discrete Representation Learning", NIPS 2017, with the averages of its appendix A.1 and the restarts of Dhariwal et al., "Jukebox",
-2020, section 3.1.
+Ramesh et al., "Zero-Shot Text-to-Image Generation", ICML 2021, section 2.1 and appendix A (with the
+networks of the released code); the relaxation is Jang et al. and Maddison et al., both ICLR 2017.
+The other quantiser is van den Oord et al., "Neural Discrete Representation Learning", NIPS 2017,
+with the averages of its appendix A.1 and the restarts of Dhariwal et al., "Jukebox", 2020, section
+3.1.
 
     q(k|x) = softmax of the encoder's logits at each position,  p(k) = 1 / K                          (1)
     z = sum_k y_k e_k,  y = softmax((logits + g) / tau),  g = -log(-log u),  u ~ U(0, 1)              (2)
@@ -13,10 +15,11 @@ Discrete Representation Learning", NIPS 2017, with the averages of its appendix 
     VQ: z = h + sg(e_k - h),  k = argmin |h - e_k|^2;   the term beside log p is beta * |h - sg(e_k)|^2  (6)
     n_k <- d n_k + (1 - d) sum_i [k_i = k],  m_k <- d m_k + (1 - d) sum_i h_i [k_i = k],  e_k = m_k / n_k  (7)
 
-A choice has no gradient. Eq. 2 makes it soft and anneals tau, so that what is trained comes near to what is used; Eq. 6 chooses
-hard and copies the gradient straight through. What is judged, cached and drawn is always hard: the likeliest code, the nearest one.
-Drawn from the uniform prior of Eq. 1 the codes make no picture (`sample.py --mode prior`): which codes go together is what
-`dalle.py` learns.
+A choice has no gradient. Eq. 2 makes it soft and anneals tau, so that what is trained comes near to
+what is used; Eq. 6 chooses hard and copies the gradient straight through. What is judged, cached
+and drawn is always hard: the likeliest code, the nearest one. Drawn from the uniform prior of Eq. 1
+the codes make no picture (`sample.py --mode prior`): which codes go together is what `dalle.py`
+learns.
 
 | paper | here |
 |---|---|
@@ -44,8 +47,8 @@ Terms are sums over pixels and codes and means over the batch, in nats per image
 | unused codes | - | counts smoothed by 1e-5 | replaced by vectors of the batch |
 | evaluated weights | the last | the last | averages |
 
-Evaluation, codes and samples use averages of the weights. Eq. 7's sums and counts are averaged with the same decay, so that codes
-and encoder are averages over the same updates.
+Evaluation, codes and samples use averages of the weights. Eq. 7's sums and counts are averaged with
+the same decay, so that codes and encoder are averages over the same updates.
 """
 
 import math
@@ -82,7 +85,9 @@ def annealed(step: int, first: float, last: float, steps: int) -> float:
 
 
 def logit_laplace_log_likelihood(mean: Tensor, log_scale: Tensor, x: Tensor) -> Tensor:
-    """log p(x|z) of x in [0, 1], a density in these units, summed over pixels: (N, C, H, W) -> (N,)."""
+    """log p(x|z) of x in [0, 1], a density in these units, summed over pixels: (N, C, H, W) ->
+    (N,).
+    """
     squeezed = (1 - 2 * EPSILON) * x + EPSILON
     scale = log_scale.exp() + LEAST_SCALE  # b
     density = (
@@ -92,7 +97,8 @@ def logit_laplace_log_likelihood(mean: Tensor, log_scale: Tensor, x: Tensor) -> 
 
 
 class Networks(nn.Module):
-    """Encoder, quantiser and decoder of the released code: groups of bottlenecks, halved by maxima, doubled by repetition.
+    """Encoder, quantiser and decoder of the released code: groups of bottlenecks, halved by maxima,
+    doubled by repetition.
 
     Args:
         channels: of pictures.
@@ -141,7 +147,9 @@ class Networks(nn.Module):
         )
 
     def encode(self, image: Tensor) -> Tensor:
-        """Features (N, F, maps * h, w) of images (N, C, H, W); the `maps` codes of a position are adjacent rows."""
+        """Features (N, F, maps * h, w) of images (N, C, H, W); the `maps` codes of a position are
+        adjacent rows.
+        """
         return self.encoder(image).unflatten(1, (self.maps, -1)).movedim(1, 3).flatten(2, 3)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -163,7 +171,8 @@ class DiscreteVAE(GenerativeModule):
         quantiser: Eq. 2 or Eq. 6.
         width: channels of the first group of blocks.
         downsamplings: times that the picture is halved.
-        code_maps: Number of codes at each position of the grid; the grid of codes has `code_maps` times as many rows.
+        code_maps: Number of codes at each position of the grid; the grid of codes has `code_maps`
+            times as many rows.
         blocks: of each of the groups.
         gain: of their branches; 0 for the paper's 1 / L^2, by all L of them.
         beta: weight of Eq. 4 or of the commitment in Eq. 6.
@@ -173,7 +182,8 @@ class DiscreteVAE(GenerativeModule):
         learning_rate: of AdamW.
         last_rate: share of it that is left when training ends.
         weight_decay: of all weights.
-        ema_decay: of the average of the weights, which is what is judged and drawn from; less in the first updates.
+        ema_decay: of the average of the weights, which is what is judged and drawn from; less in
+            the first updates.
     """
 
     monitor = ("val/nll", "min")
@@ -263,7 +273,9 @@ class DiscreteVAE(GenerativeModule):
         )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One update, and the average of the weights with it: before a checkpoint of the update can be written."""
+        """One update, and the average of the weights with it: before a checkpoint of the update can
+        be written.
+        """
         super().optimizer_step(*args, **kwargs)
         step = self.trainer.global_step
         move_average(
@@ -324,7 +336,8 @@ class DiscreteVAE(GenerativeModule):
 
     @torch.no_grad()
     def codes_of(self, image: Tensor) -> Tensor:
-        """Codes (N, h, w) of pictures (N, C, H, W) in [-1, 1], in full precision: with less, near ones are taken for each other.
+        """Codes (N, h, w) of pictures (N, C, H, W) in [-1, 1], in full precision: with less, near
+        ones are taken for each other.
 
         Raises:
             UserError: if the pictures are of another size.
@@ -357,7 +370,8 @@ class DiscreteVAE(GenerativeModule):
         batch: dict[str, Any] | None = None,
         mode: Literal["prior", "reconstruct"] = "prior",
     ) -> Tensor:
-        """Draw from the uniform prior, which knows nothing of pictures, or show what the codes keep of one.
+        """Draw from the uniform prior, which knows nothing of pictures, or show what the codes keep
+        of one.
 
         Args:
             seeds: row i depends on `seeds[i]` alone.
@@ -385,7 +399,9 @@ class DiscreteVAE(GenerativeModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Pictures above their reconstructions, from the mean of all codes and from the chosen ones; and all codes as patches."""
+        """Pictures above their reconstructions, from the mean of all codes and from the chosen
+        ones; and all codes as patches.
+        """
         image, network = batch["image"], self.averaged
         features = network.encode(image)
         rows = [image, self.picture(network.quantiser.nearest(features))]
@@ -403,8 +419,9 @@ class DiscreteVAE(GenerativeModule):
 
 
 def discrete_vae(dvae: str | dict[str, Any], image_shape: list[int]) -> DiscreteVAE:
-    """From a checkpoint, or new from its hyper-parameters, for a system that holds it (whose `__init__` may not call the other's:
-    Lightning would take the arguments of both for hyper-parameters of each).
+    """From a checkpoint, or new from its hyper-parameters, for a system that holds it (whose
+    `__init__` may not call the other's: Lightning would take the arguments of both for
+    hyper-parameters of each).
 
     Raises:
         UserError: if it is something else, or of other pictures.

@@ -1,6 +1,8 @@
-"""ELECTRA: a small model forges words, a large one learns language by telling which words are forged.
+"""ELECTRA: a small model forges words, a large one learns language by telling which words are
+forged.
 
-Clark et al., "ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators", ICLR 2020.
+Clark et al., "ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators", ICLR
+2020.
 
     m: ceil(.15 n) of the n positions of x, without repetition;  x_masked = x with [MASK] at m          (1)
     x_i^ ~ p_G(x_i | x_masked) for i in m;                       x_corrupt = x with x^ at m             (2)
@@ -8,14 +10,17 @@ Clark et al., "ELECTRA: Pre-training Text Encoders as Discriminators Rather Than
     L_Disc = mean over all i of the cross-entropy of D(x_corrupt, i) with [x_corrupt_i = x_i]           (4)
     L = L_MLM + lambda L_Disc                                                                           (5)
 
-Is this a GAN for text? It looks like one: a generator, a discriminator, real against fake. But the generator is trained to be right
-(Eq. 3) and not to deceive: a drawn word has no gradient, so that the discriminator cannot tell it how to forge better. There is no
-noise either, and where the generator guesses the true word, it counts as original. What remains of the game is the discriminator's
-lesson at every word, of which masked language models get one at 15 % of them. After pre-training the generator is thrown away.
+Is this a GAN for text? It looks like one: a generator, a discriminator, real against fake. But the
+generator is trained to be right (Eq. 3) and not to deceive: a drawn word has no gradient, so that
+the discriminator cannot tell it how to forge better. There is no noise either, and where the
+generator guesses the true word, it counts as original. What remains of the game is the
+discriminator's lesson at every word, of which masked language models get one at 15 % of them. After
+pre-training the generator is thrown away.
 
-`objective` has Table 5 of the paper, each with a head on the large model: electra (Eq. 4) · electra_15 (Eq. 4 at m only) ·
-all_tokens (the identity of every word of x_corrupt, with a gate that may copy it) · replace_mlm (the identity at m, of x_corrupt) ·
-mlm (BERT's: the identity at m, of x_masked, without a generator).
+`objective` has Table 5 of the paper, each with a head on the large model: electra (Eq. 4) ·
+electra_15 (Eq. 4 at m only) · all_tokens (the identity of every word of x_corrupt, with a gate that
+may copy it) · replace_mlm (the identity at m, of x_corrupt) · mlm (BERT's: the identity at m, of
+x_masked, without a generator).
 
 | paper | here |
 |---|---|
@@ -76,7 +81,9 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList([Block(shape, layer) for layer in range(layers)])
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(N, T, width) of embeddings (N, T, E); mask (N, 1, 1, T) is True where there is a token."""
+        """(N, T, width) of embeddings (N, T, E); mask (N, 1, 1, T) is True where there is a
+        token.
+        """
         x = self.input(x)
         for block in self.blocks:
             x = block(x, torch.empty(0), None, mask)
@@ -110,7 +117,8 @@ class ELECTRA(TokenModule):
 
     Args:
         vocab_size: V, a fact of the data; [MASK] is one more.
-        context: most tokens that follow others in a text, as data.context; all of them are one more.
+        context: most tokens that follow others in a text, as data.context; all of them are one
+            more.
         objective: see above.
         layers: of both encoders.
         heads: of the large one's attention.
@@ -121,7 +129,8 @@ class ELECTRA(TokenModule):
         learning_rate: of AdamW at its peak, on a line to 0.
         warmup_steps: updates on the way up.
         weight_decay: decoupled, of matrices.
-        special_ids: ids of special tokens, which are never masked; a fact of data whose examples are lines.
+        special_ids: ids of special tokens, which are never masked; a fact of data whose examples
+            are lines.
     """
 
     monitor = ("val/loss", "min")
@@ -272,7 +281,9 @@ class ELECTRA(TokenModule):
 
     @staticmethod
     def texts(batch: dict[str, Any]) -> tuple[Tensor, Tensor, int]:
-        """All tokens of a batch, not only those that follow others: (N, T), their lengths (N,), and how many they are."""
+        """All tokens of a batch, not only those that follow others: (N, T), their lengths (N,), and
+        how many they are.
+        """
         return batch["tokens"], batch["length"] + 1, batch["targets"] + len(batch["tokens"])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -288,7 +299,9 @@ class ELECTRA(TokenModule):
     # Figures
 
     def measure(self, batch: dict[str, Any], stage: str) -> None:
-        """Eq. 5, what the discriminator finds, and what it would score by calling every word original ("floor")."""
+        """Eq. 5, what the discriminator finds, and what it would score by calling every word
+        original ("floor").
+        """
         tokens, length, count = self.texts(batch)
         outcome = self(tokens, length)
         found = {"loss": (self.losses(outcome).sum() / count, count)}
@@ -329,14 +342,18 @@ class ELECTRA(TokenModule):
 
     @sampling
     def represent(self, tokens: Tensor, length: Tensor) -> Tensor:
-        """Hidden states (N, T, width) of the large model for texts as they are; what comes behind `length` means nothing."""
+        """Hidden states (N, T, width) of the large model for texts as they are; what comes behind
+        `length` means nothing.
+        """
         return self.encode(
             self.main, tokens, torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
         )
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Corrupted texts: a forged word with the true one behind it, and what looks replaced in brackets."""
+        """Corrupted texts: a forged word with the true one behind it, and what looks replaced in
+        brackets.
+        """
         tokens, length, _ = self.texts(batch)
         outcome = self(tokens, length, torch.Generator().manual_seed(0))
         if self.tokenizer is None or outcome.suspicion is None:

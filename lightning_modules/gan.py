@@ -1,22 +1,24 @@
-"""GAN: a generator learns p(x) from nothing but the judgement of a discriminator that learns to tell its pictures from real ones.
+"""GAN: a generator learns p(x) from nothing but the judgement of a discriminator that learns to
+tell its pictures from real ones.
 
-Goodfellow et al., "Generative Adversarial Nets", NeurIPS 2014; the conditional p(x|y) is Mirza and Osindero, "Conditional
-Generative Adversarial Nets", 2014.
+Goodfellow et al., "Generative Adversarial Nets", NeurIPS 2014; the conditional p(x|y) is Mirza and
+Osindero, "Conditional Generative Adversarial Nets", 2014.
 
     min_G max_D  E_x[log D(x)] + E_z[log(1 - D(G(z)))]                                           (1)
     D*(x) = p_data(x) / (p_data(x) + p_g(x))                                                     (2)
 
-Symbols: z `noise` (N, D) · G(z) `generator` · logit of D `discriminator`, so that D = sigmoid(logit) · y `label`.
-Losses are means over the batch. In Eq. 1 the gradient for G vanishes where D is sure; "non_saturating" maximises log D(G(z))
-instead, with the same fixed point. At that point D = 1/2 everywhere, whatever the pictures look like: neither loss tells how
-good they are, and on the way they oscillate, since each player's optimum moves with the other. Nothing in Eq. 1 rewards
-covering p(x): a generator that makes one perfect picture has fooled a discriminator that looks at pictures one by one (mode
-collapse; the ring of Gaussians shows it).
+Symbols: z `noise` (N, D) · G(z) `generator` · logit of D `discriminator`, so that D =
+sigmoid(logit) · y `label`. Losses are means over the batch. In Eq. 1 the gradient for G vanishes
+where D is sure; "non_saturating" maximises log D(G(z)) instead, with the same fixed point. At that
+point D = 1/2 everywhere, whatever the pictures look like: neither loss tells how good they are, and
+on the way they oscillate, since each player's optimum moves with the other. Nothing in Eq. 1
+rewards covering p(x): a generator that makes one perfect picture has fooled a discriminator that
+looks at pictures one by one (mode collapse; the ring of Gaussians shows it).
 
 Where a label is given, D answers the question p(real|x, y); see the VAE for p(y|x) from p(x|y).
 
-The released code is github.com/goodfeli/adversarial (`mnist.yaml`, `__init__.py`, and pylearn2 beneath); the conditional paper
-was compared with no code.
+The released code is github.com/goodfeli/adversarial (`mnist.yaml`, `__init__.py`, and pylearn2
+beneath); the conditional paper was compared with no code.
 
 | | paper | released code | here |
 |---|---|---|---|
@@ -84,7 +86,9 @@ def start_uniform(network: nn.Module, reach: float) -> None:
 
 
 class GoodfellowGenerator(nn.Module):
-    """100 -> 1200 -> 1200 -> pixels; with labels 200 units see the noise, 1000 the label, and half of each layer drops out."""
+    """100 -> 1200 -> 1200 -> pixels; with labels 200 units see the noise, 1000 the label, and half
+    of each layer drops out.
+    """
 
     def __init__(self, image_shape: list[int], latent_dim: int, classes: int) -> None:
         super().__init__()
@@ -106,7 +110,9 @@ class GoodfellowGenerator(nn.Module):
 
 
 class MaxoutDiscriminator(nn.Module):
-    """Two maxout layers of 240 x 5 on pixels in [0, 1]; with labels 50 x 5 see the label and 240 x 4 join both."""
+    """Two maxout layers of 240 x 5 on pixels in [0, 1]; with labels 50 x 5 see the label and 240 x
+    4 join both.
+    """
 
     def __init__(self, image_shape: list[int], classes: int) -> None:
         super().__init__()
@@ -126,7 +132,9 @@ class MaxoutDiscriminator(nn.Module):
 
 
 class PlainGenerator(nn.Module):
-    """Fully connected with leaky units and, after the first layer, batch norm; tanh at the end for pictures."""
+    """Fully connected with leaky units and, after the first layer, batch norm; tanh at the end for
+    pictures.
+    """
 
     def __init__(
         self, image_shape: list[int], latent_dim: int, classes: int, hidden: list[int]
@@ -165,7 +173,8 @@ class PlainDiscriminator(nn.Module):
 
 
 class NoiseGAN(AdversarialModule):
-    """The game of Eq. 1 between any two networks, from noise to pictures; `GAN` and `DCGAN` bring the networks.
+    """The game of Eq. 1 between any two networks, from noise to pictures; `GAN` and `DCGAN` bring
+    the networks.
 
     Both networks take a one-hot label (N, classes), or None, as their second input.
 
@@ -227,7 +236,9 @@ class NoiseGAN(AdversarialModule):
             yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}
 
     def judge(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """Logits (N,) of pictures, augmented where asked; in full precision, since losses take differences of them."""
+        """Logits (N,) of pictures, augmented where asked; in full precision, since losses take
+        differences of them.
+        """
         return self.discriminator(
             diff_augment(image) if self.hparams.augment else image, label
         ).float()
@@ -274,8 +285,9 @@ class NoiseGAN(AdversarialModule):
         return optimizers, schedules
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Both losses without penalties, and the discriminator's answers to pictures it was never shown: far below
-        `train/d_real`, it has learnt the training pictures by heart."""
+        """Both losses without penalties, and the discriminator's answers to pictures it was never
+        shown: far below `train/d_real`, it has learnt the training pictures by heart.
+        """
         generated, label = self.generate(batch), self.one_hot(batch)
         real, fake = self.judge(batch["image"], label), self.judge(generated, label)
         losses = {
@@ -306,8 +318,9 @@ class NoiseGAN(AdversarialModule):
 
         Args:
             seeds: row i depends on `seeds[i]` alone.
-            mode: noise from the prior; a line between two draws; or the mean noise of `base` less that of `minus` plus that
-                of `plus`, with a little noise of its own per seed (Radford et al. 2016, section 6.3.2).
+            mode: noise from the prior; a line between two draws; or the mean noise of `base` less
+                that of `minus` plus that of `plus`, with a little noise of its own per seed
+                (Radford et al. 2016, section 6.3.2).
             label: class to draw, where the model is conditional; otherwise the classes take turns.
             ema: draw with the average of the generator's weights, where there is one.
             truncation: see `seeded_noise`; below 1 less variety and more typical pictures.
@@ -383,7 +396,9 @@ class GAN(NoiseGAN):
             self.set_players(plain, PlainDiscriminator(image_shape, classes, hidden[:-3:-1]))
 
     def on_train_start(self) -> None:
-        """Set the output bias of a new maxout generator to the logits of the training set's mean image."""
+        """Set the output bias of a new maxout generator to the logits of the training set's mean
+        image.
+        """
         generator: Any = self.generator
         if (
             self.hparams.network == "maxout"

@@ -1,14 +1,17 @@
-"""GPT: a stack of Transformer blocks that look back, trained on nothing but the next token, and good at what it was never taught.
+"""GPT: a stack of Transformer blocks that look back, trained on nothing but the next token, and
+good at what it was never taught.
 
-Radford et al., "Improving Language Understanding by Generative Pre-Training" (2018); architecture and initialisation of "Language
-Models are Unsupervised Multitask Learners" (2019). Eq. 1 of `layers/language.py` with
+Radford et al., "Improving Language Understanding by Generative Pre-Training" (2018); architecture
+and initialisation of "Language Models are Unsupervised Multitask Learners" (2019). Eq. 1 of
+`layers/language.py` with
 
     h_0 = W_e x + W_p                                       (2)
     h_l = Block(h_{l-1}),  l = 1 .. L                       (3)
     p(x_t | x_<t) = softmax(W_e norm(h_L))                  (4)
 
-Text is made by feeding what was drawn back in. A text GAN would have to push a gradient through that choice, which has none; and a
-fluent sentence says little of the model's likelihood, so both are looked at. (GPT-1's fine-tuning on tasks is out of scope.)
+Text is made by feeding what was drawn back in. A text GAN would have to push a gradient through
+that choice, which has none; and a fluent sentence says little of the model's likelihood, so both
+are looked at. (GPT-1's fine-tuning on tasks is out of scope.)
 
 | paper | here |
 |---|---|
@@ -17,8 +20,8 @@ fluent sentence says little of the model's likelihood, so both are looked at. (G
 | weights N(0, .02), those that end a branch / sqrt(2 L) | `start_gpt` |
 | modified L2 on all but gains and biases | decoupled decay of all matrices (Loshchilov and Hutter 2019) |
 
-Beyond its context the model forgets: when it is full, the older half is dropped and the younger read again (`window_start`), with
-and without the cache alike.
+Beyond its context the model forgets: when it is full, the older half is dropped and the younger
+read again (`window_start`), with and without the cache alike.
 
 Where the papers, Karpathy's nanoGPT and this file differ:
 
@@ -58,13 +61,16 @@ class GPT(LanguageModel):
         heads: of attention.
         width: of the residual stream, a multiple of the heads.
         dropout: share that is dropped of embeddings, attention and branches.
-        attention_dropout: of attention alone; without it PyTorch has a fused kernel, on a CPU half as fast again.
+        attention_dropout: of attention alone; without it PyTorch has a fused kernel, on a CPU half
+            as fast again.
         norm: layer norm, or RMS norm (`layers/transformer.py` has the papers of these four).
         positions: learnt, or rotary.
         feed_forward: gelu, or gated.
         qk_norm: normalise queries and keys.
-        bias: use biases in linear layers and layer norms, as GPT-2 does and nanoGPT by default does not.
-        optimizer: AdamW, or Muon for the blocks' matrices and AdamW for all else (`layers/muon.py`).
+        bias: use biases in linear layers and layer norms, as GPT-2 does and nanoGPT by default does
+            not.
+        optimizer: AdamW, or Muon for the blocks' matrices and AdamW for all else
+            (`layers/muon.py`).
         learning_rate: at its peak.
         embedding_rate: the same for embeddings and gains under Muon.
         betas: of Adam.
@@ -151,7 +157,9 @@ class GPT(LanguageModel):
         return self._read(cache, list(range(len(prompts)))), cache
 
     def _read(self, cache: KVCache, rows: list[int]) -> Tensor:
-        """Read the windows of some rows from their beginning; logits (K, V) of what follows them."""
+        """Read the windows of some rows from their beginning; logits (K, V) of what follows
+        them.
+        """
         device = self.embedding.weight.device
         windows = [
             cache.history[row][window_start(len(cache.history[row]), self.context) :]

@@ -1,18 +1,21 @@
-"""pix2pix: a U-Net translates pictures whose answers are known, and a discriminator sees to it that the answers are sharp.
+"""pix2pix: a U-Net translates pictures whose answers are known, and a discriminator sees to it that
+the answers are sharp.
 
-Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversarial Networks", CVPR 2017:
+Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversarial Networks", CVPR
+2017:
 
     L_cGAN(G, D) = E_{a,b}[log D(a, b)] + E_{a,z}[log(1 - D(a, G(a, z)))]                  (1)
     L_GAN(G, D)  = E_b[log D(b)] + E_{a,z}[log(1 - D(G(a, z)))]                            (2)
     L_L1(G)      = E_{a,b,z}[|b - G(a, z)|_1]                                              (3)
     G*           = arg min_G max_D L_cGAN(G, D) + lambda_l1 L_L1(G)                        (4)
 
-Where many answers are right, L1 alone gives their median, which is grey and blurred; the discriminator, which sees question and
-answer side by side, accepts only an answer that somebody could have given. Skip connections hand every outline to the layer of
-its own size (section 3.2.1). The noise z is dropout, in training and when sampling alike (section 3.1).
+Where many answers are right, L1 alone gives their median, which is grey and blurred; the
+discriminator, which sees question and answer side by side, accepts only an answer that somebody
+could have given. Skip connections hand every outline to the layer of its own size (section 3.2.1).
+The noise z is dropout, in training and when sampling alike (section 3.1).
 
-G maximises log D instead of minimising log(1 - D), and D's loss is halved (section 3.3). Absolute differences are means over
-pixels, channels and the batch.
+G maximises log D instead of minimising log(1 - D), and D's loss is halved (section 3.3). Absolute
+differences are means over pixels, channels and the batch.
 
 | paper | here |
 |---|---|
@@ -55,7 +58,8 @@ DROPPING = 3  # levels of the decoder, from its middle, with dropout
 
 
 class StatisticsBatchNorm(nn.BatchNorm2d):
-    """Batch norm that, outside of training, takes the statistics of each picture by itself, or the running ones.
+    """Batch norm that, outside of training, takes the statistics of each picture by itself, or the
+    running ones.
 
     Args:
         channels: C.
@@ -73,7 +77,8 @@ class StatisticsBatchNorm(nn.BatchNorm2d):
 
 
 class UNet(nn.Module):
-    """Halvings down to 1x1 and doublings back, with a skip between grids of one size: (N, C, H, W) to the same.
+    """Halvings down to 1x1 and doublings back, with a skip between grids of one size: (N, C, H, W)
+    to the same.
 
     Args:
         channels: C.
@@ -103,7 +108,9 @@ class UNet(nn.Module):
             self.up.append(nn.Sequential(nn.ReLU(inplace=True), double, end))
 
     def forward(self, image: Tensor, seeds: list[int] | None = None) -> Tensor:
-        """With `seeds` row i depends on `seeds[i]` alone; otherwise the noise comes from the device's generator."""
+        """With `seeds` row i depends on `seeds[i]` alone; otherwise the noise comes from the
+        device's generator.
+        """
         skips: list[Tensor] = []
         for down in self.down:
             skips.append(down(skips[-1] if skips else image))
@@ -132,13 +139,16 @@ class Pix2Pix(AdversarialModule):
     """Paired translation from a to b.
 
     Args:
-        image_shape: (C, H, W), a fact of the data; sides multiples of 2^L with L = log2(side), at most 8 levels.
+        image_shape: (C, H, W), a fact of the data; sides multiples of 2^L with L = log2(side), at
+            most 8 levels.
         width: channels of the largest grids in both networks; the paper's 64.
-        loss: which of Eq. 1 to 3 are added up. With "l1" the discriminator only watches, as in "l1+cgan".
+        loss: which of Eq. 1 to 3 are added up. With "l1" the discriminator only watches, as in
+            "l1+cgan".
         lambda_l1: weight of Eq. 3.
         patch: side in pixels of what a logit of the discriminator judges.
-        test_statistics: what batch norm goes by outside of training: each picture's own statistics, as in the paper, whose
-            batches are of one picture, or training's running ones, which fit better where training batches are larger.
+        test_statistics: what batch norm goes by outside of training: each picture's own statistics,
+            as in the paper, whose batches are of one picture, or training's running ones, which fit
+            better where training batches are larger.
         **kwargs: see `AdversarialModule`.
 
     Raises:
@@ -219,7 +229,9 @@ class Pix2Pix(AdversarialModule):
         return self.weigh(losses)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """The same losses as in training, but for D's batch norm, which goes by its running statistics here."""
+        """The same losses as in training, but for D's batch norm, which goes by its running
+        statistics here.
+        """
         generated = self.generate(batch)
         losses = self.generator_losses(batch, generated)
         every = {
@@ -249,7 +261,8 @@ class Pix2Pix(AdversarialModule):
 
         Args:
             seeds: noise of each picture.
-            batch: pictures (N, C, H, W) in [-1, 1] under `a`; any size whose sides are multiples of the U-Net's 2^L.
+            batch: pictures (N, C, H, W) in [-1, 1] under `a`; any size whose sides are multiples of
+                the U-Net's 2^L.
             direction: the one that was learnt; `data.swap true` learns the other.
             ema: translate with the average of the generator's weights, where there is one.
 

@@ -1,17 +1,21 @@
-"""RNN language model: a state that is carried from symbol to symbol, and predicts the next one from all that it remembers.
+"""RNN language model: a state that is carried from symbol to symbol, and predicts the next one from
+all that it remembers.
 
-Mikolov et al., "Recurrent neural network based language model", Interspeech 2010; LSTM with dropout as in Zaremba, Sutskever and
-Vinyals, "Recurrent Neural Network Regularization" (2014); character by character as in Karpathy's char-rnn (2015).
+Mikolov et al., "Recurrent neural network based language model", Interspeech 2010; LSTM with dropout
+as in Zaremba, Sutskever and Vinyals, "Recurrent Neural Network Regularization" (2014); character by
+character as in Karpathy's char-rnn (2015).
 
     h^l_t = f(D h^{l-1}_t, h^l_{t-1})                  (2)
     p(x_{t+1} | x_1 .. x_t) = softmax(W D h^L_t + b)   (3)
 
-f is a recurrent cell; with the LSTM it carries a second state that is only added to, through which a gradient survives many steps.
-D is dropout: only upward, never along time, where it would wear the memory down (Zaremba et al., Eq. 4 and Figure 2).
+f is a recurrent cell; with the LSTM it carries a second state that is only added to, through which
+a gradient survives many steps. D is dropout: only upward, never along time, where it would wear the
+memory down (Zaremba et al., Eq. 4 and Figure 2).
 
-Text is one long sequence. A batch reads N places of it side by side and goes on where the batch before it stopped, with the state
-that that one left; gradients stop at the border (truncated back-propagation through time, Williams and Peng 1990). All that a
-sentence was has to fit into the state: the forgetful context vector that attention was invented against.
+Text is one long sequence. A batch reads N places of it side by side and goes on where the batch
+before it stopped, with the state that that one left; gradients stop at the border (truncated
+back-propagation through time, Williams and Peng 1990). All that a sentence was has to fit into the
+state: the forgetful context vector that attention was invented against.
 
 | paper | here |
 |---|---|
@@ -64,7 +68,8 @@ class RNNLM(LanguageModel):
         embedding: size of a symbol's vector; 0 for one-hot vectors.
         dropout: of D.
         initial_range: r of the initial U(-r, r) of all weights.
-        forget_bias: what an LSTM's forget gate begins with, so that it begins by remembering (Jozefowicz et al. 2015).
+        forget_bias: what an LSTM's forget gate begins with, so that it begins by remembering
+            (Jozefowicz et al. 2015).
         optimizer: made from all parameters.
         schedule: made from the optimizer, stepped once per epoch.
     """
@@ -114,7 +119,9 @@ class RNNLM(LanguageModel):
     def step(
         self, tokens: Tensor, state: tuple[Tensor, ...] | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Logits (N, T, V) and the state, one tensor (L, N, width) or an LSTM's two, after tokens (N, T)."""
+        """Logits (N, T, V) and the state, one tensor (L, N, width) or an LSTM's two, after tokens
+        (N, T).
+        """
         hidden, after = self.recurrent(self.inputs(tokens), self._packed(state))  # Eq. 2
         hidden = F.dropout(hidden, self.hparams.dropout, self.training)
         return self.output(hidden), after if isinstance(after, tuple) else (after,)  # Eq. 3
@@ -131,7 +138,9 @@ class RNNLM(LanguageModel):
         return state if state is None or len(state) == 2 else state[0]
 
     def read(self, batch: dict[str, Any]) -> Tensor:
-        """Goes on from the state that the batch before left, except at the beginning of the text, and of every record."""
+        """Goes on from the state that the batch before left, except at the beginning of the text,
+        and of every record.
+        """
         state = self.states[self.training]
         if batch["first"] or state is None or state[0].shape[1] != len(batch["tokens"]):
             state = None

@@ -1,9 +1,11 @@
-"""Encoder-decoder: one recurrent network reads a sentence, another one writes its translation, with or without attention.
+"""Encoder-decoder: one recurrent network reads a sentence, another one writes its translation, with
+or without attention.
 
-Sutskever, Vinyals and Le, "Sequence to Sequence Learning with Neural Networks", NIPS 2014, and Cho et al., "Learning Phrase
-Representations using RNN Encoder-Decoder", EMNLP 2014 (no attention); Bahdanau, Cho and Bengio, "Neural Machine Translation by
-Jointly Learning to Align and Translate", ICLR 2015 (additive); Luong, Pham and Manning, "Effective Approaches to Attention-based
-Neural Machine Translation", EMNLP 2015 (multiplicative). With Eq. 1 of `layers/translation.py`:
+Sutskever, Vinyals and Le, "Sequence to Sequence Learning with Neural Networks", NIPS 2014, and Cho
+et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014 (no attention);
+Bahdanau, Cho and Bengio, "Neural Machine Translation by Jointly Learning to Align and Translate",
+ICLR 2015 (additive); Luong, Pham and Manning, "Effective Approaches to Attention-based Neural
+Machine Translation", EMNLP 2015 (multiplicative). With Eq. 1 of `layers/translation.py`:
 
     h_j = [RNN(x_j, h_{j-1}); RNN(x_j, h_{j+1})],  or one of them;   s_0 = tanh(W_0 c)       (2)
     s_t = RNN([y_{t-1}; c_t], s_{t-1})                                                       (3)
@@ -12,9 +14,10 @@ Neural Machine Translation", EMNLP 2015 (multiplicative). With Eq. 1 of `layers/
     additive:        c_t = sum_j a_tj h_j,  a_tj = softmax_j v' tanh(W_a s_{t-1} + U_a h_j)  (6)
     multiplicative:  c_t = sum_j a_tj h_j,  a_tj = softmax_j s_{t-1}' W_a h_j                (7)
 
-Without attention, c is the only path from the source to the translation, and its size does not grow with the sentence. Sutskever et
-al. read the source backwards, which brings its first words near to the translation's. With attention, each step reads the states of
-all source words; `attention_maps` shows the weights, and `test/bleu_source_...` has BLEU by source length for both.
+Without attention, c is the only path from the source to the translation, and its size does not grow
+with the sentence. Sutskever et al. read the source backwards, which brings its first words near to
+the translation's. With attention, each step reads the states of all source words; `attention_maps`
+shows the weights, and `test/bleu_source_...` has BLEU by source length for both.
 
 | paper | here |
 |---|---|
@@ -22,7 +25,8 @@ all source words; `attention_maps` shows the weights, and `test/bleu_source_...`
 | x_j, y_t | source_embedding, target_embedding |
 | teacher forcing | y_{t-1} is the true word; with probability 1 - teacher_forcing the likeliest word of the step before |
 
-Where the papers, a released implementation (bentrevett's pytorch-seq2seq, notebooks 2 and 3 of 2024) and this file differ:
+Where the papers, a released implementation (bentrevett's pytorch-seq2seq, notebooks 2 and 3 of
+2024) and this file differ:
 
 | | papers | pytorch-seq2seq | here |
 |---|---|---|---|
@@ -84,8 +88,8 @@ class Seq2Seq(Translator):
         width: of each state.
         embedding: size of a word's vector.
         dropout: D, also of embeddings and between layers.
-        reading: Direction in which sources are read: both (Bahdanau et al.), forward (Cho et al.), or backward with `<eos>` last
-            (Sutskever et al.).
+        reading: Direction in which sources are read: both (Bahdanau et al.), forward (Cho et al.),
+            or backward with `<eos>` last (Sutskever et al.).
         teacher_forcing: probability that a step of training sees the true word before it.
         smoothing: of labels.
         learning_rate: of Adam, on half a cosine to 0.
@@ -182,7 +186,9 @@ class Seq2Seq(Translator):
     def advance(
         self, words: Tensor, context: Tensor, state: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """s_t (N, T, width) and the state after vectors (N, T, embedding) with contexts (N, T, E); Eq. 3."""
+        """s_t (N, T, width) and the state after vectors (N, T, embedding) with contexts (N, T, E);
+        Eq. 3.
+        """
         out, after = self.decoder(
             torch.cat([words, context], 2), state if len(state) == 2 else state[0]
         )

@@ -7,9 +7,9 @@ Vaswani et al., "Attention Is All You Need", NIPS 2017. With Eq. 1 of `layers/tr
     rate = scale * d^-1/2 * min(step^-1/2, step * warmup^-3/2)                       (4)
     PE(pos, 2i) = sin(pos / 10000^(2i/d)),  PE(pos, 2i + 1) = cos(pos / 10000^(2i/d))  (5)
 
-Each position attends to all others at once: the path between two words has length one, and all positions of a sentence are trained
-in parallel. Attention ignores word order, which Eq. 5 adds. The decoder's self-attention is masked: a position cannot see later
-targets.
+Each position attends to all others at once: the path between two words has length one, and all
+positions of a sentence are trained in parallel. Attention ignores word order, which Eq. 5 adds. The
+decoder's self-attention is masked: a position cannot see later targets.
 
 | paper | here |
 |---|---|
@@ -19,7 +19,8 @@ targets.
 | one matrix for both embeddings and the output, times sqrt(d) as embedding (section 3.4) | shared; embedding.weight |
 | average of the last 5 checkpoints (section 6.1) | average, average_every |
 
-Where the paper, the released code (tensor2tensor, `transformer_base_v1` unless named) and this file differ:
+Where the paper, the released code (tensor2tensor, `transformer_base_v1` unless named) and this file
+differ:
 
 | | paper | released code | here |
 |---|---|---|---|
@@ -79,7 +80,9 @@ class DecoderBlock(Residual):
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor, cache: KVCache | None = None
     ) -> Tensor:
-        """(N * K, T, width) of x, where K rows look at each of the sources' keys and values (N, H, S, D)."""
+        """(N * K, T, width) of x, where K rows look at each of the sources' keys and values (N, H,
+        S, D).
+        """
         x = self.add(0, x, lambda y: self.attention(y, torch.empty(0), cache))
         sources = len(keys)
         x = self.add(
@@ -160,7 +163,9 @@ class EncoderDecoder(nn.Module):
         return F.dropout(x, self.shape.dropout, self.training)
 
     def encode(self, source: Tensor, length: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """Keys and values of each decoder block for sources (N, S) of so many tokens (N,), and their mask."""
+        """Keys and values of each decoder block for sources (N, S) of so many tokens (N,), and
+        their mask.
+        """
         mask = (torch.arange(source.shape[1], device=source.device) < length[:, None])[
             :, None, None
         ]
@@ -201,7 +206,8 @@ class Transformer(Translator):
         smoothing: epsilon_ls.
         scale: of the step size in Eq. 4, 1 in the paper.
         warmup_steps: of Eq. 4.
-        average: states of the weights, `average_every` updates apart, the last one at the end, whose mean is used then.
+        average: states of the weights, `average_every` updates apart, the last one at the end,
+            whose mean is used then.
         average_every: updates between two of them.
 
     Raises:
@@ -257,12 +263,16 @@ class Transformer(Translator):
 
     @property
     def judged(self) -> EncoderDecoder:
-        """The network that is trained, or the mean of its last states where there is one and nothing is trained."""
+        """The network that is trained, or the mean of its last states where there is one and
+        nothing is trained.
+        """
         averaged = not self.training and self.averaged.n_averaged > 0
         return cast(EncoderDecoder, self.averaged.module) if averaged else self.network
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One update, and its state taken into the mean where it is due: before a checkpoint of the update can be written."""
+        """One update, and its state taken into the mean where it is due: before a checkpoint of the
+        update can be written.
+        """
         super().optimizer_step(*args, **kwargs)
         before_end = self.total_updates - self.trainer.global_step - 1
         number, rest = divmod(before_end, self.hparams.average_every)

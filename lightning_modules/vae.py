@@ -1,8 +1,10 @@
-"""VAE: an autoencoder whose code is a distribution, so that codes drawn from a prior decode to new pictures.
+"""VAE: an autoencoder whose code is a distribution, so that codes drawn from a prior decode to new
+pictures.
 
-Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014; the tighter bound is Burda, Grosse and Salakhutdinov,
-"Importance Weighted Autoencoders", ICLR 2016; the weight beta is Higgins et al., "beta-VAE", ICLR 2017; the conditional
-model is Sohn, Lee and Yan, "Learning Structured Output Representation using Deep Conditional Generative Models", 2015.
+Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014; the tighter bound is Burda, Grosse
+and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016; the weight beta is Higgins et al.,
+"beta-VAE", ICLR 2017; the conditional model is Sohn, Lee and Yan, "Learning Structured Output
+Representation using Deep Conditional Generative Models", 2015.
 
     z ~ p(z) = N(0, I),  x ~ p(x|z);    q(z|x) = N(mu(x), diag sigma^2(x))                       (1)
     z = mu + sigma * eps,  eps ~ N(0, I)                                                         (2)
@@ -11,16 +13,18 @@ model is Sohn, Lee and Yan, "Learning Structured Output Representation using Dee
     L_k = E[log 1/k sum_i w_i],  w_i = p(x|z_i) p(z_i) / q(z_i|x)                                (5)
     p(y|x) = p(x|y) p(y) / sum_y' p(x|y') p(y')                                                  (6)
 
-Symbols: x `x` in [0, 1] · z `z` (k, N, D) · mu, log sigma^2 `mean`, `log_var` (N, D) · log w `log_weight` (k, N) · y `label`.
-All terms are sums over pixels and coordinates and means over the batch: nats per picture.
+Symbols: x `x` in [0, 1] · z `z` (k, N, D) · mu, log sigma^2 `mean`, `log_var` (N, D) · log w
+`log_weight` (k, N) · y `label`. All terms are sums over pixels and coordinates and means over the
+batch: nats per picture.
 
-Why it looks like this. The decoder is p(x|z), a density over pictures; the encoder q(z|x) only approximates the posterior.
-The encoder predicts log sigma^2 because a variance must be positive and its logarithm need not: exp is smooth where a clamp
-is not, and Eq. 4 asks for the logarithm anyway. KL is the information, in nats, that a code carries about its picture and
-that a sampler without the picture loses; it is not symmetric: KL(q||p) punishes codes where the prior has no mass, and lets
-the prior have mass where there are no codes. Eq. 5 with k = 1 is Eq. 3 in expectation, and grows towards log p(x) with k.
-A weight R on the *mean* squared or logistic loss over D values, as some books have it, is beta = D / R for Bernoulli and
-D / (2 R) for Gaussian pixels with sigma = 1.
+Why it looks like this. The decoder is p(x|z), a density over pictures; the encoder q(z|x) only
+approximates the posterior. The encoder predicts log sigma^2 because a variance must be positive and
+its logarithm need not: exp is smooth where a clamp is not, and Eq. 4 asks for the logarithm anyway.
+KL is the information, in nats, that a code carries about its picture and that a sampler without the
+picture loses; it is not symmetric: KL(q||p) punishes codes where the prior has no mass, and lets
+the prior have mass where there are no codes. Eq. 5 with k = 1 is Eq. 3 in expectation, and grows
+towards log p(x) with k. A weight R on the *mean* squared or logistic loss over D values, as some
+books have it, is beta = D / R for Bernoulli and D / (2 R) for Gaussian pixels with sigma = 1.
 
 Where the papers, the importance weighted autoencoder's released code and this file differ:
 
@@ -74,7 +78,9 @@ BIAS_CLIP = 1e-3  # of mean pixels, as in Burda et al.'s released code
 
 
 def bernoulli_log_likelihood(logits: Tensor, x: Tensor, sigma: float = 1.0) -> Tensor:
-    """log p(x|z) of x in [0, 1] summed over pixels, shape (..., C, H, W) -> (...); `sigma` plays no part."""
+    """log p(x|z) of x in [0, 1] summed over pixels, shape (..., C, H, W) -> (...); `sigma` plays no
+    part.
+    """
     return -F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(
         (-3, -2, -1)
     )
@@ -104,7 +110,9 @@ def importance_bound(log_weight: Tensor) -> Tensor:
 
 
 def stage_learning_rate(epoch: int) -> float:
-    """Factor 10^(-i/7) for 3^i epochs each, i = 0 .. 7 (Burda et al. 2016, section 5.1): lower after 1, 4, 13, 40, ..."""
+    """Factor 10^(-i/7) for 3^i epochs each, i = 0 .. 7 (Burda et al. 2016, section 5.1): lower
+    after 1, 4, 13, 40, ...
+    """
     stage = 0
     while stage < 7 and epoch >= (3 ** (stage + 1) - 1) // 2:
         stage += 1
@@ -122,7 +130,8 @@ class VAE(GenerativeModule):
         image_shape: (C, H, W), a fact of the data.
         num_classes: number of labels, a fact of the data; used only where `conditional`.
         network: fully connected ("mlp") or convolutional ("conv").
-        hidden: widths of the encoder's layers, or its channels, from the picture inwards; the decoder mirrors them.
+        hidden: widths of the encoder's layers, or its channels, from the picture inwards; the
+            decoder mirrors them.
         activation: of the fully connected network.
         latent_dim: D, size of the code.
         likelihood: p(x|z): "bernoulli" for binary pictures, "gaussian" for others.
@@ -134,7 +143,8 @@ class VAE(GenerativeModule):
         conditional: model p(x|y) with the batch's labels.
         learning_rate: Adam's step size.
         adam_epsilon: Adam's epsilon.
-        schedule: "constant", half a cosine to 0 ("cosine"), or the eight stages of `stage_learning_rate` ("stages").
+        schedule: "constant", half a cosine to 0 ("cosine"), or the eight stages of
+            `stage_learning_rate` ("stages").
         test_samples: k of the test NLL.
     """
 
@@ -242,7 +252,9 @@ class VAE(GenerativeModule):
 
     @torch.no_grad()
     def on_train_start(self) -> None:
-        """Set the output bias of a new decoder to the logits of the mean pixels of the training set (Burda et al.'s release)."""
+        """Set the output bias of a new decoder to the logits of the mean pixels of the training set
+        (Burda et al.'s release).
+        """
         bias = output_bias(self.decoder)
         if self.trainer.global_step == 0 and not bias.any():  # not loaded by --init_from
             mean = self.trainer.datamodule.mean_image()  # type: ignore[attr-defined]
@@ -287,7 +299,8 @@ class VAE(GenerativeModule):
         )
         given = "|given=label" if self.classes else ""
         self.signatures["test/nll"] = f"nll[k={self.hparams.test_samples}{given}]"
-        # Bernoulli pixels are a probability of binary pictures; of grey or colour values they are a cross-entropy and no density.
+        # Bernoulli pixels are a probability of binary pictures; of grey or colour values they are a
+        # cross-entropy and no density.
         self.signatures["test/bpd"] = (
             f"bpd[k={self.hparams.test_samples}|pixels={self.hparams.likelihood}{given}]"
         )
@@ -305,7 +318,9 @@ class VAE(GenerativeModule):
 
     @torch.no_grad()
     def classify(self, image: Tensor, k: int = CLASSIFY_SAMPLES) -> Tensor:
-        """log p(y|x) of Eq. 6 with a uniform p(y), (N, classes), from L_k as the estimate of log p(x|y)."""
+        """log p(y|x) of Eq. 6 with a uniform p(y), (N, classes), from L_k as the estimate of log
+        p(x|y).
+        """
         labels = torch.arange(self.classes, device=image.device)
         scores = [
             importance_bound(self.log_weight(image, k, label.expand(len(image))))
@@ -343,9 +358,11 @@ class VAE(GenerativeModule):
 
         Args:
             seeds: row i depends on `seeds[i]` alone.
-            batch: unseen pictures, row i for seed i; for "attribute" also `positive` and `negative` training pictures.
-            mode: codes from the prior; on a line between two of them; along axis `seed % latent_dim`; reconstructions of
-                unseen pictures beside them; or unseen pictures with -4 to 4 times an attribute's direction added.
+            batch: unseen pictures, row i for seed i; for "attribute" also `positive` and `negative`
+                training pictures.
+            mode: codes from the prior; on a line between two of them; along axis `seed %
+                latent_dim`; reconstructions of unseen pictures beside them; or unseen pictures with
+                -4 to 4 times an attribute's direction added.
             label: class to draw, where the model is conditional; otherwise the classes take turns.
             attribute: what `positive` pictures have, for "attribute".
             steps: pictures in a strip.

@@ -1,6 +1,8 @@
-"""A small convolutional classifier, trained with a fixed seed: the discriminative p(y|x) beside a generative p(x|y)p(y).
+"""A small convolutional classifier, trained with a fixed seed: the discriminative p(y|x) beside a
+generative p(x|y)p(y).
 
-Its penultimate layer also serves as the feature extractor of offline metrics, named by the hash of its weights.
+Its penultimate layer also serves as the feature extractor of offline metrics, named by the hash of
+its weights.
 """
 
 import hashlib
@@ -53,7 +55,8 @@ def train_classifier(
 ) -> Classifier:
     """Train a `Classifier` on uint8 pictures (N, C, H, W); the global generator is left as it was.
 
-    Adam at 1e-3 with a cosine to 0, batches of 128; where no `epochs` are given, as many as 1,200 batches make, at most 20.
+    Adam at 1e-3 with a cosine to 0, batches of 128; where no `epochs` are given, as many as 1,200
+    batches make, at most 20.
     """
     size = min(128, len(images))
     batches = len(images) // size

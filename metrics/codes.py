@@ -12,8 +12,8 @@ class CodeUsage(Metric):
 
     Args:
         codes: K, how many there are.
-        measure: "share" of the codes that occur at all, or the "perplexity" of how often each one does: K where all are used
-            alike, 1 where it is always the same one.
+        measure: "share" of the codes that occur at all, or the "perplexity" of how often each one
+            does: K where all are used alike, 1 where it is always the same one.
     """
 
     higher_is_better = True

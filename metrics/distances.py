@@ -1,4 +1,5 @@
-"""How far generated pictures are from real ones, as clouds of features (N, D) of one frozen network.
+"""How far generated pictures are from real ones, as clouds of features (N, D) of one frozen
+network.
 
 | name | what it says | source |
 |---|---|---|
@@ -34,8 +35,9 @@ def gaussian(features: Tensor) -> Gaussian:
 def frechet_distance(real: Gaussian, fake: Gaussian) -> float:
     """|m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)).
 
-    The trace of the root is the sum of the roots of the eigenvalues of S C2 S with S = C1^(1/2), which is symmetric: no complex
-    rounding residue has to be dropped, and singular covariances need no ridge.
+    The trace of the root is the sum of the roots of the eigenvalues of S C2 S with S = C1^(1/2),
+    which is symmetric: no complex rounding residue has to be dropped, and singular covariances need
+    no ridge.
     """
     values, vectors = torch.linalg.eigh(real.covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
@@ -50,7 +52,9 @@ def kernel_sum(x: Tensor, y: Tensor) -> Tensor:
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
-    """Unbiased estimate over all pairs; libraries average it over random subsets, with the same expectation."""
+    """Unbiased estimate over all pairs; libraries average it over random subsets, with the same
+    expectation.
+    """
     real, fake = real.double(), fake.double()
     within = 0.0
     for cloud in (real, fake):
@@ -69,7 +73,9 @@ def radii(cloud: Tensor, k: int) -> Tensor:
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
-    """Shares of the fake within the balls of the real ones, and of the real within those of the fake ones."""
+    """Shares of the fake within the balls of the real ones, and of the real within those of the
+    fake ones.
+    """
     real, fake = real.double(), fake.double()
 
     def share_within(points: Tensor, cloud: Tensor) -> float:
@@ -85,7 +91,9 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
 
 
 def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, float]:
-    """Mean number of real balls around a fake over k, and share of real balls with a fake inside."""
+    """Mean number of real balls around a fake over k, and share of real balls with a fake
+    inside.
+    """
     real, fake = real.double(), fake.double()
     around = []  # each real ball
     for part, radius in zip(real.split(1000), radii(real, k).split(1000)):

@@ -1,8 +1,10 @@
-"""Frozen networks that turn pictures into features, and the set of features that all distances share.
+"""Frozen networks that turn pictures into features, and the set of features that all distances
+share.
 
-An extractor takes uint8 pictures (N, C, H, W) and returns features (N, D) and class logits (N, K). Its `name` goes into every
-signature, its `prefix` before the metric's name: a distance on a classifier's features is called `classifier-fid`, since its
-figures have nothing to do with those on Inception.
+An extractor takes uint8 pictures (N, C, H, W) and returns features (N, D) and class logits (N, K).
+Its `name` goes into every signature, its `prefix` before the metric's name: a distance on a
+classifier's features is called `classifier-fid`, since its figures have nothing to do with those on
+Inception.
 """
 
 import hashlib
@@ -53,15 +55,16 @@ class ClassifierFeatures(Extractor):
 
 
 class InceptionFeatures(Extractor):
-    """Pool-3 features (2048) of the Inception network of 2015 as torch-fidelity ports it, its resizing to 299 pixels included.
+    """Pool-3 features (2048) of the Inception network of 2015 as torch-fidelity ports it, its
+    resizing to 299 pixels included.
 
     Args:
         weights: torch-fidelity's file.
         digest: first digits of the file's SHA-256.
 
     Raises:
-        UserError: if the package or the file is missing (the message says what to download and where to put it), or if the file
-            is another one than its name says.
+        UserError: if the package or the file is missing (the message says what to download and
+            where to put it), or if the file is another one than its name says.
     """
 
     prefix = ""
@@ -97,7 +100,9 @@ class InceptionFeatures(Extractor):
 
 
 def to_bytes(image: Tensor) -> Tensor:
-    """Pictures in [-1, 1] as uint8, rounded to the nearest; scaled uint8 pictures come back unchanged."""
+    """Pictures in [-1, 1] as uint8, rounded to the nearest; scaled uint8 pictures come back
+    unchanged.
+    """
     return ((image.clamp(-1, 1) + 1) * 127.5).round().byte()
 
 

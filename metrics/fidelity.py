@@ -1,4 +1,6 @@
-"""How near a translation is to the known answer: mean absolute error, PSNR and SSIM, over all pictures of all ranks."""
+"""How near a translation is to the known answer: mean absolute error, PSNR and SSIM, over all
+pictures of all ranks.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -30,8 +32,9 @@ class PSNR(PeakSignalNoiseRatio):
 class SSIM(Metric):
     """Structural similarity (Wang et al. 2004): 1 for equal images.
 
-    Averages the positions whose whole 11x11 Gaussian window lies inside the image, as the authors' code and scikit-image do.
-    torchmetrics' own average includes a border of 5 pixels whose windows reach into mirrored padding.
+    Averages the positions whose whole 11x11 Gaussian window lies inside the image, as the authors'
+    code and scikit-image do. torchmetrics' own average includes a border of 5 pixels whose windows
+    reach into mirrored padding.
     """
 
     signature = "ssim[window=gauss11|sigma=1.5|region=valid|mean=pictures]"
@@ -75,7 +78,8 @@ def unit(image: Tensor) -> Tensor:
 
 
 def fidelity_metrics(directions: tuple[str, ...], side: int) -> nn.ModuleDict:
-    """Metrics of each direction and stage by the names that they are logged under, such as "val/ssim/a2b".
+    """Metrics of each direction and stage by the names that they are logged under, such as
+    "val/ssim/a2b".
 
     Args:
         directions: Directions of translation, such as "a2b".

@@ -1,8 +1,10 @@
-"""Cheap models beside which the learned ones stand. Each takes tensors and gives its value and signature.
+"""Cheap models beside which the learned ones stand. Each takes tensors and gives its value and
+signature.
 
-A reproduction that names one of these functions instead of a model calls it with those of `train_images`, `train_labels`,
-`val_images`, `val_labels`, `test_images`, `test_labels` and `seed` that its signature has; of two domains there are `train_a`,
-`train_b` and so on, of a text `train_ids`, of pairs of texts `train_texts`.
+A reproduction that names one of these functions instead of a model calls it with those of
+`train_images`, `train_labels`, `val_images`, `val_labels`, `test_images`, `test_labels` and `seed`
+that its signature has; of two domains there are `train_a`, `train_b` and so on, of a text
+`train_ids`, of pairs of texts `train_texts`.
 """
 
 from typing import Literal
@@ -20,7 +22,8 @@ Texts = tuple[list[str], list[str]]
 
 
 def pca_sse(train_images: Tensor, test_images: Tensor, components: int = 30) -> tuple[float, str]:
-    """Test error of the best linear code: squared error summed over pixels in [0, 1], mean over pictures.
+    """Test error of the best linear code: squared error summed over pixels in [0, 1], mean over
+    pictures.
 
     Args:
         train_images: uint8 pictures (N, C, H, W) that mean and components are fitted on.
@@ -78,7 +81,8 @@ def classifier_accuracy(
 def parzen_control(
     train_images: Tensor, val_images: Tensor, test_images: Tensor, seed: int, n: int = 10_000
 ) -> tuple[float, str]:
-    """Parzen log-likelihood with real training pictures in place of generated ones: what a perfect generator would get.
+    """Parzen log-likelihood with real training pictures in place of generated ones: what a perfect
+    generator would get.
 
     Args:
         train_images: uint8 pictures (N, C, H, W), of which `n` are drawn.
@@ -101,7 +105,8 @@ def parzen_control(
 def nearest_neighbour(
     train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor
 ) -> tuple[float, str]:
-    """Test error in per cent of the one-nearest-neighbour classifier on real pixels, beside that on generated ones.
+    """Test error in per cent of the one-nearest-neighbour classifier on real pixels, beside that on
+    generated ones.
 
     Args:
         train_images: uint8 pictures (N, C, H, W).
@@ -128,7 +133,8 @@ def translation_floor(
     direction: Literal["a2b", "b2a"],
     metric: Literal["l1", "psnr", "ssim"],
 ) -> tuple[float, str]:
-    """What a translation gets that answers with the picture it was given, or with the mean training picture of the other domain.
+    """What a translation gets that answers with the picture it was given, or with the mean training
+    picture of the other domain.
 
     Args:
         train_a: uint8 pictures (N, C, H, W).
@@ -170,7 +176,8 @@ def ngram(train_ids: np.ndarray, test_ids: np.ndarray, order: int = 5) -> tuple[
 
 
 def nearest_translation(train_texts: Texts, test_texts: Texts) -> tuple[float, str]:
-    """Share of test sources whose nearest training source, by the words they share, has just their translation.
+    """Share of test sources whose nearest training source, by the words they share, has just their
+    translation.
 
     Args:
         train_texts: sources and targets.

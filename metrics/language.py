@@ -6,7 +6,9 @@ from torchmetrics import Metric
 
 
 class TokenNLL(Metric):
-    """Mean of -log p in nats over every target token of a split, summed exactly over batches and ranks."""
+    """Mean of -log p in nats over every target token of a split, summed exactly over batches and
+    ranks.
+    """
 
     higher_is_better = False
     full_state_update = False

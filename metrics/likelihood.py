@@ -1,4 +1,6 @@
-"""Likelihoods, reconstruction errors and code usage; all states are sums, so that ranks add up exactly."""
+"""Likelihoods, reconstruction errors and code usage; all states are sums, so that ranks add up
+exactly.
+"""
 
 import math
 from collections.abc import Callable
@@ -14,14 +16,16 @@ def bits_per_dim(nats: Tensor, dims: int, levels: int = 1) -> Tensor:
     Args:
         nats: negative log-likelihood of a picture.
         dims: number of values in a picture.
-        levels: 1 for the probability of discrete values; for a density over values scaled to [0, 1], how many levels the
-            original had: the density of x / 256 is 256 times that of x, which adds 8 bits.
+        levels: 1 for the probability of discrete values; for a density over values scaled to [0,
+            1], how many levels the original had: the density of x / 256 is 256 times that of x,
+            which adds 8 bits.
     """
     return nats / (dims * math.log(2)) + math.log2(levels)
 
 
 class ImportanceSampledNLL(Metric):
-    """-log p(x) in nats per picture, estimated by -log 1/k sum_i w_i (Burda et al. 2016, Eq. 8); an upper bound in expectation.
+    """-log p(x) in nats per picture, estimated by -log 1/k sum_i w_i (Burda et al. 2016, Eq. 8); an
+    upper bound in expectation.
 
     Args:
         k: importance samples per picture.
@@ -58,7 +62,9 @@ class ImportanceSampledNLL(Metric):
 
 
 class SquaredError(Metric):
-    """Squared error summed over the values of a picture, mean over pictures (Hinton and Salakhutdinov 2006, Figure 2)."""
+    """Squared error summed over the values of a picture, mean over pictures (Hinton and
+    Salakhutdinov 2006, Figure 2).
+    """
 
     higher_is_better = False
     full_state_update = False
@@ -81,7 +87,8 @@ class SquaredError(Metric):
 
 
 class ActiveUnits(Metric):
-    """Number of latent coordinates whose posterior mean varies with the picture: Var_x(mu_j) > 0.01 (Burda et al., section 5.2).
+    """Number of latent coordinates whose posterior mean varies with the picture: Var_x(mu_j) > 0.01
+    (Burda et al., section 5.2).
 
     Args:
         dim: size of the code.

@@ -5,9 +5,11 @@ from torch import Tensor
 
 
 def modes_covered(points: Tensor, centres: Tensor, deviation: float) -> tuple[int, float]:
-    """Modes with at least a tenth of their share of the samples within 3 deviations, and the share of samples that are.
+    """Modes with at least a tenth of their share of the samples within 3 deviations, and the share
+    of samples that are.
 
-    After Srivastava et al. 2017 ("VEEGAN"), section 5.1, who count a sample as of high quality within 3 deviations.
+    After Srivastava et al. 2017 ("VEEGAN"), section 5.1, who count a sample as of high quality
+    within 3 deviations.
 
     Args:
         points: (N, 2).
@@ -21,7 +23,8 @@ def modes_covered(points: Tensor, centres: Tensor, deviation: float) -> tuple[in
 
 
 def classes_covered(drawn: Tensor, real: Tensor, num_classes: int) -> tuple[int, float]:
-    """Classes with at least a tenth of the share that they have among real pictures, and the ratio of both entropies.
+    """Classes with at least a tenth of the share that they have among real pictures, and the ratio
+    of both entropies.
 
     Args:
         drawn: (N,) classes of generated pictures.
@@ -29,7 +32,8 @@ def classes_covered(drawn: Tensor, real: Tensor, num_classes: int) -> tuple[int,
         num_classes: number of classes.
 
     Returns:
-        The number, and the entropy of the classes of generated pictures over that of real ones (0 for a single class).
+        The number, and the entropy of the classes of generated pictures over that of real ones (0
+        for a single class).
     """
     shares = [
         torch.bincount(one, minlength=num_classes).double() / len(one) for one in (drawn, real)

@@ -24,8 +24,8 @@ def witten_bell(train: np.ndarray, text: np.ndarray, order: int, vocab_size: int
     """Mean of -log p in nats over every token of a text but the first.
 
     p_k(x | h) = (c(h, x) + T(h) p_{k-1}(x | h')) / (c(h) + T(h)), where T(h) is how many different tokens followed h, and h' lacks
-    the oldest token of h; p_0 is uniform (Witten and Bell 1991, method C, interpolated). The text is one stream: contexts cross any
-    border of windows.
+    the oldest token of h; p_0 is uniform (Witten and Bell 1991, method C, interpolated). The text
+    is one stream: contexts cross any border of windows.
 
     Args:
         train: ids that are counted.

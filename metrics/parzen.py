@@ -1,4 +1,6 @@
-"""Scores of a set of generated pictures in pixel space: the ones of the first papers, which need no trained network."""
+"""Scores of a set of generated pictures in pixel space: the ones of the first papers, which need no
+trained network.
+"""
 
 import math
 
@@ -27,7 +29,8 @@ def parzen_log_likelihood(samples: Tensor, x: Tensor, sigma: float) -> Tensor:
 
 
 def parzen(samples: Tensor, val: Tensor, test: Tensor) -> tuple[float, float, float]:
-    """The protocol of Goodfellow et al. 2014: sigma by the likelihood of validation pictures, then that of the test pictures.
+    """The protocol of Goodfellow et al. 2014: sigma by the likelihood of validation pictures, then
+    that of the test pictures.
 
     Args:
         samples: uint8 or [0, 1] pictures; 10,000 in the released `parzen_ll.py`.
@@ -49,7 +52,8 @@ def parzen(samples: Tensor, val: Tensor, test: Tensor) -> tuple[float, float, fl
 def nearest_neighbour_error(
     pool: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor
 ) -> float:
-    """Share of test pictures whose nearest neighbour in the pool is of another class (Radford et al. 2016, Table 3).
+    """Share of test pictures whose nearest neighbour in the pool is of another class (Radford et
+    al. 2016, Table 3).
 
     Args:
         pool: uint8 pictures (M, C, H, W), real or generated.

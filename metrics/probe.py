@@ -10,7 +10,9 @@ BATCH = 250
 
 
 def swap_two(tokens: Tensor, length: Tensor, generator: torch.Generator) -> Tensor:
-    """Texts (N, T) with two different neighbours exchanged, neither of them the first or the last token; rows without such stay."""
+    """Texts (N, T) with two different neighbours exchanged, neither of them the first or the last
+    token; rows without such stay.
+    """
     place = torch.arange(tokens.shape[1] - 1)
     can = (place > 0) & (place + 2 < length[:, None]) & (tokens[:, 1:] != tokens[:, :-1])
     chance = torch.rand(can.shape, generator=generator).masked_fill(~can, -1.0)
@@ -24,7 +26,9 @@ def swap_two(tokens: Tensor, length: Tensor, generator: torch.Generator) -> Tens
 def features(
     represent: Callable[[Tensor, Tensor], Tensor], data: Any, split: str, count: int, device: Any
 ) -> tuple[Tensor, Tensor]:
-    """Mean and largest hidden states (2 N, 2 width) of texts of a split, as they are and with two words exchanged; and which."""
+    """Mean and largest hidden states (2 N, 2 width) of texts of a split, as they are and with two
+    words exchanged; and which.
+    """
     generator, found, labels = torch.Generator().manual_seed(0), [], []
     size = len(data.split(split))
     chosen = torch.randperm(size, generator=generator)[:count].tolist()
@@ -50,7 +54,8 @@ def swapped_words_probe(
     train: int = 4000,
     test: int = 1000,
 ) -> tuple[float, str]:
-    """Test accuracy of a logistic regression that says whether two neighbouring tokens of a text were exchanged; chance is .5.
+    """Test accuracy of a logistic regression that says whether two neighbouring tokens of a text
+    were exchanged; chance is .5.
 
     Args:
         represent: hidden states (N, T, width) of tokens (N, T) with lengths (N,).
@@ -78,7 +83,9 @@ def swapped_words_probe(
 
 
 def fit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weights (D,) and bias of a logistic regression from x (N, D), standardised, to y (N,); and x' mean and deviation (D,)."""
+    """Weights (D,) and bias of a logistic regression from x (N, D), standardised, to y (N,); and x'
+    mean and deviation (D,).
+    """
     mean, deviation = x.mean(0), x.std(0) + 1e-6
     x = (x - mean) / deviation
     weight, bias = torch.zeros(x.shape[1], requires_grad=True), torch.zeros((), requires_grad=True)

@@ -13,10 +13,11 @@ NEGATIVES = "negatives=other-caption-of-other-image"
 
 
 class RankingAccuracy(Metric):
-    """Share of images that their own caption fits best among `WAYS`, the negatives being drawn from the whole split.
+    """Share of images that their own caption fits best among `WAYS`, the negatives being drawn from
+    the whole split.
 
-    A caption is no negative if it equals the image's own, or if its image equals the image to the pixel. The negatives depend on
-    an image's position alone.
+    A caption is no negative if it equals the image's own, or if its image equals the image to the
+    pixel. The negatives depend on an image's position alone.
     """
 
     higher_is_better = True
@@ -59,7 +60,9 @@ class RankingAccuracy(Metric):
 
 
 def image_keys(images: Tensor) -> Tensor:
-    """Hash (N,) int64 of the pixels of images (N, C, H, W) in [-1, 1], the same on every device and in every batch."""
+    """Hash (N,) int64 of the pixels of images (N, C, H, W) in [-1, 1], the same on every device and
+    in every batch.
+    """
     pixels = to_bytes(images).flatten(1).long()
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**63), 2**63 - 1, pixels.shape[1:], generator=generator)

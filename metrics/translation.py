@@ -1,7 +1,7 @@
 """How near translations are to references.
 
-BLEU counts shared words and word sequences, chrF shared character sequences; neither knows meaning, and both compare only at equal
-signatures.
+BLEU counts shared words and word sequences, chrF shared character sequences; neither knows meaning,
+and both compare only at equal signatures.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,8 @@ def tokenised_bleu(
     rules: str,
     lower: bool,
 ) -> Figure:
-    """BLEU over the words of a corpus' own tokenizer, without smoothing: the protocol of papers before sacreBLEU.
+    """BLEU over the words of a corpus' own tokenizer, without smoothing: the protocol of papers
+    before sacreBLEU.
 
     Args:
         texts: Translations.
@@ -62,9 +63,11 @@ def closed_vocabulary_bleu(
     max_words: int,
     retokenise: bool,
 ) -> Figure:
-    """BLEU of translations whose words outside of a vocabulary are replaced by `<unk>`, in lower case and without smoothing.
+    """BLEU of translations whose words outside of a vocabulary are replaced by `<unk>`, in lower
+    case and without smoothing.
 
-    A translator over whole words scores like this: it cannot write other words. References keep all of their words.
+    A translator over whole words scores like this: it cannot write other words. References keep all
+    of their words.
 
     Args:
         texts: Translations.
@@ -73,7 +76,8 @@ def closed_vocabulary_bleu(
         rules: Name of `tokenise` in the signature.
         vocabulary: Lower-cased words that are not replaced.
         max_words: Maximum number of words of a translation; the rest is cut off.
-        retokenise: Whether the words are joined by spaces and split again, so that spaCy makes three words of `<unk>`.
+        retokenise: Whether the words are joined by spaces and split again, so that spaCy makes
+            three words of `<unk>`.
     """
     words = [
         [word if word.lower() in vocabulary else "<unk>" for word in tokenise(text)[:max_words]]
@@ -99,7 +103,8 @@ def _word_bleu(
 def bleu_by_length(
     texts: list[str], references: list[str], sources: list[str], lower: bool
 ) -> dict[str, Figure]:
-    """BLEU of sentences by the number of words of their source, "first-last", as split at white space.
+    """BLEU of sentences by the number of words of their source, "first-last", as split at white
+    space.
 
     Without attention, one context vector has to hold the whole source: BLEU falls with its length.
     """

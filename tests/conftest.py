@@ -1,4 +1,6 @@
-"""Each test begins in the repository with a known seed, and no test leaves a signal handler or a seed behind."""
+"""Each test begins in the repository with a known seed, and no test leaves a signal handler or a
+seed behind.
+"""
 
 import os
 import signal

@@ -17,7 +17,9 @@ from lightning_modules.transformer import Transformer
 
 
 class IndexNoiseGAN(GAN):
-    """Sample i always starts from the same noise: a batch gives the same gradients however it is split."""
+    """Sample i always starts from the same noise: a batch gives the same gradients however it is
+    split.
+    """
 
     def generate(self, batch: dict[str, Any]) -> Tensor:
         return self.generator(
@@ -26,14 +28,18 @@ class IndexNoiseGAN(GAN):
 
 
 class PlainGPT(GPT):
-    """GPT by plain gradient descent, since Adam's first steps turn a rounding error of a tiny gradient into a whole step."""
+    """GPT by plain gradient descent, since Adam's first steps turn a rounding error of a tiny
+    gradient into a whole step.
+    """
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 0.5)
 
 
 class PlainTransformer(Transformer):
-    """Transformer by plain gradient descent, which stands still in its first epoch: what that validates are equal weights."""
+    """Transformer by plain gradient descent, which stands still in its first epoch: what that
+    validates are equal weights.
+    """
 
     def configure_optimizers(self) -> Any:
         sgd = torch.optim.SGD(self.network.parameters(), 0.5)
@@ -60,7 +66,8 @@ class PlainVQ(DiscreteVAE):
 
 
 class Witness(Callback):
-    """Writes weights, buffers, a draw of noise, the samples and the number of gradient exchanges of each rank to `folder`.
+    """Writes weights, buffers, a draw of noise, the samples and the number of gradient exchanges of
+    each rank to `folder`.
 
     Args:
         folder: where to.

@@ -1,4 +1,6 @@
-"""What tests of whole runs share: a tiny configuration of each system, and the equality of two runs."""
+"""What tests of whole runs share: a tiny configuration of each system, and the equality of two
+runs.
+"""
 
 import os
 import signal
@@ -12,7 +14,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def tiny_config(path: Path, system: str, **data: object) -> Path:
-    """Write a configuration that trains `system` in a second or a few an epoch: on emoji of 16 pixels (DCGAN: 32), or on text."""
+    """Write a configuration that trains `system` in a second or a few an epoch: on emoji of 16
+    pixels (DCGAN: 32), or on text.
+    """
     schedule = {
         "class_path": "lightning_modules.layers.schedules.ConstantThenLinear",
         "init_args": {"constant": 50, "decay": 900},
@@ -172,7 +176,9 @@ def differences(one: object, other: object, name: str = "") -> list[str]:
 
 
 def run_differences(one: Path, other: Path) -> list[str]:
-    """In what the final states of two run directories differ: weights, optimizers, schedules, window, tables."""
+    """In what the final states of two run directories differ: weights, optimizers, schedules,
+    window, tables.
+    """
     states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (one, other)]
     keys = (
         "global_step",

@@ -1,4 +1,6 @@
-"""The adversarial base and the losses: what manual optimization takes away is there, and each equation does what it says."""
+"""The adversarial base and the losses: what manual optimization takes away is there, and each
+equation does what it says.
+"""
 
 import csv
 import json
@@ -208,7 +210,9 @@ def test_linear_decay() -> None:
 
 
 def test_linear_decay_in_epochs_equals_the_releases() -> None:
-    """100 epochs at the full rate and 100 of decay, three updates each: the rate is constant within an epoch."""
+    """100 epochs at the full rate and 100 of decay, three updates each: the rate is constant within
+    an epoch.
+    """
     epochs = range(200)
     lua = [
         1 - max(0, e - 100) / 100 for e in epochs
@@ -243,7 +247,9 @@ def test_cyclegan_recipes_decay_as_the_release(name: str, updates: int) -> None:
 
 
 def test_the_dcgan_recipe_for_digits_decays_as_the_release() -> None:
-    """200 released epochs of 195 updates of each player: 100 at the full rate, then a hundredth less after each."""
+    """200 released epochs of 195 updates of each player: 100 at the full rate, then a hundredth
+    less after each.
+    """
     config = yaml.safe_load((ROOT / "configs/dcgan/mnist_conditional.yaml").read_text())
     options = [
         config["model"]["init_args"][f"{player}_schedule"]["init_args"]
@@ -290,7 +296,9 @@ GAME_MAKERS = ("_optimizer", "_schedule")
 
 
 def games() -> dict[str, list[str]]:
-    """Every combination of losses, regularisers and optimizers that a recipe names, as arguments for the ring's own recipe."""
+    """Every combination of losses, regularisers and optimizers that a recipe names, as arguments
+    for the ring's own recipe.
+    """
     found: dict[tuple[str, ...], str] = {}
     for path in recipes():
         model = yaml.safe_load(path.read_text())["model"]
@@ -389,7 +397,9 @@ def norm(channels: int) -> list[tuple[int, ...]]:
 
 
 def test_networks_for_faces_are_the_released_ones() -> None:
-    """gw to gwx and dw to dwy of `faces/train_uncond_dcgan.py`, ngf = ndf = 128; only batch norm has biases."""
+    """gw to gwx and dw to dwy of `faces/train_uncond_dcgan.py`, ngf = ndf = 128; only batch norm
+    has biases.
+    """
     arguments = {
         name: value
         for name, value in recipe("dcgan/celeba.yaml").items()
@@ -418,7 +428,9 @@ def test_networks_for_faces_are_the_released_ones() -> None:
 
 
 def test_networks_for_digits_are_the_released_ones() -> None:
-    """gw to gwx and dw to dwy of `mnist/train_cond_dcgan.py`, ngf = ndf = 64: labels at each layer, batch norm without gains."""
+    """gw to gwx and dw to dwy of `mnist/train_cond_dcgan.py`, ngf = ndf = 64: labels at each layer,
+    batch norm without gains.
+    """
     model = DCGAN(image_shape=[1, 28, 28], num_classes=10, conditional=True, network="mnist")
     assert shapes(model.generator) == [(1024, 110), (6272, 1034), (138, 64, 5, 5), (74, 1, 5, 5)]
     assert shapes(model.discriminator) == [(64, 11, 5, 5), (128, 74, 5, 5), (1024, 6282), (1, 1034)]
@@ -454,7 +466,9 @@ def test_recipes_have_the_released_weight_decay(name: str, decay: float) -> None
     "path", sorted((ROOT / "configs/dcgan").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_a_smaller_dcgan_says_so(path: Path) -> None:
-    """Base channels are the released 128, or the header says which part of them a recipe that names the released code has."""
+    """Base channels are the released 128, or the header says which part of them a recipe that names
+    the released code has.
+    """
     width = recipe(f"dcgan/{path.name}").get("width", 128)
     header = path.read_text().partition("\n")[0]
     if "released" in header and recipe(f"dcgan/{path.name}").get("network") != "mnist":
@@ -567,7 +581,9 @@ def test_compiled_networks_make_the_same_checkpoint(tmp_path: Path) -> None:
 
 
 def noise_statistics(model: Any, batches: int) -> list[tuple[Tensor, Tensor]]:
-    """Means and variances in front of each batch norm of the averaged generator, over `batches` batches of 100 fresh draws."""
+    """Means and variances in front of each batch norm of the averaged generator, over `batches`
+    batches of 100 fresh draws.
+    """
     seen: dict[nn.Module, list[Tensor]] = {}
     norms = [
         part for part in model.ema.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)
@@ -654,7 +670,9 @@ def averaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_averaged_generator_has_the_batch_norm_statistics_of_its_own_activations(
     averaged: Path,
 ) -> None:
-    """Within 2 % of those over 50 batches of other noise; those of the trained generator are not."""
+    """Within 2 % of those over 50 batches of other noise; those of the trained generator are
+    not.
+    """
     model = load(averaged / "checkpoints/last.ckpt")
     far = 0.0
     for (mean, variance), (true_mean, true_variance), (_, trained) in zip(
@@ -670,7 +688,9 @@ def test_an_averaged_generator_has_the_batch_norm_statistics_of_its_own_activati
 
 
 def test_sampling_recomputes_the_statistics_of_an_averaged_generator(averaged: Path) -> None:
-    """After the average has moved; the result depends on the weights only, and no random state changes."""
+    """After the average has moved; the result depends on the weights only, and no random state
+    changes.
+    """
     model = load(averaged / "checkpoints/last.ckpt")
     found = [value.clone() for value in model.ema.buffers()]
     for value in model.ema.buffers():
@@ -698,7 +718,9 @@ def test_synchronised_batch_norm_is_refused() -> None:
 
 
 def test_every_calibration_of_pix2pix_reads_the_same_number_of_images() -> None:
-    """1,280 images at any batch size, spread over the training set, as many as the noise samples of a GAN."""
+    """1,280 images at any batch size, spread over the training set, as many as the noise samples of
+    a GAN.
+    """
     data = OpenMojiPairs(size=32, paired=True, batch_size=1)
     model = Pix2Pix(image_shape=[3, 32, 32], width=8, patch=16, ema_decay=0.9)
     model._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
@@ -735,7 +757,9 @@ class Framed(ImageDataModule):
 
 
 def test_maxout_begins_with_the_training_set_s_mean() -> None:
-    """Output biases are logits of mean pixels over all training images, clipped at 1e-7 as in the released code."""
+    """Output biases are logits of mean pixels over all training images, clipped at 1e-7 as in the
+    released code.
+    """
     data, start = Framed(batch_size=8), Start()
     quiet: dict[str, Any] = {
         "logger": False,

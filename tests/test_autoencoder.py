@@ -74,7 +74,9 @@ def test_squared_error_of_a_known_difference() -> None:
 
 
 def test_codes_drawn_at_random_fall_into_holes() -> None:
-    """Trained on bars, it reconstructs bars; from N(0, I) it draws pictures that are far from every bar."""
+    """Trained on bars, it reconstructs bars; from N(0, I) it draws pictures that are far from every
+    bar.
+    """
     bars = torch.full((8, *SHAPE), -1.0)
     bars[torch.arange(8), 0, torch.arange(8)] = 1
     model = Autoencoder(image_shape=SHAPE, hidden=[64], activation="elu", latent_dim=8)

@@ -35,7 +35,9 @@ def test_held_out_names_combine_known_words(emoji: CaptionedEmoji) -> None:
 
 
 def test_tones_that_no_image_shows_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    """People with bunny ears and wrestlers of two different tones are drawn in yellow, as those without tones are."""
+    """People with bunny ears and wrestlers of two different tones are drawn in yellow, as those
+    without tones are.
+    """
     data = CaptionedEmoji(size=16, text_length=24)
     assert data.sizes == {"train": 3554 - 40, "val": 207, "test": 192}
     assert (
@@ -53,7 +55,9 @@ def test_tones_that_no_image_shows_are_left_out(capsys: pytest.CaptureFixture[st
 
 
 def test_captions_say_what_the_picture_is(emoji: CaptionedEmoji) -> None:
-    """In evaluation the plain name; in training the name, with its group behind it at times, however it is cut."""
+    """In evaluation the plain name; in training the name, with its group behind it at times,
+    however it is cut.
+    """
     batch = emoji.batch("test", [0, 5, 9])
     assert texts(emoji, batch["tokens"]) == [emoji.split("test").captions[i] for i in (0, 5, 9)]  # type: ignore[attr-defined]
     assert batch["image"].shape == (3, 3, 16, 16)
@@ -81,7 +85,9 @@ def test_names_in_other_languages() -> None:
 
 
 def test_dropping_no_merge_is_plain_encoding() -> None:
-    """Algorithm 1 of Provilkov et al.: with probability 0 the library's own ids, with 1 single bytes, in between the same text."""
+    """Algorithm 1 of Provilkov et al.: with probability 0 the library's own ids, with 1 single
+    bytes, in between the same text.
+    """
     corpus = ["red apple", "green apple", "red heart", "a blue heart"] * 5
     tokenizer = BPETokenizer.train(corpus, 60, ["<pad>"], whole_alphabet=False)
     numbers = random.Random(0)

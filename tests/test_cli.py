@@ -161,7 +161,8 @@ def test_wandb_goes_offline_by_itself_and_keeps_its_id(
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     """Two gloo ranks with half the batch each end where one process ends, and leave the same files.
 
-    The autoencoder without corruption and batch norm: nothing in it depends on how a batch is split.
+    The autoencoder without corruption and batch norm: nothing in it depends on how a batch is
+    split.
     """
     config = tiny_config(tmp_path / "tiny.yaml", "autoencoder", flip=False)
     common = [
@@ -220,7 +221,9 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", ["5", "0.05"])
 def test_short_epochs_are_resumed_where_they_were(limit: str, run: Path, tmp_path: Path) -> None:
-    """`limit_train_batches` ends epochs early; a run that stopped at such an end begins the next epoch at its own beginning."""
+    """`limit_train_batches` ends epochs early; a run that stopped at such an end begins the next
+    epoch at its own beginning.
+    """
     argv = [
         "fit",
         "--config",
@@ -316,7 +319,9 @@ def test_the_comparison_of_runs_can_fail(run: Path) -> None:
 
 
 def test_results_are_rendered_from_their_files() -> None:
-    """RESULTS.md agrees with results/ and with the entries; `python reproduce.py render` writes it again."""
+    """RESULTS.md agrees with results/ and with the entries; `python reproduce.py render` writes it
+    again.
+    """
     assert (ROOT / "RESULTS.md").read_text() == reproduce.render()
 
 

@@ -1,4 +1,6 @@
-"""What every recipe must do, found by discovery: a new system is tested as soon as its files exist."""
+"""What every recipe must do, found by discovery: a new system is tested as soon as its files
+exist.
+"""
 
 import importlib
 import inspect
@@ -49,7 +51,9 @@ def build(config: str | Path, *more: str) -> tuple[Any, Any]:
 
 
 def inner(recipe: str) -> list[str]:
-    """Options that replace the checkpoint of a system inside of another, which a fresh clone does not have."""
+    """Options that replace the checkpoint of a system inside of another, which a fresh clone does
+    not have.
+    """
     config = yaml.safe_load(Path(recipe).read_text())
     shape = {"image_shape": [3] + 2 * [config["data"]["init_args"].get("size")]}
     given = config["model"].get("init_args", {})
@@ -73,7 +77,9 @@ EMBEDDED = [recipe for recipe in RECIPES if embedded(recipe)]
 def test_recipe_parses_and_builds(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """The real parser accepts it, its header says what to expect, and its model is built from plain values and facts."""
+    """The real parser accepts it, its header says what to expect, and its model is built from plain
+    values and facts.
+    """
     assert purpose(ROOT / recipe), "the first line is a comment that says what the recipe is for"
     assert train.main(["fit", "--config", recipe, "--print_config"]) == 0
     config = yaml.safe_load(capsys.readouterr().out)
@@ -203,7 +209,9 @@ def test_run_leaves_the_promised_files(trained: tuple[list[str], Path]) -> None:
 
 
 def test_stopped_and_resumed_run_has_the_same_bits(trained: tuple[list[str], Path]) -> None:
-    """SIGTERM in the third step, exit code 143, `--ckpt_path last`, and everything is as if nothing had happened."""
+    """SIGTERM in the third step, exit code 143, `--ckpt_path last`, and everything is as if nothing
+    had happened.
+    """
     argv, run = trained
     other = run.parent / "resumed"
     stop = ["--trainer.callbacks+=tests.runs.TerminateAt", "--trainer.callbacks.step", "3"]
@@ -238,7 +246,9 @@ def test_saved_config_runs_again(trained: tuple[list[str], Path]) -> None:
 
 
 def test_checkpoint_samples(trained: tuple[list[str], Path], tmp_path: Path, capsys: Any) -> None:
-    """`sample.py` draws each seed alike whatever is drawn beside it, and leaves generator and modes alone."""
+    """`sample.py` draws each seed alike whatever is drawn beside it, and leaves generator and modes
+    alone.
+    """
     _, run = trained
     checkpoint = run / "checkpoints/last.ckpt"
     model = load(checkpoint)

@@ -1,4 +1,6 @@
-"""DALL-E: sequence, masks, guidance and cache; the quantisers and likelihood of its discrete VAE; CLIP."""
+"""DALL-E: sequence, masks, guidance and cache; the quantisers and likelihood of its discrete VAE;
+CLIP.
+"""
 
 import math
 from typing import Any
@@ -55,7 +57,9 @@ def captions(count: int) -> Tensor:
 
 
 def test_kl_is_a_sum_over_positions() -> None:
-    """Eq. 4 against torch.distributions, position by position: a sum, and no mean over the batch of one picture."""
+    """Eq. 4 against torch.distributions, position by position: a sum, and no mean over the batch of
+    one picture.
+    """
     logits = torch.randn(3, 7, 2, 4)
     q = torch.distributions.Categorical(logits=logits.movedim(1, 3))
     p = torch.distributions.Categorical(logits=torch.zeros_like(logits).movedim(1, 3))
@@ -68,7 +72,9 @@ def test_kl_is_a_sum_over_positions() -> None:
 
 
 def test_annealing() -> None:
-    """Half a cosine: temperature 1 to 1/16 and beta 0 to 6.6, at the beginning, half way, at the end and after it."""
+    """Half a cosine: temperature 1 to 1/16 and beta 0 to 6.6, at the beginning, half way, at the
+    end and after it.
+    """
     assert [annealed(step, 1, 1 / 16, 100) for step in (0, 50, 100, 500)] == pytest.approx(
         [1, 17 / 32, 1 / 16, 1 / 16]
     )
@@ -77,7 +83,9 @@ def test_annealing() -> None:
 
 
 def test_logit_laplace_is_a_density() -> None:
-    """Eq. 5 integrates to what its support in [0, 1] holds, and is largest where x' has the logit mu."""
+    """Eq. 5 integrates to what its support in [0, 1] holds, and is largest where x' has the logit
+    mu.
+    """
     x = torch.linspace(0, 1, 20001).view(-1, 1, 1, 1)
     mean, log_scale = (
         torch.full_like(x, 0.3),
@@ -90,7 +98,9 @@ def test_logit_laplace_is_a_density() -> None:
 
 
 def test_gumbel_samples_become_choices() -> None:
-    """Eq. 2: at a low temperature the codes are drawn with the probabilities of the softmax, and gradients reach the logits."""
+    """Eq. 2: at a low temperature the codes are drawn with the probabilities of the softmax, and
+    gradients reach the logits.
+    """
     torch.manual_seed(0)
     quantiser = GumbelQuantiser(3, 3)
     quantiser.codebook.data.copy_(torch.eye(3))
@@ -108,7 +118,9 @@ def test_gumbel_samples_become_choices() -> None:
 
 
 def test_straight_through() -> None:
-    """Eq. 6: forward the nearest code, backward the identity; the term pulls vectors towards their codes."""
+    """Eq. 6: forward the nearest code, backward the identity; the term pulls vectors towards their
+    codes.
+    """
     quantiser = VectorQuantiser(7, 4)
     features = torch.randn(2, 4, 3, 3, requires_grad=True)
     z, term = quantiser(features, 1.0)
@@ -124,7 +136,9 @@ def test_straight_through() -> None:
 
 
 def test_codebook_follows_and_dead_codes_begin_anew() -> None:
-    """Eq. 7: codes become means of their vectors; one that nobody uses becomes a vector of the batch."""
+    """Eq. 7: codes become means of their vectors; one that nobody uses becomes a vector of the
+    batch.
+    """
     torch.manual_seed(0)
     quantiser = VectorQuantiser(3, 2)
     centres = torch.tensor([[5.0, 0.0], [-5.0, 0.0]])
@@ -151,7 +165,9 @@ class History(Callback):
 
 
 def test_the_averaged_codebook_belongs_to_the_averaged_encoder() -> None:
-    """Weights, sums and counts are averages of all updates with the same decay, and codes are sums / counts (Eq. 7)."""
+    """Weights, sums and counts are averages of all updates with the same decay, and codes are sums
+    / counts (Eq. 7).
+    """
     model = DiscreteVAE(**DVAE, quantiser="vq")
     expected = {name: value.double().clone() for name, value in model.network.state_dict().items()}
     history = History()
@@ -185,7 +201,9 @@ def test_the_averaged_codebook_belongs_to_the_averaged_encoder() -> None:
 
 @torch.no_grad()
 def test_several_codes_at_each_position() -> None:
-    """A latent of 4x4x3: each position's features are three vectors, quantised apart, below each other in the grid of codes."""
+    """A latent of 4x4x3: each position's features are three vectors, quantised apart, below each
+    other in the grid of codes.
+    """
     model = DiscreteVAE(**DVAE, code_maps=3, quantiser="vq").eval()
     image = torch.rand(2, 3, 16, 16) * 2 - 1
     network = model.averaged
@@ -203,7 +221,9 @@ def test_several_codes_at_each_position() -> None:
 
 
 def test_the_latent_of_cifar10_is_8x8x10() -> None:
-    """Section 3.2 of van den Oord et al. 2017: 8x8x10 codes, and the commitment is a mean over them, weighted by 0.25."""
+    """Section 3.2 of van den Oord et al. 2017: 8x8x10 codes, and the commitment is a mean over
+    them, weighted by 0.25.
+    """
     config: dict[str, Any] = yaml.safe_load((ROOT / "configs/dvae/cifar10.yaml").read_text())[
         "model"
     ]["init_args"]
@@ -220,7 +240,9 @@ def test_the_latent_of_cifar10_is_8x8x10() -> None:
 @pytest.mark.parametrize("quantiser", ["gumbel", "vq"])
 @torch.no_grad()
 def test_codes_and_pictures(quantiser: Any) -> None:
-    """A picture's codes are ids on the grid, and their picture is what is reconstructed, in [-1, 1]."""
+    """A picture's codes are ids on the grid, and their picture is what is reconstructed, in [-1,
+    1].
+    """
     model = DiscreteVAE(**DVAE, quantiser=quantiser).eval()
     image = torch.rand(2, 3, 16, 16) * 2 - 1
     codes = model.codes_of(image)
@@ -235,7 +257,9 @@ def test_codes_and_pictures(quantiser: Any) -> None:
 
 @torch.no_grad()
 def test_codes_are_the_same_in_any_step() -> None:
-    """A step in bf16 would take near codes for each other; and pictures of another size would have another grid."""
+    """A step in bf16 would take near codes for each other; and pictures of another size would have
+    another grid.
+    """
     model = DiscreteVAE(**{**DVAE, "codes": 64}, quantiser="vq").eval()
     image = torch.rand(32, 3, 16, 16) * 2 - 1
     with torch.autocast("cpu", torch.bfloat16):
@@ -262,7 +286,9 @@ def test_code_metrics() -> None:
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (3, 5)])
 @pytest.mark.parametrize("pattern", ["dense", "row", "column", "conv"])
 def test_masks_are_their_definitions(pattern: Pattern, height: int, width: int) -> None:
-    """Figure 11 of the paper by enumeration: row, the last w codes and itself; column, the same column; conv, a kernel of 3x3."""
+    """Figure 11 of the paper by enumeration: row, the last w codes and itself; column, the same
+    column; conv, a kernel of 3x3.
+    """
     mask = picture_mask(pattern, height, width, 3)
     for m in range(height * width):
         seen = {
@@ -275,7 +301,9 @@ def test_masks_are_their_definitions(pattern: Pattern, height: int, width: int) 
 
 
 def test_layers_take_turns() -> None:
-    """Appendix B.1 for 64 layers: column where (i - 2) mod 4 is 0, conv in the last one, row elsewhere."""
+    """Appendix B.1 for 64 layers: column where (i - 2) mod 4 is 0, conv in the last one, row
+    elsewhere.
+    """
     patterns = [pattern_of(layer, 64) for layer in range(1, 65)]
     assert patterns[:7] == ["row", "column", "row", "row", "row", "column", "row"]
     assert patterns[-1] == "conv"
@@ -285,7 +313,9 @@ def test_layers_take_turns() -> None:
 @pytest.mark.parametrize("attention", ["dense", "sparse"])
 @torch.no_grad()
 def test_nothing_looks_ahead(attention: str) -> None:
-    """A later token changes no logits before it, an earlier one changes some after it; text is never predicted from codes."""
+    """A later token changes no logits before it, an earlier one changes some after it; text is
+    never predicted from codes.
+    """
     model = dalle(attention=attention)
     text, codes = model.padded(captions(1)), torch.randint(7, (1, PLACES))
     of_text, of_codes = model(text, codes)
@@ -303,7 +333,9 @@ def test_nothing_looks_ahead(attention: str) -> None:
 
 @torch.no_grad()
 def test_two_heads_are_one_masked_softmax() -> None:
-    """Text positions never predict codes and the reverse: one softmax over all in which the other kind is masked."""
+    """Text positions never predict codes and the reverse: one softmax over all in which the other
+    kind is masked.
+    """
     model = dalle()
     text, codes = model.padded(captions(2)), torch.randint(7, (2, PLACES))
     joint = torch.cat(
@@ -328,7 +360,9 @@ def test_padding_has_a_token_at_each_position() -> None:
 
 
 def test_caption_dropout_leaves_the_batch_alone() -> None:
-    """Whole captions go, as many as asked for, by the batch's seed; the caller's tensor stays as it is."""
+    """Whole captions go, as many as asked for, by the batch's seed; the caller's tensor stays as it
+    is.
+    """
     model, tokens = dalle(caption_dropout=0.3), torch.randint(1, VOCABULARY, (2000, LENGTH))
     before = tokens.clone()
     dropped = model.dropped(tokens, 5)
@@ -344,7 +378,9 @@ def test_caption_dropout_leaves_the_batch_alone() -> None:
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @torch.no_grad()
 def test_cached_equals_uncached(attention: str, guidance: float) -> None:
-    """With and without guidance, whose other half has a cache of its own: logits of every step against reading all again."""
+    """With and without guidance, whose other half has a cache of its own: logits of every step
+    against reading all again.
+    """
     model = dalle(attention=attention)
     text = model.padded(captions(3))
     codes = torch.randint(7, (3, PLACES))
@@ -366,7 +402,9 @@ def test_cached_equals_uncached(attention: str, guidance: float) -> None:
 
 @torch.no_grad()
 def test_drawing() -> None:
-    """Rows depend on their seed and caption alone; guidance 1 is none; what primes a picture stays."""
+    """Rows depend on their seed and caption alone; guidance 1 is none; what primes a picture
+    stays.
+    """
     model = dalle()
     tokens = captions(3)
     together = model.draw(tokens, [4, 5, 6], 3.0, Choice())
@@ -416,7 +454,9 @@ def test_training_weighs_pictures_seven_times(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_dvae_is_frozen() -> None:
-    """It is part of the weights, not of what is trained, and stays in eval mode; hyper-parameters keep its recipe."""
+    """It is part of the weights, not of what is trained, and stays in eval mode; hyper-parameters
+    keep its recipe.
+    """
     model = dalle().train()
     assert not model.dvae.training
     assert all(not parameter.requires_grad for parameter in model.dvae.parameters())
@@ -430,7 +470,9 @@ def test_the_dvae_is_frozen() -> None:
 
 
 def test_contrastive_loss() -> None:
-    """Eq. 3: log N where nothing is told apart, near 0 where all is; equal captions are not rivals."""
+    """Eq. 3: log N where nothing is told apart, near 0 where all is; equal captions are not
+    rivals.
+    """
     tokens = torch.arange(4)[:, None]
     flat = F.normalize(torch.ones(4, 8), dim=1)
     assert contrastive_loss(flat, flat, torch.tensor(10.0), tokens).item() == pytest.approx(
@@ -461,7 +503,9 @@ def test_ranking_accuracy() -> None:
 
 
 def test_negatives_have_another_caption_and_another_image() -> None:
-    """Of 20 copies each of two images, told apart: equal captions are no negatives, nor are different captions of equal images."""
+    """Of 20 copies each of two images, told apart: equal captions are no negatives, nor are
+    different captions of equal images.
+    """
     features = torch.eye(2, 8).repeat(20, 1)
     captions, numbers = torch.arange(2)[:, None].repeat(20, 1), torch.arange(40)
     assert ranking_accuracy(features, features, captions, numbers) == 1, "40 images, two captions"
@@ -474,7 +518,9 @@ def test_negatives_have_another_caption_and_another_image() -> None:
 
 
 def test_image_keys_tell_pixels_apart() -> None:
-    """Equal exactly where all pixels are, for one value of one pixel too, in a batch of any size."""
+    """Equal exactly where all pixels are, for one value of one pixel too, in a batch of any
+    size.
+    """
     images = (
         torch.randint(0, 256, (50, 3, 8, 8), generator=torch.Generator().manual_seed(0)).float()
         / 127.5
@@ -490,7 +536,9 @@ def test_image_keys_tell_pixels_apart() -> None:
 
 
 def test_images_of_one_split_that_are_equal_are_one() -> None:
-    """Equal images have equal keys in a batch as it is evaluated, where they are named differently."""
+    """Equal images have equal keys in a batch as it is evaluated, where they are named
+    differently.
+    """
     data = CaptionedEmoji(size=16, text_length=24)
     whole = data.split("train")
     numbers = [

@@ -1,4 +1,6 @@
-"""From pictures to pictures for words by the command line: three runs, prompts, ranking, priming, scores, and what goes wrong."""
+"""From pictures to pictures for words by the command line: three runs, prompts, ranking, priming,
+scores, and what goes wrong.
+"""
 
 import io
 import json
@@ -68,7 +70,9 @@ def test_previews_show_pairs_of_prompts(runs: Path) -> None:
 
 
 def test_prompts_are_drawn_ranked_and_labelled(runs: Path, tmp_path: Path, capsys: Any) -> None:
-    """All seeds for each prompt, the best of them by the ranker's own scores, one file each and a grid with their words."""
+    """All seeds for each prompt, the best of them by the ranker's own scores, one file each and a
+    grid with their words.
+    """
     ranker = str(runs / "clip/checkpoints/last.ckpt")
     options = [
         "--prompt",

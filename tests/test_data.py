@@ -142,7 +142,9 @@ def test_picture_split_separates_families_and_identical_pictures(emoji: OpenMoji
 
 
 def images_of(recipe: Path) -> dict[str, list[tuple[str, torch.Tensor]]]:
-    """Images of each split that a recipe evaluates or trains on, by domain and at the size of evaluation."""
+    """Images of each split that a recipe evaluates or trains on, by domain and at the size of
+    evaluation.
+    """
     data_config = yaml.safe_load(recipe.read_text())["data"]
     module, name = data_config["class_path"].rsplit(".", 1)
     options: dict[str, Any] = dict(data_config.get("init_args", {}))
@@ -215,7 +217,9 @@ def test_composition_split_holds_out_no_word() -> None:
 
 
 def test_a_composition_whose_image_was_trained_on_is_not_held_out() -> None:
-    """Of 250 and 237 held-out names 58 and 30 had the image of another name in training, such as "man firefighter"."""
+    """Of 250 and 237 held-out names 58 and 30 had the image of another name in training, such as
+    "man firefighter".
+    """
     data = OpenMoji(split_by="composition", named=True)
     assert {split: len(data.rows(split)) for split in ("train", "val", "test")} == {
         "train": 3554,

@@ -53,7 +53,9 @@ def test_fifteen_per_cent_are_masked_and_no_special_token() -> None:
 
 
 def test_special_tokens_may_have_any_ids(tmp_path: Path) -> None:
-    """A tokenizer.json whose special tokens come last; from the data into a run's checkpoint and back, only words are masked."""
+    """A tokenizer.json whose special tokens come last; from the data into a run's checkpoint and
+    back, only words are masked.
+    """
     trained = BPETokenizer.train(["the cat sat on a mat"] * 9, 280)
     words = trained.vocab_size
     trained.model.add_special_tokens(["<eos>", "<pad>", "<bos>"])
@@ -87,7 +89,9 @@ def test_special_tokens_may_have_any_ids(tmp_path: Path) -> None:
 
 
 def test_a_guess_that_is_right_counts_as_original() -> None:
-    """A generator that always says 7: forged is what was masked and is no 7. Eq. 4 against these labels, made by hand."""
+    """A generator that always says 7: forged is what was masked and is no 7. Eq. 4 against these
+    labels, made by hand.
+    """
     model = electra()
     with torch.no_grad():
         model.bias[7] = 1e4
@@ -238,7 +242,8 @@ def test_a_probe_finds_what_is_there_and_nothing_else() -> None:
     assert "n_train=400|n=200|split=test" in seen[1]
 
 
-# How many training captions of Multi30k have 0, 1, 2, … tokens, <bos> and <eos> among them (byte-pair encoding of 4,000 ids).
+# How many training captions of Multi30k have 0, 1, 2, … tokens, <bos> and <eos> among them
+# (byte-pair encoding of 4,000 ids).
 CAPTIONS = [
     *(
         0,
@@ -304,7 +309,9 @@ CAPTIONS = [
 
 
 def test_the_comparison_is_at_equal_compute() -> None:
-    """Matrix products of an update, forward and backward, times updates, counted on every 8th row of batches of real lengths."""
+    """Matrix products of an update, forward and backward, times updates, counted on every 8th row
+    of batches of real lengths.
+    """
     entry = yaml.safe_load((ROOT / "configs/_reproduce/electra-probe.yaml").read_text())
     recipe = yaml.safe_load((ROOT / entry["config"]).read_text())
     lengths = np.repeat(np.arange(len(CAPTIONS)), CAPTIONS)

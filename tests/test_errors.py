@@ -1,4 +1,6 @@
-"""Every mistake ends in one line that names the thing and the mend, and in the exit code that scripts can rely on."""
+"""Every mistake ends in one line that names the thing and the mend, and in the exit code that
+scripts can rely on.
+"""
 
 import errno
 import os
@@ -385,7 +387,9 @@ MISTAKES: dict[str, tuple[str, ...]] = {
 
 
 def call(command: str, d: Path, new: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Run a command line; its exit code and the one line in which all that is said of the mistake must be."""
+    """Run a command line; its exit code and the one line in which all that is said of the mistake
+    must be.
+    """
     program, *argv = command.format(d=d, new=new).split()
     code = PROGRAMS[program].main(argv)
     out, err = capsys.readouterr()
@@ -491,7 +495,9 @@ def test_a_split_without_samples_is_a_mistake(tmp_path: Path) -> None:
 
 
 def test_folders_named_like_splits_are_none_without_train(tmp_path: Path) -> None:
-    """Without `train`, `val` and `test` are classes like any others: no picture is in two splits."""
+    """Without `train`, `val` and `test` are classes like any others: no picture is in two
+    splits.
+    """
     for name in [f"{kind}/{number}" for kind in ("val", "test", "other") for number in range(20)]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         picture(tmp_path / f"{name}.png")

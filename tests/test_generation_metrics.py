@@ -83,7 +83,9 @@ def test_neighbourhoods_equal_loops() -> None:
 
 
 def test_inception_score_bounds() -> None:
-    """1 where all pictures look alike to the classifier, the number of classes where it is sure and all occur equally often."""
+    """1 where all pictures look alike to the classifier, the number of classes where it is sure and
+    all occur equally often.
+    """
     assert inception_score(torch.zeros(100, 7)) == pytest.approx(1)
     assert inception_score(100 * torch.eye(5).repeat(20, 1)) == pytest.approx(5)
 
@@ -105,7 +107,9 @@ def figures(real: Tensor, fake: Tensor) -> dict[str, float]:
 
 
 def test_every_distance_moves_as_it_must() -> None:
-    """The same set; fresh samples of the same law; a collapsed, a noisy and a memorising generator."""
+    """The same set; fresh samples of the same law; a collapsed, a noisy and a memorising
+    generator.
+    """
     real, unseen = torch.randn(600, 8), torch.randn(600, 8)
     same = figures(real, real)
     assert same["fid"] == pytest.approx(0, abs=1e-6)
@@ -184,7 +188,9 @@ def test_parzen_equals_the_density() -> None:
 
 
 def test_parzen_chooses_its_width_on_validation_pictures() -> None:
-    """Points spread with deviation 0.2 in 20 dimensions: far too narrow and far too wide kernels lose."""
+    """Points spread with deviation 0.2 in 20 dimensions: far too narrow and far too wide kernels
+    lose.
+    """
     samples, val, test = (0.5 + 0.2 * torch.randn(n, 20) for n in (2000, 100, 300))
     mean, error, sigma = parzen(samples, val, test)
     assert 0.1 < sigma < 0.3
@@ -211,7 +217,9 @@ def test_nearest_neighbour_error() -> None:
 
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights in torch-fidelity's format, spread so that activations neither die nor explode."""
+    """Random weights in torch-fidelity's format, spread so that activations neither die nor
+    explode.
+    """
     import hashlib
 
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -283,7 +291,9 @@ def emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenMoji:
 
 
 def test_real_pictures_are_measured_once(emoji: OpenMoji, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Classifier and features come from the cache the second time, bit for bit; other data has a cache of its own."""
+    """Classifier and features come from the cache the second time, bit for bit; other data has a
+    cache of its own.
+    """
     first = real_features(emoji, "val", corpus_extractor(emoji, "classifier"))
     monkeypatch.setattr(fid, "train_classifier", None)
     monkeypatch.setattr(FeatureSet, "update", None)
@@ -318,7 +328,9 @@ def lines(capsys: Any) -> list[dict[str, Any]]:
 
 
 def test_evaluate_scores_a_folder(tmp_path: Path, capsys: Any) -> None:
-    """Real pictures in a folder have distance 0 from themselves; the answer has a line per metric, with signatures."""
+    """Real pictures in a folder have distance 0 from themselves; the answer has a line per metric,
+    with signatures.
+    """
     config = tmp_path / "data.yaml"
     config.write_text(
         "data:\n  class_path: datamodules.openmoji.OpenMoji\n  init_args: {size: 16, max_samples: 60}\n"

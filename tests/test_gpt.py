@@ -1,4 +1,6 @@
-"""GPT and decoding: the cache changes nothing, rows are alone, filters keep what they should, the model is the published one."""
+"""GPT and decoding: the cache changes nothing, rows are alone, filters keep what they should, the
+model is the published one.
+"""
 
 import ast
 import io
@@ -69,7 +71,9 @@ def test_no_token_sees_what_comes_after_it(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("options", [{}, MODERN], ids=["gpt-2", "modern"])
 def test_attention_that_is_watched_is_the_same(options: dict[str, Any]) -> None:
-    """The maps come from the pass itself: equal logits, rows that sum to 1, and nobody looks ahead."""
+    """The maps come from the pass itself: equal logits, rows that sum to 1, and nobody looks
+    ahead.
+    """
     model, tokens = gpt(**options), torch.randint(11, (2, 12))
     expected = model(tokens)
     with watching_attention() as weights:
@@ -154,7 +158,9 @@ def test_gpt_2_has_its_124_million_parameters() -> None:
 def test_configurations_of_nanogpt_have_its_parameters(
     name: str, vocab_size: int, printed: str
 ) -> None:
-    """No biases; and what nanoGPT prints as "number of parameters", which leaves out the positions."""
+    """No biases; and what nanoGPT prints as "number of parameters", which leaves out the
+    positions.
+    """
     options = yaml.safe_load((ROOT / f"configs/gpt/{name}.yaml").read_text())["model"]["init_args"]
     with torch.device("meta"):
         model = GPT(vocab_size=vocab_size, **options)
@@ -409,7 +415,9 @@ def test_matrices_decay_and_gains_do_not() -> None:
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 48), (48, 16)])
 def test_muon_moves_alike_in_all_directions(shape: tuple[int, int]) -> None:
-    """Newton-Schulz gives the factor U V' of the singular value decomposition, with values about 1."""
+    """Newton-Schulz gives the factor U V' of the singular value decomposition, with values about
+    1.
+    """
     matrix = torch.randn(shape)
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
     made = orthogonalise(matrix)
@@ -435,7 +443,9 @@ def test_the_rest_of_muon_is_adamw() -> None:
 
 
 def test_whole_validation_split_is_measured(tmp_path: Path) -> None:
-    """`val/nll` equals a plain loop over the text, and `val/bpc` is it in bits, since a token is a character."""
+    """`val/nll` equals a plain loop over the text, and `val/bpc` is it in bits, since a token is a
+    character.
+    """
     argv = [
         "fit",
         "--config",
@@ -482,7 +492,9 @@ def test_whole_validation_split_is_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("stride", "length"), [(1, 40), (5, 40), (6, 41), (12, 40), (6, 9)])
 @torch.no_grad()
 def test_overlapping_windows_score_each_token_once(stride: int, length: int) -> None:
-    """The NLL of a loop over tokens, each with the context that it is promised; a stride of the context is disjoint windows."""
+    """The NLL of a loop over tokens, each with the context that it is promised; a stride of the
+    context is disjoint windows.
+    """
     model, ids = gpt(), np.random.default_rng(0).integers(0, 11, length)
     total = 0.0
     for token in range(1, length):
@@ -655,7 +667,9 @@ def test_surprisals_are_those_of_writing(checkpoint: str, tmp_path: Path, capsys
 def test_bits_per_character_are_of_what_is_scored(
     specials: tuple[str, ...], tmp_path: Path, capsys: Any
 ) -> None:
-    """By hand: of a stream all but the first token and its characters; of records all, and the end of each line as one."""
+    """By hand: of a stream all but the first token and its characters; of records all, and the end
+    of each line as one.
+    """
     text = "the cat sat on the mat\nthe mat sat\n"
     tokenizer = BPETokenizer.train([text * 9], 280, specials)
     model = gpt(vocab_size=tokenizer.vocab_size, context=64)
@@ -685,7 +699,9 @@ def test_bits_per_character_are_of_what_is_scored(
 
 
 def test_weights_and_tokens_belong_together(checkpoint: str, tmp_path: Path, capsys: Any) -> None:
-    """Weights are not taken over to other tokens; the checkpoint's own can be given to other data."""
+    """Weights are not taken over to other tokens; the checkpoint's own can be given to other
+    data.
+    """
     (tmp_path / "x.txt").write_text("The assert statement\n" * 300)
     own = [
         "--data",
@@ -773,7 +789,9 @@ def test_a_long_prompt_is_seen_at_its_end(checkpoint: str, capsys: Any) -> None:
 
 
 def test_ranks_and_accumulation_equal_the_joined_batch(tmp_path: Path) -> None:
-    """Names of unequal lengths, all of them in each update: loss and gradient are divided by the targets of the whole update."""
+    """Names of unequal lengths, all of them in each update: loss and gradient are divided by the
+    targets of the whole update.
+    """
     sgd = {"norm": "rms", "layers": 1, "heads": 2, "width": 8, "context": 64}
     config = {
         "model": {"class_path": "tests.parallel.PlainGPT", "init_args": sgd},

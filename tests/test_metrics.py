@@ -17,7 +17,9 @@ from metrics.likelihood import ActiveUnits, LabelAccuracy, SquaredError, bits_pe
 
 
 def test_pca_error_equals_the_singular_values() -> None:
-    """On the data it was fitted on, the error is the mean of the squared singular values that were left out."""
+    """On the data it was fitted on, the error is the mean of the squared singular values that were
+    left out.
+    """
     images = torch.randint(0, 256, (200, 1, 6, 6), dtype=torch.uint8)
     x = images.flatten(1).double().numpy() / 255
     singular = np.linalg.svd(x - x.mean(0), compute_uv=False)
@@ -73,7 +75,9 @@ def test_classifier_is_seeded_and_leaves_the_generator_alone() -> None:
 
 
 def valid_ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Wang et al. 2004, Eq. 13 for each image (N, C, H, W) in [0, 1]: 11x11 Gaussian window of sigma 1.5, without padding."""
+    """Wang et al. 2004, Eq. 13 for each image (N, C, H, W) in [0, 1]: 11x11 Gaussian window of
+    sigma 1.5, without padding.
+    """
     tap = torch.exp(-((torch.arange(11.0, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))
     window = torch.outer(tap, tap) / tap.sum() ** 2
     x, y = x.double().flatten(0, 1)[:, None], y.double().flatten(0, 1)[:, None]  # (N C, 1, H, W)
@@ -114,7 +118,9 @@ def test_ssim_averages_the_valid_region(sides: tuple[int, int]) -> None:
 
 
 def test_ssim_of_emoji_leaves_out_the_border() -> None:
-    """Line drawings have white borders, on which everything agrees: with them a copy of the colours seems nearer."""
+    """Line drawings have white borders, on which everything agrees: with them a copy of the colours
+    seems nearer.
+    """
     split: Any = OpenMojiPairs(size=64).split("val")
     line, colour = (images.images[:40] for images in (split.a, split.b))
     value, signature = translation_floor(

@@ -1,4 +1,6 @@
-"""Two domains: what stays together, what must not meet, the layouts of folders, and archives and downloads that mean harm."""
+"""Two domains: what stays together, what must not meet, the layouts of folders, and archives and
+downloads that mean harm.
+"""
 
 import contextlib
 import hashlib
@@ -88,7 +90,9 @@ def test_unpaired_pictures_are_cut_apart_and_meet_by_chance() -> None:
 
 
 def test_evaluation_sees_the_whole_picture() -> None:
-    """Pictures for evaluation are kept at their size; training ones that are looked at are scaled to it."""
+    """Pictures for evaluation are kept at their size; training ones that are looked at are scaled
+    to it.
+    """
     data = OpenMojiPairs(size=16, load_size=20, paired=True)
     plain = OpenMojiPairs(size=16, paired=True)
     assert torch.equal(data.batch("test", [3])["b"], plain.batch("test", [3])["b"])
@@ -122,7 +126,9 @@ def test_swap_exchanges_the_domains() -> None:
 
 
 def test_line_drawings_belong_to_their_colours() -> None:
-    """Hardly a drawing has ink where its colour picture is white (a few letters are painted over); drawings are grey."""
+    """Hardly a drawing has ink where its colour picture is white (a few letters are painted over);
+    drawings are grey.
+    """
     data = OpenMojiPairs(size=32, paired=True)
     for split in ("train", "val", "test"):
         pairs = data.split(split)
@@ -137,7 +143,9 @@ def test_line_drawings_belong_to_their_colours() -> None:
 
 @pytest.mark.parametrize("side", ["a", "b"])
 def test_no_drawing_and_no_colours_are_in_two_splits(side: str) -> None:
-    """At the size of the ablations; 14 of 224 test drawings were a training drawing, such as those of squares in all colours."""
+    """At the size of the ablations; 14 of 224 test drawings were a training drawing, such as those
+    of squares in all colours.
+    """
     data = OpenMojiPairs(size=32, paired=True)
     parts = {split: data.split(split) for split in ("train", "val", "test")}
     pixels = {
@@ -155,7 +163,9 @@ def test_no_drawing_and_no_colours_are_in_two_splits(side: str) -> None:
 
 
 def test_unpaired_domains_share_no_drawing() -> None:
-    """No drawing of one domain is that of a colour image in the other, whichever glyph either belongs to."""
+    """No drawing of one domain is that of a colour image in the other, whichever glyph either
+    belongs to.
+    """
     halves, whole = (
         OpenMojiPairs(size=32).split("train"),
         OpenMojiPairs(size=32, paired=True).split("train"),
@@ -170,7 +180,9 @@ def test_unpaired_domains_share_no_drawing() -> None:
 
 
 def test_unpaired_domains_share_no_glyph() -> None:
-    """The names of the drawings and of the colours in training are of different families; held-out ones are pairs."""
+    """The names of the drawings and of the colours in training are of different families; held-out
+    ones are pairs.
+    """
     data = OpenMojiPairs(size=32)
     train = data.split("train")
     assert not train.paired

@@ -1,4 +1,6 @@
-"""Training by two gloo processes: equal ranks, the union batch's result, one exchange of gradients per update."""
+"""Training by two gloo processes: equal ranks, the union batch's result, one exchange of gradients
+per update.
+"""
 
 import os
 import subprocess
@@ -12,7 +14,8 @@ import yaml
 
 from tests.runs import ROOT
 
-# Plain gradient descent, since Adam's first steps turn a rounding error of a tiny gradient into a whole step.
+# Plain gradient descent, since Adam's first steps turn a rounding error of a tiny gradient into a
+# whole step.
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05, "momentum": 0.5}}
 CONFIG = {
     "model": {
@@ -102,8 +105,9 @@ def test_two_ranks_and_accumulation_equal_the_joined_batch(
 
 
 def test_gradients_are_exchanged_once_per_update(ranks: list[dict[str, Any]]) -> None:
-    """Batches come in twos: nothing after the first; after the second one bucket of the discriminator, and in every second
-    update (n_critic) one of the generator."""
+    """Batches come in twos: nothing after the first; after the second one bucket of the
+    discriminator, and in every second update (n_critic) one of the generator.
+    """
     assert ranks[0]["exchanges"] == ranks[1]["exchanges"]
     pairs = [
         tuple(ranks[0]["exchanges"][i : i + 2]) for i in range(0, len(ranks[0]["exchanges"]), 2)
@@ -115,7 +119,9 @@ def test_gradients_are_exchanged_once_per_update(ranks: list[dict[str, Any]]) ->
 
 
 def test_batch_norm_statistics_are_averaged(tmp_path: Path) -> None:
-    """Those of the trained networks; the averaged generator, whose statistics each rank computes, has those of rank 0."""
+    """Those of the trained networks; the averaged generator, whose statistics each rank computes,
+    has those of rank 0.
+    """
     init = {"hidden": [16, 16], "latent_dim": 4, "ema_decay": 0.9}
     config = {**CONFIG, "model": {"class_path": "lightning_modules.gan.GAN", "init_args": init}}
     one, other = fit(tmp_path / "two", config, "--trainer.devices", "2", "--data.batch_size", "16")
@@ -126,7 +132,9 @@ def test_batch_norm_statistics_are_averaged(tmp_path: Path) -> None:
 
 
 def test_fid_over_ranks_equals_that_of_one_process(tmp_path: Path) -> None:
-    """Each rank draws and measures its share; a generator that does not learn makes the runs comparable."""
+    """Each rank draws and measures its share; a generator that does not learn makes the runs
+    comparable.
+    """
     still = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}}
     config = {
         "model": {
@@ -170,7 +178,9 @@ def test_fid_over_ranks_equals_that_of_one_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("system", ["PlainVQ", "PlainCLIP"])
 def test_codebooks_and_rivals_are_those_of_all_ranks(system: str, tmp_path: Path) -> None:
-    """The codebook's averages, the codes that begin anew and the captions that are rivals: two ranks equal the joined batch."""
+    """The codebook's averages, the codes that begin anew and the captions that are rivals: two
+    ranks equal the joined batch.
+    """
     made = {
         "PlainVQ": {
             "quantiser": "vq",

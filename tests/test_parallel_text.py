@@ -1,4 +1,6 @@
-"""Pairs of sentences: both sides stay together, batches hold as many tokens as they may, and each mistake is found on its line."""
+"""Pairs of sentences: both sides stay together, batches hold as many tokens as they may, and each
+mistake is found on its line.
+"""
 
 import gzip
 import hashlib
@@ -75,7 +77,9 @@ def files(
 
 
 def test_a_pair_of_tokenizers_travels_as_one_string() -> None:
-    """Sources are encoded by one and targets decoded by the other; what is shared is stored once and stays shared."""
+    """Sources are encoded by one and targets decoded by the other; what is shared is stored once
+    and stays shared.
+    """
     one, other = (KINDS["char"].train([text], 0, RECORD) for text in ("abc", "xyz"))
     apart = tokenizer_from_json(PairTokenizer(one, other).to_json())
     assert isinstance(apart, PairTokenizer)
@@ -341,7 +345,9 @@ def test_a_corpus_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_lines_end_where_editors_end_them(tmp_path: Path) -> None:
-    r"""Unicode has more ends of lines than "\n": in the middle of a sentence they would shift all that follows."""
+    r"""Unicode has more ends of lines than "\n": in the middle of a sentence they would shift all
+    that follows.
+    """
     odd = [("a\u2028b", "x\x85y"), ("c\rd", "z\x0bw"), ("e", "v")]
     write(tmp_path, "train", odd)
     (tmp_path / "val.de").write_bytes(b"\xef\xbb\xbfa\r\n")
@@ -483,7 +489,9 @@ def test_the_line_at_which_files_come_apart_is_found(place: int, tmp_path: Path)
 
 @pytest.fixture
 def captions(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """The six files of Multi30k with other content, packed, whose checksums are taken for the published ones."""
+    """The six files of Multi30k with other content, packed, whose checksums are taken for the
+    published ones.
+    """
     parts = {
         "train": sentences(30),
         "val": sentences(5, seed=1),
@@ -577,7 +585,9 @@ def test_names_of_emoji_are_translated() -> None:
 
 
 def test_no_source_is_in_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Were emoji of two splits to share a name, as they may in another version of the package, both would be for training."""
+    """Were emoji of two splits to share a name, as they may in another version of the package, both
+    would be for training.
+    """
 
     def first_word(codes: list[str], language: str) -> dict[str, str]:
         return {
@@ -599,7 +609,9 @@ def test_no_source_is_in_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_split_is_drawn_under_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Which names are held out follows from images: both text corpora keep these where they keep their tokens."""
+    """Which names are held out follows from images: both text corpora keep these where they keep
+    their tokens.
+    """
     roots = []
 
     def numbered(data: OpenMoji, size: int, layers: str) -> np.ndarray:

@@ -22,7 +22,9 @@ def test_files_and_recipes_it_names_exist() -> None:
 
 
 def test_commands_parse(capsys) -> None:  # type: ignore[no-untyped-def]
-    """Every `train.py fit` line is accepted by the parser, up to checkpoints that a reader makes on the way."""
+    """Every `train.py fit` line is accepted by the parser, up to checkpoints that a reader makes on
+    the way.
+    """
     lines = re.findall(r"^python train\.py (fit[^#\n]*)", TEXT, re.MULTILINE)
     assert len(lines) >= 3
     for line in lines:

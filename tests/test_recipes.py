@@ -1,4 +1,6 @@
-"""docs/recipes.md has one row per recipe: its paper's settings, the released code's, ours, and where the first two are written."""
+"""docs/recipes.md has one row per recipe: its paper's settings, the released code's, ours, and
+where the first two are written.
+"""
 
 import re
 
@@ -16,7 +18,9 @@ QUOTES = re.compile(r"published|paper|release|against|Table|et al\.", re.IGNOREC
 
 
 def rows() -> dict[str, dict[str, str]]:
-    """Cells by column name of every row, by the path of its config; each section holds the configs of its own directory."""
+    """Cells by column name of every row, by the path of its config; each section holds the configs
+    of its own directory.
+    """
     found: dict[str, dict[str, str]] = {}
     for section in re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]:
         system = section.partition("\n")[0].strip()

@@ -1,4 +1,6 @@
-"""RNN language model: the state goes where the text goes, through batches, checkpoints and ranks."""
+"""RNN language model: the state goes where the text goes, through batches, checkpoints and
+ranks.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -102,7 +104,9 @@ def test_weights_begin_as_in_the_papers() -> None:
 
 
 def test_dropout_never_goes_along_time() -> None:
-    """Zaremba's D is on the input, between the layers and on the output: a single layer's states feel it only by the input."""
+    """Zaremba's D is on the input, between the layers and on the output: a single layer's states
+    feel it only by the input.
+    """
     model = rnn(layers=1, dropout=0.5, embedding=0).train()  # one-hot inputs are not dropped
     tokens = torch.randint(11, (3, 20))
     (one, first), (other, second) = (model.step(tokens, None) for _ in range(2))
@@ -124,7 +128,9 @@ def test_schedule_of_zaremba() -> None:
     ("name", "scale"), [("tiny_shakespeare", 3.0), ("ptb_zaremba_medium", 0.1)]
 )
 def test_recipes_of_a_summed_loss_take_its_steps(name: str, scale: float) -> None:
-    """Both released codes sum the gradient over time and then clip it; ours is the mean: the updates have to be equal."""
+    """Both released codes sum the gradient over time and then clip it; ours is the mean: the
+    updates have to be equal.
+    """
     recipe = yaml.safe_load((ROOT / f"configs/rnn_lm/{name}.yaml").read_text())
     options, steps = recipe["model"]["init_args"], recipe["data"]["init_args"]["context"]
     ours, theirs = (

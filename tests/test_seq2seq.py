@@ -1,5 +1,6 @@
-"""Systems that write one text for another: padding never shows, writing equals reading, the search finds what there is, and the
-networks are the published ones."""
+"""Systems that write one text for another: padding never shows, writing equals reading, the search
+finds what there is, and the networks are the published ones.
+"""
 
 import importlib
 import itertools
@@ -82,7 +83,9 @@ def test_no_target_is_seen_before_it_is_predicted(model: Translator) -> None:
 
 @torch.no_grad()
 def test_writing_token_by_token_is_reading_them_at_once(model: Translator) -> None:
-    """The cache and the recurrent state, also when rows are reordered, repeated and dropped on the way, as a beam does."""
+    """The cache and the recurrent state, also when rows are reordered, repeated and dropped on the
+    way, as a beam does.
+    """
     source, length = sources(7, 3, 5)
     state, written = (
         model.start(model.encode(source, length), 12),
@@ -284,7 +287,8 @@ def test_transformer_base_has_its_65_million_parameters() -> None:
     assert sum(p.numel() for p in model.network.parameters()) / 1e6 == pytest.approx(63.1, abs=0.2)
 
 
-RECIPES = {  # parameters in millions, as headers of recipes and protocols of reproductions have them
+# parameters in millions, as headers of recipes and protocols of reproductions have them
+RECIPES = {
     "seq2seq/multi30k": (6.3, "_reproduce/seq2seq-attention-multi30k"),
     "seq2seq/multi30k_no_attention": (7.9, "_reproduce/seq2seq-multi30k"),
     "transformer/multi30k": (6.0, "_reproduce/transformer-multi30k"),
@@ -341,7 +345,9 @@ def test_label_smoothing() -> None:
 
 
 def test_schedules() -> None:
-    """Eq. 4 at, before and after the end of the warm-up; the cosine at its ends and in its middle."""
+    """Eq. 4 at, before and after the end of the warm-up; the cosine at its ends and in its
+    middle.
+    """
 
     def rates(make: Any, steps: int) -> list[float]:
         sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=512**-0.5)
@@ -383,7 +389,9 @@ def test_attention_looks_only_at_words(model: Translator) -> None:
 
 @torch.no_grad()
 def test_backward_reading_leaves_the_end_last() -> None:
-    """Sutskever et al. 2014, section 3.3: words are reversed, `<eos>` is read last; maps have the order of the source."""
+    """Sutskever et al. 2014, section 3.3: words are reversed, `<eos>` is read last; maps have the
+    order of the source.
+    """
     torch.manual_seed(2)
     forward, backward = (
         Seq2Seq(VOCABULARY, VOCABULARY, "multiplicative", "lstm", 2, 12, 6, reading=reading).eval()
@@ -406,7 +414,9 @@ def test_backward_reading_leaves_the_end_last() -> None:
 
 
 def test_teacher_forcing() -> None:
-    """Never forced, a step sees its own likeliest word and not the true one; always forced, nothing is drawn."""
+    """Never forced, a step sees its own likeliest word and not the true one; always forced, nothing
+    is drawn.
+    """
     torch.manual_seed(0)
     own = Seq2Seq(
         VOCABULARY, VOCABULARY, width=12, embedding=6, dropout=0.0, teacher_forcing=0.0
@@ -422,7 +432,9 @@ def test_teacher_forcing() -> None:
 @pytest.mark.parametrize("system", ["GPT", "Transformer"])
 @torch.no_grad()
 def test_blocks_are_compiled(system: str) -> None:
-    """`--compile` reaches what is called within lists and by other methods than `forward`, and changes nothing."""
+    """`--compile` reaches what is called within lists and by other methods than `forward`, and
+    changes nothing.
+    """
     model = (
         GPT(VOCABULARY, 8, 2, 2, 16).eval() if system == "GPT" else SYSTEMS["post-norm"]().eval()
     )

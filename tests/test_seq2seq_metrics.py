@@ -1,4 +1,6 @@
-"""Figures of translations: each equals sacreBLEU's own call on words that the test splits by hand, and its signature says how."""
+"""Figures of translations: each equals sacreBLEU's own call on words that the test splits by hand,
+and its signature says how.
+"""
 
 from pathlib import Path
 
@@ -80,7 +82,9 @@ def test_signatures_are_those_of_the_calls_that_compute() -> None:
 
 @pytest.mark.parametrize("retokenise", [False, True])
 def test_unknown_words_of_a_closed_vocabulary(retokenise: bool) -> None:
-    """Words outside of the vocabulary become `<unk>`, which spaCy splits into three; the rest of a long translation is cut off."""
+    """Words outside of the vocabulary become `<unk>`, which spaCy splits into three; the rest of a
+    long translation is cut off.
+    """
     known = "a man , in red sleeps . two dogs run through the snow girl is n't here"
     vocabulary = frozenset(known.split())
     value, signature = closed_vocabulary_bleu(
@@ -116,7 +120,9 @@ def test_an_open_vocabulary_is_tokenised_bleu() -> None:
 
 
 def test_bleu_of_words_equals_its_definition() -> None:
-    """Papineni et al. 2002, section 2.3: geometric mean of clipped precisions of order 1 to 4, times the brevity penalty."""
+    """Papineni et al. 2002, section 2.3: geometric mean of clipped precisions of order 1 to 4,
+    times the brevity penalty.
+    """
     value, _ = closed_vocabulary_bleu(
         ["a b c d e"], ["a b c d f g"], str.split, "", frozenset("abcdefg"), 49, False
     )
@@ -146,7 +152,9 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_the_vocabulary_has_the_words_seen_twice(corpus: Path) -> None:
-    """Lower-cased words of all training targets and of no other split, also if `max_samples` is set."""
+    """Lower-cased words of all training targets and of no other split, also if `max_samples` is
+    set.
+    """
     for options in ({}, {"lower": True}, {"max_samples": 1}):
         assert Multi30k(tokenizer="word", root=str(corpus), **options).vocabulary == {
             "a",
@@ -158,7 +166,9 @@ def test_the_vocabulary_has_the_words_seen_twice(corpus: Path) -> None:
 def test_a_test_run_prints_the_published_protocols(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside BLEU over all words: at most 24 words that are tokenised again, and at most 49 that are not."""
+    """Beside BLEU over all words: at most 24 words that are tokenised again, and at most 49 that
+    are not.
+    """
     data = Multi30k(tokenizer="word", lower=True, root=str(corpus))
     model = Transformer(data.facts["source_vocab_size"], data.facts["vocab_size"], 1, 2, 8, 8)
     monkeypatch.setattr(

@@ -1,4 +1,6 @@
-"""Runs of systems that translate: any number of ranks trains the same, checkpoints translate, and mistakes are one line."""
+"""Runs of systems that translate: any number of ranks trains the same, checkpoints translate, and
+mistakes are one line.
+"""
 
 import csv
 import itertools
@@ -94,8 +96,9 @@ def first(run: Path, name: str) -> float:
 
 
 def test_ranks_train_and_translate_the_same(checkpoint: str, tmp_path: Path) -> None:
-    """One process and two of half its batches, two batches to an update: the same weights, each pair once an epoch, and figures of
-    all that both have written."""
+    """One process and two of half its batches, two batches to an update: the same weights, each
+    pair once an epoch, and figures of all that both have written.
+    """
     config = {
         "model": {"class_path": "tests.parallel.PlainTransformer", "init_args": SIZES},
         "data": {
@@ -140,7 +143,9 @@ def test_ranks_train_and_translate_the_same(checkpoint: str, tmp_path: Path) -> 
 
 
 def test_an_update_is_a_mean_over_the_targets_of_all_its_batches() -> None:
-    """The gradient of two accumulated batches is that of one batch of all their pairs, however unequal they are."""
+    """The gradient of two accumulated batches is that of one batch of all their pairs, however
+    unequal they are.
+    """
     data = EmojiTranslation(**DATA, batch_tokens=64, max_samples=PAIRS)
     model = PlainTransformer(data.facts["source_vocab_size"], data.facts["vocab_size"], **SIZES)
     off = {
@@ -200,7 +205,9 @@ def test_a_run_that_stops_where_it_averages_goes_on_with_the_average(
 
 
 def test_another_runs_average_is_not_the_new_runs(checkpoint: str, d: Path, tmp_path: Path) -> None:
-    """What begins with the weights of another run is judged by its own, and averages none but its own."""
+    """What begins with the weights of another run is judged by its own, and averages none but its
+    own.
+    """
     argv = [
         "fit",
         "--config",

@@ -1,4 +1,6 @@
-"""Tokenizers and text corpora: nothing is lost on the way to numbers, and every token is met where it should be."""
+"""Tokenizers and text corpora: nothing is lost on the way to numbers, and every token is met where
+it should be.
+"""
 
 import itertools
 import json
@@ -244,7 +246,9 @@ def drawn(
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_batches_of_records_are_of_similar_lengths(world: int) -> None:
-    """Each rank has the same number of batches, no record comes twice in an epoch, and padding is less than a tenth."""
+    """Each rank has the same number of batches, no record comes twice in an epoch, and padding is
+    less than a tenth.
+    """
     lengths = np.random.default_rng(0).integers(3, 40, 1003)
     ranks = [
         [index for index, _ in drawn(lengths, 8, epoch=2, rank=rank, world=world)]
@@ -262,7 +266,9 @@ def test_batches_of_records_are_of_similar_lengths(world: int) -> None:
 
 
 def test_a_token_of_any_record_weighs_the_same_in_training() -> None:
-    """Batches have equal numbers of tokens, to within the longest record: the mean over a batch weighs all tokens alike."""
+    """Batches have equal numbers of tokens, to within the longest record: the mean over a batch
+    weighs all tokens alike.
+    """
     lengths = np.random.default_rng(0).integers(3, 40, 1003)
     tokens = np.array([lengths[index].sum() for index, _ in drawn(lengths, 16)])
     assert np.abs(tokens - tokens.mean()).max() <= lengths.max()
@@ -471,7 +477,9 @@ def test_witten_bell_is_its_recursion(order: int) -> None:
 
 
 def test_test_text_is_never_trained_on(tmp_path: Path) -> None:
-    """A folder without val.txt: validation is cut from training, and the test text stays one of its own."""
+    """A folder without val.txt: validation is cut from training, and the test text stays one of its
+    own.
+    """
     (tmp_path / "train.txt").write_text("a" * 100)
     (tmp_path / "test.txt").write_text("b" * 100)
     data = TextFiles(str(tmp_path), context=4, root=str(tmp_path / "data"))

@@ -1,4 +1,6 @@
-"""CycleGAN and pix2pix: each loss alone, the pool, the fields of view, and what a resumed or shared run keeps."""
+"""CycleGAN and pix2pix: each loss alone, the pool, the fields of view, and what a resumed or shared
+run keeps.
+"""
 
 import csv
 import math
@@ -249,7 +251,9 @@ def parameters(network: nn.Module) -> int:
 
 
 def test_networks_have_the_papers_size() -> None:
-    """Parameter counts of the released code: 11.378 M and 2.765 M, 54.414 M and 2.769 M; ours lack biases that norms take out."""
+    """Parameter counts of the released code: 11.378 M and 2.765 M, 54.414 M and 2.769 M; ours lack
+    biases that norms take out.
+    """
     biases_g = 64 + 128 + 256 + 9 * 2 * 256 + 128 + 64
     assert parameters(ResnetGenerator(3, 64, 9)) + biases_g == 11_378_179
     assert parameters(PatchDiscriminator(3, 64, 70, "instance", 256)) + 128 + 256 + 512 == 2_764_737
@@ -290,7 +294,9 @@ def test_weights_begin_as_in_the_papers() -> None:
 
 
 def test_statistics_of_one_picture_are_a_batch_of_one() -> None:
-    """The paper's policy at test time: what training does to a batch of one, for any number of pictures."""
+    """The paper's policy at test time: what training does to a batch of one, for any number of
+    pictures.
+    """
     norm, x = StatisticsBatchNorm(3, "picture"), pictures(4)
     nn.init.normal_(norm.weight)
     trained = torch.cat(
@@ -305,7 +311,9 @@ def test_statistics_of_one_picture_are_a_batch_of_one() -> None:
 
 
 def test_dropout_is_the_noise_also_when_sampling() -> None:
-    """A seed is a drawing, whatever stands beside it; half of the values are dropped and the mean stays."""
+    """A seed is a drawing, whatever stands beside it; half of the values are dropped and the mean
+    stays.
+    """
     model = pix2pix()
     batch = {"a": BATCH["a"][:1].repeat(3, 1, 1, 1)}
     drawn = model.sample([5, 6, 5], batch=batch)
@@ -345,7 +353,9 @@ def test_pool_by_exact_trace() -> None:
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 70])
 def test_pool_statistics(batch: int) -> None:
-    """Half of the answers are old ones; none is given twice; a picture stays about twice as many queries as there are slots."""
+    """Half of the answers are old ones; none is given twice; a picture stays about twice as many
+    queries as there are slots.
+    """
     pool, size, count = ImagePool(50), 50, 8400 // batch * batch
     torch.manual_seed(0)
     asked = torch.arange(count, dtype=torch.float32).view(-1, 1, 1, 1)
@@ -414,7 +424,9 @@ def tiny(path: Path, system: str, **model: Any) -> Path:
 def test_a_run_resumed_in_its_decay_goes_on_along_the_same_line(
     system: str, tmp_path: Path
 ) -> None:
-    """Pool, schedules and position included: stopped twice, before and after the decay began, and every bit is the same."""
+    """Pool, schedules and position included: stopped twice, before and after the decay began, and
+    every bit is the same.
+    """
     model = {"pool_size": 3, "blocks": 1} if system == "cyclegan" else {}
     argv = [
         "fit",
@@ -443,7 +455,8 @@ def test_a_run_resumed_in_its_decay_goes_on_along_the_same_line(
     assert rates == pytest.approx(line)
 
 
-# Small steps, since instance norm over weights of 0.02 and the jumping slope of absolute errors magnify rounding errors.
+# Small steps, since instance norm over weights of 0.02 and the jumping slope of absolute errors
+# magnify rounding errors.
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e-4, "momentum": 0.5}}
 PARALLEL: dict[str, Any] = {
     "model": {
@@ -467,7 +480,9 @@ PARALLEL: dict[str, Any] = {
 
 
 def test_two_processes_equal_one_with_the_joined_batch(tmp_path: Path) -> None:
-    """The weights of both ranks are equal bits; they went the way of the joined batch to a thousandth of its length."""
+    """The weights of both ranks are equal bits; they went the way of the joined batch to a
+    thousandth of its length.
+    """
     one, other = fit(tmp_path / "two", PARALLEL, "--trainer.devices", "2", "--data.batch_size", "2")
     (joined,) = fit(tmp_path / "one", PARALLEL, "--trainer.devices", "1", "--data.batch_size", "4")
     before = torch.load(tmp_path / "one/seen/rank0-epoch0.pt", weights_only=True)["state"]
@@ -479,7 +494,9 @@ def test_two_processes_equal_one_with_the_joined_batch(tmp_path: Path) -> None:
 
 
 def test_every_rank_keeps_a_pool_of_its_own(tmp_path: Path) -> None:
-    """All of them are in the checkpoint, and a run that goes on with them ends as one that never stopped."""
+    """All of them are in the checkpoint, and a run that goes on with them ends as one that never
+    stopped.
+    """
     common = ["--trainer.devices", "2", "--data.batch_size", "2", "--model.pool_size", "3"]
     fit(tmp_path / "whole", PARALLEL, *common)
     pools = torch.load(tmp_path / "whole/run/checkpoints/last.ckpt", weights_only=True)["pools"]
@@ -671,7 +688,9 @@ def test_many_pictures_pass_through_in_small_batches(
 
 
 def test_a_run_has_the_losses_of_a_plain_loop(tmp_path: Path) -> None:
-    """The same networks, batches and pools by hand: each loss of each update to 1e-5, with no pass but those written there."""
+    """The same networks, batches and pools by hand: each loss of each update to 1e-5, with no pass
+    but those written there.
+    """
     from benchmarks.translation import plain_step
     from datamodules.openmoji_pairs import OpenMojiPairs
     from lightning_modules.base import adam_for_gans, seed_generators
@@ -716,7 +735,9 @@ def test_a_run_has_the_losses_of_a_plain_loop(tmp_path: Path) -> None:
 
 
 def test_no_forward_pass_is_done_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Per update: each generator translates, goes back and keeps; each discriminator judges once for itself and once for them."""
+    """Per update: each generator translates, goes back and keeps; each discriminator judges once
+    for itself and once for them.
+    """
     calls: list[str] = []
     original = CycleGAN.set_players
 
@@ -761,7 +782,9 @@ def test_no_forward_pass_is_done_twice(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_folders_are_scored_against_either_domain(
     tmp_path: Path, translators: dict[str, Path], capsys: Any
 ) -> None:
-    """The true colours are at distance 0 from themselves, and the true drawings are not; a translation is scored per direction."""
+    """The true colours are at distance 0 from themselves, and the true drawings are not; a
+    translation is scored per direction.
+    """
     import json
 
     import evaluate

@@ -40,7 +40,9 @@ def pictures(count: int = 6) -> Tensor:
 
 
 class Bright(ImageDataModule):
-    """1,100 images of two channels, brighter in later ones; the first row is black, the last one white."""
+    """1,100 images of two channels, brighter in later ones; the first row is black, the last one
+    white.
+    """
 
     def load_split(self, split: str) -> InMemoryImages:
         later = torch.arange(1100)[:, None, None, None] // 20
@@ -53,7 +55,9 @@ class Bright(ImageDataModule):
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 def test_a_new_decoder_begins_with_the_training_set_s_mean(network: str) -> None:
-    """Output biases are the logits of mean pixels (mlp) or channels (conv) of all training images, clipped at 1e-3."""
+    """Output biases are the logits of mean pixels (mlp) or channels (conv) of all training images,
+    clipped at 1e-3.
+    """
     data = Bright(batch_size=8, binarize=True)
     model: Any = VAE(image_shape=[2, 8, 8], network=network, hidden=[16], latent_dim=4)  # type: ignore[arg-type]
     model._trainer = SimpleNamespace(global_step=0, datamodule=data)
@@ -93,7 +97,9 @@ def test_output_biases_of_points_on_the_ring(model: list[str], tmp_path: Path) -
 
 
 def test_equation_2_samples_have_the_posterior_mean_and_variance() -> None:
-    """log w of Eq. 5 contains the density of its own sample: averaged over many draws, minus it is the entropy of q."""
+    """log w of Eq. 5 contains the density of its own sample: averaged over many draws, minus it is
+    the entropy of q.
+    """
     mean, log_var = torch.tensor([[0.5, -1.0]]), torch.tensor([[0.2, -0.7]])
     z = mean + (0.5 * log_var).exp() * torch.randn(200_000, 1, 2)
     torch.testing.assert_close(z.mean(0), mean, atol=0.01, rtol=0)
@@ -145,7 +151,9 @@ def test_equation_5_is_the_elbo_for_one_sample_and_grows_with_k() -> None:
 
 
 def test_equation_6_finds_the_class_whose_density_is_highest() -> None:
-    """Decoders of three constant pictures: Bayes' rule names the nearest, and the classes' probabilities add to 1."""
+    """Decoders of three constant pictures: Bayes' rule names the nearest, and the classes'
+    probabilities add to 1.
+    """
     model = small(conditional=True)
     prototypes = torch.where(torch.rand(3, *SHAPE) < 0.5, 3.0, -3.0)
     with torch.no_grad():
@@ -171,7 +179,9 @@ def test_likelihoods_equal_torch_distributions() -> None:
 
 
 def test_book_weight_on_the_mean_loss_is_beta() -> None:
-    """R times the *mean* squared error plus KL has the gradient of Eq. 3 with beta = D / (2 R), scaled by R * 2 / D."""
+    """R times the *mean* squared error plus KL has the gradient of Eq. 3 with beta = D / (2 R),
+    scaled by R * 2 / D.
+    """
     logits, x, kl, weight = torch.randn(1, *SHAPE), torch.rand(1, *SHAPE), torch.tensor(7.0), 500.0
     dims = x.numel()
     book = weight * (logits.sigmoid() - x).square().mean() + kl
@@ -193,7 +203,9 @@ def test_stages_fall_after_the_paper_epochs() -> None:
 
 
 def test_nll_of_a_linear_gaussian_model_is_exact() -> None:
-    """p(z) = N(0, 1), p(x|z) = N(a z, s^2) has p(x) = N(0, a^2 + s^2); importance sampling from a wrong q must find it."""
+    """p(z) = N(0, 1), p(x|z) = N(a z, s^2) has p(x) = N(0, a^2 + s^2); importance sampling from a
+    wrong q must find it.
+    """
     a, s, x = 1.5, 0.7, torch.tensor([0.3, -2.0, 1.1])
 
     def draw(count: int) -> Tensor:
@@ -246,7 +258,9 @@ def test_interpolation_traversal_and_arithmetic_pass_through_what_they_should() 
 
 
 def test_training_learns_and_codes_follow_the_labels_when_conditional() -> None:
-    """A hundred steps on two kinds of pictures: the bound improves, and p(x|y) draws the kind that was asked for."""
+    """A hundred steps on two kinds of pictures: the bound improves, and p(x|y) draws the kind that
+    was asked for.
+    """
     model = small(conditional=True, learning_rate=1e-2)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     label = torch.arange(64) % 2

@@ -1,6 +1,8 @@
-"""What adversarial systems share: losses on logits, penalties, spectral normalisation, and augmentation of both sides.
+"""What adversarial systems share: losses on logits, penalties, spectral normalisation, and
+augmentation of both sides.
 
-The names of the losses are those of the literature; `real` and `fake` are the discriminator's logits, of any shape.
+The names of the losses are those of the literature; `real` and `fake` are the discriminator's
+logits, of any shape.
 
 | loss | discriminator minimises | generator minimises | source |
 |---|---|---|---|
@@ -10,9 +12,10 @@ The names of the losses are those of the literature; `real` and `fake` are the d
 | wasserstein | fake - real | -fake | Arjovsky et al. 2017, Eq. 2 |
 | hinge | relu(1 - real) + relu(1 + fake) | -fake | Lim and Ye 2017; Miyato et al. 2018, Eq. 16 and 17 |
 
-Where the discriminator is sure (fake far below 0), the slope of the minimax loss is sigmoid(fake), which vanishes; that of the
-non-saturating loss is sigmoid(fake) - 1, which does not. Neither value says how good the pictures are; the Wasserstein
-estimate E[D(real)] - E[D(fake)] of a critic with a bounded slope does.
+Where the discriminator is sure (fake far below 0), the slope of the minimax loss is sigmoid(fake),
+which vanishes; that of the non-saturating loss is sigmoid(fake) - 1, which does not. Neither value
+says how good the pictures are; the Wasserstein estimate E[D(real)] - E[D(fake)] of a critic with a
+bounded slope does.
 """
 
 from collections.abc import Callable
@@ -27,7 +30,9 @@ from console import UserError
 
 
 def logistic_discriminator_loss(real: Tensor, fake: Tensor, target: float = 1.0) -> Tensor:
-    """Cross-entropy of real against fake; `target` below 1 is one-sided label smoothing (Salimans et al. 2016, section 3.4)."""
+    """Cross-entropy of real against fake; `target` below 1 is one-sided label smoothing (Salimans
+    et al. 2016, section 3.4).
+    """
     return (
         target * F.softplus(-real).mean()
         + (1 - target) * F.softplus(real).mean()
@@ -100,7 +105,9 @@ def slope_norm(logits: Tensor, inputs: Tensor) -> Tensor:
 def gradient_penalty(
     discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor
 ) -> Tensor:
-    """E[(|slope of D at x^| - 1)^2], x^ anywhere on the lines from real to fake (Gulrajani et al. 2017, Eq. 3)."""
+    """E[(|slope of D at x^| - 1)^2], x^ anywhere on the lines from real to fake (Gulrajani et al.
+    2017, Eq. 3).
+    """
     share = torch.rand(len(real), *[1] * (real.dim() - 1), dtype=real.dtype, device=real.device)
     between = torch.lerp(real, fake.to(real), share).detach().requires_grad_()
     return (slope_norm(discriminator(between), between) - 1).square().mean()
@@ -113,7 +120,9 @@ def r1_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor) -> Tenso
 
 
 def normalise_spectrally(network: nn.Module) -> nn.Module:
-    """Divide every weight of `network` by its largest singular value, estimated by power iteration (Miyato et al. 2018)."""
+    """Divide every weight of `network` by its largest singular value, estimated by power iteration
+    (Miyato et al. 2018).
+    """
     for part in network.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             spectral_norm(part)
@@ -121,7 +130,9 @@ def normalise_spectrally(network: nn.Module) -> nn.Module:
 
 
 def has_batch_norm(network: nn.Module) -> bool:
-    """Whether outputs depend on the other samples of a batch, which a penalty on each sample's own slope forbids."""
+    """Whether outputs depend on the other samples of a batch, which a penalty on each sample's own
+    slope forbids.
+    """
     return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules())
 
 
@@ -129,7 +140,8 @@ def refuse_contradictions(given: Any, critic: nn.Module) -> None:
     """Check that a loss, its penalties and the discriminator's norm go together.
 
     Args:
-        given: a system's hyper-parameters `loss`, `label_smoothing`, `spectral`, `penalty_weight`, `r1_weight`, `weight_clip`.
+        given: a system's hyper-parameters `loss`, `label_smoothing`, `spectral`, `penalty_weight`,
+            `r1_weight`, `weight_clip`.
         critic: the discriminator.
 
     Raises:
@@ -164,10 +176,11 @@ def clip_weights(network: nn.Module, limit: float) -> None:
 
 
 def diff_augment(image: Tensor) -> Tensor:
-    """Random colour, translation by up to 1/8 and a cut-out of half the side, differentiable (Zhao et al. 2020, "DiffAugment").
+    """Random colour, translation by up to 1/8 and a cut-out of half the side, differentiable (Zhao
+    et al. 2020, "DiffAugment").
 
-    Applied to real and fake pictures alike and only where the discriminator sees them, so that it cannot learn the training
-    pictures by heart and the generator does not learn the augmentation.
+    Applied to real and fake pictures alike and only where the discriminator sees them, so that it
+    cannot learn the training pictures by heart and the generator does not learn the augmentation.
 
     Args:
         image: (N, C, H, W) in [-1, 1].

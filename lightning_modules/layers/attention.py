@@ -28,7 +28,9 @@ class AttentionMap(NamedTuple):
 
 @contextmanager
 def watching_attention() -> Iterator[list[Tensor]]:
-    """A list that fills with the weights (N, H, T, S) of every attention that runs inside, from the forward pass itself."""
+    """A list that fills with the weights (N, H, T, S) of every attention that runs inside, from the
+    forward pass itself.
+    """
     global _watched
     _watched = []
     try:

@@ -1,4 +1,6 @@
-"""Residual blocks of the discrete VAE's networks: the released code of Ramesh et al. 2021 (`dall_e/encoder.py`, `decoder.py`)."""
+"""Residual blocks of the discrete VAE's networks: the released code of Ramesh et al. 2021
+(`dall_e/encoder.py`, `decoder.py`).
+"""
 
 from torch import Tensor, nn
 
@@ -50,7 +52,8 @@ def bottlenecks(
         blocks: of a group.
         kernels: of each block.
         between: what stands between two groups, such as a pooling.
-        gain: of each branch; 0 for 1 / L^2 with L blocks ("post-gain"), through which minutes of training learn too little.
+        gain: of each branch; 0 for 1 / L^2 with L blocks ("post-gain"), through which minutes of
+            training learn too little.
     """
     gain = gain or (len(widths) * blocks) ** -2.0
     parts: list[nn.Module] = []

@@ -1,7 +1,8 @@
-"""From a model's next-token logits to text, for every system over tokens: drawing one, and looking for the likeliest one.
+"""From a model's next-token logits to text, for every system over tokens: drawing one, and looking
+for the likeliest one.
 
-A filter takes logits (N, V) and returns them with what may not be chosen at -inf. Each row has a generator of its own: what is
-drawn for a seed does not depend on what is drawn beside it.
+A filter takes logits (N, V) and returns them with what may not be chosen at -inf. Each row has a
+generator of its own: what is drawn for a seed does not depend on what is drawn beside it.
 """
 
 import math
@@ -16,7 +17,9 @@ from console import UserError
 
 
 def repetition_penalty(logits: Tensor, history: list[list[int]], penalty: float) -> Tensor:
-    """Divide positive logits of tokens that occurred by `penalty`, and multiply negative ones (Keskar et al. 2019, section 4.1)."""
+    """Divide positive logits of tokens that occurred by `penalty`, and multiply negative ones
+    (Keskar et al. 2019, section 4.1).
+    """
     logits = logits.clone()
     for row, seen in enumerate(history):
         index = torch.tensor(sorted(set(seen)), device=logits.device)
@@ -34,7 +37,9 @@ def top_k_filter(logits: Tensor, k: int) -> Tensor:
 
 
 def top_p_filter(logits: Tensor, p: float) -> Tensor:
-    """Keep the fewest tokens whose probabilities reach p together ("nucleus", Holtzman et al. 2020)."""
+    """Keep the fewest tokens whose probabilities reach p together ("nucleus", Holtzman et al.
+    2020).
+    """
     ordered, place = logits.sort(descending=True)
     before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(
         -1
@@ -61,7 +66,8 @@ class Choice:
         repetition_penalty: see there; 1 for none.
 
     Raises:
-        UserError: if one is out of its range, or a filter is asked for where the likeliest is taken anyway.
+        UserError: if one is out of its range, or a filter is asked for where the likeliest is taken
+            anyway.
     """
 
     temperature: float = 1.0
@@ -106,7 +112,9 @@ class Choice:
 
 
 def draw(probabilities: Tensor, generators: list[torch.Generator]) -> Tensor:
-    """int64 (N,): one token per row, by inverting the distribution function with one number of the row's generator."""
+    """int64 (N,): one token per row, by inverting the distribution function with one number of the
+    row's generator.
+    """
     numbers = torch.stack([torch.rand(1, generator=generator) for generator in generators]).to(
         probabilities.device
     )  # (N, 1)
@@ -125,7 +133,9 @@ class Decodable(Protocol):
     """What a system over tokens offers to be decoded."""
 
     def begin(self, prompts: list[list[int]]) -> tuple[Tensor, Any]:
-        """Logits (N, V) of what follows each prompt, and the state after it (a cache, a recurrent state)."""
+        """Logits (N, V) of what follows each prompt, and the state after it (a cache, a recurrent
+        state).
+        """
         ...
 
     def advance(self, tokens: list[int], state: Any) -> tuple[Tensor, Any]:
@@ -134,7 +144,8 @@ class Decodable(Protocol):
 
 
 class Guided:
-    """Classifier-free guidance (Ho and Salimans 2021, section 3.2): each prompt is followed beside the same without its condition.
+    """Classifier-free guidance (Ho and Salimans 2021, section 3.2): each prompt is followed beside
+    the same without its condition.
 
     log p = log p(x | none) + scale * (log p(x | condition) - log p(x | none)), up to a constant.
 
@@ -214,8 +225,10 @@ class Search:
 
     Args:
         beam: texts that are followed at a time; 1 always takes the likeliest token.
-        length_penalty: alpha; log-probabilities only fall with each token, so that 0 favours short texts.
-        penalty: "wu" divides by ((5 + length) / 6)^alpha (Wu et al. 2016, Eq. 14), "plain" by length^alpha.
+        length_penalty: alpha; log-probabilities only fall with each token, so that 0 favours short
+            texts.
+        penalty: "wu" divides by ((5 + length) / 6)^alpha (Wu et al. 2016, Eq. 14), "plain" by
+            length^alpha.
         min_length: fewest tokens.
         max_length: most tokens; 0 for twice the source and 10.
 
@@ -240,7 +253,9 @@ class Search:
             )
 
     def normalised(self, score: float, length: int) -> float:
-        """Log-probability of a text of `length` tokens (with its end) as it is compared with others."""
+        """Log-probability of a text of `length` tokens (with its end) as it is compared with
+        others.
+        """
         base = (5 + length) / 6 if self.penalty == "wu" else length
         return float(score / base**self.length_penalty)
 
@@ -260,7 +275,9 @@ class Searchable(Protocol):
         ...
 
     def select(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
-        """The state of other rows: `sentences` (M,) of those before remain, and `rows` (M * K,) of its rows, K for each of them."""
+        """The state of other rows: `sentences` (M,) of those before remain, and `rows` (M * K,) of
+        its rows, K for each of them.
+        """
         ...
 
 
@@ -281,8 +298,8 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """The likeliest texts that were found for each of N sentences.
 
-    A sentence is done when as many texts have ended as are followed; those that have reached their length end there. Sentences
-    that are done leave the batch.
+    A sentence is done when as many texts have ended as are followed; those that have reached their
+    length end there. Sentences that are done leave the batch.
 
     Args:
         model: what is searched.
@@ -295,7 +312,8 @@ def beam_search(
         device: where.
 
     Returns:
-        For each sentence its texts without their ends, best first, with their normalised log-probabilities.
+        For each sentence its texts without their ends, best first, with their normalised
+        log-probabilities.
     """
     done: list[list[Hypothesis]] = [[] for _ in range(count)]
     names = list(range(count))  # of the sentences that are left

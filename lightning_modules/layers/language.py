@@ -1,7 +1,9 @@
-"""What all language models share: the objective, its figures over a whole split, and continuing a prompt.
+"""What all language models share: the objective, its figures over a whole split, and continuing a
+prompt.
 
-A text is discrete, ordered in time, and fragile: where one wrong pixel is noise, one wrong word is another sentence. So the model
-is a product of next-token distributions, and its loss is what it is surprised by:
+A text is discrete, ordered in time, and fragile: where one wrong pixel is noise, one wrong word is
+another sentence. So the model is a product of next-token distributions, and its loss is what it is
+surprised by:
 
     -log p(x) = sum_t -log p(x_t | x_<t)          (1)
 """
@@ -24,14 +26,17 @@ from metrics.language import TokenNLL
 
 
 def window_start(length: int, context: int) -> int:
-    """First token that is still seen when `length` were written: all fit, or the younger half was kept each time it got full."""
+    """First token that is still seen when `length` were written: all fit, or the younger half was
+    kept each time it got full.
+    """
     kept = max(1, context // 2)
     step = context + 1 - kept
     return step * math.ceil(max(0, length - context) / step)
 
 
 class LanguageModel(TokenModule):
-    """Base of systems that predict the next token; a subclass brings `forward`, `begin` and `advance` (`layers/decoding.py`).
+    """Base of systems that predict the next token; a subclass brings `forward`, `begin` and
+    `advance` (`layers/decoding.py`).
 
     Attributes:
         listener: sees every step of `sample`.
@@ -95,9 +100,10 @@ class LanguageModel(TokenModule):
     ) -> None:
         """Add the NLL of a text in overlapping windows to `nll_stride`.
 
-        Windows begin `stride` tokens apart. The first window scores all of its targets, each other one its
-        last `stride`. Every token but the first is scored once, given at least `context - stride` tokens if available.
-        At a stride of half a context that is 3/4 of a context on average; disjoint windows have 1/2.
+        Windows begin `stride` tokens apart. The first window scores all of its targets, each other
+        one its last `stride`. Every token but the first is scored once, given at least `context -
+        stride` tokens if available. At a stride of half a context that is 3/4 of a context on
+        average; disjoint windows have 1/2.
 
         Args:
             ids: the text (L,).
@@ -124,7 +130,9 @@ class LanguageModel(TokenModule):
             self.nll_stride.update(losses * scored.to(self.device), int(scored.sum()))
 
     def _relate(self, stage: str) -> None:
-        """Log the perplexity, and bits per character and byte of the predicted tokens, which compare across tokenizers."""
+        """Log the perplexity, and bits per character and byte of the predicted tokens, which
+        compare across tokenizers.
+        """
         nats = self.nll.compute()
         text = self.trainer.datamodule.tokens(stage)  # type: ignore[attr-defined]
         bits = nats / math.log(2) * text.targets
@@ -152,7 +160,9 @@ class LanguageModel(TokenModule):
         raise NotImplementedError
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """Ids of a prompt; of none, those of a record's beginning, or of an empty line, or the first id of all."""
+        """Ids of a prompt; of none, those of a record's beginning, or of an empty line, or the
+        first id of all.
+        """
         tokenizer = self.known_tokenizer()
         begin = [tokenizer.special(RECORD[1])] if tokenizer.specials else []
         ids = [*begin, *tokenizer.encode(prompt).tolist()]
@@ -178,9 +188,11 @@ class LanguageModel(TokenModule):
 
         Args:
             seeds: row i depends on `seeds[i]` alone.
-            prompt: how the text begins (`sample.py` reads "-" from stdin); of one beyond the context the model sees the end.
+            prompt: how the text begins (`sample.py` reads "-" from stdin); of one beyond the
+                context the model sees the end.
             max_new_tokens: at most that many tokens; a record may end before.
-            temperature: below 1 likelier and more alike, above 1 more daring; 0 always takes the likeliest token.
+            temperature: below 1 likelier and more alike, above 1 more daring; 0 always takes the
+                likeliest token.
             top_k: choose among the k likeliest tokens; 0 among all.
             top_p: choose among the fewest tokens that have this probability together.
             min_p: choose among tokens at least this share as likely as the likeliest.
@@ -190,7 +202,8 @@ class LanguageModel(TokenModule):
             N texts, each with its prompt.
 
         Raises:
-            UserError: if an option is out of its range or contradicts another, or the prompt has an unknown character.
+            UserError: if an option is out of its range or contradicts another, or the prompt has an
+                unknown character.
         """
         choice = Choice(temperature, top_k, top_p, min_p, repetition_penalty)
         if max_new_tokens < 1:
@@ -222,11 +235,13 @@ class LanguageModel(TokenModule):
     def surprisals(self, text: str) -> tuple[list[tuple[str, float]], int]:
         """Score the tokens of a text, each given what `sample` would have seen before it.
 
-        Where the corpus was of records, each line is one, and all of its tokens are scored, `<eos>` for the end of the line.
-        Otherwise the first token is not, since there is nothing to predict it from.
+        Where the corpus was of records, each line is one, and all of its tokens are scored, `<eos>`
+        for the end of the line. Otherwise the first token is not, since there is nothing to predict
+        it from.
 
         Returns:
-            Each scored token with its -log p in nats, and the number of characters that these tokens spell.
+            Each scored token with its -log p in nats, and the number of characters that these
+            tokens spell.
 
         Raises:
             UserError: if the text has an unknown character, or too few tokens.

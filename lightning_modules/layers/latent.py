@@ -1,8 +1,8 @@
 """Pictures of a latent space, for whatever has `encode`, `decode` and `latent_dim`.
 
-A code is a representation if moving in it moves the picture in a way that has a meaning: between two pictures
-(interpolation), along one axis (traversal), over the whole plane (manifold), or by the difference of two groups' means
-(attribute arithmetic).
+A code is a representation if moving in it moves the picture in a way that has a meaning: between
+two pictures (interpolation), along one axis (traversal), over the whole plane (manifold), or by the
+difference of two groups' means (attribute arithmetic).
 """
 
 from collections.abc import Callable
@@ -13,7 +13,9 @@ from torch import Tensor
 
 
 class LatentModel(Protocol):
-    """What these tools need of a system. `encode` takes (N, C, H, W) to (N, D), `decode` back, perhaps with more that is given."""
+    """What these tools need of a system. `encode` takes (N, C, H, W) to (N, D), `decode` back,
+    perhaps with more that is given.
+    """
 
     latent_dim: int
 
@@ -41,7 +43,9 @@ def decode_strips(model: LatentModel, codes: Tensor, *given: Tensor) -> Tensor:
 def interpolate(
     model: LatentModel, start: Tensor, end: Tensor, steps: int, *given: Tensor
 ) -> Tensor:
-    """Strips (N, steps, C, H, W) on the straight lines between codes `start` and `end` (N, D), both included."""
+    """Strips (N, steps, C, H, W) on the straight lines between codes `start` and `end` (N, D), both
+    included.
+    """
     weight = torch.linspace(0, 1, steps, device=start.device)[None, :, None]
     return decode_strips(model, torch.lerp(start[:, None], end[:, None], weight), *given)
 
@@ -49,7 +53,9 @@ def interpolate(
 def traverse(
     model: LatentModel, code: Tensor, dims: list[int], steps: int, *given: Tensor, span: float = 3.0
 ) -> Tensor:
-    """Strips (len(dims), steps, C, H, W): coordinate `dims[i]` of `code` (D,) runs from -span to span, the rest stay."""
+    """Strips (len(dims), steps, C, H, W): coordinate `dims[i]` of `code` (D,) runs from -span to
+    span, the rest stay.
+    """
     codes = code.repeat(len(dims), steps, 1)
     for row, dim in enumerate(dims):
         codes[row, :, dim] = torch.linspace(-span, span, steps, device=code.device)
@@ -57,9 +63,11 @@ def traverse(
 
 
 def manifold(model: LatentModel, side: int) -> Tensor:
-    """(side * side, C, H, W): the first two coordinates at equally probable values of the prior, the others 0.
+    """(side * side, C, H, W): the first two coordinates at equally probable values of the prior,
+    the others 0.
 
-    Kingma and Welling 2014, Figure 4: the unit square mapped through the inverse normal distribution function.
+    Kingma and Welling 2014, Figure 4: the unit square mapped through the inverse normal
+    distribution function.
     """
     quantiles = torch.special.ndtri((torch.arange(side, device=model.device) + 0.5) / side)
     codes = torch.zeros(side * side, model.latent_dim, device=model.device)
@@ -75,6 +83,8 @@ def attribute_direction(model: LatentModel, positive: Tensor, negative: Tensor) 
 def add_attribute(
     model: LatentModel, image: Tensor, direction: Tensor, steps: int, span: float = 4.0
 ) -> Tensor:
-    """Strips (N, steps, C, H, W): codes of `image` plus -span to span times `direction`; the middle adds nothing."""
+    """Strips (N, steps, C, H, W): codes of `image` plus -span to span times `direction`; the middle
+    adds nothing.
+    """
     scale = torch.linspace(-span, span, steps, device=image.device)[None, :, None]
     return decode_strips(model, model.encode(image)[:, None] + scale * direction)

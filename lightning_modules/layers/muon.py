@@ -1,8 +1,10 @@
-"""Muon: momentum whose direction is made orthogonal, for matrices; AdamW for all else (Jordan et al. 2024).
+"""Muon: momentum whose direction is made orthogonal, for matrices; AdamW for all else (Jordan et
+al. 2024).
 
-A matrix' momentum M = U S V' is replaced by U V': every direction moves alike, instead of a few that dominate. The Newton-Schulz
-iteration does that by products alone. PyTorch's own runs it in bfloat16, which is slow where there is no hardware for it; here it
-keeps the parameters' kind of numbers. Queries, keys and values are one matrix here, as are both halves of a gated layer, and made
+A matrix' momentum M = U S V' is replaced by U V': every direction moves alike, instead of a few
+that dominate. The Newton-Schulz iteration does that by products alone. PyTorch's own runs it in
+bfloat16, which is slow where there is no hardware for it; here it keeps the parameters' kind of
+numbers. Queries, keys and values are one matrix here, as are both halves of a gated layer, and made
 orthogonal together, where Jordan's runs take them apart.
 """
 
@@ -28,7 +30,8 @@ def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for groups with `orthogonal: True`, AdamW for the others; each group has a step size of its own.
+    """Muon for groups with `orthogonal: True`, AdamW for the others; each group has a step size of
+    its own.
 
     Args:
         params: groups; those of Muon hold matrices.
@@ -70,7 +73,9 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _orthogonal(self, group: dict[str, Any], p: Tensor, gradient: Tensor) -> None:
-        """A step of equal size in all directions, of rms .2 like Adam's (Liu et al. 2025, section 2.2)."""
+        """A step of equal size in all directions, of rms .2 like Adam's (Liu et al. 2025, section
+        2.2).
+        """
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
@@ -101,7 +106,8 @@ def muon_or_adamw(
     betas: tuple[float, float],
     weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """AdamW for all of a network ("adamw"), or Muon for its blocks' matrices and AdamW for the rest ("muon").
+    """AdamW for all of a network ("adamw"), or Muon for its blocks' matrices and AdamW for the rest
+    ("muon").
 
     Args:
         kind: which.

@@ -1,4 +1,6 @@
-"""Fully connected and convolutional encoders and decoders between pictures (N, C, H, W) and vectors (N, D)."""
+"""Fully connected and convolutional encoders and decoders between pictures (N, C, H, W) and vectors
+(N, D).
+"""
 
 import itertools
 from math import prod
@@ -17,9 +19,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def mlp(widths: list[int], activation: str) -> nn.Sequential:
-    """Linear layers between the given widths with an activation between each two, none after the last.
+    """Linear layers between the given widths with an activation between each two, none after the
+    last.
 
-    Weights start Glorot-uniform and biases at 0 (Glorot and Bengio 2010, Eq. 16), as the papers of these networks have it.
+    Weights start Glorot-uniform and biases at 0 (Glorot and Bengio 2010, Eq. 16), as the papers of
+    these networks have it.
     """
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
@@ -66,7 +70,8 @@ class ConvEncoder(nn.Sequential):
 
 
 class ConvDecoder(nn.Sequential):
-    """The mirror of `ConvEncoder`: one linear layer, then transposed convolutions 4x4 of stride 2, each doubling.
+    """The mirror of `ConvEncoder`: one linear layer, then transposed convolutions 4x4 of stride 2,
+    each doubling.
 
     Output size of such a layer: (in - 1) * stride - 2 * padding + kernel = 2 * in.
     """
@@ -90,7 +95,9 @@ class ConvDecoder(nn.Sequential):
 
 
 class MLPEncoder(nn.Sequential):
-    """Picture (N, C, H, W) or vector (N, D) to `features` numbers through hidden layers of the given widths."""
+    """Picture (N, C, H, W) or vector (N, D) to `features` numbers through hidden layers of the
+    given widths.
+    """
 
     def __init__(self, inputs: int, hidden: list[int], features: int, activation: str) -> None:
         super().__init__(nn.Flatten(), mlp([inputs, *hidden, features], activation))
@@ -109,7 +116,9 @@ class MLPDecoder(nn.Sequential):
 
 
 def output_bias(decoder: nn.Module) -> Tensor:
-    """The bias of a decoder's last layer: one number per pixel (linear) or per channel (convolution)."""
+    """The bias of a decoder's last layer: one number per pixel (linear) or per channel
+    (convolution).
+    """
     last = [part for part in decoder.modules() if isinstance(part, nn.Linear | nn.ConvTranspose2d)][
         -1
     ]

@@ -1,4 +1,6 @@
-"""Noise that generators start from: while training from the batch's seed, while sampling from one seed per row."""
+"""Noise that generators start from: while training from the batch's seed, while sampling from one
+seed per row.
+"""
 
 import math
 
@@ -35,8 +37,9 @@ def seeded_noise(
         seeds: one per row.
         shape: of a row.
         device: where it is wanted.
-        truncation: largest absolute value of normal numbers, or the share of the interval of uniform ones that is used: less
-            variety, more typical pictures. It keeps the order of all numbers, so that a seed's picture changes little.
+        truncation: largest absolute value of normal numbers, or the share of the interval of
+            uniform ones that is used: less variety, more typical pictures. It keeps the order of
+            all numbers, so that a seed's picture changes little.
     """
     normal = seeded_normal(seeds, shape, device)
     if kind == "normal":

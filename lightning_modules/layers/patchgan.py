@@ -1,9 +1,12 @@
-"""The discriminator of pictures made from pictures: it judges overlapping patches, and its verdict is their mean.
+"""The discriminator of pictures made from pictures: it judges overlapping patches, and its verdict
+is their mean.
 
-Isola et al. 2017, section 3.2.2 and appendix 6.1.2. What is wrong with a picture at large the L1 or cycle loss already sees; a
-judge of patches adds what it does not, texture and sharpness, with fewer weights and for any size of picture.
+Isola et al. 2017, section 3.2.2 and appendix 6.1.2. What is wrong with a picture at large the L1 or
+cycle loss already sees; a judge of patches adds what it does not, texture and sharpness, with fewer
+weights and for any size of picture.
 
-The field of view grows from the output backwards: each convolution of kernel k and stride s makes it (field - 1) s + k.
+The field of view grows from the output backwards: each convolution of kernel k and stride s makes
+it (field - 1) s + k.
 
 | patch | convolutions 4x4 of stride 2 | then |
 |---|---|---|
@@ -24,7 +27,9 @@ HALVINGS = {16: 1, 70: 3, 286: 5}
 
 
 def smallest_side(patch: Patch) -> int:
-    """Side in pixels below which the discriminator of that patch has no output, or one value to normalise."""
+    """Side in pixels below which the discriminator of that patch has no output, or one value to
+    normalise.
+    """
     return 1 if patch == 1 else 3 * 2 ** HALVINGS[patch]
 
 
@@ -35,7 +40,8 @@ class PatchDiscriminator(nn.Sequential):
         channels: C.
         width: channels after the first convolution; doubled at each of the next three.
         patch: side in pixels of what a logit sees.
-        norm: batch norm (pix2pix) or instance norm (CycleGAN), after all convolutions but the first and the last.
+        norm: batch norm (pix2pix) or instance norm (CycleGAN), after all convolutions but the first
+            and the last.
         side: of the pictures, in pixels.
 
     Raises:

@@ -1,4 +1,6 @@
-"""From vectors to a finite set of codes, by a softmax that hardens or by the nearest one; equations are those of `dvae.py`."""
+"""From vectors to a finite set of codes, by a softmax that hardens or by the nearest one; equations
+are those of `dvae.py`.
+"""
 
 import math
 from collections.abc import Callable
@@ -11,11 +13,14 @@ from torch.nn import functional as F
 
 VQ_DECAY = 0.99  # d of Eq. 7
 UNUSED = 1e-6  # n_k before the first batch
-DEAD = 0.1  # of the average use: codes that are used less begin anew, and again if a batch later they still are
+# of the average use: codes that are used less begin anew, and again if a batch later they still are
+DEAD = 0.1
 
 
 def in_full_precision(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator of methods that take features: float32 whatever the trainer's precision, for small differences tell codes apart."""
+    """Decorator of methods that take features: float32 whatever the trainer's precision, for small
+    differences tell codes apart.
+    """
 
     @wraps(method)
     def wrapped(self: nn.Module, features: Tensor, *arguments: Any) -> Any:
@@ -52,9 +57,11 @@ class GumbelQuantiser(nn.Module):
 
 
 class VectorQuantiser(nn.Module):
-    """Vector quantisation, Eq. 6 and 7; `features` channels of the encoder are compared with the codes.
+    """Vector quantisation, Eq. 6 and 7; `features` channels of the encoder are compared with the
+    codes.
 
-    The codebook is computed as `sums / uses`. Averaging both averages the codes, weighted by their use.
+    The codebook is computed as `sums / uses`. Averaging both averages the codes, weighted by their
+    use.
     """
 
     uses: Tensor
@@ -98,7 +105,8 @@ class VectorQuantiser(nn.Module):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """Eq. 7 over the batches of all ranks; codes that nobody uses become vectors of these, picked at random.
+        """Eq. 7 over the batches of all ranks; codes that nobody uses become vectors of these,
+        picked at random.
 
         Args:
             features: of this rank's batch, (N, D, h, w): every `world`-th of all samples.

@@ -9,13 +9,15 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 
 class GoodfellowSchedule(LRScheduler):
-    """Step size divided by `decay` at each update down to 1e-6; momentum rises linearly over the first updates.
+    """Step size divided by `decay` at each update down to 1e-6; momentum rises linearly over the
+    first updates.
 
     Args:
         optimizer: SGD with momentum.
         decay: 1.000004 in the released recipe, 1.00004 in the conditional one.
         momentum: final value; the optimizer's own is the first one.
-        momentum_updates: updates over which it rises; 250 epochs of 500 batches in the released recipe.
+        momentum_updates: updates over which it rises; 250 epochs of 500 batches in the released
+            recipe.
     """
 
     def __init__(
@@ -40,9 +42,11 @@ class GoodfellowSchedule(LRScheduler):
 
 
 class ConstantThenLinear(LRScheduler):
-    """Full step size for `constant` updates, then a straight line to 0 over `decay` updates, taken in steps of `every` updates.
+    """Full step size for `constant` updates, then a straight line to 0 over `decay` updates, taken
+    in steps of `every` updates.
 
-    With `every` the updates of an epoch, the step size changes between epochs only. For epochs e = 0, 1, ... of E updates:
+    With `every` the updates of an epoch, the step size changes between epochs only. For epochs e =
+    0, 1, ... of E updates:
 
     | code | factor of epoch e | constant | decay |
     |---|---|---|---|
@@ -53,7 +57,8 @@ class ConstantThenLinear(LRScheduler):
         optimizer: Optimizer whose learning rates are scaled.
         constant: Number of updates at the full learning rate.
         decay: Number of updates over which the learning rate falls to 0.
-        every: Number of updates between two changes of the learning rate; both others are multiples of it.
+        every: Number of updates between two changes of the learning rate; both others are multiples
+            of it.
     """
 
     def __init__(
@@ -96,7 +101,9 @@ def warmup(step: int, steps: int) -> float:
 def cosine(
     optimizer: torch.optim.Optimizer, total: int, warmup_steps: int = 0, last: float = 0.0
 ) -> dict[str, Any]:
-    """Linear up over `warmup_steps` updates, then half a cosine down to a share `last` at update `total`."""
+    """Linear up over `warmup_steps` updates, then half a cosine down to a share `last` at update
+    `total`.
+    """
 
     def rate(step: int) -> float:
         if step < warmup_steps:
@@ -108,7 +115,9 @@ def cosine(
 
 
 def inverse_square_root(optimizer: torch.optim.Optimizer, warmup_steps: int) -> dict[str, Any]:
-    """Step size times min(s^-1/2, s * warmup_steps^-3/2) at update s = 1, 2, ... (Vaswani et al. 2017, Eq. 3)."""
+    """Step size times min(s^-1/2, s * warmup_steps^-3/2) at update s = 1, 2, ... (Vaswani et al.
+    2017, Eq. 3).
+    """
     return {
         "scheduler": LambdaLR(
             optimizer,

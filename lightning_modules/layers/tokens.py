@@ -1,7 +1,8 @@
 """What all systems over tokens share: a loss that is a mean over the tokens of the whole update.
 
-Batches hold unequal numbers of targets, so that a mean of their means would weigh each token by the batch it came in, and one
-update would differ with the ranks and accumulated batches that it is cut into. Here it never does.
+Batches hold unequal numbers of targets, so that a mean of their means would weigh each token by the
+batch it came in, and one update would differ with the ranks and accumulated batches that it is cut
+into. Here it never does.
 """
 
 import sys
@@ -24,7 +25,8 @@ def token_losses(logits: Tensor, targets: Tensor, length: Tensor, smoothing: flo
         logits: (N, T, V).
         targets: (N, T).
         length: targets of each row that count, (N,).
-        smoothing: share of the probability that is spread evenly over all tokens (Szegedy et al. 2016, section 7).
+        smoothing: share of the probability that is spread evenly over all tokens (Szegedy et al.
+            2016, section 7).
 
     Returns:
         (N, T), in nats.
@@ -73,7 +75,9 @@ class TokenModule(GenerativeModule):
         return int(batch["targets"])
 
     def token_mean(self, losses: Tensor, count: int) -> Tensor:
-        """What `training_step` returns: the mean of `count` losses, whose gradient becomes that over the whole update."""
+        """What `training_step` returns: the mean of `count` losses, whose gradient becomes that
+        over the whole update.
+        """
         if self.trainer.world_size * self.trainer.accumulate_grad_batches == 1:
             return losses.sum() / count
         self._targets += count

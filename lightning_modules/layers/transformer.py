@@ -1,4 +1,5 @@
-"""Blocks of Transformers, and the cache that lets those that only look back write a token without reading all others again.
+"""Blocks of Transformers, and the cache that lets those that only look back write a token without
+reading all others again.
 
 | part | choices | source |
 |---|---|---|
@@ -36,7 +37,8 @@ class Shape:
         feed_forward: see the table above.
         qk_norm: see the table above.
         norm_first: see the table above.
-        hidden: width inside of the feed-forward layers; four times the other unless given (gated: 8/3 of it).
+        hidden: width inside of the feed-forward layers; four times the other unless given (gated:
+            8/3 of it).
         bias: whether linear layers and layer norms have biases.
 
     Raises:
@@ -87,10 +89,12 @@ class KVCache:
         history: all tokens of each row, also those that the context has lost.
         lengths: filled columns of each row.
         rows: those that are read or written, (K,).
-        place: the column that each row's one token goes to, or the one of all of them; None where several tokens are read at once.
+        place: the column that each row's one token goes to, or the one of all of them; None where
+            several tokens are read at once.
         seen: columns that anybody sees.
         mask: which of them each row sees, (N, 1, 1, seen), where they are not all.
-        writers: (N, T), which row was the one that wrote each column: where two rows have the same one, they are the same.
+        writers: (N, T), which row was the one that wrote each column: where two rows have the same
+            one, they are the same.
     """
 
     def __init__(
@@ -106,8 +110,10 @@ class KVCache:
         self.seen, self.mask = 0, cast(Tensor | None, None)
 
     def select(self, rows: Tensor) -> None:
-        """Keep rows (K,), in that order; one may be kept several times. Only that is moved which a row does not have in common with
-        the one whose place it takes: texts that are followed together have most of it."""
+        """Keep rows (K,), in that order; one may be kept several times. Only that is moved which a
+        row does not have in common with the one whose place it takes: texts that are followed
+        together have most of it.
+        """
         assert self.values is not None
         writers = self.writers[rows]
         if len(rows) > len(self.writers):
@@ -124,7 +130,9 @@ class KVCache:
         self.rows = torch.arange(len(rows), device=rows.device)
 
     def write_at(self, places: list[int]) -> None:
-        """The column that each row's next token goes to: what all layers need to know of it, made once."""
+        """The column that each row's next token goes to: what all layers need to know of it, made
+        once.
+        """
         self.seen, self.lengths = max(places) + 1, [place + 1 for place in places]
         self.place, self.mask = (
             places[0] if len(set(places)) == 1 else torch.tensor(places, device=self.rows.device),
@@ -137,7 +145,9 @@ class KVCache:
             ]  # (N, 1, 1, seen)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep keys and values (K, H, S, D); all that may be attended to, where `mask` is True if there is one."""
+        """Keep keys and values (K, H, S, D); all that may be attended to, where `mask` is True if
+        there is one.
+        """
         if self.values is None:
             self.values = keys.new_zeros(self.size)
         kept = self.values[layer]
@@ -155,7 +165,9 @@ class KVCache:
 
 
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
-    """Turn pairs (x[d], x[d + D/2]) of queries or keys (N, H, T, D) by positions (N, T) or (T,) at frequencies 10000^(-2d/D)."""
+    """Turn pairs (x[d], x[d + D/2]) of queries or keys (N, H, T, D) by positions (N, T) or (T,) at
+    frequencies 10000^(-2d/D).
+    """
     half = x.shape[-1] // 2
     frequencies = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
     angles = positions[..., None, :, None] * frequencies  # (N, 1, T, D/2)
@@ -165,7 +177,8 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Attention of each token to itself and those before it, or, with a mask, to all that the mask admits.
+    """Attention of each token to itself and those before it, or, with a mask, to all that the mask
+    admits.
 
     Args:
         shape: sizes and choices.
@@ -216,7 +229,9 @@ class CrossAttention(nn.Module):
         self.keys_values = nn.Linear(shape.width, 2 * shape.width, shape.bias)
 
     def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (N, H, S, D) of a memory (N, S, width), once for all tokens that look at it."""
+        """Keys and values (N, H, S, D) of a memory (N, S, width), once for all tokens that look at
+        it.
+        """
         k, v = (
             self.keys_values(memory).unflatten(2, (2, self.shape.heads, -1)).permute(2, 0, 3, 1, 4)
         )
@@ -264,7 +279,9 @@ class Residual(nn.Module):
         self.norms = nn.ModuleList([shape.make_norm() for _ in range(branches)])
 
     def add(self, number: int, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
-        """(N, T, width) of x (N, T, width): norm(x) goes into the branch, or x + branch(x) into the norm."""
+        """(N, T, width) of x (N, T, width): norm(x) goes into the branch, or x + branch(x) into the
+        norm.
+        """
         norm, dropout = self.norms[number], self.shape.dropout
         if self.shape.norm_first:
             return x + F.dropout(branch(norm(x)), dropout, self.training)
@@ -287,7 +304,9 @@ class Block(Residual):
 
 @torch.no_grad()
 def start_gpt(network: nn.Module, layers: int) -> None:
-    """Weights from N(0, .02); what ends a branch is smaller, since 2 L of them add up (Radford et al. 2019, section 2.3)."""
+    """Weights from N(0, .02); what ends a branch is smaller, since 2 L of them add up (Radford et
+    al. 2019, section 2.3).
+    """
     for part in network.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.normal_(part.weight, 0.0, 0.02)

@@ -1,9 +1,11 @@
-"""What all systems share that write one text for another: the objective, its figures over a whole split, and translating.
+"""What all systems share that write one text for another: the objective, its figures over a whole
+split, and translating.
 
     -log p(y|x) = sum_t -log p(y_t | y_<t, x)          (1)
 
-Unlike the p(y|x) of a classifier, y is a text: there are more of them than can be listed, so that the likeliest one has to be
-looked for (`beam_search`), and many are right, so that they are compared with a reference by what they share with it (BLEU).
+Unlike the p(y|x) of a classifier, y is a text: there are more of them than can be listed, so that
+the likeliest one has to be looked for (`beam_search`), and many are right, so that they are
+compared with a reference by what they share with it (BLEU).
 """
 
 from collections.abc import Iterator
@@ -32,7 +34,8 @@ SEARCHES = {
     "val": {"": Search()},
     "test": {"": Search(), f"_beam{BEAM.beam}": BEAM},
 }  # by the ending of their figures' names
-# Published translators on Multi30k (see `Multi30k.vocabulary`): maximum number of words -> whether they are tokenised again.
+# Published translators on Multi30k (see `Multi30k.vocabulary`): maximum number of words -> whether
+# they are tokenised again.
 PUBLISHED_PROTOCOLS = {24: True, 49: False}
 PAD, BEGIN, STOP = range(3)  # special tokens come first in every vocabulary
 
@@ -40,7 +43,8 @@ PAD, BEGIN, STOP = range(3)  # special tokens come first in every vocabulary
 class Translator(TokenModule):
     """Base of encoder-decoder systems.
 
-    A subclass brings `encode`, `decode` with all targets given, and `start`, `step` and `select` to write one token at a time.
+    A subclass brings `encode`, `decode` with all targets given, and `start`, `step` and `select` to
+    write one token at a time.
 
     Attributes:
         smoothing: share of each target's probability that is spread over all tokens, in training.
@@ -241,11 +245,13 @@ class Translator(TokenModule):
         """Translate.
 
         Args:
-            seeds: seed i picks text i of the test split; `sample.py --input` brings texts of your own.
+            seeds: seed i picks text i of the test split; `sample.py --input` brings texts of your
+                own.
             batch: `source` and `source_length`.
             beam: translations that are followed at a time; 1 always takes the likeliest token.
             length_penalty: alpha, above 0 favours longer ones.
-            penalty: wu divides log-probabilities by ((5 + length) / 6)^alpha, plain by length^alpha.
+            penalty: wu divides log-probabilities by ((5 + length) / 6)^alpha, plain by
+                length^alpha.
             min_length: fewest tokens, without the end.
             max_length: most tokens; 0 for twice the source and 10.
 
@@ -276,7 +282,9 @@ class Translator(TokenModule):
         }
 
     def cross_attention(self, weights: list[Tensor]) -> dict[str, Tensor]:
-        """Of all attention that was watched in one `decode`, that to the source by name, (N, H, T, S) each."""
+        """Of all attention that was watched in one `decode`, that to the source by name, (N, H, T,
+        S) each.
+        """
         return {}
 
     @sampling

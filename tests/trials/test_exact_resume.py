@@ -110,7 +110,9 @@ def test_random_kills(untouched: tuple[Path, Path, float]) -> None:
 
 @pytest.mark.parametrize(("place", "count"), [("checkpoint", 9), ("validation", 12), ("turn", 60)])
 def test_kill_at(untouched: tuple[Path, Path, float], place: str, count: int) -> None:
-    """One SIGKILL while a checkpoint is half written, one in the middle of a validation, one between two players' updates."""
+    """One SIGKILL while a checkpoint is half written, one in the middle of a validation, one
+    between two players' updates.
+    """
     config, reference, _ = untouched
     if place == "turn" and not any(name in config.read_text() for name in ("gan", "pix2pix")):
         pytest.skip("a single player takes no turns")

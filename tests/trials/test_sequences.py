@@ -1,4 +1,6 @@
-"""Copy, reverse and sort of digits: what a system that writes one text for another must learn in a minute, to the last one."""
+"""Copy, reverse and sort of digits: what a system that writes one text for another must learn in a
+minute, to the last one.
+"""
 
 import itertools
 import random

@@ -23,7 +23,9 @@ def write_corpus(path: Path, megabytes: int) -> None:
 
 
 def peak_memory(folder: Path, megabytes: int) -> float:
-    """Megabytes that a process needs at most to encode a corpus of that size, and to train and validate a little on it."""
+    """Megabytes that a process needs at most to encode a corpus of that size, and to train and
+    validate a little on it.
+    """
     folder.mkdir()
     try:
         write_corpus(folder / "corpus.txt", megabytes)

@@ -1,4 +1,6 @@
-"""A training run that kills itself with SIGKILL at a given place: `victim.py checkpoint|validation|turn N <arguments>`."""
+"""A training run that kills itself with SIGKILL at a given place: `victim.py
+checkpoint|validation|turn N <arguments>`.
+"""
 
 import os
 import signal
