@@ -21,9 +21,8 @@ def systems_table() -> str:
         )
     for system, lines in by_system.items():
         file = f"lightning_modules/{system}.py"
-        title = (ast.get_docstring(ast.parse((ROOT / file).read_text())) or system).partition("\n")[
-            0
-        ]
+        docstring = ast.get_docstring(ast.parse((ROOT / file).read_text())) or system
+        title = " ".join(docstring.partition("\n\n")[0].split())
         name, _, what = title.rstrip(".").partition(": ")
         rows.append(f"| [{name}]({file}) | {what} | {'<br>'.join(lines)} |")
     return "\n".join(rows)
