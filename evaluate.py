@@ -19,8 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from console import UserError, run
-from sample import OptionParser, data_module, use_device
+from cli.data import data_module
+from cli.options import OptionParser
+from common.errors import UserError, run
+from sample import use_device
 
 DISTANCES = ("fid", "kid", "precision", "recall", "density", "coverage")
 FIDELITIES = ("l1", "psnr", "ssim")
@@ -140,7 +142,7 @@ def found(
     """
     import torch
 
-    from datamodules.image_folder import decode, picture_files
+    from datamodules.images.folder import decode, picture_files
 
     paths = [path for path in picture_files(folder) if path.name != "grid.png"][:count]
     if len(paths) < 10:
@@ -200,7 +202,7 @@ def score(
         fake, logits = measured.compute()
         real = real_features(data, split, extractor, options.device)
         fake, clouds = fake.cpu(), f"n_real={len(real.features)}|n_fake={len(fake)}"
-        base = f"extractor={extractor.name}|split={split}|{clouds}|size={data.facts['image_shape'][-1]}"
+        base = f"extractor={extractor.name}|split={split}|{clouds}|size={data.data_spec['image_shape'][-1]}"
         values: dict[str, tuple[float, str]] = {}
         if "fid" in wanted:
             values["fid"] = (distances.frechet_distance(real.moments, distances.gaussian(fake)), "")
@@ -357,7 +359,7 @@ def evaluate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             raise UserError(
                 f"{options.source}: nobody knows the captions of a folder's pictures: give --ranker with a checkpoint"
             )
-        folder = found(options.source, data.facts["image_shape"], options, options.num)
+        folder = found(options.source, data.data_spec["image_shape"], options, options.num)
         yield from score(folder, data, options, "")
         return
 

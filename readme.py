@@ -3,7 +3,8 @@
 import ast
 import re
 
-from console import ROOT, purpose, recipes
+from cli.recipes import purpose, recipes
+from common.files import ROOT
 
 BEGIN, END = "<!-- systems: written by `make readme` -->", "<!-- end of systems -->"
 

@@ -24,8 +24,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from console import ROOT, UserError, run
-from sample import OptionParser, parse_seeds
+from cli.options import OptionParser, parse_seeds
+from common.errors import UserError, run
+from common.files import ROOT
 
 RUNS = ROOT / "runs" / "reproduce"
 RESULTS = ROOT / "results"
@@ -71,7 +72,7 @@ def run_function(entry: dict[str, Any], seed: int) -> dict[str, Any]:
     """Call the floor that the entry names with those tensors of its data that the function asks
     for.
     """
-    from sample import data_module
+    from cli.data import data_module
 
     module, _, name = entry["function"].rpartition(".")
     function = getattr(importlib.import_module(module), name)

@@ -1,7 +1,7 @@
 """Draw from any checkpoint: `python sample.py CKPT [options]`; `python sample.py CKPT --help` lists
 what its system offers.
 
-The options are those of the system's `sample` method. Pictures go to `--out`, one file per seed and
+The options are those of the system's `sample` method. Previews go to `--out`, one file per seed and
 the first 64 side by side in grid.png, and their paths to stdout; texts go to stdout, one sample a
 line. Picture i depends on its seed alone, whatever is drawn beside it.
 
@@ -16,22 +16,20 @@ pictures that fit best.
 """
 
 import argparse
-import functools
-import importlib
 import inspect
 import itertools
 import math
 import os
-import re
 import sys
-import types
 import typing
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
-from console import LazyBatch, UserError, read_config, run
+from cli.data import unseen
+from cli.options import OptionParser, add_option, parse_seeds
+from common.errors import UserError, run
 
 CHUNK = 64  # seeds drawn at a time, so that memory does not grow with their number
 PIXELS = 2**20  # of pictures that are translated at a time
@@ -39,109 +37,6 @@ LINES, MAPS = (
     512,
     8,
 )  # of texts that are translated at a time, and of those whose attention is drawn
-
-
-class OptionParser(argparse.ArgumentParser):
-    """Complains in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `python {self.prog} --help` lists what there is")
-
-
-def parse_seeds(text: str) -> list[int]:
-    """`0-31,85` as a list of seeds.
-
-    Raises:
-        UserError: if it is anything else.
-    """
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise UserError(f"--seeds {text!r}: write numbers and ranges, such as 0-31,85")
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        seeds += range(int(first), int(last or first) + 1)
-    if not seeds:
-        raise UserError(f"--seeds {text}: the range is empty, its end is before its beginning")
-    return seeds
-
-
-def add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, text: str) -> None:
-    """One parameter of `sample` as an option: bool -> --x/--no-x, Literal -> choices, list ->
-    repeatable.
-    """
-    kind, flag = parameter.annotation, f"--{parameter.name}"
-    if isinstance(kind, types.UnionType):  # `int | None`
-        kind = next(part for part in typing.get_args(kind) if part is not type(None))
-    help_text = f"{text} (default: {parameter.default})".replace("%", "%%")
-    common: dict[str, Any] = {"default": parameter.default, "help": help_text}
-    if kind is bool:
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
-    elif typing.get_origin(kind) is Literal:
-        parser.add_argument(flag, choices=typing.get_args(kind), **common)
-    elif getattr(kind, "__name__", "") == "Tensor":
-        parser.add_argument(flag, type=Path, metavar="PICTURE", **common)
-    elif typing.get_origin(kind) is list:
-        parser.add_argument(flag, action="append", type=typing.get_args(kind)[0], **common)
-    else:
-        parser.add_argument(flag, type=kind, **common)
-
-
-def data_module(config: Path, overrides: dict[str, Any] | None = None) -> Any:
-    """The data module of a configuration, prepared.
-
-    Args:
-        config: a recipe or the config.yaml of a run.
-        overrides: arguments that replace those of the configuration.
-
-    Raises:
-        UserError: if the file is missing or names no data.
-    """
-    if not config.is_file():
-        raise UserError(f"{config}: no such file; give the data with --data CONFIG")
-    entry = read_config(config).get("data")
-    if not entry:
-        raise UserError(f"{config}: there is no `data:` in it; give the data with --data CONFIG")
-    try:
-        module, _, name = entry["class_path"].rpartition(".")
-        data = getattr(importlib.import_module(module), name)(
-            **{**entry.get("init_args", {}), **(overrides or {})}
-        )
-    except (ImportError, AttributeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{config}: its data cannot be made ({error}); correct its class_path or init_args"
-        ) from error
-    data.prepare_data()
-    return data
-
-
-@functools.cache
-def opened(config: Path) -> Any:
-    """The data module of a configuration, read once."""
-    return data_module(config)
-
-
-def unseen(model: Any, config: Path, seeds: list[int], attribute: str | None) -> LazyBatch:
-    """The batch that `sample` may ask for: seed i picks sample `i` of the test split, modulo its
-    size.
-
-    Args:
-        model: who asks.
-        config: configuration whose data it is.
-        seeds: one for each sample.
-        attribute: property for `positive` and `negative` training pictures.
-    """
-
-    def make() -> dict[str, Any]:
-        data = opened(config)
-        theirs = getattr(data, "tokenizer", None)
-        if model.tokenizer and theirs and model.tokenizer.to_json() != theirs.to_json():
-            raise UserError(
-                f"--data {config}: its texts have another vocabulary than the checkpoint's; give the data of its run"
-            )
-        content: dict[str, Any] = data.batch("test", seeds)
-        return content | (data.attribute_batch(attribute) if attribute else {})
-
-    return LazyBatch(make)
 
 
 def parse(argv: list[str]) -> tuple[Any, argparse.Namespace, dict[str, Any]]:
@@ -264,7 +159,7 @@ def use_device(model: Any, device: str) -> None:
 
 
 def pictures_of(source: Path, channels: int, failed: list[str]) -> Iterator[tuple[list[Path], Any]]:
-    """Pictures of one size, as many as `PIXELS` allows but at least one at a time: their files, and
+    """Previews of one size, as many as `PIXELS` allows but at least one at a time: their files, and
     uint8 (N, C, H, W).
 
     Args:
@@ -277,7 +172,7 @@ def pictures_of(source: Path, channels: int, failed: list[str]) -> Iterator[tupl
     """
     import torch
 
-    from datamodules.image_folder import (
+    from datamodules.images.folder import (
         SUFFIXES,
         BadPicture,
         picture_files,
@@ -357,7 +252,7 @@ def translate(model: Any, options: argparse.Namespace, sampling: dict[str, Any])
 
 def prime_of(path: Path, shape: list[int]) -> Any:
     """A picture file in a system's size, (C, H, W) in [-1, 1]."""
-    from datamodules.image_folder import read_picture, square
+    from datamodules.images.folder import read_picture, square
 
     if not path.is_file():
         raise UserError(f"--prime {path}: there is no such picture")
@@ -376,7 +271,7 @@ def paint(
     """
     import torch
 
-    from callbacks.pictures import grid, labelled, save_png
+    from common.images import grid, labelled, save_png
     from lightning_modules import load
 
     prompts = sampling.pop("prompt")
@@ -435,12 +330,16 @@ def translate_texts(model: Any, options: argparse.Namespace, sampling: dict[str,
     Raises:
         UserError: if a line cannot be read, or `--out` is the input.
     """
-    from callbacks.attention import heat_map
-    from callbacks.pictures import save_png
-    from datamodules.parallel_text import file_lines
-    from lightning_modules.layers.decoding import Search
+    from callbacks.attention_maps import heat_map
+    from common.images import save_png
+    from datamodules.parallel.base import file_lines
+    from lightning_modules.decoding.beam_search import BeamSearchConfig
 
-    search, source, given = Search(**sampling), Path(options.input), os.path.isfile(options.input)
+    search, source, given = (
+        BeamSearchConfig(**sampling),
+        Path(options.input),
+        os.path.isfile(options.input),
+    )
     if options.seeds:
         raise UserError("--seeds picks texts of the test split: leave it out with --input")
     if not given and (
@@ -529,7 +428,7 @@ def score(model: Any, source: Path) -> None:
     """Print the bits that each token of a text surprises by, one a line, and their sum on
     stderr.
     """
-    from datamodules.text import read_pieces
+    from datamodules.text.base import read_pieces
 
     if not source.is_file():
         raise UserError(f"--score {source}: there is no such file")
@@ -579,7 +478,7 @@ def draw(argv: list[str]) -> None:
 
     import torch
 
-    from callbacks.pictures import grid, save_png, strips
+    from common.images import grid, save_png, strips
 
     size = CHUNK // 4 if "direction" in sampling else CHUNK  # what is translated may be large
     for start in range(0, len(seeds), size):

@@ -12,8 +12,9 @@ import csv
 import subprocess
 import sys
 
-from console import ROOT, UserError, run
-from sample import OptionParser
+from cli.options import OptionParser
+from common.errors import UserError, run
+from common.files import ROOT
 
 SWEEP, RECIPE, RUNS = (
     ROOT / "configs/_sweep/ring.yaml",

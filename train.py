@@ -16,7 +16,10 @@ prints the recipes. The options of its own:
 
 import sys
 
-from console import ROOT, UserError, classes_in, read_config, recipe_list, run
+from cli.classes import classes_in
+from cli.recipes import read_config, recipe_list
+from common.errors import UserError, run
+from common.files import ROOT
 
 HELP: tuple[list[str], ...] = ([], ["-h"], ["--help"])
 if __name__ == "__main__" and sys.argv[1:] in HELP:  # before the imports below, which take seconds
@@ -47,19 +50,19 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from callbacks.attention import AttentionPictures
+from callbacks.attention_maps import AttentionMaps
 from callbacks.checkpoint import AtomicCheckpointIO, RunCheckpoint
-from callbacks.fid import Fid
+from callbacks.fid import FID
 from callbacks.gan_health import GanHealth
-from callbacks.guard import NonFiniteGuard
-from callbacks.latents import LatentPictures
-from callbacks.pictures import Pictures
+from callbacks.latent_plots import LatentPlots
+from callbacks.non_finite_guard import NonFiniteGuard
+from callbacks.previews import Previews
 from callbacks.run_files import CSVLog, RunFiles
-from callbacks.summary import Opening, describe
+from callbacks.run_summary import RunSummary, describe
 from callbacks.throughput import Throughput
-from datamodules.base import FACTS, DataModule
-from lightning_modules.base import GenerativeModule
-from lightning_modules.checkpoints import read_checkpoint
+from datamodules.base import DATA_SPEC, DataModule
+from lightning_modules.core.checkpoints import read_checkpoint
+from lightning_modules.core.module import GenerativeModule
 
 # Options of one start of the program, which a saved configuration leaves out.
 START_OPTIONS = (
@@ -96,7 +99,7 @@ def keep_memory() -> None:
 
 
 class TrainCLI(LightningCLI):
-    """LightningCLI that knows run directories and facts, and builds systems and data from their
+    """LightningCLI that knows run directories and data_spec, and builds systems and data from their
     class paths.
     """
 
@@ -130,20 +133,20 @@ class TrainCLI(LightningCLI):
         }
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Lightning's groups, except that facts are no options: the data knows them."""
+        """Lightning's groups, except that data_spec are no options: the data knows them."""
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults(
             {f"trainer.{name}": value for name, value in self.trainer_defaults.items()}
         )
         parser.add_subclass_arguments(
-            GenerativeModule, "model", required=True, fail_untyped=False, skip=set(FACTS)
+            GenerativeModule, "model", required=True, fail_untyped=False, skip=set(DATA_SPEC)
         )
         parser.add_subclass_arguments(DataModule, "data", required=True, fail_untyped=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(RunCheckpoint, "checkpoint")
-        parser.add_class_arguments(Pictures, "pictures")
-        parser.add_class_arguments(Fid, "fid")
+        parser.add_class_arguments(Previews, "previews")
+        parser.add_class_arguments(FID, "fid")
         parser.add_argument("--run_dir", type=str | None, help="Where the run's files go.")
         parser.add_argument(
             "--init_from", type=str | None, help="Checkpoint whose weights a new run begins with."
@@ -178,7 +181,7 @@ class TrainCLI(LightningCLI):
         """
 
     def _add_instantiators(self) -> None:
-        """Lightning would store hyper-parameters as it parsed them, without facts;
+        """Lightning would store hyper-parameters as it parsed them, without data_spec;
         `save_hyperparameters` stores all.
         """
 
@@ -197,21 +200,23 @@ class TrainCLI(LightningCLI):
         )
         for name in START_OPTIONS:
             self.saved_config.pop(name, None)
-        # The data first: the model gets just those of its facts that its __init__ names.
+        # The data first: the model gets just those of its data_spec that its __init__ names.
         data = self._parser(self.subcommand).instantiate(Namespace(data=self.options.data)).data
         module, _, name = self.options.model.class_path.rpartition(".")
         wanted = inspect.signature(getattr(sys.modules[module], name).__init__).parameters
-        facts = {key: value for key, value in data.facts.items() if key in wanted}
+        data_spec = {key: value for key, value in data.data_spec.items() if key in wanted}
         missing = [
             key
             for key in wanted
-            if key in FACTS and key not in facts and wanted[key].default is inspect.Parameter.empty
+            if key in DATA_SPEC
+            and key not in data_spec
+            and wanted[key].default is inspect.Parameter.empty
         ]
         if missing:
             raise UserError(
                 f"model {name} needs the fact {missing[0]}, which {type(data).__name__} does not have: choose other data"
             )
-        self.options.model.dict_kwargs = facts
+        self.options.model.dict_kwargs = data_spec
 
     def _find_run(self) -> None:
         """Settle run directory and checkpoint; all mistakes about them end here, before anything is
@@ -301,18 +306,18 @@ class TrainCLI(LightningCLI):
     def _callbacks(self, checkpoints: bool) -> list[Callback]:
         if self.subcommand != "fit":
             return []
-        opening = Opening(
+        opening = RunSummary(
             yaml.safe_dump(
                 {key: self.saved_config[key] for key in ("model", "data")}, sort_keys=False
             )
         )
         kept = [self._get(self.config_init, "checkpoint")] if checkpoints else []
-        watching = [NonFiniteGuard(), Throughput(), self._get(self.config_init, "pictures")]
+        watching = [NonFiniteGuard(), Throughput(), self._get(self.config_init, "previews")]
         # Lightning calls every hook of every callback at every step, so that those without work
         # here stay out.
         optional = (
-            LatentPictures(),
-            AttentionPictures(),
+            LatentPlots(),
+            AttentionMaps(),
             GanHealth(),
             self._get(self.config_init, "fid"),
         )
@@ -492,7 +497,7 @@ def explain(message: str, parser: LightningArgumentParser | None, argv: list[str
     """A parser's complaint with the mend: the nearest option or class there is, or the type that is
     wanted.
     """
-    fact = re.search(rf"Option '({'|'.join(FACTS)})' is not accepted", message)
+    fact = re.search(rf"Option '({'|'.join(DATA_SPEC)})' is not accepted", message)
     if fact:
         return f"model.{fact[1]} is a fact of the data and cannot be given by hand: leave it out"
     unknown = re.search(
@@ -546,7 +551,7 @@ def init_parameters(argv: list[str], key: str) -> list[str]:
     text = " ".join([*argv, *(path.read_text() for path in config_files(argv))])
     folder = {"model": "lightning_modules", "data": "datamodules"}[key]
     found: list[str] = []
-    for module, name in re.findall(rf"({folder}\.\w+)\.(\w+)", text):
+    for module, name in re.findall(rf"({folder}(?:\.\w+)+)\.(\w+)", text):
         kind = getattr(sys.modules.get(module), name, None)
         if inspect.isclass(kind):
             own = [vars(base)["__init__"] for base in kind.__mro__[:-1] if "__init__" in vars(base)]

@@ -28,11 +28,12 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.in_turns import Contenders, compare, print_table  # noqa: E402  # after the path
-from lightning_modules.dalle import DALLE  # noqa: E402  # after the path
-from lightning_modules.dvae import DiscreteVAE  # noqa: E402
-from lightning_modules.layers.decoding import Choice, Decodable, generate  # noqa: E402
-from lightning_modules.layers.sparse import behind_text, pattern_of, picture_mask  # noqa: E402
+from benchmarks.in_turns import Contenders, compare, print_table  # after the path
+from lightning_modules.dalle import DALLE  # after the path
+from lightning_modules.decoding.filters import SamplingConfig
+from lightning_modules.decoding.generation import DecodableModel, generate
+from lightning_modules.dvae import DiscreteVAE
+from lightning_modules.nn.sparse import behind_text, pattern_of, picture_mask
 
 WARMUP, LOG_EVERY, PICTURES, WINDOW = 5, 5, 16, 6
 
@@ -125,7 +126,7 @@ class PlainDALLE(nn.Module):
 
 def plain(steps: int) -> dict[str, float]:
     """The loop that one would write by hand."""
-    from datamodules.captioned import CaptionedEmoji
+    from datamodules.captions import CaptionedEmoji
 
     config = recipe()
     data = CaptionedEmoji(**config["data"]["init_args"])
@@ -133,7 +134,7 @@ def plain(steps: int) -> dict[str, float]:
     torch.manual_seed(0)
     h = config["model"]["init_args"]
     dvae = DiscreteVAE(**h["dvae"]).eval()
-    vocabulary, length = data.facts["vocab_size"], data.facts["text_length"]
+    vocabulary, length = data.data_spec["vocab_size"], data.data_spec["text_length"]
     text = vocabulary + length + 1
     model = PlainDALLE(text, length, dvae.hparams.codes, h).train()
     adam = torch.optim.AdamW(model.parameters(), h["learning_rate"], (0.9, 0.96), foreach=False)
@@ -169,7 +170,7 @@ class Uncached:
         model: with the cache.
     """
 
-    def __init__(self, model: Decodable) -> None:
+    def __init__(self, model: DecodableModel) -> None:
         self.model = model
 
     def begin(self, prompts: list[list[int]]) -> tuple[Tensor, list[list[int]]]:
@@ -186,7 +187,7 @@ class Clock:
         model: what is timed.
     """
 
-    def __init__(self, model: Decodable) -> None:
+    def __init__(self, model: DecodableModel) -> None:
         self.model, self.moments = model, list[float]()
 
     def begin(self, prompts: list[list[int]]) -> tuple[Tensor, Any]:
@@ -215,10 +216,10 @@ def drawing(repeats: int) -> dict[str, float]:
     prompts = model.padded(torch.randint(1, 1000, (PICTURES, 64))).tolist()
     found: dict[str, list[float]] = {}
 
-    def draw(decodable: Decodable) -> float:
+    def draw(decodable: DecodableModel) -> float:
         begin = time.perf_counter()
         made = generate(
-            decodable, prompts, list(range(PICTURES)), max_new_tokens=64, choice=Choice()
+            decodable, prompts, list(range(PICTURES)), max_new_tokens=64, choice=SamplingConfig()
         )
         model.dvae.picture(torch.tensor(made).view(-1, 8, 8))
         return time.perf_counter() - begin

@@ -32,9 +32,9 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lightning_modules.base import frozen  # noqa: E402  # after the path
-from lightning_modules.gan import NoiseGAN  # noqa: E402
-from lightning_modules.layers.adversarial import has_batch_norm  # noqa: E402
+from lightning_modules.core.modes import frozen
+from lightning_modules.gan import NoiseGAN
+from lightning_modules.nn.adversarial import has_batch_norm
 
 BATCH, WARMUP = 64, 10
 
@@ -123,7 +123,7 @@ def recipe(system: str) -> dict[str, Any]:
     path, side, init = SYSTEMS[system]
     arguments = {"dataset": "MNIST", "val_size": 0, "pad": (side - 28) // 2, "batch_size": BATCH}
     data = {
-        "class_path": "datamodules.torchvision_images.TorchvisionImages",
+        "class_path": "datamodules.images.torchvision.TorchvisionImages",
         "init_args": arguments,
     }
     return {"model": {"class_path": path, "init_args": init}, "data": data}
@@ -174,7 +174,7 @@ def timed(step: Callable[[], None], steps: int) -> float:
 
 def plain(system: str, steps: int) -> float:
     """Steps per second of the loop that one would write by hand with care."""
-    from sample import data_module
+    from cli.data import data_module
 
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")

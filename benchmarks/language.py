@@ -31,10 +31,11 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.in_turns import Contenders, compare, print_table  # noqa: E402  # after the path
-from datamodules.base import corpus_root  # noqa: E402  # after the path
-from lightning_modules.gpt import GPT  # noqa: E402
-from lightning_modules.layers.decoding import Choice, Decodable, generate  # noqa: E402
+from benchmarks.in_turns import Contenders, compare, print_table  # after the path
+from datamodules.base import corpus_root
+from lightning_modules.decoding.filters import SamplingConfig
+from lightning_modules.decoding.generation import DecodableModel, generate
+from lightning_modules.gpt import GPT
 
 WARMUP, LOG_EVERY, CONTEXT, NEW = 50, 10, 1024, 256
 
@@ -45,7 +46,7 @@ def recipe() -> dict[str, Any]:
         (ROOT / "configs/gpt/tiny_shakespeare_cpu.yaml").read_text()
     )
     if not (corpus_root(None) / "tiny_shakespeare/input.txt").is_file():
-        config["data"]["class_path"] = "datamodules.text.PythonDocs"
+        config["data"]["class_path"] = "datamodules.text.base.PythonDocs"
     return config
 
 
@@ -129,14 +130,14 @@ class PlainGPT(nn.Module):
 
 def plain(steps: int) -> dict[str, float]:
     """The loop that one would write by hand."""
-    from sample import data_module
+    from cli.data import data_module
 
     config = recipe()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "config.yaml")
         path.write_text(yaml.safe_dump(config))
         data = data_module(path)
-    ids, vocab_size = data.tokens("train").ids, data.facts["vocab_size"]
+    ids, vocab_size = data.tokens("train").ids, data.data_spec["vocab_size"]
     h, batch_size, total, warm = (
         config["model"]["init_args"],
         config["data"]["init_args"]["batch_size"],
@@ -193,7 +194,7 @@ class Uncached:
         return self.begin([[*text, token] for text, token in zip(state, tokens)])
 
 
-def write(model: Decodable, rows: int, prompt: int, new: int) -> tuple[float, float]:
+def write(model: DecodableModel, rows: int, prompt: int, new: int) -> tuple[float, float]:
     """Seconds for `new` tokens after prompts of `prompt`, and from one token to the next in the
     middle.
     """
@@ -204,7 +205,7 @@ def write(model: Decodable, rows: int, prompt: int, new: int) -> tuple[float, fl
         [[0] * prompt] * rows,
         list(range(rows)),
         max_new_tokens=new,
-        choice=Choice(),
+        choice=SamplingConfig(),
         listen=lambda *_: moments.append(time.perf_counter()),
     )
     seconds = time.perf_counter() - begin

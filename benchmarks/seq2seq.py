@@ -34,11 +34,11 @@ from torch.nn.utils.rnn import pad_sequence
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.in_turns import Contenders, compare, print_table  # noqa: E402  # after the path
-from datamodules.base import corpus_root  # noqa: E402  # after the path
-from lightning_modules.layers.decoding import Search, Searchable, beam_search  # noqa: E402
-from lightning_modules.layers.translation import BEGIN, PAD, STOP  # noqa: E402
-from lightning_modules.transformer import Transformer, sinusoids  # noqa: E402
+from benchmarks.in_turns import Contenders, compare, print_table  # after the path
+from datamodules.base import corpus_root
+from lightning_modules.core.translator import BEGIN, PAD, STOP
+from lightning_modules.decoding.beam_search import BeamSearchConfig, BeamSearchModel, beam_search
+from lightning_modules.transformer import Transformer, sinusoids
 
 WARMUP, LOG_EVERY, BATCH_TOKENS, SENTENCES, SHORTEST, LONGEST = 10, 10, 2048, 64, 25, 40
 SIZES = {"layers": 3, "heads": 4, "width": 256, "hidden": 1024}
@@ -57,13 +57,13 @@ def recipe() -> dict[str, Any]:
     config["model"]["init_args"].update(SIZES)
     config["data"]["init_args"]["batch_tokens"] = BATCH_TOKENS
     if not (corpus_root(None) / "multi30k/train.de").is_file():
-        config["data"]["class_path"] = "datamodules.parallel_text.EmojiTranslation"
+        config["data"]["class_path"] = "datamodules.parallel.base.EmojiTranslation"
     return config
 
 
 def corpus() -> Any:
     """Its data module."""
-    from sample import data_module
+    from cli.data import data_module
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "config.yaml")
@@ -170,7 +170,7 @@ def plain(steps: int) -> dict[str, float]:
     ]
     batches = random_batches(list(zip(*sides)))
     torch.manual_seed(0)
-    model = PlainTransformer(data.facts["vocab_size"], **SIZES, dropout=h["dropout"])
+    model = PlainTransformer(data.data_spec["vocab_size"], **SIZES, dropout=h["dropout"])
     adam = torch.optim.Adam(
         model.parameters(), h["scale"] * h["width"] ** -0.5, (0.9, 0.98), eps=1e-9
     )
@@ -228,7 +228,7 @@ class Clock:
         model: what is timed.
     """
 
-    def __init__(self, model: Searchable) -> None:
+    def __init__(self, model: BeamSearchModel) -> None:
         self.model, self.moments = model, list[float]()
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -251,12 +251,12 @@ def writing(repeats: int) -> dict[str, float]:
     data = corpus()
     sizes = recipe()["model"]["init_args"]
     model = Transformer(
-        **sizes, **{name: data.facts[name] for name in ("source_vocab_size", "vocab_size")}
+        **sizes, **{name: data.data_spec[name] for name in ("source_vocab_size", "vocab_size")}
     ).eval()
     batch = data.batch("test", list(range(SENTENCES)))
 
     @torch.no_grad()
-    def write(contender: Searchable, count: int, most: list[int], cached: bool) -> float:
+    def write(contender: BeamSearchModel, count: int, most: list[int], cached: bool) -> float:
         """Seconds for the first `count` sentences."""
         begin = time.perf_counter()
         length = batch["source_length"][:count]
@@ -266,7 +266,7 @@ def writing(repeats: int) -> dict[str, float]:
             if cached
             else (memory, torch.empty(count, 0, dtype=torch.int64))
         )
-        search = Search(beam=5, min_length=min(most))
+        search = BeamSearchConfig(beam=5, min_length=min(most))
         beam_search(
             contender,
             state,

@@ -36,10 +36,12 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lightning_modules.base import adam_for_gans, frozen, seed_generators  # noqa: E402  # after the path
-from lightning_modules.cyclegan import CycleGAN  # noqa: E402
+from lightning_modules.core.adversarial import adam_for_gans
+from lightning_modules.core.modes import frozen
+from lightning_modules.core.seeding import seed_generators
+from lightning_modules.cyclegan import CycleGAN
 
-DATA = {"class_path": "datamodules.openmoji_pairs.OpenMojiPairs", "init_args": {"batch_size": 1}}
+DATA = {"class_path": "datamodules.pairs.openmoji.OpenMojiPairs", "init_args": {"batch_size": 1}}
 
 
 def ours(size: int, width: int, steps: int) -> float:
@@ -59,7 +61,7 @@ def ours(size: int, width: int, steps: int) -> float:
             "0",
         ]
         limits += [
-            "--pictures.count",
+            "--previews.count",
             "1",
         ]  # previews of many pictures at once would be the peak of memory
         train.quiet()
@@ -181,7 +183,7 @@ def judges_step(model: CycleGAN, batch: dict[str, Any], way: str) -> None:
 
 def batches(size: int) -> Any:
     """Finished training batches without end."""
-    from datamodules.openmoji_pairs import OpenMojiPairs
+    from datamodules.pairs.openmoji import OpenMojiPairs
 
     data = OpenMojiPairs(size=size, batch_size=1)
     data.prepare_data()

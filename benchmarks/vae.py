@@ -35,11 +35,11 @@ def recipe() -> dict[str, Any]:
 
     if (corpus_root(None) / "MNIST/raw").is_dir():
         data = {
-            "class_path": "datamodules.torchvision_images.TorchvisionImages",
+            "class_path": "datamodules.images.torchvision.TorchvisionImages",
             "init_args": {"dataset": "MNIST", "val_size": 0},
         }
     else:
-        data = {"class_path": "datamodules.openmoji.OpenMoji", "init_args": {"size": 16}}
+        data = {"class_path": "datamodules.images.openmoji.OpenMoji", "init_args": {"size": 16}}
     data["init_args"]["batch_size"] = BATCH  # type: ignore[index]
     model = {"hidden": [HIDDEN], "latent_dim": LATENT, "activation": "relu"}
     return {"model": {"class_path": "lightning_modules.vae.VAE", "init_args": model}, "data": data}
@@ -87,7 +87,7 @@ def plain(steps: int) -> dict[str, float]:
     from torch import nn
     from torch.nn import functional as F
 
-    from sample import data_module
+    from cli.data import data_module
 
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
@@ -191,7 +191,7 @@ def save_pictures(folder: str) -> str:
     """The training pictures as a file that another interpreter can read."""
     import numpy as np
 
-    from sample import data_module
+    from cli.data import data_module
 
     config = Path(folder, "config.yaml")
     config.write_text(json.dumps(recipe()))

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 
-from callbacks.guard import check_finite
+from callbacks.non_finite_guard import check_finite
 
 TERMINATED = 128 + signal.SIGTERM  # 143, what a shell reports of a process that SIGTERM ended
 

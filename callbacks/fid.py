@@ -15,8 +15,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from console import ROOT, LazyBatch, UserError
-from datamodules.base import atomic_save
+from cli.data import LazyBatch
+from common.errors import UserError
+from common.files import ROOT, atomic_save
 from metrics.classifier import Classifier, train_classifier
 from metrics.distances import Gaussian, frechet_distance, gaussian, kernel_distance
 from metrics.features import ClassifierFeatures, Extractor, FeatureSet, InceptionFeatures, to_bytes
@@ -113,8 +114,8 @@ def corpus_classifier(data: Any) -> Classifier:
     Raises:
         UserError: if the data has no labels.
     """
-    facts = data.facts
-    if not facts.get("num_classes"):
+    data_spec = data.data_spec
+    if not data_spec.get("num_classes"):
         raise UserError(
             "the classifier that measures pictures needs labels, and this data has none: use the extractor inception"
         )
@@ -126,10 +127,10 @@ def corpus_classifier(data: Any) -> Classifier:
         atomic_save(
             path,
             lambda file: torch.save(
-                train_classifier(images, labels, facts["num_classes"]).state_dict(), file
+                train_classifier(images, labels, data_spec["num_classes"]).state_dict(), file
             ),
         )
-    model = Classifier(facts["image_shape"][0], facts["num_classes"])
+    model = Classifier(data_spec["image_shape"][0], data_spec["num_classes"])
     model.load_state_dict(torch.load(path, weights_only=True))
     return model.eval()
 
@@ -166,7 +167,7 @@ def real_features(
             f"the {split} split has {size} pictures, too few to compare with: use another split"
         )
     path = cache_path(
-        data, "features", data.fingerprint(split), data.facts["image_shape"], extractor.name
+        data, "features", data.fingerprint(split), data.data_spec["image_shape"], extractor.name
     )
     if not path.exists():
         measured = FeatureSet(extractor).to(device)
@@ -180,7 +181,7 @@ def real_features(
     return Real(features, Gaussian(*moments))
 
 
-class Fid(Callback):
+class FID(Callback):
     """Frechet and kernel distance of fresh samples to the validation pictures, at every validation.
 
     They are `val/classifier-fid` or `val/fid`, and `kid` alike, with `/a2b` and so on behind them

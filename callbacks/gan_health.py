@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks.fid import Target, corpus_classifier, targets
-from callbacks.pictures import spread
+from callbacks.previews import spread
 from callbacks.run_files import CSVLog
-from lightning_modules.base import AdversarialModule
+from lightning_modules.core.adversarial import AdversarialModule
 from metrics.modes import classes_covered, modes_covered
 
 SMALLEST = 8  # side in pixels of pictures that the classifier takes
@@ -68,7 +68,7 @@ def lowest_autocorrelation(values: Tensor) -> float:
 
 
 def at_most(pictures: Tensor, side: int = 64) -> Tensor:
-    """Pictures (N, C, H, W), those larger than `side` scaled down to it: all that is told of them
+    """Previews (N, C, H, W), those larger than `side` scaled down to it: all that is told of them
     here shows in small.
     """
     return F.adaptive_avg_pool2d(pictures, side) if min(pictures.shape[2:]) > side else pictures
@@ -181,10 +181,12 @@ class GanHealth(Callback):
             points = samples.flatten(1).cpu()
             modes, near = modes_covered(points, data.centres, data.deviation)
             figures |= {"modes": float(modes), "near": near}
-        elif data.facts.get("num_classes") and min(data.facts["image_shape"][1:]) >= SMALLEST:
+        elif (
+            data.data_spec.get("num_classes") and min(data.data_spec["image_shape"][1:]) >= SMALLEST
+        ):
             classifier = corpus_classifier(data).to(pl_module.device)
             drawn, real = (classifier(images).argmax(1) for images in (samples, unseen))
-            classes, entropy = classes_covered(drawn, real, data.facts["num_classes"])
+            classes, entropy = classes_covered(drawn, real, data.data_spec["num_classes"])
             figures |= {"classes": float(classes), "class_entropy": entropy}
         return figures
 

@@ -126,7 +126,7 @@ class RunFiles(Callback):
     resumed run continues it.
 
     Args:
-        config: what to save, without facts and without anything that belongs to one start of the
+        config: what to save, without data_spec and without anything that belongs to one start of the
             program.
     """
 

@@ -55,7 +55,7 @@ class Throughput(Callback):
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, now: float) -> None:
         elapsed, step = now - self._window, trainer.global_step
-        unit = getattr(pl_module, "unit", "samples")
+        unit = getattr(pl_module, "throughput_unit", "samples")
         speed = self._units * trainer.world_size / elapsed
         row = {
             f"{unit}_per_second": round(speed, 1),

@@ -9,7 +9,7 @@ which everything random about that batch is drawn: augmentation here, noise and 
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -19,10 +19,10 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from console import UserError
+from common.errors import UserError
 
-# The vocabulary of facts: plain values that a model may ask for by naming them in its `__init__`.
-FACTS = (
+# The vocabulary of data_spec: plain values that a model may ask for by naming them in its `__init__`.
+DATA_SPEC = (
     "image_shape",
     "num_classes",
     "vocab_size",
@@ -42,20 +42,6 @@ def mix_seed(*parts: int | str) -> int:
 def corpus_root(root: str | None) -> Path:
     """Where corpora are kept: `data.root`, else the environment's DATA_ROOT, else `data/`."""
     return Path(root or os.environ.get("DATA_ROOT") or "data")
-
-
-def atomic_save(path: Path, write: Callable[[Any], None]) -> None:
-    """Call `write` with a file beside `path` and rename it, so that a killed process leaves no half
-    a cache.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -152,7 +138,7 @@ def limited(batches: int, limit: int | float) -> int:
 
 
 class DataModule(LightningDataModule):
-    """Base of all corpora. A subclass provides `facts`, `prepare_data` where something is to be
+    """Base of all corpora. A subclass provides `data_spec`, `prepare_data` where something is to be
     made, and `split`.
 
     Args:
@@ -197,7 +183,7 @@ class DataModule(LightningDataModule):
         self._resume_epoch = self._resume_batch = 0
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def data_spec(self) -> dict[str, Any]:
         """Plain values about the corpus, known before any of it is read."""
         raise NotImplementedError
 

@@ -20,7 +20,7 @@ from typing import IO, NamedTuple
 
 from filelock import FileLock
 
-from console import UserError
+from common.errors import UserError
 
 GIB = 2**30
 CHUNK = 2**20

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from console import UserError
+from common.errors import UserError
 
 Kind = Literal["char", "byte", "word", "bpe"]
 UNKNOWN = "<unk>"

@@ -2,6 +2,6 @@
 `load("runs/.../best.ckpt").sample([0, 1])`.
 """
 
-from lightning_modules.checkpoints import load
+from lightning_modules.core.checkpoints import load
 
 __all__ = ["load"]

@@ -33,10 +33,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from console import UserError
-from lightning_modules.base import GenerativeModule, sampling, seeded_normal
-from lightning_modules.layers.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
-from lightning_modules.layers.schedules import cosine
+from common.errors import UserError
+from lightning_modules.core.modes import sampling
+from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.seeding import seeded_normal
+from lightning_modules.nn.encoders import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from lightning_modules.optim.schedules import cosine
 from metrics.likelihood import SquaredError
 
 
@@ -101,7 +103,7 @@ class Autoencoder(GenerativeModule):
         return self.encoder(image)  # Eq. 1
 
     def decode(self, code: Tensor) -> Tensor:
-        """Pictures (N, C, H, W) in [-1, 1] of codes (N, D)."""
+        """Previews (N, C, H, W) in [-1, 1] of codes (N, D)."""
         return self.decoder(code).sigmoid() * 2 - 1  # Eq. 1
 
     embed = encode

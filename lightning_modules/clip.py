@@ -23,7 +23,7 @@ differ:
 
 | | paper | released code | here |
 |---|---|---|---|
-| f | ResNet with attention pooling, or ViT (section 2.4) | the same | residual blocks (`layers/bottleneck.py`), mean pooling |
+| f | ResNet with attention pooling, or ViT (section 2.4) | the same | residual blocks (`nn/bottleneck.py`), mean pooling |
 | feature of a text | at its [EOS] token | at the largest token id, which is [EOS] | at its last token; no [SOS], no [EOS] |
 | activation in g | not stated | QuickGELU, x sigmoid(1.702 x) | GELU |
 | start of g | not stated | embeddings N(0, .02), positions N(0, .01); blocks by width, depth | blocks as PyTorch |
@@ -42,13 +42,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from console import UserError
+from common.errors import UserError
 from datamodules.tokenizer import BPETokenizer, caption_tokens
-from lightning_modules.base import GenerativeModule, sampling
-from lightning_modules.layers.bottleneck import bottlenecks, conv
-from lightning_modules.layers.networks import conv_grid
-from lightning_modules.layers.schedules import cosine
-from lightning_modules.layers.transformer import Block, Shape, decaying
+from lightning_modules.core.modes import sampling
+from lightning_modules.core.module import GenerativeModule
+from lightning_modules.nn.bottleneck import bottlenecks, conv
+from lightning_modules.nn.encoders import conv_grid
+from lightning_modules.nn.transformer import Block, TransformerConfig
+from lightning_modules.optim.parameter_groups import decay_groups
+from lightning_modules.optim.schedules import cosine
 from metrics.retrieval import RankingAccuracy, image_keys
 
 
@@ -77,7 +79,7 @@ class TextEncoder(nn.Module):
         features: int,
     ) -> None:
         super().__init__()
-        shape = Shape(width, heads, dropout, 0.0, "layer", False, "gelu")
+        shape = TransformerConfig(width, heads, dropout, 0.0, "layer", False, "gelu")
         self.embedding, self.positions = (
             nn.Embedding(vocab_size, width),
             nn.Embedding(text_length, width),
@@ -213,7 +215,7 @@ class CLIP(GenerativeModule):
     def configure_optimizers(self) -> Any:
         h = self.hparams
         adam = torch.optim.AdamW(
-            decaying(self.parameters(), h.weight_decay),
+            decay_groups(self.parameters(), h.weight_decay),
             h.learning_rate,
             (0.9, 0.98),
             eps=1e-6,

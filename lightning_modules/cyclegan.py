@@ -46,10 +46,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from console import UserError
-from lightning_modules.base import AdversarialModule, sampling
-from lightning_modules.layers.convolution import start_normal
-from lightning_modules.layers.patchgan import Patch, PatchDiscriminator
+from common.errors import UserError
+from lightning_modules.core.adversarial import AdversarialModule
+from lightning_modules.core.modes import sampling
+from lightning_modules.nn.convolution import init_normal
+from lightning_modules.nn.patch_discriminator import Patch, PatchDiscriminator
 from metrics.fidelity import fidelity_metrics, log_fidelity
 
 Direction = Literal["a2b", "b2a"]
@@ -216,9 +217,7 @@ class CycleGAN(AdversarialModule):
             name: PatchDiscriminator(channels, width, patch, "instance", min(height, side))
             for name in ("a", "b")
         }
-        self.set_players(
-            start_normal(nn.ModuleDict(generators)), start_normal(nn.ModuleDict(judges))
-        )
+        self.set_players(init_normal(nn.ModuleDict(generators)), init_normal(nn.ModuleDict(judges)))
         self.pools = {name: ImagePool(pool_size) for name in ("a", "b")}
         self.fidelity = fidelity_metrics(("a2b", "b2a"), min(height, side))
 

@@ -46,16 +46,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from console import UserError
+from common.errors import UserError
 from datamodules.base import mix_seed
 from datamodules.tokenizer import BPETokenizer, caption_tokens
-from lightning_modules.base import GenerativeModule, sampling
+from lightning_modules.core.modes import sampling
+from lightning_modules.core.module import GenerativeModule
+from lightning_modules.decoding.filters import SamplingConfig
+from lightning_modules.decoding.generation import DecodableModel, Guided, generate
+from lightning_modules.decoding.kv_cache import KVCache
 from lightning_modules.dvae import discrete_vae
-from lightning_modules.layers.decoding import Choice, Decodable, Guided, generate
-from lightning_modules.layers.muon import muon_or_adamw
-from lightning_modules.layers.schedules import cosine
-from lightning_modules.layers.sparse import behind_text, pattern_of, picture_mask
-from lightning_modules.layers.transformer import Block, KVCache, Shape, start_gpt
+from lightning_modules.nn.sparse import behind_text, pattern_of, picture_mask
+from lightning_modules.nn.transformer import Block, TransformerConfig, init_gpt
+from lightning_modules.optim.muon import muon_or_adamw
+from lightning_modules.optim.schedules import cosine
 from metrics.language import TokenNLL
 
 
@@ -77,7 +80,7 @@ class DALLE(GenerativeModule):
         prompts: what is drawn while training, with the same seeds each time; two that follow each
             other stand side by side.
         optimizer: AdamW, or Muon for the blocks' matrices and AdamW for all else
-            (`layers/muon.py`).
+            (`optim/muon.py`).
         learning_rate: at its peak.
         embedding_rate: the same for all else under Muon.
         weight_decay: of matrices.
@@ -119,7 +122,7 @@ class DALLE(GenerativeModule):
         dvae = dict(made.hparams)
         self.save_hyperparameters()
         self.grid, self.text_length = made.grid, text_length
-        shape = Shape(width, heads, dropout, 0.0, "layer", False, "gelu")
+        shape = TransformerConfig(width, heads, dropout, 0.0, "layer", False, "gelu")
         self.text_embedding = nn.Embedding(
             vocab_size + text_length + 1, width
         )  # tokens, padding, and what begins every text
@@ -146,7 +149,7 @@ class DALLE(GenerativeModule):
         self.register_buffer(
             "masks", torch.stack(masks) if masks else None, persistent=False
         )  # (layers, T + M, T + M)
-        start_gpt(self, layers)
+        init_gpt(self, layers)
         self.dvae = made.requires_grad_(False).eval()  # after the others have begun
         self.text_nll, self.nll = TokenNLL(), TokenNLL()
         self._encoded: dict[str, Tensor] = {}
@@ -292,7 +295,7 @@ class DALLE(GenerativeModule):
         return caption_tokens(self.known_tokenizer(), prompts, self.text_length).to(self.device)
 
     def begin(self, prompts: list[list[int]]) -> tuple[Tensor, KVCache]:
-        """See `Decodable`. Each prompt is T text tokens and the codes that are given; all have as
+        """See `DecodableModel`. Each prompt is T text tokens and the codes that are given; all have as
         many.
         """
         h, rows = self.hparams, torch.tensor(prompts, device=self.device)
@@ -318,7 +321,7 @@ class DALLE(GenerativeModule):
         )
         return self.image_head(self.hidden(x, state)[:, 0]), state
 
-    def guided(self, guidance: float) -> Decodable:
+    def guided(self, guidance: float) -> DecodableModel:
         """This system by Eq. 5."""
         if guidance == 1:
             return self
@@ -332,7 +335,7 @@ class DALLE(GenerativeModule):
         tokens: Tensor,
         seeds: list[int],
         guidance: float,
-        choice: Choice,
+        choice: SamplingConfig,
         given: Tensor | None = None,
     ) -> Tensor:
         """Codes (N, h, w) for captions (N, T), row i by seed i; the first ones may be given,
@@ -380,7 +383,7 @@ class DALLE(GenerativeModule):
             UserError: if an option is out of its range, a prompt cannot be read, or there are not
                 as many as seeds.
         """
-        choice = Choice(temperature, top_k, top_p)
+        choice = SamplingConfig(temperature, top_k, top_p)
         if not 0 <= guidance < float("inf"):
             raise UserError(f"--guidance {guidance}: give 0 or more, 1 for none")
         if guidance != 1 and not self.hparams.caption_dropout:
@@ -425,7 +428,7 @@ class DALLE(GenerativeModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Pictures above what their codes keep and what is drawn for their captions; and pairs of
+        """Previews above what their codes keep and what is drawn for their captions; and pairs of
         prompts, one above the other.
         """
         image, tokens = batch["image"], batch["tokens"]

@@ -11,7 +11,7 @@ Adversarial Networks", ICLR 2016. The game, its losses and what may be asked of 
     ReLU in G with tanh at the end; LeakyReLU 0.2 in D                                           (4)
     weights from N(0, 0.02); Adam 2e-4 with beta1 = 0.5; batches of 128; z from U(-1, 1)^100     (5)
 
-Sizes, for kernel k, stride s and padding p (`layers/convolution.py`, tested against PyTorch):
+Sizes, for kernel k, stride s and padding p (`nn/convolution.py`, tested against PyTorch):
 
     convolution             (in + 2 p - k) // s + 1
     transposed convolution  (in - 1) s - 2 p + k + output_padding
@@ -46,10 +46,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from console import UserError
-from lightning_modules.base import classes_used
+from common.errors import UserError
+from lightning_modules.core.conditioning import classes_used
 from lightning_modules.gan import NoiseGAN
-from lightning_modules.layers.convolution import same_padding, start_normal
+from lightning_modules.nn.convolution import init_normal, same_padding
 
 EPSILON = 1e-8  # of batch norm
 
@@ -225,4 +225,4 @@ class DCGAN(NoiseGAN):
         else:
             generator = Generator(image_shape, self.latent_dim + classes, width, kernel)
             players = (generator, Discriminator(image_shape, classes, width, kernel, norm))
-        self.set_players(start_normal(players[0]), start_normal(players[1]))
+        self.set_players(init_normal(players[0]), init_normal(players[1]))

@@ -26,7 +26,7 @@ learns.
 | K, positions | codes, image_shape / 2^downsamplings a side, code_maps at each |
 | tau, beta | temperature, beta: both on half a cosine over their steps; beta is also the commitment's weight in Eq. 6 |
 | mu, b | mean, exp(log_scale) + LEAST_SCALE: two outputs for each value of the picture |
-| n_hid, post-gain 1 / L^2 | width, `layers/bottleneck.py` |
+| n_hid, post-gain 1 / L^2 | width, `nn/bottleneck.py` |
 
 Terms are sums over pixels and codes and means over the batch, in nats per image.
 
@@ -62,14 +62,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from console import UserError
-from lightning_modules.base import GenerativeModule, move_average, sampling
-from lightning_modules.checkpoints import load
-from lightning_modules.layers.bottleneck import bottlenecks, conv
-from lightning_modules.layers.networks import conv_grid
-from lightning_modules.layers.quantisers import QUANTISERS, VectorQuantiser
-from lightning_modules.layers.schedules import cosine
-from metrics.codes import CodesKept, CodeUsage
+from common.errors import UserError
+from lightning_modules.core.checkpoints import load
+from lightning_modules.core.ema import move_average
+from lightning_modules.core.modes import sampling
+from lightning_modules.core.module import GenerativeModule
+from lightning_modules.nn.bottleneck import bottlenecks, conv
+from lightning_modules.nn.encoders import conv_grid
+from lightning_modules.nn.quantisers import QUANTISERS, VectorQuantiser
+from lightning_modules.optim.schedules import cosine
+from metrics.image_tokens import CodesKept, CodeUsage
 from metrics.likelihood import ImportanceSampledNLL, SquaredError, bits_per_dim
 
 EPSILON = 0.1  # eps of Eq. 5
@@ -351,7 +353,7 @@ class DiscreteVAE(GenerativeModule):
             return network.quantiser.nearest(network.encode(image))
 
     def picture(self, codes: Tensor) -> Tensor:
-        """Pictures (N, C, H, W) in [-1, 1] of codes (N, h, w): where Eq. 5 has its median."""
+        """Previews (N, C, H, W) in [-1, 1] of codes (N, h, w): where Eq. 5 has its median."""
         return self._mean(self.averaged.look_up(codes))
 
     def _mean(self, z: Tensor) -> Tensor:
@@ -399,7 +401,7 @@ class DiscreteVAE(GenerativeModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Pictures above their reconstructions, from the mean of all codes and from the chosen
+        """Previews above their reconstructions, from the mean of all codes and from the chosen
         ones; and all codes as patches.
         """
         image, network = batch["image"], self.averaged

@@ -52,10 +52,11 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryPrecision, BinaryRecall
 
-from lightning_modules.base import sampling
-from lightning_modules.layers.schedules import linear
-from lightning_modules.layers.tokens import TokenModule
-from lightning_modules.layers.transformer import Block, Shape, decaying
+from lightning_modules.core.modes import sampling
+from lightning_modules.core.tokens import TokenModule
+from lightning_modules.nn.transformer import Block, TransformerConfig
+from lightning_modules.optim.parameter_groups import decay_groups
+from lightning_modules.optim.schedules import linear
 from metrics.probe import swapped_words_probe
 
 MASK_SHARE = 0.15
@@ -76,7 +77,9 @@ class Encoder(nn.Module):
 
     def __init__(self, embedding: int, width: int, layers: int, heads: int, dropout: float) -> None:
         super().__init__()
-        shape = Shape(width, heads, dropout, 0.0, "layer", False, "gelu", norm_first=False)
+        shape = TransformerConfig(
+            width, heads, dropout, 0.0, "layer", False, "gelu", norm_first=False
+        )
         self.input = nn.Linear(embedding, width)
         self.blocks = nn.ModuleList([Block(shape, layer) for layer in range(layers)])
 
@@ -373,7 +376,7 @@ class ELECTRA(TokenModule):
     def configure_optimizers(self) -> Any:
         h = self.hparams
         adam = torch.optim.AdamW(
-            decaying(self.parameters(), h.weight_decay),
+            decay_groups(self.parameters(), h.weight_decay),
             h.learning_rate,
             (0.9, 0.999),
             eps=1e-6,

@@ -42,16 +42,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from console import UserError
-from lightning_modules.base import (
+from common.errors import UserError
+from lightning_modules.core.adversarial import (
     CALIBRATION_BATCHES,
     CALIBRATION_SIZE,
     AdversarialModule,
-    check_sampling,
-    classes_used,
-    sampling,
 )
-from lightning_modules.layers.adversarial import (
+from lightning_modules.core.conditioning import check_sampling, classes_used
+from lightning_modules.core.modes import sampling
+from lightning_modules.nn.adversarial import (
     LOSSES,
     clip_weights,
     diff_augment,
@@ -61,7 +60,7 @@ from lightning_modules.layers.adversarial import (
     r1_penalty,
     refuse_contradictions,
 )
-from lightning_modules.layers.noise import draw_noise, seeded_noise
+from lightning_modules.nn.noise import draw_noise, seeded_noise
 
 BIAS_CLIP = 1e-7  # of mean pixels, as in pylearn2's `init_sigmoid_bias_from_marginals`
 
@@ -77,7 +76,7 @@ class Maxout(nn.Linear):
         return super().forward(x).unflatten(1, (-1, self.pieces)).amax(2)
 
 
-def start_uniform(network: nn.Module, reach: float) -> None:
+def init_uniform(network: nn.Module, reach: float) -> None:
     """Weights from U(-reach, reach), biases 0: the released recipe's `irange`."""
     for part in network.modules():
         if isinstance(part, nn.Linear):
@@ -97,7 +96,7 @@ class GoodfellowGenerator(nn.Module):
         self.from_label = nn.Linear(classes, 1000) if classes else None
         self.joint = nn.Linear(1200, 1200)
         self.output = nn.Linear(1200, prod(image_shape))
-        start_uniform(self, 0.05)
+        init_uniform(self, 0.05)
 
     def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
         hidden = self.from_noise(noise)
@@ -120,7 +119,7 @@ class MaxoutDiscriminator(nn.Module):
         self.from_label = Maxout(classes, 50, 5) if classes else None
         self.joint = Maxout(290, 240, 4) if classes else Maxout(240, 240, 5)
         self.output = nn.Linear(240, 1)
-        start_uniform(self, 0.005)
+        init_uniform(self, 0.005)
 
     def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
         unit = (image.flatten(1) + 1) / 2
@@ -180,8 +179,8 @@ class NoiseGAN(AdversarialModule):
 
     Args:
         latent_dim: D, size of the noise.
-        noise: see `layers/noise.py`.
-        loss: see `layers/adversarial.py`.
+        noise: see `nn/noise.py`.
+        loss: see `nn/adversarial.py`.
         label_smoothing: real pictures are to be called real with 1 less this.
         spectral: divide the discriminator's weights by their largest singular values.
         penalty_weight: lambda of the Wasserstein gradient penalty.
@@ -243,7 +242,7 @@ class NoiseGAN(AdversarialModule):
             diff_augment(image) if self.hparams.augment else image, label
         ).float()
 
-    def judgement_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+    def adversarial_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         """The discriminator's loss of its logits (N,), without penalties."""
         smoothing = (
             {"target": 1 - self.hparams.label_smoothing} if self.hparams.label_smoothing else {}
@@ -257,7 +256,7 @@ class NoiseGAN(AdversarialModule):
         else:
             twice = None if label is None else torch.cat([label, label])
             logits_real, logits_fake = self.judge(torch.cat([real, generated]), twice).chunk(2)
-        loss = self.judgement_loss(logits_real, logits_fake)
+        loss = self.adversarial_loss(logits_real, logits_fake)
         answers = {"d_real": logits_real.mean(), "d_fake": logits_fake.mean()}
         right = ((logits_real > 0).float().mean() + (logits_fake < 0).float().mean()) / 2
         self.log_train(
@@ -291,7 +290,7 @@ class NoiseGAN(AdversarialModule):
         generated, label = self.generate(batch), self.one_hot(batch)
         real, fake = self.judge(batch["image"], label), self.judge(generated, label)
         losses = {
-            "val/loss_d": self.judgement_loss(real, fake),
+            "val/loss_d": self.adversarial_loss(real, fake),
             "val/loss_g": self.loss.generator(fake),
         }
         self.log_dict(

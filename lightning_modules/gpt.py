@@ -3,7 +3,7 @@ good at what it was never taught.
 
 Radford et al., "Improving Language Understanding by Generative Pre-Training" (2018); architecture
 and initialisation of "Language Models are Unsupervised Multitask Learners" (2019). Eq. 1 of
-`layers/language.py` with
+`core/language_model.py` with
 
     h_0 = W_e x + W_p                                       (2)
     h_l = Block(h_{l-1}),  l = 1 .. L                       (3)
@@ -17,11 +17,11 @@ are looked at. (GPT-1's fine-tuning on tasks is out of scope.)
 |---|---|
 | W_e, W_p | embedding.weight, used twice; positions.weight |
 | n_layer, n_head, n_embd, n_ctx | layers, heads, width, context |
-| weights N(0, .02), those that end a branch / sqrt(2 L) | `start_gpt` |
+| weights N(0, .02), those that end a branch / sqrt(2 L) | `init_gpt` |
 | modified L2 on all but gains and biases | decoupled decay of all matrices (Loshchilov and Hutter 2019) |
 
 Beyond its context the model forgets: when it is full, the older half is dropped and the younger
-read again (`window_start`), with and without the cache alike.
+read again (`context_start`), with and without the cache alike.
 
 Where the papers, Karpathy's nanoGPT and this file differ:
 
@@ -42,13 +42,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from console import UserError
-from lightning_modules.base import sampling
-from lightning_modules.layers.attention import AttentionMap, watching_attention
-from lightning_modules.layers.language import LanguageModel, window_start
-from lightning_modules.layers.muon import muon_or_adamw
-from lightning_modules.layers.schedules import cosine
-from lightning_modules.layers.transformer import Block, KVCache, Shape, start_gpt
+from common.errors import UserError
+from lightning_modules.core.language_model import LanguageModel, context_start
+from lightning_modules.core.modes import sampling
+from lightning_modules.decoding.kv_cache import KVCache
+from lightning_modules.nn.attention import AttentionMap, recording_attention
+from lightning_modules.nn.transformer import Block, TransformerConfig, init_gpt
+from lightning_modules.optim.muon import muon_or_adamw
+from lightning_modules.optim.schedules import cosine
 
 
 class GPT(LanguageModel):
@@ -63,14 +64,14 @@ class GPT(LanguageModel):
         dropout: share that is dropped of embeddings, attention and branches.
         attention_dropout: of attention alone; without it PyTorch has a fused kernel, on a CPU half
             as fast again.
-        norm: layer norm, or RMS norm (`layers/transformer.py` has the papers of these four).
+        norm: layer norm, or RMS norm (`nn/transformer.py` has the papers of these four).
         positions: learnt, or rotary.
         feed_forward: gelu, or gated.
         qk_norm: normalise queries and keys.
         bias: use biases in linear layers and layer norms, as GPT-2 does and nanoGPT by default does
             not.
         optimizer: AdamW, or Muon for the blocks' matrices and AdamW for all else
-            (`layers/muon.py`).
+            (`optim/muon.py`).
         learning_rate: at its peak.
         embedding_rate: the same for embeddings and gains under Muon.
         betas: of Adam.
@@ -106,7 +107,7 @@ class GPT(LanguageModel):
         self.save_hyperparameters()
         self.context = context
         dropped = dropout if attention_dropout is None else attention_dropout
-        self.shape = Shape(
+        self.shape = TransformerConfig(
             width,
             heads,
             dropout,
@@ -121,7 +122,7 @@ class GPT(LanguageModel):
         self.positions = nn.Embedding(context, width) if positions == "learned" else None
         self.blocks = nn.ModuleList([Block(self.shape, layer) for layer in range(layers)])
         self.norm = self.shape.make_norm()
-        start_gpt(self, layers)
+        init_gpt(self, layers)
 
     def hidden(self, tokens: Tensor, positions: Tensor, cache: KVCache | None = None) -> Tensor:
         """(N, T, width) of tokens (N, T) at positions (T,) or (N, T)."""
@@ -162,7 +163,7 @@ class GPT(LanguageModel):
         """
         device = self.embedding.weight.device
         windows = [
-            cache.history[row][window_start(len(cache.history[row]), self.context) :]
+            cache.history[row][context_start(len(cache.history[row]), self.context) :]
             for row in rows
         ]
         lengths = [len(window) for window in windows]
@@ -207,7 +208,7 @@ class GPT(LanguageModel):
         assert self.tokenizer is not None
         tokens = batch["tokens"][:1, : min(24, int(batch["length"][0]))]
         words = [self.tokenizer.token(i) for i in tokens[0].tolist()]
-        with watching_attention() as weights:
+        with recording_attention() as weights:
             self(tokens)
         return {
             f"layer{number}": AttentionMap(words, words, one[0])

@@ -44,14 +44,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from console import UserError
-from lightning_modules.base import AdversarialModule, sampling, seeded_normal
-from lightning_modules.layers.adversarial import (
+from common.errors import UserError
+from lightning_modules.core.adversarial import AdversarialModule
+from lightning_modules.core.modes import sampling
+from lightning_modules.core.seeding import seeded_normal
+from lightning_modules.nn.adversarial import (
     logistic_discriminator_loss,
     non_saturating_generator_loss,
 )
-from lightning_modules.layers.convolution import start_normal
-from lightning_modules.layers.patchgan import Patch, PatchDiscriminator
+from lightning_modules.nn.convolution import init_normal
+from lightning_modules.nn.patch_discriminator import Patch, PatchDiscriminator
 from metrics.fidelity import fidelity_metrics, log_fidelity
 
 DROPPING = 3  # levels of the decoder, from its middle, with dropout
@@ -173,7 +175,7 @@ class Pix2Pix(AdversarialModule):
         seen = 2 * channels if self.conditional else channels
         judge = PatchDiscriminator(seen, width, patch, "batch", min(height, side))
         self.set_players(
-            start_normal(UNet(channels, width, self.levels, test_statistics)), start_normal(judge)
+            init_normal(UNet(channels, width, self.levels, test_statistics)), init_normal(judge)
         )
         self.fidelity = fidelity_metrics(("a2b",), min(height, side))
 

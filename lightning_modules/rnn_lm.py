@@ -46,8 +46,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from console import UserError
-from lightning_modules.layers.language import LanguageModel
+from common.errors import UserError
+from lightning_modules.core.language_model import LanguageModel
 
 CELLS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -89,7 +89,7 @@ class RNNLM(LanguageModel):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "schedule"])
-        self.makers = [(optimizer, schedule)]
+        self.optimizer_factories = [(optimizer, schedule)]
         self.embedding = nn.Embedding(vocab_size, embedding) if embedding else None
         self.recurrent = CELLS[cell](
             embedding or vocab_size,
@@ -151,7 +151,7 @@ class RNNLM(LanguageModel):
         return logits
 
     def configure_optimizers(self) -> Any:
-        ((make, schedule),) = self.makers
+        ((make, schedule),) = self.optimizer_factories
         optimizer = make(self.parameters())
         return ([optimizer], [schedule(optimizer)]) if schedule else optimizer
 

@@ -5,7 +5,7 @@ Sutskever, Vinyals and Le, "Sequence to Sequence Learning with Neural Networks",
 et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014 (no attention);
 Bahdanau, Cho and Bengio, "Neural Machine Translation by Jointly Learning to Align and Translate",
 ICLR 2015 (additive); Luong, Pham and Manning, "Effective Approaches to Attention-based Neural
-Machine Translation", EMNLP 2015 (multiplicative). With Eq. 1 of `layers/translation.py`:
+Machine Translation", EMNLP 2015 (multiplicative). With Eq. 1 of `core/translator.py`:
 
     h_j = [RNN(x_j, h_{j-1}); RNN(x_j, h_{j+1})],  or one of them;   s_0 = tanh(W_0 c)       (2)
     s_t = RNN([y_{t-1}; c_t], s_{t-1})                                                       (3)
@@ -51,9 +51,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from lightning_modules.layers.attention import watch
-from lightning_modules.layers.schedules import cosine
-from lightning_modules.layers.translation import Translator
+from lightning_modules.core.translator import Translator
+from lightning_modules.nn.attention import watch
+from lightning_modules.optim.schedules import cosine
 
 CELLS: dict[str, Any] = {"gru": nn.GRU, "lstm": nn.LSTM}
 

@@ -1,6 +1,6 @@
 """Transformer: an encoder-decoder of attention alone, without recurrence, that translates.
 
-Vaswani et al., "Attention Is All You Need", NIPS 2017. With Eq. 1 of `layers/translation.py`:
+Vaswani et al., "Attention Is All You Need", NIPS 2017. With Eq. 1 of `core/translator.py`:
 
     Attention(Q, K, V) = softmax(Q K' / sqrt(d_k)) V                                 (2)
     FFN(x) = max(0, x W_1 + b_1) W_2 + b_2                                           (3)
@@ -44,18 +44,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from console import UserError
-from lightning_modules.layers.schedules import inverse_square_root
-from lightning_modules.layers.transformer import (
+from common.errors import UserError
+from lightning_modules.core.translator import Translator
+from lightning_modules.decoding.kv_cache import KVCache
+from lightning_modules.nn.transformer import (
     Block,
     CrossAttention,
     FeedForward,
-    KVCache,
     Residual,
     SelfAttention,
-    Shape,
+    TransformerConfig,
 )
-from lightning_modules.layers.translation import Translator
+from lightning_modules.optim.schedules import inverse_square_root
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
@@ -69,7 +69,7 @@ def sinusoids(positions: Tensor, width: int) -> Tensor:
 class DecoderBlock(Residual):
     """Self-attention to what was written, attention to the source, feed-forward."""
 
-    def __init__(self, shape: Shape, layer: int) -> None:
+    def __init__(self, shape: TransformerConfig, layer: int) -> None:
         super().__init__(shape, 3)
         self.attention, self.cross, self.feed_forward = (
             SelfAttention(shape, layer),
@@ -122,7 +122,12 @@ class EncoderDecoder(nn.Module):
     """
 
     def __init__(
-        self, source_vocab_size: int, vocab_size: int, shape: Shape, layers: int, shared: bool
+        self,
+        source_vocab_size: int,
+        vocab_size: int,
+        shape: TransformerConfig,
+        layers: int,
+        shared: bool,
     ) -> None:
         super().__init__()
         self.shape = shape
@@ -236,7 +241,7 @@ class Transformer(Translator):
             raise UserError(f"model.average_every {average_every}: give at least 1")
         self.save_hyperparameters()
         self.smoothing = smoothing
-        shape = Shape(
+        shape = TransformerConfig(
             width, heads, dropout, 0.0, "layer", False, "relu", norm_first=norm_first, hidden=hidden
         )
         self.network = EncoderDecoder(source_vocab_size, vocab_size, shape, layers, shared)

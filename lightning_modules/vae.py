@@ -49,23 +49,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from console import UserError
-from lightning_modules.base import (
-    GenerativeModule,
-    check_sampling,
-    classes_used,
-    sampling,
-    seeded_normal,
-)
-from lightning_modules.layers import latent
-from lightning_modules.layers.networks import (
+from common.errors import UserError
+from lightning_modules.core import latent_space as latent
+from lightning_modules.core.conditioning import check_sampling, classes_used
+from lightning_modules.core.modes import sampling
+from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.seeding import seeded_normal
+from lightning_modules.nn.encoders import (
     ConvDecoder,
     ConvEncoder,
     MLPDecoder,
     MLPEncoder,
     output_bias,
 )
-from lightning_modules.layers.schedules import cosine, warmup
+from lightning_modules.optim.schedules import cosine, warmup
 from metrics.likelihood import (
     ActiveUnits,
     ImportanceSampledNLL,

@@ -37,7 +37,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(features, num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Pictures (N, C, H, W) in [-1, 1] to logits (N, classes)."""
+        """Previews (N, C, H, W) in [-1, 1] to logits (N, classes)."""
         return self.head(self.body(image))
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from console import UserError
+from common.errors import UserError
 from metrics.classifier import Classifier, weights_hash
 
 INCEPTION_DIGEST = "6726825d"  # SHA-256 of the published file begins with it, as its name says
@@ -100,7 +100,7 @@ class InceptionFeatures(Extractor):
 
 
 def to_bytes(image: Tensor) -> Tensor:
-    """Pictures in [-1, 1] as uint8, rounded to the nearest; scaled uint8 pictures come back
+    """Previews in [-1, 1] as uint8, rounded to the nearest; scaled uint8 pictures come back
     unchanged.
     """
     return ((image.clamp(-1, 1) + 1) * 127.5).round().byte()

@@ -11,7 +11,7 @@ from torchmetrics import MeanAbsoluteError, Metric
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import PeakSignalNoiseRatio
 
-from console import UserError
+from common.errors import UserError
 
 
 class L1(MeanAbsoluteError):

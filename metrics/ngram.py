@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from console import UserError
+from common.errors import UserError
 
 
 def context_keys(ids: np.ndarray, length: int, vocab_size: int) -> np.ndarray:

@@ -8,8 +8,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_modules.base import seeded_normal
 from lightning_modules.clip import CLIP
+from lightning_modules.core.seeding import seeded_normal
 from lightning_modules.dvae import DiscreteVAE, logit_laplace_log_likelihood
 from lightning_modules.gan import GAN
 from lightning_modules.gpt import GPT

@@ -18,7 +18,7 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
     pixels (DCGAN: 32), or on text.
     """
     schedule = {
-        "class_path": "lightning_modules.layers.schedules.ConstantThenLinear",
+        "class_path": "lightning_modules.optim.schedules.ConstantThenLinear",
         "init_args": {"constant": 50, "decay": 900},
     }
     game = {
@@ -124,13 +124,13 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
     size = 32 if system == "dcgan" else 16
     translates = system in ("cyclegan", "pix2pix")
     if system in ("gpt", "rnn_lm"):
-        corpus = "datamodules.text.PythonDocs"
+        corpus = "datamodules.text.base.PythonDocs"
         arguments = {"batching": "windows" if system == "gpt" else "streams", "batch_size": 48}
     elif system in ("seq2seq", "transformer"):
-        corpus = "datamodules.parallel_text.EmojiTranslation"
+        corpus = "datamodules.parallel.base.EmojiTranslation"
         arguments = {"vocab_size": 600, "batch_tokens": 1024}
     elif system in ("dalle", "clip"):
-        corpus = "datamodules.captioned.CaptionedEmoji"
+        corpus = "datamodules.captions.CaptionedEmoji"
         arguments = {
             "size": 16,
             "text_length": 24,
@@ -140,9 +140,9 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
         }
     else:
         corpus = (
-            "datamodules.openmoji_pairs.OpenMojiPairs"
+            "datamodules.pairs.openmoji.OpenMojiPairs"
             if translates
-            else "datamodules.openmoji.OpenMoji"
+            else "datamodules.images.openmoji.OpenMoji"
         )
         arguments = {"size": size, "batch_size": 32, "flip": True}
     config = {

@@ -17,14 +17,16 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
 import train
-from console import ROOT, UserError, recipes
-from datamodules.images import ImageDataModule, InMemoryImages
-from datamodules.openmoji_pairs import OpenMojiPairs
+from cli.recipes import recipes
+from common.errors import UserError
+from common.files import ROOT
+from datamodules.images.base import ImageDataModule, InMemoryImages
+from datamodules.pairs.openmoji import OpenMojiPairs
 from lightning_modules import load
 from lightning_modules.cyclegan import CycleGAN
 from lightning_modules.dcgan import DCGAN, channel_plan
 from lightning_modules.gan import GAN, Maxout, NoiseGAN
-from lightning_modules.layers.adversarial import (
+from lightning_modules.nn.adversarial import (
     LOSSES,
     clip_weights,
     diff_augment,
@@ -36,9 +38,9 @@ from lightning_modules.layers.adversarial import (
     normalise_spectrally,
     r1_penalty,
 )
-from lightning_modules.layers.convolution import conv_size, same_padding, transposed_size
-from lightning_modules.layers.noise import draw_noise, seeded_noise
-from lightning_modules.layers.schedules import ConstantThenLinear, GoodfellowSchedule
+from lightning_modules.nn.convolution import conv_size, same_padding, transposed_size
+from lightning_modules.nn.noise import draw_noise, seeded_noise
+from lightning_modules.optim.schedules import ConstantThenLinear, GoodfellowSchedule
 from lightning_modules.pix2pix import Pix2Pix
 from tests.runs import run_differences
 from tests.test_contracts import class_of
@@ -334,7 +336,7 @@ def test_every_game_stays_finite_on_the_ring(recipe: str, tmp_path: Path) -> Non
         "200",
         "--trainer.limit_val_batches",
         "0",
-        "--pictures.every_n_train_steps",
+        "--previews.every_n_train_steps",
         "1000",
     ]
     assert train.main([*argv, *limits]) == 0
@@ -645,7 +647,7 @@ def averaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "90",
         "--trainer.limit_val_batches",
         "0",
-        "--pictures.every_n_train_steps",
+        "--previews.every_n_train_steps",
         "1000",
     ]
     assert (
@@ -745,7 +747,7 @@ class Start(Callback):
 class Framed(ImageDataModule):
     """Noise whose first row is black and whose last one is white, brighter in later images."""
 
-    facts = {"image_shape": [1, 4, 4]}
+    data_spec = {"image_shape": [1, 4, 4]}
 
     def load_split(self, split: str) -> InMemoryImages:
         images = (

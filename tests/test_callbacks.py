@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from callbacks.checkpoint import AtomicCheckpointIO
-from callbacks.guard import first_non_finite
-from callbacks.pictures import grid, spread, strips
+from callbacks.non_finite_guard import first_non_finite
+from callbacks.previews import spread
 from callbacks.run_files import CSVLog
+from common.images import grid, strips
 
 
 def rows(path: Path) -> list[str]:

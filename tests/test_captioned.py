@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from console import UserError
-from datamodules.captioned import CaptionedEmoji, CaptionedFolder, CaptionedImages
-from datamodules.openmoji import fold
+from common.errors import UserError
+from datamodules.captions import CaptionedEmoji, CaptionedFolder, CaptionedImages
+from datamodules.images.openmoji import fold
 from datamodules.tokenizer import BPETokenizer, encode_caption
 
 
@@ -99,7 +99,7 @@ def test_dropping_no_merge_is_plain_encoding() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Pictures with captions of two lines, enough for each split to have some."""
+    """Previews with captions of two lines, enough for each split to have some."""
     for number in range(40):
         Image.new("RGB", (20, 20), (number, 0, 0)).save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text(f"A Picture  of {number}\na square\n")

@@ -15,7 +15,8 @@ from PIL import Image
 import evaluate
 import reproduce
 import train
-from console import ROOT, recipes
+from cli.recipes import recipes
+from common.files import ROOT
 from lightning_modules import load
 from tests.runs import differences, run_differences, tiny_config
 
@@ -145,7 +146,7 @@ def test_wandb_goes_offline_by_itself_and_keeps_its_id(
         "--tensorboard",
     ]
     assert (
-        train.main([*argv, "--trainer.max_steps", "4", "--pictures.every_n_train_steps", "2"]) == 0
+        train.main([*argv, "--trainer.max_steps", "4", "--previews.every_n_train_steps", "2"]) == 0
     )
     first = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["wandb_id"]
     assert train.main([*argv, "--trainer.max_steps", "6", "--ckpt_path", "last"]) == 0

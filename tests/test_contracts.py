@@ -19,10 +19,11 @@ from pytorch_lightning import Trainer
 
 import sample
 import train
-from console import ROOT, purpose, recipes
-from datamodules.base import FACTS
+from cli.recipes import purpose, recipes
+from common.files import ROOT
+from datamodules.base import DATA_SPEC
 from lightning_modules import load
-from lightning_modules.base import GenerativeModule
+from lightning_modules.core.module import GenerativeModule
 from tests.runs import run_differences
 
 NESTED = {
@@ -78,7 +79,7 @@ def test_recipe_parses_and_builds(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """The real parser accepts it, its header says what to expect, and its model is built from plain
-    values and facts.
+    values and data_spec.
     """
     assert purpose(ROOT / recipe), "the first line is a comment that says what the recipe is for"
     assert train.main(["fit", "--config", recipe, "--print_config"]) == 0
@@ -119,7 +120,7 @@ def test_recipe_parses_and_builds(
             (tmp_path / f"pictures/{number}.txt").write_text(f"a grey of {number}\n")
         own = ["--data.path", str(tmp_path / "pictures")]
     data, model = build(recipe, *own, *inner(recipe))
-    assert set(data.facts) <= set(FACTS)
+    assert set(data.data_spec) <= set(DATA_SPEC)
     assert model.monitor is None or model.monitor[1] in ("min", "max")
     torch.save(dict(model.hparams), tmp_path / "hparams")
     assert torch.load(tmp_path / "hparams", weights_only=True) == dict(model.hparams), (
@@ -204,8 +205,9 @@ def test_run_leaves_the_promised_files(trained: tuple[list[str], Path]) -> None:
     assert any(name.startswith("train/loss") for name in header)
     assert any(name.startswith("val/") for name in header)
     assert (
-        not FACTS & yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"].keys()
-    ), "facts are not saved"
+        not DATA_SPEC
+        & yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"].keys()
+    ), "data_spec are not saved"
 
 
 def test_stopped_and_resumed_run_has_the_same_bits(trained: tuple[list[str], Path]) -> None:
@@ -254,7 +256,7 @@ def test_checkpoint_samples(trained: tuple[list[str], Path], tmp_path: Path, cap
     model = load(checkpoint)
     if type(model).sample is GenerativeModule.sample:
         return
-    pictures = model.unit != "tokens"  # texts go to stdout
+    pictures = model.throughput_unit != "tokens"  # texts go to stdout
     for seeds, folder in (("3,5-6", "a"), ("6", "b")):
         out = ["--out", str(tmp_path / folder)] if pictures else []
         assert sample.main([str(checkpoint), "--seeds", seeds, *out]) == 0
@@ -312,7 +314,7 @@ class ToyMean(GenerativeModule):
         )
         recipe.write_text(
             "# A toy\nmodel:\n  class_path: lightning_modules.toy_mean.ToyMean\n"
-            "data:\n  class_path: datamodules.openmoji.OpenMoji\n  init_args: {size: 16, batch_size: 8}\n"
+            "data:\n  class_path: datamodules.images.openmoji.OpenMoji\n  init_args: {size: 16, batch_size: 8}\n"
             "trainer: {max_steps: 3}\n"
         )
         importlib.invalidate_caches()

@@ -12,16 +12,18 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
-from console import ROOT, UserError
-from datamodules.captioned import CaptionedEmoji
-from datamodules.openmoji import OpenMoji
+from common.errors import UserError
+from common.files import ROOT
+from datamodules.captions import CaptionedEmoji
+from datamodules.images.openmoji import OpenMoji
 from lightning_modules.clip import CLIP, contrastive_loss
 from lightning_modules.dalle import DALLE
+from lightning_modules.decoding.filters import SamplingConfig
+from lightning_modules.decoding.generation import generate
 from lightning_modules.dvae import DiscreteVAE, annealed, logit_laplace_log_likelihood
-from lightning_modules.layers.decoding import Choice, generate
-from lightning_modules.layers.quantisers import GumbelQuantiser, VectorQuantiser, uniform_kl
-from lightning_modules.layers.sparse import Pattern, pattern_of, picture_mask
-from metrics.codes import CodesKept, CodeUsage
+from lightning_modules.nn.quantisers import GumbelQuantiser, VectorQuantiser, uniform_kl
+from lightning_modules.nn.sparse import Pattern, pattern_of, picture_mask
+from metrics.image_tokens import CodesKept, CodeUsage
 from metrics.retrieval import image_keys, ranking_accuracy
 
 DVAE: dict[str, Any] = {
@@ -407,16 +409,20 @@ def test_drawing() -> None:
     """
     model = dalle()
     tokens = captions(3)
-    together = model.draw(tokens, [4, 5, 6], 3.0, Choice())
-    assert torch.equal(model.draw(tokens[1:2], [5], 3.0, Choice()), together[1:2])
+    together = model.draw(tokens, [4, 5, 6], 3.0, SamplingConfig())
+    assert torch.equal(model.draw(tokens[1:2], [5], 3.0, SamplingConfig()), together[1:2])
     plain = generate(
-        model, model.padded(tokens).tolist(), [4, 5, 6], max_new_tokens=PLACES, choice=Choice()
+        model,
+        model.padded(tokens).tolist(),
+        [4, 5, 6],
+        max_new_tokens=PLACES,
+        choice=SamplingConfig(),
     )
-    assert model.draw(tokens, [4, 5, 6], 1.0, Choice()).flatten(1).tolist() == plain
-    assert not torch.equal(together, model.draw(tokens, [4, 5, 6], 1.0, Choice()))
+    assert model.draw(tokens, [4, 5, 6], 1.0, SamplingConfig()).flatten(1).tolist() == plain
+    assert not torch.equal(together, model.draw(tokens, [4, 5, 6], 1.0, SamplingConfig()))
     picture = torch.rand(3, 16, 16) * 2 - 1
     primed = model.draw(
-        tokens, [4, 5, 6], 1.0, Choice(), model.dvae.codes_of(picture[None]).flatten()[:8]
+        tokens, [4, 5, 6], 1.0, SamplingConfig(), model.dvae.codes_of(picture[None]).flatten()[:8]
     )
     assert torch.equal(primed[:, :2], model.dvae.codes_of(picture[None])[:, :2].expand(3, -1, -1))
 

@@ -17,7 +17,7 @@ import evaluate
 import sample
 import train
 from lightning_modules import load
-from lightning_modules.layers.decoding import Choice
+from lightning_modules.decoding.filters import SamplingConfig
 from metrics.features import to_bytes
 from metrics.retrieval import image_keys
 from tests.runs import tiny_config
@@ -166,7 +166,7 @@ def test_primed_pictures_keep_their_upper_half(runs: Path, tmp_path: Path) -> No
     model = load(runs / "dalle/checkpoints/last.ckpt")
     picture = sample.prime_of(tmp_path / "a.png", [3, 16, 16])
     given = model.dvae.codes_of(picture[None])[0, :2].flatten()
-    codes = model.draw(model.read(["red apple"] * 2), [0, 1], 2.0, Choice(0.7), given)
+    codes = model.draw(model.read(["red apple"] * 2), [0, 1], 2.0, SamplingConfig(0.7), given)
     assert torch.equal(codes[:, :2].flatten(1), given.expand(2, -1))
     for seed, expected in enumerate(to_bytes(model.dvae.picture(codes))):
         drawn = np.asarray(Image.open(tmp_path / f"out/prompt01-seed{seed:04d}.png"))

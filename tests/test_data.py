@@ -14,9 +14,9 @@ import yaml
 from PIL import Image
 
 from datamodules.base import Request, ResumableBatchSampler, mix_seed
-from datamodules.image_folder import CelebA, FileImages, ImageFolder
-from datamodules.images import InMemoryImages
-from datamodules.openmoji import (
+from datamodules.images.base import InMemoryImages
+from datamodules.images.folder import CelebA, FileImages, ImageFolder
+from datamodules.images.openmoji import (
     COLOURS,
     GROUPS,
     OpenMoji,
@@ -25,7 +25,7 @@ from datamodules.openmoji import (
     line_drawing,
     picture_key,
 )
-from datamodules.torchvision_images import TorchvisionImages
+from datamodules.images.torchvision import TorchvisionImages
 
 
 def requests(sampler: ResumableBatchSampler) -> list[tuple[list[int], int]]:
@@ -334,7 +334,7 @@ def test_folder_with_splits_and_large_folder(
             paint(tmp_path / split / "one" / f"{number}.png", (40 * number, 0, 0))
     small = ImageFolder(str(tmp_path), size=16)
     assert small.sizes == {"train": 6, "val": 2, "test": 3}
-    monkeypatch.setattr("datamodules.image_folder.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("datamodules.images.folder.IN_MEMORY_BYTES", 0)
     large = ImageFolder(str(tmp_path), size=16, max_samples=4)
     assert isinstance(large.split("train"), FileImages)
     assert len(large.split("train")) == 4

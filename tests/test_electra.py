@@ -13,8 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
-from console import ROOT
-from datamodules.text import LengthBatchSampler, TextFiles
+from common.files import ROOT
+from datamodules.text.base import LengthBatchSampler, TextFiles
 from datamodules.tokenizer import BPETokenizer
 from lightning_modules import load
 from lightning_modules.electra import ELECTRA, MASK_SHARE
@@ -69,7 +69,7 @@ def test_special_tokens_may_have_any_ids(tmp_path: Path) -> None:
     data |= {"batching": "records", "context": 20, "batch_size": 4}
     config = {
         "model": {"class_path": "lightning_modules.electra.ELECTRA", "init_args": SMALL},
-        "data": {"class_path": "datamodules.text.TextFiles", "init_args": data},
+        "data": {"class_path": "datamodules.text.base.TextFiles", "init_args": data},
         "trainer": {"max_steps": 1, "limit_val_batches": 0, "accelerator": "cpu"},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))

@@ -24,8 +24,8 @@ import sample
 import sweep
 import train
 from datamodules.base import Request
-from datamodules.image_folder import FileImages, ImageFolder, decode
-from datamodules.openmoji import fold
+from datamodules.images.folder import FileImages, ImageFolder, decode
+from datamodules.images.openmoji import fold
 from lightning_modules.vae import VAE
 from tests.runs import tiny_config
 
@@ -126,7 +126,7 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (d / "prose.yaml").write_text("just a sentence")
     (d / "binary.yaml").write_bytes(bytes(range(256)))
     images = {
-        "class_path": "datamodules.image_folder.ImageFolder",
+        "class_path": "datamodules.images.folder.ImageFolder",
         "init_args": {"folder": "?", "size": 16, "batch_size": 4},
     }
     (d / "misspelt.yaml").write_text(text.replace("size: 16", "sise: 16"))
@@ -178,8 +178,8 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     FIT + "--data.batch_size -4": ("data.batch_size -4", "at least 1"),
     FIT + "--data.eval_batch_size -1": ("data.eval_batch_size -1", "at least 1"),
     FIT + "--data.num_workers -1": ("data.num_workers -1", "0 or more"),
-    FIT + "--pictures.every_n_train_steps 0": ("pictures.every_n_train_steps 0", "at least 1"),
-    FIT + "--pictures.count 0": ("pictures.count 0", "at least 1"),
+    FIT + "--previews.every_n_train_steps 0": ("previews.every_n_train_steps 0", "at least 1"),
+    FIT + "--previews.count 0": ("previews.count 0", "at least 1"),
     FIT + "--trainer.log_every_n_steps 0": ("trainer.log_every_n_steps 0", "at least 1"),
     FIT + "--data.batch_size 5000": ("data.batch_size 5000", "3483 training samples: lower it"),
     FIT + "--data.size 18": ("18x18 cannot be halved 2 times", "must be multiples of 4"),
@@ -436,7 +436,7 @@ def test_debug_shows_the_traceback(
 def test_a_worker_s_mistake_is_one_line_too(
     d: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("datamodules.image_folder.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("datamodules.images.folder.IN_MEMORY_BYTES", 0)
     loader = ImageFolder(
         str(d / "corrupt"), size=16, batch_size=5, num_workers=1
     ).train_dataloader()
@@ -508,11 +508,11 @@ def test_folders_named_like_splits_are_none_without_train(tmp_path: Path) -> Non
 
 
 def test_names_of_splits_are_no_labels(tmp_path: Path) -> None:
-    assert "num_classes" not in ImageFolder(str(folder(tmp_path)), size=16).facts
+    assert "num_classes" not in ImageFolder(str(folder(tmp_path)), size=16).data_spec
     for name in ("cat", "dog"):
         (tmp_path / "train" / name).mkdir()
         picture(tmp_path / "train" / name / "0.png")
-    assert ImageFolder(str(tmp_path), size=16).facts["num_classes"] == 3, (
+    assert ImageFolder(str(tmp_path), size=16).data_spec["num_classes"] == 3, (
         "cat, dog, and those that are neither"
     )
 

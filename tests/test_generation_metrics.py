@@ -14,7 +14,7 @@ from torchvision.utils import save_image
 import evaluate
 from callbacks import fid
 from callbacks.fid import corpus_classifier, corpus_extractor, real_features
-from datamodules.openmoji import OpenMoji
+from datamodules.images.openmoji import OpenMoji
 from metrics.classifier import Classifier, train_classifier, weights_hash
 from metrics.distances import (
     density_coverage,
@@ -268,7 +268,7 @@ def test_fid_on_inception_equals_torch_fidelity(inception: Path, tmp_path: Path)
 
 
 def test_other_inception_weights_are_refused(inception: Path, capsys: Any) -> None:
-    from console import UserError
+    from common.errors import UserError
 
     with pytest.raises(UserError, match="SHA-256 begins with"):
         InceptionFeatures(inception)
@@ -333,7 +333,7 @@ def test_evaluate_scores_a_folder(tmp_path: Path, capsys: Any) -> None:
     """
     config = tmp_path / "data.yaml"
     config.write_text(
-        "data:\n  class_path: datamodules.openmoji.OpenMoji\n  init_args: {size: 16, max_samples: 60}\n"
+        "data:\n  class_path: datamodules.images.openmoji.OpenMoji\n  init_args: {size: 16, max_samples: 60}\n"
     )
     data = OpenMoji(size=16, max_samples=60)
     data.prepare_data()

@@ -17,24 +17,24 @@ from torch.nn import functional as F
 
 import sample
 import train
-from console import ROOT, UserError
+from common.errors import UserError
+from common.files import ROOT
 from datamodules.tokenizer import RECORD, BPETokenizer, CharTokenizer
 from lightning_modules import load
-from lightning_modules.gpt import GPT
-from lightning_modules.layers.attention import watching_attention
-from lightning_modules.layers.decoding import (
-    Choice,
-    draw,
-    generate,
+from lightning_modules.core.language_model import context_start
+from lightning_modules.core.tokens import token_losses
+from lightning_modules.decoding.filters import (
+    SamplingConfig,
     min_p_filter,
     repetition_penalty,
     top_k_filter,
     top_p_filter,
 )
-from lightning_modules.layers.language import window_start
-from lightning_modules.layers.muon import Muon, orthogonalise
-from lightning_modules.layers.tokens import token_losses
-from lightning_modules.layers.transformer import rotate
+from lightning_modules.decoding.generation import draw, generate
+from lightning_modules.gpt import GPT
+from lightning_modules.nn.attention import recording_attention
+from lightning_modules.nn.transformer import rotate
+from lightning_modules.optim.muon import Muon, orthogonalise
 from tests.test_parallel import fit
 
 MODERN: dict[str, Any] = {
@@ -76,7 +76,7 @@ def test_attention_that_is_watched_is_the_same(options: dict[str, Any]) -> None:
     """
     model, tokens = gpt(**options), torch.randint(11, (2, 12))
     expected = model(tokens)
-    with watching_attention() as weights:
+    with recording_attention() as weights:
         torch.testing.assert_close(model(tokens), expected, atol=1e-5, rtol=1e-5)
     assert [one.shape for one in weights] == [(2, 2, 12, 12)] * 2
     for one in weights:
@@ -229,7 +229,7 @@ def test_width_and_heads_have_to_fit(wrong: dict[str, Any]) -> None:
 
 
 def uncached(model: GPT, history: list[int]) -> Tensor:
-    window = history[window_start(len(history), model.context) :]
+    window = history[context_start(len(history), model.context) :]
     return model(torch.tensor([window]))[0, -1]
 
 
@@ -272,7 +272,7 @@ def test_what_is_seen_never_exceeds_the_context() -> None:
     for context in (1, 2, 7, 12):
         before = 0
         for length in range(1, 60):
-            start = window_start(length, context)
+            start = context_start(length, context)
             assert 1 <= length - start <= context
             assert start >= before, "what is forgotten stays forgotten"
             before = start
@@ -280,7 +280,9 @@ def test_what_is_seen_never_exceeds_the_context() -> None:
 
 def test_greedy_decoding_takes_the_likeliest_token_each_time() -> None:
     model, prompt = gpt(), [3, 1, 4]
-    (made,) = generate(model, [prompt], [0], max_new_tokens=25, choice=Choice(temperature=0))
+    (made,) = generate(
+        model, [prompt], [0], max_new_tokens=25, choice=SamplingConfig(temperature=0)
+    )
     history = list(prompt)
     for token in made:
         top = uncached(model, history).topk(2)
@@ -291,21 +293,26 @@ def test_greedy_decoding_takes_the_likeliest_token_each_time() -> None:
 
 def test_rows_are_drawn_alone() -> None:
     model, prompts = gpt(), [[1], [2, 3, 4], [5, 6]]
-    together = generate(model, prompts, [7, 8, 9], max_new_tokens=20, choice=Choice(top_p=0.9))
+    together = generate(
+        model, prompts, [7, 8, 9], max_new_tokens=20, choice=SamplingConfig(top_p=0.9)
+    )
     for prompt, seed, row in zip(prompts, (7, 8, 9), together):
-        assert generate(model, [prompt], [seed], max_new_tokens=20, choice=Choice(top_p=0.9)) == [
-            row
-        ]
+        assert generate(
+            model, [prompt], [seed], max_new_tokens=20, choice=SamplingConfig(top_p=0.9)
+        ) == [row]
     one, other = (
-        generate(model, [[1]], [seed], max_new_tokens=20, choice=Choice()) for seed in (7, 8)
+        generate(model, [[1]], [seed], max_new_tokens=20, choice=SamplingConfig())
+        for seed in (7, 8)
     )
     assert one != other
 
 
 def test_a_stop_token_ends_its_row_and_no_other() -> None:
     model = gpt()
-    rows = generate(model, [[1], [2], [3]], [0, 1, 2], max_new_tokens=40, choice=Choice(), stop=5)
-    free = generate(model, [[1], [2], [3]], [0, 1, 2], max_new_tokens=40, choice=Choice())
+    rows = generate(
+        model, [[1], [2], [3]], [0, 1, 2], max_new_tokens=40, choice=SamplingConfig(), stop=5
+    )
+    free = generate(model, [[1], [2], [3]], [0, 1, 2], max_new_tokens=40, choice=SamplingConfig())
     for stopped, row in zip(rows, free):
         assert stopped == (row[: row.index(5)] if 5 in row else row)
 
@@ -356,9 +363,11 @@ def test_draws_follow_the_probabilities() -> None:
 
 
 def test_temperature() -> None:
-    cold, hot = (Choice(temperature=t).probabilities(LOGITS, [[]]) for t in (0.5, 2.0))
+    cold, hot = (SamplingConfig(temperature=t).probabilities(LOGITS, [[]]) for t in (0.5, 2.0))
     assert cold[0, 0] > 0.5 > hot[0, 0]
-    assert Choice(temperature=0).probabilities(LOGITS, [[]]).tolist() == [[1.0, 0.0, 0.0, 0.0, 0.0]]
+    assert SamplingConfig(temperature=0).probabilities(LOGITS, [[]]).tolist() == [
+        [1.0, 0.0, 0.0, 0.0, 0.0]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -377,7 +386,7 @@ def test_temperature() -> None:
 )
 def test_contradictory_options_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="--"):
-        Choice(**wrong)
+        SamplingConfig(**wrong)
 
 
 # The objective
@@ -580,7 +589,7 @@ def test_a_checkpoint_continues_a_prompt(
     """The tokenizer is in it; no data is opened; text goes to stdout and nothing else does."""
     assert isinstance(load(checkpoint).tokenizer, CharTokenizer)
     monkeypatch.setattr(
-        "datamodules.text.PythonDocs.__init__", lambda *_: pytest.fail("no data is needed")
+        "datamodules.text.base.PythonDocs.__init__", lambda *_: pytest.fail("no data is needed")
     )
     argv = [
         checkpoint,
@@ -796,7 +805,7 @@ def test_ranks_and_accumulation_equal_the_joined_batch(tmp_path: Path) -> None:
     config = {
         "model": {"class_path": "tests.parallel.PlainGPT", "init_args": sgd},
         "data": {
-            "class_path": "datamodules.text.EmojiNames",
+            "class_path": "datamodules.text.base.EmojiNames",
             "init_args": {"batching": "records", "max_samples": 64},
         },
         "trainer": {

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from console import UserError
-from datamodules.openmoji_pairs import OpenMojiPairs
+from common.errors import UserError
+from datamodules.pairs.openmoji import OpenMojiPairs
+from metrics.baselines import pca_sse, translation_baseline
 from metrics.classifier import Classifier, accuracy, train_classifier, weights_hash
 from metrics.fidelity import SSIM, fidelity
-from metrics.floors import pca_sse, translation_floor
 from metrics.likelihood import ActiveUnits, LabelAccuracy, SquaredError, bits_per_dim
 
 
@@ -123,7 +123,7 @@ def test_ssim_of_emoji_leaves_out_the_border() -> None:
     """
     split: Any = OpenMojiPairs(size=64).split("val")
     line, colour = (images.images[:40] for images in (split.a, split.b))
-    value, signature = translation_floor(
+    value, signature = translation_baseline(
         line, colour, line, colour, rule="copy", direction="b2a", metric="ssim"
     )
     assert value == pytest.approx(valid_ssim(colour / 255, line / 255).mean().item(), abs=1e-5)

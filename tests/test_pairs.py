@@ -20,21 +20,21 @@ import pytest
 import torch
 from PIL import Image
 
-from console import UserError
-from datamodules import pair_folder
+from common.errors import UserError
 from datamodules.base import Request
 from datamodules.download import extract, fetch, obtain
-from datamodules.image_folder import BadPicture
-from datamodules.images import InMemoryImages
-from datamodules.openmoji_pairs import OpenMojiPairs
-from datamodules.pair_folder import PairFolder, PaperArchive
-from datamodules.pairs import PairDataModule, TwoDomains
+from datamodules.images.base import InMemoryImages
+from datamodules.images.folder import BadPicture
+from datamodules.pairs import folder as pair_folder
+from datamodules.pairs.base import PairDataModule, TwoDomains
+from datamodules.pairs.folder import PairFolder, PaperArchive
+from datamodules.pairs.openmoji import OpenMojiPairs
 
 # Batches
 
 
 def heap(count: int, first: int = 0, side: int = 20) -> InMemoryImages:
-    """Pictures whose pixels hold their number, their row and their column."""
+    """Previews whose pixels hold their number, their row and their column."""
     number, row, column = torch.meshgrid(
         torch.arange(count) + first, torch.arange(side), torch.arange(side), indexing="ij"
     )
@@ -90,7 +90,7 @@ def test_unpaired_pictures_are_cut_apart_and_meet_by_chance() -> None:
 
 
 def test_evaluation_sees_the_whole_picture() -> None:
-    """Pictures for evaluation are kept at their size; training ones that are looked at are scaled
+    """Previews for evaluation are kept at their size; training ones that are looked at are scaled
     to it.
     """
     data = OpenMojiPairs(size=16, load_size=20, paired=True)
@@ -198,8 +198,8 @@ def test_unpaired_domains_share_no_glyph() -> None:
 def test_a_domain_is_image_data() -> None:
     data = OpenMojiPairs(size=16, load_size=20)
     line, colour = data.domain("a"), data.domain("b")
-    assert line.facts["image_shape"] == [3, 16, 16]
-    assert line.facts["num_classes"] > 5
+    assert line.data_spec["image_shape"] == [3, 16, 16]
+    assert line.data_spec["num_classes"] > 5
     batch = colour.batch("val", [0, 3])
     assert batch["image"].shape == (2, 3, 16, 16)
     assert torch.equal(batch["image"], data.batch("val", [0, 3])["b"])
@@ -298,7 +298,7 @@ def test_bad_files_stop_or_are_counted(
 ) -> None:
     """Corrupt, or smaller than the crop; grey is made colour. Below `load_size` is enough."""
     if not in_memory:
-        monkeypatch.setattr("datamodules.image_folder.IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr("datamodules.images.folder.IN_MEMORY_BYTES", 0)
     home = domains(tmp_path, {"trainA": 4, "trainB": 4, "testA": 1, "testB": 1})
     picture(home / "trainA/0.png", (24, 24), "L", 200)
     picture(home / "trainB/0.png", (16, 16))

@@ -32,7 +32,7 @@ CONFIG = {
         },
     },
     "data": {
-        "class_path": "datamodules.ring.Ring",
+        "class_path": "datamodules.images.ring.Ring",
         "init_args": {"max_samples": 128, "eval_batch_size": 200},
     },
     "trainer": {
@@ -147,7 +147,7 @@ def test_fid_over_ranks_equals_that_of_one_process(tmp_path: Path) -> None:
             },
         },
         "data": {
-            "class_path": "datamodules.openmoji.OpenMoji",
+            "class_path": "datamodules.images.openmoji.OpenMoji",
             "init_args": {"size": 16, "max_samples": 160, "batch_size": 16},
         },
         "trainer": {
@@ -202,7 +202,7 @@ def test_codebooks_and_rivals_are_those_of_all_ranks(system: str, tmp_path: Path
     config = {
         "model": {"class_path": f"tests.parallel.{system}", "init_args": made[system]},
         "data": {
-            "class_path": "datamodules.captioned.CaptionedEmoji",
+            "class_path": "datamodules.captions.CaptionedEmoji",
             "init_args": {"size": 16, "max_samples": 64, "text_length": 24},
         },
         "trainer": {"max_epochs": 2, "accelerator": "cpu", "limit_val_batches": 1},
@@ -240,7 +240,7 @@ def test_codes_are_encoded_by_all_ranks(tmp_path: Path) -> None:
             },
         },
         "data": {
-            "class_path": "datamodules.captioned.CaptionedEmoji",
+            "class_path": "datamodules.captions.CaptionedEmoji",
             "init_args": {"size": 16, "max_samples": 65, "text_length": 24},
         },
         "trainer": {"max_epochs": 2, "accelerator": "cpu"},

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from console import UserError
+from common.errors import UserError
 from datamodules.base import Request
-from datamodules.openmoji import OpenMoji, emoji_names
-from datamodules.parallel_text import (
+from datamodules.images.openmoji import OpenMoji, emoji_names
+from datamodules.parallel.base import (
     BucketBatchSampler,
     EmojiTranslation,
     Multi30k,
@@ -25,7 +25,7 @@ from datamodules.parallel_text import (
     suspicious_line,
     token_cuts,
 )
-from datamodules.text import EmojiNames
+from datamodules.text.base import EmojiNames
 from datamodules.tokenizer import KINDS, RECORD, PairTokenizer, tokenizer_from_json
 from tests.test_pairs import Server, server  # noqa: F401  # a fixture
 
@@ -243,7 +243,7 @@ def test_both_sides_come_back(kind: Any, shared: bool, tmp_path: Path) -> None:
     batch = data.batch("train", [3, 0, 41])
     tokenizer = data.tokenizer
     assert (tokenizer.source is tokenizer.target) == shared
-    assert data.facts == {
+    assert data.data_spec == {
         "vocab_size": tokenizer.target.vocab_size,
         "source_vocab_size": tokenizer.source.vocab_size,
         "pad_id": 0,
@@ -330,7 +330,7 @@ def test_a_corpus_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     again = files(
         tmp_path, sentences(30), sentences(5, seed=1), skip=True, max_length=20, batch_tokens=99
     )
-    assert again.facts == data.facts
+    assert again.data_spec == data.data_spec
     others = (
         {"lower": True},
         {"shared_vocabulary": False},
@@ -430,23 +430,23 @@ def test_missing_files(tmp_path: Path) -> None:
         UserError,
         match=r"data.folder \S+nowhere: there is no such folder; give one with train.de and train.en",
     ):
-        ParallelFiles(str(tmp_path / "nowhere"), "de", "en").facts  # noqa: B018
+        ParallelFiles(str(tmp_path / "nowhere"), "de", "en").data_spec  # noqa: B018
     with pytest.raises(
         UserError, match=r"train.de: there is no such file; place the training pairs there"
     ):
-        ParallelFiles(str(tmp_path), "de", "en").facts  # noqa: B018
+        ParallelFiles(str(tmp_path), "de", "en").data_spec  # noqa: B018
     with pytest.raises(
         UserError,
         match=r"data.path \S+: there is no such table; give a .tsv, or a folder with train.tsv",
     ):
-        PairTable(str(tmp_path)).facts  # noqa: B018
+        PairTable(str(tmp_path)).data_spec  # noqa: B018
 
 
 @pytest.mark.parametrize(("row", "columns"), [("a", 1), ("", 1), ("a\tb\tc", 3)])
 def test_rows_of_a_table_have_two_columns(row: str, columns: int, tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_text("a\tb\n" * 19 + f"{row}\n")
     with pytest.raises(UserError, match=rf"x.tsv line 20: has {columns} columns; give it two"):
-        PairTable(str(tmp_path / "x.tsv"), tokenizer="word", root=str(tmp_path / "data")).facts  # noqa: B018
+        PairTable(str(tmp_path / "x.tsv"), tokenizer="word", root=str(tmp_path / "data")).data_spec  # noqa: B018
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -531,7 +531,7 @@ def test_multi30k_by_name(
     for path in (tmp_path / "multi30k").glob("train.en*"):
         path.unlink()
     with pytest.raises(UserError, match=r"train.en.gz: its SHA-256 is"):
-        Multi30k(root=str(tmp_path)).facts  # noqa: B018
+        Multi30k(root=str(tmp_path)).data_spec  # noqa: B018
 
 
 def test_multi30k_placed_by_hand(captions: dict[str, bytes], tmp_path: Path) -> None:
@@ -553,7 +553,7 @@ def test_multi30k_placed_by_hand(captions: dict[str, bytes], tmp_path: Path) -> 
     with pytest.raises(
         UserError, match=r"val.en.gz: is damaged .*; remove it, and it is downloaded again"
     ):
-        Multi30k(tokenizer="word", root=str(tmp_path)).facts  # noqa: B018
+        Multi30k(tokenizer="word", root=str(tmp_path)).data_spec  # noqa: B018
     assert not (folder / "val.en").exists()
 
 
@@ -596,7 +596,7 @@ def test_no_source_is_in_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
         }
 
     real = EmojiTranslation().parts
-    monkeypatch.setattr("datamodules.parallel_text.emoji_names", first_word)
+    monkeypatch.setattr("datamodules.parallel.base.emoji_names", first_word)
     parts = EmojiTranslation().parts
     assert sum(map(len, parts.values())) == sum(map(len, real.values()))
     train, val, test = (

@@ -4,7 +4,7 @@ import re
 
 import readme
 import train
-from console import ROOT
+from common.files import ROOT
 
 TEXT = (ROOT / "README.md").read_text()
 

@@ -7,7 +7,8 @@ import re
 import pytest
 import yaml
 
-from console import ROOT, purpose, recipes
+from cli.recipes import purpose, recipes
+from common.files import ROOT
 
 COLUMNS = ["config", "paper", "released code", "ours", "source"]
 TEXT = (ROOT / "docs" / "recipes.md").read_text()

@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import train
-from console import ROOT
-from lightning_modules.layers.decoding import Choice, generate
-from lightning_modules.layers.schedules import ConstantThenExponential
+from common.files import ROOT
+from lightning_modules.decoding.filters import SamplingConfig
+from lightning_modules.decoding.generation import generate
+from lightning_modules.optim.schedules import ConstantThenExponential
 from lightning_modules.rnn_lm import RNNLM
 from tests.runs import run_differences
 from tests.test_parallel import fit
@@ -89,8 +90,11 @@ def test_decoding_equals_reading(cell: str) -> None:
         for row, token in enumerate(tokens):
             history[row].append(token)
         logits, state = model.advance(tokens, state)
-    alone = generate(model, [prompts[2]], [4], max_new_tokens=9, choice=Choice())
-    assert generate(model, prompts, [2, 3, 4], max_new_tokens=9, choice=Choice())[2] == alone[0]
+    alone = generate(model, [prompts[2]], [4], max_new_tokens=9, choice=SamplingConfig())
+    assert (
+        generate(model, prompts, [2, 3, 4], max_new_tokens=9, choice=SamplingConfig())[2]
+        == alone[0]
+    )
 
 
 def test_weights_begin_as_in_the_papers() -> None:
@@ -181,7 +185,7 @@ def config(path: Path, **data: Any) -> Path:
             "init_args": {"layers": 1, "width": 12, "embedding": 6},
         },
         "data": {
-            "class_path": "datamodules.text.PythonDocs",
+            "class_path": "datamodules.text.base.PythonDocs",
             "init_args": {
                 "batching": "streams",
                 "context": 8,

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import train
-from console import ROOT, UserError
+from common.errors import UserError
+from common.files import ROOT
+from lightning_modules.core.tokens import token_losses
+from lightning_modules.core.translator import BEGIN, STOP, Translator
+from lightning_modules.decoding.beam_search import BeamSearchConfig, beam_search
 from lightning_modules.gpt import GPT
-from lightning_modules.layers.attention import watching_attention
-from lightning_modules.layers.decoding import Search, beam_search
-from lightning_modules.layers.schedules import cosine, inverse_square_root
-from lightning_modules.layers.tokens import token_losses
-from lightning_modules.layers.translation import BEGIN, STOP, Translator
+from lightning_modules.nn.attention import recording_attention
+from lightning_modules.optim.schedules import cosine, inverse_square_root
 from lightning_modules.seq2seq import Seq2Seq
 from lightning_modules.transformer import Transformer, sinusoids
 
@@ -109,7 +110,7 @@ def test_writing_token_by_token_is_reading_them_at_once(model: Translator) -> No
 
 
 def search(
-    model: Translator, source: Tensor, length: Tensor, options: Search, most: int = 12
+    model: Translator, source: Tensor, length: Tensor, options: BeamSearchConfig, most: int = 12
 ) -> list[list[tuple[float, list[int]]]]:
     state = model.start(model.encode(source, length), most)
     return beam_search(
@@ -127,7 +128,7 @@ def search(
 @torch.no_grad()
 def test_beam_of_one_takes_the_likeliest_each_time(model: Translator) -> None:
     source, length = sources(7, 3, 5, 6)
-    found = search(model, source, length, Search())
+    found = search(model, source, length, BeamSearchConfig())
     for row, ((_, ids),) in enumerate(found):
         tokens = [BEGIN]
         memory = model.encode(source[row : row + 1], length[row : row + 1])
@@ -143,10 +144,13 @@ def test_beam_of_one_takes_the_likeliest_each_time(model: Translator) -> None:
 def test_beams_are_alone(model: Translator) -> None:
     """Sentences that end at other times, and leave, change nothing for those that stay."""
     source, length = sources(7, 2, 5, 6)
-    together = search(model, source, length, Search(beam=3))
+    together = search(model, source, length, BeamSearchConfig(beam=3))
     for row, found in enumerate(together):
         (alone,) = search(
-            model, source[row : row + 1, : length[row]], length[row : row + 1], Search(beam=3)
+            model,
+            source[row : row + 1, : length[row]],
+            length[row : row + 1],
+            BeamSearchConfig(beam=3),
         )
         assert [ids for _, ids in alone] == [ids for _, ids in found]
         assert [score for score, _ in alone] == pytest.approx(
@@ -172,7 +176,7 @@ class Chain:
 def test_a_beam_as_wide_as_the_space_finds_the_best_there_is(penalty: Any, alpha: float) -> None:
     """Against all texts of at most four tokens, for two sentences at a time."""
     tables = torch.randn(5, 5, generator=torch.Generator().manual_seed(3)).log_softmax(-1)
-    options = Search(beam=700, length_penalty=alpha, penalty=penalty)
+    options = BeamSearchConfig(beam=700, length_penalty=alpha, penalty=penalty)
     found = beam_search(
         Chain(tables), None, 2, [4, 3], options, begin=BEGIN, stop=STOP, device=torch.device("cpu")
     )
@@ -194,23 +198,32 @@ def test_lengths_are_kept() -> None:
     tables = torch.zeros(5, 5)
     tables[:, STOP] = 5.0  # would stop at once
     for least in (0, 1, 3):
-        options = Search(beam=2, min_length=least)
+        options = BeamSearchConfig(beam=2, min_length=least)
         (((_, ids), *_),) = beam_search(
             Chain(tables), None, 1, [6], options, begin=BEGIN, stop=STOP, device=torch.device("cpu")
         )
         assert len(ids) == least
     tables[:, STOP] = -9.0  # would never stop
     found = beam_search(
-        Chain(tables), None, 2, [6, 3], Search(), begin=BEGIN, stop=STOP, device=torch.device("cpu")
+        Chain(tables),
+        None,
+        2,
+        [6, 3],
+        BeamSearchConfig(),
+        begin=BEGIN,
+        stop=STOP,
+        device=torch.device("cpu"),
     )
     assert [len(ids) for ((_, ids),) in found] == [6, 3]
 
 
 def test_length_penalties() -> None:
     """Wu et al. 2016, Eq. 14, and the plain one."""
-    assert Search(length_penalty=0.6).normalised(-3.0, 7) == pytest.approx(-3 / 2**0.6)
-    assert Search(length_penalty=0.5, penalty="plain").normalised(-3.0, 9) == pytest.approx(-1)
-    assert Search(length_penalty=0).normalised(-3.0, 9) == -3
+    assert BeamSearchConfig(length_penalty=0.6).normalised(-3.0, 7) == pytest.approx(-3 / 2**0.6)
+    assert BeamSearchConfig(length_penalty=0.5, penalty="plain").normalised(
+        -3.0, 9
+    ) == pytest.approx(-1)
+    assert BeamSearchConfig(length_penalty=0).normalised(-3.0, 9) == -3
 
 
 @pytest.mark.parametrize(
@@ -220,7 +233,7 @@ def test_length_penalties() -> None:
 )
 def test_impossible_searches_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="--"):
-        Search(**wrong)
+        BeamSearchConfig(**wrong)
 
 
 # The networks
@@ -372,7 +385,7 @@ def test_attention_looks_only_at_words(model: Translator) -> None:
     """Weights of each step sum to 1 over the source's own words, and watching changes nothing."""
     (source, length), tokens = sources(7, 3), torch.randint(3, VOCABULARY, (2, 5))
     expected = model.decode(model.encode(source, length), tokens)
-    with watching_attention() as weights:
+    with recording_attention() as weights:
         torch.testing.assert_close(
             model.decode(model.encode(source, length), tokens), expected, atol=1e-5, rtol=1e-5
         )
@@ -407,7 +420,7 @@ def test_backward_reading_leaves_the_end_last() -> None:
     torch.testing.assert_close(backward.decode(backward.encode(source, length), tokens), expected)
     maps = []
     for model, read in ((forward, mirrored), (backward, source)):
-        with watching_attention() as weights:
+        with recording_attention() as weights:
             model.decode(model.encode(read[:1], length[:1]), tokens[:1])
         maps.append(model.cross_attention(weights)["source"])
     torch.testing.assert_close(maps[1], maps[0][..., [5, 4, 3, 2, 1, 0, 6]])

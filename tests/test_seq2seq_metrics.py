@@ -8,7 +8,7 @@ import pytest
 import sacrebleu
 from pytorch_lightning import Trainer
 
-from datamodules.parallel_text import Multi30k
+from datamodules.parallel.base import Multi30k
 from lightning_modules.transformer import Transformer
 from metrics.translation import (
     bleu,
@@ -170,7 +170,9 @@ def test_a_test_run_prints_the_published_protocols(
     are not.
     """
     data = Multi30k(tokenizer="word", lower=True, root=str(corpus))
-    model = Transformer(data.facts["source_vocab_size"], data.facts["vocab_size"], 1, 2, 8, 8)
+    model = Transformer(
+        data.data_spec["source_vocab_size"], data.data_spec["vocab_size"], 1, 2, 8, 8
+    )
     monkeypatch.setattr(
         model,
         "write",
@@ -200,5 +202,5 @@ def test_a_test_run_prints_the_published_protocols(
     nll = model.signatures["test/nll"]
     assert (
         nll
-        == f"nll[unit=nats/token|tokens=word:{data.facts['vocab_size']}|case:lc|smoothing=0|split=test]"
+        == f"nll[unit=nats/token|tokens=word:{data.data_spec['vocab_size']}|case:lc|smoothing=0|split=test]"
     )

@@ -14,10 +14,10 @@ from pytorch_lightning import Trainer
 
 import sample
 import train
-from datamodules.parallel_text import EmojiTranslation
+from datamodules.parallel.base import EmojiTranslation
 from lightning_modules import load
-from lightning_modules.layers.decoding import Search
-from lightning_modules.layers.tokens import token_losses
+from lightning_modules.core.tokens import token_losses
+from lightning_modules.decoding.beam_search import BeamSearchConfig
 from tests.parallel import PlainTransformer
 from tests.runs import run_differences, tiny_config
 from tests.test_errors import call
@@ -76,7 +76,7 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "root": str(folder / "data"),
     }
     content = yaml.safe_load(config.read_text())
-    content["data"] = {"class_path": "datamodules.parallel_text.ParallelFiles", "init_args": data}
+    content["data"] = {"class_path": "datamodules.parallel.base.ParallelFiles", "init_args": data}
     (folder / "files.yaml").write_text(yaml.safe_dump(content))
     return folder
 
@@ -102,7 +102,7 @@ def test_ranks_train_and_translate_the_same(checkpoint: str, tmp_path: Path) -> 
     config = {
         "model": {"class_path": "tests.parallel.PlainTransformer", "init_args": SIZES},
         "data": {
-            "class_path": "datamodules.parallel_text.EmojiTranslation",
+            "class_path": "datamodules.parallel.base.EmojiTranslation",
             "init_args": {**DATA, "max_samples": PAIRS, "eval_batch_tokens": 1024},
         },
         "trainer": {
@@ -147,7 +147,9 @@ def test_an_update_is_a_mean_over_the_targets_of_all_its_batches() -> None:
     unequal they are.
     """
     data = EmojiTranslation(**DATA, batch_tokens=64, max_samples=PAIRS)
-    model = PlainTransformer(data.facts["source_vocab_size"], data.facts["vocab_size"], **SIZES)
+    model = PlainTransformer(
+        data.data_spec["source_vocab_size"], data.data_spec["vocab_size"], **SIZES
+    )
     off = {
         "logger": False,
         "enable_checkpointing": False,
@@ -237,7 +239,7 @@ def test_a_checkpoint_translates_its_test_split(
     )
     lines = capsys.readouterr().out.splitlines()
     sources, _ = sample.data_module(d / "run/config.yaml").texts("test")
-    search = Search(beam=2, length_penalty=1.0)
+    search = BeamSearchConfig(beam=2, length_penalty=1.0)
     assert lines == load(checkpoint).translate([sources[number] for number in (3, 0, 1, 2)], search)
     assert all(lines)
 

@@ -12,9 +12,9 @@ import pytest
 import tokenizers
 import torch
 
-from console import UserError
+from common.errors import UserError
 from datamodules.base import Request
-from datamodules.text import (
+from datamodules.text.base import (
     RECORD,
     DisjointWindows,
     EmojiNames,
@@ -95,7 +95,7 @@ def test_byte_pairs_of_a_published_file(tmp_path: Path) -> None:
         tokenizer_file=str(tmp_path / "tokenizer.json"),
         root=str(tmp_path),
     )
-    assert data.facts["vocab_size"] == trained.vocab_size
+    assert data.data_spec["vocab_size"] == trained.vocab_size
     assert np.array_equal(data.tokens("train").ids[:20], trained.encode(TEXT * 20)[:20])
     with pytest.raises(UserError, match="lacks the special token <pad>"):
         TextFiles(
@@ -331,7 +331,7 @@ def test_a_corpus_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     data.prepare_data()
     monkeypatch.setattr(TextFiles, "_encode", lambda *_: pytest.fail("it was there"))
     again = corpus(tmp_path, TEXT * 50)
-    assert again.facts == data.facts
+    assert again.data_spec == data.data_spec
     monkeypatch.undo()
     changed = corpus(tmp_path, TEXT * 51)
     assert changed.cache != data.cache, "by its content, not by its name"
@@ -368,7 +368,7 @@ def test_a_folder_is_joined_in_order(tmp_path: Path) -> None:
 
 
 def test_large_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datamodules.text.PIECE", 7)
+    monkeypatch.setattr("datamodules.text.base.PIECE", 7)
     (tmp_path / "x.txt").write_text(TEXT * 3)
     assert "".join(read_pieces(tmp_path / "x.txt")) == TEXT * 3
     assert "".join(part_of(iter([TEXT[:20], TEXT[20:50], TEXT[50:]]), 15, 60)) == TEXT[15:60]
@@ -393,7 +393,7 @@ def test_emoji_names() -> None:
 
 def test_python_docs_have_their_facts_at_once() -> None:
     data = PythonDocs()
-    assert data.facts == {"vocab_size": data.tokenizer.vocab_size}
+    assert data.data_spec == {"vocab_size": data.tokenizer.vocab_size}
     assert "assert" in data.tokenizer.decode(data.tokens("train").ids[:500].tolist())
 
 
@@ -434,7 +434,7 @@ def test_shakespeare_is_the_published_file(tmp_path: Path) -> None:
     """One that was placed by hand is taken as it is."""
     (tmp_path / "tiny_shakespeare").mkdir()
     (tmp_path / "tiny_shakespeare/input.txt").write_text(TEXT * 30)
-    assert TinyShakespeare(context=8, root=str(tmp_path)).facts["vocab_size"] == len(set(TEXT))
+    assert TinyShakespeare(context=8, root=str(tmp_path)).data_spec["vocab_size"] == len(set(TEXT))
     assert (
         json.loads(
             (TinyShakespeare(context=8, root=str(tmp_path)).cache / "tokenizer.json").read_text()

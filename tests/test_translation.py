@@ -17,18 +17,18 @@ from torch.nn import functional as F
 
 import sample
 import train
-from console import UserError
+from common.errors import UserError
 from lightning_modules import load
-from lightning_modules.base import frozen
+from lightning_modules.core.modes import frozen
 from lightning_modules.cyclegan import CycleGAN, ImagePool, ResnetGenerator
-from lightning_modules.layers.patchgan import PatchDiscriminator, smallest_side
+from lightning_modules.nn.patch_discriminator import PatchDiscriminator, smallest_side
 from lightning_modules.pix2pix import Pix2Pix, StatisticsBatchNorm, UNet
 from tests.runs import run_differences
 from tests.test_parallel import fit
 
 CONSTANT, DECAY = 2, 6
 SCHEDULE = {
-    "class_path": "lightning_modules.layers.schedules.ConstantThenLinear",
+    "class_path": "lightning_modules.optim.schedules.ConstantThenLinear",
     "init_args": {"constant": CONSTANT, "decay": DECAY},
 }
 
@@ -181,7 +181,7 @@ def test_pix2pix_eq_1_to_4(conditional: bool) -> None:
     made = pictures(seed=3)
     judge = lambda b: (
         model.discriminator(torch.cat([BATCH["a"], b], 1) if conditional else b).sigmoid().double()
-    )  # noqa: E731
+    )
     real, fake = judge(BATCH["b"]), judge(made)
     torch.testing.assert_close(
         model.discriminator_loss(BATCH, made).double(),
@@ -405,7 +405,7 @@ def tiny(path: Path, system: str, **model: Any) -> Path:
             },
         },
         "data": {
-            "class_path": "datamodules.openmoji_pairs.OpenMojiPairs",
+            "class_path": "datamodules.pairs.openmoji.OpenMojiPairs",
             "init_args": {
                 "size": 16,
                 "load_size": 18,
@@ -467,7 +467,7 @@ PARALLEL: dict[str, Any] = {
         },
     },
     "data": {
-        "class_path": "datamodules.openmoji_pairs.OpenMojiPairs",
+        "class_path": "datamodules.pairs.openmoji.OpenMojiPairs",
         "init_args": {"size": 16, "paired": True, "max_samples": 16, "eval_batch_size": 16},
     },
     "trainer": {
@@ -692,8 +692,9 @@ def test_a_run_has_the_losses_of_a_plain_loop(tmp_path: Path) -> None:
     but those written there.
     """
     from benchmarks.translation import plain_step
-    from datamodules.openmoji_pairs import OpenMojiPairs
-    from lightning_modules.base import adam_for_gans, seed_generators
+    from datamodules.pairs.openmoji import OpenMojiPairs
+    from lightning_modules.core.adversarial import adam_for_gans
+    from lightning_modules.core.seeding import seed_generators
 
     steps, options = 6, {"pool_size": 2, "blocks": 1, "lambda_identity": 5.0}
     argv = [
@@ -788,7 +789,7 @@ def test_folders_are_scored_against_either_domain(
     import json
 
     import evaluate
-    from datamodules.openmoji_pairs import OpenMojiPairs
+    from datamodules.pairs.openmoji import OpenMojiPairs
 
     data = OpenMojiPairs(size=16)
     for number, image in enumerate(data.split("test").b.images):  # type: ignore[union-attr]
@@ -830,7 +831,7 @@ def test_fid_says_at_once_what_is_missing(tmp_path: Path, capsys: Any) -> None:
             picture(tmp_path / "home" / name / f"{number}.png", 16, 16)
     config = yaml.safe_load(tiny(tmp_path / "c.yaml", "cyclegan").read_text())
     config["data"] = {
-        "class_path": "datamodules.pair_folder.PairFolder",
+        "class_path": "datamodules.pairs.folder.PairFolder",
         "init_args": {"folder": str(tmp_path / "home"), "size": 16},
     }
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))

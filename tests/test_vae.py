@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 import train
-from console import UserError
-from datamodules.images import ImageDataModule, InMemoryImages
-from datamodules.ring import Ring
-from lightning_modules.layers import latent
-from lightning_modules.layers.networks import output_bias
+from common.errors import UserError
+from datamodules.images.base import ImageDataModule, InMemoryImages
+from datamodules.images.ring import Ring
+from lightning_modules.core import latent_space as latent
+from lightning_modules.nn.encoders import output_bias
 from lightning_modules.vae import (
     VAE,
     bernoulli_log_likelihood,

@@ -18,7 +18,7 @@ EPOCHS = [
     "8",
     "--checkpoint.every_n_train_steps",
     "13",
-    "--pictures.every_n_train_steps",
+    "--previews.every_n_train_steps",
     "50",
 ]
 SYSTEMS = (

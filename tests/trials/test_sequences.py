@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lightning_modules import load
-from lightning_modules.layers.decoding import Search
+from lightning_modules.decoding.beam_search import BeamSearchConfig
 from tests.trials.test_exact_resume import start
 
 TASKS = {
@@ -79,7 +79,7 @@ def test_digits(task: str, system: str, options: dict[str, Any], tmp_path: Path)
     config = {
         "model": {"class_path": f"lightning_modules.{system}", "init_args": options},
         "data": {
-            "class_path": "datamodules.parallel_text.ParallelFiles",
+            "class_path": "datamodules.parallel.base.ParallelFiles",
             "init_args": {**data, "batch_tokens": 512},
         },
         "trainer": {
@@ -95,6 +95,6 @@ def test_digits(task: str, system: str, options: dict[str, Any], tmp_path: Path)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     made = load(tmp_path / "run/checkpoints/last.ckpt").translate(
-        [text for text, _ in pairs], Search()
+        [text for text, _ in pairs], BeamSearchConfig()
     )
     assert sum(text == answer for text, (_, answer) in zip(made, pairs)) >= 0.99 * len(pairs)

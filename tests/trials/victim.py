@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 import train
-from lightning_modules.base import AdversarialModule, GenerativeModule
+from lightning_modules.core.adversarial import AdversarialModule
+from lightning_modules.core.module import GenerativeModule
 
 place, count, *argv = sys.argv[1:]
 calls = 0

@@ -1,0 +1,142 @@
+"""Previews of the latent space of any system that has `encode`, `decode` and `latent_dim`, drawn
+when training ends.
+"""
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.previews import preview_batch, publish
+from common.images import grid, strips
+from lightning_modules.core import latent_space as latent
+from lightning_modules.core.modes import evaluating
+from lightning_modules.core.seeding import seeded_normal
+
+
+def figure_to_image(figure: Any) -> Tensor:
+    """uint8 (3, H, W) of a matplotlib figure, which is closed."""
+    import matplotlib.pyplot as plt
+
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+    plt.close(figure)
+    return torch.from_numpy(np.array(Image.open(buffer).convert("RGB"))).permute(2, 0, 1)
+
+
+def panels(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
+    """A matplotlib figure for no screen, and its axes (rows, columns)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(rows, columns, squeeze=False, **options)
+
+
+def histograms(codes: Tensor, shown: int = 48) -> Tensor:
+    """Histogram of each coordinate of codes (N, D) against N(0, 1): where they differ, prior
+    samples meet no training.
+    """
+    dims = min(shown, codes.shape[1])
+    rows = -(-dims // 8)
+    figure, axes = panels(rows, min(8, dims), figsize=(1.4 * min(8, dims), 1.1 * rows))
+    grid_points = np.linspace(-4, 4, 101)
+    for dim, axis in enumerate(axes.flat):
+        axis.set(xticks=[], yticks=[], xlim=(-4, 4))
+        if dim < dims:
+            axis.hist(codes[:, dim].numpy(), bins=40, range=(-4, 4), density=True, color="tab:blue")
+            axis.plot(
+                grid_points,
+                np.exp(-(grid_points**2) / 2) / np.sqrt(2 * np.pi),
+                color="black",
+                linewidth=0.8,
+            )
+            axis.set_title(f"{dim}", fontsize=6, pad=1)
+    return figure_to_image(figure)
+
+
+def scatter(codes: Tensor, labels: Tensor) -> Tensor:
+    """2-d codes by label with as many draws from the prior in grey; beside it both through the
+    normal distribution function.
+    """
+    prior = seeded_normal(list(range(len(codes))), (2,))
+    figure, axes = panels(1, 2, figsize=(11, 5))
+    for axis, change in zip(axes[0], (lambda values: values, torch.special.ndtr)):
+        axis.scatter(*change(prior).T.numpy(), s=3, color="lightgrey")
+        axis.scatter(*change(codes).T.numpy(), s=3, c=labels.numpy(), cmap="tab10")
+    return figure_to_image(figure)
+
+
+def neighbours(model: Any, queries: Tensor, pool: Tensor, count: int = 8) -> Tensor:
+    """Rows (len(queries) * count, C, H, W) of the pictures of `pool` with the nearest codes; a
+    query in it is its own first.
+    """
+    distance = torch.cdist(model.encode(queries), model.encode(pool))  # (Q, P)
+    return pool[distance.topk(min(count, len(pool)), largest=False).indices].flatten(0, 1)
+
+
+class LatentPlots(Callback):
+    """Interpolations, traversals, histograms, nearest neighbours and what becomes of a checkerboard
+    and of noise; for a 2-d code also the manifold and a scatter plot.
+
+    Args:
+        count: validation pictures that are encoded for histograms and neighbours.
+    """
+
+    def __init__(self, count: int = 500) -> None:
+        self.count = count
+
+    @staticmethod
+    def watches(model: LightningModule) -> bool:
+        """Whether a system has a latent space."""
+        return all(hasattr(model, name) for name in ("encode", "decode", "latent_dim"))
+
+    @torch.no_grad()
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model: Any = pl_module
+        if not trainer.is_global_zero:
+            return
+        with evaluating(model):
+            batch = preview_batch(trainer, self.count)
+            image = batch["image"]
+            if len(image) < 2:  # nothing to go between
+                return
+            codes = model.encode(image)
+            shown = torch.arange(len(image), device=image.device).chunk(
+                16
+            )  # 16 pictures from all over the set
+            first = torch.stack([part[0] for part in shown])
+            start, end = first[: len(first) // 2], first[len(first) // 2 : len(first) // 2 * 2]
+            active = codes.var(0).topk(min(8, model.latent_dim)).indices.tolist()
+            drawn = {
+                "latent-interpolation": strips(
+                    latent.interpolate(model, codes[start], codes[end], 9)
+                ),
+                "latent-traversal": strips(latent.traverse(model, codes[0], active, 9)),
+                "latent-histograms": histograms(codes.float().cpu()),
+                "latent-neighbours": grid(
+                    neighbours(model, image[start], image), columns=min(8, len(image))
+                ),
+                "latent-strangers": grid(self._strangers(model, image[:1])),
+            }
+            if model.latent_dim == 2:
+                drawn["latent-manifold"] = grid(latent.manifold(model, 16), columns=16)
+                drawn["latent-scatter"] = scatter(codes.float().cpu(), batch["label"].cpu())
+        for name, picture in drawn.items():
+            publish(trainer, name, picture, trainer.global_step)
+
+    @staticmethod
+    def _strangers(model: Any, like: Tensor) -> Tensor:
+        """(2, 2, C, H, W): noise and a checkerboard, and what a code trained on other pictures
+        makes of them.
+        """
+        noise = seeded_normal([0], tuple(like.shape[1:]), like.device).clamp(-1, 1)
+        rows, columns = (torch.arange(side, device=like.device) // 4 for side in like.shape[-2:])
+        board = ((rows[:, None] + columns) % 2 * 2.0 - 1).expand_as(noise)
+        strange = torch.cat([noise, board])
+        return torch.stack([strange, model.decode(model.encode(strange))])

@@ -1,0 +1,75 @@
+"""Stops at the first number that is not finite, before it reaches a checkpoint."""
+
+from collections import deque
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from common.errors import UserError
+
+
+class NonFinite(UserError):
+    """Training met a NaN or an infinity; the message names step, tensor and samples."""
+
+
+def first_non_finite(module: torch.nn.Module, batch: dict[str, Any]) -> str:
+    """Name of the first tensor with a NaN or an infinity: data, then gradients, then weights and
+    buffers.
+    """
+    named: list[tuple[str, Any]] = [(f"batch[{key!r}]", value) for key, value in batch.items()]
+    named += [
+        (f"the gradient of {name}", parameter.grad) for name, parameter in module.named_parameters()
+    ]
+    named += [*module.named_parameters(), *module.named_buffers()]
+    for name, value in named:
+        if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
+            return name
+    return "the loss"
+
+
+def check_finite(trainer: Trainer) -> None:
+    """Raise if the last gradient was not finite; called before each checkpoint, since NaN never
+    goes away again.
+
+    Raises:
+        NonFinite: with no more than the step, where the guard itself has not looked yet.
+    """
+    norm = getattr(trainer.lightning_module, "grad_norm", None)
+    if norm is not None and not norm.isfinite():
+        name = first_non_finite(trainer.lightning_module, {})
+        raise NonFinite(
+            f"step {trainer.global_step}: {name} is not finite; last.ckpt keeps the last good state"
+        )
+
+
+class NonFiniteGuard(Callback):
+    """Watches the norm of the gradient, which is finite only if every gradient is.
+
+    On the CPU it is looked at after every update. On an accelerator that would make every step wait
+    for the device, so it is looked at once per logging window, together with the indices of the
+    batches since then.
+    """
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[int, Tensor, Any]] = deque()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        norm = getattr(pl_module, "grad_norm", None)
+        if norm is None:
+            return
+        self._recent.append((trainer.global_step, norm, batch["index"]))
+        if norm.device.type != "cpu" and trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]  # set by a connector
+            return
+        for step, value, index in self._recent:
+            if not value.isfinite():
+                name = first_non_finite(pl_module, batch)
+                rows = ", ".join(map(str, index.tolist()[:16]))
+                raise NonFinite(
+                    f"step {step}: {name} is not finite (samples {rows}{', ...' if len(index) > 16 else ''}); "
+                    "last.ckpt keeps the last good state: lower the learning rate or set --trainer.gradient_clip_val"
+                )
+        self._recent.clear()

@@ -1,0 +1,97 @@
+"""The opening of every run, also what `--dry_run` prints: sizes, layers, global batch and steps."""
+
+import math
+import sys
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from callbacks.previews import on_device
+from datamodules.base import limited
+
+
+def layer_table(model: Any, batch: dict[str, Any], depth: int = 3) -> str:
+    """Name, type, output shape and parameters of every module down to `depth`, from one pass of
+    `preview`.
+    """
+    shapes: dict[str, str] = {}
+    named = {name: part for name, part in model.named_modules() if name and name.count(".") < depth}
+
+    def remember(name: str) -> Any:
+        def hook(part: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                shapes.setdefault(name, "x".join(map(str, output.shape)))
+
+        return hook
+
+    handles = [part.register_forward_hook(remember(name)) for name, part in named.items()]
+    try:
+        model.preview(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    rows = [("layer", "type", "output", "parameters")]
+    for name, part in named.items():
+        count = sum(parameter.numel() for parameter in part.parameters())
+        if name in shapes or count:
+            rows.append(
+                (name, type(part).__name__, shapes.get(name, ""), f"{count:,}" if count else "")
+            )
+    total = sum(parameter.numel() for parameter in model.parameters())
+    rows.append(("total", "", "", f"{total:,}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        f"{a:{widths[0]}}  {b:{widths[1]}}  {c:{widths[2]}}  {d:>{widths[3]}}"
+        for a, b, c, d in rows
+    )
+
+
+def describe(model: Any, data: Any, trainer: Trainer) -> str:
+    """Layers, data sizes, and how a step is made up."""
+    sizes = {
+        split: len(data.split(split)) for split in ("train", "val")
+    }  # to read the test split could take long
+    split = "val" if sizes["val"] else "train"
+    table = layer_table(model, on_device(data.batch(split, [0, 1]), model.device))
+    world, accumulated = (
+        trainer.world_size,
+        getattr(model, "accumulate", trainer.accumulate_grad_batches),
+    )
+    per_epoch = math.ceil(
+        limited(len(data.train_dataloader()), trainer.limit_train_batches) / accumulated
+    )
+    epochs = trainer.max_epochs
+    steps = [
+        count
+        for count in (trainer.max_steps, per_epoch * epochs if epochs not in (None, -1) else -1)
+        if count > 0
+    ]
+    return (
+        f"{table}\n\n"
+        f"data: {', '.join(f'{count:,} {name}' for name, count in sizes.items())}\n"
+        f"global batch: {data.batch_size} {data.batch_unit} x {world} processes x {accumulated} accumulated = "
+        f"{data.batch_size * world * accumulated}\n"
+        f"steps: {per_epoch} an epoch, {min(steps) if steps else 'no limit'} in all, precision {trainer.precision}, "
+        f"on {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
+    )
+
+
+class RunSummary(Callback):
+    """Prints configuration, layers, sizes and steps when a run begins.
+
+    Args:
+        config: text of the configuration.
+    """
+
+    def __init__(self, config: str) -> None:
+        self.config = config
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            print(
+                f"{self.config}\n{describe(pl_module, data, trainer)}\n",
+                file=sys.stderr,
+                flush=True,
+            )

@@ -1,0 +1,1 @@
+"""What the programs share: options, recipes, classes by name, and data of a configuration."""

@@ -1,0 +1,94 @@
+"""Data modules of a configuration, built and prepared for sampling and evaluation."""
+
+import functools
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cli.recipes import read_config
+from common.errors import UserError
+
+
+class LazyBatch(Mapping[str, Any]):
+    """A batch that is made when somebody looks into it.
+
+    Args:
+        make: makes it.
+    """
+
+    def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
+        self.make = make
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """All of it."""
+        return self.make()
+
+    def __getitem__(self, key: str) -> Any:
+        return self.content[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.content)
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+
+def data_module(config: Path, overrides: dict[str, Any] | None = None) -> Any:
+    """The data module of a configuration, prepared.
+
+    Args:
+        config: a recipe or the config.yaml of a run.
+        overrides: arguments that replace those of the configuration.
+
+    Raises:
+        UserError: if the file is missing or names no data.
+    """
+    if not config.is_file():
+        raise UserError(f"{config}: no such file; give the data with --data CONFIG")
+    entry = read_config(config).get("data")
+    if not entry:
+        raise UserError(f"{config}: there is no `data:` in it; give the data with --data CONFIG")
+    try:
+        module, _, name = entry["class_path"].rpartition(".")
+        data = getattr(importlib.import_module(module), name)(
+            **{**entry.get("init_args", {}), **(overrides or {})}
+        )
+    except (ImportError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{config}: its data cannot be made ({error}); correct its class_path or init_args"
+        ) from error
+    data.prepare_data()
+    return data
+
+
+@functools.cache
+def opened(config: Path) -> Any:
+    """The data module of a configuration, read once."""
+    return data_module(config)
+
+
+def unseen(model: Any, config: Path, seeds: list[int], attribute: str | None) -> LazyBatch:
+    """The batch that `sample` may ask for: seed i picks sample `i` of the test split, modulo its
+    size.
+
+    Args:
+        model: who asks.
+        config: configuration whose data it is.
+        seeds: one for each sample.
+        attribute: property for `positive` and `negative` training pictures.
+    """
+
+    def make() -> dict[str, Any]:
+        data = opened(config)
+        theirs = getattr(data, "tokenizer", None)
+        if model.tokenizer and theirs and model.tokenizer.to_json() != theirs.to_json():
+            raise UserError(
+                f"--data {config}: its texts have another vocabulary than the checkpoint's; give the data of its run"
+            )
+        content: dict[str, Any] = data.batch("test", seeds)
+        return content | (data.attribute_batch(attribute) if attribute else {})
+
+    return LazyBatch(make)

