@@ -114,7 +114,7 @@ def check(options: argparse.Namespace) -> argparse.Namespace:
 
 
 def drawn(
-    target: Any, model: Any, options: argparse.Namespace, count: int, **choice: bool
+    target: Any, model: Any, options: argparse.Namespace, count: int
 ) -> Iterator[tuple[Any, Any]]:
     """uint8 pictures with the labels they were asked to have (or None), a batch at a time; classes
     take turns.
@@ -126,7 +126,7 @@ def drawn(
     conditional = model.hparams.get("conditional", False)
     for start in range(options.seed, options.seed + count, options.batch_size):
         seeds = list(range(start, min(start + options.batch_size, options.seed + count)))
-        images = target.draw(seeds, **choice)
+        images = target.draw(seeds)
         if not isinstance(images, torch.Tensor):
             raise UserError(
                 f"{options.source}: {type(model).__name__} draws texts, and these metrics are for pictures"
@@ -374,15 +374,14 @@ def evaluate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             target.inputs or options.num or len(data.split(options.split))
         )  # more would only repeat the pictures
         count = min(options.num or most, most)
-        for choice in (
-            ({"ema": True}, {"ema": False}) if getattr(model, "ema", None) is not None else ({},)
-        ):
-            note = f"|seed={options.seed}" + "".join(
-                f"|ema={int(value)}" for value in choice.values()
-            )
-            batches = drawn(target, model, options, count, **choice)
-            for line in score(batches, target.data, options, note, target.suffix, target.paired):
-                yield {**line, "weights": "ema" if choice.get("ema") else "live"}
+        averages = model.has_averaged_weights
+        for averaged in (True, False) if averages else (False,):
+            note = f"|seed={options.seed}" + (f"|ema={int(averaged)}" if averages else "")
+            with model.averaged_weights(averaged):
+                batches = drawn(target, model, options, count)
+                lines = score(batches, target.data, options, note, target.suffix, target.paired)
+                for line in lines:
+                    yield {**line, "weights": "ema" if averaged else "live"}
 
 
 def program(argv: list[str]) -> None:

@@ -70,7 +70,7 @@ class PytorchGAN(NoiseGAN):
             nn.LeakyReLU(0.2),
             nn.Linear(256, 1),
         ]
-        self.set_players(
+        self.set_networks(
             Unlabelled(generator), Unlabelled(nn.Sequential(nn.Flatten(), *judge, nn.Flatten(0)))
         )
 
@@ -101,7 +101,7 @@ class PytorchDCGAN(NoiseGAN):
             judge += [nn.Conv2d(before, after, 3, 2, 1), nn.LeakyReLU(0.2), nn.Dropout2d(0.25)]
             judge += [nn.BatchNorm2d(after, 0.8)] if after > 16 else []
         judge += [nn.Flatten(), nn.Linear(512, 1), nn.Flatten(0)]
-        self.set_players(Unlabelled(generator), Unlabelled(nn.Sequential(*judge)))
+        self.set_networks(Unlabelled(generator), Unlabelled(nn.Sequential(*judge)))
 
 
 SYSTEMS: dict[str, tuple[str, int, dict[str, int]]] = {  # class, side of the images, and arguments

@@ -112,24 +112,26 @@ class Autoencoder(GenerativeModule):
         """decode(encode(image))."""
         return self.decode(self.encode(image))
 
-    def loss(self, image: Tensor, seen: Tensor) -> Tensor:
+    def reconstruction_error(self, image: Tensor, seen: Tensor) -> Tensor:
         """Eq. 2 of clean pictures and what the encoder sees of them, in nats per picture."""
         x = (image + 1) / 2
         return F.binary_cross_entropy_with_logits(
             self.decoder(self.encoder(seen)), x, reduction="sum"
         ) / len(x)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         image = batch["image"]
-        loss = self.loss(
-            image, corrupt(image, self.hparams.corruption, self.hparams.corruption_level)
-        )  # Eq. 3
-        self.log_train(loss=loss)
-        return loss
+        corrupted = corrupt(image, self.hparams.corruption, self.hparams.corruption_level)
+        return {"loss": self.reconstruction_error(image, corrupted)}  # Eq. 3
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         image = batch["image"]
-        self.log("val/loss", self.loss(image, image), batch_size=len(image), sync_dist=True)
+        self.log(
+            "val/loss",
+            self.reconstruction_error(image, image),
+            batch_size=len(image),
+            sync_dist=True,
+        )
         self._judge("val/sse", image)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:

@@ -186,10 +186,9 @@ class CLIP(GenerativeModule):
             tokens = cast(Tensor, self.all_gather(tokens)).flatten(0, 1)
         return contrastive_loss(u, v, self.log_scale.exp(), tokens)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         loss = self._loss(self._shifted(batch["image"]), batch["tokens"])
-        self.log_train(loss=loss, scale=self.log_scale.exp())
-        return loss
+        return {"loss": loss, "scale": self.log_scale.exp()}
 
     def _shifted(self, image: Tensor) -> Tensor:
         """Each picture moved by up to `shift` pixels."""

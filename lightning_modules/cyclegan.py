@@ -181,7 +181,6 @@ class CycleGAN(AdversarialModule):
 
     generator: nn.ModuleDict
     discriminator: nn.ModuleDict
-    ema: nn.ModuleDict | None
 
     def __init__(
         self,
@@ -217,7 +216,9 @@ class CycleGAN(AdversarialModule):
             name: PatchDiscriminator(channels, width, patch, "instance", min(height, side))
             for name in ("a", "b")
         }
-        self.set_players(init_normal(nn.ModuleDict(generators)), init_normal(nn.ModuleDict(judges)))
+        self.set_networks(
+            init_normal(nn.ModuleDict(generators)), init_normal(nn.ModuleDict(judges))
+        )
         self.pools = {name: ImagePool(pool_size) for name in ("a", "b")}
         self.fidelity = fidelity_metrics(("a2b", "b2a"), min(height, side))
 
@@ -236,18 +237,19 @@ class CycleGAN(AdversarialModule):
     def generate(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         return {"a": self.generator["b2a"](batch["b"]), "b": self.generator["a2b"](batch["a"])}
 
-    def discriminator_loss(self, domain: str, real: Tensor, fake: Tensor) -> Tensor:
+    def domain_loss(self, domain: str, real: Tensor, fake: Tensor) -> Tensor:
         """Half of Eq. 1. Instance norm keeps pictures apart, so that one pass serves both."""
         on_real, on_fake = self.discriminator[domain](torch.cat([real, fake])).chunk(2)
         return ((on_real - 1).square().mean() + on_fake.square().mean()) / 2  # Eq. 1
 
-    def discriminator_step(self, batch: dict[str, Any], generated: dict[str, Tensor]) -> Tensor:
+    def discriminator_loss(
+        self, batch: dict[str, Any], generated: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         losses = {
-            f"loss_d_{x}": self.discriminator_loss(x, batch[x], self.pools[x].query(generated[x]))
+            f"loss_d_{x}": self.domain_loss(x, batch[x], self.pools[x].query(generated[x]))
             for x in ("a", "b")
         }
-        self.log_train(**losses)
-        return losses["loss_d_a"] + losses["loss_d_b"]
+        return {"loss": losses["loss_d_a"] + losses["loss_d_b"], **losses}
 
     def generator_losses(
         self, batch: dict[str, Any], generated: dict[str, Tensor], every: bool = False
@@ -270,17 +272,16 @@ class CycleGAN(AdversarialModule):
         """Eq. 3, with identity."""
         return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
 
-    def generator_step(self, batch: dict[str, Any], generated: dict[str, Tensor]) -> Tensor:
+    def generator_loss(
+        self, batch: dict[str, Any], generated: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         losses = self.generator_losses(batch, generated)
-        self.log_train(**losses)
-        return self.weigh(losses)
+        return {"loss": self.weigh(losses), **losses}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         generated = self.generate(batch)
         losses = self.generator_losses(batch, generated, every=True)
-        judged = {
-            f"loss_d_{x}": self.discriminator_loss(x, batch[x], generated[x]) for x in ("a", "b")
-        }
+        judged = {f"loss_d_{x}": self.domain_loss(x, batch[x], generated[x]) for x in ("a", "b")}
         every = {
             **losses,
             **judged,
@@ -325,7 +326,6 @@ class CycleGAN(AdversarialModule):
         *,
         batch: dict[str, Any] | None = None,
         direction: Direction = "a2b",
-        ema: bool = True,
     ) -> Tensor:
         """Translate pictures; nothing in it is random.
 
@@ -334,7 +334,6 @@ class CycleGAN(AdversarialModule):
             batch: pictures (N, C, H, W) in [-1, 1] under `a` or `b`, whichever the direction begins
                 with; any size whose sides are multiples of 4.
             direction: from which domain to which.
-            ema: translate with the average of the generators' weights, where there is one.
 
         Returns:
             (N, C, H, W) in [-1, 1].
@@ -348,12 +347,12 @@ class CycleGAN(AdversarialModule):
             )
         pictures = batch[direction[0]].to(self.device)
         self.check_sides(*pictures.shape[2:])
-        return self.drawing(ema)[direction](pictures)  # type: ignore[index]
+        return self.generator[direction](pictures)
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         """Rows of a picture, its translation, the way back, and what identity asks of it."""
-        g: Any = self.drawing(ema=True)
+        g = self.generator
         a, b = batch["a"], batch["b"]
         fake_a, fake_b = g["b2a"](b), g["a2b"](a)
         return {

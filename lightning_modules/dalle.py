@@ -247,7 +247,7 @@ class DALLE(GenerativeModule):
         )
         return nll_text, nll_codes
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         tokens = self.dropped(batch["tokens"], batch["seed"])
         of_text, of_codes = self.losses(tokens, self.codes(batch, "train"))
         given = tokens[:, :1] > 0  # that a caption was dropped says nothing of p(y)
@@ -255,9 +255,7 @@ class DALLE(GenerativeModule):
             (of_text * given).sum() / (given.sum() * self.text_length).clamp(min=1),
             of_codes.mean(),
         )
-        loss = (text + 7 * image) / 8  # Eq. 3
-        self.log_train(loss=loss, loss_text=text, loss_image=image)
-        return loss
+        return {"loss": (text + 7 * image) / 8, "loss_text": text, "loss_image": image}  # Eq. 3
 
     def configure_optimizers(self) -> Any:
         h = self.hparams

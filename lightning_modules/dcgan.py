@@ -225,4 +225,4 @@ class DCGAN(NoiseGAN):
         else:
             generator = Generator(image_shape, self.latent_dim + classes, width, kernel)
             players = (generator, Discriminator(image_shape, classes, width, kernel, norm))
-        self.set_players(init_normal(players[0]), init_normal(players[1]))
+        self.set_networks(init_normal(players[0]), init_normal(players[1]))

@@ -52,7 +52,6 @@ the same decay, so that codes and encoder are averages over the same updates.
 """
 
 import math
-from copy import deepcopy
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -64,7 +63,6 @@ from torch.nn import functional as F
 
 from common.errors import UserError
 from lightning_modules.core.checkpoints import load
-from lightning_modules.core.ema import move_average
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.nn.bottleneck import bottlenecks, conv
@@ -189,6 +187,7 @@ class DiscreteVAE(GenerativeModule):
     """
 
     monitor = ("val/nll", "min")
+    ema_modules = ("network",)
 
     def __init__(
         self,
@@ -231,7 +230,7 @@ class DiscreteVAE(GenerativeModule):
             quantiser,
             gain,
         )
-        self.averaged = deepcopy(self.network).requires_grad_(False)
+        self.init_ema()
         self.nll, self.squared_error = ImportanceSampledNLL(1), SquaredError()
         self.usage, self.perplexity, self.kept = (
             CodeUsage(codes, "share"),
@@ -241,7 +240,7 @@ class DiscreteVAE(GenerativeModule):
 
     # Training
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         h, step = self.hparams, self.trainer.global_step
         beta = annealed(step, 0.0, h.beta, h.beta_steps)
         temperature = annealed(step, 1.0, h.temperature, h.temperature_steps)
@@ -255,15 +254,12 @@ class DiscreteVAE(GenerativeModule):
             self.network.quantiser.learn(features, step, total, *ranks)
         reconstruction = -self._log_likelihood(self.network, z, batch["image"]).mean()
         loss = reconstruction + beta * term.mean()  # Eq. 3
-        term_name = "kl" if h.quantiser == "gumbel" else "commitment"
-        self.log_train(
-            loss=loss,
-            reconstruction=reconstruction,
-            beta=beta,
-            temperature=temperature,
-            **{term_name: term.mean()},
-        )
-        return loss
+        self.log_train(beta=beta, temperature=temperature)
+        return {
+            "loss": loss,
+            "reconstruction": reconstruction,
+            "kl" if h.quantiser == "gumbel" else "commitment": term.mean(),
+        }
 
     @staticmethod
     def _log_likelihood(network: Networks, z: Tensor, image: Tensor) -> Tensor:
@@ -274,15 +270,8 @@ class DiscreteVAE(GenerativeModule):
             mean, log_scale, (levels + torch.rand_like(levels)) / 256
         )
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One update, and the average of the weights with it: before a checkpoint of the update can
-        be written.
-        """
-        super().optimizer_step(*args, **kwargs)
-        step = self.trainer.global_step
-        move_average(
-            self.averaged, self.network, min(self.hparams.ema_decay, (1 + step) / (10 + step))
-        )
+    def ema_decay_at(self, update: int) -> float:
+        return min(self.hparams.ema_decay, update / (9 + update))
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
@@ -298,7 +287,7 @@ class DiscreteVAE(GenerativeModule):
     # Figures
 
     def _measure(self, batch: dict[str, Any], stage: str) -> None:
-        image, network = batch["image"], self.averaged
+        image, network = batch["image"], self.network
         features = network.encode(image)
         codes = network.quantiser.nearest(features)
         log_p = self._log_likelihood(network, network.look_up(codes), image)
@@ -324,10 +313,12 @@ class DiscreteVAE(GenerativeModule):
             self.log_metric("test/sse", self.squared_error)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._measure(batch, "val")
+        with self.averaged_weights():
+            self._measure(batch, "val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._measure(batch, "test")
+        with self.averaged_weights():
+            self._measure(batch, "test")
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
@@ -336,7 +327,7 @@ class DiscreteVAE(GenerativeModule):
 
     # Codes and pictures
 
-    @torch.no_grad()
+    @sampling
     def codes_of(self, image: Tensor) -> Tensor:
         """Codes (N, h, w) of pictures (N, C, H, W) in [-1, 1], in full precision: with less, near
         ones are taken for each other.
@@ -344,22 +335,24 @@ class DiscreteVAE(GenerativeModule):
         Raises:
             UserError: if the pictures are of another size.
         """
-        shape, network = list(image.shape[1:]), self.averaged
+        shape = list(image.shape[1:])
         if shape != self.hparams.image_shape:
             raise UserError(
                 f"these codes are of pictures {self.hparams.image_shape}, not {shape}: train a discrete VAE on them"
             )
         with torch.autocast(image.device.type, enabled=False):
-            return network.quantiser.nearest(network.encode(image))
+            return self.network.quantiser.nearest(self.network.encode(image))
 
+    @sampling
     def picture(self, codes: Tensor) -> Tensor:
         """Previews (N, C, H, W) in [-1, 1] of codes (N, h, w): where Eq. 5 has its median."""
-        return self._mean(self.averaged.look_up(codes))
+        return self._mean(self.network.look_up(codes))
 
     def _mean(self, z: Tensor) -> Tensor:
-        squeezed = self.averaged.decode(z).chunk(2, 1)[0].sigmoid()
+        squeezed = self.network.decode(z).chunk(2, 1)[0].sigmoid()
         return ((squeezed - EPSILON) / (1 - 2 * EPSILON)).clamp(0, 1) * 2 - 1
 
+    @sampling
     def reconstruct(self, image: Tensor) -> Tensor:
         """What is left of pictures that went through their codes."""
         return self.picture(self.codes_of(image))
@@ -404,7 +397,7 @@ class DiscreteVAE(GenerativeModule):
         """Previews above their reconstructions, from the mean of all codes and from the chosen
         ones; and all codes as patches.
         """
-        image, network = batch["image"], self.averaged
+        image, network = batch["image"], self.network
         features = network.encode(image)
         rows = [image, self.picture(network.quantiser.nearest(features))]
         if self.hparams.quantiser == "gumbel":

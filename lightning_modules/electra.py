@@ -289,15 +289,14 @@ class ELECTRA(TokenModule):
         """
         return batch["tokens"], batch["length"] + 1, batch["targets"] + len(batch["tokens"])
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def target_count(self, batch: dict[str, Any]) -> int:
+        return int(batch["targets"]) + len(batch["tokens"])
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         tokens, length, count = self.texts(batch)
         outcome = self(tokens, length)
-        losses = self.losses(outcome)
-        self.log_train(
-            loss=losses.sum() / count,
-            **{f"loss_{name}": value for name, value in self.parts(outcome, count).items()},
-        )
-        return self.token_mean(losses, count)
+        parts = {f"loss_{name}": value for name, value in self.parts(outcome, count).items()}
+        return {"loss": self.losses(outcome).sum() / count, **parts}
 
     # Figures
 

@@ -210,12 +210,12 @@ class NoiseGAN(AdversarialModule):
     ) -> None:
         super().__init__(**kwargs)
         self.latent_dim = latent_dim
-        self.loss = LOSSES[loss]
+        self.losses = LOSSES[loss]
         self.classes = 0
 
-    def set_players(self, generator: nn.Module, discriminator: nn.Module) -> None:
+    def set_networks(self, generator: nn.Module, discriminator: nn.Module) -> None:
         refuse_contradictions(self.hparams, discriminator)
-        super().set_players(
+        super().set_networks(
             generator,
             normalise_spectrally(discriminator) if self.hparams.spectral else discriminator,
         )
@@ -234,7 +234,7 @@ class NoiseGAN(AdversarialModule):
         for _ in range(CALIBRATION_BATCHES):
             yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}
 
-    def judge(self, image: Tensor, label: Tensor | None) -> Tensor:
+    def discriminate(self, image: Tensor, label: Tensor | None) -> Tensor:
         """Logits (N,) of pictures, augmented where asked; in full precision, since losses take
         differences of them.
         """
@@ -247,33 +247,43 @@ class NoiseGAN(AdversarialModule):
         smoothing = (
             {"target": 1 - self.hparams.label_smoothing} if self.hparams.label_smoothing else {}
         )
-        return self.loss.discriminator(real, fake, **smoothing)  # Eq. 1, max
+        return self.losses.discriminator(real, fake, **smoothing)  # Eq. 1, max
 
-    def discriminator_step(self, batch: dict[str, Any], generated: Tensor) -> Tensor:
+    def discriminator_loss(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
         real, label = batch["image"], self.one_hot(batch)
         if has_batch_norm(self.discriminator):  # whose statistics are to be of one kind of pictures
-            logits_real, logits_fake = self.judge(real, label), self.judge(generated, label)
+            logits_real, logits_fake = (
+                self.discriminate(real, label),
+                self.discriminate(generated, label),
+            )
         else:
             twice = None if label is None else torch.cat([label, label])
-            logits_real, logits_fake = self.judge(torch.cat([real, generated]), twice).chunk(2)
+            logits_real, logits_fake = self.discriminate(torch.cat([real, generated]), twice).chunk(
+                2
+            )
         loss = self.adversarial_loss(logits_real, logits_fake)
         answers = {"d_real": logits_real.mean(), "d_fake": logits_fake.mean()}
         right = ((logits_real > 0).float().mean() + (logits_fake < 0).float().mean()) / 2
-        self.log_train(
-            **answers, wasserstein=answers["d_real"] - answers["d_fake"], accuracy_d=right
-        )
+        values: dict[str, Tensor] = {
+            **answers,
+            "wasserstein": answers["d_real"] - answers["d_fake"],
+            "accuracy_d": right,
+        }
         if self.hparams.penalty_weight:
-            penalty = gradient_penalty(lambda image: self.judge(image, label), real, generated)
-            self.log_train(penalty=penalty)
+            penalty = gradient_penalty(
+                lambda image: self.discriminate(image, label), real, generated
+            )
+            values["penalty"] = penalty
             loss = loss + self.hparams.penalty_weight * penalty
         if self.hparams.r1_weight:
             loss = loss + self.hparams.r1_weight * r1_penalty(
-                lambda image: self.judge(image, label), real
+                lambda image: self.discriminate(image, label), real
             )
-        return loss
+        return {"loss": loss, **values}
 
-    def generator_step(self, batch: dict[str, Any], generated: Tensor) -> Tensor:
-        return self.loss.generator(self.judge(generated, self.one_hot(batch)))  # Eq. 1, min
+    def generator_loss(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
+        logits = self.discriminate(generated, self.one_hot(batch))
+        return {"loss": self.losses.generator(logits)}  # Eq. 1, min
 
     def configure_optimizers(self) -> Any:
         optimizers, schedules = super().configure_optimizers()
@@ -288,10 +298,10 @@ class NoiseGAN(AdversarialModule):
         shown: far below `train/d_real`, it has learnt the training pictures by heart.
         """
         generated, label = self.generate(batch), self.one_hot(batch)
-        real, fake = self.judge(batch["image"], label), self.judge(generated, label)
+        real, fake = self.discriminate(batch["image"], label), self.discriminate(generated, label)
         losses = {
             "val/loss_d": self.adversarial_loss(real, fake),
-            "val/loss_g": self.loss.generator(fake),
+            "val/loss_g": self.losses.generator(fake),
         }
         self.log_dict(
             {**losses, "val/d_real": real.mean(), "val/d_fake": fake.mean()},
@@ -306,7 +316,6 @@ class NoiseGAN(AdversarialModule):
         *,
         mode: Literal["prior", "interpolate", "arithmetic"] = "prior",
         label: int | None = None,
-        ema: bool = True,
         truncation: float | None = None,
         steps: int = 9,
         base: list[int] = [],  # noqa: B006  # read only
@@ -321,7 +330,6 @@ class NoiseGAN(AdversarialModule):
                 that of `minus` plus that of `plus`, with a little noise of its own per seed
                 (Radford et al. 2016, section 6.3.2).
             label: class to draw, where the model is conditional; otherwise the classes take turns.
-            ema: draw with the average of the generator's weights, where there is one.
             truncation: see `seeded_noise`; below 1 less variety and more typical pictures.
             steps: pictures of an interpolation.
             base: seeds whose pictures have what is to be kept and what is to be replaced.
@@ -335,7 +343,7 @@ class NoiseGAN(AdversarialModule):
             UserError: if the options do not fit the model, or each other.
         """
         check_sampling(label, self.classes, steps)
-        generator = self.drawing(ema)
+        generator = self.generator
         classes = torch.tensor(
             [seed if label is None else label for seed in seeds], device=self.device
         )
@@ -389,10 +397,10 @@ class GAN(NoiseGAN):
         self.classes = classes = classes_used(num_classes, conditional)
         if network == "maxout":
             generator = GoodfellowGenerator(image_shape, self.latent_dim, classes)
-            self.set_players(generator, MaxoutDiscriminator(image_shape, classes))
+            self.set_networks(generator, MaxoutDiscriminator(image_shape, classes))
         else:
             plain = PlainGenerator(image_shape, self.latent_dim, classes, hidden)
-            self.set_players(plain, PlainDiscriminator(image_shape, classes, hidden[:-3:-1]))
+            self.set_networks(plain, PlainDiscriminator(image_shape, classes, hidden[:-3:-1]))
 
     def on_train_start(self) -> None:
         """Set the output bias of a new maxout generator to the logits of the training set's mean
@@ -405,6 +413,6 @@ class GAN(NoiseGAN):
             and not generator.output.bias.any()
         ):
             bias = torch.logit(self.trainer.datamodule.mean_image(), eps=BIAS_CLIP).flatten()  # type: ignore[attr-defined]
-            average: Any = self.ema
-            for network in (generator, average) if average is not None else (generator,):
+            averages: Any = [self.ema.networks["generator"]] if self.ema is not None else []
+            for network in (generator, *averages):
                 network.output.bias.data.copy_(bias)

@@ -174,7 +174,7 @@ class Pix2Pix(AdversarialModule):
         self.conditional = loss not in ("gan", "l1+gan")
         seen = 2 * channels if self.conditional else channels
         judge = PatchDiscriminator(seen, width, patch, "batch", min(height, side))
-        self.set_players(
+        self.set_networks(
             init_normal(UNet(channels, width, self.levels, test_statistics)), init_normal(judge)
         )
         self.fidelity = fidelity_metrics(("a2b",), min(height, side))
@@ -197,24 +197,27 @@ class Pix2Pix(AdversarialModule):
     def generate(self, batch: dict[str, Any]) -> Tensor:
         return self.generator(batch["a"])
 
-    def judge(self, a: Tensor, b: Tensor) -> Tensor:
+    def discriminate(self, a: Tensor, b: Tensor) -> Tensor:
         """Logits (N, 1, h, w) of an answer, beside its question where Eq. 1 holds."""
         return self.discriminator(torch.cat([a, b], 1) if self.conditional else b)
 
-    def discriminator_loss(self, batch: dict[str, Any], generated: Tensor) -> Tensor:
+    def patch_loss(self, batch: dict[str, Any], generated: Tensor) -> Tensor:
         """Half of Eq. 1 or 2, negated."""
-        on_real, on_fake = self.judge(batch["a"], batch["b"]), self.judge(batch["a"], generated)
+        on_real, on_fake = (
+            self.discriminate(batch["a"], batch["b"]),
+            self.discriminate(batch["a"], generated),
+        )
         return logistic_discriminator_loss(on_real, on_fake) / 2
 
-    def discriminator_step(self, batch: dict[str, Any], generated: Tensor) -> Tensor:
-        return self.discriminator_loss(batch, generated)
+    def discriminator_loss(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
+        return {"loss": self.patch_loss(batch, generated)}
 
     def generator_losses(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
         """The parts of Eq. 4 by their names, unweighed."""
         losses = {"l1": F.l1_loss(generated, batch["b"])}  # Eq. 3, logged in any case
         if self.hparams.loss != "l1":
             losses["gan"] = non_saturating_generator_loss(
-                self.judge(batch["a"], generated)
+                self.discriminate(batch["a"], generated)
             )  # Eq. 1 or 2
         return losses
 
@@ -225,10 +228,9 @@ class Pix2Pix(AdversarialModule):
             parts.append(self.hparams.lambda_l1 * losses["l1"])
         return torch.stack(parts).sum()
 
-    def generator_step(self, batch: dict[str, Any], generated: Tensor) -> Tensor:
+    def generator_loss(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
         losses = self.generator_losses(batch, generated)
-        self.log_train(**losses)
-        return self.weigh(losses)
+        return {"loss": self.weigh(losses), **losses}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """The same losses as in training, but for D's batch norm, which goes by its running
@@ -239,7 +241,7 @@ class Pix2Pix(AdversarialModule):
         every = {
             **losses,
             "loss_g": self.weigh(losses),
-            "loss_d": self.discriminator_loss(batch, generated),
+            "loss_d": self.patch_loss(batch, generated),
         }
         values = {f"val/{name}": value for name, value in every.items()}
         self.log_dict(values, batch_size=len(generated), sync_dist=True)
@@ -257,7 +259,6 @@ class Pix2Pix(AdversarialModule):
         *,
         batch: dict[str, Any] | None = None,
         direction: Literal["a2b"] = "a2b",
-        ema: bool = True,
     ) -> Tensor:
         """Translate pictures.
 
@@ -266,7 +267,6 @@ class Pix2Pix(AdversarialModule):
             batch: pictures (N, C, H, W) in [-1, 1] under `a`; any size whose sides are multiples of
                 the U-Net's 2^L.
             direction: the one that was learnt; `data.swap true` learns the other.
-            ema: translate with the average of the generator's weights, where there is one.
 
         Returns:
             (N, C, H, W) in [-1, 1].
@@ -280,7 +280,7 @@ class Pix2Pix(AdversarialModule):
             )
         pictures = batch["a"].to(self.device)
         self.check_sides(*pictures.shape[2:])
-        return self.drawing(ema)(pictures, seeds)
+        return self.generator(pictures, seeds)
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:

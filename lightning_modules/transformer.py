@@ -37,12 +37,11 @@ differ:
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 
 from common.errors import UserError
 from lightning_modules.core.translator import Translator
@@ -219,6 +218,8 @@ class Transformer(Translator):
         UserError: if sizes do not go together.
     """
 
+    ema_modules = ("network",)
+
     def __init__(
         self,
         source_vocab_size: int,
@@ -245,7 +246,7 @@ class Transformer(Translator):
             width, heads, dropout, 0.0, "layer", False, "relu", norm_first=norm_first, hidden=hidden
         )
         self.network = EncoderDecoder(source_vocab_size, vocab_size, shape, layers, shared)
-        self.averaged = AveragedModel(self.network).requires_grad_(False)
+        self.init_ema()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -264,32 +265,26 @@ class Transformer(Translator):
         if (
             self.trainer.global_step == 0 or left > window
         ):  # the mean is of another run (--init_from), or of an end that was not the last
-            self.averaged.n_averaged.zero_()
+            assert self.ema is not None
+            self.ema.updates.zero_()
 
-    @property
-    def judged(self) -> EncoderDecoder:
-        """The network that is trained, or the mean of its last states where there is one and
-        nothing is trained.
-        """
-        averaged = not self.training and self.averaged.n_averaged > 0
-        return cast(EncoderDecoder, self.averaged.module) if averaged else self.network
+    def ema_decay_at(self, update: int) -> float | None:
+        """Weights of an arithmetic mean of the last `average` states (section 6.1)."""
+        h, total = self.hparams, self.total_updates
+        left, rest = divmod(total - update, h.average_every)  # states that follow this one
+        first = min(h.average - 1, (total - 1) // h.average_every)
+        return None if rest or left > first else (first - left) / (first - left + 1)
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One update, and its state taken into the mean where it is due: before a checkpoint of the
-        update can be written.
-        """
-        super().optimizer_step(*args, **kwargs)
-        before_end = self.total_updates - self.trainer.global_step - 1
-        number, rest = divmod(before_end, self.hparams.average_every)
-        if rest == 0 and number < self.hparams.average:
-            self.averaged.update_parameters(self.network)
+    def measure(self, batch: dict[str, Any], stage: str) -> None:
+        with self.averaged_weights():
+            super().measure(batch, stage)
 
     def encode(self, source: Tensor, length: Tensor) -> Any:
-        return self.judged.encode(source, length)
+        return self.network.encode(source, length)
 
     def decode(self, memory: Any, tokens: Tensor) -> Tensor:
         sources, mask = memory
-        return self.judged.decode(sources, mask, tokens, None, 0)
+        return self.network.decode(sources, mask, tokens, None, 0)
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
@@ -312,7 +307,7 @@ class Transformer(Translator):
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         state.cache.write_at([state.length] * len(tokens))
-        logits = self.judged.decode(
+        logits = self.network.decode(
             state.sources, state.mask, tokens[:, None], state.cache, state.length
         )
         return logits[:, 0], replace(state, length=state.length + 1)

@@ -258,11 +258,9 @@ class VAE(GenerativeModule):
             mean = mean.flatten() if bias.numel() == mean.numel() else mean.mean((1, 2))
             bias.copy_(torch.logit(mean, eps=BIAS_CLIP))
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         beta = self.hparams.beta * warmup(self.trainer.global_step, self.hparams.beta_warmup_steps)
-        losses = self.objective(batch, beta)
-        self.log_train(**losses)
-        return losses["loss"]
+        return {**self.objective(batch, beta)}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         losses = {

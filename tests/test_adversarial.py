@@ -280,7 +280,7 @@ def test_contradictions_are_refused(wrong: dict[str, Any]) -> None:
 def test_a_sigmoid_under_a_loss_of_logits_is_refused() -> None:
     model = GAN(image_shape=[1, 4, 4], hidden=[8, 8])
     with pytest.raises(UserError, match="logits"):
-        model.set_players(model.generator, nn.Sequential(model.discriminator, nn.Sigmoid()))
+        model.set_networks(model.generator, nn.Sequential(model.discriminator, nn.Sigmoid()))
 
 
 GAME = (
@@ -600,7 +600,9 @@ def noise_statistics(model: Any, batches: int) -> list[tuple[Tensor, Tensor]]:
     state = {name: value.clone() for name, value in model.ema.state_dict().items()}
     with torch.no_grad():
         for _ in range(batches):
-            model.ema(draw_noise(model.hparams.noise, 100, model.latent_dim, model.device), None)
+            model.ema.networks["generator"](
+                draw_noise(model.hparams.noise, 100, model.latent_dim, model.device), None
+            )
     for hook in hooks:
         hook.remove()
     model.ema.load_state_dict(state)
@@ -694,8 +696,8 @@ def test_sampling_recomputes_the_statistics_of_an_averaged_generator(averaged: P
     changes.
     """
     model = load(averaged / "checkpoints/last.ckpt")
-    found = [value.clone() for value in model.ema.buffers()]
-    for value in model.ema.buffers():
+    found = [value.clone() for value in model.ema.networks.buffers()]
+    for value in model.ema.networks.buffers():
         value.zero_()
     model._uncalibrated = True
     before, modes = torch.get_rng_state(), [part.training for part in model.modules()]
@@ -703,7 +705,8 @@ def test_sampling_recomputes_the_statistics_of_an_averaged_generator(averaged: P
     assert torch.equal(before, torch.get_rng_state())
     assert [part.training for part in model.modules()] == modes
     assert all(
-        torch.equal(one, other) for one, other in zip(model.ema.buffers(), found, strict=True)
+        torch.equal(one, other)
+        for one, other in zip(model.ema.networks.buffers(), found, strict=True)
     )
     assert all(
         norm.momentum == 0.1
@@ -740,7 +743,7 @@ class Start(Callback):
         if trainer.global_step == 0:
             self.bias, self.average = (
                 network.output.bias.detach().clone()
-                for network in (pl_module.generator, pl_module.ema)
+                for network in (pl_module.generator, pl_module.ema.networks["generator"])
             )
 
 

@@ -36,7 +36,7 @@ def test_equation_2_is_the_summed_cross_entropy() -> None:
     )
     y = (model.reconstruct(image) + 1) / 2
     expected = F.binary_cross_entropy(y, (image + 1) / 2, reduction="none").sum((1, 2, 3)).mean()
-    torch.testing.assert_close(model.loss(image, image), expected)
+    torch.testing.assert_close(model.reconstruction_error(image, image), expected)
 
 
 def test_equation_3_corrupts_what_is_seen_and_not_what_is_asked() -> None:
@@ -50,7 +50,9 @@ def test_equation_3_corrupts_what_is_seen_and_not_what_is_asked() -> None:
     assert corrupt(image, "none", 0.5) is image
     model = Autoencoder(image_shape=SHAPE, hidden=[16], latent_dim=3)
     picture = torch.rand(3, *SHAPE) * 2 - 1
-    assert model.loss(picture, corrupt(picture, "masking", 0.9)) != model.loss(picture, picture)
+    assert model.reconstruction_error(
+        picture, corrupt(picture, "masking", 0.9)
+    ) != model.reconstruction_error(picture, picture)
 
 
 def test_masking_blackens_whole_pixels() -> None:
@@ -82,7 +84,7 @@ def test_codes_drawn_at_random_fall_into_holes() -> None:
     model = Autoencoder(image_shape=SHAPE, hidden=[64], activation="elu", latent_dim=8)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(300):
-        loss = model.loss(bars, bars)
+        loss = model.reconstruction_error(bars, bars)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -16,14 +16,17 @@ import torch
 import yaml
 from PIL import Image
 from pytorch_lightning import Trainer
+from torch import Tensor
 
 import sample
 import train
 from cli.recipes import purpose, recipes
 from common.files import ROOT
 from datamodules.base import DATA_SPEC
+from datamodules.images.openmoji import OpenMoji
 from lightning_modules import load
 from lightning_modules.core.module import GenerativeModule
+from lightning_modules.vae import VAE
 from tests.runs import run_differences
 
 NESTED = {
@@ -85,7 +88,7 @@ def test_recipe_parses_and_builds(
     assert train.main(["fit", "--config", recipe, "--print_config"]) == 0
     config = yaml.safe_load(capsys.readouterr().out)
     own, arguments = [], config["data"]["init_args"]
-    texts = re.match(r"datamodules\.(parallel_)?text\.", config["data"]["class_path"])
+    texts = re.match(r"datamodules\.(parallel|text)\.", config["data"]["class_path"])
     if (
         "folder" in arguments and not texts
     ):  # the user's own pictures, in one heap, or in two domains
@@ -369,3 +372,30 @@ class ToyMean(GenerativeModule):
     finally:
         module.unlink()
         shutil.rmtree(recipe.parent)
+
+
+def test_a_system_may_override_training_step(tmp_path: Path) -> None:
+    """As in any Lightning project: one update per step, with the rest of the base class at work."""
+
+    class Halved(VAE):
+        def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+            return self.loss(batch)["loss"] / 2
+
+    model = Halved(image_shape=[3, 16, 16], hidden=[8], latent_dim=2)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=3,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        log_every_n_steps=1,
+    )
+    trainer.fit(model, datamodule=OpenMoji(size=16, batch_size=8, max_samples=40))
+    assert trainer.global_step == 3
+    assert trainer.callback_metrics["train/grad_norm"] > 0
+    assert "train/loss" not in trainer.callback_metrics
+    assert any(not torch.equal(*pair) for pair in zip(before, model.parameters()))

@@ -184,20 +184,19 @@ def test_the_averaged_codebook_belongs_to_the_averaged_encoder() -> None:
     )
     assert len(history.states) == 12
     for step, state in enumerate(history.states):
-        decay = min(0.999, (1 + step) / (10 + step))
+        decay = min(0.999, (1 + step) / (10 + step))  # update step + 1
         expected = {
             name: decay * value + (1 - decay) * state[name] for name, value in expected.items()
         }
-    for name, value in model.averaged.state_dict().items():
+    averaged = model.ema.networks["network"]
+    for name, value in averaged.state_dict().items():
         torch.testing.assert_close(value.double(), expected[name], atol=1e-5, rtol=1e-5, msg=name)
     codes = expected["quantiser.sums"] / expected["quantiser.uses"][:, None]
-    torch.testing.assert_close(
-        model.averaged.quantiser.codebook.double(), codes, atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(averaged.quantiser.codebook.double(), codes, atol=1e-4, rtol=1e-4)
     assert (codes - model.network.quantiser.codebook).abs().max() > 1e-3, (
         "the trained network's codes are others"
     )
-    looked_up = model.averaged.look_up(torch.arange(7)[None, None])[0, :, 0].T
+    looked_up = averaged.look_up(torch.arange(7)[None, None])[0, :, 0].T
     torch.testing.assert_close(looked_up.double(), codes, atol=1e-4, rtol=1e-4)
 
 
@@ -208,7 +207,7 @@ def test_several_codes_at_each_position() -> None:
     """
     model = DiscreteVAE(**DVAE, code_maps=3, quantiser="vq").eval()
     image = torch.rand(2, 3, 16, 16) * 2 - 1
-    network = model.averaged
+    network = model.network
     codes = model.codes_of(image)
     assert model.grid == [12, 4]
     assert codes.shape == (2, 12, 4)

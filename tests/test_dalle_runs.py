@@ -16,6 +16,7 @@ from PIL import Image
 import evaluate
 import sample
 import train
+from cli.data import data_module
 from lightning_modules import load
 from lightning_modules.decoding.filters import SamplingConfig
 from metrics.features import to_bytes
@@ -179,7 +180,7 @@ def test_captions_are_those_of_the_split(runs: Path, capsys: Any) -> None:
 
     model, data = (
         load(runs / "dalle/checkpoints/last.ckpt"),
-        sample.data_module(runs / "dalle/config.yaml"),
+        data_module(runs / "dalle/config.yaml"),
     )
     (target,) = targets(model, data, "val")
     torch.testing.assert_close(
@@ -203,7 +204,7 @@ def test_ranking_is_scored_beside_ceiling_and_floor(runs: Path, capsys: Any) -> 
     assert "passes=2|" in lines["ranking"]["signature"]
     clip, data = (
         load(runs / "clip/checkpoints/last.ckpt"),
-        sample.data_module(runs / "clip/config.yaml"),
+        data_module(runs / "clip/config.yaml"),
     )
     assert "|n=192|" in lines["ranking"]["signature"]
     assert all(

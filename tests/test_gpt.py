@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 import sample
 import train
+from cli.data import data_module
 from common.errors import UserError
 from common.files import ROOT
 from datamodules.tokenizer import RECORD, BPETokenizer, CharTokenizer
@@ -482,7 +483,7 @@ def test_whole_validation_split_is_measured(tmp_path: Path) -> None:
     )
     run = tmp_path / "run"
     model = load(run / "checkpoints/last.ckpt")
-    data = sample.data_module(run / "config.yaml")
+    data = data_module(run / "config.yaml")
     ids = torch.from_numpy(data.tokens("val").ids.astype(int))
     total = 0.0
     with torch.no_grad():

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import train
+from cli.data import data_module
 from common.files import ROOT
 from lightning_modules.decoding.filters import SamplingConfig
 from lightning_modules.decoding.generation import generate
@@ -244,7 +245,6 @@ def test_a_run_goes_on_with_its_own_optimizer(tmp_path: Path, capsys: Any) -> No
 
 def test_whole_validation_split_is_measured_with_its_state(tmp_path: Path) -> None:
     """One row reads all of it: `val/nll` is that of one long pass."""
-    import sample
     from lightning_modules import load
 
     argv = [
@@ -257,9 +257,7 @@ def test_whole_validation_split_is_measured_with_its_state(tmp_path: Path) -> No
     limits = ["--trainer.limit_val_batches", "1.0", "--trainer.max_epochs", "1"]
     assert train.main([*argv, "--run_dir", str(tmp_path / "run"), *limits]) == 0
     model = load(tmp_path / "run/checkpoints/last.ckpt")
-    ids = torch.from_numpy(
-        sample.data_module(tmp_path / "run/config.yaml").tokens("val").ids.astype(int)
-    )
+    ids = torch.from_numpy(data_module(tmp_path / "run/config.yaml").tokens("val").ids.astype(int))
     with torch.no_grad():
         expected = F.cross_entropy(model(ids[None, :-1])[0], ids[1:]).item()
     header, *rows = [

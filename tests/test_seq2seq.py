@@ -479,9 +479,11 @@ def test_averages_are_of_the_last_states() -> None:
         with torch.no_grad():
             model.network.embedding.weight.fill_(step)
         model.eval()
-        assert (model.judged is model.network) == (step <= 60)
+        trained = model.network
+        with model.averaged_weights():
+            assert (model.network is trained) == (step <= 60)
         model.optimizer_step(0, 0, optimizer)
     torch.testing.assert_close(
-        model.averaged.module.embedding.weight, torch.full((VOCABULARY, 8), 80.0)
+        model.ema.networks["network"].embedding.weight, torch.full((VOCABULARY, 8), 80.0)
     )
-    assert model.train().judged is model.network
+    assert model.network is trained

@@ -14,6 +14,7 @@ from pytorch_lightning import Trainer
 
 import sample
 import train
+from cli.data import data_module
 from datamodules.parallel.base import EmojiTranslation
 from lightning_modules import load
 from lightning_modules.core.tokens import token_losses
@@ -178,7 +179,7 @@ def test_an_update_is_a_mean_over_the_targets_of_all_its_batches() -> None:
 
 def test_the_last_checkpoint_has_the_average(checkpoint: str) -> None:
     """Also where no validation comes after the last update."""
-    assert torch.load(checkpoint, weights_only=True)["state_dict"]["averaged.n_averaged"] == 2
+    assert torch.load(checkpoint, weights_only=True)["state_dict"]["ema.updates"] == 2
 
 
 def test_a_run_that_stops_where_it_averages_goes_on_with_the_average(
@@ -221,7 +222,7 @@ def test_another_runs_average_is_not_the_new_runs(checkpoint: str, d: Path, tmp_
     ]
     assert train.main([*argv, "--trainer.max_steps", "2", "--trainer.limit_val_batches", "0"]) == 0
     state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    assert state["averaged.n_averaged"] == 1
+    assert state["ema.updates"] == 1
     torch.testing.assert_close(
         state["averaged.module.embedding.weight"], state["network.embedding.weight"]
     )
@@ -238,7 +239,7 @@ def test_a_checkpoint_translates_its_test_split(
         sample.main([checkpoint, "--seeds", "3,0-2", "--beam", "2", "--length_penalty", "1"]) == 0
     )
     lines = capsys.readouterr().out.splitlines()
-    sources, _ = sample.data_module(d / "run/config.yaml").texts("test")
+    sources, _ = data_module(d / "run/config.yaml").texts("test")
     search = BeamSearchConfig(beam=2, length_penalty=1.0)
     assert lines == load(checkpoint).translate([sources[number] for number in (3, 0, 1, 2)], search)
     assert all(lines)

@@ -100,7 +100,7 @@ def test_eq_1_to_3_with_known_networks() -> None:
     )
     assert model.weigh(losses).item() == pytest.approx(2 * 0.75**2 + 10 * 0.8 + 5 * 0.4, abs=1e-5)
     fake = model.generate(BATCH)
-    assert model.discriminator_loss("b", BATCH["b"], fake["b"]).item() == pytest.approx(
+    assert model.domain_loss("b", BATCH["b"], fake["b"]).item() == pytest.approx(
         (0.75**2 + 0.25**2) / 2
     )
 
@@ -108,7 +108,7 @@ def test_eq_1_to_3_with_known_networks() -> None:
 def test_swapping_the_domains_swaps_every_loss() -> None:
     model = cyclegan(pool_size=0)
     there = model.generator_losses(BATCH, model.generate(BATCH))
-    judged = {x: model.discriminator_loss(x, BATCH[x], model.generate(BATCH)[x]) for x in "ab"}
+    judged = {x: model.domain_loss(x, BATCH[x], model.generate(BATCH)[x]) for x in "ab"}
     model.generator = nn.ModuleDict({"a2b": model.generator["b2a"], "b2a": model.generator["a2b"]})
     model.discriminator = nn.ModuleDict(
         {"a": model.discriminator["b"], "b": model.discriminator["a"]}
@@ -121,7 +121,7 @@ def test_swapping_the_domains_swaps_every_loss() -> None:
         assert torch.equal(there[other], back[one]), other
         assert not torch.equal(there[one], there[other])
     assert torch.equal(
-        judged["a"], model.discriminator_loss("b", swapped["b"], model.generate(swapped)["b"])
+        judged["a"], model.domain_loss("b", swapped["b"], model.generate(swapped)["b"])
     )
 
 
@@ -164,12 +164,12 @@ def test_neither_players_gradients_reach_the_other(model: Any) -> None:
         if isinstance(generated, dict)
         else generated.detach()
     )
-    model.discriminator_step(BATCH, detached).backward()
+    model.discriminator_loss(BATCH, detached)["loss"].backward()
     assert all(p.grad is None for p in model.generator.parameters())
     assert all(p.grad is not None for p in model.discriminator.parameters())
     model.zero_grad()
     with frozen(model.discriminator):
-        model.generator_step(BATCH, generated).backward()
+        model.generator_loss(BATCH, generated)["loss"].backward()
     assert all(p.grad is None for p in model.discriminator.parameters())
     assert all(p.grad is not None for p in model.generator.parameters())
 
@@ -740,14 +740,14 @@ def test_no_forward_pass_is_done_twice(monkeypatch: pytest.MonkeyPatch, tmp_path
     for itself and once for them.
     """
     calls: list[str] = []
-    original = CycleGAN.set_players
+    original = CycleGAN.set_networks
 
     def watched(self: CycleGAN, generator: nn.Module, discriminator: nn.Module) -> None:
         original(self, generator, discriminator)
         for name, network in [*self.generator.items(), *self.discriminator.items()]:
             network.register_forward_hook(lambda *_, name=name: calls.append(name))
 
-    monkeypatch.setattr(CycleGAN, "set_players", watched)
+    monkeypatch.setattr(CycleGAN, "set_networks", watched)
     argv = [
         "fit",
         "--config",

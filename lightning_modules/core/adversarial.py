@@ -1,11 +1,11 @@
 """Training of two networks against each other by manual optimization."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
-from copy import deepcopy
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
+from jsonargparse.typing import OpenUnitInterval, PositiveFloat, PositiveInt
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy
@@ -14,24 +14,32 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from common.errors import UserError
-from lightning_modules.core.ema import move_average
 from lightning_modules.core.modes import evaluating, frozen
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.ranks import check_ranks_agree
 from lightning_modules.core.seeding import seed_generators
 
-CALIBRATION_BATCHES, CALIBRATION_SIZE = (
-    10,
-    128,
-)  # per estimate of an averaged generator's batch-norm statistics
+# Batches, and samples in each, per estimate of an averaged generator's batch-norm statistics.
+CALIBRATION_BATCHES, CALIBRATION_SIZE = 10, 128
 
 
-OPTIMIZER_ARGUMENTS = (
+OPTIMIZER_ARGUMENTS = [  # callables, which a checkpoint of plain values cannot hold
     "generator_optimizer",
     "discriminator_optimizer",
     "generator_schedule",
     "discriminator_schedule",
-)
+]
+
+
+def batch_norms(module: torch.nn.Module) -> list[torch.nn.modules.batchnorm._BatchNorm]:
+    """All batch-norm layers of a network."""
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    return [layer for layer in module.modules() if isinstance(layer, kind)]
+
+
+def rename_loss(losses: dict[str, Any], name: str) -> dict[str, Any]:
+    """Losses with the key "loss" replaced by `name`."""
+    return {name if key == "loss" else key: value for key, value in losses.items()}
 
 
 def adam_for_gans(parameters: Iterable[Any]) -> torch.optim.Optimizer:
@@ -47,10 +55,10 @@ class AdversarialModule(GenerativeModule):
     accumulation, clipping, schedules, bf16, the norm of the gradient, several processes, and an
     average of the generator's weights. A subclass holds networks and losses:
 
-    - `__init__` ends with `set_players(generator, discriminator)`;
+    - `__init__` ends with `set_networks(generator, discriminator)`;
     - `generate(batch)` returns what the generator makes for a batch: a tensor, or any nest of
       tensors;
-    - `discriminator_step(batch, generated)` and `generator_step(batch, generated)` return the loss
+    - `discriminator_loss(batch, generated)` and `generator_loss(batch, generated)` return the loss
       of either player. The discriminator gets detached tensors; while the generator learns, the
       discriminator's parameters are frozen.
 
@@ -74,7 +82,7 @@ class AdversarialModule(GenerativeModule):
 
     generator: torch.nn.Module
     discriminator: torch.nn.Module
-    ema: torch.nn.Module | None
+    ema_modules = ("generator",)
 
     def __init__(
         self,
@@ -82,17 +90,15 @@ class AdversarialModule(GenerativeModule):
         discriminator_optimizer: OptimizerCallable = adam_for_gans,
         generator_schedule: LRSchedulerCallable | None = None,
         discriminator_schedule: LRSchedulerCallable | None = None,
-        n_critic: int = 1,
+        n_critic: PositiveInt = 1,
         simultaneous: bool = False,
-        accumulate: int = 1,
-        generator_clip: float | None = None,
-        discriminator_clip: float | None = None,
-        ema_decay: float | None = None,
+        accumulate: PositiveInt = 1,
+        generator_clip: PositiveFloat | None = None,
+        discriminator_clip: PositiveFloat | None = None,
+        ema_decay: OpenUnitInterval | None = None,
     ) -> None:
         super().__init__()
-        # Here, in the innermost frame, Lightning finds the arguments of all subclasses; optimizers
-        # are no plain values.
-        self.save_hyperparameters(ignore=[*OPTIMIZER_ARGUMENTS])
+        self.save_hyperparameters(ignore=OPTIMIZER_ARGUMENTS)
         self.automatic_optimization = False
         self.optimizer_factories = [
             (generator_optimizer, generator_schedule),
@@ -100,32 +106,40 @@ class AdversarialModule(GenerativeModule):
         ]
         self.n_critic, self.simultaneous, self.accumulate = n_critic, simultaneous, accumulate
         self.clips = (generator_clip, discriminator_clip)
-        self.ema_decay = ema_decay
-        self._window: list[dict[str, Any]] = []
+        self._accumulated: list[dict[str, Any]] = []
         self._uncalibrated = False
 
-    def set_players(self, generator: torch.nn.Module, discriminator: torch.nn.Module) -> None:
-        """Register both networks, and the copy of the generator that holds its average."""
+    def set_networks(self, generator: torch.nn.Module, discriminator: torch.nn.Module) -> None:
+        """Register both networks, and begin to average the generator where `ema_decay` is given."""
         self.generator, self.discriminator = generator, discriminator
-        self.ema = deepcopy(generator).requires_grad_(False) if self.ema_decay else None
+        if self.hparams.ema_decay:
+            self.init_ema()
 
-    def drawing(self, ema: bool) -> torch.nn.Module:
-        """The generator, or the average of its weights where that is wanted and there is one."""
-        if not ema or self.ema is None:
-            return self.generator
-        self.calibrate()
-        return self.ema
+    @contextmanager
+    def averaged_weights(self, enabled: bool = True) -> Iterator[None]:
+        if enabled and not self._weights_chosen:
+            self.calibrate()
+        with super().averaged_weights(enabled):
+            yield
 
     def generate(self, batch: dict[str, Any]) -> Any:
         """What the generator makes for a batch."""
         raise NotImplementedError
 
-    def discriminator_step(self, batch: dict[str, Any], generated: Any) -> Tensor:
-        """Loss of the discriminator; `generated` carries no gradient."""
+    def discriminator_loss(self, batch: dict[str, Any], generated: Any) -> dict[str, Tensor]:
+        """Objective of the discriminator for one mini-batch; `generated` carries no gradient.
+
+        Returns:
+            The scalar `loss`, logged as `train/loss_d`, and other values to log.
+        """
         raise NotImplementedError
 
-    def generator_step(self, batch: dict[str, Any], generated: Any) -> Tensor:
-        """Loss of the generator."""
+    def generator_loss(self, batch: dict[str, Any], generated: Any) -> dict[str, Tensor]:
+        """Objective of the generator for one mini-batch.
+
+        Returns:
+            The scalar `loss`, logged as `train/loss_g`, and other values to log.
+        """
         raise NotImplementedError
 
     # The averaged generator
@@ -149,33 +163,26 @@ class AdversarialModule(GenerativeModule):
         statistics of the trained one nor their average fit. The result depends on the averaged
         weights alone, and training does not depend on it.
         """
-        if self.ema is None or not self._uncalibrated:
+        if not (self._uncalibrated and self.has_averaged_weights):
             return
-        norms = [
-            part
-            for part in self.ema.modules()
-            if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)
-        ]
-        momenta = [norm.momentum for norm in norms]
-        trained, self.generator = self.generator, self.ema
+        self._uncalibrated = False
         devices, kind = [] if self.device.type == "cpu" else [self.device], self.device.type
-        try:
+        with (
+            super().averaged_weights(),
+            evaluating(self.generator, True),
+            torch.random.fork_rng(devices, device_type=kind),
+            torch.autocast(kind, enabled=False),
+        ):
+            norms = batch_norms(self.generator)
+            momenta = [norm.momentum for norm in norms]
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum = None  # the mean over all batches
-            with (
-                evaluating(self.generator, True),
-                torch.random.fork_rng(devices, device_type=kind),
-                torch.autocast(kind, enabled=False),
-            ):
-                for number, batch in enumerate(self.calibration_batches() if norms else ()):
-                    torch.manual_seed(number)
-                    self.generate(move_data_to_device(batch, self.device))
-        finally:
-            self.generator = trained
+            for number, batch in enumerate(self.calibration_batches() if norms else ()):
+                torch.manual_seed(number)
+                self.generate(move_data_to_device(batch, self.device))
             for norm, momentum in zip(norms, momenta):
                 norm.momentum = momentum
-        self._uncalibrated = False
 
     def _calibrate_all_ranks(self) -> None:
         """`calibrate` where every rank takes part: all get the result of rank 0, whose rounding may
@@ -189,10 +196,10 @@ class AdversarialModule(GenerativeModule):
     # One update
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._window.append(batch)
-        first = batch_idx + 1 - len(self._window)
+        self._accumulated.append(batch)
+        first = batch_idx + 1 - len(self._accumulated)
         size = min(self.accumulate, int(self.trainer.num_training_batches) - first)
-        last = len(self._window) == size
+        last = len(self._accumulated) == size
         turn = (self.trainer.global_step + 1) % self.n_critic == 0
         self.mid_update = not last
         with torch.set_grad_enabled(
@@ -200,9 +207,9 @@ class AdversarialModule(GenerativeModule):
         ):  # where it is this batch's turn, the generator's pass is shared
             generated = self.generate(batch)
         generator, discriminator = self.both_optimizers()
-        loss = self.discriminator_step(batch, tree_map(lambda value: value.detach(), generated))
-        self._backward(loss / size, synchronise=last)
-        self.log_train(loss_d=loss)
+        losses = self.discriminator_loss(batch, tree_map(lambda value: value.detach(), generated))
+        self._backward(losses["loss"] / size, synchronise=last)
+        self.log_train(**rename_loss(losses, "loss_d"))
         if not last:
             return
         self.grad_norm = None  # becomes the sum over both players: finite only if all gradients are
@@ -215,12 +222,13 @@ class AdversarialModule(GenerativeModule):
             # Past Lightning's counter, but through its precision plugin and hooks.
             self.trainer.strategy.optimizer_step(generator.optimizer, lambda: None)
             generator.zero_grad()
-            self._average_weights()
+            self.update_ema(self.trainer.global_step)
+            self._uncalibrated = self.ema is not None
         discriminator.zero_grad()
         for schedule, due in zip(self._schedules, (turn, True)):
             if schedule is not None and due:
                 schedule.step()
-        self._window = []
+        self._accumulated = []
         self._average_batch_norms()
         update = self.trainer.global_step
         if update % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by a connector
@@ -234,15 +242,16 @@ class AdversarialModule(GenerativeModule):
     def _generator_backward(self, generated: Any) -> None:
         """Gradient of the generator over all batches of this update."""
         with frozen(self.discriminator):
-            for number, batch in enumerate(self._window, 1):
+            for number, batch in enumerate(self._accumulated, 1):
                 if (
                     self.accumulate > 1
                 ):  # the same noise again, now with a graph; only one batch's graph is ever kept
                     seed_generators(batch["seed"], self.device)
                     generated = self.generate(batch)
-                loss = self.generator_step(batch, generated)
-                self._backward(loss / len(self._window), synchronise=number == len(self._window))
-                self.log_train(loss_g=loss)
+                losses = self.generator_loss(batch, generated)
+                count = len(self._accumulated)
+                self._backward(losses["loss"] / count, synchronise=number == count)
+                self.log_train(**rename_loss(losses, "loss_g"))
 
     def _backward(self, loss: Tensor, *, synchronise: bool) -> None:
         """Backward that averages gradients over ranks once per update."""
@@ -267,25 +276,15 @@ class AdversarialModule(GenerativeModule):
         self.log_train(**{("grad_norm", "grad_norm_d")[player]: norm})
         self.grad_norm = norm if self.grad_norm is None else norm + self.grad_norm
 
-    def _average_weights(self) -> None:
-        if self.ema is not None and self.ema_decay is not None:
-            move_average(self.ema, self.generator, self.ema_decay)
-            self._uncalibrated = True
-
     def _average_batch_norms(self) -> None:
         """Mean of the running statistics over ranks. DDP synchronises no buffers where optimization
         is manual.
         """
         if self.trainer.world_size == 1:
             return
-        norms = [
-            part
-            for part in self.modules()
-            if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)
-        ]
         buffers = [
             buffer
-            for norm in norms
+            for norm in batch_norms(self)
             for buffer in (norm.running_mean, norm.running_var)
             if buffer is not None
         ]

@@ -50,10 +50,8 @@ class LanguageModel(TokenModule):
         super().__init__()
         self.nll, self.nll_stride = TokenNLL(), TokenNLL()
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        losses = self.losses(batch)
-        self.log_train(loss=losses.sum() / batch["targets"])
-        return self.token_mean(losses, batch["targets"])
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return {"loss": self.losses(batch).sum() / batch["targets"]}
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
         """(N, T) terms of Eq. 1, 0 where none counts."""

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 import torch
+
+if TYPE_CHECKING:
+    from lightning_modules.core.module import GenerativeModule
 
 P = ParamSpec("P")
 
@@ -29,14 +32,14 @@ def sampling(method: Callable[P, R]) -> Callable[P, R]:
     """Decorator of `sample` and `preview`: no gradients, every submodule in eval mode, and all as
     it was afterwards.
 
-    The one policy for batch norm and dropout, unless a system's paper wants another and its method
+    Averaged weights are used where there are any. The one policy for batch norm and dropout, unless a system's paper wants another and its method
     says so.
     """
 
     @wraps(method)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        module = cast(torch.nn.Module, args[0])
-        with torch.no_grad(), evaluating(module):
+        module = cast("GenerativeModule", args[0])
+        with torch.no_grad(), module.averaged_weights(), evaluating(module):
             return method(*args, **kwargs)
 
     return wrapped

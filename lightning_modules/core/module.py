@@ -6,7 +6,8 @@ the device by `log_train` and written once per window of `trainer.log_every_n_st
 sums are part of the checkpoint: a resumed run writes the same rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from torchmetrics import Metric
 
 from common.errors import UserError
 from datamodules.tokenizer import Tokenizer, tokenizer_from_json
+from lightning_modules.core.ema import AveragedWeights
 from lightning_modules.core.seeding import seed_generators
 
 
@@ -39,6 +41,7 @@ class GenerativeModule(LightningModule):
         precisions: values of `trainer.precision` that it trains in.
         tokenizer: of text data; it travels inside of every checkpoint.
         mid_update: whether gradients that no checkpoint holds are pending between two batches.
+        ema_modules: Names of the submodules whose weights are averaged (`init_ema`).
         optimizer_factories: optimizers and schedules that come as arguments, where they do; a resumed run has to
             have the same.
     """
@@ -46,6 +49,7 @@ class GenerativeModule(LightningModule):
     monitor: ClassVar[tuple[str, str] | None] = None
     throughput_unit: ClassVar[str] = "samples"
     precisions: ClassVar[tuple[str, ...]] = ("32-true", "bf16-mixed")
+    ema_modules: ClassVar[tuple[str, ...]] = ()
     mid_update = False
     optimizer_factories: Sequence[tuple[OptimizerCallable, LRSchedulerCallable | None]] = ()
     if TYPE_CHECKING:
@@ -59,6 +63,8 @@ class GenerativeModule(LightningModule):
         self._counts: dict[str, int] = {}
         self._seen = 0
         self.tokenizer: Tokenizer | None = None
+        self.ema: AveragedWeights | None = None
+        self._weights_chosen = False
 
     def setup(self, stage: str) -> None:
         precision = self.trainer.precision
@@ -81,6 +87,77 @@ class GenerativeModule(LightningModule):
                 f"this {type(self).__name__} has no tokenizer: its checkpoint was not made by train.py"
             )
         return self.tokenizer
+
+    # Training
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Objective of one mini-batch.
+
+        Returns:
+            The scalar `loss`, which is minimised, and other values to log as `train/<name>`.
+        """
+        raise NotImplementedError
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        losses = self.loss(batch)
+        self.log_train(**losses)
+        return losses["loss"]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One update, then the averages: before a checkpoint of this update can be written."""
+        super().optimizer_step(*args, **kwargs)
+        self.update_ema(self.trainer.global_step + 1)  # counted after this hook
+
+    # Averaged weights
+
+    def init_ema(self) -> None:
+        """Begin to average the submodules in `ema_modules`; called at the end of `__init__`."""
+        self.ema = AveragedWeights({name: getattr(self, name) for name in self.ema_modules})
+
+    def ema_decay_at(self, update: int) -> float | None:
+        """Weight of the past in the averages after update 1, 2, ...; None leaves them as they are.
+
+        Args:
+            update: Number of the update that was made.
+        """
+        return self.hparams.ema_decay
+
+    def update_ema(self, update: int) -> None:
+        """Average the weights after update 1, 2, ..."""
+        if self.ema is None or (decay := self.ema_decay_at(update)) is None:
+            return
+        self.ema.update({name: getattr(self, name) for name in self.ema_modules}, decay)
+
+    @property
+    def has_averaged_weights(self) -> bool:
+        """Whether at least one state was averaged."""
+        return self.ema is not None and bool(self.ema.updates > 0)
+
+    @contextmanager
+    def averaged_weights(self, enabled: bool = True) -> Iterator[None]:
+        """Replace the submodules in `ema_modules` by their averages inside the block.
+
+        Without averages nothing changes. Of nested blocks, the outermost one decides; `sample` and
+        `preview` are such blocks.
+
+        Args:
+            enabled: Use the averages; False keeps the trained weights, also in nested blocks.
+        """
+        if self._weights_chosen:
+            yield
+            return
+        trained: dict[str, torch.nn.Module] = {}
+        self._weights_chosen = True
+        try:
+            if enabled and self.ema is not None and self.has_averaged_weights:
+                trained = {name: getattr(self, name) for name in self.ema_modules}
+                for name, average in self.ema.networks.items():
+                    setattr(self, name, average)
+            yield
+        finally:
+            self._weights_chosen = False
+            for name, network in trained.items():
+                setattr(self, name, network)
 
     # Randomness
 

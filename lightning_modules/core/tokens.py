@@ -74,14 +74,17 @@ class TokenModule(GenerativeModule):
     def batch_units(self, batch: dict[str, Any]) -> int:
         return int(batch["targets"])
 
-    def token_mean(self, losses: Tensor, count: int) -> Tensor:
-        """What `training_step` returns: the mean of `count` losses, whose gradient becomes that
-        over the whole update.
-        """
+    def target_count(self, batch: dict[str, Any]) -> int:
+        """Number of tokens over which `loss` is a mean."""
+        return int(batch["targets"])
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return a loss whose gradient becomes that of the mean over the tokens of the update."""
+        loss = super().training_step(batch, batch_idx)
         if self.trainer.world_size * self.trainer.accumulate_grad_batches == 1:
-            return losses.sum() / count
-        self._targets += count
-        return losses.sum() / NOMINAL
+            return loss
+        self._targets += self.target_count(batch)
+        return loss * (self.target_count(batch) / NOMINAL)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._targets:

@@ -57,7 +57,7 @@ class Translator(TokenModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.nll, self.loss = TokenNLL(), TokenNLL()  # without and with smoothing, as it is trained
+        self.nll, self.smoothed_nll = TokenNLL(), TokenNLL()  # without and with label smoothing
         self._written: dict[str, dict[int, str]] = {}
 
     def encode(self, source: Tensor, length: Tensor) -> Any:
@@ -88,12 +88,11 @@ class Translator(TokenModule):
             self.encode(batch["source"], batch["source_length"]), batch["target"][:, :-1]
         )
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         losses = token_losses(
             self(batch), batch["target"][:, 1:], batch["target_length"], self.smoothing
         )  # Eq. 1
-        self.log_train(loss=losses.sum() / batch["targets"])
-        return self.token_mean(losses, batch["targets"])
+        return {"loss": losses.sum() / batch["targets"]}
 
     # Figures
 
@@ -103,7 +102,7 @@ class Translator(TokenModule):
         unit = f"unit=nats/token|tokens={target.kind}:{target.vocab_size}|case:{'lc' if data.lower else 'mixed'}"
         for name, metric, smoothing in (
             ("nll", self.nll, 0.0),
-            ("loss", self.loss, self.smoothing),
+            ("loss", self.smoothed_nll, self.smoothing),
         ):
             metric.description = f"{unit}|smoothing={smoothing:g}|split={data.split_name(stage)}"
             losses = token_losses(logits, batch["target"][:, 1:], batch["target_length"], smoothing)
