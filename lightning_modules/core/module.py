@@ -6,8 +6,10 @@ the device by `log_train` and written once per window of `trainer.log_every_n_st
 sums are part of the checkpoint: a resumed run writes the same rows.
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -21,6 +23,17 @@ from common.errors import UserError
 from datamodules.tokenizer import Tokenizer, tokenizer_from_json
 from lightning_modules.core.ema import AveragedWeights
 from lightning_modules.core.seeding import seed_generators
+
+
+def plain(value: Any) -> Any:
+    """Hyper-parameters with numbers of restricted types, such as `PositiveInt`, as int and float."""
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(plain(part) for part in value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, float) else value
 
 
 class GenerativeModule(LightningModule):
@@ -65,6 +78,18 @@ class GenerativeModule(LightningModule):
         self.tokenizer: Tokenizer | None = None
         self.ema: AveragedWeights | None = None
         self._weights_chosen = False
+
+    def save_hyperparameters(
+        self,
+        *args: Any,
+        ignore: Sequence[str] | str | None = None,
+        frame: FrameType | None = None,
+        logger: bool = True,
+    ) -> None:
+        """As in Lightning, with plain values only: a checkpoint is read without running code."""
+        frame = frame or inspect.currentframe().f_back  # type: ignore[union-attr]
+        super().save_hyperparameters(*args, ignore=ignore, frame=frame, logger=logger)
+        self.hparams.update(plain(dict(self.hparams)))
 
     def setup(self, stage: str) -> None:
         precision = self.trainer.precision

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cli.recipes import recipes
 from tests.runs import ROOT, run_differences, tiny_config
 
 EPOCHS = [
@@ -21,21 +22,7 @@ EPOCHS = [
     "--previews.every_n_train_steps",
     "50",
 ]
-SYSTEMS = (
-    "autoencoder",
-    "vae",
-    "gan",
-    "dcgan",
-    "cyclegan",
-    "pix2pix",
-    "gpt",
-    "rnn_lm",
-    "seq2seq",
-    "transformer",
-    "dvae",
-    "clip",
-    "dalle",
-)
+SYSTEMS = sorted({path.parent.name for path in recipes()})
 CASES = [(system, workers) for system in SYSTEMS for workers in (0, 2)]
 
 

@@ -1,0 +1,154 @@
+"""MADE: an autoencoder with masked weights, whose outputs are the conditionals of an exact
+autoregressive model of binary pixels.
+
+Germain, Gregor, Murray and Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML
+2015.
+
+    p(x) = prod_d p(x_d | x_<d),    p(x_d = 1 | x_<d) = y_d                       (1)
+    -log p(x) = sum_d [-x_d log y_d - (1 - x_d) log(1 - y_d)]                     (2)
+    hidden mask: 1 where degree(out) >= degree(in)                                (3)
+    output mask: 1 where degree(out) > degree(in)                                 (4)
+
+Symbols: x_d `x[:, d]`, a pixel in {0, 1} · logit of y_d `logits[:, d]` · degree m(k) of unit k, the
+number of inputs that it may depend on · D, the number of pixels.
+
+Input d has degree d + 1. A hidden unit of degree m sees the inputs 0 .. m - 1 only (Eq. 3), so that
+output d, which sees units of degrees at most d, depends on the inputs before it (Eq. 4). One pass
+evaluates all D conditionals; sampling needs D passes, one for each pixel.
+
+| | paper | here |
+|---|---|---|
+| degrees of hidden units | drawn uniformly, and drawn again while training | evenly spread, fixed |
+| order of the pixels | drawn for each update; an ensemble in the test | that of the tensor |
+| optimizer | Adagrad or Adadelta, chosen on validation data | Adam |
+
+The first two rows make this the paper's model with one mask and one order, without an ensemble.
+"""
+
+import itertools
+from math import prod
+from typing import Any
+
+import torch
+from jsonargparse.typing import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_modules.core.modes import sampling
+from lightning_modules.core.module import GenerativeModule
+
+
+class MaskedLinear(nn.Linear):
+    """Linear layer whose weights are multiplied by a constant mask.
+
+    Args:
+        mask: Zeros and ones, shape (outputs, inputs).
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        outputs, inputs = mask.shape
+        super().__init__(inputs, outputs)
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.mask * self.weight, self.bias)
+
+
+def autoregressive_masks(dims: int, hidden: list[int]) -> list[Tensor]:
+    """Masks of all layers, which let output d depend on the inputs 0 .. d - 1 only.
+
+    Args:
+        dims: Number of inputs and of outputs, at least 2.
+        hidden: Number of units in each hidden layer.
+
+    Returns:
+        One mask (outputs, inputs) for each of the `len(hidden) + 1` layers.
+
+    Raises:
+        ValueError: If `dims` is 1: the degrees of hidden units are 1 .. dims - 1.
+    """
+    if dims < 2:
+        raise ValueError(f"MADE needs at least 2 pixels (got {dims})")
+    inputs = torch.arange(1, dims + 1)
+    degrees = [inputs, *(torch.arange(width) % (dims - 1) + 1 for width in hidden)]
+    masks = [after[:, None] >= before for before, after in itertools.pairwise(degrees)]  # Eq. 3
+    masks.append(inputs[:, None] > degrees[-1])  # Eq. 4
+    return [mask.float() for mask in masks]
+
+
+class MADE(GenerativeModule):
+    """Masked autoencoder for distribution estimation, on images of two values per channel.
+
+    Args:
+        image_shape: Shape (C, H, W) of an image, supplied by the data module.
+        hidden: Number of units in each hidden layer.
+        learning_rate: Learning rate of Adam.
+    """
+
+    monitor = ("val/nll", "min")
+
+    def __init__(
+        self,
+        image_shape: list[int],
+        hidden: list[PositiveInt] = [500, 500],  # noqa: B006  # read only
+        learning_rate: PositiveFloat = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        masks = autoregressive_masks(prod(image_shape), hidden)
+        layers: list[nn.Module] = [MaskedLinear(masks[0])]
+        for mask in masks[1:]:
+            layers += [nn.ReLU(), MaskedLinear(mask)]
+        self.network = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, D) of p(x_d = 1 | x_<d) of pixels x (N, D) in {0, 1}."""
+        return self.network(x)
+
+    def nll(self, image: Tensor) -> Tensor:
+        """-log p(x) in nats, (N,), of images (N, C, H, W) in [-1, 1]; pixels above 0 count as 1."""
+        x = (image > 0).float().flatten(1)  # (N, D)
+        return F.binary_cross_entropy_with_logits(self(x), x, reduction="none").sum(1)  # Eq. 2
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return {"loss": self.nll(batch["image"]).mean()}
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        nll = self.nll(batch["image"])
+        self.log("val/nll", nll.mean(), batch_size=len(nll), sync_dist=True)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        nll = self.nll(batch["image"])
+        self.log("test/nll", nll.mean(), batch_size=len(nll), sync_dist=True)
+        self.signatures["test/nll"] = "nll[exact|pixels=binary]"
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), self.hparams.learning_rate, fused=True)
+
+    @sampling
+    def sample(self, seeds: list[int], *, temperature: PositiveFloat = 1.0) -> Tensor:
+        """Sample images pixel by pixel, in D passes.
+
+        Args:
+            seeds: One seed per image; image i depends on `seeds[i]` alone.
+            temperature: Divisor of the logits; below 1 the images are less diverse.
+
+        Returns:
+            Images (N, C, H, W) with values -1 and 1.
+        """
+        shape = self.hparams.image_shape
+        # Drawn on the CPU, so that a seed gives the same numbers for every device.
+        rows = [
+            torch.rand(prod(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds
+        ]
+        noise = torch.stack(rows).to(self.device)  # (N, D)
+        x = torch.zeros_like(noise)
+        for d in range(prod(shape)):  # Eq. 1
+            probability = (self(x)[:, d] / temperature).sigmoid()
+            x[:, d] = (noise[:, d] < probability).float()
+        return (2 * x - 1).view(-1, *shape)
+
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
+        return {"samples": self.sample(list(range(32)))}
