@@ -285,7 +285,8 @@ def main() -> None:
         for name, measured in found.items():
             measured.append(measure(name, options))
     print(
-        f"CycleGAN, {options.size} px, width {options.width}, batch 1\n{'':16}{'s/step':>8}{'peak MB':>10}   speed beside"
+        f"CycleGAN, {options.size} px, width {options.width}, batch 1\n"
+        f"{'':16}{'s/step':>8}{'peak MB':>10}   speed beside"
     )
     seconds = {
         name: statistics.median(one for one, _ in measured) for name, measured in found.items()
@@ -293,9 +294,8 @@ def main() -> None:
     for name, measured in found.items():
         base = BASES.get(name)
         beside = f"   {seconds[base] / seconds[name]:.2f}x {base}" if base in seconds else ""
-        print(
-            f"{name:16}{seconds[name]:8.3f}{statistics.median(memory for _, memory in measured):10.0f}{beside}"
-        )
+        peak = statistics.median(memory for _, memory in measured)
+        print(f"{name:16}{seconds[name]:8.3f}{peak:10.0f}{beside}")
 
 
 if __name__ == "__main__":

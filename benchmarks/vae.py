@@ -125,12 +125,20 @@ from pythae.trainers import BaseTrainer, BaseTrainerConfig
 images = torch.from_numpy(np.load(sys.argv[1])).float() / 255
 model = VAE(VAEConfig(input_dim=tuple(images.shape[1:]), latent_dim=16, reconstruction_loss="bce"))
 with tempfile.TemporaryDirectory() as folder:
-    config = BaseTrainerConfig(output_dir=folder, num_epochs=1, per_device_train_batch_size=128, learning_rate=1e-3, no_cuda=True)
-    trainer = BaseTrainer(model, BaseDataset(images, torch.zeros(len(images))), training_config=config)
+    config = BaseTrainerConfig(
+        output_dir=folder,
+        num_epochs=1,
+        per_device_train_batch_size=128,
+        learning_rate=1e-3,
+        no_cuda=True,
+    )
+    data = BaseDataset(images, torch.zeros(len(images)))
+    trainer = BaseTrainer(model, data, training_config=config)
     begin = time.perf_counter()
     trainer.train()
     speed = len(images) / 128 / (time.perf_counter() - begin)
-print(json.dumps({"steps_per_second": speed, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"steps_per_second": speed, "peak_mb": peak}))
 """
 
 
@@ -182,9 +190,8 @@ def main() -> None:
     for name, found in runs.items():
         peak = statistics.median(one["peak_mb"] for one in found)
         print(f"{name:8}{speed[name]:10.1f}{speed['ours'] / speed[name]:9.2f}x{peak:10.0f}")
-    print(
-        f"data loading takes {100 * statistics.median(one['loading'] for one in runs['ours']):.1f} % of our step"
-    )
+    loading = statistics.median(one["loading"] for one in runs["ours"])
+    print(f"data loading takes {100 * loading:.1f} % of our step")
 
 
 def save_pictures(folder: str) -> str:

@@ -233,9 +233,9 @@ def test_watching_changes_nothing(trained: tuple[list[str], Path]) -> None:
     trainer = yaml.safe_load((run / "config.yaml").read_text())["trainer"]
     clip = {name: value for name, value in trainer.items() if name.startswith("gradient_clip")}
     Trainer(
-        accelerator="cpu", max_steps=7, **clip, logger=False, callbacks=[], enable_checkpointing=False,
-        limit_val_batches=0, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-        num_sanity_val_steps=0,
+        accelerator="cpu", max_steps=7, **clip, logger=False, callbacks=[],
+        enable_checkpointing=False, limit_val_batches=0, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
     ).fit(model, datamodule=data)  # fmt: skip
     watched = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     for name, value in model.state_dict().items():
@@ -325,7 +325,8 @@ class ToyMean(GenerativeModule):
         )
         recipe.write_text(
             "# A toy\nmodel:\n  class_path: lightning_modules.toy_mean.ToyMean\n"
-            "data:\n  class_path: datamodules.images.openmoji.OpenMoji\n  init_args: {size: 16, batch_size: 8}\n"
+            "data:\n  class_path: datamodules.images.openmoji.OpenMoji\n"
+            "  init_args: {size: 16, batch_size: 8}\n"
             "trainer: {max_steps: 3}\n"
         )
         importlib.invalidate_caches()

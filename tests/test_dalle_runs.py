@@ -138,7 +138,9 @@ def test_it_ranks_by_its_own_likelihood(runs: Path, tmp_path: Path, capsys: Any)
 def test_lines_of_another_program_are_painted(
     runs: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`sample.py GPT | sample.py DALLE --prompt -`: what cannot be drawn is counted, everything else is drawn."""
+    """`sample.py GPT | sample.py DALLE --prompt -`: what cannot be drawn is counted, everything
+    else is drawn.
+    """
     monkeypatch.setattr("sys.stdin", io.StringIO("red apple\n\nквадрат\nDog  Face\n"))
     assert draw(runs, "--prompt", "-", "--num", "1", "--out", str(tmp_path)) == 2
     captured = capsys.readouterr()
@@ -223,8 +225,12 @@ MISTAKES = {
     f"--prompt '{'red apple ' * 20}'": "more than the 24 of data.text_length: shorten it",
     "--prompt cat --guidance -1": "--guidance -1.0: give 0 or more",
     "--prompt cat --prime {runs}/nothing.png": "there is no such picture",
-    "--prompt cat --prime_share 2 --prime {runs}/dvae/samples/real.png": "--prime_share 2.0: give more than 0 and less than 1",
-    "--prompt cat --ranker {runs}/dvae/checkpoints/last.ckpt": "is a DiscreteVAE; give the checkpoint of a CLIP",
+    "--prompt cat --prime_share 2 --prime {runs}/dvae/samples/real.png": (
+        "--prime_share 2.0: give more than 0 and less than 1"
+    ),
+    "--prompt cat --ranker {runs}/dvae/checkpoints/last.ckpt": (
+        "is a DiscreteVAE; give the checkpoint of a CLIP"
+    ),
     "--prompt cat --keep 0": "--keep 0: give at least 1",
     "--prompt cat --keep 2": "--keep takes the pictures that fit best: give --ranker CKPT",
     "--keep 2": "--ranker and --keep choose among the pictures of a prompt: give --prompt TEXT",

@@ -146,8 +146,8 @@ def test_the_generator_has_a_quarter_of_the_width() -> None:
 
 @pytest.mark.parametrize(
     ("objective", "everywhere", "masked"),
-    [("electra", True, False), ("electra_15", False, False), ("all_tokens", True, False), ("replace_mlm", False, False),
-     ("mlm", False, True)],
+    [("electra", True, False), ("electra_15", False, False), ("all_tokens", True, False),
+     ("replace_mlm", False, False), ("mlm", False, True)],
 )  # fmt: skip
 def test_objectives_of_table_5(objective: Any, everywhere: bool, masked: bool) -> None:
     """Where each has a loss, and what the large model sees."""

@@ -37,7 +37,10 @@ PROGRAMS = {
     "sweep": sweep,
 }
 # {d} is the folder of the fixture, {new} a path where there is nothing yet.
-FIT = "train fit --config {d}/tiny.yaml --run_dir {new} --trainer.max_steps 2 --trainer.limit_val_batches 1 "
+FIT = (
+    "train fit --config {d}/tiny.yaml --run_dir {new} "
+    "--trainer.max_steps 2 --trainer.limit_val_batches 1 "
+)
 PICTURES = (
     "train fit --config {d}/folder.yaml --run_dir {new} --trainer.max_steps 1 --data.folder {d}/"
 )

@@ -256,9 +256,9 @@ def test_fid_on_inception_equals_torch_fidelity(inception: Path, tmp_path: Path)
         measured.update(images)
         means[name] = measured.compute()
     theirs = calculate_metrics(
-        input1=str(tmp_path / "fake"), input2=str(tmp_path / "real"), fid=True, isc=True, isc_splits=3, samples_shuffle=False,
-        batch_size=12, cuda=False, verbose=False, cache=False, save_cpu_ram=True,
-        feature_extractor_weights_path=str(inception),
+        input1=str(tmp_path / "fake"), input2=str(tmp_path / "real"), fid=True, isc=True,
+        isc_splits=3, samples_shuffle=False, batch_size=12, cuda=False, verbose=False, cache=False,
+        save_cpu_ram=True, feature_extractor_weights_path=str(inception),
     )  # fmt: skip
     ours = frechet_distance(gaussian(means["real"][0]), gaussian(means["fake"][0]))
     assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
@@ -333,7 +333,8 @@ def test_evaluate_scores_a_folder(tmp_path: Path, capsys: Any) -> None:
     """
     config = tmp_path / "data.yaml"
     config.write_text(
-        "data:\n  class_path: datamodules.images.openmoji.OpenMoji\n  init_args: {size: 16, max_samples: 60}\n"
+        "data:\n  class_path: datamodules.images.openmoji.OpenMoji\n"
+        "  init_args: {size: 16, max_samples: 60}\n"
     )
     data = OpenMoji(size=16, max_samples=60)
     data.prepare_data()

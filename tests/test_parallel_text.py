@@ -400,18 +400,27 @@ def broken(path: Path, content: dict[str, str | bytes], **options: Any) -> Paral
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ({"train.en": "A\n" * 19}, {}, r"train.de has 20 lines and .*train.en has 19: .*; look at line \d+ first"),
-        ({"val.de": "a\n\nb\nc\nd\ne\n", "val.en": "x\ny\nz\nu\nv\n"}, {}, r"has 6 lines .* has 5: .* look at line 2 first"),
-        ({"train.de": "a\n" * 4 + "\n" + "a\n" * 15}, {}, r"^\S+train.de line 5: empty; complete .* --data.skip true$"),
-        ({"train.de": "a\n\n", "train.en": "a\n \n"}, {}, r"train.de line 2 and \S+train.en line 2: empty; complete"),
-        ({"val.de": "a\nb\n", "val.en": "a\n\n"}, {"skip": True}, r"val.en line 2: empty; .* or remove it from both sides$"),
-        ({"train.de": "a a a\na\n", "train.en": "a\na a a a\n"}, {"max_length": 4, "batch_tokens": 9},
-         r"train.en line 2: has 5 tokens, more than data.max_length 4; raise that, or leave out such pairs with --data.skip true"),
-        ({"train.de": b"good \xff bad\n" * 20}, {}, r"train.de: is not UTF-8 \(byte 5\); convert it"),
+        ({"train.en": "A\n" * 19}, {},
+         r"train.de has 20 lines and .*train.en has 19: .*; look at line \d+ first"),
+        ({"val.de": "a\n\nb\nc\nd\ne\n", "val.en": "x\ny\nz\nu\nv\n"}, {},
+         r"has 6 lines .* has 5: .* look at line 2 first"),
+        ({"train.de": "a\n" * 4 + "\n" + "a\n" * 15}, {},
+         r"^\S+train.de line 5: empty; complete .* --data.skip true$"),
+        ({"train.de": "a\n\n", "train.en": "a\n \n"}, {},
+         r"train.de line 2 and \S+train.en line 2: empty; complete"),
+        ({"val.de": "a\nb\n", "val.en": "a\n\n"}, {"skip": True},
+         r"val.en line 2: empty; .* or remove it from both sides$"),
+        ({"train.de": "a a a\na\n", "train.en": "a\na a a a\n"},
+         {"max_length": 4, "batch_tokens": 9},
+         r"train.en line 2: has 5 tokens, more than data.max_length 4; raise that, "
+         r"or leave out such pairs with --data.skip true"),
+        ({"train.de": b"good \xff bad\n" * 20}, {},
+         r"train.de: is not UTF-8 \(byte 5\); convert it"),
         ({"test.de": "a\n"}, {}, r"test.en: there is no such file beside test.de; add it"),
         ({"train.de": "", "train.en": ""}, {}, r"train.de: is empty; put text into it"),
         ({}, {"max_length": 1}, "data.max_length 1: give at least 2"),
-        ({}, {"batch_tokens": 200}, "data.batch_tokens 200 are fewer than data.max_length 256: raise them"),
+        ({}, {"batch_tokens": 200},
+         "data.batch_tokens 200 are fewer than data.max_length 256: raise them"),
         ({}, {"eval_batch_tokens": 0}, "data.eval_batch_tokens 0: give at least 1"),
         ({}, {"val_share": 0.0}, "data.val_share 0.0: give a share"),
     ],
@@ -428,7 +437,8 @@ def test_mistakes_end_in_one_line(
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(
         UserError,
-        match=r"data.folder \S+nowhere: there is no such folder; give one with train.de and train.en",
+        match=r"data.folder \S+nowhere: there is no such folder; "
+        r"give one with train.de and train.en",
     ):
         ParallelFiles(str(tmp_path / "nowhere"), "de", "en").data_spec  # noqa: B018
     with pytest.raises(
@@ -627,7 +637,8 @@ def test_the_split_is_drawn_under_the_root(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_a_language_without_names_is_refused() -> None:
     with pytest.raises(
         UserError,
-        match=r"data.target tlh: emoji have no names in it; give one of ar, de, en, es, fa, fr, id, it, ja",
+        match=r"data.target tlh: emoji have no names in it; "
+        r"give one of ar, de, en, es, fa, fr, id, it, ja",
     ):
         EmojiTranslation("en", "tlh")
 

@@ -284,8 +284,8 @@ def test_stacks_are_those_of_pytorch(norm_first: bool) -> None:
     padding = torch.arange(7) >= length[:, None]
     mask = nn.Transformer.generate_square_subsequent_mask(5)
     out = reference(
-        embed(source, model.network.embedding), embed(tokens, model.network.embedding), tgt_mask=mask,
-        src_key_padding_mask=padding, memory_key_padding_mask=padding,
+        embed(source, model.network.embedding), embed(tokens, model.network.embedding),
+        tgt_mask=mask, src_key_padding_mask=padding, memory_key_padding_mask=padding,
     )  # fmt: skip
     expected = out @ model.network.embedding.weight.T
     torch.testing.assert_close(

@@ -53,9 +53,9 @@ def test_tokenised_bleu_has_the_case_of_its_signature(lower: bool) -> None:
     assert value == pytest.approx(words_bleu(WORDS, REFERENCE_WORDS, lower))
     case = "lc" if lower else "mixed"
     version = sacrebleu.__version__
-    assert (
-        signature
-        == f"bleu_tokenised[nrefs:1|case:{case}|eff:no|tok:none|smooth:none|version:{version}|words=spacy-blank-en]"
+    assert signature == (
+        f"bleu_tokenised[nrefs:1|case:{case}|eff:no|tok:none|smooth:none|version:{version}"
+        "|words=spacy-blank-en]"
     )
     mixed, lowered = (
         tokenised_bleu(TEXTS, REFERENCES, DATA.tokenise, "", fold)[0] for fold in (False, True)
@@ -200,7 +200,7 @@ def test_a_test_run_prints_the_published_protocols(
         )
         assert model.signatures[f"test/bleu_unk{max_words}"].endswith(note)
     nll = model.signatures["test/nll"]
-    assert (
-        nll
-        == f"nll[unit=nats/token|tokens=word:{data.data_spec['vocab_size']}|case:lc|smoothing=0|split=test]"
+    assert nll == (
+        f"nll[unit=nats/token|tokens=word:{data.data_spec['vocab_size']}"
+        "|case:lc|smoothing=0|split=test]"
     )

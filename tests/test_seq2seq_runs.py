@@ -276,7 +276,8 @@ MISTAKES = {
         "train.de line 5: empty; complete the pair, or leave out such pairs with --data.skip true",
     ),
     FILES + "long": (
-        "train.en line 8: has 100001 tokens, more than data.max_length 256; raise that, or leave out",
+        "train.en line 8: has 100001 tokens, more than data.max_length 256; raise that, "
+        "or leave out",
     ),
     FILES + "lone": ("test.en: there is no such file beside test.de; add it, or remove that one",),
     FIT + " --data.target tlh": (

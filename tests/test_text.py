@@ -37,7 +37,10 @@ from datamodules.tokenizer import (
 )
 from metrics.ngram import witten_bell
 
-TEXT = "To be, or not to be:\n\nthat is  the question — whether 'tis nobler; naïve 🙂 words\nwords words"
+TEXT = (
+    "To be, or not to be:\n\n"
+    "that is  the question — whether 'tis nobler; naïve 🙂 words\nwords words"
+)
 
 
 @pytest.mark.parametrize("kind", ["char", "byte", "bpe"])

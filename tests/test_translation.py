@@ -179,7 +179,7 @@ def test_pix2pix_eq_1_to_4(conditional: bool) -> None:
     """D's loss is half the negated Eq. 1 (2), G's is -log D plus lambda times Eq. 3."""
     model = pix2pix(loss="l1+cgan" if conditional else "l1+gan")
     made = pictures(seed=3)
-    judge = lambda b: (
+    judge = lambda b: (  # noqa: E731
         model.discriminator(torch.cat([BATCH["a"], b], 1) if conditional else b).sigmoid().double()
     )
     real, fake = judge(BATCH["b"]), judge(made)
@@ -598,8 +598,8 @@ def test_a_folder_is_translated_under_its_names_and_sizes(
     err = capsys.readouterr().err
     assert "warning: " + str(tmp_path / "in/broken.png") in err
     assert (
-        "odd.png: pictures of 17x16: sides must be multiples of 4 (here 16 or 20 high, 16 or 20 wide)"
-        in err
+        "odd.png: pictures of 17x16: sides must be multiples of 4 "
+        "(here 16 or 20 high, 16 or 20 wide)" in err
     )
     assert "error: 2 of 6 pictures could not be translated" in err.splitlines()[-1]
     assert len(list((tmp_path / "again").rglob("*.*"))) == 4
