@@ -3,8 +3,7 @@ per update.
 """
 
 import os
-import subprocess
-import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from tests.runs import ROOT
+from tests.ranks import fork, train
 
 # Plain gradient descent, since Adam's first steps turn a rounding error of a tiny gradient into a
 # whole step.
@@ -44,10 +43,12 @@ CONFIG = {
 }
 
 
-def fit(
-    folder: Path, config: dict[str, Any], *options: str, launcher: list[str] | None = None
-) -> list[dict[str, Any]]:
-    """Train in a process of its own; what the witnesses of all ranks saw in the last epoch."""
+def fit(folder: Path, config: dict[str, Any], *options: str) -> list[dict[str, Any]]:
+    """Train in processes of their own; what the witnesses of all ranks saw in the last epoch.
+
+    They are forks, which is as torchrun starts them; that Lightning starts them as well is
+    tests/test_cli.py's.
+    """
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     witness = [
@@ -55,25 +56,10 @@ def fit(
         "--trainer.callbacks.folder",
         str(folder / "seen"),
     ]
-    command = [
-        *(launcher or [sys.executable]),
-        "train.py",
-        "fit",
-        "--config",
-        str(folder / "config.yaml"),
-        *witness,
-        *options,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, "--run_dir", str(folder / "run")],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    argv = ["fit", "--config", str(folder / "config.yaml"), *witness, *options]
+    devices = int(options[options.index("--trainer.devices") + 1])
+    argv += ["--run_dir", str(folder / "run")]
+    fork(train, argv, count=devices, log=folder / "log")
     return [
         torch.load(path, weights_only=True)
         for path in sorted((folder / "seen").glob("rank*-epoch1.pt"))
@@ -261,3 +247,33 @@ def test_codes_are_encoded_by_all_ranks(tmp_path: Path) -> None:
         )
     assert len(nll[0]) == 2
     assert nll[1] == pytest.approx(nll[0], rel=1e-4)
+
+
+def end(codes: list[int | None]) -> int:
+    """The code of this rank at once, or never (None)."""
+    code = codes[int(os.environ["LOCAL_RANK"])]
+    print("this rank", "waits" if code is None else "ends")
+    if code is None:
+        time.sleep(600)
+    if code == 9:
+        raise RuntimeError("a fault")
+    return code or 0
+
+
+@pytest.mark.parametrize(
+    ("codes", "seconds", "message"),
+    [
+        ([None, 3], 60, r"exit codes \[-9, 3\]\nrank0.txt: .*rank1.txt: this rank ends"),
+        ([9, None], 60, r"exit codes \[1, -9\]\nrank0.txt: .*RuntimeError: a fault"),
+        ([0, None], 1, r"not done in 1 s\nrank0.txt: this rank ends"),
+    ],
+)
+def test_forks_that_fail_or_hang_are_an_error_and_end(
+    codes: list[int | None], seconds: float, message: str, tmp_path: Path
+) -> None:
+    """None waits for the other for ever, and the next ones begin anew."""
+    begin = time.monotonic()
+    with pytest.raises(AssertionError, match=f"(?s){message}"):
+        fork(end, codes, count=2, log=tmp_path, seconds=seconds)
+    assert time.monotonic() - begin < 60
+    fork(end, [0, 0], count=2, log=tmp_path / "next")
