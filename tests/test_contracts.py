@@ -134,13 +134,15 @@ def test_recipe_parses_and_builds(
 def narrow(recipe: str) -> list[str]:
     """Options that make a recipe's pictures and networks small where they are large."""
     config = yaml.safe_load(Path(recipe).read_text())
-    size, width = (
+    size, width, latents = (
         config["data"]["init_args"].get("size", 0),
         config["model"].get("init_args", {}).get("width", 0),
+        config["model"].get("init_args", {}).get("latent_dim", 0),
     )
     return [
         *(["--data.size", "32"] if size > 32 else []),
         *(["--model.width", "8"] if width > 8 else []),
+        *(["--model.latent_dim", "8"] if latents > 8 else []),  # each has a histogram
     ]
 
 
