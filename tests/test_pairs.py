@@ -93,10 +93,10 @@ def test_evaluation_sees_the_whole_picture() -> None:
     """Previews for evaluation are kept at their size; training ones that are looked at are scaled
     to it.
     """
-    data = OpenMojiPairs(size=16, load_size=20, paired=True)
+    data = OpenMojiPairs(size=16, load_size=18, paired=True)
     plain = OpenMojiPairs(size=16, paired=True)
     assert torch.equal(data.batch("test", [3])["b"], plain.batch("test", [3])["b"])
-    assert data.split("train").b.images.shape[2:] == (20, 20)  # type: ignore[union-attr]
+    assert data.split("train").b.images.shape[2:] == (18, 18)  # type: ignore[union-attr]
     heaps = Heaps(size=10, load_size=20, paired=True)
     done = heaps.transform(heaps.split("val").__getitems__(Request(torch.arange(2), 0)))
     assert done["a"].shape == (2, 3, 10, 10)
@@ -196,7 +196,7 @@ def test_unpaired_domains_share_no_glyph() -> None:
 
 
 def test_a_domain_is_image_data() -> None:
-    data = OpenMojiPairs(size=16, load_size=20)
+    data = OpenMojiPairs(size=16, load_size=18)
     line, colour = data.domain("a"), data.domain("b")
     assert line.data_spec["image_shape"] == [3, 16, 16]
     assert line.data_spec["num_classes"] > 5
