@@ -1,8 +1,12 @@
 """Exponential moving average of weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 
@@ -53,3 +57,75 @@ class AveragedWeights(nn.Module):
                     mine.copy_(state)
         torch._foreach_lerp_(averages, states, 1 - decay)
         self.updates += 1
+
+
+class AveragingModule(LightningModule):
+    """LightningModule that may average the weights of some of its submodules.
+
+    Attributes:
+        ema_modules: Names of the submodules whose weights are averaged, after `init_ema`.
+        ema: The averages, or None.
+    """
+
+    ema_modules: ClassVar[tuple[str, ...]] = ()
+    if TYPE_CHECKING:
+        hparams: Any  # Lightning types it as a plain mapping
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ema: AveragedWeights | None = None
+        self._weights_chosen = False
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One update, then the averages: before a checkpoint of this update can be written."""
+        super().optimizer_step(*args, **kwargs)
+        self.update_ema(self.trainer.global_step + 1)  # counted after this hook
+
+    def init_ema(self) -> None:
+        """Begin to average the submodules in `ema_modules`; called at the end of `__init__`."""
+        self.ema = AveragedWeights({name: getattr(self, name) for name in self.ema_modules})
+
+    def ema_decay_at(self, update: int) -> float | None:
+        """Weight of the past in the averages after update 1, 2, ...; None leaves them as they are.
+
+        Args:
+            update: Number of the update that was made.
+        """
+        return self.hparams.ema_decay
+
+    def update_ema(self, update: int) -> None:
+        """Average the weights after update 1, 2, ..."""
+        if self.ema is None or (decay := self.ema_decay_at(update)) is None:
+            return
+        self.ema.update({name: getattr(self, name) for name in self.ema_modules}, decay)
+
+    @property
+    def has_averaged_weights(self) -> bool:
+        """Whether at least one state was averaged."""
+        return self.ema is not None and bool(self.ema.updates > 0)
+
+    @contextmanager
+    def averaged_weights(self, enabled: bool = True) -> Iterator[None]:
+        """Replace the submodules in `ema_modules` by their averages inside the block.
+
+        Without averages nothing changes. Of nested blocks, the outermost one decides; `sample` and
+        `preview` are such blocks.
+
+        Args:
+            enabled: Use the averages; False keeps the trained weights, also in nested blocks.
+        """
+        if self._weights_chosen:
+            yield
+            return
+        trained: dict[str, nn.Module] = {}
+        self._weights_chosen = True
+        try:
+            if enabled and self.ema is not None and self.has_averaged_weights:
+                trained = {name: getattr(self, name) for name in self.ema_modules}
+                for name, average in self.ema.networks.items():
+                    setattr(self, name, average)
+            yield
+        finally:
+            self._weights_chosen = False
+            for name, network in trained.items():
+                setattr(self, name, network)

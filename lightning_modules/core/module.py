@@ -7,13 +7,11 @@ sums are part of the checkpoint: a resumed run writes the same rows.
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
@@ -21,12 +19,12 @@ from torchmetrics import Metric
 
 from common.errors import UserError
 from datamodules.tokenizer import Tokenizer, tokenizer_from_json
-from lightning_modules.core.ema import AveragedWeights
+from lightning_modules.core.ema import AveragingModule
 from lightning_modules.core.seeding import seed_generators
 
 
 def plain(value: Any) -> Any:
-    """Hyper-parameters with numbers of restricted types, such as `PositiveInt`, as int and float."""
+    """Hyper-parameters with numbers of restricted types (`PositiveInt`) as int and float."""
     if isinstance(value, dict):
         return {name: plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -36,7 +34,7 @@ def plain(value: Any) -> Any:
     return float(value) if isinstance(value, float) else value
 
 
-class GenerativeModule(LightningModule):
+class GenerativeModule(AveragingModule):
     """Base of every system.
 
     A subclass calls `save_hyperparameters()` in an `__init__` that takes plain values only,
@@ -54,19 +52,15 @@ class GenerativeModule(LightningModule):
         precisions: values of `trainer.precision` that it trains in.
         tokenizer: of text data; it travels inside of every checkpoint.
         mid_update: whether gradients that no checkpoint holds are pending between two batches.
-        ema_modules: Names of the submodules whose weights are averaged (`init_ema`).
-        optimizer_factories: optimizers and schedules that come as arguments, where they do; a resumed run has to
+        optimizer_factories: optimizers and schedules that come as arguments; a resumed run has to
             have the same.
     """
 
     monitor: ClassVar[tuple[str, str] | None] = None
     throughput_unit: ClassVar[str] = "samples"
     precisions: ClassVar[tuple[str, ...]] = ("32-true", "bf16-mixed")
-    ema_modules: ClassVar[tuple[str, ...]] = ()
     mid_update = False
     optimizer_factories: Sequence[tuple[OptimizerCallable, LRSchedulerCallable | None]] = ()
-    if TYPE_CHECKING:
-        hparams: Any  # Lightning types it as a plain mapping
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,8 +70,6 @@ class GenerativeModule(LightningModule):
         self._counts: dict[str, int] = {}
         self._seen = 0
         self.tokenizer: Tokenizer | None = None
-        self.ema: AveragedWeights | None = None
-        self._weights_chosen = False
 
     def save_hyperparameters(
         self,
@@ -97,7 +89,8 @@ class GenerativeModule(LightningModule):
             stage == "fit" and precision not in self.precisions
         ):  # a scaled loss overflows now and then, which the guard refuses
             raise UserError(
-                f"trainer.precision {precision}: {type(self).__name__} trains in {' or '.join(self.precisions)}"
+                f"trainer.precision {precision}: {type(self).__name__} trains in "
+                f"{' or '.join(self.precisions)}"
             )
         self.tokenizer = getattr(self.trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
 
@@ -109,7 +102,8 @@ class GenerativeModule(LightningModule):
         """
         if self.tokenizer is None:
             raise UserError(
-                f"this {type(self).__name__} has no tokenizer: its checkpoint was not made by train.py"
+                f"this {type(self).__name__} has no tokenizer: "
+                "its checkpoint was not made by train.py"
             )
         return self.tokenizer
 
@@ -127,62 +121,6 @@ class GenerativeModule(LightningModule):
         losses = self.loss(batch)
         self.log_train(**losses)
         return losses["loss"]
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One update, then the averages: before a checkpoint of this update can be written."""
-        super().optimizer_step(*args, **kwargs)
-        self.update_ema(self.trainer.global_step + 1)  # counted after this hook
-
-    # Averaged weights
-
-    def init_ema(self) -> None:
-        """Begin to average the submodules in `ema_modules`; called at the end of `__init__`."""
-        self.ema = AveragedWeights({name: getattr(self, name) for name in self.ema_modules})
-
-    def ema_decay_at(self, update: int) -> float | None:
-        """Weight of the past in the averages after update 1, 2, ...; None leaves them as they are.
-
-        Args:
-            update: Number of the update that was made.
-        """
-        return self.hparams.ema_decay
-
-    def update_ema(self, update: int) -> None:
-        """Average the weights after update 1, 2, ..."""
-        if self.ema is None or (decay := self.ema_decay_at(update)) is None:
-            return
-        self.ema.update({name: getattr(self, name) for name in self.ema_modules}, decay)
-
-    @property
-    def has_averaged_weights(self) -> bool:
-        """Whether at least one state was averaged."""
-        return self.ema is not None and bool(self.ema.updates > 0)
-
-    @contextmanager
-    def averaged_weights(self, enabled: bool = True) -> Iterator[None]:
-        """Replace the submodules in `ema_modules` by their averages inside the block.
-
-        Without averages nothing changes. Of nested blocks, the outermost one decides; `sample` and
-        `preview` are such blocks.
-
-        Args:
-            enabled: Use the averages; False keeps the trained weights, also in nested blocks.
-        """
-        if self._weights_chosen:
-            yield
-            return
-        trained: dict[str, torch.nn.Module] = {}
-        self._weights_chosen = True
-        try:
-            if enabled and self.ema is not None and self.has_averaged_weights:
-                trained = {name: getattr(self, name) for name in self.ema_modules}
-                for name, average in self.ema.networks.items():
-                    setattr(self, name, average)
-            yield
-        finally:
-            self._weights_chosen = False
-            for name, network in trained.items():
-                setattr(self, name, network)
 
     # Randomness
 
@@ -214,7 +152,8 @@ class GenerativeModule(LightningModule):
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):
             raise UserError(
-                "a schedule that ends with the run needs its length: give trainer.max_steps or trainer.max_epochs"
+                "a schedule that ends with the run needs its length: "
+                "give trainer.max_steps or trainer.max_epochs"
             )
         return int(total)
 
@@ -330,19 +269,21 @@ class GenerativeModule(LightningModule):
         for name in {**theirs, **ours} if resuming else ():
             if theirs.get(name) != ours.get(name):
                 raise UserError(
-                    f"--ckpt_path continues a run with {name} {theirs.get(name, 'left out')}, not {ours.get(name, 'left out')}: "
+                    f"--ckpt_path continues a run with {name} {theirs.get(name, 'left out')}, "
+                    f"not {ours.get(name, 'left out')}: "
                     "use its settings, or begin a new run with --init_from"
                 )
         if "tokenizer" in checkpoint:
             then = tokenizer_from_json(checkpoint["tokenizer"])
             if self.tokenizer is not None and self.tokenizer.to_json() != then.to_json():
                 raise UserError(
-                    "--ckpt_path was trained with another tokenizer than the one of this data: give its own data"
+                    "--ckpt_path was trained with another tokenizer than the one of this data: "
+                    "give its own data"
                 )
             self.tokenizer = then
 
     def _optimizer_settings(self) -> dict[str, str]:
-        """Arguments of what `optimizer_factories` make, as text, under names such as "optimizer 1: Adam.lr"."""
+        """Settings of optimizers and schedules as text, by names such as "optimizer 1: Adam.lr"."""
         found: dict[str, str] = {}
         for number, (make, schedule) in enumerate(self.optimizer_factories, 1):
             optimizer = make([torch.nn.Parameter(torch.zeros(1))])
