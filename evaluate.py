@@ -142,7 +142,7 @@ def found(
     """
     import torch
 
-    from datamodules.images.folder import decode, picture_files
+    from datamodules.images.files import decode, picture_files
 
     paths = [path for path in picture_files(folder) if path.name != "grid.png"][:count]
     if len(paths) < 10:

@@ -172,7 +172,7 @@ def pictures_of(source: Path, channels: int, failed: list[str]) -> Iterator[tupl
     """
     import torch
 
-    from datamodules.images.folder import (
+    from datamodules.images.files import (
         SUFFIXES,
         BadPicture,
         picture_files,
@@ -252,7 +252,7 @@ def translate(model: Any, options: argparse.Namespace, sampling: dict[str, Any])
 
 def prime_of(path: Path, shape: list[int]) -> Any:
     """A picture file in a system's size, (C, H, W) in [-1, 1]."""
-    from datamodules.images.folder import read_picture, square
+    from datamodules.images.files import read_picture, square
 
     if not path.is_file():
         raise UserError(f"--prime {path}: there is no such picture")
@@ -332,7 +332,7 @@ def translate_texts(model: Any, options: argparse.Namespace, sampling: dict[str,
     """
     from callbacks.attention_maps import heat_map
     from common.images import save_png
-    from datamodules.parallel.base import file_lines
+    from datamodules.text_files import file_lines
     from lightning_modules.decoding.beam_search import BeamSearchConfig
 
     search, source, given = (
@@ -428,7 +428,7 @@ def score(model: Any, source: Path) -> None:
     """Print the bits that each token of a text surprises by, one a line, and their sum on
     stderr.
     """
-    from datamodules.text.base import read_pieces
+    from datamodules.text_files import read_pieces
 
     if not source.is_file():
         raise UserError(f"--score {source}: there is no such file")

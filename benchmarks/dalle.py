@@ -126,7 +126,7 @@ class PlainDALLE(nn.Module):
 
 def plain(steps: int) -> dict[str, float]:
     """The loop that one would write by hand."""
-    from datamodules.captions import CaptionedEmoji
+    from datamodules.captions.openmoji import CaptionedEmoji
 
     config = recipe()
     data = CaptionedEmoji(**config["data"]["init_args"])

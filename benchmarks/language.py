@@ -46,7 +46,7 @@ def recipe() -> dict[str, Any]:
         (ROOT / "configs/gpt/tiny_shakespeare_cpu.yaml").read_text()
     )
     if not (corpus_root(None) / "tiny_shakespeare/input.txt").is_file():
-        config["data"]["class_path"] = "datamodules.text.base.PythonDocs"
+        config["data"]["class_path"] = "datamodules.text.corpora.PythonDocs"
     return config
 
 

@@ -57,7 +57,7 @@ def recipe() -> dict[str, Any]:
     config["model"]["init_args"].update(SIZES)
     config["data"]["init_args"]["batch_tokens"] = BATCH_TOKENS
     if not (corpus_root(None) / "multi30k/train.de").is_file():
-        config["data"]["class_path"] = "datamodules.parallel.base.EmojiTranslation"
+        config["data"]["class_path"] = "datamodules.parallel.openmoji.EmojiTranslation"
     return config
 
 

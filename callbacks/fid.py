@@ -15,9 +15,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from cli.data import LazyBatch
 from common.errors import UserError
 from common.files import ROOT, atomic_save
+from datamodules.lazy_batch import LazyBatch
 from metrics.classifier import Classifier, train_classifier
 from metrics.distances import Gaussian, frechet_distance, gaussian, kernel_distance
 from metrics.features import ClassifierFeatures, Extractor, FeatureSet, InceptionFeatures, to_bytes

@@ -8,7 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from callbacks.previews import on_device
-from datamodules.base import limited
+from datamodules.samplers import limited
 
 
 def layer_table(model: Any, batch: dict[str, Any], depth: int = 3) -> str:

@@ -2,38 +2,12 @@
 
 import functools
 import importlib
-from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cli.recipes import read_config
 from common.errors import UserError
-
-
-class LazyBatch(Mapping[str, Any]):
-    """A batch that is made when somebody looks into it.
-
-    Args:
-        make: makes it.
-    """
-
-    def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
-        self.make = make
-
-    @cached_property
-    def content(self) -> dict[str, Any]:
-        """All of it."""
-        return self.make()
-
-    def __getitem__(self, key: str) -> Any:
-        return self.content[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.content)
-
-    def __len__(self) -> int:
-        return len(self.content)
+from datamodules.lazy_batch import LazyBatch
 
 
 def data_module(config: Path, overrides: dict[str, Any] | None = None) -> Any:

@@ -9,7 +9,6 @@ import shutil
 import stat
 import sys
 import tarfile
-import urllib.error
 import urllib.request
 import zipfile
 import zlib
@@ -21,6 +20,7 @@ from typing import IO, NamedTuple
 from filelock import FileLock
 
 from common.errors import UserError
+from datamodules.cache import sha256
 
 GIB = 2**30
 CHUNK = 2**20
@@ -29,12 +29,6 @@ BROKEN = (  # what the standard library raises for damaged archives
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error),
     *(EOFError, FileExistsError, RuntimeError, NotImplementedError),
 )
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch(

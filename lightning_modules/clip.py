@@ -43,7 +43,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import UserError
-from datamodules.tokenizer import BPETokenizer, caption_tokens
+from datamodules.captions.encoding import caption_tokens
+from datamodules.tokenizers.bpe import BPETokenizer
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.nn.bottleneck import bottlenecks, conv

@@ -138,16 +138,16 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
     size = 32 if system == "dcgan" else 16
     translates = system in ("cyclegan", "pix2pix")
     if system in ("gpt", "rnn_lm"):
-        corpus = "datamodules.text.base.PythonDocs"
+        corpus = "datamodules.text.corpora.PythonDocs"
         arguments = {"batching": "windows" if system == "gpt" else "streams", "batch_size": 48}
     elif system == "electra":
-        corpus = "datamodules.text.base.PythonDocs"
+        corpus = "datamodules.text.corpora.PythonDocs"
         arguments = {"tokenizer": "bpe", "vocab_size": 500, "context": 32, "batch_size": 64}
     elif system in ("seq2seq", "transformer"):
-        corpus = "datamodules.parallel.base.EmojiTranslation"
+        corpus = "datamodules.parallel.openmoji.EmojiTranslation"
         arguments = {"vocab_size": 600, "batch_tokens": 1024}
     elif system in ("dalle", "clip"):
-        corpus = "datamodules.captions.CaptionedEmoji"
+        corpus = "datamodules.captions.openmoji.CaptionedEmoji"
         arguments = {
             "size": 16,
             "text_length": 24,

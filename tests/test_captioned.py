@@ -8,9 +8,12 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
-from datamodules.captions import CaptionedEmoji, CaptionedFolder, CaptionedImages
-from datamodules.images.openmoji import fold
-from datamodules.tokenizer import BPETokenizer, encode_caption
+from datamodules.captions.base import CaptionedImages
+from datamodules.captions.encoding import encode_caption
+from datamodules.captions.folder import CaptionedFolder
+from datamodules.captions.openmoji import CaptionedEmoji
+from datamodules.splits import split_of
+from datamodules.tokenizers.bpe import BPETokenizer
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +114,7 @@ def trained(folder: Path) -> Path:
     return next(
         path
         for path in sorted(folder.glob("*.txt"))
-        if fold(path.with_suffix(".png").name) == "train"
+        if split_of(path.with_suffix(".png").name) == "train"
     )
 
 
@@ -171,7 +174,7 @@ def test_unknown_script(folder: Path) -> None:
     held = next(
         path
         for path in sorted(folder.glob("*.txt"))
-        if fold(path.with_suffix(".png").name) != "train"
+        if split_of(path.with_suffix(".png").name) != "train"
     )
     held.write_text("квадрат\n")
     data = CaptionedFolder(str(folder), size=16, text_length=20, vocab_size=100)
@@ -179,7 +182,7 @@ def test_unknown_script(folder: Path) -> None:
         UserError,
         match=rf"{held.stem}.png: the caption 'квадрат' has 'к', which is in no training caption",
     ):
-        data.split(fold(held.with_suffix(".png").name))
+        data.split(split_of(held.with_suffix(".png").name))
     for prompt, message in (
         ("", "is empty"),
         ("a square\U0001f600", "which is in no training caption"),

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from common.errors import UserError
 from common.files import ROOT
-from datamodules.captions import CaptionedEmoji
+from datamodules.captions.openmoji import CaptionedEmoji
 from datamodules.images.openmoji import OpenMoji
 from lightning_modules.clip import CLIP, contrastive_loss
 from lightning_modules.dalle import DALLE

@@ -13,19 +13,15 @@ import torch
 import yaml
 from PIL import Image
 
-from datamodules.base import Request, ResumableBatchSampler, mix_seed
 from datamodules.images.base import InMemoryImages
-from datamodules.images.folder import CelebA, FileImages, ImageFolder
-from datamodules.images.openmoji import (
-    COLOURS,
-    GROUPS,
-    OpenMoji,
-    composition_key,
-    fold,
-    line_drawing,
-    picture_key,
-)
+from datamodules.images.celeba import CelebA
+from datamodules.images.emoji import GROUPS, composition_key, picture_key
+from datamodules.images.files import FileImages
+from datamodules.images.folder import ImageFolder
+from datamodules.images.openmoji import COLOURS, OpenMoji, line_drawing
 from datamodules.images.torchvision import TorchvisionImages
+from datamodules.samplers import Request, ResumableBatchSampler, mix_seed
+from datamodules.splits import split_of
 
 
 def requests(sampler: ResumableBatchSampler) -> list[tuple[list[int], int]]:
@@ -129,7 +125,7 @@ def test_family_keys() -> None:
     assert picture_key("1F469-1F3FB-200D-1F680") == picture_key("1F468-200D-1F680") == "1F9D1-1F680"
     assert picture_key("1F3FB") == "1F3FB", "a skin tone by itself keeps itself"
     assert composition_key("1F469-1F3FB-200D-1F680") == "1F469-200D-1F680"
-    shares = [fold(str(number)) for number in range(5000)]
+    shares = [split_of(str(number)) for number in range(5000)]
     assert 0.78 < shares.count("train") / 5000 < 0.82
 
 
@@ -138,7 +134,7 @@ def test_picture_split_separates_families_and_identical_pictures(emoji: OpenMoji
     assert 2200 < len(set(emoji.families.values())) < 2300
     place: dict[str, str] = {}
     for code, family in emoji.families.items():
-        assert place.setdefault(family, emoji.folds[code]) == emoji.folds[code]
+        assert place.setdefault(family, emoji.code_splits[code]) == emoji.code_splits[code]
 
 
 def images_of(recipe: Path) -> dict[str, list[tuple[str, torch.Tensor]]]:
@@ -226,7 +222,7 @@ def test_a_composition_whose_image_was_trained_on_is_not_held_out() -> None:
         "val": 207,
         "test": 192,
     }
-    split = {name: data.folds[code] for code, name in data.names.items()}
+    split = {name: data.code_splits[code] for code, name in data.names.items()}
     assert split["firefighter"] == split["man firefighter"] == "train"
     assert split["red square"] == "test", "an image of its own stays"
     whole = OpenMoji(split_by="composition")
@@ -337,7 +333,7 @@ def test_folder_with_splits_and_large_folder(
             paint(tmp_path / split / "one" / f"{number}.png", (40 * number, 0, 0))
     small = ImageFolder(str(tmp_path), size=16)
     assert small.sizes == {"train": 6, "val": 2, "test": 3}
-    monkeypatch.setattr("datamodules.images.folder.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("datamodules.images.files.IN_MEMORY_BYTES", 0)
     large = ImageFolder(str(tmp_path), size=16, max_samples=4)
     assert isinstance(large.split("train"), FileImages)
     assert len(large.split("train")) == 4

@@ -14,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import train
 from common.files import ROOT
-from datamodules.text.base import LengthBatchSampler, TextFiles
-from datamodules.tokenizer import BPETokenizer
+from datamodules.text.files import TextFiles
+from datamodules.text.records import LengthBatchSampler
+from datamodules.tokenizers.bpe import BPETokenizer
 from lightning_modules import load
 from lightning_modules.electra import ELECTRA, MASK_SHARE
 from metrics.probe import swap_two, swapped_words_probe
@@ -69,7 +70,7 @@ def test_special_tokens_may_have_any_ids(tmp_path: Path) -> None:
     data |= {"batching": "records", "context": 20, "batch_size": 4}
     config = {
         "model": {"class_path": "lightning_modules.electra.ELECTRA", "init_args": SMALL},
-        "data": {"class_path": "datamodules.text.base.TextFiles", "init_args": data},
+        "data": {"class_path": "datamodules.text.files.TextFiles", "init_args": data},
         "trainer": {"max_steps": 1, "limit_val_batches": 0, "accelerator": "cpu"},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))

@@ -23,9 +23,10 @@ import reproduce
 import sample
 import sweep
 import train
-from datamodules.base import Request
-from datamodules.images.folder import FileImages, ImageFolder, decode
-from datamodules.images.openmoji import fold
+from datamodules.images.files import FileImages, decode
+from datamodules.images.folder import ImageFolder
+from datamodules.samplers import Request
+from datamodules.splits import split_of
 from lightning_modules.vae import VAE
 from tests.runs import tiny_config
 
@@ -152,7 +153,9 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder(d / "good")
     (d / "empty").mkdir()
     (d / "held_out").mkdir()
-    picture(d / "held_out" / next(f"{i}.png" for i in range(100) if fold(f"{i}.png") != "train"))
+    picture(
+        d / "held_out" / next(f"{i}.png" for i in range(100) if split_of(f"{i}.png") != "train")
+    )
     for name, write in PICTURE_WRITERS.items():
         folder(d / name.split("/")[0])
         write(d / name)
@@ -439,7 +442,7 @@ def test_debug_shows_the_traceback(
 def test_a_worker_s_mistake_is_one_line_too(
     d: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("datamodules.images.folder.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("datamodules.images.files.IN_MEMORY_BYTES", 0)
     loader = ImageFolder(
         str(d / "corrupt"), size=16, batch_size=5, num_workers=1
     ).train_dataloader()

@@ -20,7 +20,9 @@ import train
 from cli.data import data_module
 from common.errors import UserError
 from common.files import ROOT
-from datamodules.tokenizer import RECORD, BPETokenizer, CharTokenizer
+from datamodules.tokenizers.base import RECORD
+from datamodules.tokenizers.bpe import BPETokenizer
+from datamodules.tokenizers.simple import CharTokenizer
 from lightning_modules import load
 from lightning_modules.core.language_model import context_start
 from lightning_modules.core.tokens import token_losses
@@ -590,7 +592,7 @@ def test_a_checkpoint_continues_a_prompt(
     """The tokenizer is in it; no data is opened; text goes to stdout and nothing else does."""
     assert isinstance(load(checkpoint).tokenizer, CharTokenizer)
     monkeypatch.setattr(
-        "datamodules.text.base.PythonDocs.__init__", lambda *_: pytest.fail("no data is needed")
+        "datamodules.text.corpora.PythonDocs.__init__", lambda *_: pytest.fail("no data is needed")
     )
     argv = [
         checkpoint,
@@ -806,7 +808,7 @@ def test_ranks_and_accumulation_equal_the_joined_batch(tmp_path: Path) -> None:
     config = {
         "model": {"class_path": "tests.parallel.PlainGPT", "init_args": sgd},
         "data": {
-            "class_path": "datamodules.text.base.EmojiNames",
+            "class_path": "datamodules.text.corpora.EmojiNames",
             "init_args": {"batching": "records", "max_samples": 64},
         },
         "trainer": {

@@ -21,14 +21,15 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
-from datamodules.base import Request
 from datamodules.download import extract, fetch, obtain
 from datamodules.images.base import InMemoryImages
-from datamodules.images.folder import BadPicture
-from datamodules.pairs import folder as pair_folder
+from datamodules.images.files import BadPicture
+from datamodules.pairs import archives
+from datamodules.pairs.archives import PaperArchive
 from datamodules.pairs.base import PairDataModule, TwoDomains
-from datamodules.pairs.folder import PairFolder, PaperArchive
+from datamodules.pairs.folder import PairFolder
 from datamodules.pairs.openmoji import OpenMojiPairs
+from datamodules.samplers import Request
 
 # Batches
 
@@ -298,7 +299,7 @@ def test_bad_files_stop_or_are_counted(
 ) -> None:
     """Corrupt, or smaller than the crop; grey is made colour. Below `load_size` is enough."""
     if not in_memory:
-        monkeypatch.setattr("datamodules.images.folder.IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr("datamodules.images.files.IN_MEMORY_BYTES", 0)
     home = domains(tmp_path, {"trainA": 4, "trainB": 4, "testA": 1, "testB": 1})
     picture(home / "trainA/0.png", (24, 24), "L", 200)
     picture(home / "trainB/0.png", (16, 16))
@@ -593,7 +594,7 @@ def test_an_archive_of_the_papers_by_name(
     server.content["/horse2zebra.zip"] = zipped(
         tmp_path / "made.zip", dict.fromkeys(names, buffer.getvalue())
     ).read_bytes()
-    monkeypatch.setitem(pair_folder.ADDRESSES, "cyclegan", [server.address("/{}.zip")])
+    monkeypatch.setitem(archives.ADDRESSES, "cyclegan", [server.address("/{}.zip")])
     data = PaperArchive(
         "cyclegan", "horse2zebra", size=16, load_size=20, root=str(tmp_path / "data")
     )

@@ -188,7 +188,7 @@ def test_codebooks_and_rivals_are_those_of_all_ranks(system: str, tmp_path: Path
     config = {
         "model": {"class_path": f"tests.parallel.{system}", "init_args": made[system]},
         "data": {
-            "class_path": "datamodules.captions.CaptionedEmoji",
+            "class_path": "datamodules.captions.openmoji.CaptionedEmoji",
             "init_args": {"size": 16, "max_samples": 64, "text_length": 24},
         },
         "trainer": {"max_epochs": 2, "accelerator": "cpu", "limit_val_batches": 1},
@@ -226,7 +226,7 @@ def test_codes_are_encoded_by_all_ranks(tmp_path: Path) -> None:
             },
         },
         "data": {
-            "class_path": "datamodules.captions.CaptionedEmoji",
+            "class_path": "datamodules.captions.openmoji.CaptionedEmoji",
             "init_args": {"size": 16, "max_samples": 65, "text_length": 24},
         },
         "trainer": {"max_epochs": 2, "accelerator": "cpu"},

@@ -13,20 +13,18 @@ import pytest
 import torch
 
 from common.errors import UserError
-from datamodules.base import Request
-from datamodules.images.openmoji import OpenMoji, emoji_names
-from datamodules.parallel.base import (
-    BucketBatchSampler,
-    EmojiTranslation,
-    Multi30k,
-    PairTable,
-    ParallelFiles,
-    file_lines,
-    suspicious_line,
-    token_cuts,
-)
-from datamodules.text.base import EmojiNames
-from datamodules.tokenizer import KINDS, RECORD, PairTokenizer, tokenizer_from_json
+from datamodules.images.emoji import emoji_names
+from datamodules.images.openmoji import OpenMoji
+from datamodules.parallel.files import PairTable, ParallelFiles, suspicious_line
+from datamodules.parallel.multi30k import Multi30k
+from datamodules.parallel.openmoji import EmojiTranslation
+from datamodules.parallel.sampler import BucketBatchSampler, token_cuts
+from datamodules.samplers import Request
+from datamodules.text.corpora import EmojiNames
+from datamodules.text_files import file_lines
+from datamodules.tokenizers.base import RECORD
+from datamodules.tokenizers.kinds import KINDS, tokenizer_from_json
+from datamodules.tokenizers.pair import PairTokenizer
 from tests.test_pairs import Server, server  # noqa: F401  # a fixture
 
 WORDS = [
@@ -606,7 +604,7 @@ def test_no_source_is_in_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
         }
 
     real = EmojiTranslation().parts
-    monkeypatch.setattr("datamodules.parallel.base.emoji_names", first_word)
+    monkeypatch.setattr("datamodules.images.emoji.emoji_names", first_word)
     parts = EmojiTranslation().parts
     assert sum(map(len, parts.values())) == sum(map(len, real.values()))
     train, val, test = (

@@ -186,7 +186,7 @@ def config(path: Path, **data: Any) -> Path:
             "init_args": {"layers": 1, "width": 12, "embedding": 6},
         },
         "data": {
-            "class_path": "datamodules.text.base.PythonDocs",
+            "class_path": "datamodules.text.corpora.PythonDocs",
             "init_args": {
                 "batching": "streams",
                 "context": 8,

@@ -8,7 +8,7 @@ import pytest
 import sacrebleu
 from pytorch_lightning import Trainer
 
-from datamodules.parallel.base import Multi30k
+from datamodules.parallel.multi30k import Multi30k
 from lightning_modules.transformer import Transformer
 from metrics.translation import (
     bleu,

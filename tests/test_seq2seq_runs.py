@@ -15,7 +15,7 @@ from pytorch_lightning import Trainer
 import sample
 import train
 from cli.data import data_module
-from datamodules.parallel.base import EmojiTranslation
+from datamodules.parallel.openmoji import EmojiTranslation
 from lightning_modules import load
 from lightning_modules.core.tokens import token_losses
 from lightning_modules.decoding.beam_search import BeamSearchConfig
@@ -77,7 +77,7 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "root": str(folder / "data"),
     }
     content = yaml.safe_load(config.read_text())
-    content["data"] = {"class_path": "datamodules.parallel.base.ParallelFiles", "init_args": data}
+    content["data"] = {"class_path": "datamodules.parallel.files.ParallelFiles", "init_args": data}
     (folder / "files.yaml").write_text(yaml.safe_dump(content))
     return folder
 
@@ -103,7 +103,7 @@ def test_ranks_train_and_translate_the_same(checkpoint: str, tmp_path: Path) -> 
     config = {
         "model": {"class_path": "tests.parallel.PlainTransformer", "init_args": SIZES},
         "data": {
-            "class_path": "datamodules.parallel.base.EmojiTranslation",
+            "class_path": "datamodules.parallel.openmoji.EmojiTranslation",
             "init_args": {**DATA, "max_samples": PAIRS, "eval_batch_tokens": 1024},
         },
         "trainer": {

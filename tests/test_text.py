@@ -13,28 +13,17 @@ import tokenizers
 import torch
 
 from common.errors import UserError
-from datamodules.base import Request
-from datamodules.text.base import (
-    RECORD,
-    DisjointWindows,
-    EmojiNames,
-    LengthBatchSampler,
-    PythonDocs,
-    Streams,
-    TextFiles,
-    TinyShakespeare,
-    lines_of,
-    part_of,
-    read_pieces,
-)
-from datamodules.tokenizer import (
-    KINDS,
-    BPETokenizer,
-    CharTokenizer,
-    WordTokenizer,
-    encode_pieces,
-    tokenizer_from_json,
-)
+from datamodules.samplers import Request
+from datamodules.text.base import encode_pieces, lines_of, part_of
+from datamodules.text.corpora import EmojiNames, PythonDocs, TinyShakespeare
+from datamodules.text.files import TextFiles
+from datamodules.text.records import LengthBatchSampler
+from datamodules.text.windows import DisjointWindows, Streams
+from datamodules.text_files import read_pieces
+from datamodules.tokenizers.base import RECORD
+from datamodules.tokenizers.bpe import BPETokenizer
+from datamodules.tokenizers.kinds import KINDS, tokenizer_from_json
+from datamodules.tokenizers.simple import CharTokenizer, WordTokenizer
 from metrics.ngram import witten_bell
 
 TEXT = (
@@ -371,7 +360,7 @@ def test_a_folder_is_joined_in_order(tmp_path: Path) -> None:
 
 
 def test_large_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datamodules.text.base.PIECE", 7)
+    monkeypatch.setattr("datamodules.text_files.PIECE", 7)
     (tmp_path / "x.txt").write_text(TEXT * 3)
     assert "".join(read_pieces(tmp_path / "x.txt")) == TEXT * 3
     assert "".join(part_of(iter([TEXT[:20], TEXT[20:50], TEXT[50:]]), 15, 60)) == TEXT[15:60]

@@ -3,13 +3,14 @@ device.
 """
 
 import hashlib
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from common.errors import UserError
-from datamodules.base import DataModule, Request, mix_seed
+from datamodules.base import DataModule
+from datamodules.samplers import Request, mix_seed
 
 
 class InMemoryImages:
@@ -52,25 +53,6 @@ class InMemoryImages:
         if self.names is None:
             raise UserError("these pictures have no names or attributes; OpenMoji and CelebA do")
         return torch.tensor([f" {attribute.lower()} " in f" {name} " for name in self.names])
-
-
-class Subsettable(Protocol):
-    """A dataset that can give a part of itself."""
-
-    def __len__(self) -> int: ...
-
-    def subset(self, index: Tensor) -> Self: ...
-
-
-AnySubsettable = TypeVar("AnySubsettable", bound=Subsettable)
-
-
-def take_subset(data: AnySubsettable, count: int | None) -> AnySubsettable:
-    """A fixed random subset in the original order; the same one for every run."""
-    if count is None or count >= len(data):
-        return data
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
-    return data.subset(order[:count].sort().values)
 
 
 class ImageDataModule(DataModule):

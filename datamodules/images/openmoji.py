@@ -31,51 +31,25 @@ from PIL import Image
 
 from common.errors import UserError
 from common.files import atomic_save
-from datamodules.images.base import ImageDataModule, InMemoryImages, take_subset
+from datamodules.images.base import ImageDataModule, InMemoryImages
+from datamodules.images.emoji import (
+    FLAG,
+    FLAG_GROUP,
+    GROUPS,
+    SKIN_TONES,
+    composition_key,
+    emoji_names,
+    picture_key,
+)
+from datamodules.splits import split_of, take_subset
 
-SKIN_TONES = {f"{code:X}" for code in range(0x1F3FB, 0x1F400)}
-GENDER_SIGNS = {"2640", "2642"}
-INVISIBLE = {"FE0F", "200D"}  # variation selector and zero-width joiner
-PERSON = "1F9D1"
-GENDERED = {"1F468": PERSON, "1F469": PERSON}  # man, woman
-FLAG = re.compile(
-    "1F1[EF].-1F1[EF].|1F3F4-E00"
-)  # two regional indicators, or a black flag with a subdivision's tags
-FLAG_GROUP = 8
-GROUPS = (
-    "Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Travel & Places", "Activities", "Objects",
-    "Symbols", "Flags", "other",
-)  # fmt: skip
 FAMILY_SIZE = 64  # pixels; the size at which two images count as identical, at any training size
 COLOURS = re.compile(
     "color|hair|skin"
 )  # ids of the SVG groups that fill; the rest is the line drawing
+
+
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def picture_key(code: str) -> str:
-    """Family of a glyph like "1F469-1F3FB-200D-1F680" by its code points; "1F9D1-1F680" here."""
-    points = [GENDERED.get(point, point) for point in code.split("-")]
-    kept = [point for point in points if point not in SKIN_TONES | GENDER_SIGNS | INVISIBLE]
-    return "-".join(kept) or code  # a skin tone by itself keeps itself
-
-
-def composition_key(code: str) -> str:
-    """Family of a glyph that ignores its skin tone and nothing else."""
-    return (
-        "-".join(point for point in code.split("-") if point not in SKIN_TONES | {"FE0F"}) or code
-    )
-
-
-def key_share(key: str) -> float:
-    """A number in [0, 1) that is the same for a key on every machine."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-
-
-def fold(key: str) -> str:
-    """The split of a family: "train" for 80 % of all keys, "val" and "test" for 10 % each."""
-    share = key_share(key)
-    return "train" if share < 0.8 else "val" if share < 0.9 else "test"
 
 
 def line_drawing(svg: str) -> str:
@@ -86,41 +60,6 @@ def line_drawing(svg: str) -> str:
             if child.tag == f"{SVG}g" and COLOURS.match(child.get("id", "")):
                 parent.remove(child)
     return ElementTree.tostring(root, encoding="unicode")
-
-
-def emoji_names(codes: list[str], language: str) -> dict[str, str]:
-    """Names of the glyphs that have one: lower-cased, words separated by blanks."""
-    import emoji
-
-    emoji.config.load_language(language)
-    known = {
-        text.replace("\ufe0f", ""): entry[language]
-        for text, entry in emoji.EMOJI_DATA.items()
-        if language in entry
-    }
-    texts = {
-        code: "".join(chr(int(point, 16)) for point in code.split("-") if point != "FE0F")
-        for code in codes
-    }
-    return {
-        code: known[text].strip(":").replace("_", " ").lower()
-        for code, text in texts.items()
-        if text in known
-    }
-
-
-def check_language(option: str, language: str) -> None:
-    """Refuse a language in which emoji have no names.
-
-    Raises:
-        UserError: naming the option, and the languages that there are.
-    """
-    import emoji
-
-    if language not in emoji.LANGUAGES:
-        raise UserError(
-            f"{option} {language}: emoji have no names in it; give one of {', '.join(sorted(emoji.LANGUAGES))}"
-        )
 
 
 class OpenMoji(ImageDataModule):
@@ -270,26 +209,28 @@ class OpenMoji(ImageDataModule):
         }
 
     @cached_property
-    def folds(self) -> dict[str, str]:
+    def code_splits(self) -> dict[str, str]:
         """Split of each code."""
-        folds = {code: fold(family) for code, family in self.families.items()}
+        code_splits = {code: split_of(family) for code, family in self.families.items()}
         if self.split_by == "composition":
             words = {
                 word
                 for code, name in self.names.items()
-                if folds[code] == "train"
+                if code_splits[code] == "train"
                 for word in name.split()
             }
             for code, name in self.names.items():
                 if not words.issuperset(name.split()):
-                    folds[code] = "train"
+                    code_splits[code] = "train"
             # Runs after the check of names: it only adds words to training, and moves whole groups
             # of identical images.
             groups = [codes for layers in self.compared for codes in self.identical_images(layers)]
-            while mixed := [codes for codes in groups if len({folds[code] for code in codes}) > 1]:
+            while mixed := [
+                codes for codes in groups if len({code_splits[code] for code in codes}) > 1
+            ]:
                 for codes in mixed:
-                    folds.update(dict.fromkeys(codes, "train"))
-        return folds
+                    code_splits.update(dict.fromkeys(codes, "train"))
+        return code_splits
 
     @cached_property
     def hidden_tones(self) -> set[str]:
@@ -313,7 +254,7 @@ class OpenMoji(ImageDataModule):
         return [
             row
             for row, code in enumerate(self.codes)
-            if self.folds[code] == split
+            if self.code_splits[code] == split
             and not (self.named and code not in self.names)
             and not (self.neutral and self._is_flag_or_toned(code))
         ]

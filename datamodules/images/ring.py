@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.base import DataModule, mix_seed
-from datamodules.images.base import InMemoryImages, take_subset
+from datamodules.base import DataModule
+from datamodules.images.base import InMemoryImages
+from datamodules.samplers import mix_seed
+from datamodules.splits import take_subset
 
 SIZES = {"train": 10_000, "val": 1_000, "test": 2_000}
 

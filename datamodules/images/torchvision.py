@@ -6,7 +6,8 @@ import torch
 from torchvision import datasets
 
 from common.errors import UserError
-from datamodules.images.base import ImageDataModule, InMemoryImages, take_subset
+from datamodules.images.base import ImageDataModule, InMemoryImages
+from datamodules.splits import take_subset
 
 SHAPES = {
     "MNIST": [1, 28, 28],

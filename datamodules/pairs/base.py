@@ -13,9 +13,11 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from common.errors import UserError
-from datamodules.base import DataModule, Request, mix_seed
-from datamodules.images.base import InMemoryImages, take_subset
-from datamodules.images.folder import FileImages
+from datamodules.base import DataModule
+from datamodules.images.base import InMemoryImages
+from datamodules.images.files import FileImages
+from datamodules.samplers import Request, mix_seed
+from datamodules.splits import take_subset
 
 Images = InMemoryImages | FileImages
 

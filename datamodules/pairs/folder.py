@@ -1,4 +1,4 @@
-"""Your own pictures of two domains, and the archives of the CycleGAN and pix2pix papers.
+"""Your own images of two domains.
 
 Layouts of a folder: `trainA trainB testA testB` (and `valA valB`); or `train` and `test` (and
 `val`) of side-by-side pictures, a left and b right; or two folders, one per domain, whose pictures
@@ -17,10 +17,8 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from datamodules.base import corpus_root
-from datamodules.download import obtain
-from datamodules.images.base import InMemoryImages, take_subset
-from datamodules.images.folder import (
+from datamodules.images.base import InMemoryImages
+from datamodules.images.files import (
     BadPicture,
     FileImages,
     fits_into_memory,
@@ -29,10 +27,9 @@ from datamodules.images.folder import (
     read_picture,
     square,
 )
-from datamodules.images.openmoji import fold
 from datamodules.pairs.base import Images, PairDataModule
+from datamodules.splits import SPLITS, split_of, take_subset
 
-SPLITS = ("train", "val", "test")
 Layout = Literal["domains", "side by side"]
 
 
@@ -158,7 +155,7 @@ class PairFolder(PairDataModule):
             else:
                 everything = [pictures_in(folder) for folder in self.folders]
                 a, b = (
-                    {name: path for name, path in files.items() if fold(stem(name)) == split}
+                    {name: path for name, path in files.items() if split_of(stem(name)) == split}
                     for files in everything
                 )
             if bool(a) != bool(b):
@@ -238,74 +235,3 @@ def partners(a: dict[str, Path], b: dict[str, Path]) -> tuple[dict[str, Path], d
             f"{path}: has no partner of its name in the other domain ({len(alone)} have none); add or remove it"
         )
     return dict(sorted(by_stem[0].items())), dict(sorted(by_stem[1].items()))
-
-
-CYCLEGAN = (
-    *(
-        "apple2orange",
-        "summer2winter_yosemite",
-        "horse2zebra",
-        "monet2photo",
-        "cezanne2photo",
-        "ukiyoe2photo",
-    ),
-    *("vangogh2photo", "maps", "facades", "iphone2dslr_flower"),
-)
-PIX2PIX = ("facades", "maps", "edges2shoes", "edges2handbags", "night2day")
-ADDRESSES = {
-    "cyclegan": [
-        "https://people.eecs.berkeley.edu/~taesung_park/CycleGAN/datasets/{}.zip",
-        "http://efrosgans.eecs.berkeley.edu/cyclegan/datasets/{}.zip",
-    ],
-    "pix2pix": ["http://efrosgans.eecs.berkeley.edu/pix2pix/datasets/{}.tar.gz"],
-}
-
-
-class PaperArchive(PairFolder):
-    """A data set of the papers by its name: downloaded, or placed by hand under
-    `<root>/<collection>/`.
-
-    Args:
-        collection: whose archive; cyclegan's are unpaired, pix2pix's side by side.
-        dataset: its name there.
-        **kwargs: see `PairFolder`.
-
-    Raises:
-        UserError: if the collection has no such data set.
-    """
-
-    def __init__(
-        self,
-        collection: Literal["cyclegan", "pix2pix"] = "cyclegan",
-        dataset: str = "horse2zebra",
-        load_size: int | None = 286,
-        root: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        known = {"cyclegan": CYCLEGAN, "pix2pix": PIX2PIX}[collection]
-        if dataset not in known:
-            raise UserError(
-                f"data.dataset {dataset}: the {collection} archives are {', '.join(known)}"
-            )
-        self.collection, self.dataset = collection, dataset
-        folder, paired = str(corpus_root(root) / collection / dataset), collection == "pix2pix"
-        super().__init__(
-            folder=folder,
-            folder_a=None,
-            folder_b=None,
-            channels=3,
-            load_size=load_size,
-            paired=paired,
-            root=root,
-            **kwargs,
-        )
-
-    def check(self) -> None:
-        """Nothing can be looked at before `prepare_data`."""
-
-    def prepare_data(self) -> None:
-        folder = self.folders[0]
-        if folder.is_dir():
-            return
-        addresses = [address.format(self.dataset) for address in ADDRESSES[self.collection]]
-        obtain(addresses, folder.with_name(addresses[0].rpartition("/")[2]), folder)

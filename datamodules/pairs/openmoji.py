@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from datamodules.images.base import InMemoryImages
-from datamodules.images.openmoji import OpenMoji, key_share
+from datamodules.images.openmoji import OpenMoji
 from datamodules.pairs.base import PairDataModule
+from datamodules.splits import split_share
 
 
 class OpenMojiPairs(PairDataModule):
@@ -46,5 +47,5 @@ class OpenMojiPairs(PairDataModule):
         if self.paired or split != "train":
             return line, colour, True
         families = [colours.families[colours.codes[row]] for row in colours.rows(split)]
-        drawn = torch.tensor([key_share(f"line {family}") < 0.5 for family in families])
+        drawn = torch.tensor([split_share(f"line {family}") < 0.5 for family in families])
         return line.subset(drawn.nonzero()[:, 0]), colour.subset((~drawn).nonzero()[:, 0]), False

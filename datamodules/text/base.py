@@ -18,267 +18,30 @@ how many of a row's targets count; `targets`, how many that are together; and `f
 recurrent state begins anew.
 """
 
-import codecs
-import hashlib
 import itertools
 import json
-import mmap
-import os
-import shutil
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from filelock import FileLock
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
-from datamodules.base import BatchedDataset, DataModule, Request, ResumableBatchSampler, mix_seed
-from datamodules.download import fetch, sha256
-from datamodules.tokenizer import (
-    KINDS,
-    RECORD,
-    BPETokenizer,
-    Kind,
-    PairTokenizer,
-    Tokenizer,
-    encode_pieces,
-    tokenizer_from_json,
-)
+from datamodules.base import BatchedDataset, DataModule
+from datamodules.cache import make_folder, sha256, token_folder
+from datamodules.samplers import ResumableBatchSampler
+from datamodules.splits import SPLITS
+from datamodules.text.records import LengthBatchSampler, Records
+from datamodules.text.storage import Tokens, open_ids
+from datamodules.text.windows import DisjointWindows, RandomWindows, Streams
+from datamodules.tokenizers.base import RECORD, Tokenizer
+from datamodules.tokenizers.kinds import KINDS, Kind, read_tokenizer, tokenizer_from_json
 
 Batching = Literal["windows", "streams", "records"]
-SPLITS = ("train", "val", "test")
-PIECE = 2**20  # bytes that are read at a time
 VERSION = 1  # of the encoded files: a change of how they are written makes them anew
-
-
-class Tokens(NamedTuple):
-    """One split: its ids, where its records begin (empty without records), and what it was encoded
-    from.
-
-    Attributes:
-        ids: memory-mapped uint16 or uint32 (T,).
-        starts: int64 (R + 1,), where each record begins and the last one ends.
-        characters: of the text.
-        bytes: of the text in UTF-8.
-    """
-
-    ids: np.ndarray
-    starts: np.ndarray
-    characters: int
-    bytes: int
-
-    @property
-    def targets(self) -> int:
-        """Tokens that are predicted from others: all but the first, or the first of each record."""
-        return len(self.ids) - max(1, len(self.starts) - 1)
-
-
-def gather(ids: np.ndarray, starts: np.ndarray, width: int) -> Tensor:
-    """int64 (N, width) of ids (T,), row i from `starts[i]` on; what is past the end repeats the
-    last id.
-    """
-    place = np.minimum(starts[:, None] + np.arange(width), len(ids) - 1)
-    rows = torch.from_numpy(ids[place].astype(np.int64))
-    mapped = getattr(ids, "_mmap", None)
-    if (
-        mapped is not None
-    ):  # the pages stay with the system, and do not count as this process' memory
-        mapped.madvise(mmap.MADV_DONTNEED)
-    return rows
-
-
-def padded(
-    ids: np.ndarray, starts: np.ndarray, index: np.ndarray, pad_id: int
-) -> tuple[Tensor, Tensor]:
-    """Some of the rows that ids (T,) consist of, in one rectangle.
-
-    Args:
-        ids: (T,).
-        starts: (R + 1,), where each row begins and the last one ends.
-        index: (N,), which rows.
-        pad_id: what they are filled up with.
-
-    Returns:
-        int64 (N, length of the longest) and the length of each, int64 (N,).
-    """
-    lengths = torch.from_numpy(starts[index + 1] - starts[index])
-    rows = gather(ids, starts[index], int(lengths.max()))
-    rows[torch.arange(rows.shape[1]) >= lengths[:, None]] = pad_id
-    return rows, lengths
-
-
-def open_ids(path: Path, dtype: str) -> np.ndarray:
-    """Ids of a file, memory-mapped, which an empty one cannot be."""
-    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
-
-
-def make_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a folder, once, which appears when it is whole; other processes wait for
-    the one that does.
-    """
-    if folder.is_dir():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if folder.is_dir():
-            return
-        for leftover in folder.parent.glob(f"{folder.name}.tmp*"):  # of a process that was killed
-            shutil.rmtree(leftover)
-        temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
-        temporary.mkdir()
-        try:
-            write(temporary)
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-class RandomWindows:
-    """Windows that begin anywhere: an epoch sees as many tokens as there are.
-
-    Args:
-        ids: (L,).
-        context: T.
-    """
-
-    def __init__(self, ids: np.ndarray, context: int) -> None:
-        self.ids, self.context = ids, context
-
-    def __len__(self) -> int:
-        return (len(self.ids) - 1) // self.context
-
-    def __getitems__(self, request: Request) -> dict[str, Any]:
-        count = len(request.index)
-        generator = torch.Generator().manual_seed(mix_seed(request.seed, "windows"))
-        starts = torch.randint(len(self.ids) - self.context, (count,), generator=generator).numpy()
-        tokens = gather(self.ids, starts, self.context + 1)
-        return batch_of(tokens, torch.full((count,), self.context), request, first=True)
-
-
-class DisjointWindows:
-    """All of a text in windows side by side; every token but the first is a target just once.
-
-    Args:
-        ids: (L,).
-        context: T.
-    """
-
-    def __init__(self, ids: np.ndarray, context: int) -> None:
-        self.ids, self.context = ids, context
-
-    def __len__(self) -> int:
-        return -(-max(0, len(self.ids) - 1) // self.context)
-
-    def __getitems__(self, request: Request) -> dict[str, Any]:
-        starts = request.index.numpy() * self.context
-        lengths = torch.from_numpy(np.minimum(self.context, len(self.ids) - 1 - starts))
-        return batch_of(gather(self.ids, starts, self.context + 1), lengths, request, first=True)
-
-
-class Streams:
-    """A text cut into `rows` of equal length, which are read side by side, a step of `context`
-    tokens at a time.
-
-    Args:
-        ids: (L,).
-        context: T, tokens per step.
-        rows: of a batch over all ranks.
-        whole: every token but the first is a target just once, so that the last steps may be short
-            or empty; otherwise what does not fill a step of all rows is left out.
-    """
-
-    def __init__(self, ids: np.ndarray, context: int, rows: int, whole: bool) -> None:
-        self.ids, self.context, self.rows = ids, context, rows
-        targets = len(ids) - 1
-        self.span = (
-            -(-targets // rows) if whole else targets // rows // context * context
-        )  # targets of a row
-
-    def __len__(self) -> int:
-        return self.rows * -(-self.span // self.context)
-
-    def __getitems__(self, request: Request) -> dict[str, Any]:
-        step, row = np.divmod(request.index.numpy(), self.rows)
-        starts = row * self.span + step * self.context
-        ends = np.minimum((row + 1) * self.span, len(self.ids) - 1)
-        tokens = gather(self.ids, starts, self.context + 1)
-        lengths = torch.from_numpy(np.clip(ends - starts, 0, self.context))
-        return batch_of(tokens, lengths, request, first=bool(step[0] == 0))
-
-
-class Records:
-    """Examples between `<bos>` and `<eos>`, padded to the longest of a batch.
-
-    Args:
-        ids: (L,).
-        starts: (R + 1,).
-        pad_id: what rows are filled up with.
-    """
-
-    def __init__(self, ids: np.ndarray, starts: np.ndarray, pad_id: int) -> None:
-        self.ids, self.starts, self.pad_id = ids, starts, pad_id
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def __getitems__(self, request: Request) -> dict[str, Any]:
-        tokens, lengths = padded(self.ids, self.starts, request.index.numpy(), self.pad_id)
-        return batch_of(tokens, lengths - 1, request, first=True)
-
-
-class LengthBatchSampler(ResumableBatchSampler):
-    """Yields `Request`s for records of similar lengths, in an order that is a function of (seed,
-    epoch) and can start at any batch.
-
-    Each epoch leaves out a random remainder of less than a batch and sorts the other records by
-    length (equal lengths in random order). It cuts them into batches of nearly equal numbers of
-    tokens and shuffles the batches. In batches of about 64 captions, 99 % are then tokens instead
-    of 51 %; the rest is padding. Batches of equal numbers of records would change the objective:
-    the mean over the tokens of a batch would give each token of a short record several times the
-    weight of one of a long record.
-
-    Args:
-        lengths: Number of tokens of each record, int64 (N,).
-        batch_size: Records per rank and batch, on average over an epoch; each rank has at least
-            one.
-        **options: Arguments of `ResumableBatchSampler`.
-    """
-
-    def __init__(self, lengths: np.ndarray, batch_size: int, **options: Any) -> None:
-        super().__init__(len(lengths), batch_size, shuffle=True, **options)
-        self.lengths = torch.from_numpy(lengths)
-
-    def __iter__(self) -> Iterator[Request]:
-        start, self.start = self.start, 0
-        generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
-        count = len(self)
-        chosen = torch.randperm(self.size, generator=generator)[
-            : count * self.batch_size * self.world
-        ]
-        chosen = chosen[self.lengths[chosen].argsort(stable=True)]
-        tokens = self.lengths[chosen].cumsum(0)
-        batch = torch.arange(1, count + 1)
-        ends = torch.searchsorted(tokens, tokens[-1] * batch // count) + 1
-        # No batch has less than one record for each rank.
-        ends = (ends - batch * self.world).cummax(0).values + batch * self.world
-        ends = torch.minimum(ends, len(chosen) - (count - batch) * self.world)
-        parts = chosen.tensor_split(ends[:-1])
-        order = torch.randperm(count, generator=generator).tolist()
-        for number in range(start, count):
-            index = parts[order[number]][self.rank :: self.world]
-            yield Request(index, mix_seed(self.seed, self.name, self.rank, self.epoch, number))
-
-
-def batch_of(tokens: Tensor, length: Tensor, request: Request, *, first: bool) -> dict[str, Any]:
-    """The dictionary that all of them give."""
-    parts = {"tokens": tokens, "length": length, "targets": int(length.sum()), "first": first}
-    return {**parts, "index": request.index, "seed": request.seed}
 
 
 class TextDataModule(DataModule):
@@ -372,11 +135,7 @@ class TextDataModule(DataModule):
             if not Path(self.tokenizer_file).is_file():
                 raise UserError(f"data.tokenizer_file {self.tokenizer_file}: there is no such file")
             settings.append(sha256(Path(self.tokenizer_file)))
-        return (
-            self.root
-            / "tokens"
-            / hashlib.blake2b(repr(settings).encode(), digest_size=12).hexdigest()
-        )
+        return token_folder(self.root, settings)
 
     def prepare_data(self) -> None:
         """Encode the corpus, once; other processes wait for the one that does."""
@@ -538,194 +297,19 @@ def lines_of(texts: Iterator[str]) -> Iterator[str]:
     yield from filter(None, [rest.strip()])
 
 
-def read_tokenizer(path: Path, specials: tuple[str, ...]) -> Tokenizer:
-    """A checkpoint's tokenizer, or the library's `tokenizer.json`.
-
-    Raises:
-        UserError: if the file is missing or is neither, or lacks what records need.
-    """
-    if not path.is_file():
-        raise UserError(f"data.tokenizer_file {path}: there is no such file")
-    try:
-        text = (
-            torch.load(path, weights_only=True, mmap=True)["tokenizer"]
-            if path.suffix == ".ckpt"
-            else path.read_text()
-        )
-    except Exception as error:  # torch raises half a dozen kinds here
-        raise UserError(
-            f"data.tokenizer_file {path}: holds no tokenizer; give a checkpoint of a text, or a tokenizer.json"
-        ) from error
-    tokenizer = tokenizer_from_json(text) if '"kind"' in text[:20] else BPETokenizer(text, specials)
-    if isinstance(tokenizer, PairTokenizer):
-        raise UserError(
-            f"data.tokenizer_file {path}: is of a translation, which has two tokenizers: give that of a language model"
-        )
-    if set(specials) - set(tokenizer.specials):
-        raise UserError(
-            f"data.tokenizer_file {path}: lacks {', '.join(specials)}, which records need: learn one, or use windows"
-        )
-    return tokenizer
+# characters that a published tokenizer is shown before a piece, since it treats the beginning of a
+# text in its own way
+BEFORE = 64
 
 
-def read_pieces(path: Path) -> Iterator[str]:
-    """A file in UTF-8, a piece at a time.
-
-    Raises:
-        UserError: naming the file and the byte, if it is not UTF-8.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    place = 0
-    with open(path, "rb") as file:
-        while block := file.read(PIECE):
-            try:
-                yield decoder.decode(block)
-            except UnicodeDecodeError as error:
-                where = place + error.start
-                raise UserError(
-                    f"{path}: is not UTF-8 (byte {where:,}); convert it, such as with iconv -f latin1 -t utf-8"
-                ) from error
-            place += len(block)
-        if decoder.getstate()[0]:
-            raise UserError(
-                f"{path}: ends in the middle of a character (byte {place:,}); it was cut short: get it again"
-            )
-
-
-class TextFiles(TextDataModule):
-    """Your own texts.
-
-    Args:
-        path: a `.txt`; or a folder with `train.txt`, `val.txt` (or `valid.txt`) and `test.txt`; or
-            a folder of `.txt`, which are joined in the order of their names, by a line break and
-            without an end-of-text token between documents.
-        **kwargs: see `TextDataModule`.
-
-    Raises:
-        UserError: if there is no text.
-    """
-
-    PARTS: ClassVar = {
-        "train": ("train",),
-        "val": ("val", "valid", "validation"),
-        "test": ("test",),
-    }
-
-    def __init__(self, path: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.path = Path(path)
-
-    def sources(self) -> dict[str, list[Path]]:
-        if not self.path.exists():
-            raise UserError(
-                f"data.path {self.path}: there is no such file or folder; give a .txt, or a folder of them"
-            )
-        files = sorted(self.path.rglob("*.txt")) if self.path.is_dir() else [self.path]
-        if not files or not any(path.stat().st_size for path in files):
-            raise UserError(
-                f"data.path {self.path}: is empty; give a .txt with text in it, or a folder of them"
-            )
-        named = {path.stem: path for path in files if path.parent == self.path}
-        parts = {
-            split: [named[name]]
-            for split, names in self.PARTS.items()
-            for name in names
-            if name in named
-        }
-        for path in (paths[0] for paths in parts.values()):
-            if not path.stat().st_size:
-                raise UserError(f"{path}: is empty; put text into it, or remove it")
-        return parts if "train" in parts else {"train": files}
-
-    def pieces(self, source: list[Path]) -> Iterator[str]:
-        """Files that do not end with a line are joined by the end of one."""
-        last = "\n"
-        for path in source:
-            if last != "\n":
-                yield "\n"
-            for text in read_pieces(path):
-                yield text
-                last = text[-1:] or last
-
-    def digest(self) -> str:
-        return repr(
-            {
-                split: [(path.name, sha256(path)) for path in paths]
-                for split, paths in self.sources().items()
-            }
-        )
-
-
-class TinyShakespeare(TextFiles):
-    """1,115,394 characters of Shakespeare (Karpathy 2015), `<root>/tiny_shakespeare/input.txt`.
-
-    Args:
-        **kwargs: see `TextDataModule`.
-    """
-
-    ADDRESS = (
-        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-    )
-    CHECKSUM = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(path="", **kwargs)
-        self.path = self.root / "tiny_shakespeare" / "input.txt"
-
-    def sources(self) -> dict[str, list[Path]]:
-        fetch([self.ADDRESS], self.path, checksum=self.CHECKSUM)
-        return super().sources()
-
-
-class PythonDocs(TextDataModule):
-    """The help texts of Python's standard library (`pydoc_data.topics`): 465,000 characters on
-    Python 3.11, other ones elsewhere.
-
-    Args:
-        **kwargs: see `TextDataModule`.
-    """
-
-    embedded = True
-
-    def sources(self) -> dict[str, str]:
-        from pydoc_data.topics import topics
-
-        return {"train": "\n".join(text for _, text in sorted(topics.items()))}
-
-    def pieces(self, source: str) -> Iterator[str]:
-        yield source
-
-    def digest(self) -> str:
-        return hashlib.sha256(self.sources()["train"].encode()).hexdigest()
-
-
-class EmojiNames(TextDataModule):
-    """The English names of emoji, one a line, without those of skin tones, on the split by
-    composition of `OpenMoji`.
-
-    Args:
-        **kwargs: see `TextDataModule`.
-    """
-
-    embedded = True
-
-    @cached_property
-    def names(self) -> dict[str, list[str]]:
-        """Names of each split."""
-        from datamodules.images.openmoji import SKIN_TONES, OpenMoji
-
-        data = OpenMoji(split_by="composition", named=True, root=str(self.root))
-        found: dict[str, dict[str, None]] = {split: {} for split in SPLITS}
-        for code, name in data.names.items():
-            if not SKIN_TONES & set(code.split("-")):
-                found[data.folds[code]].setdefault(name)
-        return {split: sorted(names) for split, names in found.items()}
-
-    def sources(self) -> dict[str, str]:
-        return {split: "\n".join(names) for split, names in self.names.items()}
-
-    def pieces(self, source: str) -> Iterator[str]:
-        yield source
-
-    def digest(self) -> str:
-        return hashlib.sha256(json.dumps(self.names).encode()).hexdigest()
+def encode_pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
+    """Ids of a long text that comes in pieces, as if it had been encoded at once."""
+    before = rest = ""
+    for text in texts:
+        rest += text
+        cut = tokenizer.stable_prefix(rest)
+        if cut:
+            yield tokenizer.encode(rest[:cut], before)
+            before, rest = rest[max(0, cut - BEFORE) : cut], rest[cut:]
+    if rest:
+        yield tokenizer.encode(rest, before)

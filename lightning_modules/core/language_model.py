@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from datamodules.text.base import gather
-from datamodules.tokenizer import RECORD
+from datamodules.text.storage import gather
+from datamodules.tokenizers.base import RECORD
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.tokens import TokenModule, token_losses
 from lightning_modules.decoding.filters import SamplingConfig

@@ -18,7 +18,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from common.errors import UserError
-from datamodules.tokenizer import Tokenizer, tokenizer_from_json
+from datamodules.tokenizers.base import Tokenizer
+from datamodules.tokenizers.kinds import tokenizer_from_json
 from lightning_modules.core.ema import AveragingModule
 from lightning_modules.core.seeding import seed_generators
 

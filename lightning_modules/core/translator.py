@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from datamodules.tokenizer import PairTokenizer
+from datamodules.tokenizers.pair import PairTokenizer
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.tokens import TokenModule, token_losses
 from lightning_modules.decoding.beam_search import BeamSearchConfig, beam_search

@@ -79,7 +79,7 @@ def test_digits(task: str, system: str, options: dict[str, Any], tmp_path: Path)
     config = {
         "model": {"class_path": f"lightning_modules.{system}", "init_args": options},
         "data": {
-            "class_path": "datamodules.parallel.base.ParallelFiles",
+            "class_path": "datamodules.parallel.files.ParallelFiles",
             "init_args": {**data, "batch_tokens": 512},
         },
         "trainer": {

@@ -38,7 +38,7 @@ def peak_memory(folder: Path, megabytes: int) -> float:
         }
         config = {
             "model": {"class_path": "lightning_modules.gpt.GPT", "init_args": model},
-            "data": {"class_path": "datamodules.text.base.TextFiles", "init_args": data},
+            "data": {"class_path": "datamodules.text.files.TextFiles", "init_args": data},
         }
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         limits = [

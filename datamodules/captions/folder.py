@@ -1,0 +1,114 @@
+"""Your own captioned images."""
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.errors import UserError
+from datamodules.captions.base import CaptionedImages, Previews
+from datamodules.images.files import SUFFIXES, FileImages, picture_files
+from datamodules.splits import split_of
+from datamodules.text_files import read_table
+
+
+class CaptionedFolder(CaptionedImages):
+    """Your own pictures and captions.
+
+    Args:
+        path: a folder with `NAME.png` (or another picture) and `NAME.txt` beside it, a caption a
+            line, anywhere in it or in `train`, `val` and `test`; or a .csv with the columns file
+            and caption, whose files are named from where it lies, a row for each caption. Without
+            the three folders an image's split follows from the SHA-256 of its path (80/10/10), so
+            that copies of an image under several names may fall into different splits.
+        size: height and width in pixels; pictures are cut to their centre square and scaled.
+        **kwargs: see `CaptionedImages`.
+
+    Raises:
+        UserError: if there are no pictures.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        size: int = 64,
+        vocab_size: int = 4000,
+        text_length: int = 64,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(vocab_size=vocab_size, text_length=text_length, **kwargs)
+        self.path, self.size, self.image_shape = Path(path).absolute(), size, [3, size, size]
+        if not self.path.exists():
+            raise UserError(
+                f"data.path {path}: there is no such folder or table; give one with pictures and captions"
+            )
+        self.captions = self._table() if self.path.is_file() else self._folder()
+        if not self.captions:
+            raise UserError(
+                f"data.path {path}: there are no pictures in it; put some there ({', '.join(sorted(SUFFIXES))})"
+            )
+
+    def _folder(self) -> dict[Path, list[str]]:
+        """Captions of each picture; none where there is no text beside it."""
+        found: dict[Path, list[str]] = {}
+        for path in picture_files(self.path):
+            text = path.with_suffix(".txt")
+            try:
+                lines = text.read_text(encoding="utf-8-sig").splitlines() if text.exists() else []
+            except UnicodeDecodeError as error:
+                raise UserError(f"{text}: is not in UTF-8 ({error}); save it as such") from error
+            found[path] = [line for line in lines if line.strip()]
+        return found
+
+    def _table(self) -> dict[Path, list[str]]:
+        """The same from a table."""
+        found: dict[Path, list[str]] = {}
+        for line, row in enumerate(read_table(self.path, ("file", "caption")), 2):
+            if not row["file"]:
+                raise UserError(f"{self.path}: line {line} names no file; write one")
+            captions = found.setdefault((self.path.parent / row["file"]).absolute(), [])
+            if row["caption"] and row["caption"].strip():
+                captions.append(row["caption"])
+        return found
+
+    @cached_property
+    def files(self) -> dict[str, list[Path]]:
+        """Previews of each split."""
+        home = self.path if self.path.is_dir() else self.path.parent
+        parts: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
+        placed = any((home / split).is_dir() for split in parts)
+        for path in self.captions:
+            if not path.is_relative_to(home):
+                raise UserError(
+                    f"{self.path}: {path} is not below the folder of the table; move it there"
+                )
+            name = path.relative_to(home)
+            split = name.parts[0] if placed else split_of(name.as_posix())
+            if split not in parts:
+                raise UserError(
+                    f"{path}: is in none of train, val and test, as others are; move it there"
+                )
+            parts[split].append(path)
+        if not parts["train"]:
+            raise UserError(
+                f"data.path {self.path}: none of its {len(self.captions)} pictures falls to the training split; add more"
+            )
+        return parts
+
+    def read(
+        self, split: str
+    ) -> tuple[Callable[[list[int]], Previews], list[list[str]], list[str]]:
+        paths = self.files[split]
+
+        def pictures(kept: list[int]) -> Previews:
+            return FileImages(
+                [paths[i] for i in kept],
+                torch.zeros(len(kept), dtype=torch.int64),
+                self.size,
+                3,
+                {},
+            )
+
+        return pictures, [self.captions[path] for path in paths], [str(path) for path in paths]

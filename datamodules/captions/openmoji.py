@@ -1,0 +1,84 @@
+"""Emoji captioned by their names."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from datamodules.captions.base import CaptionedImageDataset, CaptionedImages, Previews
+from datamodules.images.base import InMemoryImages
+from datamodules.images.emoji import GROUPS, check_language, emoji_names
+from datamodules.images.openmoji import OpenMoji
+
+
+class CaptionedEmoji(CaptionedImages):
+    """Colour emoji with their names in one of 14 languages, on the split by composition of
+    `OpenMoji`.
+
+    Emoji are left out if their image does not show the skin tones of their name: an emoji with
+    other tones, or none, has the same image to the pixel. There are 40: people with bunny ears or
+    wrestling, of two different tones each. A message counts them.
+
+    Args:
+        size: height and width in pixels.
+        language: of the names, such as en, de or ko.
+        group_captions: let every fourth encoding of a name have its group of Unicode behind it,
+            such as "food & drink".
+        **kwargs: see `CaptionedImages`.
+
+    Raises:
+        UserError: if there is no such language.
+    """
+
+    embedded = True
+
+    def __init__(
+        self, size: int = 32, language: str = "en", group_captions: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        check_language("data.language", language)
+        self.language, self.group_captions = language, group_captions
+        self.source = OpenMoji(size, split_by="composition", named=True, root=str(self.root))
+        self.image_shape = [3, size, size]
+
+    @property
+    def data_spec(self) -> dict[str, Any]:
+        return {**super().data_spec, "num_classes": len(GROUPS)}
+
+    def prepare_data(self) -> None:
+        self.source.prepare_data()
+
+    def load_split(self, split: str) -> CaptionedImageDataset:
+        hidden = {
+            self.source.codes[row] for row in self.source.rows(split)
+        } & self.source.hidden_tones
+        if hidden:
+            print(
+                f"{split}: left out {len(hidden)} emoji whose images do not show the skin tones of their names",
+                file=sys.stderr,
+            )
+        return super().load_split(split)
+
+    def read(
+        self, split: str
+    ) -> tuple[Callable[[list[int]], Previews], list[list[str]], list[str]]:
+        names = emoji_names(self.source.codes, self.language)
+        codes = [self.source.codes[row] for row in self.source.rows(split)]
+        named = [
+            row
+            for row, code in enumerate(codes)
+            if code in names and code not in self.source.hidden_tones
+        ]
+        captions = []
+        for row in named:
+            name, group = names[codes[row]], GROUPS[self.source.groups[codes[row]]]
+            captions.append(
+                [name, name, name, f"{name}, {group}"] if self.group_captions else [name]
+            )
+
+        def pictures(kept: list[int]) -> Previews:
+            data: InMemoryImages = self.source.split(split)  # type: ignore[assignment]
+            return data.subset(torch.tensor([named[number] for number in kept], dtype=torch.int64))
+
+        return pictures, captions, [codes[row] for row in named]

@@ -1,0 +1,30 @@
+"""A batch that is gathered at first access."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+
+class LazyBatch(Mapping[str, Any]):
+    """A batch that is made when somebody looks into it.
+
+    Args:
+        make: makes it.
+    """
+
+    def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
+        self.make = make
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """All of it."""
+        return self.make()
+
+    def __getitem__(self, key: str) -> Any:
+        return self.content[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.content)
+
+    def __len__(self) -> int:
+        return len(self.content)

@@ -1,0 +1,101 @@
+"""Encoded sentence pairs: written line by line, gathered a batch at a time."""
+
+from array import array
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from datamodules.samplers import Request
+from datamodules.text.storage import padded
+from datamodules.tokenizers.base import Tokenizer
+
+
+class Rows(NamedTuple):
+    """One side of a split.
+
+    Attributes:
+        ids: memory-mapped (T,), all rows one after the other.
+        starts: int64 (R + 1,), where each row begins and the last one ends.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+
+
+class SentencePairs:
+    """Encoded pairs, gathered a batch at a time.
+
+    Args:
+        source: rows that end with `<eos>`.
+        target: rows between `<bos>` and `<eos>`.
+        pad_id: what rows of a batch are filled up with.
+        lines: int64 (N,), which of the rows these are.
+    """
+
+    def __init__(self, source: Rows, target: Rows, pad_id: int, lines: np.ndarray) -> None:
+        self.source, self.target, self.pad_id, self.lines = source, target, pad_id, lines
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 (2, N): tokens of each source, and targets of each target, `<eos>` among them."""
+        source, target = (np.diff(side.starts)[self.lines] for side in (self.source, self.target))
+        return np.stack([source, target - 1])
+
+    def subset(self, index: Tensor) -> "SentencePairs":
+        return SentencePairs(self.source, self.target, self.pad_id, self.lines[index.numpy()])
+
+    def __getitems__(self, request: Request) -> dict[str, Any]:
+        lines = self.lines[request.index.numpy()]
+        source, source_length = padded(*self.source, lines, self.pad_id)
+        target, target_length = padded(*self.target, lines, self.pad_id)
+        return {
+            "source": source,
+            "target": target,
+            "source_length": source_length,
+            "target_length": target_length - 1,
+            "targets": int((target_length - 1).sum()),
+            "index": request.index,
+            "seed": request.seed,
+        }
+
+
+def id_type(tokenizer: Tokenizer) -> str:
+    """The smallest integers that hold all ids."""
+    return np.min_scalar_type(tokenizer.vocab_size - 1).name
+
+
+def write_rows(
+    path: Path, lines: Iterable[str], tokenizer: Tokenizer, before: list[str], after: list[str]
+) -> None:
+    """Encode lines one by one.
+
+    Args:
+        path: beginning of the names of three files: ids (`.bin`), where each row of them begins,
+            and the lines themselves.
+        lines: what is encoded.
+        tokenizer: by which.
+        before: special tokens that each row begins with.
+        after: special tokens that it ends with.
+    """
+    first, last = (
+        np.array([tokenizer.special(token) for token in tokens], np.int64)
+        for tokens in (before, after)
+    )
+    dtype, starts, place = id_type(tokenizer), array("q", [0]), 0
+    with (
+        open(f"{path}.bin", "wb") as ids,
+        open(f"{path}.txt", "w", encoding="utf-8", newline="\n") as texts,
+    ):
+        for line in lines:
+            row = np.concatenate([first, tokenizer.encode(line), last])
+            ids.write(row.astype(dtype).tobytes())
+            texts.write(f"{line}\n")
+            place += len(row)
+            starts.append(place)
+    np.save(f"{path}-starts.npy", np.array(starts, np.int64))

@@ -1,0 +1,89 @@
+"""Text corpora by name."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from datamodules.download import fetch
+from datamodules.images.openmoji import OpenMoji
+from datamodules.splits import SPLITS
+from datamodules.text.base import TextDataModule
+from datamodules.text.files import TextFiles
+
+
+class TinyShakespeare(TextFiles):
+    """1,115,394 characters of Shakespeare (Karpathy 2015), `<root>/tiny_shakespeare/input.txt`.
+
+    Args:
+        **kwargs: see `TextDataModule`.
+    """
+
+    ADDRESS = (
+        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+    )
+    CHECKSUM = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(path="", **kwargs)
+        self.path = self.root / "tiny_shakespeare" / "input.txt"
+
+    def sources(self) -> dict[str, list[Path]]:
+        fetch([self.ADDRESS], self.path, checksum=self.CHECKSUM)
+        return super().sources()
+
+
+class PythonDocs(TextDataModule):
+    """The help texts of Python's standard library (`pydoc_data.topics`): 465,000 characters on
+    Python 3.11, other ones elsewhere.
+
+    Args:
+        **kwargs: see `TextDataModule`.
+    """
+
+    embedded = True
+
+    def sources(self) -> dict[str, str]:
+        from pydoc_data.topics import topics
+
+        return {"train": "\n".join(text for _, text in sorted(topics.items()))}
+
+    def pieces(self, source: str) -> Iterator[str]:
+        yield source
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.sources()["train"].encode()).hexdigest()
+
+
+class EmojiNames(TextDataModule):
+    """The English names of emoji, one a line, without those of skin tones, on the split by
+    composition of `OpenMoji`.
+
+    Args:
+        **kwargs: see `TextDataModule`.
+    """
+
+    embedded = True
+
+    @cached_property
+    def names(self) -> dict[str, list[str]]:
+        """Names of each split."""
+        from datamodules.images.emoji import SKIN_TONES
+
+        data = OpenMoji(split_by="composition", named=True, root=str(self.root))
+        found: dict[str, dict[str, None]] = {split: {} for split in SPLITS}
+        for code, name in data.names.items():
+            if not SKIN_TONES & set(code.split("-")):
+                found[data.code_splits[code]].setdefault(name)
+        return {split: sorted(names) for split, names in found.items()}
+
+    def sources(self) -> dict[str, str]:
+        return {split: "\n".join(names) for split, names in self.names.items()}
+
+    def pieces(self, source: str) -> Iterator[str]:
+        yield source
+
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.names).encode()).hexdigest()

@@ -1,0 +1,74 @@
+"""Your own texts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from common.errors import UserError
+from datamodules.cache import sha256
+from datamodules.text.base import TextDataModule
+from datamodules.text_files import read_pieces
+
+
+class TextFiles(TextDataModule):
+    """Your own texts.
+
+    Args:
+        path: a `.txt`; or a folder with `train.txt`, `val.txt` (or `valid.txt`) and `test.txt`; or
+            a folder of `.txt`, which are joined in the order of their names, by a line break and
+            without an end-of-text token between documents.
+        **kwargs: see `TextDataModule`.
+
+    Raises:
+        UserError: if there is no text.
+    """
+
+    PARTS: ClassVar = {
+        "train": ("train",),
+        "val": ("val", "valid", "validation"),
+        "test": ("test",),
+    }
+
+    def __init__(self, path: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.path = Path(path)
+
+    def sources(self) -> dict[str, list[Path]]:
+        if not self.path.exists():
+            raise UserError(
+                f"data.path {self.path}: there is no such file or folder; give a .txt, or a folder of them"
+            )
+        files = sorted(self.path.rglob("*.txt")) if self.path.is_dir() else [self.path]
+        if not files or not any(path.stat().st_size for path in files):
+            raise UserError(
+                f"data.path {self.path}: is empty; give a .txt with text in it, or a folder of them"
+            )
+        named = {path.stem: path for path in files if path.parent == self.path}
+        parts = {
+            split: [named[name]]
+            for split, names in self.PARTS.items()
+            for name in names
+            if name in named
+        }
+        for path in (paths[0] for paths in parts.values()):
+            if not path.stat().st_size:
+                raise UserError(f"{path}: is empty; put text into it, or remove it")
+        return parts if "train" in parts else {"train": files}
+
+    def pieces(self, source: list[Path]) -> Iterator[str]:
+        """Files that do not end with a line are joined by the end of one."""
+        last = "\n"
+        for path in source:
+            if last != "\n":
+                yield "\n"
+            for text in read_pieces(path):
+                yield text
+                last = text[-1:] or last
+
+    def digest(self) -> str:
+        return repr(
+            {
+                split: [(path.name, sha256(path)) for path in paths]
+                for split, paths in self.sources().items()
+            }
+        )

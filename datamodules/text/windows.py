@@ -1,0 +1,82 @@
+"""Context windows of a text: random, side by side, or continued from batch to batch."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from datamodules.samplers import Request, mix_seed
+from datamodules.text.storage import batch_of, gather
+
+
+class RandomWindows:
+    """Windows that begin anywhere: an epoch sees as many tokens as there are.
+
+    Args:
+        ids: (L,).
+        context: T.
+    """
+
+    def __init__(self, ids: np.ndarray, context: int) -> None:
+        self.ids, self.context = ids, context
+
+    def __len__(self) -> int:
+        return (len(self.ids) - 1) // self.context
+
+    def __getitems__(self, request: Request) -> dict[str, Any]:
+        count = len(request.index)
+        generator = torch.Generator().manual_seed(mix_seed(request.seed, "windows"))
+        starts = torch.randint(len(self.ids) - self.context, (count,), generator=generator).numpy()
+        tokens = gather(self.ids, starts, self.context + 1)
+        return batch_of(tokens, torch.full((count,), self.context), request, first=True)
+
+
+class DisjointWindows:
+    """All of a text in windows side by side; every token but the first is a target just once.
+
+    Args:
+        ids: (L,).
+        context: T.
+    """
+
+    def __init__(self, ids: np.ndarray, context: int) -> None:
+        self.ids, self.context = ids, context
+
+    def __len__(self) -> int:
+        return -(-max(0, len(self.ids) - 1) // self.context)
+
+    def __getitems__(self, request: Request) -> dict[str, Any]:
+        starts = request.index.numpy() * self.context
+        lengths = torch.from_numpy(np.minimum(self.context, len(self.ids) - 1 - starts))
+        return batch_of(gather(self.ids, starts, self.context + 1), lengths, request, first=True)
+
+
+class Streams:
+    """A text cut into `rows` of equal length, which are read side by side, a step of `context`
+    tokens at a time.
+
+    Args:
+        ids: (L,).
+        context: T, tokens per step.
+        rows: of a batch over all ranks.
+        whole: every token but the first is a target just once, so that the last steps may be short
+            or empty; otherwise what does not fill a step of all rows is left out.
+    """
+
+    def __init__(self, ids: np.ndarray, context: int, rows: int, whole: bool) -> None:
+        self.ids, self.context, self.rows = ids, context, rows
+        targets = len(ids) - 1
+        self.span = (
+            -(-targets // rows) if whole else targets // rows // context * context
+        )  # targets of a row
+
+    def __len__(self) -> int:
+        return self.rows * -(-self.span // self.context)
+
+    def __getitems__(self, request: Request) -> dict[str, Any]:
+        step, row = np.divmod(request.index.numpy(), self.rows)
+        starts = row * self.span + step * self.context
+        ends = np.minimum((row + 1) * self.span, len(self.ids) - 1)
+        tokens = gather(self.ids, starts, self.context + 1)
+        lengths = torch.from_numpy(np.clip(ends - starts, 0, self.context))
+        return batch_of(tokens, lengths, request, first=bool(step[0] == 0))

@@ -1,0 +1,143 @@
+"""Byte-pair encoding, by the `tokenizers` library."""
+
+import itertools
+import json
+import random
+import re
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from datamodules.tokenizers.base import Tokenizer
+
+
+class BPETokenizer(Tokenizer):
+    """Byte-level byte-pair encoding (Sennrich et al. 2016; on bytes, Radford et al. 2019) by the
+    `tokenizers` library.
+
+    Args:
+        model: the library's own JSON, such as the `tokenizer.json` that published models come with.
+        specials: special tokens, which the model has to have.
+
+    Raises:
+        UserError: if the library is missing, or the JSON is not of its kind.
+    """
+
+    kind = "bpe"
+
+    def __init__(self, model: str, specials: Iterable[str] = ()) -> None:
+        super().__init__(specials)
+        library = tokenizers_library()
+        try:
+            self.model = library.Tokenizer.from_str(model)
+        except Exception as error:  # the library raises a bare one
+            raise UserError(
+                f"this is not a tokenizer of the `tokenizers` library ({error}): give its tokenizer.json"
+            ) from error
+        self.model.encode_special_tokens = True  # a text that spells one is only a text
+        self.vocab_size = self.model.get_vocab_size()
+        missing = [token for token in self.specials if self.model.token_to_id(token) is None]
+        if missing:
+            raise UserError(
+                f"the tokenizer lacks the special token {missing[0]}, which examples on lines need: train one instead"
+            )
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        specials: Iterable[str] = (),
+        whole_alphabet: bool = True,
+    ) -> "BPETokenizer":
+        """See `Tokenizer`; unless `whole_alphabet`, bytes that the texts lack have no ids, and
+        `encode` leaves them out.
+        """
+        library = tokenizers_library()
+        model = library.Tokenizer(library.models.BPE())
+        model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        model.decoder = library.decoders.ByteLevel()
+        alphabet = library.pre_tokenizers.ByteLevel.alphabet() if whole_alphabet else []
+        if vocab_size < len(alphabet) + len(list(specials)):
+            raise UserError(
+                f"data.vocab_size {vocab_size}: give at least {len(alphabet) + len(list(specials))}, for every byte has an id"
+            )
+        trainer = library.trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(specials),
+            initial_alphabet=alphabet,
+            show_progress=False,
+        )
+        model.train_from_iterator(texts, trainer)
+        return cls(model.to_str(), specials)
+
+    def special(self, token: str) -> int:
+        return int(self.model.token_to_id(token))
+
+    def encode(self, text: str, before: str = "") -> np.ndarray:
+        coded = self.model.encode(before + text, add_special_tokens=False)
+        first = sum(end <= len(before) for _, end in coded.offsets) if before else 0
+        return np.array(coded.ids[first:], dtype=np.int64)
+
+    def encode_dropout(self, text: str, rate: float, numbers: random.Random) -> list[int]:
+        """Ids by merges of which each is left out with a probability (Provilkov et al. 2020,
+        Algorithm 1), by `numbers` alone.
+        """
+        ids: list[int] = []
+        for word, _ in self.model.pre_tokenizer.pre_tokenize_str(text):
+            parts = list(word)
+            while True:
+                ranks = [self._merges.get(pair) for pair in itertools.pairwise(parts)]
+                open_to = [
+                    (rank, at)
+                    for at, rank in enumerate(ranks)
+                    if rank is not None and numbers.random() >= rate
+                ]
+                if not open_to:
+                    break
+                _, at = min(open_to)
+                parts[at : at + 2] = ["".join(parts[at : at + 2])]
+            ids += [
+                number for part in parts if (number := self.model.token_to_id(part)) is not None
+            ]
+        return ids
+
+    @cached_property
+    def _merges(self) -> dict[tuple[str, str], int]:
+        """Rank of each pair that is merged."""
+        merges = json.loads(self.model.to_str())["model"]["merges"]
+        return {(left, right): rank for rank, (left, right) in enumerate(merges)}
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return str(self.model.decode([int(i) for i in ids], skip_special_tokens=True))
+
+    def stable_prefix(self, text: str) -> int:
+        """Up to the last blank before a word, or the last line where there is none: no pair is
+        merged across it.
+        """
+        cuts = (
+            max((match.start() for match in re.finditer(rf"(?<=\S){gap}(?=\S)", text)), default=0)
+            for gap in (" ", "\n")
+        )
+        return next(filter(None, cuts), 0)
+
+    def state(self) -> dict[str, Any]:
+        return {"model": self.model.to_str()}
+
+
+def tokenizers_library() -> Any:
+    """The `tokenizers` package.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise UserError(
+            "byte-pair encoding needs a package that is not installed: pip install tokenizers"
+        ) from error
+    return tokenizers

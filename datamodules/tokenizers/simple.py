@@ -1,0 +1,145 @@
+"""Tokenizers of characters, bytes and words."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from datamodules.tokenizers.base import Tokenizer
+
+UNKNOWN = "<unk>"
+
+
+class CharTokenizer(Tokenizer):
+    """One id per character, in the order of their code points.
+
+    Args:
+        characters: all that can be encoded.
+        specials: special tokens.
+    """
+
+    kind = "char"
+
+    def __init__(self, characters: str, specials: Iterable[str] = ()) -> None:
+        super().__init__(specials)
+        self.characters = characters
+        self.vocab_size = len(self.specials) + len(characters)
+        points = np.array([ord(character) for character in characters], dtype=np.int64)
+        self._ids = np.full(points.max(initial=0) + 1, -1, dtype=np.int64)
+        self._ids[points] = np.arange(len(points)) + len(self.specials)
+
+    @classmethod
+    def train(
+        cls, texts: Iterable[str], vocab_size: int = 0, specials: Iterable[str] = ()
+    ) -> "CharTokenizer":
+        found: set[str] = set()
+        for text in texts:
+            found.update(text)
+        return cls("".join(sorted(found)), specials)
+
+    def encode(self, text: str, before: str = "") -> np.ndarray:
+        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(
+            np.int64
+        )
+        ids = np.where(
+            points < len(self._ids), self._ids[np.minimum(points, len(self._ids) - 1)], -1
+        )
+        unknown = np.flatnonzero(ids < 0)
+        if len(unknown):
+            place = int(unknown[0])
+            raise UserError(
+                f"the character {text[place]!r} (number {place + 1} of the text) was not in the corpus: leave it out"
+            )
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        first = len(self.specials)
+        return "".join(self.characters[i - first] for i in ids if i >= first)
+
+    def state(self) -> dict[str, Any]:
+        return {"characters": self.characters}
+
+
+class ByteTokenizer(Tokenizer):
+    """One id per byte of UTF-8: nothing is unknown, and no vocabulary has to be learnt."""
+
+    kind = "byte"
+
+    def __init__(self, specials: Iterable[str] = ()) -> None:
+        super().__init__(specials)
+        self.vocab_size = len(self.specials) + 256
+
+    @classmethod
+    def train(
+        cls, texts: Iterable[str], vocab_size: int = 0, specials: Iterable[str] = ()
+    ) -> "ByteTokenizer":
+        return cls(specials)
+
+    def encode(self, text: str, before: str = "") -> np.ndarray:
+        return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64) + len(self.specials)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        first = len(self.specials)
+        return bytes(i - first for i in ids if i >= first).decode("utf-8", "replace")
+
+
+class WordTokenizer(Tokenizer):
+    """Words between blanks, with the end of a line as a word of its own; rare words are `<unk>`.
+
+    The convention of the Penn Treebank and of WikiText, whose texts are prepared for it: decoding
+    puts one blank between words.
+
+    Args:
+        words: the vocabulary, most frequent first; `<unk>` and the end of a line are added.
+        specials: special tokens.
+    """
+
+    kind = "word"
+    lossless = False
+    END_OF_LINE = "<eol>"
+
+    def __init__(self, words: list[str], specials: Iterable[str] = ()) -> None:
+        super().__init__(specials)
+        self.words = words
+        everything = [*self.specials, *dict.fromkeys([UNKNOWN, self.END_OF_LINE, *words])]
+        self._ids = {word: number for number, word in enumerate(everything)}
+        self._words = everything
+        self.vocab_size = len(everything)
+
+    @classmethod
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, specials: Iterable[str] = ()
+    ) -> "WordTokenizer":
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(text.split())
+        counts.pop(UNKNOWN, None)
+        specials = list(specials)
+        if vocab_size < len(specials) + 3:
+            raise UserError(f"data.vocab_size {vocab_size}: give at least {len(specials) + 3}")
+        kept = sorted(counts, key=lambda word: (-counts[word], word))[
+            : vocab_size - len(specials) - 2
+        ]
+        return cls(kept, specials)
+
+    def encode(self, text: str, before: str = "") -> np.ndarray:
+        unknown = self._ids[UNKNOWN]
+        words = re.findall(r"[^\s]+|\n", text)
+        return np.array(
+            [self._ids.get(self.END_OF_LINE if word == "\n" else word, unknown) for word in words],
+            dtype=np.int64,
+        )
+
+    def decode(self, ids: Iterable[int]) -> str:
+        words = [self._words[i] for i in ids if i >= len(self.specials)]
+        return re.sub(f" ?{self.END_OF_LINE} ?", "\n", " ".join(words))
+
+    def stable_prefix(self, text: str) -> int:
+        """Up to the last white space, since the word after it may go on."""
+        return max((match.end() for match in re.finditer(r"\s", text)), default=0)
+
+    def state(self) -> dict[str, Any]:
+        return {"words": self.words}

@@ -1,0 +1,119 @@
+"""Layout of DESIGN.md: imports go one way and without cycles, and every file is short.
+
+The sources are read, not imported, so a broken file fails here with its own name.
+"""
+
+import ast
+import tokenize
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from common.files import ROOT
+
+# A package imports only from packages after it, and from itself.
+ORDER = {
+    "programs": ("cli", "callbacks", "lightning_modules", "metrics", "datamodules", "common"),
+    "cli": ("callbacks", "lightning_modules", "metrics", "datamodules", "common"),
+    "callbacks": ("lightning_modules", "metrics", "datamodules", "common"),
+    "lightning_modules": ("metrics", "datamodules", "common"),
+    "metrics": ("common",),
+    "datamodules": ("common",),
+    "common": (),
+}
+SHARED = ("core", "nn", "decoding", "optim")  # sub-packages that know no system
+MAX_LINES = 350
+# Files that are too long and being shortened.
+TOO_LONG = ("train.py", "sample.py", "evaluate.py")
+SOURCES = sorted(
+    [*ROOT.glob("*.py"), *(path for name in ORDER for path in ROOT.glob(f"{name}/**/*.py"))]
+)
+
+
+def module_name(path: Path) -> str:
+    """Dotted name of a source file; a package has that of its folder."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in SOURCES}
+PROGRAMS = {name for name in MODULES if "." not in name and name not in ORDER}
+
+
+def package(module: str) -> str:
+    """Key of `ORDER` that a module belongs to."""
+    top = module.partition(".")[0]
+    return "programs" if top in PROGRAMS else top
+
+
+@cache
+def imports(module: str, top_level: bool = False) -> frozenset[str]:
+    """Modules of this project that a module imports, inside of functions or only at its top level."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for node in tree.body if top_level else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in MODULES else node.module)
+    return frozenset(found & MODULES.keys())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_one_way(module: str) -> None:
+    own = package(module)
+    for other in imports(module):
+        assert package(other) in (*ORDER[own], own), f"{module} imports {other}"
+
+
+def test_shared_parts_import_no_system() -> None:
+    systems = {
+        name
+        for name in MODULES
+        if name.startswith("lightning_modules.") and name.split(".")[1] not in SHARED
+    }
+    for module in MODULES:
+        if module.startswith(tuple(f"lightning_modules.{name}." for name in SHARED)):
+            assert not imports(module) & systems, module
+
+
+def test_there_is_no_import_cycle() -> None:
+    graph = {module: imports(module, top_level=True) for module in MODULES}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+def lines_of_code(path: Path) -> int:
+    """Number of lines that hold code: no docstring, comment or blank line."""
+    lines: set[int] = set()
+    blank = (
+        *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE),
+        *(tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER),
+    )
+    with tokenize.open(path) as file:
+        for token in tokenize.generate_tokens(file.readline):
+            if token.type not in blank:
+                lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        documented = isinstance(
+            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        )
+        if documented and ast.get_docstring(node) is not None:  # type: ignore[arg-type]
+            docstring = node.body[0]  # type: ignore[attr-defined]
+            lines.difference_update(range(docstring.lineno, docstring.end_lineno + 1))
+    return len(lines)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_are_short(module: str) -> None:
+    """Docstrings, comments and blank lines of a system file do not count."""
+    path = MODULES[module]
+    name = path.relative_to(ROOT).as_posix()
+    system = path.parent == ROOT / "lightning_modules"
+    count = lines_of_code(path) if system else len(path.read_text(encoding="utf-8").splitlines())
+    assert count <= MAX_LINES or name in TOO_LONG, f"{name} has {count} lines"
