@@ -60,10 +60,15 @@ from callbacks.previews import Previews
 from callbacks.run_files import CSVLog, RunFiles
 from callbacks.run_summary import RunSummary, describe
 from callbacks.throughput import Throughput
-from datamodules.base import DATA_SPEC, DataModule
+from datamodules.base import DataModule
 from lightning_modules.core.checkpoints import read_checkpoint
 from lightning_modules.core.module import GenerativeModule
 
+# Values of a data module's `data_spec`, which are no options of a model.
+DATA_SPEC = (
+    *("image_shape", "num_classes", "vocab_size", "source_vocab_size"),
+    *("pad_id", "special_ids", "text_length"),
+)
 # Options of one start of the program, which a saved configuration leaves out.
 START_OPTIONS = (
     *("config", "run_dir", "init_from", "ckpt_path", "dry_run", "compile"),

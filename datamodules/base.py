@@ -18,17 +18,6 @@ from torch.utils.data import DataLoader
 from common.errors import UserError
 from datamodules.samplers import Request, ResumableBatchSampler, limited
 
-# The vocabulary of data_spec: plain values that a model may ask for by naming them in its `__init__`.
-DATA_SPEC = (
-    "image_shape",
-    "num_classes",
-    "vocab_size",
-    "source_vocab_size",
-    "pad_id",
-    "special_ids",
-    "text_length",
-)
-
 
 def corpus_root(root: str | None) -> Path:
     """Where corpora are kept: `data.root`, else the environment's DATA_ROOT, else `data/`."""
@@ -65,9 +54,12 @@ class DataModule(LightningDataModule):
         embedded: whether it comes with the dependencies, so that nothing has to be downloaded or
             placed.
         batch_unit: what `batch_size` counts.
+        provides: Names of the values in `data_spec`, which a model receives if its `__init__` names
+            them.
     """
 
     embedded: ClassVar[bool] = False
+    provides: ClassVar[tuple[str, ...]] = ()
     batch_unit: ClassVar[str] = "samples"
 
     def __init__(
@@ -110,6 +102,10 @@ class DataModule(LightningDataModule):
             self._splits[name] = self.load_split(name)
         return self._splits[name]
 
+    def loader_dataset(self, split: str) -> BatchedDataset:
+        """The dataset that the loader of a split gathers its batches from."""
+        return self.split(split)
+
     @property
     def sizes(self) -> dict[str, int]:
         """Number of samples in each split."""
@@ -124,7 +120,7 @@ class DataModule(LightningDataModule):
         self, split: str, *, shuffle: bool = False, start: int = 0, batch_size: int | None = None
     ) -> DataLoader:
         """Batches of one split as dictionaries, not yet transformed."""
-        data = self.split(split)
+        data = self.loader_dataset(split)
         rank, world = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )

@@ -221,7 +221,6 @@ class DALLE(GenerativeModule):
             parts.append(self.dvae.codes_of(image).flatten(1).int())
         every = cast(Tensor, self.all_gather(torch.cat(parts))).view(world, -1, prod(self.grid))
         self._encoded[split] = every.transpose(0, 1).flatten(0, 1)[:size]
-        data.split(split).encoded = True  # batches need no pictures any more
 
     def codes(self, batch: dict[str, Any], split: str) -> Tensor:
         """Codes (N, M) of a batch's pictures."""

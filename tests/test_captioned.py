@@ -57,6 +57,17 @@ def test_tones_that_no_image_shows_are_left_out(capsys: pytest.CaptureFixture[st
     assert "people holding hands light skin tone dark skin tone" in names, "these tones are shown"
 
 
+def test_loaders_can_leave_the_images_out() -> None:
+    both = CaptionedEmoji(size=16, text_length=24, bpe_dropout=0.1)
+    captions = CaptionedEmoji(size=16, text_length=24, bpe_dropout=0.1, captions_only=True)
+    batch, without = (next(iter(data.loader("train", shuffle=True))) for data in (both, captions))
+    assert set(batch) - set(without) == {"image", "label"}
+    assert without["tokens"].equal(batch["tokens"])
+    assert captions.on_after_batch_transfer(without, 0) is without, "nothing is left to transform"
+    index = batch["index"].tolist()
+    assert captions.batch("train", index)["image"].equal(both.batch("train", index)["image"])
+
+
 def test_captions_say_what_the_picture_is(emoji: CaptionedEmoji) -> None:
     """In evaluation the plain name; in training the name, with its group behind it at times,
     however it is cut.

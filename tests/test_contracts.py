@@ -22,7 +22,6 @@ import sample
 import train
 from cli.recipes import purpose, recipes
 from common.files import ROOT
-from datamodules.base import DATA_SPEC
 from datamodules.images.openmoji import OpenMoji
 from lightning_modules import load
 from lightning_modules.core.module import GenerativeModule
@@ -123,7 +122,7 @@ def test_recipe_parses_and_builds(
             (tmp_path / f"pictures/{number}.txt").write_text(f"a grey of {number}\n")
         own = ["--data.path", str(tmp_path / "pictures")]
     data, model = build(recipe, *own, *inner(recipe))
-    assert set(data.data_spec) <= set(DATA_SPEC)
+    assert set(data.data_spec) <= set(data.provides)
     assert model.monitor is None or model.monitor[1] in ("min", "max")
     torch.save(dict(model.hparams), tmp_path / "hparams")
     assert torch.load(tmp_path / "hparams", weights_only=True) == dict(model.hparams), (
@@ -209,10 +208,9 @@ def test_run_leaves_the_promised_files(trained: tuple[list[str], Path]) -> None:
     assert {"step", "train/lr", "train/grad_norm"} <= set(header)
     assert any(name.startswith("train/loss") for name in header)
     assert any(name.startswith("val/") for name in header)
-    assert (
-        not DATA_SPEC
-        & yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"].keys()
-    ), "data_spec are not saved"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    provided = class_of(config["data"]["class_path"]).provides
+    assert not set(provided) & config["model"]["init_args"].keys(), "the data spec is not saved"
 
 
 def test_stopped_and_resumed_run_has_the_same_bits(trained: tuple[list[str], Path]) -> None:

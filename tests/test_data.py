@@ -13,15 +13,22 @@ import torch
 import yaml
 from PIL import Image
 
+from datamodules.base import DataModule
+from datamodules.captions.base import CaptionedImageDataset
+from datamodules.captions.openmoji import CaptionedEmoji
 from datamodules.images.base import InMemoryImages
 from datamodules.images.celeba import CelebA
 from datamodules.images.emoji import GROUPS, composition_key, picture_key
 from datamodules.images.files import FileImages
 from datamodules.images.folder import ImageFolder
 from datamodules.images.openmoji import COLOURS, OpenMoji, line_drawing
+from datamodules.images.ring import Ring
 from datamodules.images.torchvision import TorchvisionImages
+from datamodules.pairs.openmoji import OpenMojiPairs
+from datamodules.parallel.openmoji import EmojiTranslation
 from datamodules.samplers import Request, ResumableBatchSampler, mix_seed
 from datamodules.splits import split_of
+from datamodules.text.corpora import EmojiNames, PythonDocs
 
 
 def requests(sampler: ResumableBatchSampler) -> list[tuple[list[int], int]]:
@@ -32,6 +39,23 @@ def sampler(**options: object) -> ResumableBatchSampler:
     return ResumableBatchSampler(
         **{"size": 103, "batch_size": 10, "shuffle": True, "seed": 1, "name": "train", **options}
     )  # type: ignore[arg-type]
+
+
+PROVIDERS: list[DataModule] = [
+    CaptionedEmoji(size=16),
+    EmojiNames(batching="records"),
+    EmojiTranslation(),
+    OpenMoji(size=16),
+    OpenMojiPairs(size=16),
+    PythonDocs(batching="records", context=2048),
+    Ring(),
+    TorchvisionImages(),
+]
+
+
+@pytest.mark.parametrize("data", PROVIDERS, ids=lambda data: type(data).__name__)
+def test_data_spec_has_the_values_that_the_class_provides(data: DataModule) -> None:
+    assert sorted(data.data_spec) == sorted(data.provides)
 
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:
@@ -153,7 +177,7 @@ def images_of(recipe: Path) -> dict[str, list[tuple[str, torch.Tensor]]]:
         sides = (
             {"a": part.a, "b": part.b}
             if name == "OpenMojiPairs"
-            else {"": getattr(part, "pictures", part)}
+            else {"": part.images if isinstance(part, CaptionedImageDataset) else part}
         )
         found[split] = [(side, images.images) for side, images in sides.items()]
     return found
@@ -161,10 +185,10 @@ def images_of(recipe: Path) -> dict[str, list[tuple[str, torch.Tensor]]]:
 
 def embedded_recipes() -> Iterator[Path]:
     classes = (
-        "ring.Ring",
-        "openmoji.OpenMoji",
-        "openmoji_pairs.OpenMojiPairs",
-        "captioned.CaptionedEmoji",
+        "images.ring.Ring",
+        "images.openmoji.OpenMoji",
+        "pairs.openmoji.OpenMojiPairs",
+        "captions.openmoji.CaptionedEmoji",
     )
     for path in sorted((Path(__file__).parent.parent / "configs").glob("[!_]*/*.yaml")):
         if (

@@ -1,4 +1,4 @@
-"""Previews with captions: emoji with their names, a folder of pictures and texts, a table.
+"""Images with captions: emoji with their names, a folder of pictures and texts, a table.
 
 A batch holds `image` and `tokens` int64 (N, T), each caption's ids padded to `text_length` with
 `pad_id`. A training picture has `VARIANTS` encodings of its captions, of which a batch picks one by
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from datamodules.base import BatchedDataset
 from datamodules.captions.encoding import encode_caption, tidy
 from datamodules.images.base import ImageDataModule, InMemoryImages
 from datamodules.images.files import FileImages, fits_into_memory, read_all
@@ -26,47 +27,60 @@ from datamodules.tokenizers.bpe import BPETokenizer
 
 VARIANTS = 8
 PAD = "<pad>"  # its id is 0
-Previews = InMemoryImages | FileImages
+Images = InMemoryImages | FileImages
 
 
 class CaptionedImageDataset:
-    """Previews with their captions, gathered a batch at a time.
+    """Images with their captions, gathered a batch at a time.
 
     Args:
-        pictures: all of them.
-        captions: the first one of each.
-        tokens: (N, R, T) encodings of all of them, padded.
-
-    Attributes:
-        encoded: whether the pictures are known already, as codes, and need not be read for a batch.
+        images: All images of a split.
+        captions: First caption of each image.
+        tokens: Encodings of the captions (N, R, T), padded.
     """
 
-    def __init__(self, pictures: Previews, captions: list[str], tokens: Tensor) -> None:
-        self.pictures, self.captions, self.tokens = pictures, captions, tokens
-        self.encoded = False
+    def __init__(self, images: Images, captions: list[str], tokens: Tensor) -> None:
+        self.images, self.captions, self.tokens = images, captions, tokens
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
-    def __getitems__(self, request: Request) -> dict[str, Any]:
+    def caption_batch(self, request: Request) -> dict[str, Any]:
+        """The batch without its images."""
         generator = torch.Generator().manual_seed(mix_seed(request.seed, "caption"))
         variant = torch.randint(self.tokens.shape[1], (len(request.index),), generator=generator)
-        known = (
-            {"index": request.index, "seed": request.seed}
-            if self.encoded
-            else self.pictures.__getitems__(request)
-        )
-        return {**known, "tokens": self.tokens[request.index, variant].long()}
+        tokens = self.tokens[request.index, variant].long()
+        return {"tokens": tokens, "index": request.index, "seed": request.seed}
+
+    def __getitems__(self, request: Request) -> dict[str, Any]:
+        return {**self.images.__getitems__(request), **self.caption_batch(request)}
 
     def fingerprint(self) -> str:
         """Hash of the pictures."""
-        return self.pictures.fingerprint()
+        return self.images.fingerprint()
 
     def having(self, attribute: str) -> Tensor:
         """(N,) bool: pictures whose caption contains `attribute` as a whole word or phrase."""
         return torch.tensor(
             [f" {attribute.lower()} " in f" {caption} " for caption in self.captions]
         )
+
+
+class CaptionsOnly:
+    """Captions without their images, gathered a batch at a time.
+
+    Args:
+        data: Captioned images.
+    """
+
+    def __init__(self, data: CaptionedImageDataset) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitems__(self, request: Request) -> dict[str, Any]:
+        return self.data.caption_batch(request)
 
 
 class CaptionedImages(ImageDataModule):
@@ -78,11 +92,15 @@ class CaptionedImages(ImageDataModule):
         bpe_dropout: probability that a merge is left out in training (Provilkov et al. 2020).
         skip: leave out pictures whose captions are missing, empty, too long or of unknown
             characters, and say how many, instead of stopping at the first.
+        captions_only: Leave the images out of the loaders' batches, for a system that encodes all
+            images once, such as DALL-E; `batch()` returns them in any case.
         **kwargs: see `DataModule`.
 
     Raises:
         UserError: if `bpe_dropout` is no probability.
     """
+
+    provides = (*ImageDataModule.provides, "vocab_size", "text_length", "pad_id")
 
     image_shape: list[int]
 
@@ -92,6 +110,7 @@ class CaptionedImages(ImageDataModule):
         text_length: int = 16,
         bpe_dropout: float = 0.0,
         skip: bool = False,
+        captions_only: bool = False,
         batch_size: int = 64,
         **kwargs: Any,
     ) -> None:
@@ -100,6 +119,7 @@ class CaptionedImages(ImageDataModule):
             raise UserError(f"data.bpe_dropout {bpe_dropout}: give at least 0 and less than 1")
         if text_length < 1:
             raise UserError(f"data.text_length {text_length}: give at least 1")
+        self.captions_only = captions_only
         self.vocab_size, self.text_length, self.bpe_dropout, self.skip = (
             vocab_size,
             text_length,
@@ -107,9 +127,7 @@ class CaptionedImages(ImageDataModule):
             skip,
         )
 
-    def read(
-        self, split: str
-    ) -> tuple[Callable[[list[int]], Previews], list[list[str]], list[str]]:
+    def read(self, split: str) -> tuple[Callable[[list[int]], Images], list[list[str]], list[str]]:
         """What makes the chosen ones of a split's pictures, the captions of each, and how each is
         called in a message.
         """
@@ -162,9 +180,9 @@ class CaptionedImages(ImageDataModule):
         )
 
     def _readable(
-        self, pictures: Previews, numbers: list[int], split: str
-    ) -> tuple[Previews, list[int]]:
-        """Previews that are kept in memory where they fit, without those that cannot be read, and
+        self, pictures: Images, numbers: list[int], split: str
+    ) -> tuple[Images, list[int]]:
+        """Images that are kept in memory where they fit, without those that cannot be read, and
         the numbers of the others.
         """
         if isinstance(pictures, InMemoryImages):
@@ -178,13 +196,9 @@ class CaptionedImages(ImageDataModule):
             usable
         ), left
 
-    def batch(self, split: str, index: list[int], *, seed: int = 0) -> dict[str, Any]:
-        data: Any = self.split(split)
-        encoded, data.encoded = data.encoded, False  # whoever asks for one wants to see it
-        try:
-            return super().batch(split, index, seed=seed)
-        finally:
-            data.encoded = encoded
+    def loader_dataset(self, split: str) -> BatchedDataset:
+        data: CaptionedImageDataset = self.split(split)  # type: ignore[assignment]
+        return CaptionsOnly(data) if self.captions_only else data
 
     def _encodings(self, texts: list[str], split: str, place: str) -> Tensor:
         """(R, T) of one picture's captions; one row in evaluation."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from common.errors import UserError
-from datamodules.captions.base import CaptionedImages, Previews
+from datamodules.captions.base import CaptionedImages, Images
 from datamodules.images.files import SUFFIXES, FileImages, picture_files
 from datamodules.splits import split_of
 from datamodules.text_files import read_table
@@ -75,7 +75,7 @@ class CaptionedFolder(CaptionedImages):
 
     @cached_property
     def files(self) -> dict[str, list[Path]]:
-        """Previews of each split."""
+        """Images of each split."""
         home = self.path if self.path.is_dir() else self.path.parent
         parts: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
         placed = any((home / split).is_dir() for split in parts)
@@ -97,12 +97,10 @@ class CaptionedFolder(CaptionedImages):
             )
         return parts
 
-    def read(
-        self, split: str
-    ) -> tuple[Callable[[list[int]], Previews], list[list[str]], list[str]]:
+    def read(self, split: str) -> tuple[Callable[[list[int]], Images], list[list[str]], list[str]]:
         paths = self.files[split]
 
-        def pictures(kept: list[int]) -> Previews:
+        def pictures(kept: list[int]) -> Images:
             return FileImages(
                 [paths[i] for i in kept],
                 torch.zeros(len(kept), dtype=torch.int64),

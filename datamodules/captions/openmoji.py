@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from datamodules.captions.base import CaptionedImageDataset, CaptionedImages, Previews
+from datamodules.captions.base import CaptionedImageDataset, CaptionedImages, Images
 from datamodules.images.base import InMemoryImages
 from datamodules.images.emoji import GROUPS, check_language, emoji_names
 from datamodules.images.openmoji import OpenMoji
@@ -32,6 +32,7 @@ class CaptionedEmoji(CaptionedImages):
     """
 
     embedded = True
+    provides = (*CaptionedImages.provides, "num_classes")
 
     def __init__(
         self, size: int = 32, language: str = "en", group_captions: bool = False, **kwargs: Any
@@ -60,9 +61,7 @@ class CaptionedEmoji(CaptionedImages):
             )
         return super().load_split(split)
 
-    def read(
-        self, split: str
-    ) -> tuple[Callable[[list[int]], Previews], list[list[str]], list[str]]:
+    def read(self, split: str) -> tuple[Callable[[list[int]], Images], list[list[str]], list[str]]:
         names = emoji_names(self.source.codes, self.language)
         codes = [self.source.codes[row] for row in self.source.rows(split)]
         named = [
@@ -77,7 +76,7 @@ class CaptionedEmoji(CaptionedImages):
                 [name, name, name, f"{name}, {group}"] if self.group_captions else [name]
             )
 
-        def pictures(kept: list[int]) -> Previews:
+        def pictures(kept: list[int]) -> Images:
             data: InMemoryImages = self.source.split(split)  # type: ignore[assignment]
             return data.subset(torch.tensor([named[number] for number in kept], dtype=torch.int64))
 

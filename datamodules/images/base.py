@@ -66,6 +66,8 @@ class ImageDataModule(DataModule):
         **kwargs: see `DataModule`.
     """
 
+    provides = (*DataModule.provides, "image_shape")
+
     def __init__(self, flip: bool = False, binarize: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.flip, self.binarize = flip, binarize

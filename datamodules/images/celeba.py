@@ -24,6 +24,8 @@ class CelebA(ImageDataModule):
         **kwargs: see `ImageDataModule`.
     """
 
+    provides = (*ImageDataModule.provides, "num_classes")
+
     SPLITS = ("train", "val", "test")
 
     def __init__(

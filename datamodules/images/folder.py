@@ -30,6 +30,8 @@ class ImageFolder(ImageDataModule):
         **kwargs: see `ImageDataModule`.
     """
 
+    provides = (*ImageDataModule.provides, "num_classes")
+
     def __init__(
         self,
         folder: str,

@@ -76,6 +76,7 @@ class OpenMoji(ImageDataModule):
     """
 
     embedded = True
+    provides = (*ImageDataModule.provides, "num_classes")
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ class Ring(DataModule):
     """
 
     embedded = True
+    provides = (*DataModule.provides, "image_shape", "num_classes")
 
     def __init__(
         self, modes: int = 8, radius: float = 0.8, deviation: float = 0.02, **kwargs: Any

@@ -31,6 +31,8 @@ class TorchvisionImages(ImageDataModule):
         **kwargs: see `ImageDataModule`.
     """
 
+    provides = (*ImageDataModule.provides, "num_classes")
+
     def __init__(
         self,
         dataset: Literal["MNIST", "FashionMNIST", "KMNIST", "CIFAR10"] = "MNIST",

@@ -77,6 +77,8 @@ class PairDataModule(DataModule):
         UserError: if `load_size` is below `size`.
     """
 
+    provides = (*DataModule.provides, "image_shape")
+
     channels = 3
 
     def __init__(

@@ -58,6 +58,8 @@ class ParallelTextDataModule(DataModule):
         UserError: if a batch could not hold a pair.
     """
 
+    provides = (*DataModule.provides, "vocab_size", "source_vocab_size", "pad_id")
+
     batch_unit = "tokens"
 
     def __init__(

@@ -60,6 +60,8 @@ class TextDataModule(DataModule):
             beginning (records: lines).
     """
 
+    provides = (*DataModule.provides, "vocab_size", "pad_id", "special_ids")
+
     def __init__(
         self,
         context: int = 64,
