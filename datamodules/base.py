@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -64,23 +65,13 @@ class DataModule(LightningDataModule):
 
     def __init__(
         self,
-        batch_size: int = 128,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
+        batch_size: PositiveInt = 128,
+        eval_batch_size: PositiveInt | None = None,
+        num_workers: NonNegativeInt = 0,
         root: str | None = None,
-        max_samples: int | None = None,
+        max_samples: PositiveInt | None = None,
     ) -> None:
         super().__init__()
-        at_least_1 = {
-            "batch_size": batch_size,
-            "eval_batch_size": eval_batch_size,
-            "max_samples": max_samples,
-        }
-        for name, value in at_least_1.items():
-            if value is not None and value < 1:
-                raise UserError(f"data.{name} {value}: give at least 1")
-        if num_workers < 0:
-            raise UserError(f"data.num_workers {num_workers}: give 0 or more")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.max_samples = num_workers, max_samples
         self.root = corpus_root(root)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 from PIL import Image
 
 from datamodules.base import DataModule
@@ -39,6 +40,31 @@ def sampler(**options: object) -> ResumableBatchSampler:
     return ResumableBatchSampler(
         **{"size": 103, "batch_size": 10, "shuffle": True, "seed": 1, "name": "train", **options}
     )  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("data", "option", "value", "range_"),
+    [
+        ("images.openmoji.OpenMoji", "batch_size", "0", "v>0"),
+        ("images.openmoji.OpenMoji", "num_workers", "-1", "v>=0"),
+        ("images.openmoji.OpenMoji", "size", "4", "v>=8 and v<=512"),
+        ("text.corpora.PythonDocs", "context", "0", "v>0"),
+        ("text.corpora.PythonDocs", "val_share", "1.0", "v>0 and v<1"),
+        ("parallel.files.PairTable", "val_share", "0.0", "v>0 and v<1"),
+        ("parallel.openmoji.EmojiTranslation", "batch_tokens", "0", "v>0"),
+        ("captions.openmoji.CaptionedEmoji", "bpe_dropout", "1.1", "v>=0 and v<=1"),
+        ("captions.openmoji.CaptionedEmoji", "text_length", "0", "v>0"),
+    ],
+)
+def test_parser_refuses_values_out_of_range(
+    data: str, option: str, value: str, range_: str
+) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(DataModule, "data")
+    with pytest.raises(ArgumentError) as caught:
+        parser.parse_args([f"--data=datamodules.{data}", f"--data.{option}={value}"])
+    assert f"{value} does not conform to restriction {range_}" in str(caught.value)
+    assert option in str(caught.value)
 
 
 PROVIDERS: list[DataModule] = [

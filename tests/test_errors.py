@@ -180,10 +180,10 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     FIT + "--data OpenMojo": ("--data OpenMojo", "near: OpenMoji"),
     FIT + "--model.num_classes 10": ("model.num_classes is a fact", "leave it out"),
     FIT + "--model.image_shape [3,16,16]": ("model.image_shape is a fact", "leave it out"),
-    FIT + "--data.batch_size 0": ("data.batch_size 0", "at least 1"),
-    FIT + "--data.batch_size -4": ("data.batch_size -4", "at least 1"),
-    FIT + "--data.eval_batch_size -1": ("data.eval_batch_size -1", "at least 1"),
-    FIT + "--data.num_workers -1": ("data.num_workers -1", "0 or more"),
+    FIT + "--data.batch_size 0": ("data: batch_size", "0 does not conform to restriction v>0"),
+    FIT + "--data.batch_size -4": ("data: batch_size", "-4 does not conform to restriction v>0"),
+    FIT + "--data.eval_batch_size -1": ("data: eval_batch_size", "restriction v>0"),
+    FIT + "--data.num_workers -1": ("data: num_workers", "-1 does not conform to restriction v>=0"),
     FIT + "--previews.every_n_train_steps 0": ("previews.every_n_train_steps 0", "at least 1"),
     FIT + "--previews.count 0": ("previews.count 0", "at least 1"),
     FIT + "--trainer.log_every_n_steps 0": ("trainer.log_every_n_steps 0", "at least 1"),
@@ -436,7 +436,7 @@ def test_debug_shows_the_traceback(
     )
     err = capsys.readouterr().err
     assert "Traceback" in err
-    assert "error: data.batch_size 0" in err.splitlines()[-1]
+    assert "error: data: batch_size" in err.splitlines()[-1]
 
 
 def test_a_worker_s_mistake_is_one_line_too(

@@ -406,8 +406,6 @@ def test_python_docs_have_their_facts_at_once() -> None:
             {"tokenizer_file": "/nowhere"},
             "data.tokenizer_file /nowhere: there is no such file",
         ),
-        (b"text" * 50, {"context": 0}, "data.context 0: give at least 1"),
-        (b"text" * 50, {"val_share": 1.0}, "data.val_share 1.0: give a share"),
     ],
 )
 def test_bad_texts(

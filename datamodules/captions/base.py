@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from torch import Tensor
 
 from common.errors import UserError
@@ -95,9 +96,6 @@ class CaptionedImages(ImageDataModule):
         captions_only: Leave the images out of the loaders' batches, for a system that encodes all
             images once, such as DALL-E; `batch()` returns them in any case.
         **kwargs: see `DataModule`.
-
-    Raises:
-        UserError: if `bpe_dropout` is no probability.
     """
 
     provides = (*ImageDataModule.provides, "vocab_size", "text_length", "pad_id")
@@ -106,19 +104,15 @@ class CaptionedImages(ImageDataModule):
 
     def __init__(
         self,
-        vocab_size: int = 1000,
-        text_length: int = 16,
-        bpe_dropout: float = 0.0,
+        vocab_size: PositiveInt = 1000,
+        text_length: PositiveInt = 16,
+        bpe_dropout: ClosedUnitInterval = 0.0,
         skip: bool = False,
         captions_only: bool = False,
-        batch_size: int = 64,
+        batch_size: PositiveInt = 64,
         **kwargs: Any,
     ) -> None:
         super().__init__(flip=False, binarize=False, batch_size=batch_size, **kwargs)
-        if not 0 <= bpe_dropout < 1:
-            raise UserError(f"data.bpe_dropout {bpe_dropout}: give at least 0 and less than 1")
-        if text_length < 1:
-            raise UserError(f"data.text_length {text_length}: give at least 1")
         self.captions_only = captions_only
         self.vocab_size, self.text_length, self.bpe_dropout, self.skip = (
             vocab_size,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse.typing import PositiveInt
 
 from common.errors import UserError
 from datamodules.captions.base import CaptionedImages, Images
@@ -33,9 +34,9 @@ class CaptionedFolder(CaptionedImages):
     def __init__(
         self,
         path: str,
-        size: int = 64,
-        vocab_size: int = 4000,
-        text_length: int = 64,
+        size: PositiveInt = 64,
+        vocab_size: PositiveInt = 4000,
+        text_length: PositiveInt = 64,
         **kwargs: Any,
     ) -> None:
         super().__init__(vocab_size=vocab_size, text_length=text_length, **kwargs)

@@ -9,7 +9,7 @@ import torch
 from datamodules.captions.base import CaptionedImageDataset, CaptionedImages, Images
 from datamodules.images.base import InMemoryImages
 from datamodules.images.emoji import GROUPS, check_language, emoji_names
-from datamodules.images.openmoji import OpenMoji
+from datamodules.images.openmoji import EmojiSize, OpenMoji
 
 
 class CaptionedEmoji(CaptionedImages):
@@ -35,7 +35,11 @@ class CaptionedEmoji(CaptionedImages):
     provides = (*CaptionedImages.provides, "num_classes")
 
     def __init__(
-        self, size: int = 32, language: str = "en", group_captions: bool = False, **kwargs: Any
+        self,
+        size: EmojiSize = 32,
+        language: str = "en",
+        group_captions: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_language("data.language", language)

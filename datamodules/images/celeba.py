@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from common.errors import UserError
 from datamodules.images.base import ImageDataModule
@@ -29,7 +30,11 @@ class CelebA(ImageDataModule):
     SPLITS = ("train", "val", "test")
 
     def __init__(
-        self, size: int = 64, label: str = "Smiling", num_workers: int = 4, **kwargs: Any
+        self,
+        size: PositiveInt = 64,
+        label: str = "Smiling",
+        num_workers: NonNegativeInt = 4,
+        **kwargs: Any,
     ) -> None:
         super().__init__(num_workers=num_workers, **kwargs)
         self.size, self.label = size, label

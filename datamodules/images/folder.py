@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jsonargparse.typing import PositiveInt
 
 from common.errors import UserError
 from datamodules.images.base import ImageDataModule, InMemoryImages
@@ -35,7 +36,7 @@ class ImageFolder(ImageDataModule):
     def __init__(
         self,
         folder: str,
-        size: int = 64,
+        size: PositiveInt = 64,
         channels: Literal[1, 3] = 3,
         skip_bad: bool = False,
         **kwargs: Any,

@@ -27,9 +27,9 @@ from xml.etree import ElementTree
 import numpy as np
 import torch
 from filelock import FileLock
+from jsonargparse.typing import restricted_number_type
 from PIL import Image
 
-from common.errors import UserError
 from common.files import atomic_save
 from datamodules.images.base import ImageDataModule, InMemoryImages
 from datamodules.images.emoji import (
@@ -43,6 +43,7 @@ from datamodules.images.emoji import (
 )
 from datamodules.splits import split_of, take_subset
 
+EmojiSize = restricted_number_type("EmojiSize", int, [(">=", 8), ("<=", 512)])  # pixels
 FAMILY_SIZE = 64  # pixels; the size at which two images count as identical, at any training size
 COLOURS = re.compile(
     "color|hair|skin"
@@ -80,7 +81,7 @@ class OpenMoji(ImageDataModule):
 
     def __init__(
         self,
-        size: int = 64,
+        size: EmojiSize = 64,  # type: ignore[valid-type]  # made at run time
         layers: Literal["color", "line"] = "color",
         split_by: Literal["picture", "drawing", "composition"] = "picture",
         neutral: bool = False,
@@ -88,8 +89,6 @@ class OpenMoji(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 8 <= size <= 512:
-            raise UserError(f"data.size {size} is outside 8 to 512 pixels")
         self.size, self.layers, self.split_by, self.neutral, self.named = (
             size,
             layers,

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from datamodules.base import DataModule
@@ -30,7 +31,11 @@ class Ring(DataModule):
     provides = (*DataModule.provides, "image_shape", "num_classes")
 
     def __init__(
-        self, modes: int = 8, radius: float = 0.8, deviation: float = 0.02, **kwargs: Any
+        self,
+        modes: PositiveInt = 8,
+        radius: PositiveFloat = 0.8,
+        deviation: PositiveFloat = 0.02,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.modes, self.radius, self.deviation = modes, radius, deviation

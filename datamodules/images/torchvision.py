@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import torch
+from jsonargparse.typing import NonNegativeInt
 from torchvision import datasets
 
 from common.errors import UserError
@@ -36,8 +37,8 @@ class TorchvisionImages(ImageDataModule):
     def __init__(
         self,
         dataset: Literal["MNIST", "FashionMNIST", "KMNIST", "CIFAR10"] = "MNIST",
-        val_size: int = 5000,
-        pad: int = 0,
+        val_size: NonNegativeInt = 5000,
+        pad: NonNegativeInt = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -69,10 +70,8 @@ class TorchvisionImages(ImageDataModule):
         images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)
         labels = torch.as_tensor(dataset.targets)
         if split != "test":
-            if not 0 <= self.val_size < len(images):
-                raise UserError(
-                    f"data.val_size {self.val_size} is not between 0 and {len(images) - 1}"
-                )
+            if self.val_size >= len(images):
+                raise UserError(f"data.val_size {self.val_size} is not below {len(images)}")
             border = len(images) - self.val_size
             part = slice(0, border) if split == "train" else slice(border, None)
             images, labels = images[part], labels[part]

@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+from jsonargparse.typing import PositiveInt
+
 from common.errors import UserError
 from datamodules.base import corpus_root
 from datamodules.download import obtain
@@ -49,7 +51,7 @@ class PaperArchive(PairFolder):
         self,
         collection: Literal["cyclegan", "pix2pix"] = "cyclegan",
         dataset: str = "horse2zebra",
-        load_size: int | None = 286,
+        load_size: PositiveInt | None = 286,
         root: str | None = None,
         **kwargs: Any,
     ) -> None:

@@ -9,6 +9,7 @@ way in both of a pair; for evaluation they are kept at `size`.
 from typing import Any
 
 import torch
+from jsonargparse.typing import PositiveInt
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -83,12 +84,12 @@ class PairDataModule(DataModule):
 
     def __init__(
         self,
-        size: int = 64,
-        load_size: int | None = None,
+        size: PositiveInt = 64,
+        load_size: PositiveInt | None = None,
         paired: bool = False,
         swap: bool = False,
         flip: bool = False,
-        batch_size: int = 1,
+        batch_size: PositiveInt = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(batch_size=batch_size, **kwargs)

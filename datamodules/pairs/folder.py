@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import torch
+from jsonargparse.typing import PositiveInt
 from torch import Tensor
 
 from common.errors import UserError
@@ -108,7 +109,7 @@ class PairFolder(PairDataModule):
         folder_b: str | None = None,
         channels: Literal[1, 3] = 3,
         skip_bad: bool = False,
-        size: int = 256,
+        size: PositiveInt = 256,
         **kwargs: Any,
     ) -> None:
         super().__init__(size=size, **kwargs)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jsonargparse.typing import PositiveInt
 
 from common.errors import UserError
 from datamodules.base import DataModule
@@ -65,23 +66,19 @@ class ParallelTextDataModule(DataModule):
     def __init__(
         self,
         tokenizer: Kind = "bpe",
-        vocab_size: int = 8000,
+        vocab_size: PositiveInt = 8000,
         shared_vocabulary: bool = True,
         lower: bool = False,
-        batch_tokens: int = 4096,
-        eval_batch_tokens: int | None = None,
-        max_length: int = 256,
+        batch_tokens: PositiveInt = 4096,
+        eval_batch_tokens: PositiveInt | None = None,
+        max_length: PositiveInt = 256,
         skip: bool = False,
         **kwargs: Any,
     ) -> None:
-        if max_length < 2:
-            raise UserError(f"data.max_length {max_length}: give at least 2, a token and <eos>")
         if batch_tokens < max_length:
             raise UserError(
                 f"data.batch_tokens {batch_tokens} are fewer than data.max_length {max_length}: raise them, or lower that"
             )
-        if eval_batch_tokens is not None and eval_batch_tokens < 1:
-            raise UserError(f"data.eval_batch_tokens {eval_batch_tokens}: give at least 1")
         super().__init__(batch_size=batch_tokens, eval_batch_size=eval_batch_tokens, **kwargs)
         self.kind, self.vocab_size, self.shared_vocabulary, self.lower = (
             tokenizer,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from jsonargparse.typing import OpenUnitInterval
 
 from common.errors import UserError
 from datamodules.cache import sha256
@@ -33,9 +34,6 @@ class FilePairs(ParallelTextDataModule):
     Args:
         val_share: last part of the training pairs, for validation, where there are no pairs for it.
         **kwargs: see `ParallelTextDataModule`.
-
-    Raises:
-        UserError: if `val_share` is no share.
     """
 
     PARTS: ClassVar = {
@@ -44,10 +42,8 @@ class FilePairs(ParallelTextDataModule):
         "test": ("test",),
     }
 
-    def __init__(self, val_share: float = 0.1, **kwargs: Any) -> None:
+    def __init__(self, val_share: OpenUnitInterval = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not 0 < val_share < 1:
-            raise UserError(f"data.val_share {val_share}: give a share between 0 and 1")
         self.val_share = val_share
 
     def files(self) -> dict[str, tuple[Path, Path]]:

@@ -8,6 +8,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from jsonargparse.typing import PositiveInt
+
 from common.errors import UserError
 from common.files import atomic_save
 from datamodules.cache import sha256
@@ -108,8 +110,8 @@ class Multi30kText(TextDataModule):
         language: Literal["de", "en"] = "en",
         batching: Batching = "records",
         tokenizer: Kind = "bpe",
-        vocab_size: int = 4000,
-        batch_size: int = 64,
+        vocab_size: PositiveInt = 4000,
+        batch_size: PositiveInt = 64,
         **kwargs: Any,
     ) -> None:
         super().__init__(

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jsonargparse.typing import OpenUnitInterval, PositiveInt
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
@@ -64,20 +65,16 @@ class TextDataModule(DataModule):
 
     def __init__(
         self,
-        context: int = 64,
+        context: PositiveInt = 64,
         batching: Batching = "windows",
         tokenizer: Kind = "char",
-        vocab_size: int = 4096,
+        vocab_size: PositiveInt = 4096,
         tokenizer_file: str | None = None,
-        val_share: float = 0.1,
-        batch_size: int = 32,
+        val_share: OpenUnitInterval = 0.1,
+        batch_size: PositiveInt = 32,
         **kwargs: Any,
     ) -> None:
         super().__init__(batch_size=batch_size, **kwargs)
-        if context < 1:
-            raise UserError(f"data.context {context}: give at least 1")
-        if not 0 < val_share < 1:
-            raise UserError(f"data.val_share {val_share}: give a share between 0 and 1")
         self.context, self.batching, self.kind, self.vocab_size = (
             context,
             batching,
