@@ -69,7 +69,7 @@ from lightning_modules.nn.bottleneck import bottlenecks, conv
 from lightning_modules.nn.encoders import conv_grid
 from lightning_modules.nn.quantisers import QUANTISERS, VectorQuantiser
 from lightning_modules.optim.schedules import cosine
-from metrics.image_tokens import CodesKept, CodeUsage
+from metrics.image_tokens import ImageTokensKept, ImageTokenUsage
 from metrics.likelihood import ImportanceSampledNLL, SquaredError, bits_per_dim
 
 EPSILON = 0.1  # eps of Eq. 5
@@ -233,9 +233,9 @@ class DiscreteVAE(GenerativeModule):
         self.init_ema()
         self.nll, self.squared_error = ImportanceSampledNLL(1), SquaredError()
         self.usage, self.perplexity, self.kept = (
-            CodeUsage(codes, "share"),
-            CodeUsage(codes, "perplexity"),
-            CodesKept(),
+            ImageTokenUsage(codes, "share"),
+            ImageTokenUsage(codes, "perplexity"),
+            ImageTokensKept(),
         )
 
     # Training

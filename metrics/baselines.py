@@ -23,11 +23,11 @@ Texts = tuple[list[str], list[str]]
 
 def pca_sse(train_images: Tensor, test_images: Tensor, components: int = 30) -> tuple[float, str]:
     """Test error of the best linear code: squared error summed over pixels in [0, 1], mean over
-    pictures.
+    images.
 
     Args:
-        train_images: uint8 pictures (N, C, H, W) that mean and components are fitted on.
-        test_images: uint8 pictures (M, C, H, W).
+        train_images: uint8 images (N, C, H, W) that mean and components are fitted on.
+        test_images: uint8 images (M, C, H, W).
         components: size of the code.
 
     Returns:
@@ -58,12 +58,12 @@ def classifier_accuracy(
     """Test accuracy of the small discriminative classifier, p(y|x) learned directly.
 
     Args:
-        train_images: uint8 pictures (N, C, H, W).
+        train_images: uint8 images (N, C, H, W).
         train_labels: their classes (N,).
-        test_images: uint8 pictures (M, C, H, W).
+        test_images: uint8 images (M, C, H, W).
         test_labels: their classes (M,).
         seed: of weights and order.
-        epochs: passes over the training pictures.
+        epochs: passes over the training images.
 
     Returns:
         The accuracy and its signature, with the hash of the weights.
@@ -81,13 +81,13 @@ def classifier_accuracy(
 def parzen_control(
     train_images: Tensor, val_images: Tensor, test_images: Tensor, seed: int, n: int = 10_000
 ) -> tuple[float, str]:
-    """Parzen log-likelihood with real training pictures in place of generated ones: what a perfect
+    """Parzen log-likelihood with real training images in place of generated ones: what a perfect
     generator would get.
 
     Args:
-        train_images: uint8 pictures (N, C, H, W), of which `n` are drawn.
-        val_images: uint8 pictures; the first 1,000 choose the width.
-        test_images: uint8 pictures (M, C, H, W).
+        train_images: uint8 images (N, C, H, W), of which `n` are drawn.
+        val_images: uint8 images; the first 1,000 choose the width.
+        test_images: uint8 images (M, C, H, W).
         seed: of the draw.
         n: how many are drawn.
 
@@ -109,9 +109,9 @@ def nearest_neighbour(
     generated ones.
 
     Args:
-        train_images: uint8 pictures (N, C, H, W).
+        train_images: uint8 images (N, C, H, W).
         train_labels: their classes (N,).
-        test_images: uint8 pictures (M, C, H, W).
+        test_images: uint8 images (M, C, H, W).
         test_labels: their classes (M,).
 
     Returns:
@@ -133,13 +133,13 @@ def translation_baseline(
     direction: Literal["a2b", "b2a"],
     metric: Literal["l1", "psnr", "ssim"],
 ) -> tuple[float, str]:
-    """What a translation gets that answers with the picture it was given, or with the mean training
-    picture of the other domain.
+    """What a translation gets that answers with the image it was given, or with the mean training
+    image of the other domain.
 
     Args:
-        train_a: uint8 pictures (N, C, H, W).
-        train_b: uint8 pictures (M, C, H, W).
-        test_a: uint8 pictures (K, C, H, W).
+        train_a: uint8 images (N, C, H, W).
+        train_b: uint8 images (M, C, H, W).
+        test_a: uint8 images (K, C, H, W).
         test_b: their answers.
         rule: which of the two.
         direction: from which domain to which.
@@ -151,8 +151,8 @@ def translation_baseline(
     given, truth, train = (
         (test_a, test_b, train_b) if direction == "a2b" else (test_b, test_a, train_a)
     )
-    made = given if rule == "copy" else train.double().mean(0).round().byte().expand_as(truth)
-    value, signature = fidelity(made, truth, [metric])[metric]
+    answer = given if rule == "copy" else train.double().mean(0).round().byte().expand_as(truth)
+    value, signature = fidelity(answer, truth, [metric])[metric]
     return value, f"{signature[:-1]}|rule={rule}|direction={direction}|n={len(truth)}]"
 
 

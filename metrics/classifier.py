@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 
 class Classifier(nn.Module):
-    """Two convolutions with pooling and two linear layers, for pictures of any size from 8 pixels.
+    """Two convolutions with pooling and two linear layers, for images of any size from 8 pixels.
 
     Args:
-        channels: of the pictures.
+        channels: of the images.
         num_classes: number of labels.
         features: width of the penultimate layer.
     """
@@ -37,7 +37,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(features, num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Previews (N, C, H, W) in [-1, 1] to logits (N, classes)."""
+        """Images (N, C, H, W) in [-1, 1] to logits (N, classes)."""
         return self.head(self.body(image))
 
 
@@ -53,7 +53,7 @@ def weights_hash(network: nn.Module) -> str:
 def train_classifier(
     images: Tensor, labels: Tensor, num_classes: int, *, epochs: int | None = None, seed: int = 0
 ) -> Classifier:
-    """Train a `Classifier` on uint8 pictures (N, C, H, W); the global generator is left as it was.
+    """Train a `Classifier` on uint8 images (N, C, H, W); the global generator is left as it was.
 
     Adam at 1e-3 with a cosine to 0, batches of 128; where no `epochs` are given, as many as 1,200
     batches make, at most 20.
@@ -87,9 +87,9 @@ def train_classifier(
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Share of uint8 pictures whose most likely class is their label."""
+    """Share of uint8 images whose most likely class is their label."""
     right = [
-        (model(part.float() / 127.5 - 1).argmax(1) == label).sum()
-        for part, label in zip(images.split(1000), labels.split(1000))
+        (model(chunk.float() / 127.5 - 1).argmax(1) == label).sum()
+        for chunk, label in zip(images.split(1000), labels.split(1000))
     ]
     return torch.stack(right).sum().item() / len(labels)

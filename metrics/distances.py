@@ -1,15 +1,15 @@
-"""How far generated pictures are from real ones, as clouds of features (N, D) of one frozen
+"""How far generated images are from real ones, as clouds of features (N, D) of one frozen
 network.
 
 | name | what it says | source |
 |---|---|---|
-| fid | distance of the two Gaussians with the clouds' means and covariances; biased upward for few pictures | Heusel et al. 2017, Eq. 6 |
+| fid | distance of the two Gaussians with the clouds' means and covariances; biased upward for few images | Heusel et al. 2017, Eq. 6 |
 | kid | squared maximum mean discrepancy with a cubic kernel; unbiased, may be below 0 | Binkowski et al. 2018, section 4 |
-| precision | share of generated pictures among real ones: quality | Kynkaanniemi et al. 2019, Eq. 1 to 3 |
-| recall | share of real pictures among generated ones: variety | the same |
-| density | how many real neighbourhoods hold a generated picture, over k: precision that outliers do not raise; may exceed 1 | Naeem et al. 2020, Eq. 4 |
-| coverage | share of real pictures with a generated one among their neighbours | Naeem et al. 2020, Eq. 5 |
-| is | exp of the mean KL of p(class of a picture) from p(class); Inception's classes only | Salimans et al. 2016, section 4 |
+| precision | share of generated images among real ones: quality | Kynkaanniemi et al. 2019, Eq. 1 to 3 |
+| recall | share of real images among generated ones: variety | the same |
+| density | how many real neighbourhoods hold a generated image, over k: precision that outliers do not raise; may exceed 1 | Naeem et al. 2020, Eq. 4 |
+| coverage | share of real images with a generated one among their neighbours | Naeem et al. 2020, Eq. 5 |
+| is | exp of the mean KL of p(class of an image) from p(class); Inception's classes only | Salimans et al. 2016, section 4 |
 
 All in double precision, so that neither order nor the number of processes shows in a figure.
 """  # noqa: E501  # a table
@@ -48,7 +48,9 @@ def frechet_distance(real: Gaussian, fake: Gaussian) -> float:
 
 def kernel_sum(x: Tensor, y: Tensor) -> Tensor:
     """Sum of (x_i . y_j / D + 1)^3 over all pairs, a thousand rows at a time."""
-    return torch.stack([(part @ y.T / x.shape[1] + 1).pow(3).sum() for part in x.split(1000)]).sum()
+    return torch.stack(
+        [(chunk @ y.T / x.shape[1] + 1).pow(3).sum() for chunk in x.split(1000)]
+    ).sum()
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
@@ -60,7 +62,7 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
     for cloud in (real, fake):
         own = (
             (cloud.square().sum(1) / cloud.shape[1] + 1).pow(3).sum()
-        )  # pairs of a picture with itself
+        )  # pairs of an image with itself
         within += ((kernel_sum(cloud, cloud) - own) / (len(cloud) * (len(cloud) - 1))).item()
     return within - 2 * kernel_sum(real, fake).item() / (len(real) * len(fake))
 
@@ -68,7 +70,7 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
 def radii(cloud: Tensor, k: int) -> Tensor:
     """(N,) distance of each of a cloud to the k-th nearest of the others."""
     return torch.cat(
-        [torch.cdist(part, cloud).kthvalue(k + 1).values for part in cloud.split(1000)]
+        [torch.cdist(chunk, cloud).kthvalue(k + 1).values for chunk in cloud.split(1000)]
     )
 
 
@@ -81,7 +83,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
     def share_within(points: Tensor, cloud: Tensor) -> float:
         reach = radii(cloud, k)
         return (
-            torch.cat([(torch.cdist(part, cloud) <= reach).any(1) for part in points.split(1000)])
+            torch.cat([(torch.cdist(chunk, cloud) <= reach).any(1) for chunk in points.split(1000)])
             .double()
             .mean()
             .item()
@@ -96,8 +98,8 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
     """
     real, fake = real.double(), fake.double()
     around = []  # each real ball
-    for part, radius in zip(real.split(1000), radii(real, k).split(1000)):
-        around.append((torch.cdist(part, fake) <= radius[:, None]).sum(1))
+    for chunk, radius in zip(real.split(1000), radii(real, k).split(1000)):
+        around.append((torch.cdist(chunk, fake) <= radius[:, None]).sum(1))
     count = torch.cat(around)
     return count.sum().item() / (k * len(fake)), (count > 0).double().mean().item()
 
@@ -105,10 +107,10 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
 def inception_score(logits: Tensor, splits: int = 10) -> float:
     """Mean over splits, in order, of exp(E[KL(p(y|x) || p(y))])."""
     scores = []
-    for part in logits.double().log_softmax(1).tensor_split(splits):
+    for chunk in logits.double().log_softmax(1).tensor_split(splits):
         marginal = (
-            part.logsumexp(0)
-            - torch.tensor(float(len(part)), dtype=part.dtype, device=part.device).log()
+            chunk.logsumexp(0)
+            - torch.tensor(float(len(chunk)), dtype=chunk.dtype, device=chunk.device).log()
         )
-        scores.append((part.exp() * (part - marginal)).sum(1).mean().exp())
+        scores.append((chunk.exp() * (chunk - marginal)).sum(1).mean().exp())
     return torch.stack(scores).mean().item()

@@ -1,7 +1,7 @@
-"""Frozen networks that turn pictures into features, and the set of features that all distances
+"""Frozen networks that turn images into features, and the set of features that all distances
 share.
 
-An extractor takes uint8 pictures (N, C, H, W) and returns features (N, D) and class logits (N, K).
+An extractor takes uint8 images (N, C, H, W) and returns features (N, D) and class logits (N, K).
 Its `name` goes into every signature, its `prefix` before the metric's name: a distance on a
 classifier's features is called `classifier-fid`, since its figures have nothing to do with those on
 Inception.
@@ -100,14 +100,14 @@ class InceptionFeatures(Extractor):
 
 
 def to_bytes(image: Tensor) -> Tensor:
-    """Previews in [-1, 1] as uint8, rounded to the nearest; scaled uint8 pictures come back
+    """Images in [-1, 1] as uint8, rounded to the nearest; scaled uint8 images come back
     unchanged.
     """
     return ((image.clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 class FeatureSet(Metric):
-    """Features and logits of all pictures that any rank has seen.
+    """Features and logits of all images that any rank has seen.
 
     Args:
         extractor: frozen.
@@ -125,7 +125,7 @@ class FeatureSet(Metric):
 
     @torch.no_grad()
     def update(self, images: Tensor) -> None:
-        """Add uint8 pictures (N, C, H, W)."""
+        """Add uint8 images (N, C, H, W)."""
         features, logits = self.extractor(images)
         self.features.append(features)
         self.logits.append(logits)

@@ -1,5 +1,5 @@
 """How near a translation is to the known answer: mean absolute error, PSNR and SSIM, over all
-pictures of all ranks.
+images of all ranks.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ class L1(MeanAbsoluteError):
 
 
 class PSNR(PeakSignalNoiseRatio):
-    """Decibels of the mean squared difference over all pictures."""
+    """Decibels of the mean squared difference over all images."""
 
     signature = "psnr[scale=0..1|mse=all]"
 
@@ -47,22 +47,22 @@ class SSIM(Metric):
         for name in ("similarity", "count"):
             self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
 
-    def update(self, made: Tensor, truth: Tensor) -> None:
+    def update(self, translated: Tensor, truth: Tensor) -> None:
         """Add images (N, C, H, W) in [0, 1]."""
-        height, width = made.shape[2:]
+        height, width = translated.shape[2:]
         if min(height, width) < self.window:
             raise UserError(
                 f"SSIM needs images of at least {self.window}x{self.window} pixels (got {height}x{width})"
             )
         with torch.autocast(
-            made.device.type, enabled=False
+            translated.device.type, enabled=False
         ):  # variances are differences of squares: bfloat16 loses them
             _, similarity = structural_similarity_index_measure(
-                made, truth, data_range=1.0, return_full_image=True
+                translated, truth, data_range=1.0, return_full_image=True
             )
         valid = slice(self.window // 2, -(self.window // 2))
         self.similarity += similarity[..., valid, valid].mean((1, 2, 3)).sum()
-        self.count += len(made)
+        self.count += len(translated)
 
     def compute(self) -> Tensor:
         """Mean over all images of all ranks."""
@@ -72,7 +72,7 @@ class SSIM(Metric):
 FIDELITY: dict[str, type[Metric]] = {"l1": L1, "psnr": PSNR, "ssim": SSIM}
 
 
-def unit(image: Tensor) -> Tensor:
+def to_unit_interval(image: Tensor) -> Tensor:
     """From [-1, 1] to [0, 1]."""
     return (image.clamp(-1, 1) + 1) / 2
 
@@ -95,31 +95,35 @@ def fidelity_metrics(directions: tuple[str, ...], side: int) -> nn.ModuleDict:
     return nn.ModuleDict({name: FIDELITY[name.split("/")[1]]() for name in names})
 
 
-def log_fidelity(module: Any, made: Tensor, truth: Tensor, stage: str, direction: str) -> None:
+def log_fidelity(
+    module: Any, translated: Tensor, truth: Tensor, stage: str, direction: str
+) -> None:
     """Update and log those of one stage and direction.
 
     Args:
         module: a `GenerativeModule` whose `fidelity` are `fidelity_metrics`.
-        made: (N, C, H, W) in [-1, 1].
+        translated: (N, C, H, W) in [-1, 1].
         truth: the same shape.
         stage: "val" or "test".
         direction: such as "a2b".
     """
     for key, metric in module.fidelity.items():
         if key.startswith(f"{stage}/") and key.endswith(f"/{direction}"):
-            metric.update(unit(made.float()), unit(truth.float()))
+            metric.update(to_unit_interval(translated.float()), to_unit_interval(truth.float()))
             module.log_metric(key, metric)
 
 
-def fidelity(made: Tensor, truth: Tensor, names: Iterable[str]) -> dict[str, tuple[float, str]]:
+def fidelity(
+    translated: Tensor, truth: Tensor, names: Iterable[str]
+) -> dict[str, tuple[float, str]]:
     """Value and signature of each named metric for uint8 images (N, C, H, W)."""
-    found = {}
+    figures = {}
     for name in names:
         metric: Any = FIDELITY[name]()
         count = max(
             1, 2**20 // truth[0].numel()
-        )  # SSIM needs some fifty times the memory of its pictures
-        for one, other in zip(made.split(count), truth.split(count)):
+        )  # SSIM needs some fifty times the memory of its images
+        for one, other in zip(translated.split(count), truth.split(count)):
             metric.update(one.float() / 255, other.float() / 255)
-        found[name] = (float(metric.compute()), str(metric.signature))
-    return found
+        figures[name] = (float(metric.compute()), str(metric.signature))
+    return figures

@@ -1,4 +1,4 @@
-"""How a codebook is used; all states are sums, so that ranks add up exactly."""
+"""Use of a codebook by image tokens; all states are sums, so ranks add up exactly."""
 
 from typing import Literal
 
@@ -7,31 +7,32 @@ from torch import Tensor
 from torchmetrics import Metric
 
 
-class CodeUsage(Metric):
-    """How many codes of a codebook are used.
+class ImageTokenUsage(Metric):
+    """Use of a codebook by the image tokens of a split.
 
     Args:
-        codes: K, how many there are.
-        measure: "share" of the codes that occur at all, or the "perplexity" of how often each one
-            does: K where all are used alike, 1 where it is always the same one.
+        codebook_size: Number of codebook vectors, K.
+        measure: "share" of the K tokens that occur at all; or "perplexity" of their frequencies: K
+            if all are used alike, 1 if only one is used.
     """
 
     higher_is_better = True
     full_state_update = False
     uses: Tensor
 
-    def __init__(self, codes: int, measure: Literal["share", "perplexity"]) -> None:
+    def __init__(self, codebook_size: int, measure: Literal["share", "perplexity"]) -> None:
         super().__init__()
-        self.codes, self.measure = codes, measure
-        self.add_state("uses", torch.zeros(codes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.codebook_size, self.measure = codebook_size, measure
+        uses = torch.zeros(codebook_size, dtype=torch.int64)
+        self.add_state("uses", uses, dist_reduce_fx="sum")
 
     @property
     def signature(self) -> str:
-        return f"codes[{self.measure}|k={self.codes}]"
+        return f"codes[{self.measure}|k={self.codebook_size}]"
 
-    def update(self, codes: Tensor) -> None:
-        """Add codes of any shape."""
-        self.uses += torch.bincount(codes.flatten(), minlength=self.codes)
+    def update(self, image_tokens: Tensor) -> None:
+        """Add image tokens of any shape."""
+        self.uses += torch.bincount(image_tokens.flatten(), minlength=self.codebook_size)
 
     def compute(self) -> Tensor:
         if self.measure == "share":
@@ -40,24 +41,24 @@ class CodeUsage(Metric):
         return torch.special.entr(share).sum().exp().float()
 
 
-class CodesKept(Metric):
-    """Share of codes that come back when their picture is encoded again."""
+class ImageTokensKept(Metric):
+    """Share of image tokens that stay the same when their decoded image is encoded again."""
 
     higher_is_better = True
     full_state_update = False
     signature = "codes[kept|codes-image-codes]"
-    kept: Tensor
+    equal: Tensor
     count: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("kept", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("equal", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, codes: Tensor, again: Tensor) -> None:
-        """Add codes of one shape, before and after."""
-        self.kept += (codes == again).sum()
-        self.count += codes.numel()
+    def update(self, image_tokens: Tensor, encoded_again: Tensor) -> None:
+        """Add image tokens of one shape, before and after."""
+        self.equal += (image_tokens == encoded_again).sum()
+        self.count += image_tokens.numel()
 
     def compute(self) -> Tensor:
-        return self.kept / self.count
+        return self.equal / self.count

@@ -11,11 +11,11 @@ from torchmetrics import Metric
 
 
 def bits_per_dim(nats: Tensor, dims: int, levels: int = 1) -> Tensor:
-    """Nats per picture as bits per dimension.
+    """Nats per image as bits per dimension.
 
     Args:
-        nats: negative log-likelihood of a picture.
-        dims: number of values in a picture.
+        nats: negative log-likelihood of an image.
+        dims: number of values in an image.
         levels: 1 for the probability of discrete values; for a density over values scaled to [0,
             1], how many levels the original had: the density of x / 256 is 256 times that of x,
             which adds 8 bits.
@@ -24,11 +24,11 @@ def bits_per_dim(nats: Tensor, dims: int, levels: int = 1) -> Tensor:
 
 
 class ImportanceSampledNLL(Metric):
-    """-log p(x) in nats per picture, estimated by -log 1/k sum_i w_i (Burda et al. 2016, Eq. 8); an
+    """-log p(x) in nats per image, estimated by -log 1/k sum_i w_i (Burda et al. 2016, Eq. 8); an
     upper bound in expectation.
 
     Args:
-        k: importance samples per picture.
+        k: importance samples per image.
         chunk: how many of them are drawn at a time.
     """
 
@@ -48,11 +48,11 @@ class ImportanceSampledNLL(Metric):
         return f"nll[k={self.k}]"
 
     def update(self, draw: Callable[[int], Tensor]) -> None:
-        """Add a batch of N pictures; `draw(n)` gives log w of n fresh samples, shape (n, N)."""
+        """Add a batch of N images; `draw(n)` gives log w of n fresh samples, shape (n, N)."""
         log_sum: Tensor | None = None
         for start in range(0, self.k, self.chunk):
-            part = draw(min(self.chunk, self.k - start)).logsumexp(0)  # (N,)
-            log_sum = part if log_sum is None else torch.logaddexp(log_sum, part)
+            chunk = draw(min(self.chunk, self.k - start)).logsumexp(0)  # (N,)
+            log_sum = chunk if log_sum is None else torch.logaddexp(log_sum, chunk)
         assert log_sum is not None
         self.total += (math.log(self.k) - log_sum).double().sum()
         self.count += len(log_sum)
@@ -62,7 +62,7 @@ class ImportanceSampledNLL(Metric):
 
 
 class SquaredError(Metric):
-    """Squared error summed over the values of a picture, mean over pictures (Hinton and
+    """Squared error summed over the values of an image, mean over images (Hinton and
     Salakhutdinov 2006, Figure 2).
     """
 
@@ -78,7 +78,7 @@ class SquaredError(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, reconstruction: Tensor, x: Tensor) -> None:
-        """Add pictures in [0, 1], both (N, ...)."""
+        """Add images in [0, 1], both (N, ...)."""
         self.total += (reconstruction - x).square().double().sum()
         self.count += len(x)
 
@@ -87,7 +87,7 @@ class SquaredError(Metric):
 
 
 class ActiveUnits(Metric):
-    """Number of latent coordinates whose posterior mean varies with the picture: Var_x(mu_j) > 0.01
+    """Number of latent coordinates whose posterior mean varies with the image: Var_x(mu_j) > 0.01
     (Burda et al., section 5.2).
 
     Args:
@@ -120,7 +120,7 @@ class ActiveUnits(Metric):
 
 
 class LabelAccuracy(Metric):
-    """Share of pictures whose most likely class is their label.
+    """Share of images whose most likely class is their label.
 
     Args:
         rule: how the scores came about, for the signature.

@@ -22,21 +22,21 @@ def modes_covered(points: Tensor, centres: Tensor, deviation: float) -> tuple[in
     return int((counts >= len(points) / len(centres) / 10).sum()), near.float().mean().item()
 
 
-def classes_covered(drawn: Tensor, real: Tensor, num_classes: int) -> tuple[int, float]:
-    """Classes with at least a tenth of the share that they have among real pictures, and the ratio
+def classes_covered(generated: Tensor, real: Tensor, num_classes: int) -> tuple[int, float]:
+    """Classes with at least a tenth of the share that they have among real images, and the ratio
     of both entropies.
 
     Args:
-        drawn: (N,) classes of generated pictures.
-        real: (M,) classes of real pictures, by the same classifier.
+        generated: (N,) classes of generated images.
+        real: (M,) classes of real images, by the same classifier.
         num_classes: number of classes.
 
     Returns:
-        The number, and the entropy of the classes of generated pictures over that of real ones (0
+        The number, and the entropy of the classes of generated images over that of real ones (0
         for a single class).
     """
     shares = [
-        torch.bincount(one, minlength=num_classes).double() / len(one) for one in (drawn, real)
+        torch.bincount(one, minlength=num_classes).double() / len(one) for one in (generated, real)
     ]
     entropies = [torch.special.entr(share).sum() for share in shares]
     covered = (shares[0] >= shares[1] / 10) & (shares[1] > 0)

@@ -6,7 +6,7 @@ from common.errors import UserError
 
 
 def context_keys(ids: np.ndarray, length: int, vocab_size: int) -> np.ndarray:
-    """int64 (L,): the `length` ids before each place as one number; -1 where there are fewer."""
+    """int64 (L,): the `length` ids before each position as one number; -1 where there are fewer."""
     keys = np.zeros(len(ids), np.int64)
     for back in range(length, 0, -1):
         keys[back:] = keys[back:] * vocab_size + ids[:-back]
@@ -16,8 +16,8 @@ def context_keys(ids: np.ndarray, length: int, vocab_size: int) -> np.ndarray:
 
 def lookup(keys: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Values of `known`, which is sorted, at each of `keys`; 0 for those that are not in it."""
-    place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-    return np.where(known[place] == keys, values[place], 0)
+    position = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    return np.where(known[position] == keys, values[position], 0)
 
 
 def witten_bell(train: np.ndarray, text: np.ndarray, order: int, vocab_size: int) -> float:

@@ -1,4 +1,4 @@
-"""Scores of a set of generated pictures in pixel space: the ones of the first papers, which need no
+"""Scores of a set of generated images in pixel space: the ones of the first papers, which need no
 trained network.
 """
 
@@ -22,18 +22,18 @@ def parzen_log_likelihood(samples: Tensor, x: Tensor, sigma: float) -> Tensor:
     """
     constant = math.log(len(samples)) + samples.shape[1] / 2 * math.log(2 * math.pi * sigma**2)
     parts = [
-        (torch.cdist(part, samples).square() / (-2 * sigma**2)).logsumexp(1)
-        for part in x.split(1000)
+        (torch.cdist(chunk, samples).square() / (-2 * sigma**2)).logsumexp(1)
+        for chunk in x.split(1000)
     ]
     return torch.cat(parts) - constant
 
 
 def parzen(samples: Tensor, val: Tensor, test: Tensor) -> tuple[float, float, float]:
-    """The protocol of Goodfellow et al. 2014: sigma by the likelihood of validation pictures, then
-    that of the test pictures.
+    """The protocol of Goodfellow et al. 2014: sigma by the likelihood of validation images, then
+    that of the test images.
 
     Args:
-        samples: uint8 or [0, 1] pictures; 10,000 in the released `parzen_ll.py`.
+        samples: uint8 or [0, 1] images; 10,000 in the released `parzen_ll.py`.
         val: 1,000 of those that choose among 10 widths.
         test: all of them.
 
@@ -52,15 +52,15 @@ def parzen(samples: Tensor, val: Tensor, test: Tensor) -> tuple[float, float, fl
 def nearest_neighbour_error(
     pool: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor
 ) -> float:
-    """Share of test pictures whose nearest neighbour in the pool is of another class (Radford et
+    """Share of test images whose nearest neighbour in the pool is of another class (Radford et
     al. 2016, Table 3).
 
     Args:
-        pool: uint8 pictures (M, C, H, W), real or generated.
+        pool: uint8 images (M, C, H, W), real or generated.
         labels: their classes (M,).
-        test: uint8 pictures (N, C, H, W).
+        test: uint8 images (N, C, H, W).
         test_labels: their classes (N,).
     """
     pool, test = pool.flatten(1) / 255.0, test.flatten(1) / 255.0
-    nearest = torch.cat([torch.cdist(part, pool).argmin(1) for part in test.split(500)])
+    nearest = torch.cat([torch.cdist(chunk, pool).argmin(1) for chunk in test.split(500)])
     return (labels[nearest] != test_labels).double().mean().item()

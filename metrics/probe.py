@@ -13,8 +13,8 @@ def swap_two(tokens: Tensor, length: Tensor, generator: torch.Generator) -> Tens
     """Texts (N, T) with two different neighbours exchanged, neither of them the first or the last
     token; rows without such stay.
     """
-    place = torch.arange(tokens.shape[1] - 1)
-    can = (place > 0) & (place + 2 < length[:, None]) & (tokens[:, 1:] != tokens[:, :-1])
+    position = torch.arange(tokens.shape[1] - 1)
+    can = (position > 0) & (position + 2 < length[:, None]) & (tokens[:, 1:] != tokens[:, :-1])
     chance = torch.rand(can.shape, generator=generator).masked_fill(~can, -1.0)
     value, first = chance.max(1)
     rows = torch.arange(len(tokens))[value >= 0]
@@ -29,7 +29,7 @@ def features(
     """Mean and largest hidden states (2 N, 2 width) of texts of a split, as they are and with two
     words exchanged; and which.
     """
-    generator, found, labels = torch.Generator().manual_seed(0), [], []
+    generator, hidden_states, labels = torch.Generator().manual_seed(0), [], []
     size = len(data.split(split))
     chosen = torch.randperm(size, generator=generator)[:count].tolist()
     for start in range(0, len(chosen), BATCH):
@@ -41,10 +41,10 @@ def features(
             hidden = represent(texts.to(device), length[changed].to(device)).float().cpu()
             inside = torch.arange(tokens.shape[1]) < length[changed][:, None]
             mean = (hidden * inside[..., None]).sum(1) / length[changed][:, None]
-            most = hidden.masked_fill(~inside[..., None], -torch.inf).amax(1)
-            found.append(torch.cat([mean, most], 1))
+            largest = hidden.masked_fill(~inside[..., None], -torch.inf).amax(1)
+            hidden_states.append(torch.cat([mean, largest], 1))
             labels.append(torch.full((len(texts),), label))
-    return torch.cat(found), torch.cat(labels)
+    return torch.cat(hidden_states), torch.cat(labels)
 
 
 def swapped_words_probe(
@@ -62,13 +62,13 @@ def swapped_words_probe(
         data: whose training and test texts are used; each counts once as it is and once changed.
         device: of the encoder.
         train: texts that the classifier learns from.
-        test: texts that it is judged by.
+        test: texts that it is tested on.
 
     Returns:
         The accuracy and its signature.
     """
     (x, y), (x_test, y_test) = (
-        features(represent, data, *part, device) for part in (("train", train), ("test", test))
+        features(represent, data, *texts, device) for texts in (("train", train), ("test", test))
     )
     with torch.inference_mode(False), torch.enable_grad():  # a test has switched gradients off
         weight, bias, mean, deviation = fit(x.clone(), y.clone())

@@ -1,4 +1,4 @@
-"""Whether words and pictures find each other."""
+"""Whether words and images find each other."""
 
 import torch
 from torch import Tensor

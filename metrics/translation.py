@@ -108,7 +108,7 @@ def bleu_by_length(
 
     Without attention, one context vector has to hold the whole source: BLEU falls with its length.
     """
-    found = {}
+    figures: dict[str, Figure] = {}
     for first, last in BUCKETS:
         chosen = [
             number for number, source in enumerate(sources) if first <= len(source.split()) <= last
@@ -118,11 +118,11 @@ def bleu_by_length(
                 [texts[i] for i in chosen], [references[i] for i in chosen], lower
             )
             name = f"{first}-{last}" if last < 10_000 else f"{first}+"
-            found[name] = (
+            figures[name] = (
                 value,
                 f"{signature[:-1]}|source_words={name}(split at white space)|sentences={len(chosen)}]",
             )
-    return found
+    return figures
 
 
 def exact_match(texts: list[str], references: list[str], lower: bool) -> Figure:
@@ -133,6 +133,8 @@ def exact_match(texts: list[str], references: list[str], lower: bool) -> Figure:
         references: One reference for each translation.
         lower: Whether both are compared in lower case.
     """
-    fold = str.lower if lower else str
-    equal = sum(fold(text) == fold(reference) for text, reference in zip(texts, references))
+    normalise = str.lower if lower else str
+    equal = sum(
+        normalise(text) == normalise(reference) for text, reference in zip(texts, references)
+    )
     return equal / max(1, len(texts)), f"exact[{'case:lc|' if lower else ''}compare=whole]"

@@ -23,7 +23,7 @@ from lightning_modules.decoding.generation import generate
 from lightning_modules.dvae import DiscreteVAE, annealed, logit_laplace_log_likelihood
 from lightning_modules.nn.quantisers import GumbelQuantiser, VectorQuantiser, uniform_kl
 from lightning_modules.nn.sparse import Pattern, pattern_of, picture_mask
-from metrics.image_tokens import CodesKept, CodeUsage
+from metrics.image_tokens import ImageTokensKept, ImageTokenUsage
 from metrics.retrieval import image_keys, ranking_accuracy
 
 DVAE: dict[str, Any] = {
@@ -271,7 +271,11 @@ def test_codes_are_the_same_in_any_step() -> None:
 
 
 def test_code_metrics() -> None:
-    usage, perplexity, kept = CodeUsage(8, "share"), CodeUsage(8, "perplexity"), CodesKept()
+    usage, perplexity, kept = (
+        ImageTokenUsage(8, "share"),
+        ImageTokenUsage(8, "perplexity"),
+        ImageTokensKept(),
+    )
     codes = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
     for metric in (usage, perplexity):
         metric.update(codes)
