@@ -80,7 +80,10 @@ class DataModule(LightningDataModule):
 
     @property
     def data_spec(self) -> dict[str, Any]:
-        """Plain values about the corpus, known before any of it is read."""
+        """Values about the corpus, known before any of it is read.
+
+        They go into checkpoints, so they are plain: `int(size)`, not the parser's `PositiveInt`.
+        """
         raise NotImplementedError
 
     def load_split(self, split: str) -> BatchedDataset:

@@ -67,6 +67,32 @@ def test_parser_refuses_values_out_of_range(
     assert option in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        ("images.openmoji.OpenMoji", {"size": 16}),
+        ("images.ring.Ring", {"modes": 5}),
+        ("images.torchvision.TorchvisionImages", {"pad": 2}),
+        ("pairs.openmoji.OpenMojiPairs", {"size": 16, "load_size": 20}),
+        ("captions.openmoji.CaptionedEmoji", {"size": 16, "text_length": 24, "vocab_size": 500}),
+        ("text.corpora.PythonDocs", {"tokenizer": "word", "vocab_size": 500}),
+        ("parallel.openmoji.EmojiTranslation", {"vocab_size": 500}),
+    ],
+)
+def test_data_spec_of_parsed_options_can_be_loaded_safely(
+    data: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Integers of the parser's restricted types are classes of their own, which
+    `torch.load(weights_only=True)` refuses.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(DataModule, "data")
+    words = [f"--data.{name}={value}" for name, value in options.items()]
+    built = parser.instantiate_classes(parser.parse_args([f"--data=datamodules.{data}", *words]))
+    torch.save(built.data.data_spec, tmp_path / "spec")
+    assert torch.load(tmp_path / "spec", weights_only=True) == built.data.data_spec
+
+
 PROVIDERS: list[DataModule] = [
     CaptionedEmoji(size=16),
     EmojiNames(batching="records"),

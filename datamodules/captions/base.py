@@ -116,7 +116,7 @@ class CaptionedImages(ImageDataModule):
         self.captions_only = captions_only
         self.vocab_size, self.text_length, self.bpe_dropout, self.skip = (
             vocab_size,
-            text_length,
+            int(text_length),
             bpe_dropout,
             skip,
         )

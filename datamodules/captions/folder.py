@@ -40,7 +40,8 @@ class CaptionedFolder(CaptionedImages):
         **kwargs: Any,
     ) -> None:
         super().__init__(vocab_size=vocab_size, text_length=text_length, **kwargs)
-        self.path, self.size, self.image_shape = Path(path).absolute(), size, [3, size, size]
+        self.path, self.size = Path(path).absolute(), int(size)
+        self.image_shape = [3, self.size, self.size]
         if not self.path.exists():
             raise UserError(
                 f"data.path {path}: there is no such folder or table; give one with pictures and captions"

@@ -45,7 +45,7 @@ class CaptionedEmoji(CaptionedImages):
         check_language("data.language", language)
         self.language, self.group_captions = language, group_captions
         self.source = OpenMoji(size, split_by="composition", named=True, root=str(self.root))
-        self.image_shape = [3, size, size]
+        self.image_shape = [3, self.source.size, self.source.size]
 
     @property
     def data_spec(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class CelebA(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_workers=num_workers, **kwargs)
-        self.size, self.label = size, label
+        self.size, self.label = int(size), label
         self.folder = self.root / "celeba"
 
     @property

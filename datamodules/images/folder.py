@@ -44,7 +44,7 @@ class ImageFolder(ImageDataModule):
         super().__init__(**kwargs)
         self.folder, self.size, self.channels, self.skip_bad = (
             Path(folder),
-            size,
+            int(size),
             channels,
             skip_bad,
         )

@@ -90,7 +90,7 @@ class OpenMoji(ImageDataModule):
     ) -> None:
         super().__init__(**kwargs)
         self.size, self.layers, self.split_by, self.neutral, self.named = (
-            size,
+            int(size),
             layers,
             split_by,
             neutral,

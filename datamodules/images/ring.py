@@ -38,7 +38,7 @@ class Ring(DataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.modes, self.radius, self.deviation = modes, radius, deviation
+        self.modes, self.radius, self.deviation = int(modes), radius, deviation
 
     @property
     def data_spec(self) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class TorchvisionImages(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.dataset, self.val_size, self.pad = dataset, val_size, pad
+        self.dataset, self.val_size, self.pad = dataset, val_size, int(pad)
 
     @property
     def data_spec(self) -> dict[str, Any]:

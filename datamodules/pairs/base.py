@@ -93,7 +93,7 @@ class PairDataModule(DataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(batch_size=batch_size, **kwargs)
-        self.size, self.load_size = size, load_size or size
+        self.size, self.load_size = int(size), int(load_size or size)
         if self.load_size < size:
             raise UserError(
                 f"data.load_size {load_size} is below data.size {size}: raise it, or leave it out"
