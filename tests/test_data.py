@@ -17,7 +17,7 @@ from PIL import Image
 from datamodules.base import DataModule
 from datamodules.captions.base import CaptionedImageDataset
 from datamodules.captions.openmoji import CaptionedEmoji
-from datamodules.images.base import InMemoryImages
+from datamodules.images.base import ImageDataModule, InMemoryImages
 from datamodules.images.celeba import CelebA
 from datamodules.images.emoji import GROUPS, composition_key, picture_key
 from datamodules.images.files import FileImages
@@ -91,6 +91,18 @@ def test_data_spec_of_parsed_options_can_be_loaded_safely(
     built = parser.instantiate_classes(parser.parse_args([f"--data=datamodules.{data}", *words]))
     torch.save(built.data.data_spec, tmp_path / "spec")
     assert torch.load(tmp_path / "spec", weights_only=True) == built.data.data_spec
+
+
+def test_mask_is_flipped_with_its_image() -> None:
+    image = torch.randint(256, (64, 1, 4, 6), dtype=torch.uint8)
+    mask = (image > 127).float()
+    data = ImageDataModule(flip=True)
+    batch = {"image": image, "mask": mask, "seed": 3}
+    flipped = data.transform(batch, training=True)
+    assert not torch.equal(flipped["mask"], mask)
+    assert torch.equal(flipped["mask"], (flipped["image"] > 0).float())
+    assert torch.equal(batch["mask"], mask), "the batch itself stays as it was"
+    assert torch.equal(data.transform(batch)["mask"], mask), "no flips in evaluation"
 
 
 PROVIDERS: list[DataModule] = [

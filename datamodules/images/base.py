@@ -1,4 +1,4 @@
-"""Previews as batches: uint8 in memory, one gather per batch, scaling and augmentation on the
+"""Images as batches: uint8 in memory, one gather per batch, scaling and augmentation on the
 device.
 """
 
@@ -56,7 +56,7 @@ class InMemoryImages:
 
 
 class ImageDataModule(DataModule):
-    """Previews in [-1, 1], with the augmentations that apply to any of them.
+    """Images in [-1, 1], with the augmentations that apply to any of them.
 
     Args:
         flip: mirror half of the training pictures left to right.
@@ -73,20 +73,20 @@ class ImageDataModule(DataModule):
         self.flip, self.binarize = flip, binarize
 
     def transform(self, batch: dict[str, Any], *, training: bool = False) -> dict[str, Any]:
+        """Scale `image` to [-1, 1] and augment it; a `mask` (N, 1, H, W) is flipped with it."""
         image = batch.get("image")
         if image is None or image.dtype != torch.uint8:
             return batch
-        generator = None
-        if self.binarize or (self.flip and training):
-            generator = torch.Generator(image.device).manual_seed(
-                mix_seed(batch["seed"], "transform")
-            )
-        image = image.float() / 255
-        if self.flip and training:
-            mirrored = (
-                torch.rand(len(image), 1, 1, 1, generator=generator, device=image.device) < 0.5
-            )
-            image = torch.where(mirrored, image.flip(-1), image)
+        batch, image = dict(batch), image.float() / 255
+        flip = self.flip and training
+        if flip or self.binarize:
+            seed = mix_seed(batch["seed"], "transform")
+            generator = torch.Generator(image.device).manual_seed(seed)
+        if flip:
+            coin = torch.rand(len(image), 1, 1, 1, generator=generator, device=image.device)
+            image = torch.where(coin < 0.5, image.flip(-1), image)
+            if "mask" in batch:
+                batch["mask"] = torch.where(coin < 0.5, batch["mask"].flip(-1), batch["mask"])
         if self.binarize:
             image = torch.bernoulli(image, generator=generator)
         return {**batch, "image": image.mul_(2).sub_(1)}
