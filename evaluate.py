@@ -142,9 +142,9 @@ def found(
     """
     import torch
 
-    from datamodules.images.files import decode, picture_files
+    from datamodules.images.files import decode, image_files
 
-    paths = [path for path in picture_files(folder) if path.name != "grid.png"][:count]
+    paths = [path for path in image_files(folder) if path.name != "grid.png"][:count]
     if len(paths) < 10:
         raise UserError(f"{folder}: has {len(paths)} pictures, too few to score; give at least 10")
     for start in range(0, len(paths), options.batch_size):

@@ -174,13 +174,13 @@ def pictures_of(source: Path, channels: int, failed: list[str]) -> Iterator[tupl
 
     from datamodules.images.files import (
         SUFFIXES,
-        BadPicture,
-        picture_files,
-        read_picture,
+        BadImage,
+        image_files,
+        read_image,
         to_tensor,
     )
 
-    found = picture_files(source) if source.is_dir() else [source]
+    found = image_files(source) if source.is_dir() else [source]
     if not found:
         raise UserError(
             f"--input {source}: there are no pictures in it ({', '.join(sorted(SUFFIXES))})"
@@ -189,8 +189,8 @@ def pictures_of(source: Path, channels: int, failed: list[str]) -> Iterator[tupl
     images: list[torch.Tensor] = []
     for path in found:
         try:
-            image = to_tensor(read_picture(path, channels))
-        except BadPicture as error:
+            image = to_tensor(read_image(path, channels))
+        except BadImage as error:
             failed.append(str(error))
             continue
         if images and (
@@ -252,11 +252,11 @@ def translate(model: Any, options: argparse.Namespace, sampling: dict[str, Any])
 
 def prime_of(path: Path, shape: list[int]) -> Any:
     """A picture file in a system's size, (C, H, W) in [-1, 1]."""
-    from datamodules.images.files import read_picture, square
+    from datamodules.images.files import read_image, square
 
     if not path.is_file():
         raise UserError(f"--prime {path}: there is no such picture")
-    return square(read_picture(path, shape[0]), shape[-1], path, smallest=1).float() / 127.5 - 1
+    return square(read_image(path, shape[0]), shape[-1], path, min_size=1).float() / 127.5 - 1
 
 
 def paint(
@@ -332,7 +332,7 @@ def translate_texts(model: Any, options: argparse.Namespace, sampling: dict[str,
     """
     from callbacks.attention_maps import heat_map
     from common.images import save_png
-    from datamodules.text_files import file_lines
+    from datamodules.text_files import read_lines
     from lightning_modules.decoding.beam_search import BeamSearchConfig
 
     search, source, given = (
@@ -352,7 +352,7 @@ def translate_texts(model: Any, options: argparse.Namespace, sampling: dict[str,
         raise UserError(
             f"--out {options.out} would overwrite the texts of --input: give another file"
         )
-    lines = file_lines(source) if given else iter([options.input])
+    lines = read_lines(source) if given else iter([options.input])
     with (
         open(options.out, "w", encoding="utf-8") if options.out else nullcontext(sys.stdout) as file
     ):
@@ -428,11 +428,11 @@ def score(model: Any, source: Path) -> None:
     """Print the bits that each token of a text surprises by, one a line, and their sum on
     stderr.
     """
-    from datamodules.text_files import read_pieces
+    from datamodules.text_files import read_shards
 
     if not source.is_file():
         raise UserError(f"--score {source}: there is no such file")
-    text = "".join(read_pieces(source))
+    text = "".join(read_shards(source))
     found, characters = model.surprisals(text)
     for token, nats in found:
         print(f"{nats / math.log(2):.3f}\t{token!r}")

@@ -8,7 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from callbacks.previews import on_device
-from datamodules.samplers import limited
+from datamodules.samplers import limit_batches
 
 
 def layer_table(model: Any, batch: dict[str, Any], depth: int = 3) -> str:
@@ -59,7 +59,7 @@ def describe(model: Any, data: Any, trainer: Trainer) -> str:
         getattr(model, "accumulate", trainer.accumulate_grad_batches),
     )
     per_epoch = math.ceil(
-        limited(len(data.train_dataloader()), trainer.limit_train_batches) / accumulated
+        limit_batches(len(data.train_dataloader()), trainer.limit_train_batches) / accumulated
     )
     epochs = trainer.max_epochs
     steps = [

@@ -17,7 +17,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
-from datamodules.samplers import Request, ResumableBatchSampler, limited
+from datamodules.samplers import Request, ResumableBatchSampler, limit_batches
 
 
 def corpus_root(root: str | None) -> Path:
@@ -123,7 +123,8 @@ class DataModule(LightningDataModule):
             raise UserError(f"the {split} split has no samples: add some")
         if not shuffle and len(data) < world:  # a rank without any would leave the others waiting
             raise UserError(
-                f"{world} processes are more than the {len(data)} samples of the {split} split: use fewer"
+                f"{world} processes are more than the {len(data)} samples of the {split} split: "
+                "use fewer"
             )
         sampler = self.batch_sampler(
             data,
@@ -153,7 +154,8 @@ class DataModule(LightningDataModule):
         """
         if shuffle and batch_size * world > len(data):
             raise UserError(
-                f"data.batch_size {batch_size} on {world} process(es) is more than the {len(data)} training samples: lower it"
+                f"data.batch_size {batch_size} on {world} process(es) is more than the "
+                f"{len(data)} training samples: lower it"
             )
         return ResumableBatchSampler(len(data), batch_size, shuffle=shuffle, world=world, **options)
 
@@ -163,7 +165,7 @@ class DataModule(LightningDataModule):
         # Set here and not by Lightning alone: workers ask for their first batches before its
         # `set_epoch` comes.
         limit = self.trainer.limit_train_batches if self.trainer else 1.0
-        epochs, sampler.start = divmod(self._resume_batch, limited(len(sampler), limit))
+        epochs, sampler.start = divmod(self._resume_batch, limit_batches(len(sampler), limit))
         sampler.set_epoch(self._resume_epoch + epochs)
         return loader
 

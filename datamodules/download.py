@@ -71,7 +71,8 @@ def _download(addresses: list[str], path: Path, checksum: str | None, limit: int
             reasons.append(f"{address}: {error}")
     else:
         raise UserError(
-            f"{path.name} could not be downloaded ({'; '.join(reasons)}): try again, or place it at {path}"
+            f"{path.name} could not be downloaded ({'; '.join(reasons)}): try again, or place it "
+            f"at {path}"
         )
     record = path.with_name(f"{path.name}.sha256")
     expected = checksum or (record.read_text().strip() if record.exists() else None)
@@ -79,7 +80,8 @@ def _download(addresses: list[str], path: Path, checksum: str | None, limit: int
     if expected is not None and found != expected:
         part.unlink()
         raise UserError(
-            f"{path.name}: its SHA-256 is {found}, not {expected}: it has changed or was damaged; place a good one at {path}"
+            f"{path.name}: its SHA-256 is {found}, not {expected}: it has changed or was "
+            f"damaged; place a good one at {path}"
         )
     if checksum is None:
         record.write_text(f"{found}\n")
@@ -184,7 +186,8 @@ def extract(
             total += member.size
             if total > limit or count > members:
                 raise UserError(
-                    f"{archive}: would unpack to more than {limit:,} bytes or {members:,} files; refused"
+                    f"{archive}: would unpack to more than {limit:,} bytes or {members:,} files; "
+                    "refused"
                 )
             target = temporary / member.name
             if member.content is None:

@@ -90,6 +90,6 @@ class ResumableBatchSampler:
                 yield Request(index, mix_seed(self.seed, self.name, self.rank, self.epoch, number))
 
 
-def limited(batches: int, limit: int | float) -> int:
+def limit_batches(batches: int, limit: int | float) -> int:
     """How many of an epoch's batches `trainer.limit_train_batches` leaves: a number, or a share."""
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from common.errors import UserError
 
-PIECE = 2**20  # bytes that are read at a time
+SHARD_BYTES = 2**20  # bytes that are read at a time
 
 
-def read_pieces(path: Path) -> Iterator[str]:
+def read_shards(path: Path) -> Iterator[str]:
     """A file in UTF-8, a piece at a time.
 
     Raises:
@@ -19,27 +19,29 @@ def read_pieces(path: Path) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     place = 0
     with open(path, "rb") as file:
-        while block := file.read(PIECE):
+        while block := file.read(SHARD_BYTES):
             try:
                 yield decoder.decode(block)
             except UnicodeDecodeError as error:
                 where = place + error.start
                 raise UserError(
-                    f"{path}: is not UTF-8 (byte {where:,}); convert it, such as with iconv -f latin1 -t utf-8"
+                    f"{path}: is not UTF-8 (byte {where:,}); convert it, such as with iconv -f "
+                    "latin1 -t utf-8"
                 ) from error
             place += len(block)
         if decoder.getstate()[0]:
             raise UserError(
-                f"{path}: ends in the middle of a character (byte {place:,}); it was cut short: get it again"
+                f"{path}: ends in the middle of a character (byte {place:,}); it was cut short: "
+                "get it again"
             )
 
 
-def file_lines(path: Path) -> Iterator[str]:
+def read_lines(path: Path) -> Iterator[str]:
     r"""Lines of a file as editors count them: Unicode knows more ends of lines than "\n", which may
     stand within a sentence.
     """
     rest = ""
-    for text in read_pieces(path):
+    for text in read_shards(path):
         *lines, rest = (rest + text).split("\n")
         yield from lines
     if rest:

@@ -43,7 +43,8 @@ def pca_sse(train_images: Tensor, test_images: Tensor, components: int = 30) -> 
     error = (centred - centred @ basis @ basis.T).square().sum(1).mean().item()
     return (
         error,
-        f"sse[sum=values|mean=pictures|scale=0..1|pca={components}|n_fit={len(fit)}|n_test={len(x)}]",
+        f"sse[sum=values|mean=pictures|scale=0..1|pca={components}|n_fit={len(fit)}|"
+        f"n_test={len(x)}]",
     )
 
 
@@ -74,7 +75,8 @@ def classifier_accuracy(
     value = accuracy(model, test_images, test_labels)
     return (
         value,
-        f"accuracy[rule=discriminative|epochs={epochs}|weights={weights_hash(model)}|n={len(test_images)}]",
+        f"accuracy[rule=discriminative|epochs={epochs}|weights={weights_hash(model)}|"
+        f"n={len(test_images)}]",
     )
 
 
@@ -120,7 +122,8 @@ def nearest_neighbour(
     error = nearest_neighbour_error(train_images, train_labels, test_images, test_labels)
     return (
         100 * error,
-        f"nn-error[real=train|n_train={len(train_images)}|n_test={len(test_images)}|distance=euclidean]",
+        f"nn-error[real=train|n_train={len(train_images)}|n_test={len(test_images)}|"
+        "distance=euclidean]",
     )
 
 
@@ -171,7 +174,8 @@ def ngram(train_ids: np.ndarray, test_ids: np.ndarray, order: int = 5) -> tuple[
     value = witten_bell(train_ids, test_ids, order, vocab_size)
     return (
         value,
-        f"nll[model={order}-gram|smoothing=witten-bell|state=carried|positions=all|n={len(test_ids) - 1}|unit=nats/token]",
+        f"nll[model={order}-gram|smoothing=witten-bell|state=carried|positions=all|"
+        f"n={len(test_ids) - 1}|unit=nats/token]",
     )
 
 

@@ -78,11 +78,13 @@ class InceptionFeatures(Extractor):
             )
         except ImportError as error:
             raise UserError(
-                "the Inception metrics need a package that is not installed: pip install torch-fidelity"
+                "the Inception metrics need a package that is not installed: pip install "
+                "torch-fidelity"
             ) from error
         if not weights.is_file():
             raise UserError(
-                f"no Inception weights: download {URL_INCEPTION_V3} to {weights}, or use --extractor classifier"
+                f"no Inception weights: download {URL_INCEPTION_V3} to {weights}, or use "
+                "--extractor classifier"
             )
         self.name = "inception-2015" if digest == INCEPTION_DIGEST else f"inception:{digest}"
         found = hashlib.sha256(weights.read_bytes()).hexdigest()

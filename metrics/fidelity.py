@@ -52,7 +52,8 @@ class SSIM(Metric):
         height, width = translated.shape[2:]
         if min(height, width) < self.window:
             raise UserError(
-                f"SSIM needs images of at least {self.window}x{self.window} pixels (got {height}x{width})"
+                f"SSIM needs images of at least {self.window}x{self.window} pixels (got "
+                f"{height}x{width})"
             )
         with torch.autocast(
             translated.device.type, enabled=False

@@ -23,9 +23,9 @@ def lookup(keys: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarra
 def witten_bell(train: np.ndarray, text: np.ndarray, order: int, vocab_size: int) -> float:
     """Mean of -log p in nats over every token of a text but the first.
 
-    p_k(x | h) = (c(h, x) + T(h) p_{k-1}(x | h')) / (c(h) + T(h)), where T(h) is how many different tokens followed h, and h' lacks
-    the oldest token of h; p_0 is uniform (Witten and Bell 1991, method C, interpolated). The text
-    is one stream: contexts cross any border of windows.
+    p_k(x | h) = (c(h, x) + T(h) p_{k-1}(x | h')) / (c(h) + T(h)), where T(h) is the number of
+    different tokens that followed h, and h' lacks the oldest token of h; p_0 is uniform (Witten and
+    Bell 1991, method C, interpolated). The text is one stream: contexts cross window borders.
 
     Args:
         train: ids that are counted.
@@ -35,7 +35,8 @@ def witten_bell(train: np.ndarray, text: np.ndarray, order: int, vocab_size: int
     """
     if vocab_size**order >= 2**63:
         raise UserError(
-            f"an n-gram of order {order} over {vocab_size} tokens has more kinds than 63 bits hold: lower the order"
+            f"an n-gram of order {order} over {vocab_size} tokens has more kinds than 63 bits "
+            "hold: lower the order"
         )
     train, text = train.astype(np.int64), text.astype(np.int64)
     probability = np.full(len(text), 1 / vocab_size)

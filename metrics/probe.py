@@ -78,7 +78,8 @@ def swapped_words_probe(
     split = data.split_name("test")
     return (
         right,
-        f"accuracy[task=swapped-neighbours|features=mean,max|l2=1e-3|n_train={len(x)}|n={len(x_test)}|split={split}]",
+        f"accuracy[task=swapped-neighbours|features=mean,max|l2=1e-3|n_train={len(x)}|"
+        f"n={len(x_test)}|split={split}]",
     )
 
 

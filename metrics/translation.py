@@ -85,7 +85,10 @@ def closed_vocabulary_bleu(
     ]
     if retokenise:
         words = [tokenise(" ".join(line)) for line in words]
-    note = f"words={rules}|vocabulary={len(vocabulary)}|max_words={max_words}|retokenised={'yes' if retokenise else 'no'}"
+    note = (
+        f"words={rules}|vocabulary={len(vocabulary)}|max_words={max_words}"
+        f"|retokenised={'yes' if retokenise else 'no'}"
+    )
     return _word_bleu("bleu_unk", words, [tokenise(text) for text in references], True, note)
 
 
@@ -120,7 +123,8 @@ def bleu_by_length(
             name = f"{first}-{last}" if last < 10_000 else f"{first}+"
             figures[name] = (
                 value,
-                f"{signature[:-1]}|source_words={name}(split at white space)|sentences={len(chosen)}]",
+                f"{signature[:-1]}|source_words={name}(split at white space)|"
+                f"sentences={len(chosen)}]",
             )
     return figures
 

@@ -49,7 +49,7 @@ def package(module: str) -> str:
 
 @cache
 def imports(module: str, top_level: bool = False) -> frozenset[str]:
-    """Modules of this project that a module imports, inside of functions or only at its top level."""
+    """Modules of this project that a module imports, everywhere or only at its top level."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     found: set[str] = set()
     for node in tree.body if top_level else ast.walk(tree):

@@ -330,10 +330,8 @@ def test_neutral_leaves_out_tones_and_flags(emoji: OpenMoji) -> None:
 
 
 def test_line_drawing_has_lines_and_no_fill(emoji: OpenMoji) -> None:
-    svg = (
-        '<svg xmlns="http://www.w3.org/2000/svg"><g id="color"/><g id="skin-shadow"/>'
-        '<g id="line"><g id="hair"/></g></svg>'
-    )
+    groups = '<g id="color"/><g id="skin-shadow"/><g id="line"><g id="hair"/></g>'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg">{groups}</svg>'
     assert not COLOURS.search(line_drawing(svg))
     assert "line" in line_drawing(svg)
     lines = OpenMoji(size=64, layers="line").split("test").images.float()

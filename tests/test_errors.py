@@ -446,7 +446,7 @@ def test_a_worker_s_mistake_is_one_line_too(
     loader = ImageFolder(
         str(d / "corrupt"), size=16, batch_size=5, num_workers=1
     ).train_dataloader()
-    with pytest.raises(ValueError, match=r"(?s)Caught BadPicture in DataLoader worker.*Traceback"):
+    with pytest.raises(ValueError, match=r"(?s)Caught BadImage in DataLoader worker.*Traceback"):
         next(iter(loader))
     code, line = call(
         PICTURES + "corrupt --data.num_workers 1 --data.batch_size 5", d, tmp_path / "new", capsys

@@ -23,7 +23,7 @@ from PIL import Image
 from common.errors import UserError
 from datamodules.download import extract, fetch, obtain
 from datamodules.images.base import InMemoryImages
-from datamodules.images.files import BadPicture
+from datamodules.images.files import BadImage
 from datamodules.pairs import archives
 from datamodules.pairs.archives import PaperArchive
 from datamodules.pairs.base import PairDataModule, TwoDomains
@@ -289,7 +289,7 @@ def test_side_by_side(tmp_path: Path) -> None:
     assert not unpaired.split("train").paired
     assert unpaired.split("test").paired, "in evaluation the answers are known"
     picture(tmp_path / "train/odd.png", (24, 47))
-    with pytest.raises(BadPicture, match="47 pixels wide"):
+    with pytest.raises(BadImage, match="47 pixels wide"):
         PairFolder(str(tmp_path), size=16, paired=True).split("train")
 
 
@@ -311,7 +311,7 @@ def test_bad_files_stop_or_are_counted(
     picture(home / "trainA/1.png", (24, 12))
     data = PairFolder(str(home), **options)
     with pytest.raises(
-        BadPicture,
+        BadImage,
         match=r"trainA/1.png: is 12x24, smaller than data.size 16; remove it or lower data.size",
     ):
         data.batch("train", [0, 1])

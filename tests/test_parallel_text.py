@@ -21,7 +21,7 @@ from datamodules.parallel.openmoji import EmojiTranslation
 from datamodules.parallel.sampler import BucketBatchSampler, token_cuts
 from datamodules.samplers import Request
 from datamodules.text.corpora import EmojiNames
-from datamodules.text_files import file_lines
+from datamodules.text_files import read_lines
 from datamodules.tokenizers.base import RECORD
 from datamodules.tokenizers.kinds import KINDS, tokenizer_from_json
 from datamodules.tokenizers.pair import PairTokenizer
@@ -353,7 +353,7 @@ def test_lines_end_where_editors_end_them(tmp_path: Path) -> None:
     data = ParallelFiles(str(tmp_path), "de", "en", tokenizer="char", root=str(tmp_path / "data"))
     assert data.texts("train") == (["a\u2028b", "c\rd", "e"], ["x\x85y", "z\x0bw", "v"])
     assert data.texts("val") == (["a"], ["x"])
-    assert list(file_lines(tmp_path / "val.de")) == ["a\r"]
+    assert list(read_lines(tmp_path / "val.de")) == ["a\r"]
 
 
 def test_without_validation_files_the_last_pairs_are_for_it(tmp_path: Path) -> None:
@@ -602,9 +602,9 @@ def test_no_source_is_in_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
             for code, name in emoji_names(codes, language).items()
         }
 
-    real = EmojiTranslation().parts
-    monkeypatch.setattr("datamodules.images.emoji.emoji_names", first_word)
-    parts = EmojiTranslation().parts
+    real = EmojiTranslation().split_sources
+    monkeypatch.setattr("datamodules.parallel.openmoji.emoji_names", first_word)
+    parts = EmojiTranslation().split_sources
     assert sum(map(len, parts.values())) == sum(map(len, real.values()))
     train, val, test = (
         {source for source, _ in parts[split]} for split in ("train", "val", "test")
@@ -626,7 +626,7 @@ def test_the_split_is_drawn_under_the_root(monkeypatch: pytest.MonkeyPatch, tmp_
         return np.arange(len(data.codes))
 
     monkeypatch.setattr(OpenMoji, "_rasterised", numbered)
-    EmojiTranslation(root=str(tmp_path)).parts  # noqa: B018
+    EmojiTranslation(root=str(tmp_path)).split_sources  # noqa: B018
     EmojiNames(root=str(tmp_path)).names  # noqa: B018
     assert roots == [tmp_path, tmp_path]
 

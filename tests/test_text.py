@@ -14,12 +14,12 @@ import torch
 
 from common.errors import UserError
 from datamodules.samplers import Request
-from datamodules.text.base import encode_pieces, lines_of, part_of
+from datamodules.text.base import encode_shards, nonempty_lines, text_slice
 from datamodules.text.corpora import EmojiNames, PythonDocs, TinyShakespeare
 from datamodules.text.files import TextFiles
 from datamodules.text.records import LengthBatchSampler
 from datamodules.text.windows import DisjointWindows, Streams
-from datamodules.text_files import read_pieces
+from datamodules.text_files import read_shards
 from datamodules.tokenizers.base import RECORD
 from datamodules.tokenizers.bpe import BPETokenizer
 from datamodules.tokenizers.kinds import KINDS, tokenizer_from_json
@@ -50,7 +50,7 @@ def test_text_comes_back(kind: str) -> None:
 def test_pieces_are_encoded_as_the_whole(kind: str, size: int) -> None:
     tokenizer = KINDS[kind].train([TEXT], 300)
     pieces = [TEXT[i : i + size] for i in range(0, len(TEXT), size)]
-    ids = np.concatenate(list(encode_pieces(tokenizer, pieces)))
+    ids = np.concatenate(list(encode_shards(tokenizer, pieces)))
     assert np.array_equal(ids, tokenizer.encode(TEXT))
 
 
@@ -110,7 +110,7 @@ def test_pieces_of_a_published_tokenizer_do_not_show(kind: str, size: int) -> No
     )
     tokenizer, text = BPETokenizer(model.to_str()), f"{TEXT} " * 20
     ids = np.concatenate(
-        list(encode_pieces(tokenizer, [text[i : i + size] for i in range(0, len(text), size)]))
+        list(encode_shards(tokenizer, [text[i : i + size] for i in range(0, len(text), size)]))
     )
     assert np.array_equal(ids, tokenizer.encode(text))
 
@@ -360,11 +360,11 @@ def test_a_folder_is_joined_in_order(tmp_path: Path) -> None:
 
 
 def test_large_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datamodules.text_files.PIECE", 7)
+    monkeypatch.setattr("datamodules.text_files.SHARD_BYTES", 7)
     (tmp_path / "x.txt").write_text(TEXT * 3)
-    assert "".join(read_pieces(tmp_path / "x.txt")) == TEXT * 3
-    assert "".join(part_of(iter([TEXT[:20], TEXT[20:50], TEXT[50:]]), 15, 60)) == TEXT[15:60]
-    assert list(lines_of(iter(["a\nb", "c\n", "\n d "]))) == ["a", "bc", "d"]
+    assert "".join(read_shards(tmp_path / "x.txt")) == TEXT * 3
+    assert "".join(text_slice(iter([TEXT[:20], TEXT[20:50], TEXT[50:]]), 15, 60)) == TEXT[15:60]
+    assert list(nonempty_lines(iter(["a\nb", "c\n", "\n d "]))) == ["a", "bc", "d"]
 
 
 def test_emoji_names() -> None:

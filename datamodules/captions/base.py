@@ -1,8 +1,8 @@
-"""Images with captions: emoji with their names, a folder of pictures and texts, a table.
+"""Images with captions: emoji with their names, a folder of images and texts, a table.
 
 A batch holds `image` and `tokens` int64 (N, T), each caption's ids padded to `text_length` with
-`pad_id`. A training picture has `VARIANTS` encodings of its captions, of which a batch picks one by
-its seed: the first eight of the picture's captions take turns, with `group_captions` some name its
+`pad_id`. A training image has `VARIANTS` encodings of its captions, of which a batch picks one by
+its seed: the first eight of the image's captions take turns, with `group_captions` some name its
 group as well, and with `bpe_dropout` words are cut anew in each of them. Captions, and prompts
 alike, are lower-cased with single blanks between their words.
 """
@@ -57,11 +57,11 @@ class CaptionedImageDataset:
         return {**self.images.__getitems__(request), **self.caption_batch(request)}
 
     def fingerprint(self) -> str:
-        """Hash of the pictures."""
+        """Hash of the images."""
         return self.images.fingerprint()
 
     def having(self, attribute: str) -> Tensor:
-        """(N,) bool: pictures whose caption contains `attribute` as a whole word or phrase."""
+        """(N,) bool: images whose caption contains `attribute` as a whole word or phrase."""
         return torch.tensor(
             [f" {attribute.lower()} " in f" {caption} " for caption in self.captions]
         )
@@ -89,9 +89,9 @@ class CaptionedImages(ImageDataModule):
 
     Args:
         vocab_size: of the byte-pair encoding that is learnt from the training captions.
-        text_length: T, most tokens of a caption.
+        text_length: Maximum number of tokens of a caption, T.
         bpe_dropout: probability that a merge is left out in training (Provilkov et al. 2020).
-        skip: leave out pictures whose captions are missing, empty, too long or of unknown
+        skip: leave out images whose captions are missing, empty, too long or of unknown
             characters, and say how many, instead of stopping at the first.
         captions_only: Leave the images out of the loaders' batches, for a system that encodes all
             images once, such as DALL-E; `batch()` returns them in any case.
@@ -122,7 +122,7 @@ class CaptionedImages(ImageDataModule):
         )
 
     def read(self, split: str) -> tuple[Callable[[list[int]], Images], list[list[str]], list[str]]:
-        """What makes the chosen ones of a split's pictures, the captions of each, and how each is
+        """What makes the chosen ones of a split's images, the captions of each, and how each is
         called in a message.
         """
         raise NotImplementedError
@@ -143,7 +143,7 @@ class CaptionedImages(ImageDataModule):
         return BPETokenizer.train(captions, self.vocab_size, [PAD], whole_alphabet=False)
 
     def load_split(self, split: str) -> CaptionedImageDataset:
-        pictures_of, captions, places = self.read(split)
+        make_images, captions, places = self.read(split)
         numbers = list(range(len(captions)))
         if split == "train" and self.max_samples is not None:
             numbers = sorted(random.Random(0).sample(numbers, min(self.max_samples, len(numbers))))
@@ -160,33 +160,30 @@ class CaptionedImages(ImageDataModule):
                     ) from error
         if len(rows) < len(numbers):
             print(
-                f"{split}: skipped {len(numbers) - len(rows)} of {len(numbers)} pictures, for their captions",
+                f"{split}: skipped {len(numbers) - len(rows)} of {len(numbers)} pictures, for "
+                "their captions",
                 file=sys.stderr,
             )
-        pictures, kept = self._readable(pictures_of(list(rows)), list(rows), split)
+        images, kept = self._readable(make_images(list(rows)), list(rows), split)
         tokens = (
             torch.stack([rows[number] for number in kept])
             if kept
             else torch.empty(0, 1, self.text_length, dtype=torch.int32)
         )
-        return CaptionedImageDataset(
-            pictures, [tidy(captions[number][0]) for number in kept], tokens
-        )
+        return CaptionedImageDataset(images, [tidy(captions[number][0]) for number in kept], tokens)
 
-    def _readable(
-        self, pictures: Images, numbers: list[int], split: str
-    ) -> tuple[Images, list[int]]:
+    def _readable(self, images: Images, numbers: list[int], split: str) -> tuple[Images, list[int]]:
         """Images that are kept in memory where they fit, without those that cannot be read, and
         the numbers of the others.
         """
-        if isinstance(pictures, InMemoryImages):
-            return pictures, numbers
-        keep = fits_into_memory(pictures)
+        if isinstance(images, InMemoryImages):
+            return images, numbers
+        keep = fits_into_memory(images)
         if not keep and not self.skip:
-            return pictures, numbers
-        images, usable = read_all(pictures, split, self.skip, keep)
+            return images, numbers
+        decoded, usable = read_all(images, split, self.skip, keep)
         left = [numbers[i] for i in usable.tolist()]
-        return InMemoryImages(images, pictures.labels[usable]) if keep else pictures.subset(
+        return InMemoryImages(decoded, images.labels[usable]) if keep else images.subset(
             usable
         ), left
 
@@ -195,7 +192,7 @@ class CaptionedImages(ImageDataModule):
         return CaptionsOnly(data) if self.captions_only else data
 
     def _encodings(self, texts: list[str], split: str, place: str) -> Tensor:
-        """(R, T) of one picture's captions; one row in evaluation."""
+        """(R, T) of one image's captions; one row in evaluation."""
         if not texts:
             raise UserError("has no caption: write one")
         numbers = random.Random(mix_seed(Path(place).name, "bpe"))

@@ -17,7 +17,7 @@ def tidy(caption: str) -> str:
 def encode_caption(
     tokenizer: BPETokenizer,
     caption: str,
-    most: int,
+    max_tokens: int,
     rate: float = 0.0,
     numbers: random.Random | None = None,
 ) -> list[int]:
@@ -26,7 +26,7 @@ def encode_caption(
     Args:
         tokenizer: by which.
         caption: the text.
-        most: tokens that there is room for.
+        max_tokens: tokens that there is room for.
         rate: of `encode_dropout`, which then needs `numbers`; where its pieces are too many they
             are merged as usual.
         numbers: what it draws from.
@@ -41,26 +41,28 @@ def encode_caption(
         known = set(tokenizer.decode(range(tokenizer.vocab_size)))
         strange = next((character for character in caption if character not in known), caption[0])
         raise UserError(
-            f"the caption {caption!r} has {strange!r}, which is in no training caption: write it without"
+            f"the caption {caption!r} has {strange!r}, which is in no training caption: write it "
+            "without"
         )
-    if len(ids) > most:
+    if len(ids) > max_tokens:
         raise UserError(
-            f"the caption {caption[:60]!r} has {len(ids)} tokens, more than the {most} of data.text_length: shorten it"
+            f"the caption {caption[:60]!r} has {len(ids)} tokens, more than the {max_tokens} of "
+            "data.text_length: shorten it"
         )
     if rate and numbers is not None:
         cut = tokenizer.encode_dropout(caption, rate, numbers)
-        return cut if len(cut) <= most else ids
+        return cut if len(cut) <= max_tokens else ids
     return ids
 
 
-def caption_tokens(tokenizer: BPETokenizer, captions: list[str], most: int) -> Tensor:
-    """int64 (N, most) of captions as they come, padded with 0.
+def caption_tokens(tokenizer: BPETokenizer, captions: list[str], max_tokens: int) -> Tensor:
+    """int64 (N, max_tokens) of captions as they come, padded with 0.
 
     Raises:
         UserError: as `encode_caption`.
     """
-    tokens = torch.zeros(len(captions), most, dtype=torch.int64)
+    tokens = torch.zeros(len(captions), max_tokens, dtype=torch.int64)
     for row, caption in zip(tokens, captions):
-        ids = encode_caption(tokenizer, tidy(caption), most)
+        ids = encode_caption(tokenizer, tidy(caption), max_tokens)
         row[: len(ids)] = torch.tensor(ids)
     return tokens

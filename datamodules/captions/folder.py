@@ -10,25 +10,25 @@ from jsonargparse.typing import PositiveInt
 
 from common.errors import UserError
 from datamodules.captions.base import CaptionedImages, Images
-from datamodules.images.files import SUFFIXES, FileImages, picture_files
+from datamodules.images.files import SUFFIXES, FileImages, image_files
 from datamodules.splits import split_of
 from datamodules.text_files import read_table
 
 
 class CaptionedFolder(CaptionedImages):
-    """Your own pictures and captions.
+    """Your own images and captions.
 
     Args:
-        path: a folder with `NAME.png` (or another picture) and `NAME.txt` beside it, a caption a
+        path: a folder with `NAME.png` (or another image) and `NAME.txt` beside it, a caption a
             line, anywhere in it or in `train`, `val` and `test`; or a .csv with the columns file
             and caption, whose files are named from where it lies, a row for each caption. Without
             the three folders an image's split follows from the SHA-256 of its path (80/10/10), so
             that copies of an image under several names may fall into different splits.
-        size: height and width in pixels; pictures are cut to their centre square and scaled.
+        size: height and width in pixels; images are cut to their centre square and scaled.
         **kwargs: see `CaptionedImages`.
 
     Raises:
-        UserError: if there are no pictures.
+        UserError: if there are no images.
     """
 
     def __init__(
@@ -44,18 +44,20 @@ class CaptionedFolder(CaptionedImages):
         self.image_shape = [3, self.size, self.size]
         if not self.path.exists():
             raise UserError(
-                f"data.path {path}: there is no such folder or table; give one with pictures and captions"
+                f"data.path {path}: there is no such folder or table; give one with pictures and "
+                "captions"
             )
         self.captions = self._table() if self.path.is_file() else self._folder()
         if not self.captions:
             raise UserError(
-                f"data.path {path}: there are no pictures in it; put some there ({', '.join(sorted(SUFFIXES))})"
+                f"data.path {path}: there are no pictures in it; put some there "
+                f"({', '.join(sorted(SUFFIXES))})"
             )
 
     def _folder(self) -> dict[Path, list[str]]:
-        """Captions of each picture; none where there is no text beside it."""
+        """Captions of each image; none where there is no text beside it."""
         found: dict[Path, list[str]] = {}
-        for path in picture_files(self.path):
+        for path in image_files(self.path):
             text = path.with_suffix(".txt")
             try:
                 lines = text.read_text(encoding="utf-8-sig").splitlines() if text.exists() else []
@@ -95,20 +97,21 @@ class CaptionedFolder(CaptionedImages):
             parts[split].append(path)
         if not parts["train"]:
             raise UserError(
-                f"data.path {self.path}: none of its {len(self.captions)} pictures falls to the training split; add more"
+                f"data.path {self.path}: none of its {len(self.captions)} pictures falls to the "
+                "training split; add more"
             )
         return parts
 
     def read(self, split: str) -> tuple[Callable[[list[int]], Images], list[list[str]], list[str]]:
         paths = self.files[split]
 
-        def pictures(kept: list[int]) -> Images:
+        def make_images(chosen: list[int]) -> Images:
             return FileImages(
-                [paths[i] for i in kept],
-                torch.zeros(len(kept), dtype=torch.int64),
+                [paths[i] for i in chosen],
+                torch.zeros(len(chosen), dtype=torch.int64),
                 self.size,
                 3,
                 {},
             )
 
-        return pictures, [self.captions[path] for path in paths], [str(path) for path in paths]
+        return make_images, [self.captions[path] for path in paths], [str(path) for path in paths]

@@ -60,7 +60,8 @@ class CaptionedEmoji(CaptionedImages):
         } & self.source.hidden_tones
         if hidden:
             print(
-                f"{split}: left out {len(hidden)} emoji whose images do not show the skin tones of their names",
+                f"{split}: left out {len(hidden)} emoji whose images do not show the skin tones "
+                "of their names",
                 file=sys.stderr,
             )
         return super().load_split(split)
@@ -80,8 +81,10 @@ class CaptionedEmoji(CaptionedImages):
                 [name, name, name, f"{name}, {group}"] if self.group_captions else [name]
             )
 
-        def pictures(kept: list[int]) -> Images:
+        def make_images(chosen: list[int]) -> Images:
             data: InMemoryImages = self.source.split(split)  # type: ignore[assignment]
-            return data.subset(torch.tensor([named[number] for number in kept], dtype=torch.int64))
+            return data.subset(
+                torch.tensor([named[number] for number in chosen], dtype=torch.int64)
+            )
 
-        return pictures, captions, [codes[row] for row in named]
+        return make_images, captions, [codes[row] for row in named]

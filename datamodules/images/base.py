@@ -14,13 +14,13 @@ from datamodules.samplers import Request, mix_seed
 
 
 class InMemoryImages:
-    """uint8 pictures (N, C, H, W) with int64 labels (N,) and optional names, gathered a batch at a
+    """uint8 images (N, C, H, W) with int64 labels (N,) and optional names, gathered a batch at a
     time.
 
     Args:
-        images: all pictures.
+        images: all images.
         labels: their classes.
-        names: a text for each picture, or none.
+        names: a text for each image, or none.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, names: list[str] | None = None) -> None:
@@ -39,7 +39,7 @@ class InMemoryImages:
         }
 
     def fingerprint(self) -> str:
-        """Hash of all pictures and labels."""
+        """Hash of all images and labels."""
         digest = hashlib.blake2b(self.images.contiguous().numpy().data, digest_size=16)
         digest.update(self.labels.contiguous().numpy().data)
         return digest.hexdigest()
@@ -49,7 +49,7 @@ class InMemoryImages:
         return InMemoryImages(self.images[index], self.labels[index], names)
 
     def having(self, attribute: str) -> Tensor:
-        """(N,) bool: pictures whose name contains `attribute` as a whole word or phrase."""
+        """(N,) bool: images whose name contains `attribute` as a whole word or phrase."""
         if self.names is None:
             raise UserError("these pictures have no names or attributes; OpenMoji and CelebA do")
         return torch.tensor([f" {attribute.lower()} " in f" {name} " for name in self.names])
@@ -59,7 +59,7 @@ class ImageDataModule(DataModule):
     """Images in [-1, 1], with the augmentations that apply to any of them.
 
     Args:
-        flip: mirror half of the training pictures left to right.
+        flip: mirror half of the training images left to right.
         binarize: draw each pixel from a Bernoulli with its grey value, anew at each presentation
             ("dynamic binarisation", Burda et al. 2015, section 5.1); the result is in {-1, 1}. Also
             in evaluation, with the batch's fixed seed.
@@ -92,7 +92,7 @@ class ImageDataModule(DataModule):
         return {**batch, "image": image.mul_(2).sub_(1)}
 
     def fingerprint(self, split: str) -> str:
-        """Text that differs where the pictures of a split, as they are evaluated, differ."""
+        """Text that differs where the images of a split, as they are evaluated, differ."""
         return f"{self.split(split).fingerprint()} binarize={self.binarize}"  # type: ignore[attr-defined]
 
     def mean_image(self) -> Tensor:
@@ -112,14 +112,14 @@ class ImageDataModule(DataModule):
         return cast(Tensor, total) / (255 * len(rows))
 
     def attribute_batch(self, attribute: str) -> dict[str, Tensor]:
-        """Training pictures in [-1, 1] that have a property, and that lack it: `positive` and
+        """Training images in [-1, 1] that have a property, and that lack it: `positive` and
         `negative`, at most 1,000 each.
 
         Args:
             attribute: part of a name, or an attribute of the corpus.
 
         Raises:
-            UserError: if no training picture has it, or all have it.
+            UserError: if no training image has it, or all have it.
         """
         data = self.split("train")
         mask = data.having(attribute)  # type: ignore[attr-defined]
@@ -127,7 +127,8 @@ class ImageDataModule(DataModule):
         for name, index in groups.items():
             if not len(index):
                 raise UserError(
-                    f"--attribute {attribute!r}: there are no {name} examples in the training split; give another"
+                    f"--attribute {attribute!r}: there are no {name} examples in the training "
+                    "split; give another"
                 )
         return {
             name: self.batch("train", index[:: -(-len(index) // 1000)].tolist())["image"]

@@ -53,7 +53,8 @@ class CelebA(ImageDataModule):
             Download(self.root, download=True)
         except Exception as error:  # gdown, quotas, checksums: all end in the same mend
             raise UserError(
-                f"CelebA is not under {self.folder} and could not be downloaded: place img_align_celeba/, list_attr_celeba.txt and "
+                f"CelebA is not under {self.folder} and could not be downloaded: place "
+                "img_align_celeba/, list_attr_celeba.txt and "
                 "list_eval_partition.txt there (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html)"
             ) from error
 

@@ -21,28 +21,28 @@ BROKEN = (
     TypeError,
     Image.DecompressionBombError,
 )  # what Pillow raises for broken files
-IN_MEMORY_BYTES = 2 * 2**30  # above this, pictures are decoded batch by batch, best in workers
+IN_MEMORY_BYTES = 2 * 2**30  # above this, images are decoded batch by batch, best in workers
 
 
-class BadPicture(UserError):
-    """A file that is not a picture of the kind that can be trained on."""
+class BadImage(UserError):
+    """A file that is not an image of the kind that can be trained on."""
 
 
-def read_picture(path: Path, channels: int) -> Image.Image:
-    """A picture file in its own size, on white where it is transparent: mode L or RGB.
+def read_image(path: Path, channels: int) -> Image.Image:
+    """An image file in its own size, on white where it is transparent: mode L or RGB.
 
     Raises:
-        BadPicture: naming the file, what is wrong with it, and the mend.
+        BadImage: naming the file, what is wrong with it, and the mend.
     """
     try:
         with Image.open(path) as image:
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
-                raise BadPicture(f"{path}: has {frames} frames; extract one")
+                raise BadImage(f"{path}: has {frames} frames; extract one")
             if image.mode.startswith("I") or image.mode == "F":
-                raise BadPicture(f"{path}: has more than 8 bits a channel; convert it to 8 bits")
+                raise BadImage(f"{path}: has more than 8 bits a channel; convert it to 8 bits")
             if image.mode == "CMYK":
-                raise BadPicture(
+                raise BadImage(
                     f"{path}: is CMYK, which looks different in every program; convert it to RGB"
                 )
             ImageOps.exif_transpose(image, in_place=True)  # the camera was held upright or not
@@ -54,10 +54,10 @@ def read_picture(path: Path, channels: int) -> Image.Image:
             if rgba is not None:  # what is transparent is white
                 image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)  # type: ignore[assignment]
             return image.convert("L" if channels == 1 else "RGB")
-    except BadPicture:
+    except BadImage:
         raise
     except BROKEN as error:
-        raise BadPicture(
+        raise BadImage(
             f"{path}: cannot be read as a picture ({error}); repair or remove it"
         ) from error
 
@@ -68,42 +68,43 @@ def to_tensor(image: Image.Image) -> Tensor:
     return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
 
 
-def square(image: Image.Image, size: int, path: Path, smallest: int | None = None) -> Tensor:
-    """Centre square of a picture, scaled to uint8 (C, size, size).
+def square(image: Image.Image, size: int, path: Path, min_size: int | None = None) -> Tensor:
+    """Centre square of an image, scaled to uint8 (C, size, size).
 
     Args:
-        image: the picture.
+        image: the image.
         size: height and width in pixels.
         path: its file, for the message.
-        smallest: least height and width that it must have; `size` unless given.
+        min_size: least height and width that it must have; `size` unless given.
 
     Raises:
-        BadPicture: if it is smaller.
+        BadImage: if it is smaller.
     """
-    smallest = smallest or size
-    if min(image.size) < smallest:
-        raise BadPicture(
-            f"{path}: is {image.width}x{image.height}, smaller than data.size {smallest}; remove it or lower data.size"
+    min_size = min_size or size
+    if min(image.size) < min_size:
+        raise BadImage(
+            f"{path}: is {image.width}x{image.height}, smaller than data.size {min_size}; remove "
+            "it or lower data.size"
         )
     return to_tensor(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """All pictures anywhere in a folder, in the order of their names."""
+def image_files(folder: Path) -> list[Path]:
+    """All images anywhere in a folder, in the order of their names."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
 def decode(path: Path, size: int, channels: int) -> Tensor:
-    """Centre square of a picture file, scaled to (channels, size, size) uint8.
+    """Centre square of an image file, scaled to (channels, size, size) uint8.
 
     Raises:
-        BadPicture: as `read_picture` and `square`.
+        BadImage: as `read_image` and `square`.
     """
-    return square(read_picture(path, channels), size, path)
+    return square(read_image(path, channels), size, path)
 
 
 class FileImages:
-    """Previews that are decoded when a batch asks for them.
+    """Images that are decoded when a batch asks for them.
 
     Args:
         paths: their files.
@@ -138,7 +139,7 @@ class FileImages:
         return {"image": image, "label": self.labels[index], "index": index, "seed": request.seed}
 
     def read(self, path: Path) -> Tensor:
-        """One of the pictures."""
+        """One of the images."""
         return decode(path, self.size, self.channels)
 
     def fingerprint(self) -> str:
@@ -162,39 +163,40 @@ class FileImages:
         )
 
     def having(self, attribute: str) -> Tensor:
-        """(N,) bool: pictures that have the attribute."""
+        """(N,) bool: images that have the attribute."""
         if attribute not in self.attributes:
             raise UserError(
-                f"there is no attribute {attribute!r}; there are: {', '.join(self.attributes) or 'none'}"
+                f"there is no attribute {attribute!r}; there are: "
+                f"{', '.join(self.attributes) or 'none'}"
             )
         return self.attributes[attribute]
 
 
 def fits_into_memory(data: FileImages) -> bool:
-    """Whether pictures are few and small enough to be kept as uint8."""
+    """Whether images are few and small enough to be kept as uint8."""
     return len(data) * data.channels * data.size**2 <= IN_MEMORY_BYTES
 
 
 def read_all(
     data: FileImages, split: str, skip_bad: bool, keep: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """uint8 pictures (K, C, size, size) and the numbers (K,) of those that could be used.
+    """uint8 images (K, C, size, size) and the numbers (K,) of those that could be used.
 
     Args:
-        data: pictures in files.
+        data: images in files.
         split: their name, for the count of those that are skipped.
         skip_bad: leave out what cannot be used, and say how many, instead of stopping at the first.
-        keep: keep the pictures; otherwise they are only tried, and come back with no height and
+        keep: keep the images; otherwise they are only tried, and come back with no height and
             width.
 
     Raises:
-        BadPicture: unless `skip_bad`.
+        BadImage: unless `skip_bad`.
     """
     kept, images = [], []
     for number, path in enumerate(data.paths):
         try:
             image = data.read(path)
-        except BadPicture:
+        except BadImage:
             if not skip_bad:
                 raise
             continue

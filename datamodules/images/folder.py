@@ -1,6 +1,6 @@
-"""Any folder of pictures, and CelebA, whose pictures are files as well.
+"""Any folder of images, and CelebA, whose images are files as well.
 
-Layouts of a folder, from the simplest: pictures anywhere in it; one sub-folder per class; a
+Layouts of a folder, from the simplest: images anywhere in it; one sub-folder per class; a
 `labels.csv` with the columns `file` and `label`; or any of these inside `train`, `val` and `test`.
 Without the latter an image's split follows from the SHA-256 of its path: 80/10/10. Files are not
 compared: copies of an image under several names may fall into different splits.
@@ -14,17 +14,17 @@ from jsonargparse.typing import PositiveInt
 
 from common.errors import UserError
 from datamodules.images.base import ImageDataModule, InMemoryImages
-from datamodules.images.files import SUFFIXES, FileImages, fits_into_memory, picture_files, read_all
+from datamodules.images.files import SUFFIXES, FileImages, fits_into_memory, image_files, read_all
 from datamodules.splits import split_of, take_subset
 from datamodules.text_files import read_table
 
 
 class ImageFolder(ImageDataModule):
-    """Your own pictures.
+    """Your own images.
 
     Args:
         folder: see the module's docstring.
-        size: height and width in pixels; pictures are cut to their centre square and scaled.
+        size: height and width in pixels; images are cut to their centre square and scaled.
         channels: 3 for colour, 1 for grey.
         skip_bad: leave out files that cannot be used, and say how many, instead of stopping at the
             first.
@@ -52,21 +52,21 @@ class ImageFolder(ImageDataModule):
             raise UserError(
                 f"data.folder {folder}: there is no such folder; give one with pictures"
             )
-        self.files = {
-            split: picture_files(self.folder / split) for split in ("train", "val", "test")
-        }
+        self.files = {split: image_files(self.folder / split) for split in ("train", "val", "test")}
         if not self.files["train"]:  # `val` and `test` are then names like any others
             self.files = {split: [] for split in self.files}
-            for path in picture_files(self.folder):
+            for path in image_files(self.folder):
                 self.files[split_of(path.relative_to(self.folder).as_posix())].append(path)
         found = sum(map(len, self.files.values()))
         if not found:
             raise UserError(
-                f"data.folder {folder}: there are no pictures in it; put some there ({', '.join(sorted(SUFFIXES))})"
+                f"data.folder {folder}: there are no pictures in it; put some there "
+                f"({', '.join(sorted(SUFFIXES))})"
             )
         if not self.files["train"]:
             raise UserError(
-                f"data.folder {folder}: none of its {found} pictures falls to the training split; add more"
+                f"data.folder {folder}: none of its {found} pictures falls to the training "
+                "split; add more"
             )
         self.classes, self._label_of = self._read_labels()
 
@@ -92,7 +92,8 @@ class ImageFolder(ImageDataModule):
             absent = named.keys() - set(everything)
             if absent:
                 raise UserError(
-                    f"{table}: {min(absent).relative_to(self.folder)} is no picture in the folder; remove its row"
+                    f"{table}: {min(absent).relative_to(self.folder)} is no picture in the "
+                    "folder; remove its row"
                 )
         else:
             tops = [

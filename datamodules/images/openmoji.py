@@ -1,7 +1,7 @@
 """OpenMoji: 4,495 colour emoji that come with a Python package, so that everything here runs
 without a download.
 
-The pictures are SVG, drawn once into a uint8 cache. Graphics by OpenMoji (openmoji.org), CC BY-SA
+The images are SVG, drawn once into a uint8 cache. Graphics by OpenMoji (openmoji.org), CC BY-SA
 4.0.
 
 There are three splits into 80/10/10, each by a SHA-256 of the *family* that a glyph belongs to: a
@@ -68,8 +68,8 @@ class OpenMoji(ImageDataModule):
 
     Args:
         size: height and width in pixels.
-        layers: the whole picture or its outlines.
-        split_by: what a held-out glyph differs in from all training glyphs: its picture, also its
+        layers: the whole image or its outlines.
+        split_by: what a held-out glyph differs in from all training glyphs: its image, also its
             line drawing, or the combination of words in its name; see the module's docstring.
         neutral: leave out skin tones and flags (whose colours no line drawing tells).
         named: only glyphs that have an English name.

@@ -18,11 +18,11 @@ SIZES = {"train": 10_000, "val": 1_000, "test": 2_000}
 
 
 class Ring(DataModule):
-    """Points as pictures of shape (2, 1, 1), labelled by the Gaussian they come from.
+    """Points as images of shape (2, 1, 1), labelled by the Gaussian they come from.
 
     Args:
         modes: number of Gaussians, evenly spread.
-        radius: of the ring; pictures live in [-1, 1].
+        radius: of the ring; images live in [-1, 1].
         deviation: of each Gaussian in both directions.
         **kwargs: see `DataModule`.
     """

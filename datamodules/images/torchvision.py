@@ -27,7 +27,7 @@ class TorchvisionImages(ImageDataModule):
 
     Args:
         dataset: which one.
-        val_size: the last training pictures, set aside for validation; 0 for none.
+        val_size: the last training images, set aside for validation; 0 for none.
         pad: pixels of black added on each side, to reach a size that halves more often.
         **kwargs: see `ImageDataModule`.
     """

@@ -1,7 +1,7 @@
-"""Two domains of pictures, a and b, as batches: paired, where picture i of b is the answer to
-picture i of a, or two piles.
+"""Two domains of images, a and b, as batches: paired, where image i of b is the answer to
+image i of a, or two piles.
 
-A batch holds `a`, `b` and `paired` (whether they belong together). Previews are kept at `load_size`
+A batch holds `a`, `b` and `paired` (whether they belong together). Images are kept at `load_size`
 for training, which cuts a random square of `size` out of each and mirrors half of them, the same
 way in both of a pair; for evaluation they are kept at `size`.
 """
@@ -24,13 +24,13 @@ Images = InMemoryImages | FileImages
 
 
 class TwoDomains:
-    """Previews of both domains, gathered a batch at a time; as long as the longer of them.
+    """Images of both domains, gathered a batch at a time; as long as the longer of them.
 
     Args:
-        a: pictures of the first domain.
-        b: pictures of the second.
-        paired: whether picture i of one belongs to picture i of the other.
-        shuffle: in unpaired data, meet each picture of a with any of b, anew each time; otherwise
+        a: images of the first domain.
+        b: images of the second.
+        paired: whether image i of one belongs to image i of the other.
+        shuffle: in unpaired data, meet each image of a with any of b, anew each time; otherwise
             with the one of its number.
     """
 
@@ -67,11 +67,11 @@ class PairDataModule(DataModule):
 
     Args:
         size: height and width in pixels of what a system gets.
-        load_size: height and width at which training pictures are kept; `size` unless given, which
+        load_size: height and width at which training images are kept; `size` unless given, which
             leaves nothing to cut.
         paired: train on pairs; otherwise on two piles.
         swap: exchange the two domains.
-        flip: mirror half of the training pictures left to right.
+        flip: mirror half of the training images left to right.
         **kwargs: see `DataModule`; `max_samples` counts in each domain.
 
     Raises:
@@ -105,7 +105,7 @@ class PairDataModule(DataModule):
         return {"image_shape": [self.channels, self.size, self.size]}
 
     def load_domains(self, split: str) -> tuple[Images, Images, bool]:
-        """Previews of a and of b, as they are kept, and whether they are pairs."""
+        """Images of a and of b, as they are kept, and whether they are pairs."""
         raise NotImplementedError
 
     def load_split(self, split: str) -> TwoDomains:
@@ -117,7 +117,7 @@ class PairDataModule(DataModule):
         return TwoDomains(a, b, paired=paired, shuffle=split == "train")
 
     def domain(self, name: str) -> "Domain":
-        """One of "a" and "b" as data of its own, for what measures pictures."""
+        """One of "a" and "b" as data of its own, for what measures images."""
         return Domain(self, name)
 
     def transform(self, batch: dict[str, Any], *, training: bool = False) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class PairDataModule(DataModule):
         return {**batch, "a": self.finish(a), "b": self.finish(b)}
 
     def augment(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """A random square of `size` of each picture (N, C, L, L), half of them mirrored."""
+        """A random square of `size` of each image (N, C, L, L), half of them mirrored."""
         count, span = len(image), image.shape[-1] - self.size + 1
         top, left, coin = torch.rand(3, count, 1, 1, generator=generator, device=image.device)
         steps = torch.arange(self.size, device=image.device)
@@ -168,7 +168,7 @@ class Domain:
 
     @property
     def data_spec(self) -> dict[str, Any]:
-        """Those of both, and the number of classes where pictures have labels."""
+        """Those of both, and the number of classes where images have labels."""
         labels: Tensor = self.split("train").labels
         return {
             **self.data.data_spec,
@@ -176,16 +176,16 @@ class Domain:
         }
 
     def split(self, split: str) -> Images:
-        """Previews of one of "train", "val", "test"."""
+        """Images of one of "train", "val", "test"."""
         images: Images = getattr(self.data.split(split), self.name)
         return images
 
     def batch(self, split: str, index: list[int], *, seed: int = 0) -> dict[str, Any]:
-        """The named pictures as they are evaluated: `image` in [-1, 1] and `label`."""
+        """The named images as they are evaluated: `image` in [-1, 1] and `label`."""
         images = self.split(split)
         batch = images.__getitems__(Request(torch.tensor(index) % len(images), seed))
         return {**batch, "image": self.data.finish(batch["image"])}
 
     def fingerprint(self, split: str) -> str:
-        """Text that differs where the pictures of a split, as they are evaluated, differ."""
+        """Text that differs where the images of a split, as they are evaluated, differ."""
         return f"{self.split(split).fingerprint()} size={self.data.size}"

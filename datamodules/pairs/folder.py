@@ -1,12 +1,12 @@
 """Your own images of two domains.
 
 Layouts of a folder: `trainA trainB testA testB` (and `valA valB`); or `train` and `test` (and
-`val`) of side-by-side pictures, a left and b right; or two folders, one per domain, whose pictures
+`val`) of side-by-side images, a left and b right; or two folders, one per domain, whose images
 fall to a split by the SHA-256 of their names: 80/10/10. Files are not compared: copies of an image
 under several names may fall into different splits. Where there is no `val`, the test images are
 shown while training, and the other way round: nothing is chosen by them.
 
-Paired data matches the pictures of both domains by their names without the ending.
+Paired data matches the images of both domains by their names without the ending.
 """
 
 from functools import cached_property
@@ -20,12 +20,12 @@ from torch import Tensor
 from common.errors import UserError
 from datamodules.images.base import InMemoryImages
 from datamodules.images.files import (
-    BadPicture,
+    BadImage,
     FileImages,
     fits_into_memory,
-    picture_files,
+    image_files,
     read_all,
-    read_picture,
+    read_image,
     square,
 )
 from datamodules.pairs.base import Images, PairDataModule
@@ -35,32 +35,33 @@ Layout = Literal["domains", "side by side"]
 
 
 class DomainFiles(FileImages):
-    """Previews of one domain that are decoded when a batch asks for them.
+    """Images of one domain that are decoded when a batch asks for them.
 
     Args:
         paths: their files.
         size: height and width in pixels that they are scaled to.
         channels: 1 or 3.
-        smallest: least height and width that a picture must have.
-        half: which half of the file it is, where two pictures stand side by side: 0 left, 1 right.
+        min_size: least height and width that an image must have.
+        half: which half of the file it is, where two images stand side by side: 0 left, 1 right.
     """
 
     def __init__(
-        self, paths: list[Path], size: int, channels: int, smallest: int, half: int | None
+        self, paths: list[Path], size: int, channels: int, min_size: int, half: int | None
     ) -> None:
         super().__init__(paths, torch.zeros(len(paths), dtype=torch.int64), size, channels, {})
-        self.smallest, self.half = smallest, half
+        self.min_size, self.half = min_size, half
 
     def read(self, path: Path) -> Tensor:
-        image = read_picture(path, self.channels)
+        image = read_image(path, self.channels)
         if self.half is not None:
             middle = image.width // 2
             if image.width < 2 or image.width % 2:
-                raise BadPicture(
-                    f"{path}: is {image.width} pixels wide, which two pictures side by side cannot be; repair or remove it"
+                raise BadImage(
+                    f"{path}: is {image.width} pixels wide, which two pictures side by side "
+                    "cannot be; repair or remove it"
                 )
             image = image.crop((self.half * middle, 0, (self.half + 1) * middle, image.height))
-        return square(image, self.size, path, self.smallest)
+        return square(image, self.size, path, self.min_size)
 
     def fingerprint(self) -> str:
         return f"{super().fingerprint()} half={self.half}"
@@ -70,14 +71,14 @@ class DomainFiles(FileImages):
             [self.paths[i] for i in index.tolist()],
             self.size,
             self.channels,
-            self.smallest,
+            self.min_size,
             self.half,
         )
 
 
-def pictures_in(folder: Path) -> dict[str, Path]:
-    """All picture files below a folder by their names in it, sorted."""
-    files = {path.relative_to(folder).as_posix(): path for path in picture_files(folder)}
+def images_in(folder: Path) -> dict[str, Path]:
+    """All image files below a folder by their names in it, sorted."""
+    files = {path.relative_to(folder).as_posix(): path for path in image_files(folder)}
     return dict(sorted(files.items()))
 
 
@@ -91,15 +92,15 @@ class PairFolder(PairDataModule):
 
     Args:
         folder: with all splits of both domains.
-        folder_a: instead of `folder`, all pictures of a.
-        folder_b: all pictures of b.
+        folder_a: instead of `folder`, all images of a.
+        folder_b: all images of b.
         channels: 3 for colour, 1 for grey.
         skip_bad: leave out files that cannot be used (of pairs, both), and say how many, instead of
             stopping at the first.
         **kwargs: see `PairDataModule`.
 
     Raises:
-        UserError: if a folder is missing or empty, or a picture of a pair has no partner.
+        UserError: if a folder is missing or empty, or an image of a pair has no partner.
     """
 
     def __init__(
@@ -116,7 +117,8 @@ class PairFolder(PairDataModule):
         self.channels, self.skip_bad = channels, skip_bad
         if bool(folder_a) != bool(folder_b):
             raise UserError(
-                "--data.folder_a and --data.folder_b belong together: give both, or --data.folder DIR"
+                "--data.folder_a and --data.folder_b belong together: give both, or "
+                "--data.folder DIR"
             )
         if folder_a and folder_b:
             self.folders = [Path(folder_a), Path(folder_b)]
@@ -124,7 +126,8 @@ class PairFolder(PairDataModule):
             self.folders = [Path(folder)]
         else:
             raise UserError(
-                "where are the pictures? give --data.folder DIR, or --data.folder_a DIR and --data.folder_b DIR"
+                "where are the pictures? give --data.folder DIR, or --data.folder_a DIR and "
+                "--data.folder_b DIR"
             )
         self.check()
 
@@ -150,18 +153,19 @@ class PairFolder(PairDataModule):
         found: dict[str, tuple[list[Path], list[Path]]] = {}
         for split in SPLITS:
             if self.layout == "side by side":
-                a = b = pictures_in(self.folders[0] / split)
+                a = b = images_in(self.folders[0] / split)
             elif len(self.folders) == 1:
-                a, b = (pictures_in(self.folders[0] / f"{split}{domain}") for domain in "AB")
+                a, b = (images_in(self.folders[0] / f"{split}{domain}") for domain in "AB")
             else:
-                everything = [pictures_in(folder) for folder in self.folders]
+                everything = [images_in(folder) for folder in self.folders]
                 a, b = (
                     {name: path for name, path in files.items() if split_of(stem(name)) == split}
                     for files in everything
                 )
             if bool(a) != bool(b):
                 raise UserError(
-                    f"{self.folders[0]}: its {split} split has no pictures of {'b' if a else 'a'}; {LAYOUT}"
+                    f"{self.folders[0]}: its {split} split has no pictures of "
+                    f"{'b' if a else 'a'}; {LAYOUT}"
                 )
             if self.paired:
                 a, b = partners(a, b)
@@ -172,7 +176,7 @@ class PairFolder(PairDataModule):
         return found
 
     def load_domains(self, split: str) -> tuple[Images, Images, bool]:
-        """Side-by-side pictures are pairs in evaluation even where they are trained on as two
+        """Side-by-side images are pairs in evaluation even where they are trained on as two
         piles.
         """
         aside = self.layout == "side by side"
@@ -204,7 +208,7 @@ class PairFolder(PairDataModule):
 
 
 def unlabelled(images: Tensor) -> InMemoryImages:
-    """Previews of one class."""
+    """Images of one class."""
     return InMemoryImages(images, torch.zeros(len(images), dtype=torch.int64))
 
 
@@ -227,12 +231,14 @@ def partners(a: dict[str, Path], b: dict[str, Path]) -> tuple[dict[str, Path], d
         if len(by_stem[-1]) < len(files):
             twice = next(path for name, path in files.items() if by_stem[-1][stem(name)] != path)
             raise UserError(
-                f"{twice}: there is another picture of that name with another ending; remove one of them"
+                f"{twice}: there is another picture of that name with another ending; remove one "
+                "of them"
             )
     alone = sorted(by_stem[0].keys() ^ by_stem[1].keys())
     if alone:
         path = by_stem[0].get(alone[0]) or by_stem[1][alone[0]]
         raise UserError(
-            f"{path}: has no partner of its name in the other domain ({len(alone)} have none); add or remove it"
+            f"{path}: has no partner of its name in the other domain ({len(alone)} have none); "
+            "add or remove it"
         )
     return dict(sorted(by_stem[0].items())), dict(sorted(by_stem[1].items()))

@@ -1,4 +1,4 @@
-"""OpenMoji as two domains: line drawings (a) and colour pictures (b) of the same glyphs."""
+"""OpenMoji as two domains: line drawings (a) and colour images (b) of the same glyphs."""
 
 import itertools
 from typing import Any

@@ -1,9 +1,9 @@
 """Pairs of sentences for sequence-to-sequence systems: translation, question and answer, text and
 summary.
 
-A corpus is encoded once, as in `datamodules/text/base.py`. Pairs of like lengths share a batch, whose
-size is a number of padded tokens and not of pairs: of short sentences it holds many, and little of
-it is padding.
+A corpus is encoded once, as in `datamodules/text/base.py`. Pairs of like lengths share a batch,
+whose size is a number of padded tokens and not of pairs: of short sentences it holds many, and
+little of it is padding.
 
 A batch holds `source` int64 (N, S), tokens and `<eos>`; `target` int64 (N, T + 1), `<bos>`, tokens
 and `<eos>`: the inputs of a decoder and, one further, its targets; both padded with `pad_id`;
@@ -77,7 +77,8 @@ class ParallelTextDataModule(DataModule):
     ) -> None:
         if batch_tokens < max_length:
             raise UserError(
-                f"data.batch_tokens {batch_tokens} are fewer than data.max_length {max_length}: raise them, or lower that"
+                f"data.batch_tokens {batch_tokens} are fewer than data.max_length {max_length}: "
+                "raise them, or lower that"
             )
         super().__init__(batch_size=batch_tokens, eval_batch_size=eval_batch_tokens, **kwargs)
         self.kind, self.vocab_size, self.shared_vocabulary, self.lower = (
@@ -107,7 +108,7 @@ class ParallelTextDataModule(DataModule):
         return f"{SIDES[side]} {line + 1} of the {split} split"
 
     @cached_property
-    def parts(self) -> dict[str, Any]:
+    def split_sources(self) -> dict[str, Any]:
         """What `sources` found."""
         return self.sources()
 
@@ -152,7 +153,7 @@ class ParallelTextDataModule(DataModule):
         tokenizer = self._learn()
         (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
         begin, end = RECORD[1:]
-        for split in self.parts:
+        for split in self.split_sources:
             write_rows(
                 folder / f"{split}-source", self._lines(split, 0), tokenizer.source, [], [end]
             )
@@ -163,7 +164,7 @@ class ParallelTextDataModule(DataModule):
     def _learn(self) -> PairTokenizer:
         """Vocabularies of both sides."""
         splits = (
-            list(self.parts) if self.kind == "char" else ["train"]
+            list(self.split_sources) if self.kind == "char" else ["train"]
         )  # an unknown character could not be scored
 
         def learn(*sides: int) -> Tokenizer:
@@ -179,7 +180,7 @@ class ParallelTextDataModule(DataModule):
 
     def _lines(self, split: str, side: int) -> Iterator[str]:
         """One side of a split as it is encoded."""
-        for pair in self.pairs(self.parts[split]):
+        for pair in self.pairs(self.split_sources[split]):
             line = pair[side].strip()
             yield line.lower() if self.lower else line
 
@@ -187,7 +188,7 @@ class ParallelTextDataModule(DataModule):
         """Which part a split really is: where there are no test pairs, it is the validation
         pairs.
         """
-        return "val" if split == "test" and "test" not in self.parts else split
+        return "val" if split == "test" and "test" not in self.split_sources else split
 
     def load_split(self, split: str) -> SentencePairs:
         tokenizer, name = self.tokenizer, self.split_name(split)
@@ -210,7 +211,8 @@ class ParallelTextDataModule(DataModule):
             raise self._complaint(name, lengths, int(bad.any(0).argmax()))
         without = empty.any(0)
         print(
-            f"left out {without.sum():,} empty and {(bad.any(0) & ~without).sum():,} long pairs of {len(everything):,}",
+            f"left out {without.sum():,} empty and {(bad.any(0) & ~without).sum():,} long pairs "
+            f"of {len(everything):,}",
             file=sys.stderr,
         )
         return take_subset(
@@ -222,7 +224,8 @@ class ParallelTextDataModule(DataModule):
         empty = [self.where(split, line, side) for side in range(2) if lengths[side, line] == 1]
         if empty and split == "train":
             return UserError(
-                f"{' and '.join(empty)}: empty; complete the pair, or leave out such pairs with --data.skip true"
+                f"{' and '.join(empty)}: empty; complete the pair, or leave out such pairs with "
+                "--data.skip true"
             )
         if empty:
             return UserError(
@@ -230,7 +233,8 @@ class ParallelTextDataModule(DataModule):
             )
         side = int(lengths[:, line].argmax())
         return UserError(
-            f"{self.where(split, line, side)}: has {lengths[side, line]} tokens, more than data.max_length {self.max_length}; "
+            f"{self.where(split, line, side)}: has {lengths[side, line]} tokens, more than "
+            f"data.max_length {self.max_length}; "
             "raise that, or leave out such pairs with --data.skip true"
         )
 

@@ -11,7 +11,7 @@ from jsonargparse.typing import OpenUnitInterval
 from common.errors import UserError
 from datamodules.cache import sha256
 from datamodules.parallel.base import ParallelTextDataModule
-from datamodules.text_files import file_lines
+from datamodules.text_files import read_lines
 
 SLACK = (
     10  # characters that are added to a line's, so that the ratio of two short lines says little
@@ -36,7 +36,7 @@ class FilePairs(ParallelTextDataModule):
         **kwargs: see `ParallelTextDataModule`.
     """
 
-    PARTS: ClassVar = {
+    SPLIT_FILES: ClassVar = {
         "train": ("train",),
         "val": ("val", "valid", "validation", "dev"),
         "test": ("test",),
@@ -62,18 +62,18 @@ class FilePairs(ParallelTextDataModule):
 
     def pairs(self, source: Lines) -> Iterator[tuple[str, str]]:
         return itertools.islice(
-            zip(file_lines(source.source), file_lines(source.target)), source.first, source.last
+            zip(read_lines(source.source), read_lines(source.target)), source.first, source.last
         )
 
     def where(self, split: str, line: int, side: int) -> str:
-        part = self.parts[split]
+        part = self.split_sources[split]
         return f"{part[side]} line {part.first + line + 1}"
 
     def digest(self) -> str:
         def content(part: Lines) -> list[Any]:
             return [(path.name, sha256(path)) for path in part[:2]] + [part.first, part.last]
 
-        return repr({split: content(part) for split, part in self.parts.items()})
+        return repr({split: content(part) for split, part in self.split_sources.items()})
 
 
 class ParallelFiles(FilePairs):
@@ -98,10 +98,11 @@ class ParallelFiles(FilePairs):
     def files(self) -> dict[str, tuple[Path, Path]]:
         if not self.folder.is_dir():
             raise UserError(
-                f"data.folder {self.folder}: there is no such folder; give one with train.{self.source} and train.{self.target}"
+                f"data.folder {self.folder}: there is no such folder; give one with "
+                f"train.{self.source} and train.{self.target}"
             )
         found: dict[str, tuple[Path, Path]] = {}
-        for split, names in self.PARTS.items():
+        for split, names in self.SPLIT_FILES.items():
             for name in names:
                 files = (
                     self.folder / f"{name}.{self.source}",
@@ -111,13 +112,15 @@ class ParallelFiles(FilePairs):
                 if len(there) == 1:
                     missing = files[1 - files.index(there[0])]
                     raise UserError(
-                        f"{missing}: there is no such file beside {there[0].name}; add it, or remove that one"
+                        f"{missing}: there is no such file beside {there[0].name}; add it, or "
+                        "remove that one"
                     )
                 if there:
                     found.setdefault(split, files)
         if "train" not in found:
             raise UserError(
-                f"{self.folder / f'train.{self.source}'}: there is no such file; place the training pairs there"
+                f"{self.folder / f'train.{self.source}'}: there is no such file; place the "
+                "training pairs there"
             )
         return found
 
@@ -128,13 +131,14 @@ def count_pairs(source: Path, target: Path) -> int:
     Raises:
         UserError: if one is empty, or they do not have as many.
     """
-    sizes = [sum(1 for _ in file_lines(path)) for path in (source, target)]
+    sizes = [sum(1 for _ in read_lines(path)) for path in (source, target)]
     for path, size in zip((source, target), sizes):
         if not size:
             raise UserError(f"{path}: is empty; put text into it, or remove it")
     if sizes[0] != sizes[1]:
         raise UserError(
-            f"{source} has {sizes[0]:,} lines and {target} has {sizes[1]:,}: each line needs its other side; "
+            f"{source} has {sizes[0]:,} lines and {target} has {sizes[1]:,}: each line needs its "
+            "other side; "
             f"look at line {suspicious_line(source, target):,} first"
         )
     return sizes[0]
@@ -146,7 +150,7 @@ def suspicious_line(source: Path, target: Path) -> int:
     last lines of the longer file than with the first.
     """
     sides = [
-        np.array([len(line.strip()) for line in file_lines(path)]) for path in (source, target)
+        np.array([len(line.strip()) for line in read_lines(path)]) for path in (source, target)
     ]
     short, long = sorted(sides, key=len)
     lone = (short == 0) != (long[: len(short)] == 0)
@@ -183,24 +187,26 @@ class PairTable(FilePairs):
     def files(self) -> dict[str, tuple[Path, Path]]:
         tables = {
             split: [self.path / f"{name}.tsv" for name in names]
-            for split, names in self.PARTS.items()
+            for split, names in self.SPLIT_FILES.items()
         }
         found = {split: path for split, paths in tables.items() for path in paths if path.exists()}
         if self.path.is_file():
             found = {"train": self.path}
         if "train" not in found:
             raise UserError(
-                f"data.path {self.path}: there is no such table; give a .tsv, or a folder with train.tsv"
+                f"data.path {self.path}: there is no such table; give a .tsv, or a folder with "
+                "train.tsv"
             )
         return {split: (path, path) for split, path in found.items()}
 
     def pairs(self, source: Lines) -> Iterator[tuple[str, str]]:
         for number, line in enumerate(
-            itertools.islice(file_lines(source.source), source.first, source.last), source.first + 1
+            itertools.islice(read_lines(source.source), source.first, source.last), source.first + 1
         ):
             columns = line.split("\t")
             if len(columns) != 2:
                 raise UserError(
-                    f"{source.source} line {number}: has {len(columns)} columns; give it two, with one tab between them"
+                    f"{source.source} line {number}: has {len(columns)} columns; give it two, "
+                    "with one tab between them"
                 )
             yield columns[0], columns[1]

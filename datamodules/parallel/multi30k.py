@@ -16,12 +16,12 @@ from datamodules.cache import sha256
 from datamodules.download import BROKEN, fetch
 from datamodules.parallel.files import ParallelFiles
 from datamodules.text.base import Batching, TextDataModule
-from datamodules.text_files import read_pieces
+from datamodules.text_files import read_shards
 from datamodules.tokenizers.kinds import Kind
 
 
 class Multi30k(ParallelFiles):
-    """31,014 captions of pictures in English and German (Elliott et al. 2016, task 1),
+    """31,014 captions of images in English and German (Elliott et al. 2016, task 1),
     `<root>/multi30k/train.de` and so on.
 
     29,000 pairs are for training and 1,014 for validation; the test pairs are the 1,000 of 2016.
@@ -32,7 +32,7 @@ class Multi30k(ParallelFiles):
         **kwargs: see `ParallelTextDataModule`.
     """
 
-    PARTS: ClassVar = {"train": ("train",), "val": ("val",), "test": ("test_2016_flickr",)}
+    SPLIT_FILES: ClassVar = {"train": ("train",), "val": ("val",), "test": ("test_2016_flickr",)}
     ADDRESS = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/{}.gz"
     CHECKSUMS: ClassVar = {
         "train.de": "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6",
@@ -127,8 +127,8 @@ class Multi30kText(TextDataModule):
     def sources(self) -> dict[str, Path]:
         return {split: source for split, (source, _) in self.pairs.files().items()}
 
-    def pieces(self, source: Path) -> Iterator[str]:
-        return read_pieces(source)
+    def shards(self, source: Path) -> Iterator[str]:
+        return read_shards(source)
 
     def digest(self) -> str:
         return repr({split: sha256(path) for split, path in self.sources().items()})
@@ -145,6 +145,7 @@ def spacy_rules(language: str) -> Any:
         import spacy
     except ImportError as error:
         raise UserError(
-            "published BLEU on Multi30k counts spaCy's words, which is not installed: pip install spacy"
+            "published BLEU on Multi30k counts spaCy's words, which is not installed: pip "
+            "install spacy"
         ) from error
     return spacy.blank(language)

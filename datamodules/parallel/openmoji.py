@@ -53,4 +53,4 @@ class EmojiTranslation(ParallelTextDataModule):
         return iter(source)
 
     def digest(self) -> str:
-        return hashlib.sha256(json.dumps(self.parts).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.split_sources).encode()).hexdigest()

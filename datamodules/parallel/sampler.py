@@ -54,7 +54,8 @@ class BucketBatchSampler:
         self.cuts = token_cuts(longer, batch_tokens * world, world)
         if shuffle and len(longer) < world:
             raise UserError(
-                f"{world} processes are more than the {len(longer)} training pairs: add pairs, or use fewer processes"
+                f"{world} processes are more than the {len(longer)} training pairs: add pairs, "
+                "or use fewer processes"
             )
         if shuffle and self.cuts[-1] - self.cuts[-2] < world:
             del self.cuts[-2]
@@ -88,18 +89,18 @@ class BucketBatchSampler:
                 yield Request(index, mix_seed(self.seed, self.name, self.rank, self.epoch, number))
 
 
-def token_cuts(lengths: np.ndarray, budget: int, least: int) -> list[int]:
+def token_cuts(lengths: np.ndarray, budget: int, min_rows: int) -> list[int]:
     """Where to cut rows into batches, 0 and N included, each as large as it may be.
 
     Args:
         lengths: (N,) of the rows in their order.
         budget: rows of a batch times the longest of them.
-        least: rows that a batch has even where they are beyond the budget.
+        min_rows: rows that a batch has even where they are beyond the budget.
     """
     cuts = [0]
     while cuts[-1] < len(lengths):
-        most = max(least, budget // int(lengths[cuts[-1]]))
-        longest = np.maximum.accumulate(lengths[cuts[-1] : cuts[-1] + most])
+        max_rows = max(min_rows, budget // int(lengths[cuts[-1]]))
+        longest = np.maximum.accumulate(lengths[cuts[-1] : cuts[-1] + max_rows])
         rows = int(np.searchsorted(longest * np.arange(1, len(longest) + 1), budget, side="right"))
-        cuts.append(min(cuts[-1] + max(least, rows), len(lengths)))
+        cuts.append(min(cuts[-1] + max(min_rows, rows), len(lengths)))
     return cuts

@@ -84,12 +84,12 @@ class TextDataModule(DataModule):
         self.tokenizer_file, self.val_share = tokenizer_file, val_share
 
     def sources(self) -> dict[str, Any]:
-        """Where each split's text is, as `pieces` understands it; a corpus without "val" is cut at
+        """Where each split's text is, as `shards` understands it; a corpus without "val" is cut at
         `val_share`.
         """
         raise NotImplementedError
 
-    def pieces(self, source: Any) -> Iterator[str]:
+    def shards(self, source: Any) -> Iterator[str]:
         """The text of a source, a piece at a time."""
         raise NotImplementedError
 
@@ -98,7 +98,7 @@ class TextDataModule(DataModule):
         raise NotImplementedError
 
     @cached_property
-    def parts(self) -> dict[str, Any]:
+    def split_sources(self) -> dict[str, Any]:
         """What `sources` found."""
         return self.sources()
 
@@ -149,8 +149,8 @@ class TextDataModule(DataModule):
             learnt_from = (
                 SPLITS if self.kind == "char" else SPLITS[:1]
             )  # an unknown character could not be scored
-            pieces = itertools.chain.from_iterable(map(self._split_pieces, learnt_from))
-            tokenizer = KINDS[self.kind].train(pieces, self.vocab_size, specials)
+            shards = itertools.chain.from_iterable(map(self._split_shards, learnt_from))
+            tokenizer = KINDS[self.kind].train(shards, self.vocab_size, specials)
         (folder / "tokenizer.json").write_text(tokenizer.to_json())
         kind = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
         for split in SPLITS:
@@ -168,7 +168,7 @@ class TextDataModule(DataModule):
 
                 if self.batching == "records":
                     begin, end = (np.array([tokenizer.special(token)]) for token in RECORD[1:])
-                    for line in lines_of(self._split_pieces(split)):
+                    for line in nonempty_lines(self._split_shards(split)):
                         place += write(
                             np.concatenate(
                                 [begin, tokenizer.encode(counted(f"{line}\n")[:-1]), end]
@@ -176,7 +176,7 @@ class TextDataModule(DataModule):
                         )
                         starts.append(place)
                 else:
-                    for ids in encode_pieces(tokenizer, map(counted, self._split_pieces(split))):
+                    for ids in encode_shards(tokenizer, map(counted, self._split_shards(split))):
                         place += write(ids)
             np.save(
                 folder / f"{split}-starts.npy",
@@ -191,32 +191,32 @@ class TextDataModule(DataModule):
         """Character at which validation begins in a text that comes in one piece; not within a line
         where lines or words matter.
         """
-        source = self.parts["train"]
-        border = int(sum(map(len, self.pieces(source))) * (1 - self.val_share))
+        source = self.split_sources["train"]
+        border = int(sum(map(len, self.shards(source))) * (1 - self.val_share))
         if self.batching != "records" and self.kind in ("char", "byte"):
             return border
         place = border
-        for text in part_of(self.pieces(source), border, None):
+        for text in text_slice(self.shards(source), border, None):
             if "\n" in text:
                 return place + text.index("\n") + 1
             place += len(text)
         return border
 
-    def _split_pieces(self, split: str) -> Iterator[str]:
+    def _split_shards(self, split: str) -> Iterator[str]:
         """The text of a split."""
-        if split in self.parts:
-            border = self._border if split == "train" and "val" not in self.parts else None
-            yield from part_of(self.pieces(self.parts[split]), 0, border)
-        elif "val" in self.parts:
-            yield from self._split_pieces(
+        if split in self.split_sources:
+            border = self._border if split == "train" and "val" not in self.split_sources else None
+            yield from text_slice(self.shards(self.split_sources[split]), 0, border)
+        elif "val" in self.split_sources:
+            yield from self._split_shards(
                 "val"
             )  # a corpus of two parts: what is measured is the second
         else:
-            yield from part_of(self.pieces(self.parts["train"]), self._border, None)
+            yield from text_slice(self.shards(self.split_sources["train"]), self._border, None)
 
     def split_name(self, split: str) -> str:
         """Which part a split really is: where there is no test text, it is the validation text."""
-        return "val" if split == "test" and "test" not in self.parts else split
+        return "val" if split == "test" and "test" not in self.split_sources else split
 
     def tokens(self, split: str) -> Tokens:
         """The encoded text of a split, memory-mapped."""
@@ -239,12 +239,14 @@ class TextDataModule(DataModule):
             longest = int(np.diff(starts).max(initial=0)) - 1
             if longest > self.context:
                 raise UserError(
-                    f"the {split} split has a line of {longest} tokens, more than data.context {self.context}: raise it"
+                    f"the {split} split has a line of {longest} tokens, more than data.context "
+                    f"{self.context}: raise it"
                 )
             return Records(ids, starts, self.data_spec["pad_id"])
         if len(ids) <= self.context:
             raise UserError(
-                f"the {split} split has {len(ids)} tokens, too few for data.context {self.context}: lower it or add text"
+                f"the {split} split has {len(ids)} tokens, too few for data.context "
+                f"{self.context}: lower it or add text"
             )
         if self.batching == "streams":
             world = self.trainer.world_size if self.trainer else 1
@@ -275,8 +277,8 @@ class TextDataModule(DataModule):
         return loader
 
 
-def part_of(texts: Iterator[str], first: int, last: int | None) -> Iterator[str]:
-    """Characters `first` to `last` of a text that comes in pieces."""
+def text_slice(texts: Iterator[str], first: int, last: int | None) -> Iterator[str]:
+    """Characters `first` to `last` of a text that comes in shards."""
     place = 0
     for text in texts:
         part = text[max(0, first - place) : None if last is None else max(0, last - place)]
@@ -287,7 +289,7 @@ def part_of(texts: Iterator[str], first: int, last: int | None) -> Iterator[str]
             return
 
 
-def lines_of(texts: Iterator[str]) -> Iterator[str]:
+def nonempty_lines(texts: Iterator[str]) -> Iterator[str]:
     """Lines that are not empty."""
     rest = ""
     for text in texts:
@@ -301,8 +303,8 @@ def lines_of(texts: Iterator[str]) -> Iterator[str]:
 BEFORE = 64
 
 
-def encode_pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
-    """Ids of a long text that comes in pieces, as if it had been encoded at once."""
+def encode_shards(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
+    """Ids of a long text that comes in shards, as if it had been encoded at once."""
     before = rest = ""
     for text in texts:
         rest += text

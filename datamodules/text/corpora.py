@@ -50,7 +50,7 @@ class PythonDocs(TextDataModule):
 
         return {"train": "\n".join(text for _, text in sorted(topics.items()))}
 
-    def pieces(self, source: str) -> Iterator[str]:
+    def shards(self, source: str) -> Iterator[str]:
         yield source
 
     def digest(self) -> str:
@@ -82,7 +82,7 @@ class EmojiNames(TextDataModule):
     def sources(self) -> dict[str, str]:
         return {split: "\n".join(names) for split, names in self.names.items()}
 
-    def pieces(self, source: str) -> Iterator[str]:
+    def shards(self, source: str) -> Iterator[str]:
         yield source
 
     def digest(self) -> str:

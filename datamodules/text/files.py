@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from common.errors import UserError
 from datamodules.cache import sha256
 from datamodules.text.base import TextDataModule
-from datamodules.text_files import read_pieces
+from datamodules.text_files import read_shards
 
 
 class TextFiles(TextDataModule):
@@ -23,7 +23,7 @@ class TextFiles(TextDataModule):
         UserError: if there is no text.
     """
 
-    PARTS: ClassVar = {
+    SPLIT_FILES: ClassVar = {
         "train": ("train",),
         "val": ("val", "valid", "validation"),
         "test": ("test",),
@@ -36,7 +36,8 @@ class TextFiles(TextDataModule):
     def sources(self) -> dict[str, list[Path]]:
         if not self.path.exists():
             raise UserError(
-                f"data.path {self.path}: there is no such file or folder; give a .txt, or a folder of them"
+                f"data.path {self.path}: there is no such file or folder; give a .txt, or a "
+                "folder of them"
             )
         files = sorted(self.path.rglob("*.txt")) if self.path.is_dir() else [self.path]
         if not files or not any(path.stat().st_size for path in files):
@@ -46,7 +47,7 @@ class TextFiles(TextDataModule):
         named = {path.stem: path for path in files if path.parent == self.path}
         parts = {
             split: [named[name]]
-            for split, names in self.PARTS.items()
+            for split, names in self.SPLIT_FILES.items()
             for name in names
             if name in named
         }
@@ -55,13 +56,13 @@ class TextFiles(TextDataModule):
                 raise UserError(f"{path}: is empty; put text into it, or remove it")
         return parts if "train" in parts else {"train": files}
 
-    def pieces(self, source: list[Path]) -> Iterator[str]:
+    def shards(self, source: list[Path]) -> Iterator[str]:
         """Files that do not end with a line are joined by the end of one."""
         last = "\n"
         for path in source:
             if last != "\n":
                 yield "\n"
-            for text in read_pieces(path):
+            for text in read_shards(path):
                 yield text
                 last = text[-1:] or last
 

@@ -35,14 +35,16 @@ class BPETokenizer(Tokenizer):
             self.model = library.Tokenizer.from_str(model)
         except Exception as error:  # the library raises a bare one
             raise UserError(
-                f"this is not a tokenizer of the `tokenizers` library ({error}): give its tokenizer.json"
+                f"this is not a tokenizer of the `tokenizers` library ({error}): give its "
+                "tokenizer.json"
             ) from error
         self.model.encode_special_tokens = True  # a text that spells one is only a text
         self.vocab_size = self.model.get_vocab_size()
         missing = [token for token in self.specials if self.model.token_to_id(token) is None]
         if missing:
             raise UserError(
-                f"the tokenizer lacks the special token {missing[0]}, which examples on lines need: train one instead"
+                f"the tokenizer lacks the special token {missing[0]}, which examples on lines "
+                "need: train one instead"
             )
 
     @classmethod
@@ -63,7 +65,8 @@ class BPETokenizer(Tokenizer):
         alphabet = library.pre_tokenizers.ByteLevel.alphabet() if whole_alphabet else []
         if vocab_size < len(alphabet) + len(list(specials)):
             raise UserError(
-                f"data.vocab_size {vocab_size}: give at least {len(alphabet) + len(list(specials))}, for every byte has an id"
+                f"data.vocab_size {vocab_size}: give at least "
+                f"{len(alphabet) + len(list(specials))}, for every byte has an id"
             )
         trainer = library.trainers.BpeTrainer(
             vocab_size=vocab_size,

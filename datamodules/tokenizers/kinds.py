@@ -53,15 +53,18 @@ def read_tokenizer(path: Path, specials: tuple[str, ...]) -> Tokenizer:
         )
     except Exception as error:  # torch raises half a dozen kinds here
         raise UserError(
-            f"data.tokenizer_file {path}: holds no tokenizer; give a checkpoint of a text, or a tokenizer.json"
+            f"data.tokenizer_file {path}: holds no tokenizer; give a checkpoint of a text, or a "
+            "tokenizer.json"
         ) from error
     tokenizer = tokenizer_from_json(text) if '"kind"' in text[:20] else BPETokenizer(text, specials)
     if isinstance(tokenizer, PairTokenizer):
         raise UserError(
-            f"data.tokenizer_file {path}: is of a translation, which has two tokenizers: give that of a language model"
+            f"data.tokenizer_file {path}: is of a translation, which has two tokenizers: give "
+            "that of a language model"
         )
     if set(specials) - set(tokenizer.specials):
         raise UserError(
-            f"data.tokenizer_file {path}: lacks {', '.join(specials)}, which records need: learn one, or use windows"
+            f"data.tokenizer_file {path}: lacks {', '.join(specials)}, which records need: learn "
+            "one, or use windows"
         )
     return tokenizer

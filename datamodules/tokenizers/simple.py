@@ -51,7 +51,8 @@ class CharTokenizer(Tokenizer):
         if len(unknown):
             place = int(unknown[0])
             raise UserError(
-                f"the character {text[place]!r} (number {place + 1} of the text) was not in the corpus: leave it out"
+                f"the character {text[place]!r} (number {place + 1} of the text) was not in the "
+                "corpus: leave it out"
             )
         return ids
 

@@ -9,7 +9,7 @@ import yaml
 
 from tests.trials.test_exact_resume import start
 
-PIECE = 10**6  # bytes
+SHARD_BYTES = 10**6  # bytes
 
 
 def write_corpus(path: Path, megabytes: int) -> None:
@@ -17,7 +17,7 @@ def write_corpus(path: Path, megabytes: int) -> None:
     generator = np.random.default_rng(0)
     with open(path, "wb") as file:
         for _ in range(megabytes):
-            piece = generator.integers(32, 127, PIECE, dtype=np.uint8)
+            piece = generator.integers(32, 127, SHARD_BYTES, dtype=np.uint8)
             piece[63::64] = ord("\n")
             file.write(piece.tobytes())
 
