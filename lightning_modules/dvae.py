@@ -270,9 +270,6 @@ class DiscreteVAE(GenerativeModule):
             mean, log_scale, (levels + torch.rand_like(levels)) / 256
         )
 
-    def ema_decay_at(self, update: int) -> float:
-        return min(self.hparams.ema_decay, update / (9 + update))
-
     def configure_optimizers(self) -> Any:
         h = self.hparams
         adam = torch.optim.AdamW(

@@ -305,6 +305,7 @@ def test_adding_a_system_adds_two_files(tmp_path: Path, capsys: Any) -> None:
 from typing import Any
 import torch
 from torch import Tensor
+from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
 class ToyMean(GenerativeModule):
     def __init__(self, image_shape: list[int], learning_rate: float = 0.1) -> None:
@@ -317,6 +318,7 @@ class ToyMean(GenerativeModule):
         self.log("val/loss", self.loss(batch)["loss"])
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), self.hparams.learning_rate)
+    @sampling
     def sample(self, seeds: list[int], *, shade: float = 0.0) -> Tensor:
         return self.mean.detach().expand(len(seeds), -1, -1, -1) + shade
     def preview(self, batch: dict) -> dict:
@@ -408,3 +410,30 @@ def test_a_system_may_override_training_step(tmp_path: Path) -> None:
     assert trainer.callback_metrics["train/grad_norm"] > 0
     assert "train/loss" not in trainer.callback_metrics
     assert any(not torch.equal(*pair) for pair in zip(before, model.parameters()))
+
+
+def test_mistakes_of_a_new_system_are_named() -> None:
+    """Sampling without its decorator, hyper-parameters that are not saved, averages not begun."""
+    with pytest.raises(TypeError, match=r"Undecorated\.sample needs the decorator @sampling"):
+
+        class Undecorated(GenerativeModule):
+            def sample(self, seeds: list[int], **options: Any) -> Tensor:
+                return torch.zeros(len(seeds), 3, 8, 8)
+
+    class Unsaved(GenerativeModule):
+        def __init__(self, width: int = 2) -> None:
+            super().__init__()
+
+    with pytest.raises(TypeError, match=r"Unsaved\.__init__ must call save_hyperparameters"):
+        Unsaved().setup("fit")
+
+    class Unaveraged(GenerativeModule):
+        ema_modules = ("network",)
+
+        def __init__(self, ema_decay: float = 0.9) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+            self.network = torch.nn.Linear(1, 1)
+
+    with pytest.raises(TypeError, match=r"Unaveraged\.__init__ must call init_ema"):
+        Unaveraged().setup("fit")

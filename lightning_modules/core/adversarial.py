@@ -115,6 +115,9 @@ class AdversarialModule(GenerativeModule):
         if self.hparams.ema_decay:
             self.init_ema()
 
+    def ema_decay_at(self, update: int) -> float:
+        return self.hparams.ema_decay
+
     @contextmanager
     def averaged_weights(self, enabled: bool = True) -> Iterator[None]:
         if enabled and not self._weights_chosen:

@@ -42,6 +42,7 @@ def sampling(method: Callable[P, R]) -> Callable[P, R]:
         with torch.no_grad(), module.averaged_weights(), evaluating(module):
             return method(*args, **kwargs)
 
+    wrapped.__dict__["is_sampling"] = True  # `GenerativeModule` asks for it
     return wrapped
 
 

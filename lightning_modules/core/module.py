@@ -21,6 +21,7 @@ from common.errors import UserError
 from datamodules.tokenizers.base import Tokenizer
 from datamodules.tokenizers.kinds import tokenizer_from_json
 from lightning_modules.core.ema import AveragingModule
+from lightning_modules.core.modes import sampling
 from lightning_modules.core.seeding import seed_generators
 
 
@@ -72,6 +73,13 @@ class GenerativeModule(AveragingModule):
         self._seen = 0
         self.tokenizer: Tokenizer | None = None
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not getattr(cls.sample, "is_sampling", False):
+            raise TypeError(
+                f"{cls.__name__}.sample needs the decorator @sampling (lightning_modules.core.modes)"
+            )
+
     def save_hyperparameters(
         self,
         *args: Any,
@@ -85,6 +93,10 @@ class GenerativeModule(AveragingModule):
         self.hparams.update(plain(dict(self.hparams)))
 
     def setup(self, stage: str) -> None:
+        if len(inspect.signature(type(self).__init__).parameters) > 1 and not self.hparams:
+            raise TypeError(f"{type(self).__name__}.__init__ must call save_hyperparameters()")
+        if self.ema is None and self.hparams.get("ema_decay"):
+            raise TypeError(f"{type(self).__name__}.__init__ must call init_ema() at its end")
         precision = self.trainer.precision
         if (
             stage == "fit" and precision not in self.precisions
@@ -301,6 +313,7 @@ class GenerativeModule(AveragingModule):
 
     # What a user calls
 
+    @sampling
     def sample(self, seeds: list[int], **options: Any) -> Tensor | list[str]:
         """Previews or texts, one per seed. Systems that do not generate leave this out."""
         raise UserError(
