@@ -1,8 +1,8 @@
 """How much a GAN depends on its step size and momentum: modes of the ring covered for each lr x
 beta1.
 
-    python sweep.py                                 the grid of configs/_sweep/ring.yaml in a plain loop, as a table
-    python sweep.py --lr 1e-3 --beta1 0.5           one point of it, as W&B's agents call it
+    python sweep.py                          the grid of configs/_sweep/ring.yaml, as a table
+    python sweep.py --lr 1e-3 --beta1 0.5    one point of it, as W&B's agents call it
 
 All else is `configs/gan/ring.yaml`. Both players get the same values. Runs go to `runs/sweep/`.
 """
@@ -25,7 +25,7 @@ SWEEP, RECIPE, RUNS = (
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = OptionParser(prog="sweep.py", description=__doc__, allow_abbrev=False)
+    parser = OptionParser(prog="sweep.py", description=__doc__)
     parser.add_argument("--lr", type=float, help="of both players; all of the grid's unless given")
     parser.add_argument(
         "--beta1", type=float, help="of both players; all of the grid's unless given"

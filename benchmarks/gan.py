@@ -131,7 +131,7 @@ def recipe(system: str) -> dict[str, Any]:
 
 def ours(system: str, steps: int) -> float:
     """Steps per second of `train.py fit` as a user starts it."""
-    import train
+    from cli.training import TrainCLI
 
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
@@ -144,8 +144,7 @@ def ours(system: str, steps: int) -> float:
             "--trainer.log_every_n_steps",
             "10",
         ]
-        train.quiet()
-        train.TrainCLI(["fit", "--config", str(config), "--run_dir", f"{folder}/run", *limits])
+        TrainCLI(["fit", "--config", str(config), "--run_dir", f"{folder}/run", *limits])
         with open(f"{folder}/run/throughput.csv") as file:
             return steps / sum(
                 float(row["seconds"]) for row in csv.DictReader(file) if int(row["step"]) > WARMUP

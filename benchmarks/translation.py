@@ -46,7 +46,7 @@ DATA = {"class_path": "datamodules.pairs.openmoji.OpenMojiPairs", "init_args": {
 
 def ours(size: int, width: int, steps: int) -> float:
     """Seconds per step of `train.py fit` as a user starts it."""
-    import train
+    from cli.training import TrainCLI
 
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
@@ -64,8 +64,7 @@ def ours(size: int, width: int, steps: int) -> float:
             "--previews.count",
             "1",
         ]  # previews of many pictures at once would be the peak of memory
-        train.quiet()
-        train.TrainCLI(
+        TrainCLI(
             [
                 "fit",
                 "--config",

@@ -51,7 +51,7 @@ def ours(steps: int) -> dict[str, float]:
 
     import yaml
 
-    import train
+    from cli.training import TrainCLI
 
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
@@ -64,10 +64,7 @@ def ours(steps: int) -> dict[str, float]:
             "--trainer.max_epochs",
             "-1",
         ]
-        train.quiet()
-        cli = train.TrainCLI(
-            ["fit", "--config", str(config), "--run_dir", f"{folder}/run", *limits]
-        )
+        cli = TrainCLI(["fit", "--config", str(config), "--run_dir", f"{folder}/run", *limits])
         with open(f"{folder}/run/throughput.csv") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) > WARMUP]
     seconds = sum(float(row["seconds"]) for row in rows)

@@ -1,3 +1,3 @@
-"""What is looked at and kept while training. Callbacks know only what `lightning_modules/base.py`
-promises.
+"""What is watched and saved during training. Callbacks know the base classes in
+`lightning_modules/core/`, and no system.
 """

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from callbacks.latent_plots import figure_to_image, panels
 from callbacks.previews import preview_batch, publish
+from lightning_modules.core.translator import Translator
 from lightning_modules.nn.attention import AttentionMap
 
 
@@ -42,7 +43,7 @@ class AttentionMaps(Callback):
     @staticmethod
     def watches(module: LightningModule) -> bool:
         """Whether a system shows its attention."""
-        return hasattr(module, "attention_maps")
+        return isinstance(module, Translator)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:

@@ -22,9 +22,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
-from callbacks.fid import Target, corpus_classifier, targets
 from callbacks.previews import spread
+from callbacks.real_features import corpus_classifier
 from callbacks.run_files import CSVLog
+from callbacks.targets import Target, targets
 from lightning_modules.core.adversarial import AdversarialModule
 from metrics.modes import classes_covered, modes_covered
 
@@ -100,10 +101,10 @@ class GanHealth(Callback):
 
     @staticmethod
     def watches(model: LightningModule) -> bool:
-        """Whether a system plays against itself and draws pictures from seeds."""
-        return (
-            isinstance(model, AdversarialModule)
-            and type(model).sample is not AdversarialModule.sample
+        """Whether a system is adversarial and generates images."""
+        return isinstance(model, AdversarialModule) and model.modality in (
+            "images",
+            "image-to-image",
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -172,7 +173,9 @@ class GanHealth(Callback):
         data = target.data
         unseen = self._pictures(data, "val", self.count, pl_module)
         train = self._pictures(data, "train", self.pool, pl_module)
-        samples = at_most(target.draw(list(range(min(self.count, target.inputs or self.count)))))
+        samples = at_most(
+            target.generate(list(range(min(self.count, target.inputs or self.count))))
+        )
         figures = {
             "diversity": float(pairwise(samples) / pairwise(unseen)),
             "novelty": float(nearest(samples, train) / nearest(unseen, train)),

@@ -15,6 +15,7 @@ from callbacks.previews import preview_batch, publish
 from common.images import grid, strips
 from lightning_modules.core import latent_space as latent
 from lightning_modules.core.modes import evaluating
+from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.seeding import seeded_normal
 
 
@@ -94,7 +95,7 @@ class LatentPlots(Callback):
     @staticmethod
     def watches(model: LightningModule) -> bool:
         """Whether a system has a latent space."""
-        return all(hasattr(model, name) for name in ("encode", "decode", "latent_dim"))
+        return isinstance(model, GenerativeModule) and model.has_latent_space
 
     @torch.no_grad()
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

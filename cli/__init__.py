@@ -1,1 +1,1 @@
-"""What the programs share: options, recipes, classes by name, and data of a configuration."""
+"""What the programs do: options, discovery of recipes and classes, training, sampling, scoring."""

@@ -1,8 +1,15 @@
-"""Classes of the project by name, found by reading the sources."""
+"""Classes of the project by name, found by reading the sources; only those named are imported."""
 
 import ast
+import difflib
+import importlib
+import inspect
+import re
 
+from common.errors import UserError
 from common.files import ROOT
+
+FOLDERS = {"model": "lightning_modules", "data": "datamodules"}
 
 
 def classes_in(folder: str) -> dict[str, str]:
@@ -19,4 +26,73 @@ def classes_in(folder: str) -> dict[str, str]:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 module = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
                 found[node.name] = f"{module}.{node.name}"
+    return found
+
+
+def full_class_paths(argv: list[str]) -> list[str]:
+    """Replace the short class names of `--model`, `--data`, `--model.help` and `--data.help`.
+
+    `--model=VAE` becomes the two words `--model lightning_modules.vae.VAE`.
+
+    Raises:
+        UserError: if there is no such class; names the nearest ones.
+    """
+    assigned = re.compile(r"--(config|(model|data)(\.help)?)=")
+    words = [
+        part for word in argv for part in (word.split("=", 1) if assigned.match(word) else [word])
+    ]
+    for key, folder in FOLDERS.items():
+        for i, word in enumerate(words[:-1]):
+            name = words[i + 1]
+            if word in (f"--{key}", f"--{key}.help") and "." not in name and name[0] != "-":
+                known = classes_in(folder)
+                if name not in known:
+                    raise UserError(f"{word} {name}: {no_such_class(name, folder)}")
+                words[i + 1] = known[name]
+    return words
+
+
+def no_such_class(name: str, folder: str) -> str:
+    """What to say of a class name that is in no file of the folder."""
+    known = {one.lower(): one for one in classes_in(folder)}
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0)
+    names = ", ".join(known[one] for one in near) or "none"
+    return f"there is no such class in {folder}/; near: {names}"
+
+
+def import_class(class_path: str) -> type:
+    """The class of an import path.
+
+    Raises:
+        UserError: if it is not there; names the nearest ones.
+    """
+    module, _, name = class_path.rpartition(".")
+    try:
+        cls: type = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # a dependency of the module is missing
+        missing = error
+    except (AttributeError, ValueError) as error:  # ValueError: no module is named
+        missing = error  # type: ignore[assignment]
+    else:
+        return cls
+    hint = no_such_class(name, module.partition(".")[0] or ".")
+    raise UserError(f"{class_path}: {hint}") from missing
+
+
+def init_parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """Parameters of a class' `__init__`, and of the next one along the MRO while there is
+    `**kwargs`.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]
+        found = {
+            p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        } | found
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
     return found

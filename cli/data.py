@@ -1,21 +1,21 @@
 """Data modules of a configuration, built and prepared for sampling and evaluation."""
 
 import functools
-import importlib
 from pathlib import Path
 from typing import Any
 
+from cli.classes import import_class
 from cli.recipes import read_config
 from common.errors import UserError
-from datamodules.lazy_batch import LazyBatch
+from common.lazy_batch import LazyBatch
 
 
 def data_module(config: Path, overrides: dict[str, Any] | None = None) -> Any:
     """The data module of a configuration, prepared.
 
     Args:
-        config: a recipe or the config.yaml of a run.
-        overrides: arguments that replace those of the configuration.
+        config: Recipe, or the config.yaml of a run.
+        overrides: Arguments that replace those of the configuration.
 
     Raises:
         UserError: if the file is missing or names no data.
@@ -26,11 +26,9 @@ def data_module(config: Path, overrides: dict[str, Any] | None = None) -> Any:
     if not entry:
         raise UserError(f"{config}: there is no `data:` in it; give the data with --data CONFIG")
     try:
-        module, _, name = entry["class_path"].rpartition(".")
-        data = getattr(importlib.import_module(module), name)(
-            **{**entry.get("init_args", {}), **(overrides or {})}
-        )
-    except (ImportError, AttributeError, KeyError, TypeError) as error:
+        arguments = {**entry.get("init_args", {}), **(overrides or {})}
+        data = import_class(entry["class_path"])(**arguments)
+    except (ImportError, KeyError, TypeError) as error:
         raise UserError(
             f"{config}: its data cannot be made ({error}); correct its class_path or init_args"
         ) from error
@@ -38,21 +36,18 @@ def data_module(config: Path, overrides: dict[str, Any] | None = None) -> Any:
     return data
 
 
-@functools.cache
-def opened(config: Path) -> Any:
-    """The data module of a configuration, read once."""
-    return data_module(config)
+opened = functools.cache(data_module)
 
 
-def unseen(model: Any, config: Path, seeds: list[int], attribute: str | None) -> LazyBatch:
+def unseen_batch(model: Any, config: Path, seeds: list[int], attribute: str | None) -> LazyBatch:
     """The batch that `sample` may ask for: seed i picks sample `i` of the test split, modulo its
     size.
 
     Args:
-        model: who asks.
-        config: configuration whose data it is.
-        seeds: one for each sample.
-        attribute: property for `positive` and `negative` training pictures.
+        model: System that samples.
+        config: Configuration of the data.
+        seeds: One seed per sample.
+        attribute: Property that `positive` training images have and `negative` ones have not.
     """
 
     def make() -> dict[str, Any]:
@@ -60,7 +55,8 @@ def unseen(model: Any, config: Path, seeds: list[int], attribute: str | None) ->
         theirs = getattr(data, "tokenizer", None)
         if model.tokenizer and theirs and model.tokenizer.to_json() != theirs.to_json():
             raise UserError(
-                f"--data {config}: its texts have another vocabulary than the checkpoint's; give the data of its run"
+                f"--data {config}: its texts have another vocabulary than the checkpoint's; "
+                "give the data of its run"
             )
         content: dict[str, Any] = data.batch("test", seeds)
         return content | (data.attribute_batch(attribute) if attribute else {})

@@ -5,14 +5,20 @@ import inspect
 import re
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from common.errors import UserError
 
+NOT_OPTIONS = ("seeds", "batch")  # arguments of `sample` that the programs supply
+
 
 class OptionParser(argparse.ArgumentParser):
-    """Complains in one line."""
+    """Parser that reports a mistake in one line and knows no abbreviations."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; `python {self.prog} --help` lists what there is")
@@ -35,22 +41,87 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, text: str) -> None:
-    """One parameter of `sample` as an option: bool -> --x/--no-x, Literal -> choices, list ->
-    repeatable.
-    """
-    kind, flag = parameter.annotation, f"--{parameter.name}"
-    if isinstance(kind, types.UnionType):  # `int | None`
+def sample_parameters(sample: typing.Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Parameters of a `sample` method that are options, by name."""
+    parameters = inspect.signature(sample).parameters
+    return {name: one for name, one in parameters.items() if name not in NOT_OPTIONS}
+
+
+def add_sample_options(parser: argparse.ArgumentParser, sample: typing.Callable[..., Any]) -> None:
+    """Add an option for each parameter of a `sample` method; its docstring is the help."""
+    from docstring_parser import parse
+
+    described = {
+        entry.arg_name: " ".join((entry.description or "").split())
+        for entry in parse(sample.__doc__ or "").params
+    }
+    for name, parameter in sample_parameters(sample).items():
+        add_option(parser, parameter, described.get(name, ""))
+
+
+def base_type(parameter: inspect.Parameter) -> Any:
+    """Type of a parameter, without `| None`."""
+    kind = parameter.annotation
+    if isinstance(kind, types.UnionType):
         kind = next(part for part in typing.get_args(kind) if part is not type(None))
-    help_text = f"{text} (default: {parameter.default})".replace("%", "%%")
-    common: dict[str, Any] = {"default": parameter.default, "help": help_text}
+    return kind
+
+
+def is_tensor(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter takes a tensor, which an option gives as an image file."""
+    return getattr(base_type(parameter), "__name__", "") == "Tensor"
+
+
+def option_name(parameter: inspect.Parameter) -> str:
+    """Name of a parameter's option: `--input` for an image, its own name for all others."""
+    return "input" if parameter.name == "image" else parameter.name
+
+
+def add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, text: str) -> None:
+    """Add one parameter: bool -> --x/--no-x, Literal -> choices, list -> repeatable, Tensor -> an
+    image file.
+    """
+    kind, flag = base_type(parameter), f"--{option_name(parameter)}"
+    required = parameter.default is parameter.empty
+    help_text = text if required else f"{text} (default: {parameter.default})"
+    common: dict[str, Any] = {
+        "dest": parameter.name,
+        "default": None if required else parameter.default,
+        "required": required,
+        "help": help_text.replace("%", "%%"),
+    }
     if kind is bool:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
     elif typing.get_origin(kind) is Literal:
         parser.add_argument(flag, choices=typing.get_args(kind), **common)
-    elif getattr(kind, "__name__", "") == "Tensor":
-        parser.add_argument(flag, type=Path, metavar="PICTURE", **common)
+    elif is_tensor(parameter):
+        parser.add_argument(flag, type=Path, metavar="IMAGE", **common)
     elif typing.get_origin(kind) is list:
         parser.add_argument(flag, action="append", type=typing.get_args(kind)[0], **common)
     else:
         parser.add_argument(flag, type=kind, **common)
+
+
+def sample_arguments(
+    options: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter], shape: list[int] | None
+) -> dict[str, Any]:
+    """Arguments of `sample` from parsed options; image files are read in the system's size.
+
+    Args:
+        options: Parsed options by name.
+        parameters: Parameters of `sample` that are options.
+        shape: Shape (C, H, W) of the system's images, if it has any.
+
+    Raises:
+        UserError: if an image file cannot be read.
+    """
+    from cli.image_inputs import read_image, read_mask
+
+    arguments = {name: options[name] for name in parameters}
+    for name, parameter in parameters.items():
+        path = arguments[name]
+        if is_tensor(parameter) and path is not None:
+            assert shape is not None, f"{name} needs a system with an image_shape"
+            read = read_mask if name == "mask" else read_image
+            arguments[name] = read(path, shape, f"--{option_name(parameter)}")
+    return arguments

@@ -1,7 +1,8 @@
 """Errors that a user can mend: one line on stderr and an exit code.
 
-A user's mistake is a `UserError`: one line on stderr that names the thing and what to do, exit code 2. A
-fault of the machine (a full disk, no permission) exits with 1. DEBUG=1 shows the traceback of either.
+A user's mistake is a `UserError`: one line on stderr that names the thing and what to do, exit code
+2. A fault of the machine (a full disk, no permission) exits with 1. DEBUG=1 shows the traceback of
+either.
 """
 
 import errno
@@ -18,12 +19,6 @@ MACHINE_FAULTS = {
 }
 
 
-NOISE = re.compile(
-    r"Does not validate against any of the Union|Subtypes: |Errors:$|Expected an? (<class ')?NoneType|Given value|"
-    r"Problem with given class_path"
-)
-
-
 WORKER = re.compile(
     r"Caught \w+ in DataLoader worker.*\n[\w.]+: ", re.DOTALL
 )  # and the traceback that torch puts before a message
@@ -34,17 +29,8 @@ class UserError(ValueError):
 
 
 def one_line(text: str, limit: int = 400) -> str:
-    """An error message without jsonargparse's account of every alternative it tried, and without a
-    worker's traceback.
-    """
-    text = re.sub(r"Parser key \"([^\"]+)\":", r"\1:", WORKER.sub("", text))
-    text = re.sub(r"<class '([^']+)'>", r"\1", text)
-    lines = [
-        line.strip().removeprefix("- ")
-        for line in text.splitlines()
-        if line.strip() and not NOISE.search(line)
-    ]
-    joined = " ".join(lines)
+    """An error message in one line, without the traceback of a loader's worker process."""
+    joined = " ".join(WORKER.sub("", text).split())
     return joined if len(joined) <= limit else joined[: limit - 3] + "..."
 
 
@@ -84,8 +70,7 @@ def run(program: Callable[[], object], interrupted: str = "interrupted") -> int:
     except Exception as error:
         if mistake := mistake_behind(error):
             return fail(str(mistake), 2)
-        code = 2 if type(error).__name__ == "MisconfigurationException" else 1
-        return fail(f"{type(error).__name__}: {error} (DEBUG=1 shows where)", code)
+        return fail(f"{type(error).__name__}: {error} (DEBUG=1 shows where)", 1)
 
 
 def fail(message: str, code: int) -> int:

@@ -72,6 +72,7 @@ class Autoencoder(GenerativeModule):
         learning_rate: Adam's step size, which falls to 0 on half a cosine.
     """
 
+    has_latent_space = True
     monitor = ("val/sse", "min")
 
     def __init__(

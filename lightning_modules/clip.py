@@ -121,6 +121,8 @@ class CLIP(GenerativeModule):
         warmup_steps: updates on the way up.
     """
 
+    modality = "embeddings"
+    scores_captions = True
     monitor = ("val/ranking", "max")
     tokenizer: BPETokenizer | None
 

@@ -179,6 +179,7 @@ class CycleGAN(AdversarialModule):
             0.
     """
 
+    modality = "image-to-image"
     generator: nn.ModuleDict
     discriminator: nn.ModuleDict
 

@@ -91,6 +91,8 @@ class DALLE(GenerativeModule):
         UserError: if the dVAE is none or of other pictures, or prompts are no pairs.
     """
 
+    modality = "text-to-image"
+    scores_captions = True
     monitor = ("val/nll", "min")
     tokenizer: BPETokenizer | None
 

@@ -136,6 +136,7 @@ class ELECTRA(TokenModule):
             are lines.
     """
 
+    modality = "embeddings"
     monitor = ("val/loss", "min")
     maskable: Tensor
 

@@ -82,6 +82,8 @@ class GPT(LanguageModel):
         UserError: if width and heads do not go together.
     """
 
+    modality = "text"
+
     def __init__(
         self,
         vocab_size: int,

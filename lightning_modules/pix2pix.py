@@ -157,6 +157,8 @@ class Pix2Pix(AdversarialModule):
         UserError: if the sides do not fit the U-Net or the patch.
     """
 
+    modality = "image-to-image"
+
     def __init__(
         self,
         image_shape: list[int],

@@ -74,6 +74,8 @@ class RNNLM(LanguageModel):
         schedule: made from the optimizer, stepped once per epoch.
     """
 
+    modality = "text"
+
     def __init__(
         self,
         vocab_size: int,

@@ -96,6 +96,8 @@ class Seq2Seq(Translator):
         warmup_steps: updates on the way up.
     """
 
+    modality = "text-to-text"
+
     def __init__(
         self,
         source_vocab_size: int,

@@ -218,6 +218,7 @@ class Transformer(Translator):
         UserError: if sizes do not go together.
     """
 
+    modality = "text-to-text"
     ema_modules = ("network",)
 
     def __init__(

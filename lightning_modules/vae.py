@@ -145,6 +145,7 @@ class VAE(GenerativeModule):
         test_samples: k of the test NLL.
     """
 
+    has_latent_space = True
     monitor = ("val/loss", "min")
 
     def __init__(

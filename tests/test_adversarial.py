@@ -17,6 +17,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
 import train
+from cli.compilation import compile_networks
 from cli.recipes import recipes
 from common.errors import UserError
 from common.files import ROOT
@@ -554,7 +555,7 @@ def test_interpolation_and_arithmetic() -> None:
 
 def test_every_network_of_a_dictionary_is_compiled() -> None:
     model = CycleGAN(image_shape=[3, 16, 16], width=2, blocks=1, patch=1)
-    train.compile_networks(model, "eager")
+    compile_networks(model, "eager")
     networks = [*model.generator.values(), *model.discriminator.values()]
     assert all(network._compiled_call_impl is not None for network in networks)
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-import evaluate
-import reproduce
 import train
+from cli import reproduction, results
+from cli.evaluation import options as evaluation_options
 from cli.recipes import recipes
 from common.files import ROOT
 from lightning_modules import load
@@ -323,11 +323,11 @@ def test_results_are_rendered_from_their_files() -> None:
     """RESULTS.md agrees with results/ and with the entries; `python reproduce.py render` writes it
     again.
     """
-    assert (ROOT / "RESULTS.md").read_text() == reproduce.render()
+    assert (ROOT / "RESULTS.md").read_text() == results.render()
 
 
 def test_every_changed_figure_has_a_reason() -> None:
-    for name, entry in reproduce.registry().items():
+    for name, entry in reproduction.registry().items():
         for step in entry.get("earlier", []):
             assert isinstance(step["value"], float | int), name
             assert len(step["reason"].split()) > 3, name
@@ -339,7 +339,7 @@ def test_every_changed_figure_has_a_reason() -> None:
 
 def test_every_reproduction_can_be_run() -> None:
     """Its file is complete, its recipe and function exist, and its protocol fits into a table."""
-    for name, entry in reproduce.registry().items():
+    for name, entry in reproduction.registry().items():
         assert {"what", "minutes", "config", "better", "protocol"} <= entry.keys(), name
         assert (ROOT / entry["config"]).is_file(), name
         assert "\n" not in entry["protocol"]
@@ -352,6 +352,6 @@ def test_every_reproduction_can_be_run() -> None:
                 for option, value in entry["evaluate"].items()
                 for text in (f"--{option}", str(value))
             ]
-            evaluate.parse([str(ROOT), "--against", entry["config"], *given])
+            evaluation_options.parse([str(ROOT), "--against", entry["config"], *given])
         else:
             assert entry["metric"].startswith("test/")

@@ -21,6 +21,7 @@ from torch import Tensor
 import sample
 import train
 from cli.recipes import purpose, recipes
+from cli.training import TrainCLI
 from common.files import ROOT
 from datamodules.images.openmoji import OpenMoji
 from lightning_modules import load
@@ -40,7 +41,7 @@ def class_of(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-class Built(train.TrainCLI):
+class Built(TrainCLI):
     """The command line up to the point where it would run."""
 
     def _run_subcommand(self, subcommand: str) -> None:

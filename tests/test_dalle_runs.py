@@ -17,6 +17,7 @@ import evaluate
 import sample
 import train
 from cli.data import data_module
+from cli.image_inputs import read_image
 from lightning_modules import load
 from lightning_modules.decoding.filters import SamplingConfig
 from metrics.features import to_bytes
@@ -167,7 +168,7 @@ def test_primed_pictures_keep_their_upper_half(runs: Path, tmp_path: Path) -> No
     options += ["--guidance", "2", "--temperature", "0.7"]
     assert draw(runs, *options) == 0
     model = load(runs / "dalle/checkpoints/last.ckpt")
-    picture = sample.prime_of(tmp_path / "a.png", [3, 16, 16])
+    picture = read_image(tmp_path / "a.png", [3, 16, 16], "--prime")
     given = model.dvae.codes_of(picture[None])[0, :2].flatten()
     codes = model.draw(model.read(["red apple"] * 2), [0, 1], 2.0, SamplingConfig(0.7), given)
     assert torch.equal(codes[:, :2].flatten(1), given.expand(2, -1))
@@ -178,7 +179,7 @@ def test_primed_pictures_keep_their_upper_half(runs: Path, tmp_path: Path) -> No
 
 def test_captions_are_those_of_the_split(runs: Path, capsys: Any) -> None:
     """`--split val` draws the validation captions: a row's picture is that of its own caption."""
-    from callbacks.fid import targets
+    from callbacks.targets import targets
 
     model, data = (
         load(runs / "dalle/checkpoints/last.ckpt"),
@@ -186,7 +187,7 @@ def test_captions_are_those_of_the_split(runs: Path, capsys: Any) -> None:
     )
     (target,) = targets(model, data, "val")
     torch.testing.assert_close(
-        target.draw([3]), model.sample([3], prompt=[data.split("val").captions[3]])
+        target.generate([3]), model.sample([3], prompt=[data.split("val").captions[3]])
     )
 
 

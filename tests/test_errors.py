@@ -173,9 +173,9 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "trainer.max_epoch;",
         "did you mean --trainer.max_epochs",
     ),  # no abbreviations
-    FIT + "--model.latent_dim many": ("model.latent_dim cannot be many", "give int"),
-    FIT + "--trainer.max_epochs x": ("trainer.max_epochs cannot be x", "give int"),
-    FIT + "--model.network transformer": ("model.network cannot be transformer", "['mlp', 'conv']"),
+    FIT + "--model.latent_dim many": ("model.latent_dim: Expected a int", "many"),
+    FIT + "--trainer.max_epochs x": ("trainer.max_epochs: Expected a int", "x"),
+    FIT + "--model.network transformer": ("model.network: Expected a Literal['mlp', 'conv']", "transformer"),
     FIT + "--model Vea": ("--model Vea", "near: VAE"),
     FIT + "--data OpenMojo": ("--data OpenMojo", "near: OpenMoji"),
     FIT + "--model.num_classes 10": ("model.num_classes is a fact", "leave it out"),
@@ -216,7 +216,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "did you mean --trainer.log_every_n_steps",
     ),
     "train fit --config {d}/class.yaml": ("lightning_modules.vae.Vea", "near: VAE"),
-    "train fit --config {d}/type.yaml": ("model.latent_dim cannot be many", "give int"),
+    "train fit --config {d}/type.yaml": ("model.latent_dim: Expected a int", "many"),
     # checkpoints and run directories
     FIT + "--ckpt_path {d}/none.ckpt": (
         "{d}/none.ckpt: there is no such checkpoint",

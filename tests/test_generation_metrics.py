@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 import evaluate
-from callbacks import fid
-from callbacks.fid import corpus_classifier, corpus_extractor, real_features
+from callbacks import real_features as cached
+from callbacks.real_features import corpus_classifier, corpus_extractor, real_features
 from datamodules.images.openmoji import OpenMoji
 from metrics.classifier import Classifier, train_classifier, weights_hash
 from metrics.distances import (
@@ -295,9 +295,9 @@ def test_real_pictures_are_measured_once(emoji: OpenMoji, monkeypatch: pytest.Mo
     cache of its own.
     """
     first = real_features(emoji, "val", corpus_extractor(emoji, "classifier"))
-    monkeypatch.setattr(fid, "train_classifier", None)
+    monkeypatch.setattr(cached, "train_classifier", None)
     monkeypatch.setattr(FeatureSet, "update", None)
-    monkeypatch.setattr(fid, "gaussian", None)
+    monkeypatch.setattr(cached, "gaussian", None)
     again = real_features(emoji, "val", corpus_extractor(emoji, "classifier"))
     assert torch.equal(first.features, again.features)
     assert torch.equal(first.moments.covariance, again.moments.covariance)

@@ -18,6 +18,8 @@ from torch.nn import functional as F
 import sample
 import train
 from cli.data import data_module
+from cli.sampling.text import print_surprisals
+from cli.training import TrainCLI
 from common.errors import UserError
 from common.files import ROOT
 from datamodules.tokenizers.base import RECORD
@@ -570,7 +572,7 @@ def test_a_test_has_the_nll_of_overlapping_windows_as_well(checkpoint: str) -> N
         "--ckpt_path",
         checkpoint,
     ]
-    tested = train.TrainCLI(["test", *config, "--data.eval_batch_size", "256"])
+    tested = TrainCLI(["test", *config, "--data.eval_batch_size", "256"])
     figures, signatures = tested.trainer.callback_metrics, tested.model.signatures
     model, data = load(checkpoint), tested.datamodule
     model.measure_stride(data.tokens("test").ids, 32, 16, 256)
@@ -701,7 +703,7 @@ def test_bits_per_character_are_of_what_is_scored(
     characters = len(text) if specials else len(text) - len(tokenizer.decode(rows[0][:1]))
     assert specials or len(tokenizer.decode(rows[0][:1])) > 1
     (tmp_path / "x.txt").write_text(text)
-    sample.score(model, tmp_path / "x.txt")
+    print_surprisals(model, tmp_path / "x.txt")
     bits = sum(nats) / math.log(2)
     tokens = sum(len(row) - 1 for row in rows)
     assert (

@@ -14,7 +14,7 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import train
+from cli.compilation import compile_called
 from common.errors import UserError
 from common.files import ROOT
 from lightning_modules.core.tokens import token_losses
@@ -464,7 +464,7 @@ def test_blocks_are_compiled(system: str) -> None:
         sizes.append(len(graph.graph.nodes))
         return graph.forward
 
-    train.compile_called(model, count)
+    compile_called(model, count)
     torch.testing.assert_close(run(), expected, atol=1e-5, rtol=1e-5)
     assert sum(sizes) > 40, "more than embeddings and norms"
 

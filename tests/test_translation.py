@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 import sample
 import train
+from cli import image_inputs
 from common.errors import UserError
 from lightning_modules import load
 from lightning_modules.core.modes import frozen
@@ -671,12 +672,12 @@ def test_a_restored_pool_follows_its_pictures() -> None:
 def test_many_pictures_pass_through_in_small_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At most `PIXELS` at a time, and only pictures of one size together."""
+    """At most `MAX_PIXELS` at a time, and only pictures of one size together."""
     for number in range(9):
         picture(tmp_path / f"{number}.png", 16, 16 if number < 7 else 32)
-    monkeypatch.setattr(sample, "PIXELS", 3 * 16 * 16)
+    monkeypatch.setattr(image_inputs, "MAX_PIXELS", 3 * 16 * 16)
     sizes = [
-        (len(paths), tuple(images.shape)) for paths, images in sample.pictures_of(tmp_path, 3, [])
+        (len(paths), tuple(images.shape)) for paths, images in image_inputs.image_batches(tmp_path, 3, [])
     ]
     assert sizes == [
         (3, (3, 3, 16, 16)),

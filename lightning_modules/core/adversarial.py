@@ -8,7 +8,7 @@ import torch
 from jsonargparse.typing import OpenUnitInterval, PositiveFloat, PositiveInt
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy
+from pytorch_lightning.strategies import ParallelStrategy
 from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -80,6 +80,7 @@ class AdversarialModule(GenerativeModule):
             uses; None for no average.
     """
 
+    find_unused_parameters = True  # each player's backward leaves the other's parameters out
     generator: torch.nn.Module
     discriminator: torch.nn.Module
     ema_modules = ("generator",)
@@ -298,12 +299,6 @@ class AdversarialModule(GenerativeModule):
             torch._foreach_copy_(buffers, list(mean.split([len(buffer) for buffer in buffers])))
 
     # What Lightning asks for
-
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        strategy = self.trainer.strategy
-        if isinstance(strategy, DDPStrategy):  # either backward leaves one player's parameters out
-            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def configure_optimizers(self) -> Any:
         if any(isinstance(part, torch.nn.SyncBatchNorm) for part in self.modules()):

@@ -9,7 +9,7 @@ sums are part of the checkpoint: a resumed run writes the same rows.
 import inspect
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
@@ -23,6 +23,14 @@ from datamodules.tokenizers.kinds import tokenizer_from_json
 from lightning_modules.core.ema import AveragingModule
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.seeding import seed_generators
+
+# What `sample` consumes and produces. Programs and callbacks switch on it.
+# images: images from seeds. text: texts from seeds. image-to-image: images (`batch["a"]` or
+# `batch["b"]`, by the option `direction`) to images. text-to-text: texts (`batch["source"]`) to
+# texts. text-to-image: captions (`prompt`, or `batch["tokens"]`) to images. embeddings: no samples.
+Modality = Literal[
+    "images", "text", "image-to-image", "text-to-text", "text-to-image", "embeddings"
+]
 
 
 def plain(value: Any) -> Any:
@@ -50,6 +58,10 @@ class GenerativeModule(AveragingModule):
 
     Attributes:
         monitor: validation metric that decides `best.ckpt` with "min" or "max", or None.
+        modality: What `sample` consumes and produces.
+        has_latent_space: Whether there are `encode`, `decode` and `latent_dim` for the latent plots.
+        scores_captions: Whether `score(images, captions)` tells how well they fit.
+        find_unused_parameters: Option of DDP; True where a backward pass leaves parameters out.
         throughput_unit: what `train/samples_seen` counts, "samples" or "tokens".
         precisions: values of `trainer.precision` that it trains in.
         tokenizer: of text data; it travels inside of every checkpoint.
@@ -59,6 +71,10 @@ class GenerativeModule(AveragingModule):
     """
 
     monitor: ClassVar[tuple[str, str] | None] = None
+    modality: ClassVar[Modality] = "images"
+    has_latent_space: ClassVar[bool] = False
+    scores_captions: ClassVar[bool] = False
+    find_unused_parameters: ClassVar[bool] = False
     throughput_unit: ClassVar[str] = "samples"
     precisions: ClassVar[tuple[str, ...]] = ("32-true", "bf16-mixed")
     mid_update = False

@@ -1,0 +1,1 @@
+"""Scores of generated images: distances, fidelity, Parzen windows, ranking by captions."""

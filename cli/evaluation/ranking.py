@@ -1,0 +1,81 @@
+"""How often a CLIP ranks an image's own caption first."""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.targets import real_images
+from common.errors import UserError
+from lightning_modules import load
+from metrics.classifier import weights_hash
+from metrics.retrieval import NEGATIVES, WAYS, image_keys, ranking_accuracy
+
+
+def load_ranker(data: Any, options: argparse.Namespace) -> Any:
+    """The CLIP of `--ranker`.
+
+    Raises:
+        UserError: if it is none, or does not fit the data or the number of images.
+    """
+    ranker = load(options.ranker)
+    if not (ranker.scores_captions and ranker.modality == "embeddings"):
+        raise UserError(
+            f"--ranker {options.ranker}: is a {type(ranker).__name__}; "
+            "give the checkpoint of a CLIP"
+        )
+    if "text_length" not in data.data_spec:
+        raise UserError(
+            "--metrics ranking goes by captions, and this data has none: give data that has"
+        )
+    size = len(data.split(options.split).captions)
+    if options.num and options.num > size and options.num % size:
+        raise UserError(f"--num {options.num}: for ranking give a multiple of the {size} captions")
+    return ranker.to(options.device)
+
+
+def ranking(
+    generated: Tensor, data: Any, options: argparse.Namespace, note: str
+) -> Iterator[dict[str, Any]]:
+    """Accuracy with which a CLIP finds the captions of uint8 images (N, C, H, W), of the split's
+    own, and by wrong captions.
+
+    Where N is several times the size of the split, each multiple is a pass with other seeds: the
+    value is their mean.
+    """
+    captions, ranker = data.split(options.split).captions, options.ranker
+    size = min(len(captions), len(generated))
+    tokens = ranker.read(captions).cpu()
+    texts = ranker.features(captions).cpu()
+    truth = real_images(data, options.split, list(range(len(captions))))[0]
+    keys = torch.cat([image_keys(to_float(part)) for part in truth.split(options.batch_size)])
+
+    def accuracy(images: Tensor, order: list[int], shift: int = 0) -> Tensor:
+        parts = images.split(options.batch_size)
+        features = torch.cat([ranker.features(to_float(part)).cpu() for part in parts])
+        candidates = (part[order].roll(shift, 0) for part in (texts, tokens, keys))
+        return ranking_accuracy(features, *candidates)
+
+    order = [(options.seed + number) % len(captions) for number in range(len(generated))]
+    passes = [slice(start, start + size) for start in range(0, len(generated), size)]
+    right = torch.stack([accuracy(generated[one], order[one]) for one in passes])
+    wrong = torch.stack([accuracy(generated[one], order[one], size // 2) for one in passes])
+    real = accuracy(truth, list(range(len(captions))))
+    base = (
+        f"ways={min(WAYS, size)}|{NEGATIVES}|split={options.split}|n={size}"
+        f"|ranker=clip:{weights_hash(ranker)}"
+    )
+    spread = f"passes={len(passes)}|std={right.std(correction=0):.3f}{note}"
+    for name, value, extra in (
+        ("ranking", right.mean(), spread),
+        ("ranking-real", real, "pictures=real"),
+        ("ranking-shuffled", wrong.mean(), f"captions=shuffled{note}"),
+    ):
+        yield {"metric": name, "value": value.item(), "signature": f"ranking[{base}|{extra}]"}
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 images in [-1, 1]."""
+    return images.float() / 127.5 - 1

@@ -1,0 +1,164 @@
+"""Values and signatures of every metric that is wanted, from one pass over the images."""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.real_features import corpus_extractor, real_features
+from callbacks.targets import real_images
+from cli.evaluation.images import Images
+from cli.evaluation.ranking import ranking
+from common.errors import UserError
+from metrics import distances, parzen
+from metrics.features import Extractor, FeatureSet
+from metrics.fidelity import fidelity
+
+DISTANCES = ("fid", "kid", "precision", "recall", "density", "coverage")
+FIDELITIES = ("l1", "psnr", "ssim")
+IN_PIXELS = ("parzen", "nn", "ranking", *FIDELITIES)
+METRICS = (*DISTANCES, "is", *IN_PIXELS)
+PARZEN_IMAGES = 1000  # validation images on which the width of the Parzen window is chosen
+
+Line = dict[str, Any]  # metric, value, signature
+
+
+def line(metric: str, value: float, signature: str) -> Line:
+    """One line of the answer."""
+    return {"metric": metric, "value": value, "signature": signature}
+
+
+def scores(
+    images: Images,
+    data: Any,
+    options: argparse.Namespace,
+    note: str,
+    suffix: str = "",
+    paired: bool = False,
+) -> Iterator[Line]:
+    """Score images by every metric in `options.metrics`.
+
+    Args:
+        images: Batches of uint8 images with labels or None.
+        data: Prepared data of the real images.
+        options: Parsed options.
+        note: Last part of every signature.
+        suffix: Suffix of every metric's name.
+        paired: Whether image i of `data` is the reference of the i-th one here.
+    """
+    wanted = options.metrics
+    featured = [name for name in wanted if name not in IN_PIXELS]
+    if set(FIDELITIES) & set(wanted) and not paired:
+        raise UserError(
+            "--metrics l1, psnr and ssim need the answers: "
+            "give the checkpoint of a translation, and data that has pairs"
+        )
+    extractor = measured = None
+    if featured:
+        extractor = corpus_extractor(data, options.extractor).to(options.device)
+        measured = FeatureSet(extractor).to(options.device)
+    in_memory: list[Tensor] = []
+    labels: list[Tensor | None] = []
+    for batch, batch_labels in images:
+        if measured is not None:
+            measured.update(batch.to(options.device))
+        if len(featured) < len(wanted):
+            in_memory.append(batch.cpu())
+            labels.append(batch_labels)
+
+    if extractor is not None and measured is not None:
+        yield from distance_scores(extractor, measured, data, options, note, suffix)
+    if not in_memory:
+        return
+    generated = torch.cat(in_memory)
+    asked = None if labels[0] is None else torch.cat([one for one in labels if one is not None])
+    if set(FIDELITIES) & set(wanted):
+        yield from fidelity_scores(generated, data, options, note, suffix)
+    if "ranking" in wanted:
+        yield from ranking(generated, data, options, note)
+    if {"parzen", "nn"} & set(wanted):
+        yield from pixel_scores(generated, asked, data, options, note)
+
+
+def distance_scores(
+    extractor: Extractor,
+    measured: FeatureSet,
+    data: Any,
+    options: argparse.Namespace,
+    note: str,
+    suffix: str,
+) -> Iterator[Line]:
+    """Metrics that compare features of generated and of real images."""
+    wanted = options.metrics
+    fake, logits = (one.cpu() for one in measured.compute())
+    real = real_features(data, options.split, extractor, options.device)
+    counts = f"n_real={len(real.features)}|n_fake={len(fake)}"
+    size = data.data_spec["image_shape"][-1]
+    base = f"extractor={extractor.name}|split={options.split}|{counts}|size={size}"
+    values: dict[str, tuple[float, str]] = {}
+    if "fid" in wanted:
+        values["fid"] = (distances.frechet_distance(real.moments, distances.gaussian(fake)), "")
+    if "kid" in wanted:
+        values["kid"] = (distances.kernel_distance(real.features, fake), "|pairs=all")
+    if {"precision", "recall"} & set(wanted):
+        precision, recall = distances.precision_recall(real.features, fake)
+        values |= {"precision": (precision, "|k=3"), "recall": (recall, "|k=3")}
+    if {"density", "coverage"} & set(wanted):
+        density, coverage = distances.density_coverage(real.features, fake)
+        values |= {"density": (density, "|k=5"), "coverage": (coverage, "|k=5")}
+    if "is" in wanted:
+        values["is"] = (distances.inception_score(logits), "|splits=10")
+    for name in wanted:
+        if name in values:
+            value, extra = values[name]
+            name = extractor.prefix + name
+            yield line(name + suffix, value, f"{name}[{base}{extra}{note}]")
+
+
+def fidelity_scores(
+    generated: Tensor, data: Any, options: argparse.Namespace, note: str, suffix: str
+) -> Iterator[Line]:
+    """Metrics that compare each translation with its reference."""
+    index = list(range(options.seed, options.seed + len(generated)))
+    references, _ = real_images(data, options.split, index)
+    names = [name for name in FIDELITIES if name in options.metrics]
+    extra = f"split={options.split}|n={len(references)}{note}"
+    for name, (value, signature) in fidelity(generated, references, names).items():
+        yield line(name + suffix, value, f"{signature[:-1]}|{extra}]")
+
+
+def pixel_scores(
+    generated: Tensor, asked: Tensor | None, data: Any, options: argparse.Namespace, note: str
+) -> Iterator[Line]:
+    """Log-likelihood of a Parzen window, and the error of a nearest-neighbour classifier.
+
+    Args:
+        generated: uint8 images (N, C, H, W).
+        asked: Labels (N,) that the images were asked to have; None for an unconditional system.
+        data: Prepared data of the real images.
+        options: Parsed options.
+        note: Last part of every signature.
+    """
+    test, test_labels = real_images(data, "test", list(range(len(data.split("test")))))
+    counts = f"n_fake={len(generated)}|n_test={len(test)}"
+    if "parzen" in options.metrics:
+        size = len(data.split("val"))
+        if size < PARZEN_IMAGES:
+            raise UserError(
+                f"--metrics parzen chooses its width on {PARZEN_IMAGES:,} validation pictures, "
+                f"and there are {size}"
+            )
+        chosen_on, _ = real_images(data, "val", list(range(PARZEN_IMAGES)))
+        mean, error, sigma = parzen.parzen(generated, chosen_on, test)
+        extra = f"sigma={sigma:.3f}|se={error:.2g}{note}"
+        yield line("parzen", mean, f"parzen[{counts}|{extra}]")
+    if "nn" in options.metrics:
+        if test_labels is None or asked is None:
+            raise UserError(
+                "--metrics nn compares classes: "
+                "give a checkpoint of a conditional system, and data with labels"
+            )
+        value = 100 * parzen.nearest_neighbour_error(generated, asked, test, test_labels)
+        yield line("nn-error", value, f"nn-error[{counts}|distance=euclidean{note}]")

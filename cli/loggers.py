@@ -1,0 +1,50 @@
+"""Loggers of a run: CSV always, Weights & Biases and TensorBoard on request."""
+
+import os
+from netrc import NetrcParseError, netrc
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from callbacks.run_files import CSVLog
+
+
+def run_loggers(
+    run_dir: Path, checkpoint: dict[str, Any], wandb_project: str | None, tensorboard: bool
+) -> list[Logger]:
+    """Loggers of one run.
+
+    Args:
+        run_dir: Directory of the run.
+        checkpoint: Checkpoint that the run continues; empty for a new run.
+        wandb_project: Project on Weights & Biases; None for no such log.
+        tensorboard: Whether to log to TensorBoard.
+    """
+    loggers: list[Logger] = [CSVLog(run_dir / "metrics.csv", checkpoint.get("global_step", 0))]
+    if tensorboard:
+        loggers.append(TensorBoardLogger(run_dir, name="", version="tensorboard"))
+    if wandb_project:
+        loggers.append(wandb_logger(wandb_project, run_dir, checkpoint.get("wandb_id")))
+    return loggers
+
+
+def wandb_logger(project: str, run_dir: Path, run_id: str | None) -> WandbLogger:
+    """Weights & Biases; offline without an API key, since it would otherwise raise or wait."""
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        stored = netrc().authenticators(host) is not None
+    except (OSError, NetrcParseError):  # there is no such file, or none that can be read
+        stored = False
+    offline = not stored and not {"WANDB_API_KEY", "WANDB_MODE"} & os.environ.keys()
+    return WandbLogger(
+        project=project, save_dir=run_dir, id=run_id, resume="allow", offline=offline
+    )
+
+
+def close_wandb(loggers: list[Logger]) -> None:
+    """End the run on Weights & Biases, so that the next run of this process is a new one."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()

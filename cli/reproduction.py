@@ -1,0 +1,159 @@
+"""Reproductions: train the papers' recipes, measure them, and write the results."""
+
+import csv
+import difflib
+import importlib
+import inspect
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.errors import UserError
+from common.files import ROOT
+
+RUNS = ROOT / "runs" / "reproduce"
+RESULTS = ROOT / "results"
+SPLITS = ("train", "val", "test")
+Entry = dict[str, Any]
+
+
+def registry() -> dict[str, Entry]:
+    """Every reproduction by id."""
+    return {
+        path.stem: yaml.safe_load(path.read_text())
+        for path in sorted((ROOT / "configs/_reproduce").glob("*.yaml"))
+    }
+
+
+def reproduce(name: str, seeds: list[int]) -> dict[str, Any]:
+    """Run every seed of one reproduction, write its result to `results/` and return it."""
+    entries = registry()
+    if name not in entries:
+        near = ", ".join(difflib.get_close_matches(name, entries, n=3, cutoff=0))
+        raise UserError(
+            f"{name}: there is no such reproduction; "
+            f"`python reproduce.py list` names them all, near: {near}"
+        )
+    entry = entries[name]
+    variants = {
+        variant: run_seeds(f"{name}/{variant}", with_overrides(entry, overrides), seeds)
+        for variant, overrides in entry.get("variants", {}).items()
+    }
+    # The first variant is the one of the paper.
+    runs = next(iter(variants.values()), None) or run_seeds(name, entry, seeds)
+    values = [one["value"] for one in runs]
+    result = {
+        "id": name,
+        "value": statistics.fmean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "n_seeds": len(values),
+        "signature": runs[0]["signature"],
+        "epochs": runs[0]["epochs"],
+        "minutes": round(statistics.fmean(one["minutes"] for one in runs), 1),
+    }
+    if variants:
+        result["variants"] = {variant: figures_of(those) for variant, those in variants.items()}
+    if "figures" in entry:
+        result |= {"figures": figures_of(runs), "signatures": runs[0]["signatures"]}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def with_overrides(entry: Entry, overrides: dict[str, Any]) -> Entry:
+    """An entry with further overrides."""
+    return {**entry, "overrides": {**entry.get("overrides", {}), **overrides}}
+
+
+def run_seeds(name: str, entry: Entry, seeds: list[int]) -> list[dict[str, Any]]:
+    """Value, signature, epochs and minutes of each seed."""
+    if "function" in entry:
+        return [run_function(entry, seed) for seed in seeds]
+    return [run_model(name, entry, seed) for seed in seeds]
+
+
+def run_function(entry: Entry, seed: int) -> dict[str, Any]:
+    """Call the baseline that the entry names.
+
+    Its parameters name tensors of the data: `train_images`, `test_labels`, `val_texts`, and so on.
+    """
+    from cli.data import data_module
+    from datamodules.images.base import InMemoryImages
+
+    module, _, name = entry["function"].rpartition(".")
+    function = getattr(importlib.import_module(module), name)
+    data = data_module(ROOT / entry["config"], entry.get("data", {}))
+    wanted = inspect.signature(function).parameters
+    arguments = {**entry.get("arguments", {}), **({"seed": seed} if "seed" in wanted else {})}
+    for parameter in wanted:
+        split, _, kind = parameter.partition("_")
+        if split in SPLITS and parameter not in arguments:
+            value = data.texts(split) if kind == "texts" else getattr(data.split(split), kind)
+            arguments[parameter] = value.images if isinstance(value, InMemoryImages) else value
+    begin = time.perf_counter()
+    value, signature = function(**arguments)
+    minutes = (time.perf_counter() - begin) / 60
+    return {"value": value, "signature": signature, "epochs": None, "minutes": minutes}
+
+
+def run_model(name: str, entry: Entry, seed: int) -> dict[str, Any]:
+    """Train, continue or find finished one seed, and test it, or score its images where the entry
+    has `evaluate`.
+    """
+    from cli.training import TrainCLI  # imports torch, which takes seconds
+
+    folder = (ROOT / entry["run_dir"] if "run_dir" in entry else RUNS / name) / f"seed{seed}"
+    checkpoint = folder / "checkpoints" / f"{entry['stopping_rule']}.ckpt"
+    config = ["--config", str(ROOT / entry["config"])]
+    run = [*config, "--seed_everything", str(seed), "--run_dir", str(folder)]
+    run += [f"--{name}={value}" for name, value in entry.get("overrides", {}).items()]
+    resume = ["--ckpt_path", "last"] if (folder / "checkpoints/last.ckpt").exists() else []
+    fitted = TrainCLI(["fit", *run, *resume])
+    begin = time.perf_counter()
+    if "evaluate" in entry:
+        figures = scored(checkpoint, entry["evaluate"])
+    else:
+        tested = TrainCLI(["test", *run, "--ckpt_path", str(checkpoint)])
+        values, signatures = tested.trainer.callback_metrics, tested.model.signatures
+        names = [entry["metric"], *entry.get("figures", [])]
+        figures = {name: (values[name].item(), signatures[name]) for name in names}
+    value, signature = next(iter(figures.values()))
+    return {
+        "value": value,
+        "signature": f"{signature} {entry['stopping_rule']}.ckpt",
+        "figures": {name: value for name, (value, _) in figures.items()},
+        "signatures": {name: signature for name, (_, signature) in figures.items()},
+        "epochs": fitted.trainer.current_epoch,
+        "minutes": (training_seconds(folder) + time.perf_counter() - begin) / 60,
+    }
+
+
+def scored(checkpoint: Path, options: dict[str, Any]) -> dict[str, tuple[float, str]]:
+    """Values and signatures by `evaluate.py`, of the averaged weights where there are any."""
+    from cli.evaluation.options import parse
+    from cli.evaluation.program import evaluate
+
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    lines: dict[str, tuple[float, str]] = {}
+    for line in evaluate(parse([str(checkpoint), *arguments])):
+        lines.setdefault(line["metric"], (line["value"], line["signature"]))
+    return lines
+
+
+def training_seconds(folder: Path) -> float:
+    """Wall-clock seconds of all logging intervals of a run, over all its starts."""
+    with open(folder / "throughput.csv") as file:
+        return sum(float(row["seconds"]) for row in csv.DictReader(file))
+
+
+def figures_of(runs: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Mean of every figure over the runs, and its standard deviation where there are several."""
+    columns = {name: [one["figures"][name] for one in runs] for name in runs[0]["figures"]}
+    return {
+        name: [statistics.fmean(values), *([statistics.stdev(values)] if len(values) > 1 else [])]
+        for name, values in columns.items()
+    }

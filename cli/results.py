@@ -1,0 +1,114 @@
+"""Tables of results: RESULTS.md and the list of reproductions."""
+
+import json
+from typing import Any
+
+from cli.reproduction import RESULTS, registry
+
+HEADER = """# Results
+
+Written by `python reproduce.py run ID`; every row is one command. A value counts as a reproduction of the \
+published one only where
+data, split, protocol and metric are the same; where the protocol column says less, it is less. Minutes are wall-clock on \
+2 CPU
+cores that other work shared.
+
+| id | ours | published | better | n | epochs | min | protocol | signature | source |
+|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def listing() -> str:
+    """One line per reproduction."""
+    lines = []
+    for name, entry in registry().items():
+        done = (
+            json.loads((RESULTS / f"{name}.json").read_text())["value"]
+            if (RESULTS / f"{name}.json").exists()
+            else None
+        )
+        ours = f"{done:.4g}" if done is not None else "-"
+        published = entry.get("published") if entry.get("published") is not None else "-"
+        lines.append(
+            f"{name:32} ours {ours:>8}  published {published!s:>8}  "
+            f"about {entry['minutes']} min  {entry['what']}"
+        )
+    return "\n".join(lines)
+
+
+def render() -> str:
+    """RESULTS.md from the files in `results/` and the entries."""
+    entries = registry()
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    rows, tables = [], []
+    for name, result in results.items():
+        r = {**entries[name], **result}
+        if "variants" in result:
+            tables.append(ablation(r))
+        if "figures" in result:
+            tables.append(more_figures(r))
+        ours = f"{r['value']:.5g}" + (f" ± {r['std']:.2g}" if r["std"] is not None else "")
+        cells = [
+            name,
+            ours,
+            r.get("published"),
+            r["better"],
+            r["n_seeds"],
+            r["epochs"],
+            r["minutes"],
+            r["protocol"],
+            r["signature"],
+            r.get("source"),
+        ]
+        rows.append(
+            "| "
+            + " | ".join("–" if cell is None else str(cell).replace("|", "\\|") for cell in cells)
+            + " |\n"
+        )
+    return HEADER + "".join(rows) + changed_figures(entries, results) + "".join(tables)
+
+
+def ablation(result: dict[str, Any]) -> str:
+    """The variants of one result as a table, best first by the first figure."""
+    variants, (first, *_) = result["variants"], result["variants"][next(iter(result["variants"]))]
+    order = sorted(
+        variants,
+        key=lambda variant: variants[variant][first][0],
+        reverse=result["better"] == "higher",
+    )
+    names = list(variants[order[0]])
+    lines = [
+        f"\n## {result['id']}\n",
+        f"Order only, by {first}. {result['protocol']}; "
+        f"mean ± standard deviation of {result['n_seeds']} seeds.\n",
+    ]
+    lines += ["| variant | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
+    for variant in order:
+        cells = [
+            " ± ".join([f"{value[0]:.4g}", *(f"{spread:.2g}" for spread in value[1:])])
+            for value in variants[variant].values()
+        ]
+        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def more_figures(result: dict[str, Any]) -> str:
+    """The other figures of one result as a table."""
+    bar = "\\|"  # within a cell
+    lines = [f"\n## {result['id']}\n", "| figure | ours | signature |", "|---|---|---|"]
+    for name, value in result["figures"].items():
+        ours = " ± ".join([f"{value[0]:.4g}", *(f"{spread:.2g}" for spread in value[1:])])
+        lines.append(f"| {name} | {ours} | {result['signatures'][name].replace('|', bar)} |")
+    return "\n".join(lines) + "\n"
+
+
+def changed_figures(entries: dict[str, dict[str, Any]], results: dict[str, dict[str, Any]]) -> str:
+    """Table of values that were replaced or withdrawn, with the reasons."""
+    lines = ["\n## Figures that changed\n", "| id | before | now | why |", "|---|---|---|---|"]
+    for name, entry in entries.items():
+        now = f"{results[name]['value']:.5g}" if name in results else "withdrawn"
+        steps = entry.get("earlier", [])
+        values = [f"{step['value']:.5g}" for step in steps] + [now]
+        for before, after, step in zip(values, values[1:], steps):
+            lines.append(f"| {name} | {before} | {after} | {step['reason']} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,51 @@
+"""What all modalities share: seeds, the arguments of `sample`, and sampling a chunk at a time."""
+
+import argparse
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from cli.data import unseen_batch
+from cli.options import parse_seeds, sample_arguments, sample_parameters
+from common.errors import UserError
+from lightning_modules.core.module import GenerativeModule
+
+CHUNK = 64  # seeds sampled at a time, so that memory does not grow with their number
+
+
+def wanted_seeds(options: argparse.Namespace) -> list[int]:
+    """Seeds of `--seeds`, or `--num` of them from `--seed` on."""
+    if options.seeds:
+        return parse_seeds(options.seeds)
+    if options.num < 1:
+        raise UserError(f"--num {options.num} draws nothing: give at least 1")
+    return list(range(options.seed, options.seed + options.num))
+
+
+def arguments_of(model: GenerativeModule, options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of the model's `sample` that the command line sets."""
+    return sample_arguments(
+        vars(options), sample_parameters(model.sample), model.hparams.get("image_shape")
+    )
+
+
+def sample_chunks(
+    model: GenerativeModule,
+    options: argparse.Namespace,
+    seeds: list[int],
+    arguments: dict[str, Any],
+    size: int = CHUNK,
+) -> Iterator[tuple[list[int], Tensor | list[str]]]:
+    """Seeds and their samples, `size` at a time; systems that read data get unseen samples."""
+    takes_batch = "batch" in inspect.signature(model.sample).parameters
+    for start in range(0, len(seeds), size):
+        chunk = seeds[start : start + size]
+        given = dict(arguments)
+        for name in ("image", "mask"):  # one file for all seeds
+            if isinstance(given.get(name), Tensor):
+                given[name] = given[name].expand(len(chunk), -1, -1, -1)
+        if takes_batch:
+            given["batch"] = unseen_batch(model, options.data, chunk, given.get("attribute"))
+        yield chunk, model.sample(chunk, **given)

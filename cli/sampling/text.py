@@ -1,0 +1,116 @@
+"""Sampling texts from seeds, and scoring the tokens of a given text."""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+from torch import Tensor
+
+from cli.sampling.seeds import arguments_of, sample_chunks, wanted_seeds
+from common.errors import UserError
+from lightning_modules.core.language_model import LanguageModel
+from lightning_modules.core.module import GenerativeModule
+
+
+def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> None:
+    """Add what language models can show of their probabilities."""
+    if isinstance(model, LanguageModel):
+        parser.add_argument(
+            "--show_probs",
+            type=int,
+            default=0,
+            metavar="K",
+            help="show the K likeliest tokens of each step",
+        )
+        parser.add_argument(
+            "--score",
+            type=Path,
+            metavar="FILE",
+            help="how many bits each token of this text surprises by",
+        )
+
+
+def run(model: GenerativeModule, options: argparse.Namespace) -> None:
+    """Print a text per seed, or the surprisal of each token of `--score`."""
+    if isinstance(model, LanguageModel) and options.score:
+        print_surprisals(model, options.score)
+        return
+    arguments = arguments_of(model, options)
+    if arguments.get("prompt") == "-":
+        arguments["prompt"] = sys.stdin.read().removesuffix("\n")
+    seeds = wanted_seeds(options)
+    if isinstance(model, LanguageModel) and (options.show_probs or sys.stdout.isatty()):
+        type_texts(model, seeds, arguments, options.show_probs)
+        return
+    for _, texts in sample_chunks(model, options, seeds, arguments):
+        for text in texts:
+            print(text)
+
+
+class Typewriter:
+    """Listener of `generate` that shows one text while it is generated.
+
+    Args:
+        model: Language model.
+        prompt: Beginning of the text.
+        show_probs: Number of likeliest tokens shown on stderr for each step; 0 writes the text
+            itself to stdout.
+    """
+
+    def __init__(self, model: LanguageModel, prompt: str, show_probs: int) -> None:
+        self.tokenizer, self.show_probs = model.known_tokenizer(), show_probs
+        self.ids = model.prompt_ids(prompt)
+        self.printed = len(self.tokenizer.decode(self.ids))
+
+    def __call__(self, tokens: list[int], probabilities: Tensor) -> None:
+        """Show one step of one text."""
+        self.ids.append(tokens[0])
+        if self.show_probs:
+            top = probabilities[0].topk(min(self.show_probs, probabilities.shape[1]))
+            likely = "  ".join(
+                f"{self.tokenizer.token(i)!r} {p:.1%}"
+                for p, i in zip(top.values.tolist(), top.indices.tolist())
+            )
+            print(f"{self.tokenizer.token(tokens[0])!r:12} {likely}", file=sys.stderr)
+            return
+        text = self.tokenizer.decode(self.ids)
+        if not text.endswith("\ufffd"):  # half a character
+            print(text[self.printed :], end="", flush=True)
+            self.printed = len(text)
+
+
+def type_texts(
+    model: LanguageModel, seeds: list[int], arguments: dict[str, object], show_probs: int
+) -> None:
+    """Sample one text after the other, each shown while it is generated.
+
+    Raises:
+        UserError: if `show_probs` is negative.
+    """
+    if show_probs < 0:
+        raise UserError(f"--show_probs {show_probs}: give at least 1")
+    prompt = str(arguments["prompt"])
+    for seed in seeds:
+        model.listener = Typewriter(model, prompt, show_probs)
+        if not show_probs:
+            print(prompt, end="")
+        (text,) = model.sample([seed], **arguments)  # type: ignore[arg-type]
+        print(text if show_probs else "")
+
+
+def print_surprisals(model: LanguageModel, source: Path) -> None:
+    """Print the surprisal of each token of a text in bits, one a line, and their sum on stderr."""
+    from datamodules.text.base import read_pieces
+
+    if not source.is_file():
+        raise UserError(f"--score {source}: there is no such file")
+    surprisals, characters = model.surprisals("".join(read_pieces(source)))
+    for token, nats in surprisals:
+        print(f"{nats / math.log(2):.3f}\t{token!r}")
+    total = sum(nats for _, nats in surprisals) / math.log(2)
+    lossless = model.known_tokenizer().lossless
+    per_character = f", {total / characters:.3f} a character" if lossless else ""
+    print(
+        f"{total:.1f} bits, {total / len(surprisals):.3f} a token{per_character}", file=sys.stderr
+    )

@@ -1,0 +1,122 @@
+"""Sampling images for prompts, and ranking them by how well they fit."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cli.device import move_to
+from cli.sampling import images
+from cli.sampling.seeds import arguments_of, sample_chunks, wanted_seeds
+from common.errors import UserError
+from common.images import grid, labelled, save_png
+from lightning_modules import load
+from lightning_modules.core.module import GenerativeModule
+
+
+def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> None:
+    """Add the folder for the images, and their ranking."""
+    images.add_options(parser, model)
+    parser.add_argument(
+        "--ranker",
+        type=Path,
+        metavar="CKPT",
+        help="CLIP (or DALL-E, by its likelihood) that ranks the images of a prompt",
+    )
+    parser.add_argument(
+        "--keep", type=int, help="number of images kept, the best first; all unless given"
+    )
+
+
+def run(model: GenerativeModule, options: argparse.Namespace) -> None:
+    """Sample images for each `--prompt`, or for captions of the test split."""
+    if options.prompt is not None:
+        sample_prompts(model, options)
+        return
+    if options.ranker or options.keep:
+        raise UserError(
+            "--ranker and --keep choose among the pictures of a prompt: give --prompt TEXT"
+        )
+    images.run(model, options)
+
+
+def load_ranker(options: argparse.Namespace) -> Any:
+    """System of `--ranker`, or None.
+
+    Raises:
+        UserError: if it cannot score captions, or `--keep` does not fit.
+    """
+    if options.keep is not None and options.keep < 1:
+        raise UserError(f"--keep {options.keep}: give at least 1")
+    if options.ranker is None:
+        if options.keep is not None:
+            raise UserError(
+                "--keep takes the pictures that fit best: "
+                "give --ranker CKPT, which says so, or leave it out"
+            )
+        return None
+    ranker = load(options.ranker)
+    if not ranker.scores_captions:
+        raise UserError(
+            f"--ranker {options.ranker}: is a {type(ranker).__name__}; "
+            "give the checkpoint of a CLIP, or of a DALL-E"
+        )
+    move_to(ranker, options.device)
+    return ranker
+
+
+def read_prompts(prompts: list[str]) -> list[str]:
+    """Prompts of the command line, or with `-` a prompt per line of stdin."""
+    if prompts == ["-"]:
+        prompts = [line for line in map(str.strip, sys.stdin) if line]
+    if not prompts:
+        raise UserError("--prompt -: stdin holds no prompt; give one a line")
+    return prompts
+
+
+def sample_prompts(model: GenerativeModule, options: argparse.Namespace) -> None:
+    """Sample all seeds for each prompt, rank them, and save those that are kept, and a grid.
+
+    Raises:
+        UserError: if a prompt could not be used, after all others were; a line on stderr says why
+            for each.
+    """
+    seeds, arguments = wanted_seeds(options), arguments_of(model, options)
+    prompts, ranker = read_prompts(arguments.pop("prompt")), load_ranker(options)
+    rows: list[tuple[str, Tensor]] = []
+    failed: list[str] = []
+    for number, prompt in enumerate(prompts, 1):
+        try:
+            check_prompt(prompt, model, ranker)
+        except UserError as error:
+            failed.append(str(error))
+            continue
+        chunks = sample_chunks(model, options, seeds, {**arguments, "prompt": [prompt]})
+        outputs = torch.cat([chunk for _, chunk in chunks])  # type: ignore[misc]
+        scores = ranker.score(outputs, [prompt])[:, 0] if ranker else torch.zeros(len(seeds))
+        best = scores.argsort(descending=True, stable=True)[: options.keep].tolist()
+        for i in best:
+            path = options.out / f"prompt{number:02d}-seed{seeds[i]:04d}.png"
+            save_png(grid(outputs[i][None], columns=1), path)
+            print(f"{path}\t{prompt}" + (f"\t{scores[i]:.3f}" if ranker else ""))
+        rows.append((prompt, outputs[best].cpu()))
+    if rows:
+        save_png(labelled(rows), options.out / "grid.png")
+        print(options.out / "grid.png")
+    if failed and len(prompts) > 1:
+        print("\n".join(f"warning: {line}" for line in failed), file=sys.stderr)
+        raise UserError(
+            f"{len(failed)} of {len(prompts)} prompts could not be drawn, see the lines above"
+        )
+    if failed:
+        raise UserError(failed[0])
+
+
+def check_prompt(prompt: str, model: Any, ranker: Any) -> None:
+    """Refuse a prompt that the model or the ranker cannot read."""
+    model.read([prompt])
+    if ranker is not None:
+        ranker.read([prompt])

@@ -1,0 +1,77 @@
+"""Translating images: those of the test split, or a file or folder of your own."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cli.image_inputs import image_batches
+from cli.sampling import images
+from cli.sampling.seeds import CHUNK, arguments_of
+from common.errors import UserError
+from lightning_modules.core.module import GenerativeModule
+from metrics.features import to_bytes
+
+
+def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> None:
+    """Add the images to translate and the folder for the translations."""
+    images.add_options(parser, model)
+    parser.add_argument(
+        "--input",
+        type=Path,
+        help="image, or folder of images, to be translated; the test split unless given",
+    )
+
+
+def run(model: GenerativeModule, options: argparse.Namespace) -> None:
+    """Translate `--input`, or as many images of the test split as there are seeds."""
+    if options.input:
+        translate(model, options)
+    else:
+        images.run(model, options, size=CHUNK // 4)  # these images may be large
+
+
+def translate(model: Any, options: argparse.Namespace) -> None:
+    """Translate the images of `--input` into `--out`, under their names and in their sizes.
+
+    Raises:
+        UserError: if an image could not be translated, after all others were; a line on stderr
+            says why for each.
+    """
+    source, out, done = options.input, options.out, 0
+    if options.seeds:
+        raise UserError(
+            "--seeds picks pictures of the test split: "
+            "with --input give --seed, the noise of every picture"
+        )
+    failed: list[str] = []
+    if not source.exists():
+        raise UserError(f"--input {source}: there is no such picture or folder")
+    home = source if source.is_dir() else source.parent
+    if out.resolve() == home.resolve():
+        raise UserError(f"--out {out} would overwrite the pictures of --input: give another folder")
+    arguments = arguments_of(model, options)
+    domain = arguments["direction"][0]
+    for paths, inputs in image_batches(source, model.hparams.image_shape[0], failed):
+        batch = {domain: inputs.float() / 127.5 - 1}
+        try:
+            outputs = model.sample([options.seed] * len(paths), batch=batch, **arguments)
+        except UserError as error:
+            failed += [f"{path}: {error}" for path in paths]
+            continue
+        for path, image in zip(paths, to_bytes(outputs).cpu()):
+            target = out / path.relative_to(home)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()).save(target, quality=95)
+            print(target)
+            done += 1
+    if failed and source.is_dir():
+        print("\n".join(f"warning: {line}" for line in failed), file=sys.stderr)
+        raise UserError(
+            f"{len(failed)} of {done + len(failed)} pictures could not be translated, "
+            "see the lines above; repair them"
+        )
+    if failed:
+        raise UserError(failed[0])

@@ -1,0 +1,95 @@
+"""Translating texts: those of the test split, a file of any length, or one sentence."""
+
+import argparse
+import itertools
+import os
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from callbacks.attention_maps import heat_map
+from cli.sampling.seeds import arguments_of, sample_chunks, wanted_seeds
+from common.errors import UserError
+from common.images import save_png
+from datamodules.parallel.base import file_lines
+from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.translator import Translator
+from lightning_modules.decoding.beam_search import BeamSearchConfig
+
+CHUNK = 512  # lines translated at a time
+MAPS = 8  # first lines whose attention is shown
+
+
+def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> None:
+    """Add the texts to translate and the files for translations and attention."""
+    if isinstance(model, Translator):
+        parser.add_argument(
+            "--input", help="file with a text on each line, or a text; the test split unless given"
+        )
+        parser.add_argument("--out", type=Path, help="file for translations; stdout unless given")
+        parser.add_argument(
+            "--attention",
+            type=Path,
+            metavar="DIR",
+            help="folder for images of the attention in the first lines",
+        )
+
+
+def run(model: GenerativeModule, options: argparse.Namespace) -> None:
+    """Translate `--input`, or print translations of texts of the test split."""
+    if isinstance(model, Translator):
+        if options.input:
+            translate(model, options)
+            return
+        if options.out or options.attention:
+            raise UserError("--out and --attention go with --input: give a file or a text")
+    arguments = arguments_of(model, options)
+    for _, texts in sample_chunks(model, options, wanted_seeds(options), arguments):
+        for text in texts:
+            print(text)
+
+
+def translate(model: Translator, options: argparse.Namespace) -> None:
+    """Translate the lines of `--input`, `CHUNK` at a time; empty lines stay empty.
+
+    Raises:
+        UserError: if a line cannot be read, or `--out` is the input.
+    """
+    search = BeamSearchConfig(**arguments_of(model, options))
+    if options.seeds:
+        raise UserError("--seeds picks texts of the test split: leave it out with --input")
+    source, is_file = Path(options.input), os.path.isfile(options.input)
+    looks_like_file = source.suffix and len(options.input.split()) == 1
+    if not is_file and (looks_like_file or os.path.isdir(options.input)):
+        raise UserError(
+            f"--input {options.input}: there is no such file; "
+            "give a file with a text on each line, or a text"
+        )
+    if is_file and options.out and options.out.resolve() == source.resolve():
+        raise UserError(
+            f"--out {options.out} would overwrite the texts of --input: give another file"
+        )
+    lines = file_lines(source) if is_file else iter([options.input])
+    with (
+        open(options.out, "w", encoding="utf-8") if options.out else nullcontext(sys.stdout)
+    ) as file:
+        for number in itertools.count():
+            chunk = list(itertools.islice(lines, CHUNK))
+            for line in model.translate(chunk, search):
+                print(line, file=file)
+            if options.attention and number == 0:
+                save_attention(model, chunk[:MAPS], search, options.attention)
+            if len(chunk) < CHUNK:
+                break
+
+
+def save_attention(
+    model: Translator, lines: list[str], search: BeamSearchConfig, folder: Path
+) -> None:
+    """Save the attention maps of the translation of each line."""
+    for row, line in enumerate(lines, 1):
+        if line.strip():
+            tokens, length = model.read([line])
+            batch = {"source": tokens, "source_length": length}
+            for name, attention in model.attention_maps(batch, search).items():
+                save_png(heat_map(attention), folder / f"line{row:04d}-{name}.png")

@@ -1,0 +1,282 @@
+"""The command line of `train.py`: builds data, model and trainer from their arguments."""
+
+import sys
+from argparse import ArgumentError
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from callbacks.attention_maps import AttentionMaps
+from callbacks.checkpoint import AtomicCheckpointIO, RunCheckpoint
+from callbacks.fid import FID
+from callbacks.gan_health import GanHealth
+from callbacks.latent_plots import LatentPlots
+from callbacks.non_finite_guard import NonFiniteGuard
+from callbacks.previews import Previews
+from callbacks.run_files import RunFiles
+from callbacks.run_summary import RunSummary, describe
+from callbacks.throughput import Throughput
+from cli.classes import init_parameters
+from cli.command_line import CommandLine, parser_message
+from cli.compilation import compile_networks
+from cli.environment import keep_freed_memory, silence_lightning
+from cli.init_weights import init_from
+from cli.loggers import close_wandb, run_loggers
+from cli.run_directory import check_resume, check_system, find_run
+from common.errors import UserError
+from datamodules.base import DataModule
+from lightning_modules.core.module import GenerativeModule
+
+# Options of one start of the program, which a saved configuration leaves out.
+START_OPTIONS = (
+    *("config", "run_dir", "init_from", "ckpt_path", "dry_run", "compile"),
+    *("wandb", "tensorboard", "verbose", "weights_only"),
+)
+
+
+class TrainCLI(LightningCLI):
+    """LightningCLI with run directories, and models that get the data spec of their data.
+
+    Args:
+        argv: Subcommand and options.
+    """
+
+    model: GenerativeModule
+    datamodule: DataModule
+
+    def __init__(self, argv: list[str]) -> None:
+        silence_lightning()
+        keep_freed_memory()
+        self.command_line = CommandLine(argv)
+        super().__init__(
+            GenerativeModule,
+            DataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
+            trainer_defaults={
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+                "enable_progress_bar": False,
+                "use_distributed_sampler": False,  # our batch sampler knows its rank
+            },
+            args=self.command_line.words,
+        )
+
+    # Options
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        skip = {"model", "dataloaders", "datamodule", "weights_only"}
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"},
+            "validate": skip,
+            "test": skip,
+        }
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add Lightning's groups; values that the data provides are no options of the model."""
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults(
+            {f"trainer.{name}": value for name, value in self.trainer_defaults.items()}
+        )
+        parser.add_subclass_arguments(
+            GenerativeModule,
+            "model",
+            required=True,
+            fail_untyped=False,
+            skip=set(self.command_line.provided),
+        )
+        parser.add_subclass_arguments(DataModule, "data", required=True, fail_untyped=False)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(RunCheckpoint, "checkpoint")
+        parser.add_class_arguments(Previews, "previews")
+        parser.add_class_arguments(FID, "fid")
+        parser.add_argument("--run_dir", type=str | None, help="Where the run's files go.")
+        parser.add_argument(
+            "--init_from", type=str | None, help="Checkpoint whose weights a new run begins with."
+        )
+        parser.add_argument(
+            "--compile",
+            type=str | None,
+            metavar="BACKEND",
+            help="Compile the networks, such as with inductor.",
+        )
+        parser.add_argument(
+            "--wandb", type=str | None, metavar="PROJECT", help="Also log to Weights & Biases."
+        )
+        parser.add_argument("--tensorboard", action="store_true", help="Also log to TensorBoard.")
+        parser.add_argument(
+            "--dry_run", action="store_true", help="Print what would be trained, and stop."
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        words = self.command_line.words
+        subparser = self._subcommand_parsers.get(words[0])
+        actions = subparser._actions if subparser else []
+        options = {option for action in actions for option in action.option_strings}
+        if subparser:
+            self.command_line.check(options)
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise UserError(parser_message(str(error), options)) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Skip what Lightning does here: put a checkpoint's hyper-parameters over the options.
+        `check_resume` compares them instead.
+        """
+
+    def _add_instantiators(self) -> None:
+        """Skip what Lightning does here: store hyper-parameters without the data spec.
+        `save_hyperparameters` stores all.
+        """
+
+    # Building
+
+    def before_instantiate_classes(self) -> None:
+        self.options = options = self.config[self.subcommand]
+        interval = options.trainer.log_every_n_steps
+        if interval is not None and interval < 1:
+            raise UserError(f"trainer.log_every_n_steps {interval}: give at least 1")
+        self.run_dir, self.checkpoint = find_run(str(self.subcommand), options)
+        self.saved_config = yaml.safe_load(
+            self._parser(self.subcommand).dump(options, skip_unset=True)
+        )
+        for name in START_OPTIONS:
+            self.saved_config.pop(name, None)
+        options.model.dict_kwargs = self._data_spec()
+
+    def _data_spec(self) -> dict[str, Any]:
+        """Those values of the data spec that the model's `__init__` names."""
+        options = Namespace(data=self.options.data)
+        data: DataModule = self._parser(self.subcommand).instantiate(options).data
+        model = self.command_line.classes["model"]
+        wanted = init_parameters(model)
+        missing = wanted.keys() & set(type(data).provides) - data.data_spec.keys()
+        for name in missing:
+            if wanted[name].default is wanted[name].empty:
+                raise UserError(
+                    f"model {model.__name__} needs {name}, which this {type(data).__name__} "
+                    "does not have: choose other data"
+                )
+        return {name: value for name, value in data.data_spec.items() if name in wanted}
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self._get(self.config_init, "trainer")
+        if config.default_root_dir is not None:
+            raise UserError(
+                "trainer.default_root_dir is decided here: leave it out, "
+                "--run_dir says where the run's files go"
+            )
+        loggers = []
+        if self.subcommand == "fit" and config.logger is not False:
+            own = run_loggers(
+                self.run_dir, self.checkpoint, self.options.wandb, self.options.tensorboard
+            )
+            loggers = [*as_list(config.logger), *own]
+        return super().instantiate_trainer(
+            default_root_dir=str(self.run_dir),
+            logger=loggers,
+            callbacks=[*as_list(config.callbacks), *self._callbacks()],
+            plugins=[*as_list(config.plugins), AtomicCheckpointIO()],
+            **kwargs,
+        )
+
+    def _callbacks(self) -> list[Callback]:
+        if self.subcommand != "fit":
+            return []
+        shown = {key: self.saved_config[key] for key in ("model", "data")}
+        callbacks: list[Callback] = [
+            RunFiles(self.saved_config),
+            RunSummary(yaml.safe_dump(shown, sort_keys=False)),
+            NonFiniteGuard(),
+            Throughput(),
+            self._get(self.config_init, "previews"),
+        ]
+        # Lightning calls every hook of every callback at every step: leave out those without work.
+        optional = (
+            LatentPlots(),
+            AttentionMaps(),
+            GanHealth(),
+            self._get(self.config_init, "fid"),
+        )
+        callbacks += [callback for callback in optional if callback.watches(self.model)]
+        if self.options.trainer.enable_checkpointing is not False:
+            callbacks.append(self._get(self.config_init, "checkpoint"))
+        return callbacks
+
+    # Running
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        options = self.options
+        if self.checkpoint:
+            check_system(options.ckpt_path, self.checkpoint, self.model)
+            if subcommand == "fit":
+                check_resume(self.checkpoint, self.model)
+        if options.init_from:
+            print(init_from(options.init_from, self.model, self.datamodule), file=sys.stderr)
+        if subcommand == "test" and type(self.model).test_step is LightningModule.test_step:
+            raise UserError(
+                f"{type(self.model).__name__} has no figures of its own: "
+                "score its pictures with evaluate.py"
+            )
+        if options.dry_run:
+            self.datamodule.prepare_data()
+            print(yaml.safe_dump(self.saved_config, sort_keys=False))
+            print(describe(self.model, self.datamodule, self.trainer))
+            return
+        if options.compile:
+            compile_networks(self.model, options.compile)
+        try:
+            self._run_trainer(subcommand)
+        finally:
+            close_wandb(self.trainer.loggers)
+        if self.trainer.is_global_zero:
+            self._print_results()
+
+    def _run_trainer(self, subcommand: str) -> None:
+        """Call `trainer.fit`, `trainer.validate` or `trainer.test`."""
+        method = {
+            "fit": self.trainer.fit,
+            "validate": self.trainer.validate,
+            "test": self.trainer.test,
+        }[subcommand]
+        arguments = {"ckpt_path": self.options.ckpt_path, "weights_only": True}
+        if subcommand != "fit":
+            arguments["verbose"] = False
+        try:
+            method(self.model, datamodule=self.datamodule, **arguments)  # type: ignore[operator]
+        except RuntimeError as error:
+            if "loading state_dict" in str(error):
+                raise UserError(
+                    f"{self.options.ckpt_path}: its weights do not fit this model: "
+                    f"{str(error).split(':', 1)[1]}"
+                ) from error
+            raise
+        except SystemExit as stop:
+            # Lightning turns Ctrl-C into an exit with code 1.
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                raise stop.__context__ from None
+            raise
+
+    def _print_results(self) -> None:
+        for name, value in self.trainer.callback_metrics.items():
+            if name.startswith(("val/", "test/")):
+                print(f"{name} {value.item():.6g}  {self.model.signatures.get(name, '')}".rstrip())
+        if self.subcommand == "fit":
+            print(f"run: {self.run_dir}\npictures: {self.run_dir / 'samples'}")
+
+
+def as_list(value: Any) -> list[Any]:
+    """None, one object or a list as a list; a bool, which asks for Lightning's default, as none."""
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
