@@ -1,32 +1,29 @@
-"""Previews of who looks at whom, with words on the axes, of any system that has
-`attention_maps`.
-"""
-
-from typing import Any
+"""Attention weights of a translation, with tokens on the axes."""
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.latent_plots import figure_to_image, panels
-from callbacks.previews import preview_batch, publish
+from callbacks.figures import figure_to_image, panels
+from callbacks.preview_batch import preview_batch
+from callbacks.publish import publish
 from lightning_modules.core.translator import Translator
 from lightning_modules.nn.attention import AttentionMap
 
 
-def heat_map(shown: AttentionMap, most_heads: int = 4) -> Tensor:
-    """uint8 picture (3, H, W): a panel for each of the first heads, black where all of a row's
+def heat_map(attention: AttentionMap, max_heads: int = 4) -> Tensor:
+    """uint8 image (3, H, W): a panel for each of the first heads, black where all of a row's
     attention goes.
     """
-    weights = shown.weights[:most_heads].float().cpu()
+    weights = attention.weights[:max_heads].float().cpu()
     heads, rows, columns = weights.shape
     size = (heads * (1.2 + 0.22 * columns), 1.2 + 0.22 * rows)
     figure, axes = panels(1, heads, figsize=size, sharey=True)
     for number, (panel, head) in enumerate(zip(axes[0], weights), 1):
         panel.imshow(head.numpy(), cmap="Greys", vmin=0, vmax=1, aspect="auto")
         panel.set_xticks(
-            range(columns), [label(word) for word in shown.columns], rotation=90, fontsize=8
+            range(columns), [label(word) for word in attention.columns], rotation=90, fontsize=8
         )
-        panel.set_yticks(range(rows), [label(word) for word in shown.rows], fontsize=8)
+        panel.set_yticks(range(rows), [label(word) for word in attention.rows], fontsize=8)
         if heads > 1:
             panel.set_title(f"head {number}", fontsize=8)
     return figure_to_image(figure)
@@ -45,8 +42,8 @@ class AttentionMaps(Callback):
         """Whether a system shows its attention."""
         return isinstance(module, Translator)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Translator) -> None:
         if trainer.is_global_zero:
-            maps: dict[str, Any] = pl_module.attention_maps(preview_batch(trainer, 1))  # type: ignore[operator]
-            for name, shown in maps.items():
-                publish(trainer, f"attention-{name}", heat_map(shown), trainer.global_step)
+            maps = pl_module.attention_maps(preview_batch(trainer, 1))
+            for name, attention in maps.items():
+                publish(trainer, f"attention-{name}", heat_map(attention), trainer.global_step)

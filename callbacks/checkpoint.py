@@ -8,12 +8,14 @@ from types import FrameType
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from jsonargparse.typing import PositiveInt
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 
 from callbacks.non_finite_guard import check_finite
+from lightning_modules.core.module import GenerativeModule
 
 TERMINATED = 128 + signal.SIGTERM  # 143, what a shell reports of a process that SIGTERM ended
 
@@ -44,10 +46,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             RuntimeError,
         ) as error:  # RuntimeError is how torch reports a full disk in the middle of a file
             reason = getattr(error, "strerror", None) or "is the disk full?"
-            mend = "the last good checkpoint is still there: make room and continue with --ckpt_path last"
             raise OSError(
                 getattr(error, "errno", errno.ENOSPC),
-                f"could not be written ({reason}); {mend}",
+                f"could not be written ({reason}); the last good checkpoint is still there: "
+                "make room and continue with --ckpt_path last",
                 str(path),
             ) from error
         finally:
@@ -64,10 +66,10 @@ class RunCheckpoint(Checkpoint):
     non-finite is refused before it can overwrite a good state.
 
     Args:
-        every_n_train_steps: additional checkpoints, in updates.
+        every_n_train_steps: Updates between two additional checkpoints.
     """
 
-    def __init__(self, every_n_train_steps: int | None = None) -> None:
+    def __init__(self, every_n_train_steps: PositiveInt | None = None) -> None:
         self.every_n_train_steps = every_n_train_steps
         self.best: float | None = None
         self._saved_at = -1
@@ -79,7 +81,7 @@ class RunCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         self._saved_at = trainer.global_step
         # Set after Lightning's own handler, which would abort a validation half-way.
         signal.signal(signal.SIGTERM, self._on_sigterm)
@@ -90,7 +92,12 @@ class RunCheckpoint(Checkpoint):
         self._terminated = True
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: GenerativeModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         loop = trainer.fit_loop
         if (
@@ -110,27 +117,27 @@ class RunCheckpoint(Checkpoint):
             or trainer.should_stop
             or step == trainer.max_steps
         ):
-            self._save(trainer, "last")
+            self._save(trainer, pl_module, "last")
         if stop:
             raise SystemExit(TERMINATED)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        monitor = getattr(pl_module, "monitor", None)
+        monitor = pl_module.monitor
         if monitor is not None and monitor[0] in trainer.callback_metrics:
             value = trainer.callback_metrics[monitor[0]].item()
             sign = 1 if monitor[1] == "min" else -1
             if self.best is None or sign * value < sign * self.best:
                 self.best = value
-                self._save(trainer, "best")
-        self._save(trainer, "last")
+                self._save(trainer, pl_module, "best")
+        self._save(trainer, pl_module, "last")
         if self._told_to_stop(trainer):
             raise SystemExit(TERMINATED)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if trainer.global_step != self._saved_at:
-            self._save(trainer, "last")
+            self._save(trainer, pl_module, "last")
 
     def _told_to_stop(self, trainer: Trainer) -> bool:
         if trainer.world_size == 1:
@@ -139,8 +146,8 @@ class RunCheckpoint(Checkpoint):
             self._terminated, all=False
         )  # any rank's signal stops all
 
-    def _save(self, trainer: Trainer, name: str) -> None:
-        check_finite(trainer)
+    def _save(self, trainer: Trainer, pl_module: GenerativeModule, name: str) -> None:
+        check_finite(trainer, pl_module)
         trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / f"{name}.ckpt")
         if name == "last":
             self._saved_at = trainer.global_step

@@ -3,11 +3,11 @@ validation.
 
 | trouble | figure in `health.csv` | sign |
 |---|---|---|
-| oscillation | `oscillation`: lowest autocorrelation of the discriminator's loss over past windows | far below 0 |
-| uninformative loss | `accuracy`: of the discriminator, on real and generated pictures | near 1: no gradient; see `train/wasserstein` |
-| mode collapse | `diversity`: distance between two samples over that between two real pictures | far below 1 |
-| | `class_entropy`: of the samples' classes by the corpus' own classifier, over that of real pictures; `classes` are covered (`modes` on the ring) | far below 1 |
-| memorising | `novelty`: distance of samples to the nearest training picture over that of unseen pictures | far below 1 |
+| oscillation | `oscillation`: lowest autocorrelation of the discriminator's loss over past logging intervals | far below 0 |
+| uninformative loss | `accuracy`: of the discriminator, on real and generated images | near 1: no gradient; see `train/wasserstein` |
+| mode collapse | `diversity`: distance between two samples over that between two real images | far below 1 |
+| | `class_entropy`: of the samples' classes by the corpus' own classifier, over that of real images; `classes` are covered (`modes` on the ring) | far below 1 |
+| memorising | `novelty`: distance of samples to the nearest training image over that of unseen images | far below 1 |
 | overfitting | `overfitting`: how far the discriminator's answer to unseen real pictures has gone from that to training ones, on the way to that to generated ones | near 1; DiffAugment is the cure |
 
 (The last of the lecture's, sensitivity to hyper-parameters, takes many runs.)
@@ -22,15 +22,17 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
-from callbacks.previews import spread
+from callbacks.preview_batch import spread
 from callbacks.real_features import corpus_classifier
 from callbacks.run_files import CSVLog
 from callbacks.targets import Target, targets
+from datamodules.images.ring import Ring
 from lightning_modules.core.adversarial import AdversarialModule
+from lightning_modules.core.module import GenerativeModule
 from metrics.modes import classes_covered, modes_covered
 
-SMALLEST = 8  # side in pixels of pictures that the classifier takes
-HISTORY = 100  # windows of the discriminator's loss that are kept
+MIN_SIDE = 8  # in pixels, of images that the classifier takes
+HISTORY = 100  # logging intervals whose discriminator loss is kept
 LIMITS = {
     "oscillation": -0.5,
     "diversity": 0.5,
@@ -40,11 +42,16 @@ LIMITS = {
 UPPER_LIMITS = {"accuracy": 0.99, "overfitting": 0.5}  # above which one is
 ADVICE = {
     "oscillation": "the players chase each other: lower a learning rate, or add a penalty",
-    "accuracy": "the discriminator has won and its loss says nothing any more: regularise it, or use non_saturating",
+    "accuracy": (
+        "the discriminator has won and its loss says nothing any more: "
+        "regularise it, or use non_saturating"
+    ),
     "diversity": "mode collapse: the samples are alike",
     "class_entropy": "mode collapse: most samples are of few classes",
     "novelty": "the samples are copies of training pictures",
-    "overfitting": "the discriminator knows the training pictures by heart: model.augment true, or more data",
+    "overfitting": (
+        "the discriminator knows the training pictures by heart: model.augment true, or more data"
+    ),
 }
 
 
@@ -68,21 +75,21 @@ def lowest_autocorrelation(values: Tensor) -> float:
     )
 
 
-def at_most(pictures: Tensor, side: int = 64) -> Tensor:
-    """Previews (N, C, H, W), those larger than `side` scaled down to it: all that is told of them
-    here shows in small.
-    """
-    return F.adaptive_avg_pool2d(pictures, side) if min(pictures.shape[2:]) > side else pictures
+def shrink(images: Tensor, max_side: int = 64) -> Tensor:
+    """Images (N, C, H, W), scaled down to `max_side` pixels if they are larger."""
+    if min(images.shape[2:]) <= max_side:
+        return images
+    return F.adaptive_avg_pool2d(images, max_side)
 
 
-def pairwise(pictures: Tensor) -> Tensor:
-    """Mean distance between two of (N, C, H, W)."""
-    return torch.pdist(pictures.flatten(1)).mean()
+def pairwise(images: Tensor) -> Tensor:
+    """Mean distance between two images of (N, C, H, W)."""
+    return torch.pdist(images.flatten(1)).mean()
 
 
-def nearest(pictures: Tensor, pool: Tensor) -> Tensor:
-    """Median distance from pictures (N, C, H, W) to the nearest of a pool (M, C, H, W)."""
-    return torch.cdist(pictures.flatten(1), pool.flatten(1)).amin(1).median()
+def nearest(images: Tensor, pool: Tensor) -> Tensor:
+    """Median distance from images (N, C, H, W) to the nearest one of a pool (M, C, H, W)."""
+    return torch.cdist(images.flatten(1), pool.flatten(1)).amin(1).median()
 
 
 class GanHealth(Callback):
@@ -90,8 +97,8 @@ class GanHealth(Callback):
     appears.
 
     Args:
-        count: samples that are drawn, and unseen pictures they are compared with.
-        pool: training pictures among which the nearest is sought, at most.
+        count: Number of samples, and of unseen images they are compared with.
+        pool: Maximum number of training images among which the nearest is searched.
     """
 
     def __init__(self, count: int = 256, pool: int = 5000) -> None:
@@ -113,13 +120,18 @@ class GanHealth(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._losses, self._troubles = list(state_dict["losses"]), set(state_dict["troubles"])
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         self._log = CSVLog(
             Path(trainer.default_root_dir) / "health.csv", keep_until=trainer.global_step
         )
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: GenerativeModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         due = not pl_module.mid_update and trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if due and "train/loss_d" in trainer.callback_metrics:
@@ -128,7 +140,7 @@ class GanHealth(Callback):
             ]
 
     @torch.no_grad()
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if not trainer.is_global_zero or trainer.state.fn != "fit":
             return
         figures = self.measure(trainer, pl_module)
@@ -150,7 +162,7 @@ class GanHealth(Callback):
             )
         self._troubles = troubles
 
-    def measure(self, trainer: Trainer, pl_module: Any) -> dict[str, float]:
+    def measure(self, trainer: Trainer, pl_module: GenerativeModule) -> dict[str, float]:
         """All figures that can be had here; what is unknown is left out."""
         logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
         figures: dict[str, float] = {}
@@ -164,28 +176,26 @@ class GanHealth(Callback):
                 (logged["train/d_real"] - logged["val/d_real"]) / width if width > 0 else 0.0
             )
         for target in targets(pl_module, trainer.datamodule):  # type: ignore[attr-defined]
-            measured = self._measure_pictures(target, pl_module)
+            measured = self._measure_images(target, pl_module)
             figures |= {f"{name}{target.suffix}": value for name, value in measured.items()}
         return figures
 
-    def _measure_pictures(self, target: Target, pl_module: Any) -> dict[str, float]:
-        """What the samples themselves tell."""
+    def _measure_images(self, target: Target, pl_module: GenerativeModule) -> dict[str, float]:
+        """Figures of the samples alone."""
         data = target.data
-        unseen = self._pictures(data, "val", self.count, pl_module)
-        train = self._pictures(data, "train", self.pool, pl_module)
-        samples = at_most(
-            target.generate(list(range(min(self.count, target.inputs or self.count))))
-        )
+        unseen = self._images(data, "val", self.count, pl_module)
+        train = self._images(data, "train", self.pool, pl_module)
+        samples = shrink(target.generate(list(range(min(self.count, target.inputs or self.count)))))
         figures = {
             "diversity": float(pairwise(samples) / pairwise(unseen)),
             "novelty": float(nearest(samples, train) / nearest(unseen, train)),
         }
-        if hasattr(data, "centres"):
+        if isinstance(data, Ring):
             points = samples.flatten(1).cpu()
             modes, near = modes_covered(points, data.centres, data.deviation)
             figures |= {"modes": float(modes), "near": near}
         elif (
-            data.data_spec.get("num_classes") and min(data.data_spec["image_shape"][1:]) >= SMALLEST
+            data.data_spec.get("num_classes") and min(data.data_spec["image_shape"][1:]) >= MIN_SIDE
         ):
             classifier = corpus_classifier(data).to(pl_module.device)
             drawn, real = (classifier(images).argmax(1) for images in (samples, unseen))
@@ -194,11 +204,11 @@ class GanHealth(Callback):
         return figures
 
     @staticmethod
-    def _pictures(data: Any, split: str, count: int, pl_module: LightningModule) -> Tensor:
-        """At most `count` pictures of a split, spread evenly, on the module's device."""
-        picked = spread(len(data.split(split)), count)
+    def _images(data: Any, split: str, count: int, pl_module: GenerativeModule) -> Tensor:
+        """At most `count` images of a split, spread evenly, on the module's device."""
+        index = spread(len(data.split(split)), count)
         parts = [
-            at_most(data.batch(split, picked[start : start + 250])["image"])
-            for start in range(0, len(picked), 250)
+            shrink(data.batch(split, index[start : start + 250])["image"])
+            for start in range(0, len(index), 250)
         ]
         return torch.cat(parts).to(pl_module.device)

@@ -1,17 +1,15 @@
-"""Previews of the latent space of any system that has `encode`, `decode` and `latent_dim`, drawn
-when training ends.
-"""
+"""Plots of the latent space of a system with `has_latent_space`, drawn when training ends."""
 
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.previews import preview_batch, publish
+from callbacks.figures import figure_to_image, panels
+from callbacks.preview_batch import preview_batch
+from callbacks.publish import publish
 from common.images import grid, strips
 from lightning_modules.core import latent_space as latent
 from lightning_modules.core.modes import evaluating
@@ -19,31 +17,11 @@ from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.seeding import seeded_normal
 
 
-def figure_to_image(figure: Any) -> Tensor:
-    """uint8 (3, H, W) of a matplotlib figure, which is closed."""
-    import matplotlib.pyplot as plt
-
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
-    plt.close(figure)
-    return torch.from_numpy(np.array(Image.open(buffer).convert("RGB"))).permute(2, 0, 1)
-
-
-def panels(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
-    """A matplotlib figure for no screen, and its axes (rows, columns)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(rows, columns, squeeze=False, **options)
-
-
-def histograms(codes: Tensor, shown: int = 48) -> Tensor:
+def histograms(codes: Tensor, max_dims: int = 48) -> Tensor:
     """Histogram of each coordinate of codes (N, D) against N(0, 1): where they differ, prior
     samples meet no training.
     """
-    dims = min(shown, codes.shape[1])
+    dims = min(max_dims, codes.shape[1])
     rows = -(-dims // 8)
     figure, axes = panels(rows, min(8, dims), figsize=(1.4 * min(8, dims), 1.1 * rows))
     grid_points = np.linspace(-4, 4, 101)
@@ -74,7 +52,7 @@ def scatter(codes: Tensor, labels: Tensor) -> Tensor:
 
 
 def neighbours(model: Any, queries: Tensor, pool: Tensor, count: int = 8) -> Tensor:
-    """Rows (len(queries) * count, C, H, W) of the pictures of `pool` with the nearest codes; a
+    """Rows (len(queries) * count, C, H, W) of the images of `pool` with the nearest codes; a
     query in it is its own first.
     """
     distance = torch.cdist(model.encode(queries), model.encode(pool))  # (Q, P)
@@ -86,7 +64,7 @@ class LatentPlots(Callback):
     and of noise; for a 2-d code also the manifold and a scatter plot.
 
     Args:
-        count: validation pictures that are encoded for histograms and neighbours.
+        count: Validation images that are encoded for histograms and neighbours.
     """
 
     def __init__(self, count: int = 500) -> None:
@@ -108,13 +86,11 @@ class LatentPlots(Callback):
             if len(image) < 2:  # nothing to go between
                 return
             codes = model.encode(image)
-            shown = torch.arange(len(image), device=image.device).chunk(
-                16
-            )  # 16 pictures from all over the set
-            first = torch.stack([part[0] for part in shown])
+            chunks = torch.arange(len(image), device=image.device).chunk(16)
+            first = torch.stack([chunk[0] for chunk in chunks])  # 16 images, evenly spread
             start, end = first[: len(first) // 2], first[len(first) // 2 : len(first) // 2 * 2]
             active = codes.var(0).topk(min(8, model.latent_dim)).indices.tolist()
-            drawn = {
+            plots = {
                 "latent-interpolation": strips(
                     latent.interpolate(model, codes[start], codes[end], 9)
                 ),
@@ -126,14 +102,14 @@ class LatentPlots(Callback):
                 "latent-strangers": grid(self._strangers(model, image[:1])),
             }
             if model.latent_dim == 2:
-                drawn["latent-manifold"] = grid(latent.manifold(model, 16), columns=16)
-                drawn["latent-scatter"] = scatter(codes.float().cpu(), batch["label"].cpu())
-        for name, picture in drawn.items():
-            publish(trainer, name, picture, trainer.global_step)
+                plots["latent-manifold"] = grid(latent.manifold(model, 16), columns=16)
+                plots["latent-scatter"] = scatter(codes.float().cpu(), batch["label"].cpu())
+        for name, image in plots.items():
+            publish(trainer, name, image, trainer.global_step)
 
     @staticmethod
     def _strangers(model: Any, like: Tensor) -> Tensor:
-        """(2, 2, C, H, W): noise and a checkerboard, and what a code trained on other pictures
+        """(2, 2, C, H, W): noise and a checkerboard, and what a code trained on other images
         makes of them.
         """
         noise = seeded_normal([0], tuple(like.shape[1:]), like.device).clamp(-1, 1)

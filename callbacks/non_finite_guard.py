@@ -4,10 +4,11 @@ from collections import deque
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from common.errors import UserError
+from lightning_modules.core.module import GenerativeModule
 
 
 class NonFinite(UserError):
@@ -29,16 +30,16 @@ def first_non_finite(module: torch.nn.Module, batch: dict[str, Any]) -> str:
     return "the loss"
 
 
-def check_finite(trainer: Trainer) -> None:
+def check_finite(trainer: Trainer, module: GenerativeModule) -> None:
     """Raise if the last gradient was not finite; called before each checkpoint, since NaN never
     goes away again.
 
     Raises:
         NonFinite: with no more than the step, where the guard itself has not looked yet.
     """
-    norm = getattr(trainer.lightning_module, "grad_norm", None)
+    norm = module.grad_norm
     if norm is not None and not norm.isfinite():
-        name = first_non_finite(trainer.lightning_module, {})
+        name = first_non_finite(module, {})
         raise NonFinite(
             f"step {trainer.global_step}: {name} is not finite; last.ckpt keeps the last good state"
         )
@@ -48,7 +49,7 @@ class NonFiniteGuard(Callback):
     """Watches the norm of the gradient, which is finite only if every gradient is.
 
     On the CPU it is looked at after every update. On an accelerator that would make every step wait
-    for the device, so it is looked at once per logging window, together with the indices of the
+    for the device, so it is looked at once per logging interval, together with the indices of the
     batches since then.
     """
 
@@ -56,9 +57,14 @@ class NonFiniteGuard(Callback):
         self._recent: deque[tuple[int, Tensor, Any]] = deque()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: GenerativeModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
-        norm = getattr(pl_module, "grad_norm", None)
+        norm = pl_module.grad_norm
         if norm is None:
             return
         self._recent.append((trainer.global_step, norm, batch["index"]))
@@ -69,7 +75,9 @@ class NonFiniteGuard(Callback):
                 name = first_non_finite(pl_module, batch)
                 rows = ", ".join(map(str, index.tolist()[:16]))
                 raise NonFinite(
-                    f"step {step}: {name} is not finite (samples {rows}{', ...' if len(index) > 16 else ''}); "
-                    "last.ckpt keeps the last good state: lower the learning rate or set --trainer.gradient_clip_val"
+                    f"step {step}: {name} is not finite "
+                    f"(samples {rows}{', ...' if len(index) > 16 else ''}); "
+                    "last.ckpt keeps the last good state: lower the learning rate "
+                    "or set --trainer.gradient_clip_val"
                 )
         self._recent.clear()

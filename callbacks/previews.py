@@ -1,118 +1,86 @@
-"""Previews and texts while training: always the same seeds and the same data, so that one can
-compare.
-"""
+"""Previews during training: always the same seeds and the same data, so that they compare."""
 
-from pathlib import Path
+import sys
+import time
 from typing import Any
 
-import torch
-from PIL import Image
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from jsonargparse.typing import PositiveInt
+from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
-from common.errors import UserError
-from common.images import grid, save_png
+from callbacks.preview_batch import preview_batch
+from callbacks.publish import publish
+from common.images import grid
+from lightning_modules.core.module import GenerativeModule
 
-
-def publish(trainer: Trainer, name: str, content: Tensor | list[str], step: int | None) -> None:
-    """Write a picture or texts to `samples/` and to the loggers that can show them.
-
-    Args:
-        name: what it is; the step is appended where there is one.
-        content: uint8 (3, H, W), or lines.
-        step: update that it belongs to.
-    """
-    path = (
-        Path(trainer.default_root_dir)
-        / "samples"
-        / (name if step is None else f"{name}-{step:07d}")
-    )
-    if isinstance(content, Tensor):
-        save_png(content, path.with_suffix(".png"))
-    else:
-        path.with_suffix(".txt").write_text("\n".join(content) + "\n")
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            if isinstance(content, Tensor):
-                logger.log_image(
-                    name, [Image.fromarray(content.permute(1, 2, 0).numpy())], step=step
-                )
-            else:
-                logger.log_text(name, ["text"], [[line] for line in content], step=step)
-        elif isinstance(logger, TensorBoardLogger):
-            if isinstance(content, Tensor):
-                logger.experiment.add_image(name, content, step or 0)
-            else:
-                logger.experiment.add_text(name, "\n\n".join(content), step or 0)
-
-
-def preview_batch(trainer: Trainer, count: int) -> dict[str, Any]:
-    """`count` validation samples (training ones where there is no validation), spread evenly, on
-    the module's device.
-    """
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    split = "val" if len(data.split("val")) else "train"
-    batch = data.batch(split, spread(len(data.split(split)), count))
-    return on_device(batch, trainer.lightning_module.device)
-
-
-def spread(size: int, count: int) -> list[int]:
-    """At most `count` different numbers below `size`, evenly spread."""
-    count = min(size, count)
-    return [size * i // count for i in range(count)]
-
-
-def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A batch with its tensors moved."""
-    return {
-        key: value.to(device) if isinstance(value, Tensor) else value
-        for key, value in batch.items()
-    }
+MAX_STEPS = 20  # training steps that a preview may take as long as
+MAX_SHARE = 0.1  # share of the training time that longer previews may take
 
 
 class Previews(Callback):
-    """Draws the real pictures and the untrained system's preview before step 1, then the preview
-    every so often.
+    """Draws the real images and the untrained system's preview before step 1, then the preview at
+    regular intervals.
+
+    A preview that takes longer than `MAX_STEPS` training steps is skipped until the time trained
+    since the last one is long enough for it to take at most `MAX_SHARE` of it.
 
     Args:
-        every_n_train_steps: updates between two previews; also one when training ends.
-        count: validation samples in a preview.
+        every_n_train_steps: Updates between two previews; also one when training ends.
+        count: Validation samples in a preview.
     """
 
-    def __init__(self, every_n_train_steps: int = 1000, count: int = 32) -> None:
-        for name, value in {"every_n_train_steps": every_n_train_steps, "count": count}.items():
-            if value < 1:
-                raise UserError(f"previews.{name} {value}: give at least 1")
+    def __init__(self, every_n_train_steps: PositiveInt = 1000, count: PositiveInt = 32) -> None:
         self.every_n_train_steps, self.count = every_n_train_steps, count
         self._drawn_at = -1
+        self._seconds = 0.0  # of the last preview
+        self._announced = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if trainer.is_global_zero and trainer.global_step == 0:
             batch = preview_batch(trainer, self.count)
             if "image" in batch:
                 publish(trainer, "real", grid(batch["image"]), None)
             self._draw(trainer, pl_module)
+        self._since, self._since_step = time.perf_counter(), trainer.global_step
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: GenerativeModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
-        if trainer.is_global_zero and trainer.global_step % self.every_n_train_steps == 0:
+        step = trainer.global_step
+        due = step % self.every_n_train_steps == 0 and step != self._drawn_at
+        if trainer.is_global_zero and due and not self._too_long(step):
+            self._draw(trainer, pl_module)
+            self._since, self._since_step = time.perf_counter(), step
+
+    def on_train_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
+        if trainer.is_global_zero and trainer.global_step != self._drawn_at:
             self._draw(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            self._draw(trainer, pl_module)
-
-    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._drawn_at == trainer.global_step:
-            return
-        self._drawn_at = trainer.global_step
-        shown = pl_module.preview(preview_batch(trainer, self.count))  # type: ignore[operator]
-        for name, content in shown.items():
-            publish(
-                trainer,
-                name,
-                grid(content) if isinstance(content, Tensor) else content,
-                trainer.global_step,
+    def _too_long(self, step: int) -> bool:
+        """Whether a preview now would take too large a share of the time since the last one."""
+        trained = time.perf_counter() - self._since
+        steps = self._seconds / trained * (step - self._since_step)
+        if steps <= MAX_STEPS or self._seconds <= MAX_SHARE * trained:
+            return False
+        if not self._announced:
+            self._announced = True
+            print(
+                f"a preview takes {self._seconds:.1f} s, as long as {steps:.0f} training steps: "
+                f"previews are drawn less often than every {self.every_n_train_steps} updates, "
+                f"in at most {MAX_SHARE:.0%} of the training time",
+                file=sys.stderr,
             )
+        return True
+
+    def _draw(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
+        begin, self._drawn_at = time.perf_counter(), trainer.global_step
+        shown = pl_module.preview(preview_batch(trainer, self.count))
+        for name, content in shown.items():
+            image_or_text = grid(content) if isinstance(content, Tensor) else content
+            publish(trainer, name, image_or_text, trainer.global_step)
+        self._seconds = time.perf_counter() - begin

@@ -126,16 +126,11 @@ class RunFiles(Callback):
     resumed run continues it.
 
     Args:
-        config: what to save, without data_spec and without anything that belongs to one start of the
-            program.
+        config: Configuration, without the data spec and the options of one start of the program.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Processes started by torchrun may have read different clocks.
-        trainer._default_root_dir = trainer.strategy.broadcast(trainer.default_root_dir)  # type: ignore[attr-defined]  # has no setter
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,17 +1,19 @@
-"""The opening of every run, also what `--dry_run` prints: sizes, layers, global batch and steps."""
+"""The run summary, printed when a run begins and by `--dry_run`: layers, sizes, batch, steps."""
 
 import math
 import sys
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
-from callbacks.previews import on_device
+from callbacks.preview_batch import on_device
 from datamodules.samplers import limit_batches
+from lightning_modules.core.adversarial import AdversarialModule
+from lightning_modules.core.module import GenerativeModule
 
 
-def layer_table(model: Any, batch: dict[str, Any], depth: int = 3) -> str:
+def layer_table(model: GenerativeModule, batch: dict[str, Any], depth: int = 3) -> str:
     """Name, type, output shape and parameters of every module down to `depth`, from one pass of
     `preview`.
     """
@@ -47,17 +49,16 @@ def layer_table(model: Any, batch: dict[str, Any], depth: int = 3) -> str:
     )
 
 
-def describe(model: Any, data: Any, trainer: Trainer) -> str:
+def describe(model: GenerativeModule, data: Any, trainer: Trainer) -> str:
     """Layers, data sizes, and how a step is made up."""
     sizes = {
         split: len(data.split(split)) for split in ("train", "val")
     }  # to read the test split could take long
     split = "val" if sizes["val"] else "train"
     table = layer_table(model, on_device(data.batch(split, [0, 1]), model.device))
-    world, accumulated = (
-        trainer.world_size,
-        getattr(model, "accumulate", trainer.accumulate_grad_batches),
-    )
+    world, accumulated = trainer.world_size, trainer.accumulate_grad_batches
+    if isinstance(model, AdversarialModule):
+        accumulated = model.accumulate
     per_epoch = math.ceil(
         limit_batches(len(data.train_dataloader()), trainer.limit_train_batches) / accumulated
     )
@@ -67,27 +68,28 @@ def describe(model: Any, data: Any, trainer: Trainer) -> str:
         for count in (trainer.max_steps, per_epoch * epochs if epochs not in (None, -1) else -1)
         if count > 0
     ]
+    accelerator = type(trainer.accelerator).__name__.removesuffix("Accelerator")
     return (
         f"{table}\n\n"
         f"data: {', '.join(f'{count:,} {name}' for name, count in sizes.items())}\n"
-        f"global batch: {data.batch_size} {data.batch_unit} x {world} processes x {accumulated} accumulated = "
-        f"{data.batch_size * world * accumulated}\n"
-        f"steps: {per_epoch} an epoch, {min(steps) if steps else 'no limit'} in all, precision {trainer.precision}, "
-        f"on {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
+        f"global batch: {data.batch_size} {data.batch_unit} x {world} processes "
+        f"x {accumulated} accumulated = {data.batch_size * world * accumulated}\n"
+        f"steps: {per_epoch} an epoch, {min(steps) if steps else 'no limit'} in all, "
+        f"precision {trainer.precision}, on {accelerator}"
     )
 
 
 class RunSummary(Callback):
-    """Prints configuration, layers, sizes and steps when a run begins.
+    """Prints the configuration, layers, sizes and steps when a run begins.
 
     Args:
-        config: text of the configuration.
+        config: Text of the configuration.
     """
 
     def __init__(self, config: str) -> None:
         self.config = config
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if trainer.is_global_zero:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             print(

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 
 from callbacks.run_files import CSVLog
+from lightning_modules.core.module import GenerativeModule
 
 
 class Throughput(Callback):
     """Writes samples per second, time inside and outside of steps, and peak memory, per logging
-    window.
+    interval.
 
     Wall-clock figures differ from run to run, so they stay out of `metrics.csv`.
 
@@ -25,37 +26,42 @@ class Throughput(Callback):
     def __init__(self, print_every: float = 10.0) -> None:
         self.print_every = print_every
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         self._log = CSVLog(
             Path(trainer.default_root_dir) / "throughput.csv", keep_until=sys.maxsize
         )
-        self._begin = self._window = self._printed = time.perf_counter()
-        self._first_step = self._window_step = trainer.global_step
+        self._begin = self._interval_begin = self._printed = time.perf_counter()
+        self._first_step = self._interval_step = trainer.global_step
         self._inside = 0.0
         self._units = 0
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: GenerativeModule, batch: Any, batch_idx: int
     ) -> None:
         self._entered = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: GenerativeModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         now = time.perf_counter()
         self._inside += now - self._entered
-        self._units += pl_module.batch_units(batch)  # type: ignore[operator]
+        self._units += pl_module.batch_units(batch)
         step = trainer.global_step
-        if step % trainer.log_every_n_steps == 0 and step != self._window_step:  # type: ignore[attr-defined]  # set by a connector
+        if step % trainer.log_every_n_steps == 0 and step != self._interval_step:  # type: ignore[attr-defined]  # set by a connector
             self._write(trainer, pl_module, now)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step != self._window_step:
+    def on_train_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
+        if trainer.global_step != self._interval_step:
             self._write(trainer, pl_module, time.perf_counter())
 
-    def _write(self, trainer: Trainer, pl_module: LightningModule, now: float) -> None:
-        elapsed, step = now - self._window, trainer.global_step
-        unit = getattr(pl_module, "throughput_unit", "samples")
+    def _write(self, trainer: Trainer, pl_module: GenerativeModule, now: float) -> None:
+        elapsed, step = now - self._interval_begin, trainer.global_step
+        unit = pl_module.throughput_unit
         speed = self._units * trainer.world_size / elapsed
         row = {
             f"{unit}_per_second": round(speed, 1),
@@ -82,4 +88,4 @@ class Throughput(Callback):
                 file=sys.stderr,
                 flush=True,
             )
-        self._window, self._window_step, self._inside, self._units = now, step, 0.0, 0
+        self._interval_begin, self._interval_step, self._inside, self._units = now, step, 0.0, 0

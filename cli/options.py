@@ -44,7 +44,11 @@ def parse_seeds(text: str) -> list[int]:
 def sample_parameters(sample: typing.Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Parameters of a `sample` method that are options, by name."""
     parameters = inspect.signature(sample).parameters
-    return {name: one for name, one in parameters.items() if name not in NOT_OPTIONS}
+    return {
+        name: parameter
+        for name, parameter in parameters.items()
+        if name not in NOT_OPTIONS and parameter.kind is not parameter.VAR_KEYWORD
+    }
 
 
 def add_sample_options(parser: argparse.ArgumentParser, sample: typing.Callable[..., Any]) -> None:
@@ -123,5 +127,6 @@ def sample_arguments(
         if is_tensor(parameter) and path is not None:
             assert shape is not None, f"{name} needs a system with an image_shape"
             read = read_mask if name == "mask" else read_image
-            arguments[name] = read(path, shape, f"--{option_name(parameter)}")
+            tensor = read(path, shape, f"--{option_name(parameter)}")
+            arguments[name] = tensor[None] if name == "image" else tensor
     return arguments

@@ -7,10 +7,10 @@ from cli.reproduction import RESULTS, registry
 
 HEADER = """# Results
 
-Written by `python reproduce.py run ID`; every row is one command. A value counts as a reproduction of the \
-published one only where
-data, split, protocol and metric are the same; where the protocol column says less, it is less. Minutes are wall-clock on \
-2 CPU
+Written by `python reproduce.py run ID`; every row is one command. A value counts as a \
+reproduction of the published one only where
+data, split, protocol and metric are the same; where the protocol column says less, it is less. \
+Minutes are wall-clock on 2 CPU
 cores that other work shared.
 
 | id | ours | published | better | n | epochs | min | protocol | signature | source |

@@ -26,6 +26,7 @@ from cli.environment import keep_freed_memory, silence_lightning
 from cli.init_weights import init_from
 from cli.loggers import close_wandb, run_loggers
 from cli.run_directory import check_resume, check_system, find_run
+from cli.strategy import strategy_for
 from common.errors import UserError
 from datamodules.base import DataModule
 from lightning_modules.core.module import GenerativeModule
@@ -187,6 +188,7 @@ class TrainCLI(LightningCLI):
             logger=loggers,
             callbacks=[*as_list(config.callbacks), *self._callbacks()],
             plugins=[*as_list(config.plugins), AtomicCheckpointIO()],
+            strategy=strategy_for(config, self.model.find_unused_parameters),
             **kwargs,
         )
 

@@ -10,22 +10,22 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from torchvision.utils import make_grid
 
 
-def grid(pictures: Tensor, columns: int = 8) -> Tensor:
-    """uint8 picture (3, H, W) of many in [-1, 1].
+def grid(images: Tensor, columns: int = 8) -> Tensor:
+    """uint8 image (3, H, W) of many in [-1, 1].
 
     Args:
-        pictures: (N, C, H, W), or rows to be compared (R, N, C, H, W): row r + 1 of a picture
+        images: (N, C, H, W), or rows to be compared (R, N, C, H, W): row r + 1 of an image
             stands below row r.
-        columns: pictures side by side.
+        columns: Number of images side by side.
     """
-    if pictures.shape[-3:] == (2, 1, 1):
-        return plane(pictures.reshape(-1, 2))
-    if pictures.dim() == 5:
-        blocks = [block.flatten(0, 1) for block in pictures.split(columns, 1)]
-        columns = min(columns, pictures.shape[1])
-        pictures = torch.cat(blocks)
+    if images.shape[-3:] == (2, 1, 1):
+        return plane(images.reshape(-1, 2))
+    if images.dim() == 5:
+        blocks = [block.flatten(0, 1) for block in images.split(columns, 1)]
+        columns = min(columns, images.shape[1])
+        images = torch.cat(blocks)
     shown = make_grid(
-        pictures.detach().float().cpu().clamp(-1, 1),
+        images.detach().float().cpu().clamp(-1, 1),
         columns,
         padding=1,
         normalize=True,
@@ -34,18 +34,18 @@ def grid(pictures: Tensor, columns: int = 8) -> Tensor:
     return (shown * 255).round().byte()
 
 
-def labelled(rows: list[tuple[str, Tensor]], smallest: int = 64) -> Tensor:
-    """uint8 picture (3, H, W): a line for each row, its text and then its pictures (N, C, H, W) in
+def labelled(rows: list[tuple[str, Tensor]], min_side: int = 64) -> Tensor:
+    """uint8 image (3, H, W): a line for each row, its text and then its images (N, C, H, W) in
     [-1, 1].
 
     Args:
-        rows: texts and pictures, all of one size.
-        smallest: pixels; smaller pictures are enlarged to at least that height.
+        rows: Texts and images, all of one size.
+        min_side: Pixels; smaller images are enlarged to at least that height.
     """
-    scale = -(-smallest // rows[0][1].shape[-1])
+    scale = -(-min_side // rows[0][1].shape[-1])
     lines = [
-        grid(pictures.repeat_interleave(scale, 2).repeat_interleave(scale, 3), len(pictures))
-        for _, pictures in rows
+        grid(images.repeat_interleave(scale, 2).repeat_interleave(scale, 3), len(images))
+        for _, images in rows
     ]
     height, width = lines[0].shape[1], max(line.shape[2] for line in lines)
     font = label_font(13)
@@ -75,23 +75,23 @@ def label_font(size: int) -> Any:
 
 
 def plane(points: Tensor, side: int = 192) -> Tensor:
-    """uint8 picture (3, side, side) of points (N, 2) in [-1, 1]: pictures of two numbers are
-    places.
+    """uint8 image (3, side, side) of points (N, 2) in [-1, 1]: images of two numbers are
+    points.
     """
     column, row = (
         ((points.detach().float().cpu().clamp(-1, 1) + 1) / 2 * (side - 1)).round().long().unbind(1)
     )
-    picture = torch.full((3, side, side), 255, dtype=torch.uint8)
-    picture[:, side - 1 - row, column] = torch.tensor([200, 0, 0], dtype=torch.uint8)[:, None]
-    return picture
+    image = torch.full((3, side, side), 255, dtype=torch.uint8)
+    image[:, side - 1 - row, column] = torch.tensor([200, 0, 0], dtype=torch.uint8)[:, None]
+    return image
 
 
-def strips(pictures: Tensor) -> Tensor:
-    """uint8 picture of strips (N, S, C, H, W), one per line."""
-    return grid(pictures.flatten(0, 1), columns=pictures.shape[1])
+def strips(images: Tensor) -> Tensor:
+    """uint8 image of strips (N, S, C, H, W), one per line."""
+    return grid(images.flatten(0, 1), columns=images.shape[1])
 
 
-def save_png(picture: Tensor, path: Path) -> None:
-    """Write a uint8 picture (3, H, W)."""
+def save_png(image: Tensor, path: Path) -> None:
+    """Write a uint8 image (3, H, W)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)

@@ -2,6 +2,7 @@
 
 import errno
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 
 from callbacks.checkpoint import AtomicCheckpointIO
 from callbacks.non_finite_guard import first_non_finite
-from callbacks.previews import spread
+from callbacks.preview_batch import spread
+from callbacks.previews import Previews
 from callbacks.run_files import CSVLog
 from common.images import grid, strips
 
@@ -75,3 +77,41 @@ def test_the_first_tensor_that_is_not_finite_is_named() -> None:
     model.weight.grad = torch.tensor([[1.0, float("nan")]])
     assert first_non_finite(model, {"seed": 3}) == "the gradient of weight"
     assert first_non_finite(model, {"image": torch.tensor([float("inf")])}) == "batch['image']"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (15, [0, 100, 200, 300, 400, 500, 600, 650]),
+        (30, [0, 300, 600, 650]),  # in at most 10 % of the time
+        (100, [0, 650]),
+    ],
+)
+def test_long_previews_are_announced_and_drawn_less_often(
+    seconds: int, expected: list[int], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A step takes 1 s and a preview `seconds`: above 20 steps, it is long."""
+    now, drawn = 0, []
+
+    def preview(batch: object) -> dict[str, Any]:
+        nonlocal now
+        now += seconds
+        drawn.append(trainer.global_step)
+        return {}
+
+    monkeypatch.setattr("callbacks.previews.time.perf_counter", lambda: now)
+    monkeypatch.setattr("callbacks.previews.preview_batch", lambda *_: {})
+    trainer: Any = SimpleNamespace(is_global_zero=True, global_step=0)
+    module: Any = SimpleNamespace(preview=preview)
+    previews = Previews(every_n_train_steps=100)
+    previews.on_train_start(trainer, module)
+    for step in range(1, 651):
+        now += 1
+        trainer.global_step = step
+        previews.on_train_batch_end(trainer, module, None, None, step)
+    previews.on_train_end(trainer, module)
+    assert drawn == expected
+    said = capsys.readouterr().err
+    assert said.count(f"a preview takes {seconds}.0 s, as long as {seconds} training steps") == (
+        seconds > 20
+    )

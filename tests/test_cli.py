@@ -6,16 +6,21 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from jsonargparse import Namespace
 from PIL import Image
+from torch import Tensor
 
 import train
 from cli import reproduction, results
 from cli.evaluation import options as evaluation_options
+from cli.options import OptionParser, add_sample_options, sample_arguments, sample_parameters
 from cli.recipes import recipes
+from cli.strategy import strategy_for
 from common.files import ROOT
 from lightning_modules import load
 from tests.runs import differences, run_differences, tiny_config
@@ -355,3 +360,114 @@ def test_every_reproduction_can_be_run() -> None:
             evaluation_options.parse([str(ROOT), "--against", entry["config"], *given])
         else:
             assert entry["metric"].startswith("test/")
+
+
+USER_SYSTEM = '''"""A system that passes what it does not name on to its base class."""
+from typing import Any
+
+from lightning_modules.dcgan import DCGAN
+
+
+class MyDCGAN(DCGAN):
+    """DCGAN with one more option.
+
+    Args:
+        extra: One more option.
+    """
+
+    def __init__(self, extra: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.extra = extra
+'''
+
+
+@pytest.fixture
+def user_files() -> Iterator[None]:
+    """A system of a user's, and a broken one beside it."""
+    files = {"my_dcgan.py": USER_SYSTEM, "broken_system.py": "import nothing\nclass Broken(:\n"}
+    paths = [ROOT / "lightning_modules" / name for name in files]
+    try:
+        for path, text in zip(paths, files.values()):
+            path.write_text(text)
+        importlib.invalidate_caches()
+        yield
+    finally:
+        for path in paths:
+            path.unlink()
+
+
+@pytest.mark.parametrize("name", ["MyDCGAN", "lightning_modules.my_dcgan.MyDCGAN"])
+def test_a_subclass_with_kwargs_gets_the_data_spec(
+    name: str, user_files: None, tmp_path: Path
+) -> None:
+    argv = ["fit", "--model", name, "--model.extra", "2", "--model.width", "4"]
+    argv += ["--data", "OpenMoji", "--data.size", "32", "--data.batch_size", "8"]
+    argv += ["--run_dir", str(tmp_path), "--trainer.max_steps", "1"]
+    assert train.main([*argv, "--trainer.limit_val_batches", "0"]) == 0
+    model = load(tmp_path / "checkpoints/last.ckpt")
+    assert type(model).__name__ == "MyDCGAN"
+    assert model.extra == 2
+    assert model.sample([0]).shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "known"),
+    [
+        ("--model.help", "GPT", "--model.context"),
+        ("--data.help", "OpenMoji", "--data.neutral"),
+        ("--model.help", "MyDCGAN", "--model.extra"),
+    ],
+)
+def test_help_of_one_class_by_its_short_name(
+    option: str, name: str, known: str, user_files: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only its file is imported: a broken one beside it does not matter."""
+    assert train.main(["fit", option, name]) == 0
+    assert known in capsys.readouterr().out
+
+
+def test_an_image_and_its_mask_are_read_as_options(tmp_path: Path) -> None:
+    """`--input` and `--mask` exist where `sample` declares `image` and `mask`; white is filled."""
+
+    def sample(
+        seeds: list[int], *, image: Tensor | None = None, mask: Tensor | None = None
+    ) -> None:
+        """Fill in.
+
+        Args:
+            image: Image (N, C, H, W) in [-1, 1].
+            mask: Mask (N, 1, H, W): 1 where the image is to be filled in.
+        """
+
+    pixels = Image.new("L", (8, 8))
+    pixels.paste(255, (0, 0, 4, 8))
+    pixels.save(tmp_path / "mask.png")
+    Image.new("RGB", (20, 20), "white").save(tmp_path / "image.png")
+    parser = OptionParser()
+    add_sample_options(parser, sample)
+    files = ["--input", str(tmp_path / "image.png"), "--mask", str(tmp_path / "mask.png")]
+    options = parser.parse_args(files)
+    arguments = sample_arguments(vars(options), sample_parameters(sample), [3, 16, 16])
+    assert arguments["image"].shape == (1, 3, 16, 16)
+    assert (arguments["image"] == 1).all()
+    assert arguments["mask"].shape == (1, 1, 16, 16)
+    assert arguments["mask"][..., :7].min() == 1
+    assert arguments["mask"][..., 9:].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("strategy", "devices", "chosen"),
+    [
+        ("auto", 1, "auto"),
+        ("auto", 2, "ddp_find_unused_parameters_true"),
+        ("ddp", 2, "ddp_find_unused_parameters_true"),
+        ("ddp_spawn", 2, "ddp_spawn_find_unused_parameters_true"),
+        ("fsdp", 2, "fsdp"),
+    ],
+)
+def test_ddp_finds_unused_parameters_where_a_system_leaves_some_out(
+    strategy: str, devices: int, chosen: str
+) -> None:
+    config = Namespace(strategy=strategy, devices=devices, num_nodes=1, accelerator="cpu")
+    assert strategy_for(config, find_unused_parameters=True) == chosen
+    assert strategy_for(config, find_unused_parameters=False) == strategy

@@ -1,0 +1,29 @@
+"""Matplotlib figures as images, without a screen."""
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def panels(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
+    """A figure and its axes (rows, columns)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(rows, columns, squeeze=False, **options)
+
+
+def figure_to_image(figure: Any) -> Tensor:
+    """uint8 image (3, H, W) of a figure, which is closed."""
+    import matplotlib.pyplot as plt
+
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+    plt.close(figure)
+    return torch.from_numpy(np.array(Image.open(buffer).convert("RGB"))).permute(2, 0, 1)

@@ -1,0 +1,31 @@
+"""The batch of validation samples that previews and plots show."""
+
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor
+
+
+def preview_batch(trainer: Trainer, count: int) -> dict[str, Any]:
+    """`count` validation samples (training samples if there is no validation split), evenly spread,
+    on the module's device.
+    """
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    split = "val" if len(data.split("val")) else "train"
+    batch = data.batch(split, spread(len(data.split(split)), count))
+    return on_device(batch, trainer.lightning_module.device)
+
+
+def spread(size: int, count: int) -> list[int]:
+    """At most `count` different numbers below `size`, evenly spread."""
+    count = min(size, count)
+    return [size * i // count for i in range(count)]
+
+
+def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch with its tensors moved."""
+    return {
+        key: value.to(device) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }

@@ -1,0 +1,38 @@
+"""Options of DDP that depend on the system."""
+
+from typing import Any
+
+from jsonargparse import Namespace
+from pytorch_lightning import Trainer
+from pytorch_lightning.strategies import DDPStrategy
+
+DDP = ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
+
+
+def strategy_for(config: Namespace, find_unused_parameters: bool) -> Any:
+    """`trainer.strategy`, made to find unused parameters where the system needs that.
+
+    Only DDP that is named, or that Lightning chooses for several processes, is changed; a strategy
+    given as an object or by another name stays.
+
+    Args:
+        config: Options of the trainer.
+        find_unused_parameters: Whether a backward pass of the system leaves parameters out.
+    """
+    name = config.strategy
+    if not find_unused_parameters or name not in ("auto", *DDP):
+        return name
+    if name == "auto":
+        probe = Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        if not isinstance(probe.strategy, DDPStrategy):  # one process
+            return name
+        name = "ddp"
+    return f"{name}_find_unused_parameters_true"
