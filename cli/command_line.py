@@ -144,8 +144,16 @@ def parser_message(message: str, known: set[str]) -> str:
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     keys = [line.split('"')[1] for line in lines if line.startswith('Parser key "')]
     rest = [
-        line.replace("<class '", "").replace("'>", "").replace("typing.", "")
+        plain_words(line)
         for line in lines
         if line and not line.startswith(('Parser key "', *ALTERNATIVES))
     ]
     return ": ".join([".".join(keys), " ".join(rest)] if keys else rest)
+
+
+def plain_words(line: str) -> str:
+    """A line of jsonargparse's messages without its names of Python types."""
+    rule = "does not conform to restriction v"
+    if rule in line:  # Not of type PositiveInt: 0 does not conform to restriction v>0
+        return line.partition(": ")[2].replace(rule, "must be ")
+    return line.replace("<class '", "").replace("'>", "").replace("typing.", "")

@@ -175,17 +175,20 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     ),  # no abbreviations
     FIT + "--model.latent_dim many": ("model.latent_dim: Expected a int", "many"),
     FIT + "--trainer.max_epochs x": ("trainer.max_epochs: Expected a int", "x"),
-    FIT + "--model.network transformer": ("model.network: Expected a Literal['mlp', 'conv']", "transformer"),
+    FIT + "--model.network transformer": (
+        "model.network: Expected a Literal['mlp', 'conv']",
+        "transformer",
+    ),
     FIT + "--model Vea": ("--model Vea", "near: VAE"),
     FIT + "--data OpenMojo": ("--data OpenMojo", "near: OpenMoji"),
     FIT + "--model.num_classes 10": ("model.num_classes is a fact", "leave it out"),
     FIT + "--model.image_shape [3,16,16]": ("model.image_shape is a fact", "leave it out"),
-    FIT + "--data.batch_size 0": ("data: batch_size", "0 does not conform to restriction v>0"),
-    FIT + "--data.batch_size -4": ("data: batch_size", "-4 does not conform to restriction v>0"),
-    FIT + "--data.eval_batch_size -1": ("data: eval_batch_size", "restriction v>0"),
-    FIT + "--data.num_workers -1": ("data: num_workers", "-1 does not conform to restriction v>=0"),
-    FIT + "--previews.every_n_train_steps 0": ("previews.every_n_train_steps 0", "at least 1"),
-    FIT + "--previews.count 0": ("previews.count 0", "at least 1"),
+    FIT + "--data.batch_size 0": ("data.batch_size: 0", "must be >0"),
+    FIT + "--data.batch_size -4": ("data.batch_size: -4", "must be >0"),
+    FIT + "--data.eval_batch_size -1": ("data.eval_batch_size: ", "must be >0"),
+    FIT + "--data.num_workers -1": ("data.num_workers: -1", "must be >=0"),
+    FIT + "--previews.every_n_train_steps 0": ("previews.every_n_train_steps: 0", "must be >0"),
+    FIT + "--previews.count 0": ("previews.count: 0", "must be >0"),
     FIT + "--trainer.log_every_n_steps 0": ("trainer.log_every_n_steps 0", "at least 1"),
     FIT + "--data.batch_size 5000": ("data.batch_size 5000", "3483 training samples: lower it"),
     FIT + "--data.size 18": ("18x18 cannot be halved 2 times", "must be multiples of 4"),
@@ -436,7 +439,7 @@ def test_debug_shows_the_traceback(
     )
     err = capsys.readouterr().err
     assert "Traceback" in err
-    assert "error: data: batch_size" in err.splitlines()[-1]
+    assert "error: data.batch_size: 0" in err.splitlines()[-1]
 
 
 def test_a_worker_s_mistake_is_one_line_too(

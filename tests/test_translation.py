@@ -677,7 +677,8 @@ def test_many_pictures_pass_through_in_small_batches(
         picture(tmp_path / f"{number}.png", 16, 16 if number < 7 else 32)
     monkeypatch.setattr(image_inputs, "MAX_PIXELS", 3 * 16 * 16)
     sizes = [
-        (len(paths), tuple(images.shape)) for paths, images in image_inputs.image_batches(tmp_path, 3, [])
+        (len(paths), tuple(images.shape))
+        for paths, images in image_inputs.image_batches(tmp_path, 3, [])
     ]
     assert sizes == [
         (3, (3, 3, 16, 16)),

@@ -16,9 +16,7 @@ from metrics.features import to_bytes
 Images = Iterator[tuple[Tensor, Tensor | None]]  # uint8 (N, C, H, W) and labels (N,), per batch
 
 
-def generated_images(
-    target: Target, model: Any, options: argparse.Namespace, count: int
-) -> Images:
+def generated_images(target: Target, model: Any, options: argparse.Namespace, count: int) -> Images:
     """Generated images with the labels they were asked to have; classes take turns."""
     conditional = model.hparams.get("conditional", False)
     for start in range(options.seed, options.seed + count, options.batch_size):

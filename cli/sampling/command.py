@@ -43,12 +43,20 @@ def run(argv: list[str]) -> None:
     program = BY_MODALITY[model.modality]
     parser = common_options(path, model)
     program.add_options(parser, model)
+    if model.has_averaged_weights:
+        parser.add_argument(
+            "--ema",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="use averaged weights (default: True)",
+        )
     add_sample_options(parser, model.sample)
     options = parser.parse_args(argv[1:])
     if options.data is None:
         options.data = Path(path).resolve().parents[1] / "config.yaml"
     move_to(model, options.device)
-    program.run(model, options)
+    with model.averaged_weights(not model.has_averaged_weights or options.ema):
+        program.run(model, options)
 
 
 def common_options(path: str, model: GenerativeModule) -> argparse.ArgumentParser:
