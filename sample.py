@@ -12,7 +12,8 @@ FOLDER_OR_IMAGE --direction a2b --out DIR` keeps names and sizes. Those that tra
 file of any length or a sentence, `--input FILE --out FILE`, a line for a line, and `--attention
 DIR` draws what the first lines looked at. Systems that draw from words take a `--prompt` as often
 as you like, or a line for each from stdin; `--ranker CKPT` has a CLIP choose the `--keep K`
-pictures that fit best.
+pictures that fit best. Systems that fill in a picture take `--input IMAGE` and `--mask IMAGE`,
+white where they are to draw. `--no-ema` uses live weights instead of averaged ones.
 """
 
 import sys

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from common.lazy_batch import LazyBatch
+from datamodules.lazy_batch import LazyBatch
 from lightning_modules.core.module import GenerativeModule
 from metrics.features import to_bytes
 

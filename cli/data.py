@@ -7,7 +7,7 @@ from typing import Any
 from cli.classes import import_class
 from cli.recipes import read_config
 from common.errors import UserError
-from common.lazy_batch import LazyBatch
+from datamodules.lazy_batch import LazyBatch
 
 
 def data_module(config: Path, overrides: dict[str, Any] | None = None) -> Any:

@@ -4,6 +4,7 @@ mistakes are one line.
 
 import csv
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import yaml
 from pytorch_lightning import Trainer
 
+import evaluate
 import sample
 import train
 from cli.data import data_module
@@ -224,7 +226,7 @@ def test_another_runs_average_is_not_the_new_runs(checkpoint: str, d: Path, tmp_
     state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert state["ema.updates"] == 1
     torch.testing.assert_close(
-        state["averaged.module.embedding.weight"], state["network.embedding.weight"]
+        state["ema.networks.network.embedding.weight"], state["network.embedding.weight"]
     )
 
 
@@ -302,3 +304,31 @@ def test_a_mistake_is_one_line_with_its_mend(
     assert code == 2, line
     for fragment in MISTAKES[command]:
         assert fragment in line
+
+
+def test_averaged_and_live_weights_are_scored_by_own_figures(
+    d: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`evaluate.py` on a system that generates no images; `train.py test` scores the averages."""
+    checkpoint = str(d / "run/checkpoints/last.ckpt")
+    capsys.readouterr()
+    assert evaluate.main([checkpoint]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    nll = {line["weights"]: line for line in lines if line["metric"] == "nll"}
+    assert nll["ema"]["value"] != nll["live"]["value"]
+    assert nll["ema"]["signature"].startswith("nll[unit=nats/token")
+    config = ["--config", str(d / "run/config.yaml"), "--ckpt_path", checkpoint]
+    assert train.main(["test", *config]) == 0
+    assert f"test/nll {nll['ema']['value']:.6g} " in capsys.readouterr().out
+    assert evaluate.main([checkpoint, "--metrics", "fid"]) == 2
+    assert "draws no pictures: leave out --metrics" in capsys.readouterr().err
+
+
+def test_live_weights_translate_on_request(
+    checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, text = load(checkpoint), "woman firefighter: medium skin tone"
+    for option, averaged in ((), True), (("--ema",), True), (("--no-ema",), False):
+        assert sample.main([checkpoint, "--input", text, *option]) == 0
+        with model.averaged_weights(averaged):
+            assert capsys.readouterr().out.splitlines() == model.translate([text])

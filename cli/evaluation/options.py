@@ -56,7 +56,7 @@ def parse(argv: list[str], description: str | None = None) -> argparse.Namespace
         "--device", default="cpu", help="where to compute, such as cuda (default: cpu)"
     )
     options = parser.parse_args(argv)
-    options.metrics = options.metrics.split(",")
+    options.metrics, options.default_metrics = options.metrics.split(","), list(DISTANCES)
     unknown = [name for name in options.metrics if name not in METRICS]
     if unknown:
         raise UserError(

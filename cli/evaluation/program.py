@@ -7,11 +7,13 @@ from callbacks.targets import targets
 from cli.data import data_module
 from cli.device import move_to
 from cli.evaluation.images import folder_images, generated_images
+from cli.evaluation.own_figures import own_figures
 from cli.evaluation.ranking import load_ranker
 from cli.evaluation.scores import Line, scores
 from common.errors import UserError
 from datamodules.pairs.base import PairDataModule
 from lightning_modules import load
+from lightning_modules.core.module import GenerativeModule
 
 
 def evaluate(options: argparse.Namespace) -> Iterator[Line]:
@@ -34,21 +36,24 @@ def folder_scores(options: argparse.Namespace) -> Iterator[Line]:
 
 
 def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
-    """Scores of the images that a system generates, with averaged and with live weights."""
+    """Scores of a system with averaged and with live weights: of the images that it generates, or
+    its own figures where it generates none.
+    """
     data = data_module(options.against)
     model = load(options.source)
     move_to(model, options.device)
     if model.modality not in ("images", "image-to-image", "text-to-image"):
-        raise UserError(
-            f"{options.source}: {type(model).__name__} draws no pictures, "
-            "and these metrics are for pictures"
-        )
+        for averaged in weight_choices(model):
+            with model.averaged_weights(averaged):
+                for line in own_figures(model, data, options):
+                    yield {**line, "weights": "ema" if averaged else "live"}
+        return
     if options.ranker is not None:
         options.ranker = load_ranker(data, options)
     for target in targets(model, data, options.split):
         most = target.inputs or options.num or len(data.split(options.split))
         count = min(options.num or most, most)  # more inputs than there are would repeat
-        for averaged in (True, False) if model.has_averaged_weights else (False,):
+        for averaged in weight_choices(model):
             note = f"|seed={options.seed}"
             if model.has_averaged_weights:
                 note += f"|ema={int(averaged)}"
@@ -57,3 +62,8 @@ def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
                 lines = scores(images, target.data, options, note, target.suffix, target.paired)
                 for line in lines:
                     yield {**line, "weights": "ema" if averaged else "live"}
+
+
+def weight_choices(model: GenerativeModule) -> tuple[bool, ...]:
+    """Whether to use averaged weights: with and without where there are any."""
+    return (True, False) if model.has_averaged_weights else (False,)

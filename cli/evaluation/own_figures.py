@@ -1,0 +1,45 @@
+"""Figures that a system logs in its own `test_step`, such as BLEU or perplexity."""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+
+from cli.environment import silence_lightning
+from cli.evaluation.scores import Line, line
+from common.errors import UserError
+from lightning_modules.core.module import GenerativeModule
+
+
+def own_figures(model: GenerativeModule, data: Any, options: argparse.Namespace) -> Iterator[Line]:
+    """All `test/*` figures of the test split, with the weights that the model has now.
+
+    Raises:
+        UserError: if the system has no figures, or another split or metrics are wanted.
+    """
+    if type(model).test_step is LightningModule.test_step:
+        raise UserError(
+            f"{options.source}: {type(model).__name__} draws no pictures and has no figures"
+        )
+    if options.split != "test" or options.metrics != options.default_metrics:
+        raise UserError(
+            f"{options.source}: {type(model).__name__} draws no pictures: "
+            "leave out --metrics and --split, its own figures are of the test split"
+        )
+    silence_lightning()
+    trainer = Trainer(
+        accelerator=torch.device(options.device).type,
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.test(model, datamodule=data, verbose=False)
+    for name, value in trainer.callback_metrics.items():
+        if name.startswith("test/"):
+            metric = name.removeprefix("test/")
+            yield line(metric, value.item(), model.signatures.get(name, ""))
