@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from datamodules.images.folder import (
+from datamodules.images.files import (
     SUFFIXES,
-    BadPicture,
-    picture_files,
-    read_picture,
+    BadImage,
+    image_files,
+    read_image,
     square,
     to_tensor,
 )
@@ -19,7 +19,7 @@ from datamodules.images.folder import (
 MAX_PIXELS = 2**20  # of the images that are translated at a time
 
 
-def read_image(path: Path, shape: list[int], option: str) -> Tensor:
+def image_input(path: Path, shape: list[int], option: str) -> Tensor:
     """An image file in a system's size, (C, H, W) in [-1, 1].
 
     Args:
@@ -32,12 +32,12 @@ def read_image(path: Path, shape: list[int], option: str) -> Tensor:
     """
     if not path.is_file():
         raise UserError(f"{option} {path}: there is no such picture")
-    return square(read_picture(path, shape[0]), shape[-1], path, smallest=1).float() / 127.5 - 1
+    return square(read_image(path, shape[0]), shape[-1], path, min_size=1).float() / 127.5 - 1
 
 
-def read_mask(path: Path, shape: list[int], option: str) -> Tensor:
+def mask_input(path: Path, shape: list[int], option: str) -> Tensor:
     """A black-and-white image file as a mask (1, 1, H, W): 1 where it is white, 0 where black."""
-    return (read_image(path, [1, *shape[1:]], option) > 0).float()[None]
+    return (image_input(path, [1, *shape[1:]], option) > 0).float()[None]
 
 
 def image_batches(
@@ -54,7 +54,7 @@ def image_batches(
     Raises:
         UserError: if there is nothing to read.
     """
-    found = picture_files(source) if source.is_dir() else [source]
+    found = image_files(source) if source.is_dir() else [source]
     if not found:
         raise UserError(
             f"--input {source}: there are no pictures in it ({', '.join(sorted(SUFFIXES))})"
@@ -63,8 +63,8 @@ def image_batches(
     images: list[Tensor] = []
     for path in found:
         try:
-            image = to_tensor(read_picture(path, channels))
-        except BadPicture as error:
+            image = to_tensor(read_image(path, channels))
+        except BadImage as error:
             failed.append(str(error))
             continue
         full = images and image[0].numel() * (len(images) + 1) > MAX_PIXELS

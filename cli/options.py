@@ -119,14 +119,14 @@ def sample_arguments(
     Raises:
         UserError: if an image file cannot be read.
     """
-    from cli.image_inputs import read_image, read_mask
+    from cli.image_inputs import image_input, mask_input
 
     arguments = {name: options[name] for name in parameters}
     for name, parameter in parameters.items():
         path = arguments[name]
         if is_tensor(parameter) and path is not None:
             assert shape is not None, f"{name} needs a system with an image_shape"
-            read = read_mask if name == "mask" else read_image
+            read = mask_input if name == "mask" else image_input
             tensor = read(path, shape, f"--{option_name(parameter)}")
             arguments[name] = tensor[None] if name == "image" else tensor
     return arguments

@@ -17,7 +17,7 @@ import evaluate
 import sample
 import train
 from cli.data import data_module
-from cli.image_inputs import read_image
+from cli.image_inputs import image_input
 from lightning_modules import load
 from lightning_modules.decoding.filters import SamplingConfig
 from metrics.features import to_bytes
@@ -168,7 +168,7 @@ def test_primed_pictures_keep_their_upper_half(runs: Path, tmp_path: Path) -> No
     options += ["--guidance", "2", "--temperature", "0.7"]
     assert draw(runs, *options) == 0
     model = load(runs / "dalle/checkpoints/last.ckpt")
-    picture = read_image(tmp_path / "a.png", [3, 16, 16], "--prime")
+    picture = image_input(tmp_path / "a.png", [3, 16, 16], "--prime")
     given = model.dvae.codes_of(picture[None])[0, :2].flatten()
     codes = model.draw(model.read(["red apple"] * 2), [0, 1], 2.0, SamplingConfig(0.7), given)
     assert torch.equal(codes[:, :2].flatten(1), given.expand(2, -1))

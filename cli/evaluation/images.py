@@ -10,7 +10,7 @@ from torch import Tensor
 
 from callbacks.targets import Target
 from common.errors import UserError
-from datamodules.images.folder import decode, picture_files
+from datamodules.images.files import decode, image_files
 from metrics.features import to_bytes
 
 Images = Iterator[tuple[Tensor, Tensor | None]]  # uint8 (N, C, H, W) and labels (N,), per batch
@@ -27,7 +27,7 @@ def generated_images(target: Target, model: Any, options: argparse.Namespace, co
 
 def folder_images(folder: Path, image_shape: list[int], options: argparse.Namespace) -> Images:
     """Images of a folder in the order of their names, scaled to the data's size."""
-    paths = [path for path in picture_files(folder) if path.name != "grid.png"][: options.num]
+    paths = [path for path in image_files(folder) if path.name != "grid.png"][: options.num]
     if len(paths) < 10:
         raise UserError(f"{folder}: has {len(paths)} pictures, too few to score; give at least 10")
     for start in range(0, len(paths), options.batch_size):

@@ -101,11 +101,11 @@ def type_texts(
 
 def print_surprisals(model: LanguageModel, source: Path) -> None:
     """Print the surprisal of each token of a text in bits, one a line, and their sum on stderr."""
-    from datamodules.text.base import read_pieces
+    from datamodules.text_files import read_shards
 
     if not source.is_file():
         raise UserError(f"--score {source}: there is no such file")
-    surprisals, characters = model.surprisals("".join(read_pieces(source)))
+    surprisals, characters = model.surprisals("".join(read_shards(source)))
     for token, nats in surprisals:
         print(f"{nats / math.log(2):.3f}\t{token!r}")
     total = sum(nats for _, nats in surprisals) / math.log(2)

@@ -11,7 +11,7 @@ from callbacks.attention_maps import heat_map
 from cli.sampling.seeds import arguments_of, sample_chunks, wanted_seeds
 from common.errors import UserError
 from common.images import save_png
-from datamodules.parallel.base import file_lines
+from datamodules.text_files import read_lines
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.translator import Translator
 from lightning_modules.decoding.beam_search import BeamSearchConfig
@@ -69,7 +69,7 @@ def translate(model: Translator, options: argparse.Namespace) -> None:
         raise UserError(
             f"--out {options.out} would overwrite the texts of --input: give another file"
         )
-    lines = file_lines(source) if is_file else iter([options.input])
+    lines = read_lines(source) if is_file else iter([options.input])
     with (
         open(options.out, "w", encoding="utf-8") if options.out else nullcontext(sys.stdout)
     ) as file:
