@@ -15,6 +15,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 
 from callbacks.non_finite_guard import check_finite
+from common.errors import UserError
 from lightning_modules.core.module import GenerativeModule
 
 TERMINATED = 128 + signal.SIGTERM  # 143, what a shell reports of a process that SIGTERM ended
@@ -125,7 +126,13 @@ class RunCheckpoint(Checkpoint):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         monitor = pl_module.monitor
-        if monitor is not None and monitor[0] in trainer.callback_metrics:
+        if monitor is not None:
+            if monitor[0] not in trainer.callback_metrics:
+                logged = [name for name in trainer.callback_metrics if name.startswith("val/")]
+                raise UserError(
+                    f"{type(pl_module).__name__}.monitor is {monitor[0]}, which validation does not "
+                    f"log; it logs {', '.join(sorted(logged)) or 'nothing'}"
+                )
             value = trainer.callback_metrics[monitor[0]].item()
             sign = 1 if monitor[1] == "min" else -1
             if self.best is None or sign * value < sign * self.best:

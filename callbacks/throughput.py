@@ -77,9 +77,10 @@ class Throughput(Callback):
             total = trainer.estimated_stepping_batches
             left = (now - self._begin) / (step - self._first_step) * (total - step)
             values = trainer.callback_metrics
+            validated = pl_module.monitor[0] if pl_module.monitor else "val/loss"
             shown = "  ".join(
                 f"{name} {values[name].item():.4g}"
-                for name in ("train/loss", "val/loss")
+                for name in ("train/loss", "train/loss_g", "train/loss_d", validated)
                 if name in values
             )
             remaining = "" if total == float("inf") else f"  {left / 60:.1f} min left"

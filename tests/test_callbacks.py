@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks.checkpoint import AtomicCheckpointIO
+from callbacks.checkpoint import AtomicCheckpointIO, RunCheckpoint
 from callbacks.non_finite_guard import first_non_finite
 from callbacks.preview_batch import spread
 from callbacks.previews import Previews
 from callbacks.run_files import CSVLog
+from common.errors import UserError
 from common.images import grid, strips
 
 
@@ -115,3 +116,15 @@ def test_long_previews_are_announced_and_drawn_less_often(
     assert said.count(f"a preview takes {seconds}.0 s, as long as {seconds} training steps") == (
         seconds > 20
     )
+
+
+def test_a_monitor_that_is_not_logged_is_named() -> None:
+    """With what validation does log, instead of a run without best.ckpt."""
+    trainer = SimpleNamespace(
+        state=SimpleNamespace(fn="fit"),
+        sanity_checking=False,
+        callback_metrics={"val/loss": torch.ones(()), "train/loss": torch.ones(())},
+    )
+    module = SimpleNamespace(monitor=("val/los", "min"))
+    with pytest.raises(UserError, match=r"monitor is val/los, .* it logs val/loss$"):
+        RunCheckpoint().on_validation_end(trainer, module)  # type: ignore[arg-type]
