@@ -173,11 +173,11 @@ class Uncached:
     def __init__(self, model: DecodableModel) -> None:
         self.model = model
 
-    def begin(self, prompts: list[list[int]]) -> tuple[Tensor, list[list[int]]]:
-        return self.model.begin(prompts)[0], prompts
+    def prefill(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.prefill(prompts)[0], prompts
 
-    def advance(self, tokens: list[int], state: list[list[int]]) -> tuple[Tensor, list[list[int]]]:
-        return self.begin([[*row, token] for row, token in zip(state, tokens)])
+    def decode_step(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return self.prefill(torch.cat([state, tokens[:, None]], 1))
 
 
 class Clock:
@@ -190,12 +190,12 @@ class Clock:
     def __init__(self, model: DecodableModel) -> None:
         self.model, self.moments = model, list[float]()
 
-    def begin(self, prompts: list[list[int]]) -> tuple[Tensor, Any]:
-        return self.model.begin(prompts)
+    def prefill(self, prompts: Tensor) -> tuple[Tensor, Any]:
+        return self.model.prefill(prompts)
 
-    def advance(self, tokens: list[int], state: Any) -> tuple[Tensor, Any]:
+    def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         self.moments.append(time.perf_counter())
-        return self.model.advance(tokens, state)
+        return self.model.decode_step(tokens, state)
 
 
 @torch.no_grad()
@@ -213,13 +213,13 @@ def drawing(repeats: int) -> dict[str, float]:
         dvae, [3, 32, 32], vocab_size=1000, text_length=64, layers=4, heads=8, width=256
     ).eval()
     assert isinstance(model.dvae, DiscreteVAE)
-    prompts = model.padded(torch.randint(1, 1000, (PICTURES, 64))).tolist()
+    prompts = model.padded(torch.randint(1, 1000, (PICTURES, 64)))
     found: dict[str, list[float]] = {}
 
     def draw(decodable: DecodableModel) -> float:
         begin = time.perf_counter()
         made = generate(
-            decodable, prompts, list(range(PICTURES)), max_new_tokens=64, choice=SamplingConfig()
+            decodable, prompts, list(range(PICTURES)), max_new_tokens=64, config=SamplingConfig()
         )
         model.dvae.picture(torch.tensor(made).view(-1, 8, 8))
         return time.perf_counter() - begin

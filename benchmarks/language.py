@@ -187,11 +187,11 @@ class Uncached:
     def __init__(self, model: GPT) -> None:
         self.model = model
 
-    def begin(self, prompts: list[list[int]]) -> tuple[Tensor, list[list[int]]]:
-        return self.model(torch.tensor(prompts))[:, -1], prompts
+    def prefill(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model(prompts)[:, -1], prompts
 
-    def advance(self, tokens: list[int], state: list[list[int]]) -> tuple[Tensor, list[list[int]]]:
-        return self.begin([[*text, token] for text, token in zip(state, tokens)])
+    def decode_step(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return self.prefill(torch.cat([state, tokens[:, None]], 1))
 
 
 def write(model: DecodableModel, rows: int, prompt: int, new: int) -> tuple[float, float]:
@@ -202,11 +202,11 @@ def write(model: DecodableModel, rows: int, prompt: int, new: int) -> tuple[floa
     begin = time.perf_counter()
     generate(
         model,
-        [[0] * prompt] * rows,
+        torch.zeros(rows, prompt, dtype=torch.int64),
         list(range(rows)),
         max_new_tokens=new,
-        choice=SamplingConfig(),
-        listen=lambda *_: moments.append(time.perf_counter()),
+        config=SamplingConfig(),
+        listener=lambda *_: moments.append(time.perf_counter()),
     )
     seconds = time.perf_counter() - begin
     return seconds, statistics.median(after - before for before, after in pairwise(moments))

@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.in_turns import Contenders, compare, print_table  # after the path
 from datamodules.base import corpus_root
-from lightning_modules.core.translator import BEGIN, PAD, STOP
+from lightning_modules.core.translator import BOS, EOS, PAD
 from lightning_modules.decoding.beam_search import BeamSearchConfig, BeamSearchModel, beam_search
 from lightning_modules.transformer import Transformer, sinusoids
 
@@ -208,17 +208,17 @@ class Uncached:
     def __init__(self, model: Transformer) -> None:
         self.model = model
 
-    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        memory, written = state
-        written = torch.cat([written, tokens[:, None]], 1)
-        return self.model.decode(memory, written)[:, -1], (memory, written)
+    def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        memory, targets = state
+        targets = torch.cat([targets, tokens[:, None]], 1)
+        return self.model.decode(memory, targets)[:, -1], (memory, targets)
 
-    def select(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
-        (sources, mask), written = state
+    def reorder_cache(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
+        (sources, mask), targets = state
         return (
             [(keys[sentences], values[sentences]) for keys, values in sources],
             mask[sentences],
-        ), written[rows]
+        ), targets[rows]
 
 
 class Clock:
@@ -231,12 +231,12 @@ class Clock:
     def __init__(self, model: BeamSearchModel) -> None:
         self.model, self.moments = model, list[float]()
 
-    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         self.moments.append(time.perf_counter())
-        return self.model.step(tokens, state)
+        return self.model.decode_step(tokens, state)
 
-    def select(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
-        return self.model.select(state, sentences, rows)
+    def reorder_cache(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
+        return self.model.reorder_cache(state, sentences, rows)
 
     def around(self, token: int) -> float:
         """Seconds of the whole search for one more token there."""
@@ -256,36 +256,37 @@ def writing(repeats: int) -> dict[str, float]:
     batch = data.batch("test", list(range(SENTENCES)))
 
     @torch.no_grad()
-    def write(contender: BeamSearchModel, count: int, most: list[int], cached: bool) -> float:
+    def write(
+        contender: BeamSearchModel, count: int, max_lengths: list[int], cached: bool
+    ) -> float:
         """Seconds for the first `count` sentences."""
         begin = time.perf_counter()
         length = batch["source_length"][:count]
         memory = model.encode(batch["source"][:count, : int(length.max())], length)
         state = (
-            model.start(memory, max(most))
+            model.init_state(memory, max(max_lengths))
             if cached
             else (memory, torch.empty(count, 0, dtype=torch.int64))
         )
-        search = BeamSearchConfig(beam=5, min_length=min(most))
+        search = BeamSearchConfig(beam=5, min_length=min(max_lengths))
         beam_search(
             contender,
             state,
-            count,
-            most,
+            max_lengths,
             search,
-            begin=BEGIN,
-            stop=STOP,
+            bos=BOS,
+            eos=EOS,
             device=torch.device("cpu"),
         )
         return time.perf_counter() - begin
 
-    most = [SHORTEST + number % (LONGEST + 1 - SHORTEST) for number in range(SENTENCES)]
+    max_lengths = [SHORTEST + number % (LONGEST + 1 - SHORTEST) for number in range(SENTENCES)]
     found: dict[str, list[float]] = {}
-    write(model, 8, most[:8], cached=True)
+    write(model, 8, max_lengths[:8], cached=True)
     for _ in range(repeats):
         for name, contender in (("cached", model), ("uncached", Uncached(model))):
             found.setdefault(name, []).append(
-                SENTENCES / write(contender, SENTENCES, most, cached=name == "cached")
+                SENTENCES / write(contender, SENTENCES, max_lengths, cached=name == "cached")
             )
         clock = Clock(model)
         write(clock, 8, [LATE + 2 * WINDOW] * 8, cached=True)

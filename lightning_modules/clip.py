@@ -94,7 +94,7 @@ class TextEncoder(nn.Module):
         """(N, D) of tokens (N, T), padded with 0."""
         x = self.embedding(tokens) + self.positions.weight[: tokens.shape[1]]
         for block in self.blocks:
-            x = block(x, torch.empty(0))
+            x = block(x)
         last = (tokens > 0).sum(1).sub(1).clamp(min=0)
         features: Tensor = self.output(self.norm(x[torch.arange(len(x), device=x.device), last]))
         return features

@@ -188,13 +188,15 @@ class DALLE(GenerativeModule):
         """(N, S, width) of embeddings (N, S, width), which are all or, with a cache that goes on,
         the next one.
         """
-        last = x.shape[1] if cache is None or cache.place is None else cache.seen
+        last = x.shape[1] + (0 if cache is None else cache.length)
         x = F.dropout(x, self.hparams.dropout, self.training)
         for number, block in enumerate(self.blocks):
             mask = (
                 None if self.masks is None else self.masks[number, last - x.shape[1] : last, :last]
             )
-            x = block(x, torch.empty(0), cache, mask)
+            x = block(x, cache, mask)
+        if cache is not None:
+            cache.length = last
         return self.norm(x)
 
     def forward(self, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -294,60 +296,50 @@ class DALLE(GenerativeModule):
         """Text tokens (N, T) of prompts; complains as `encode_caption`."""
         return caption_tokens(self.known_tokenizer(), prompts, self.text_length).to(self.device)
 
-    def begin(self, prompts: list[list[int]]) -> tuple[Tensor, KVCache]:
-        """See `DecodableModel`. Each prompt is T text tokens and the codes that are given; all have as
-        many.
-        """
-        h, rows = self.hparams, torch.tensor(prompts, device=self.device)
-        cache = KVCache(
-            h.layers,
-            len(rows),
-            h.heads,
-            self.text_length + prod(self.grid),
-            h.width // h.heads,
-            self.device,
-        )
-        hidden = self.hidden(
-            self.embed(rows[:, : self.text_length], rows[:, self.text_length :]), cache
-        )
-        cache.lengths = [hidden.shape[1]] * len(rows)
+    def prefill(self, prompts: Tensor) -> tuple[Tensor, KVCache]:
+        """See `DecodableModel`. A prompt is T text tokens and the codes that are given."""
+        cache = KVCache(self.hparams.layers, self.text_length + prod(self.grid))
+        text, codes = prompts[:, : self.text_length], prompts[:, self.text_length :]
+        hidden = self.hidden(self.embed(text, codes), cache)
         return self.image_head(hidden[:, -1]), cache
 
-    def advance(self, tokens: list[int], state: KVCache) -> tuple[Tensor, KVCache]:
-        place = state.lengths[0]
-        state.write_at([place] * len(tokens))
-        x = self.embed_codes(
-            torch.tensor(tokens, device=self.device)[:, None], place - self.text_length - 1
-        )
+    def decode_step(self, tokens: Tensor, state: KVCache) -> tuple[Tensor, KVCache]:
+        x = self.embed_codes(tokens[:, None], state.length - self.text_length - 1)
         return self.image_head(self.hidden(x, state)[:, 0]), state
 
     def guided(self, guidance: float) -> DecodableModel:
         """This system by Eq. 5."""
         if guidance == 1:
             return self
-        none = self.padded(torch.zeros(1, self.text_length, dtype=torch.int64, device=self.device))[
-            0
-        ].tolist()
-        return Guided(self, guidance, lambda prompt: none + prompt[self.text_length :])
+
+        def unconditional(prompts: Tensor) -> Tensor:
+            text = self.padded(torch.zeros_like(prompts[:, : self.text_length]))
+            return torch.cat([text, prompts[:, self.text_length :]], 1)
+
+        return Guided(self, guidance, unconditional)
 
     def draw(
         self,
         tokens: Tensor,
         seeds: list[int],
         guidance: float,
-        choice: SamplingConfig,
+        config: SamplingConfig,
         given: Tensor | None = None,
     ) -> Tensor:
         """Codes (N, h, w) for captions (N, T), row i by seed i; the first ones may be given,
         (m,).
         """
-        first = [] if given is None else given.tolist()
-        prompts = [[*row, *first] for row in self.padded(tokens).tolist()]
-        left = prod(self.grid) - len(first)
-        made = generate(self.guided(guidance), prompts, seeds, max_new_tokens=left, choice=choice)
-        return torch.tensor([[*first, *row] for row in made], device=self.device).view(
-            -1, *self.grid
+        first = tokens.new_empty(len(tokens), 0)
+        if given is not None:
+            first = given.expand(len(tokens), -1)
+        codes = generate(
+            self.guided(guidance),
+            torch.cat([self.padded(tokens), first], 1),
+            seeds,
+            max_new_tokens=prod(self.grid) - first.shape[1],
+            config=config,
         )
+        return torch.cat([first, torch.tensor(codes, device=self.device)], 1).view(-1, *self.grid)
 
     @sampling
     def sample(
@@ -383,7 +375,7 @@ class DALLE(GenerativeModule):
             UserError: if an option is out of its range, a prompt cannot be read, or there are not
                 as many as seeds.
         """
-        choice = SamplingConfig(temperature, top_k, top_p)
+        config = SamplingConfig(temperature, top_k, top_p)
         if not 0 <= guidance < float("inf"):
             raise UserError(f"--guidance {guidance}: give 0 or more, 1 for none")
         if guidance != 1 and not self.hparams.caption_dropout:
@@ -410,7 +402,7 @@ class DALLE(GenerativeModule):
             given = self.dvae.codes_of(prime[None].to(self.device)).flatten()[
                 : min(kept, prod(self.grid) - 1)
             ]
-        return self.dvae.picture(self.draw(tokens, seeds, guidance, choice, given))
+        return self.dvae.picture(self.draw(tokens, seeds, guidance, config, given))
 
     @sampling
     def score(self, image: Tensor, captions: list[str]) -> Tensor:

@@ -1,85 +1,106 @@
-"""GPT: a stack of Transformer blocks that look back, trained on nothing but the next token, and
-good at what it was never taught.
+"""GPT: a decoder-only Transformer, trained to predict the next token.
 
 Radford et al., "Improving Language Understanding by Generative Pre-Training" (2018); architecture
-and initialisation of "Language Models are Unsupervised Multitask Learners" (2019). Eq. 1 of
-`core/language_model.py` with
+and initialisation of "Language Models are Unsupervised Multitask Learners" (2019).
 
+    -log p(x) = sum_t -log p(x_t | x_<t)                    (1)
     h_0 = W_e x + W_p                                       (2)
     h_l = Block(h_{l-1}),  l = 1 .. L                       (3)
     p(x_t | x_<t) = softmax(W_e norm(h_L))                  (4)
 
-Text is made by feeding what was drawn back in. A text GAN would have to push a gradient through
-that choice, which has none; and a fluent sentence says little of the model's likelihood, so both
-are looked at. (GPT-1's fine-tuning on tasks is out of scope.)
+A text is sampled by feeding each sampled token back in. A text GAN would need a gradient through
+this choice, which has none. Fluent samples say little about the likelihood, so both are reported.
+(GPT-1's fine-tuning on tasks is out of scope.)
 
 | paper | here |
 |---|---|
 | W_e, W_p | embedding.weight, used twice; positions.weight |
 | n_layer, n_head, n_embd, n_ctx | layers, heads, width, context |
 | weights N(0, .02), those that end a branch / sqrt(2 L) | `init_gpt` |
-| modified L2 on all but gains and biases | decoupled decay of all matrices (Loshchilov and Hutter 2019) |
+| modified L2 on all but gains and biases | decoupled weight decay of all matrices |
 
-Beyond its context the model forgets: when it is full, the older half is dropped and the younger
-read again (`context_start`), with and without the cache alike.
+Training: one update is AdamW (or Muon) on the mean loss per target token, with a linear warm-up and
+a cosine decay of the learning rate (`configure_optimizers`).
+
+Sampling: `sample_plain` recomputes the whole context window for every token. `sample` gives the
+same tokens faster, with a key-value cache (`decoding/`). When the context window is full, both drop
+its older half.
 
 Where the papers, Karpathy's nanoGPT and this file differ:
 
 | | papers | nanoGPT | here |
 |---|---|---|---|
-| biases in linear layers and layer norms | yes | no (`bias` in its train.py) | `bias`; no in the configurations of nanoGPT |
-| GELU | tanh approximation (GPT-2's src/model.py) | exact | exact |
-| learning rate at the end | 0 (GPT-1, section 4.1) | a tenth of the peak | a tenth of the peak |
+| biases | yes | no (`bias` in its train.py) | `bias`; no in configurations of nanoGPT |
+| GELU | tanh approximation (GPT-2's model.py) | exact | exact |
+| final learning rate | 0 (GPT-1, section 4.1) | a tenth of the peak | a tenth of the peak |
 | vocabulary of GPT-2 | 50,257 | 50,304, for speed | 50,257 |
-| between two documents | an end-of-text token | an end-of-text token | at most a line break (`TextFiles`) |
-| validation text of OpenWebText | - | 0.05 % of its documents, drawn | the last 0.05 % of the text |
-| validation loss | - | mean of some batches of random windows | every token once |
+| between documents | end-of-text token | end-of-text token | at most a line break (`TextFiles`) |
+| OpenWebText, validation | - | 0.05 % of documents, at random | last 0.05 % of the text |
+| validation loss | - | mean of some random windows | every token once |
 """
 
-from typing import Any, Literal
+import math
+from typing import Any, Literal, NamedTuple
 
 import torch
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
-from common.errors import UserError
-from lightning_modules.core.language_model import LanguageModel, context_start
+from lightning_modules.core.language_model import LanguageModel
 from lightning_modules.core.modes import sampling
 from lightning_modules.decoding.kv_cache import KVCache
 from lightning_modules.nn.attention import AttentionMap, recording_attention
 from lightning_modules.nn.transformer import Block, TransformerConfig, init_gpt
-from lightning_modules.optim.muon import muon_or_adamw
-from lightning_modules.optim.schedules import cosine
+from lightning_modules.optim.muon import Muon
+
+
+class DecodingState(NamedTuple):
+    """State of cached decoding.
+
+    Attributes:
+        window: Tokens (N, T) in the context window.
+        cache: Their keys and values.
+    """
+
+    window: Tensor
+    cache: KVCache
 
 
 class GPT(LanguageModel):
     """Decoder-only Transformer.
 
     Args:
-        vocab_size: V, a fact of the data.
-        context: T, most tokens that are seen at once.
-        layers: L.
-        heads: of attention.
-        width: of the residual stream, a multiple of the heads.
-        dropout: share that is dropped of embeddings, attention and branches.
-        attention_dropout: of attention alone; without it PyTorch has a fused kernel, on a CPU half
-            as fast again.
-        norm: layer norm, or RMS norm (`nn/transformer.py` has the papers of these four).
-        positions: learnt, or rotary.
-        feed_forward: gelu, or gated.
-        qk_norm: normalise queries and keys.
-        bias: use biases in linear layers and layer norms, as GPT-2 does and nanoGPT by default does
+        vocab_size: Vocabulary size V; supplied by the data module.
+        context: Maximum number of tokens in the context window, T.
+        layers: Number of Transformer blocks, L.
+        heads: Number of attention heads.
+        width: Width of the residual stream, a multiple of `heads`.
+        dropout: Dropout probability of embeddings, attention weights and branches.
+        attention_dropout: Dropout probability of attention weights; `dropout` by default. With 0,
+            PyTorch uses a fused kernel, which makes training 1.5 times as fast on a CPU.
+        norm: Layer norm, or RMS norm (papers of these options: `nn/transformer.py`).
+        positions: Learned embeddings, or rotary ones.
+        feed_forward: Two layers with GELU, or gated ones (SwiGLU).
+        qk_norm: Normalise queries and keys.
+        bias: Use biases in linear layers and layer norms, as GPT-2 does; nanoGPT by default does
             not.
-        optimizer: AdamW, or Muon for the blocks' matrices and AdamW for all else
-            (`optim/muon.py`).
-        learning_rate: at its peak.
-        embedding_rate: the same for embeddings and gains under Muon.
-        betas: of Adam.
-        weight_decay: of matrices, not of gains and biases.
-        warmup_steps: updates on the way up, before the cosine on the way down.
+        optimizer: AdamW, or Muon for the matrices of the blocks and AdamW for all other parameters.
+        learning_rate: Peak learning rate.
+        embedding_rate: Peak learning rate of embeddings, gains and biases under Muon.
+        betas: Decay rates of Adam's moments.
+        weight_decay: Decoupled weight decay of matrices; gains and biases have none.
+        warmup_steps: Number of updates of the linear warm-up.
 
     Raises:
-        UserError: if width and heads do not go together.
+        UserError: If `width` is not a multiple of `heads`.
     """
 
     modality = "text"
@@ -87,33 +108,32 @@ class GPT(LanguageModel):
     def __init__(
         self,
         vocab_size: int,
-        context: int = 64,
-        layers: int = 4,
-        heads: int = 4,
-        width: int = 128,
-        dropout: float = 0.0,
-        attention_dropout: float | None = None,
+        context: PositiveInt = 64,
+        layers: PositiveInt = 4,
+        heads: PositiveInt = 4,
+        width: PositiveInt = 128,
+        dropout: ClosedUnitInterval = 0.0,
+        attention_dropout: ClosedUnitInterval | None = None,
         norm: Literal["layer", "rms"] = "layer",
         positions: Literal["learned", "rotary"] = "learned",
         feed_forward: Literal["gelu", "swiglu"] = "gelu",
         qk_norm: bool = False,
         bias: bool = True,
         optimizer: Literal["adamw", "muon"] = "adamw",
-        learning_rate: float = 1e-3,
-        embedding_rate: float = 1e-3,
+        learning_rate: PositiveFloat = 1e-3,
+        embedding_rate: PositiveFloat = 1e-3,
         betas: list[float] = [0.9, 0.95],  # noqa: B006  # read only
-        weight_decay: float = 0.1,
-        warmup_steps: int = 100,
+        weight_decay: NonNegativeFloat = 0.1,
+        warmup_steps: NonNegativeInt = 100,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.context = context
-        dropped = dropout if attention_dropout is None else attention_dropout
-        self.shape = TransformerConfig(
+        config = TransformerConfig(
             width,
             heads,
             dropout,
-            dropped,
+            dropout if attention_dropout is None else attention_dropout,
             norm,
             positions == "rotary",
             feed_forward,
@@ -122,95 +142,121 @@ class GPT(LanguageModel):
         )
         self.embedding = nn.Embedding(vocab_size, width)
         self.positions = nn.Embedding(context, width) if positions == "learned" else None
-        self.blocks = nn.ModuleList([Block(self.shape, layer) for layer in range(layers)])
-        self.norm = self.shape.make_norm()
+        self.blocks = nn.ModuleList([Block(config, layer) for layer in range(layers)])
+        self.norm = config.make_norm()
         init_gpt(self, layers)
 
-    def hidden(self, tokens: Tensor, positions: Tensor, cache: KVCache | None = None) -> Tensor:
-        """(N, T, width) of tokens (N, T) at positions (T,) or (N, T)."""
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Next-token logits (N, T, V) of tokens (N, T)."""
+        return F.linear(self.hidden(tokens), self.embedding.weight)  # Eq. 4
+
+    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Hidden states (N, T, width) of tokens (N, T), which follow those in the cache."""
+        first = 0 if cache is None else cache.length
         x = self.embedding(tokens)  # Eq. 2
         if self.positions is not None:
-            x = x + self.positions(positions)
-        x = F.dropout(x, self.shape.dropout, self.training)
+            x = x + self.positions.weight[first : first + tokens.shape[1]]
+        x = F.dropout(x, self.hparams.dropout, self.training)
         for block in self.blocks:
-            x = block(x, positions, cache)  # Eq. 3
+            x = block(x, cache)  # Eq. 3
+        if cache is not None:
+            cache.length += tokens.shape[1]
         return self.norm(x)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (N, T, V) of what follows each of tokens (N, T)."""
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
-        return F.linear(self.hidden(tokens, positions), self.embedding.weight)  # Eq. 4
+    # Training
+
+    def token_nll(self, batch: dict[str, Any]) -> Tensor:
+        """-log p of each target token (N, T) in nats, 0 for padding (terms of Eq. 1)."""
+        inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]  # (N, T)
+        logits = self(inputs).flatten(0, 1).float()  # (N * T, V)
+        nll = F.cross_entropy(logits, targets.flatten(), reduction="none").view_as(targets)
+        position = torch.arange(targets.shape[1], device=targets.device)
+        return nll * (position < batch["length"][:, None])
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Mean of -log p over the target tokens of a batch."""
+        return {"loss": self.token_nll(batch).sum() / batch["targets"]}
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        rates = h.learning_rate, h.embedding_rate, tuple(h.betas), h.weight_decay
-        adam = muon_or_adamw(h.optimizer, self, self.blocks, *rates)
-        return [adam], [cosine(adam, self.total_updates, h.warmup_steps, last=0.1)]
+        in_blocks = set(self.blocks.parameters())
+        matrices = [p for p in self.parameters() if p.dim() >= 2 and p in in_blocks]
+        embeddings = [p for p in self.parameters() if p.dim() >= 2 and p not in in_blocks]
+        gains_and_biases = [p for p in self.parameters() if p.dim() < 2]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "weight_decay": h.weight_decay, "lr": h.learning_rate},
+            {"params": embeddings, "weight_decay": h.weight_decay},
+            {"params": gains_and_biases, "weight_decay": 0.0},
+        ]
+        optimizer: torch.optim.Optimizer
+        if h.optimizer == "muon":
+            groups[0]["orthogonal"] = True
+            optimizer = Muon(groups, h.embedding_rate, betas=tuple(h.betas))
+        else:
+            optimizer = torch.optim.AdamW(groups, h.learning_rate, tuple(h.betas), fused=True)
+        warmup, total = h.warmup_steps, self.total_updates
 
-    # Decoding
+        def factor(step: int) -> float:
+            """Linear warm-up, then half a cosine from 1 to 0.1."""
+            if step < warmup:
+                return (step + 1) / warmup
+            progress = min(1.0, (step - warmup) / max(1, total - warmup))
+            return 0.55 + 0.45 * math.cos(math.pi * progress)
 
-    def begin(self, prompts: list[list[int]]) -> tuple[Tensor, KVCache]:
-        if not all(prompts):
-            raise UserError("there is nothing to continue: the prompt has no tokens")
-        h = self.hparams
-        cache = KVCache(
-            h.layers, len(prompts), h.heads, self.context, h.width // h.heads, self.device
-        )
-        cache.history = [list(prompt) for prompt in prompts]
-        return self._read(cache, list(range(len(prompts)))), cache
+        return [optimizer], [{"scheduler": LambdaLR(optimizer, factor), "interval": "step"}]
 
-    def _read(self, cache: KVCache, rows: list[int]) -> Tensor:
-        """Read the windows of some rows from their beginning; logits (K, V) of what follows
-        them.
+    # Sampling
+
+    @sampling
+    def sample_plain(
+        self, prompt: list[int], seeds: list[int], max_new_tokens: int, temperature: float = 1.0
+    ) -> list[list[int]]:
+        """Sample tokens after a prompt, recomputing the whole context window for each token.
+
+        Returns:
+            New tokens of each row; row i depends on `seeds[i]` alone.
         """
-        device = self.embedding.weight.device
-        windows = [
-            cache.history[row][context_start(len(cache.history[row]), self.context) :]
-            for row in rows
-        ]
-        lengths = [len(window) for window in windows]
-        padded = [
-            window + [0] * (max(lengths) - len(window)) for window in windows
-        ]  # what stands behind is seen by nobody
-        cache.place = cache.mask = None
-        cache.rows = torch.tensor(rows, device=device)
-        hidden = self.hidden(
-            torch.tensor(padded, device=device), torch.arange(max(lengths), device=device), cache
-        )
-        for row, length in zip(rows, lengths):
-            cache.lengths[row] = length
-        last = hidden[
-            torch.arange(len(rows), device=device), torch.tensor(lengths, device=device) - 1
-        ]
-        return F.linear(last, self.embedding.weight)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        window = torch.tensor([prompt] * len(seeds), device=self.device)  # (N, T)
+        outputs: list[Tensor] = []
+        for _ in range(max_new_tokens):
+            window = self.truncate(window)
+            logits = self(window)[:, -1].float()  # (N, V)
+            cumulative = (logits / temperature).softmax(-1).double().cumsum(-1)
+            # Invert the distribution function at one uniform number per row.
+            uniform = torch.cat([torch.rand(1, generator=generator) for generator in generators])
+            threshold = uniform.to(self.device).double()[:, None] * cumulative[:, -1:]
+            token = torch.searchsorted(cumulative, threshold, right=True)  # (N, 1)
+            outputs.append(token)
+            window = torch.cat([window, token], 1)
+        return torch.cat(outputs, 1).tolist()
 
-    def advance(self, tokens: list[int], state: KVCache) -> tuple[Tensor, KVCache]:
-        device = self.embedding.weight.device
-        full = [row for row, length in enumerate(state.lengths) if length == self.context]
-        for history, token in zip(state.history, tokens):
-            history.append(token)
-        if len(full) == len(tokens):
-            return self._read(state, full), state
-        places = [min(length, self.context - 1) for length in state.lengths]
-        state.rows = torch.arange(len(tokens), device=device)
-        state.write_at(places)
-        hidden = self.hidden(
-            torch.tensor(tokens, device=device)[:, None],
-            torch.tensor(places, device=device)[:, None],
-            state,
-        )
-        logits = F.linear(hidden[:, 0], self.embedding.weight)
-        if full:  # they took part for nothing, and are read again
-            logits[torch.tensor(full, device=device)] = self._read(state, full)
-        return logits, state
+    def truncate(self, window: Tensor) -> Tensor:
+        """Drop the older half of a full context window (N, T), repeatedly if necessary."""
+        while window.shape[1] > self.context:
+            window = window[:, self.context + 1 - max(1, self.context // 2) :]
+        return window
+
+    def prefill(self, prompts: Tensor) -> tuple[Tensor, DecodingState]:
+        window = self.truncate(prompts)
+        state = DecodingState(window, KVCache(len(self.blocks), self.context))
+        hidden = self.hidden(window, state.cache)
+        return F.linear(hidden[:, -1], self.embedding.weight), state
+
+    def decode_step(self, tokens: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:
+        window = torch.cat([state.window, tokens[:, None]], 1)
+        if window.shape[1] > self.context:
+            return self.prefill(window)
+        hidden = self.hidden(tokens[:, None], state.cache)
+        return F.linear(hidden[:, -1], self.embedding.weight), DecodingState(window, state.cache)
 
     @sampling
     def attention_maps(self, batch: dict[str, Any]) -> dict[str, AttentionMap]:
-        """Of each layer: which of the first 24 tokens of a batch look back at which."""
-        assert self.tokenizer is not None
+        """Attention weights of each layer for the first 24 tokens of a batch."""
+        tokenizer = self.known_tokenizer()
         tokens = batch["tokens"][:1, : min(24, int(batch["length"][0]))]
-        words = [self.tokenizer.token(i) for i in tokens[0].tolist()]
-        with recording_attention() as weights:
+        words = [tokenizer.token(i) for i in tokens[0].tolist()]
+        with recording_attention(self) as weights:
             self(tokens)
         return {
             f"layer{number}": AttentionMap(words, words, one[0])

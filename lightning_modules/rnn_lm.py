@@ -1,21 +1,25 @@
-"""RNN language model: a state that is carried from symbol to symbol, and predicts the next one from
-all that it remembers.
+"""RNN language model: a recurrent network that predicts the next token from a carried state.
 
 Mikolov et al., "Recurrent neural network based language model", Interspeech 2010; LSTM with dropout
 as in Zaremba, Sutskever and Vinyals, "Recurrent Neural Network Regularization" (2014); character by
 character as in Karpathy's char-rnn (2015).
 
+    -log p(x) = sum_t -log p(x_t | x_<t)               (1)
     h^l_t = f(D h^{l-1}_t, h^l_{t-1})                  (2)
     p(x_{t+1} | x_1 .. x_t) = softmax(W D h^L_t + b)   (3)
 
-f is a recurrent cell; with the LSTM it carries a second state that is only added to, through which
-a gradient survives many steps. D is dropout: only upward, never along time, where it would wear the
-memory down (Zaremba et al., Eq. 4 and Figure 2).
+f is a recurrent cell. An LSTM carries a second state that is only added to, through which a
+gradient survives many steps. D is dropout: between layers, never along time, where it would erase
+the state (Zaremba et al., Eq. 4 and Figure 2).
 
-Text is one long sequence. A batch reads N places of it side by side and goes on where the batch
-before it stopped, with the state that that one left; gradients stop at the border (truncated
-back-propagation through time, Williams and Peng 1990). All that a sentence was has to fit into the
-state: the forgetful context vector that attention was invented against.
+Text is one long sequence. A batch has N rows, each at another position of the text; the next batch
+continues where this one stopped, with the state that it left. Gradients stop at the border
+(truncated back-propagation through time, Williams and Peng 1990). The state has a fixed size: all
+that a sentence said has to fit into it, which is why attention was invented.
+
+Training: one update is an optimizer step (Adam, 2e-3, unless configured) on the mean loss per
+target token; the schedule, if any, is stepped once per epoch. Sampling: `sample_plain` recomputes
+the whole text for every token; `sample` gives the same tokens faster, from the carried state.
 
 | paper | here |
 |---|---|
@@ -28,50 +32,80 @@ Where papers, released codes (Zaremba's main.lua, char-rnn's train.lua) and this
 | | paper | released code | here |
 |---|---|---|---|
 | Mikolov: f | sigmoid | - | tanh in the cell "rnn" |
-| Zaremba: loss of T steps | sum; norm of the gradient at most 5, step size 1 | as the paper | mean; at most 5 / T, step size T |
+| Zaremba: loss of T steps | sum | as the paper | mean |
+| Zaremba: norm of the gradient, step size | at most 5; 1 | as the paper | at most 5 / T; T |
 | Zaremba: first lower step size | after 4, 6 or 14 epochs | one epoch later | as the paper |
 | Zaremba: both biases of a forget gate | - | U(-r, r) | one is `forget_bias` |
-| char-rnn: loss of T steps | - | sum; elements of the gradient at most 5, epsilon 1e-8 | mean; 5 / T, 1e-8 / T |
+| char-rnn: loss of T steps | - | sum | mean |
+| char-rnn: elements of the gradient, epsilon | - | at most 5; 1e-8 | 5 / T; 1e-8 / T |
 | char-rnn: state when an epoch begins | - | that of the end of the last epoch | zero |
-| char-rnn: validation text | - | the last 5 % of each row of a batch | the last part of the text, `data.val_share` |
+| char-rnn: validation text | - | last 5 % of each row | end of the text, `data.val_share` |
 
-The last steps of a row that do not fill a batch are left out in training.
+The last steps of a row that do not fill a batch are not trained on.
 """
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+)
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.optim.lr_scheduler import LRScheduler
 
-from common.errors import UserError
 from lightning_modules.core.language_model import LanguageModel
+from lightning_modules.core.modes import sampling
 
 CELLS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
-def adam(parameters: Any) -> torch.optim.Optimizer:
-    """Adam at 2e-3, as torch-rnn has it."""
+State = tuple[Tensor, ...]  # (h,), or (h, c) of an LSTM, each of shape (L, N, width)
+
+
+def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Adam with learning rate 2e-3, as in torch-rnn."""
     return torch.optim.Adam(parameters, lr=2e-3, fused=True)
+
+
+class ConstantThenExponential(LRScheduler):
+    """Constant learning rate, then exponential decay (Zaremba et al.; char-rnn).
+
+    Args:
+        optimizer: Optimizer whose learning rates are scaled.
+        constant: Number of epochs at the full learning rate.
+        factor: Factor of the learning rate after each later epoch, below 1.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, constant: int, factor: float) -> None:
+        self.constant, self.factor = constant, factor
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        decayed = max(0, self.last_epoch + 1 - self.constant)  # number of epochs of decay
+        return [base * self.factor**decayed for base in self.base_lrs]
 
 
 class RNNLM(LanguageModel):
     """Recurrent language model.
 
     Args:
-        vocab_size: V, a fact of the data.
-        cell: f of Eq. 2.
-        layers: L.
-        width: of each state.
-        embedding: size of a symbol's vector; 0 for one-hot vectors.
-        dropout: of D.
-        initial_range: r of the initial U(-r, r) of all weights.
-        forget_bias: what an LSTM's forget gate begins with, so that it begins by remembering
+        vocab_size: Vocabulary size V; supplied by the data module.
+        cell: Recurrent cell, f of Eq. 2.
+        layers: Number of layers, L.
+        width: Width of each state.
+        embedding: Width of token embeddings; 0 for one-hot vectors.
+        dropout: Dropout probability of D.
+        initial_range: Initial weights are uniform in [-initial_range, initial_range].
+        forget_bias: Initial bias of an LSTM's forget gate, which makes it remember at first
             (Jozefowicz et al. 2015).
-        optimizer: made from all parameters.
-        schedule: made from the optimizer, stepped once per epoch.
+        optimizer: Optimizer of all parameters.
+        schedule: Learning-rate schedule, stepped once per epoch; none by default.
     """
 
     modality = "text"
@@ -80,11 +114,11 @@ class RNNLM(LanguageModel):
         self,
         vocab_size: int,
         cell: Literal["rnn", "gru", "lstm"] = "lstm",
-        layers: int = 2,
-        width: int = 256,
-        embedding: int = 64,
-        dropout: float = 0.0,
-        initial_range: float = 0.08,
+        layers: PositiveInt = 2,
+        width: PositiveInt = 256,
+        embedding: NonNegativeInt = 64,
+        dropout: ClosedUnitInterval = 0.0,
+        initial_range: NonNegativeFloat = 0.08,
         forget_bias: float = 1.0,
         optimizer: OptimizerCallable = adam,
         schedule: LRSchedulerCallable | None = None,
@@ -105,62 +139,99 @@ class RNNLM(LanguageModel):
             nn.init.uniform_(p, -initial_range, initial_range)
         if cell == "lstm":
             for name, bias in self.recurrent.named_parameters():
-                if name.startswith("bias_ih"):
-                    nn.init.constant_(
-                        bias[width : 2 * width], forget_bias
-                    )  # gates are input, forget, cell, output
-        self.states: dict[bool, tuple[Tensor, ...] | None] = {
-            True: None,
-            False: None,
-        }  # of training and of evaluation
+                if name.startswith("bias_ih"):  # gates: input, forget, cell, output
+                    nn.init.constant_(bias[width : 2 * width], forget_bias)
+        # State after the last batch, in training (True) and in evaluation (False).
+        self.states: dict[bool, State | None] = {True: None, False: None}
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (N, T, V) of what follows each of tokens (N, T), from an empty state."""
+        """Next-token logits (N, T, V) of tokens (N, T), from a zero state."""
         return self.step(tokens, None)[0]
 
-    def step(
-        self, tokens: Tensor, state: tuple[Tensor, ...] | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Logits (N, T, V) and the state, one tensor (L, N, width) or an LSTM's two, after tokens
-        (N, T).
-        """
-        hidden, after = self.recurrent(self.inputs(tokens), self._packed(state))  # Eq. 2
-        hidden = F.dropout(hidden, self.hparams.dropout, self.training)
-        return self.output(hidden), after if isinstance(after, tuple) else (after,)  # Eq. 3
+    def step(self, tokens: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Next-token logits (N, T, V) and the next state after tokens (N, T)."""
+        x = self.embed(tokens)  # (N, T, D)
+        # PyTorch's cells take and return a tuple for an LSTM and a tensor otherwise.
+        initial = state[0] if state is not None and len(state) == 1 else state
+        hidden, state = self.recurrent(x, initial)  # Eq. 2
+        logits = self.output(self.dropout(hidden))  # Eq. 3
+        return logits, state if isinstance(state, tuple) else (state,)
 
-    def inputs(self, tokens: Tensor) -> Tensor:
-        """Vectors (N, T, D) of symbols."""
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings or one-hot vectors (N, T, D) of tokens (N, T)."""
         if self.embedding is None:
             return F.one_hot(tokens, self.hparams.vocab_size).to(self.output.weight.dtype)
-        return F.dropout(self.embedding(tokens), self.hparams.dropout, self.training)
+        return self.dropout(self.embedding(tokens))
 
-    @staticmethod
-    def _packed(state: tuple[Tensor, ...] | None) -> Any:
-        """As PyTorch's cells take it."""
-        return state if state is None or len(state) == 2 else state[0]
+    # Training
 
-    def read(self, batch: dict[str, Any]) -> Tensor:
-        """Goes on from the state that the batch before left, except at the beginning of the text,
-        and of every record.
+    def token_nll(self, batch: dict[str, Any]) -> Tensor:
+        """-log p of each target token (N, T) in nats, 0 for padding (terms of Eq. 1).
+
+        Starts from the state that the previous batch left, or from zero at the beginning of a text.
         """
+        inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]  # (N, T)
         state = self.states[self.training]
-        if batch["first"] or state is None or state[0].shape[1] != len(batch["tokens"]):
+        if batch["first"] or state is None or state[0].shape[1] != len(inputs):
             state = None
         else:
             state = tuple(part.to(self.device) for part in state)
-        logits, after = self.step(batch["tokens"][:, :-1], state)
-        self.states[self.training] = tuple(part.detach() for part in after)
-        return logits
+        logits, state = self.step(inputs, state)
+        self.states[self.training] = tuple(part.detach() for part in state)
+        logits = logits.flatten(0, 1).float()  # (N * T, V)
+        nll = F.cross_entropy(logits, targets.flatten(), reduction="none").view_as(targets)
+        position = torch.arange(targets.shape[1], device=targets.device)
+        return nll * (position < batch["length"][:, None])
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Mean of -log p over the target tokens of a batch."""
+        return {"loss": self.token_nll(batch).sum() / batch["targets"]}
 
     def configure_optimizers(self) -> Any:
-        ((make, schedule),) = self.optimizer_factories
-        optimizer = make(self.parameters())
-        return ([optimizer], [schedule(optimizer)]) if schedule else optimizer
+        ((make_optimizer, make_schedule),) = self.optimizer_factories
+        optimizer = make_optimizer(self.parameters())
+        if make_schedule is None:
+            return optimizer
+        return [optimizer], [make_schedule(optimizer)]  # stepped once per epoch
+
+    # Sampling
+
+    @sampling
+    def sample_plain(
+        self, prompt: list[int], seeds: list[int], max_new_tokens: int, temperature: float = 1.0
+    ) -> list[list[int]]:
+        """Sample tokens after a prompt, recomputing the whole text for each token.
+
+        Returns:
+            New tokens of each row; row i depends on `seeds[i]` alone.
+        """
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        tokens = torch.tensor([prompt] * len(seeds), device=self.device)  # (N, T)
+        for _ in range(max_new_tokens):
+            logits = self(tokens)[:, -1].float()  # (N, V)
+            cumulative = (logits / temperature).softmax(-1).double().cumsum(-1)
+            # Invert the distribution function at one uniform number per row.
+            uniform = torch.cat([torch.rand(1, generator=generator) for generator in generators])
+            threshold = uniform.to(self.device).double()[:, None] * cumulative[:, -1:]
+            token = torch.searchsorted(cumulative, threshold, right=True)  # (N, 1)
+            tokens = torch.cat([tokens, token], 1)
+        return tokens[:, len(prompt) :].tolist()
+
+    def prefill(self, prompts: Tensor) -> tuple[Tensor, State]:
+        logits, state = self.step(prompts, None)
+        return logits[:, -1], state
+
+    def decode_step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        logits, state = self.step(tokens[:, None], state)
+        return logits[:, -1], state
+
+    def dropout(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.hparams.dropout, self.training)
 
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Each rank reads other places of the text, and all states are kept."""
+        """Store the state of every rank: each rank reads other positions of the text."""
         super().on_save_checkpoint(checkpoint)
         state = self.states[True]
         checkpoint["recurrent_states"] = self.of_all_ranks(
@@ -174,27 +245,3 @@ class RNNLM(LanguageModel):
         ):
             state = checkpoint["recurrent_states"][self.trainer.global_rank]
             self.states[True] = None if state is None else tuple(state)
-
-    # Decoding
-
-    def begin(self, prompts: list[list[int]]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        if not all(prompts):
-            raise UserError("there is nothing to continue: the prompt has no tokens")
-        lengths = [len(prompt) for prompt in prompts]
-        padded = torch.tensor(
-            [prompt + [0] * (max(lengths) - len(prompt)) for prompt in prompts], device=self.device
-        )
-        packed = pack_padded_sequence(
-            self.inputs(padded), torch.tensor(lengths), batch_first=True, enforce_sorted=False
-        )
-        _, after = self.recurrent(packed)
-        state = after if isinstance(after, tuple) else (after,)
-        return self.output(
-            state[0][-1]
-        ), state  # the top layer's state after each prompt's own last token
-
-    def advance(
-        self, tokens: list[int], state: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        logits, state = self.step(torch.tensor(tokens, device=self.device)[:, None], state)
-        return logits[:, 0], state

@@ -1,22 +1,29 @@
-"""Transformer: an encoder-decoder of attention alone, without recurrence, that translates.
+"""Transformer: an encoder-decoder of attention without recurrence, for translation.
 
-Vaswani et al., "Attention Is All You Need", NIPS 2017. With Eq. 1 of `core/translator.py`:
+Vaswani et al., "Attention Is All You Need", NIPS 2017.
 
-    Attention(Q, K, V) = softmax(Q K' / sqrt(d_k)) V                                 (2)
-    FFN(x) = max(0, x W_1 + b_1) W_2 + b_2                                           (3)
-    rate = scale * d^-1/2 * min(step^-1/2, step * warmup^-3/2)                       (4)
+    -log p(y|x) = sum_t -log p(y_t | y_<t, x)                                          (1)
+    Attention(Q, K, V) = softmax(Q K' / sqrt(d_k)) V                                   (2)
+    FFN(x) = max(0, x W_1 + b_1) W_2 + b_2                                             (3)
+    rate = scale * d^-1/2 * min(step^-1/2, step * warmup^-3/2)                         (4)
     PE(pos, 2i) = sin(pos / 10000^(2i/d)),  PE(pos, 2i + 1) = cos(pos / 10000^(2i/d))  (5)
 
 Each position attends to all others at once: the path between two words has length one, and all
 positions of a sentence are trained in parallel. Attention ignores word order, which Eq. 5 adds. The
 decoder's self-attention is masked: a position cannot see later targets.
 
+Training: one update is Adam with the learning rate of Eq. 4 on the mean of Eq. 1 per target token,
+with label smoothing. The mean of the weights after the last updates (section 6.1) is used for
+validation and translation. Translation: `translate_greedy` recomputes the whole target for every
+token; `sample` uses beam search with a key-value cache, whose beam of 1 gives the same tokens
+(`decoding/`).
+
 | paper | here |
 |---|---|
 | N, d_model, d_ff, h | layers, width, hidden, heads |
-| P_drop, on the output of each branch before it is added, and on embeddings plus positions (section 5.4) | dropout |
+| P_drop, on the output of each branch, and on embeddings plus positions (section 5.4) | dropout |
 | epsilon_ls (section 5.4) | smoothing |
-| one matrix for both embeddings and the output, times sqrt(d) as embedding (section 3.4) | shared; embedding.weight |
+| one matrix for both embeddings and the output (section 3.4) | shared; embedding.weight |
 | average of the last 5 checkpoints (section 6.1) | average, average_every |
 
 Where the paper, the released code (tensor2tensor, `transformer_base_v1` unless named) and this file
@@ -24,27 +31,33 @@ differ:
 
 | | paper | released code | here |
 |---|---|---|---|
-| norms | after the branches | v1 after; v2 and v3 before the branches | after; before with norm_first (Xiong et al. 2020) |
-| dropout of attention weights and in Eq. 3 | none | v1 none; v2 and v3 0.1 | none |
-| biases of the projections in attention | none | at first biases, later none | biases |
+| norms | after the branches | v1 after; v2 and v3 before | after; before with norm_first (1) |
+| dropout of attention and in Eq. 3 | none | v1 none; v2 and v3 0.1 | none |
+| biases of projections in attention | none | at first, later none | biases |
 | sinusoids of Eq. 5 | interleaved | all sines, then all cosines | interleaved |
 | label smoothing spreads epsilon over | not stated | the V - 1 other tokens | all V tokens |
-| initial weights | not stated | uniform unit scaling; embeddings N(0, 1/d) | Glorot uniform; embeddings N(0, 1/d) |
-| warm-up; beta_2 of Adam | 4000; 0.98 | v1 the same; v2 8000; v3 0.997 | as configured; 0.98 |
-| maximum length of a translation | source + 50 (section 6.1) | source + 50, later + 100 | 2 source + 10 |
-| beam of the test figures | 4, alpha 0.6 | 4, alpha 0.6 | 1; and 5, alpha 0.6 |
+| initial weights | not stated | uniform unit scaling | Glorot uniform |
+| initial embeddings | not stated | N(0, 1/d) | N(0, 1/d) |
+| warm-up; beta_2 of Adam | 4000; 0.98 | v2 8000; v3 0.997 | as configured; 0.98 |
+| maximum length of a translation | source + 50 | source + 50, later + 100 | 2 source + 10 |
+| beam of the test results | 4, alpha 0.6 | 4, alpha 0.6 | 1; and 5, alpha 0.6 |
+
+(1) Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020.
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
 from common.errors import UserError
-from lightning_modules.core.translator import Translator
+from lightning_modules.core.modes import sampling
+from lightning_modules.core.translator import BOS, EOS, PAD, Translator
+from lightning_modules.decoding.generation import until
 from lightning_modules.decoding.kv_cache import KVCache
 from lightning_modules.nn.transformer import (
     Block,
@@ -54,143 +67,126 @@ from lightning_modules.nn.transformer import (
     SelfAttention,
     TransformerConfig,
 )
-from lightning_modules.optim.schedules import inverse_square_root
+
+# Encoded sources: keys and values (N, H, S, D) of each decoder block, and the mask (N, 1, 1, S),
+# True where a source has a word.
+Memory = tuple[list[tuple[Tensor, Tensor]], Tensor]
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
-    """(T, width) of positions (T,): Eq. 5."""
-    angles = positions[:, None] * 10000.0 ** (
-        -torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
-    )
+    """Encodings (T, width) of positions (T,) (Eq. 5)."""
+    even = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32)
+    angles = positions[:, None] * 10000.0 ** (-even / width)  # (T, width / 2)
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
 
 
 class DecoderBlock(Residual):
-    """Self-attention to what was written, attention to the source, feed-forward."""
+    """Causal self-attention, attention to the source, feed-forward."""
 
-    def __init__(self, shape: TransformerConfig, layer: int) -> None:
-        super().__init__(shape, 3)
-        self.attention, self.cross, self.feed_forward = (
-            SelfAttention(shape, layer),
-            CrossAttention(shape),
-            FeedForward(shape),
-        )
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__(config, 3)
+        self.attention = SelfAttention(config, layer)
+        self.cross = CrossAttention(config)
+        self.feed_forward = FeedForward(config)
 
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor, cache: KVCache | None = None
     ) -> Tensor:
-        """(N * K, T, width) of x, where K rows look at each of the sources' keys and values (N, H,
-        S, D).
-        """
-        x = self.add(0, x, lambda y: self.attention(y, torch.empty(0), cache))
-        sources = len(keys)
-        x = self.add(
-            1,
-            x,
-            lambda y: self.cross(y.view(sources, -1, y.shape[-1]), keys, values, mask).view_as(y),
-        )
+        """Decode x (N * K, T, width), K rows for each of N sources."""
+
+        def cross(y: Tensor) -> Tensor:
+            grouped = y.view(len(keys), -1, y.shape[-1])  # (N, K * T, width)
+            return self.cross(grouped, keys, values, mask).view_as(y)
+
+        x = self.add(0, x, lambda y: self.attention(y, cache))
+        x = self.add(1, x, cross)
         return self.add(2, x, self.feed_forward)
 
 
-@dataclass(frozen=True)
-class State:
-    """What writing goes on from.
+class DecodingState(NamedTuple):
+    """State of cached decoding.
 
     Attributes:
-        sources: keys and values (N, H, S, D) of each decoder block.
-        mask: True where a source has a word, (N, 1, 1, S).
-        cache: of what was written.
-        length: tokens that were written.
+        memory: Encoded sources.
+        cache: Keys and values of the target tokens so far.
     """
 
-    sources: list[tuple[Tensor, Tensor]]
-    mask: Tensor
+    memory: Memory
     cache: KVCache
-    length: int
 
 
 class EncoderDecoder(nn.Module):
-    """Both stacks and their embeddings.
+    """Encoder, decoder and embeddings.
 
     Args:
-        source_vocab_size: of sources.
-        vocab_size: V, of targets.
-        shape: sizes and choices of all blocks.
-        layers: N, of each stack.
-        shared: one embedding for both sides.
+        source_vocab_size: Vocabulary size of sources.
+        vocab_size: Vocabulary size of targets, V.
+        config: Sizes and choices of all blocks.
+        layers: Number of blocks of the encoder and of the decoder, N.
+        shared: Use one embedding for sources and targets.
     """
 
     def __init__(
         self,
         source_vocab_size: int,
         vocab_size: int,
-        shape: TransformerConfig,
+        config: TransformerConfig,
         layers: int,
         shared: bool,
     ) -> None:
         super().__init__()
-        self.shape = shape
-        self.embedding = nn.Embedding(vocab_size, shape.width)
+        self.config = config
+        self.embedding = nn.Embedding(vocab_size, config.width)
         self.source_embedding = (
-            self.embedding if shared else nn.Embedding(source_vocab_size, shape.width)
+            self.embedding if shared else nn.Embedding(source_vocab_size, config.width)
         )
-        self.encoder = nn.ModuleList([Block(shape, layer) for layer in range(layers)])
-        self.decoder = nn.ModuleList([DecoderBlock(shape, layer) for layer in range(layers)])
-        ends = [nn.LayerNorm(shape.width) if shape.norm_first else nn.Identity() for _ in range(2)]
+        self.encoder = nn.ModuleList([Block(config, layer) for layer in range(layers)])
+        self.decoder = nn.ModuleList([DecoderBlock(config, layer) for layer in range(layers)])
+        # Final norms of both stacks; with norms after the branches, the last block has one already.
         self.norms = nn.ModuleList(
-            ends
-        )  # of the stacks: with the norms first, what leaves them has none yet
+            [nn.LayerNorm(config.width) if config.norm_first else nn.Identity() for _ in range(2)]
+        )
+        self.init_weights()
+
+    def init_weights(self) -> None:
         for part in self.modules():
             if isinstance(part, nn.Linear):
                 nn.init.zeros_(part.bias)
                 nn.init.xavier_uniform_(part.weight)
             elif isinstance(part, nn.Embedding):
-                nn.init.normal_(part.weight, 0.0, shape.width**-0.5)
-        for part in self.modules():  # queries, keys and values are matrices of their own
-            joined = (
-                part.qkv
-                if isinstance(part, SelfAttention)
-                else part.keys_values
-                if isinstance(part, CrossAttention)
-                else None
-            )
-            for matrix in joined.weight.split(shape.width) if joined is not None else ():
-                nn.init.xavier_uniform_(matrix)
+                nn.init.normal_(part.weight, 0.0, self.config.width**-0.5)
+        for part in self.modules():  # queries, keys and values each are a matrix
+            if isinstance(part, SelfAttention | CrossAttention):
+                joined = part.qkv if isinstance(part, SelfAttention) else part.keys_values
+                for matrix in joined.weight.split(self.config.width):
+                    nn.init.xavier_uniform_(matrix)
 
     def embed(self, tokens: Tensor, embedding: nn.Embedding, first: int = 0) -> Tensor:
-        """(N, T, width) of tokens (N, T), of which the first has that position."""
-        width = self.shape.width
+        """Embeddings (N, T, width) of tokens (N, T) at positions first, first + 1, ..."""
+        width = self.config.width
         positions = torch.arange(first, first + tokens.shape[1], device=tokens.device)
-        x = embedding(tokens) * math.sqrt(width) + sinusoids(positions, width).to(
-            embedding.weight.dtype
-        )
-        return F.dropout(x, self.shape.dropout, self.training)
+        encodings = sinusoids(positions, width).to(embedding.weight.dtype)
+        x = embedding(tokens) * math.sqrt(width) + encodings
+        return F.dropout(x, self.config.dropout, self.training)
 
-    def encode(self, source: Tensor, length: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """Keys and values of each decoder block for sources (N, S) of so many tokens (N,), and
-        their mask.
-        """
-        mask = (torch.arange(source.shape[1], device=source.device) < length[:, None])[
-            :, None, None
-        ]
+    def encode(self, source: Tensor, length: Tensor) -> Memory:
+        """Encode sources (N, S) with `length` (N,) tokens each."""
+        mask = torch.arange(source.shape[1], device=source.device) < length[:, None]
+        mask = mask[:, None, None]  # (N, 1, 1, S)
         x = self.embed(source, self.source_embedding)
         for block in self.encoder:
-            x = block(x, torch.empty(0), None, mask)
+            x = block(x, None, mask)
         x = self.norms[0](x)
         return [block.cross.project(x) for block in self.decoder], mask  # type: ignore[union-attr, operator]
 
-    def decode(
-        self,
-        sources: list[tuple[Tensor, Tensor]],
-        mask: Tensor,
-        tokens: Tensor,
-        cache: KVCache | None,
-        first: int,
-    ) -> Tensor:
-        """Logits (R, T, V) of what follows each of tokens (R, T)."""
-        x = self.embed(tokens, self.embedding, first)
+    def decode(self, memory: Memory, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Next-token logits (R, T, V) of target tokens (R, T), which follow those in the cache."""
+        sources, mask = memory
+        x = self.embed(tokens, self.embedding, 0 if cache is None else cache.length)
         for block, (keys, values) in zip(self.decoder, sources):
             x = block(x, keys, values, mask, cache)
+        if cache is not None:
+            cache.length += tokens.shape[1]
         return F.linear(self.norms[1](x), self.embedding.weight)
 
 
@@ -198,24 +194,23 @@ class Transformer(Translator):
     """Encoder-decoder Transformer.
 
     Args:
-        source_vocab_size: a fact of the data.
-        vocab_size: of targets, a fact of the data.
-        layers: N, of the encoder and of the decoder.
-        heads: h.
-        width: d_model.
-        hidden: d_ff.
-        dropout: P_drop.
-        norm_first: norms before the branches instead of after them.
-        shared: one embedding for sources, targets and output; needs data.shared_vocabulary.
-        smoothing: epsilon_ls.
-        scale: of the step size in Eq. 4, 1 in the paper.
-        warmup_steps: of Eq. 4.
-        average: states of the weights, `average_every` updates apart, the last one at the end,
-            whose mean is used then.
-        average_every: updates between two of them.
+        source_vocab_size: Vocabulary size of sources; supplied by the data module.
+        vocab_size: Vocabulary size of targets; supplied by the data module.
+        layers: Number of blocks of the encoder and of the decoder, N.
+        heads: Number of attention heads, h.
+        width: Width of the residual stream, d_model; a multiple of `heads`.
+        hidden: Width of the feed-forward layers, d_ff.
+        dropout: Dropout probability P_drop.
+        norm_first: Normalise before the branches instead of after them.
+        shared: Use one embedding for sources, targets and output; needs data.shared_vocabulary.
+        smoothing: Label-smoothing factor, epsilon_ls.
+        scale: Factor of the learning rate in Eq. 4; 1 in the paper.
+        warmup_steps: Number of updates of the warm-up in Eq. 4.
+        average: Number of states of the weights to average, the last one after the last update.
+        average_every: Number of updates between two of these states.
 
     Raises:
-        UserError: if sizes do not go together.
+        UserError: If `width` is not a multiple of `heads`.
     """
 
     modality = "text-to-text"
@@ -225,28 +220,25 @@ class Transformer(Translator):
         self,
         source_vocab_size: int,
         vocab_size: int,
-        layers: int = 6,
-        heads: int = 8,
-        width: int = 512,
-        hidden: int = 2048,
-        dropout: float = 0.1,
+        layers: PositiveInt = 6,
+        heads: PositiveInt = 8,
+        width: PositiveInt = 512,
+        hidden: PositiveInt = 2048,
+        dropout: ClosedUnitInterval = 0.1,
         norm_first: bool = False,
         shared: bool = True,
-        smoothing: float = 0.1,
-        scale: float = 1.0,
-        warmup_steps: int = 4000,
-        average: int = 5,
-        average_every: int = 100,
+        smoothing: ClosedUnitInterval = 0.1,
+        scale: PositiveFloat = 1.0,
+        warmup_steps: PositiveInt = 4000,
+        average: PositiveInt = 5,
+        average_every: PositiveInt = 100,
     ) -> None:
         super().__init__()
-        if average_every < 1:
-            raise UserError(f"model.average_every {average_every}: give at least 1")
         self.save_hyperparameters()
-        self.smoothing = smoothing
-        shape = TransformerConfig(
+        config = TransformerConfig(
             width, heads, dropout, 0.0, "layer", False, "relu", norm_first=norm_first, hidden=hidden
         )
-        self.network = EncoderDecoder(source_vocab_size, vocab_size, shape, layers, shared)
+        self.network = EncoderDecoder(source_vocab_size, vocab_size, config, layers, shared)
         self.init_ema()
 
     def setup(self, stage: str) -> None:
@@ -257,20 +249,55 @@ class Transformer(Translator):
             and self.tokenizer.source is not self.tokenizer.target
         ):
             raise UserError(
-                "model.shared needs one vocabulary for both sides: set data.shared_vocabulary true, or this to false"
+                "model.shared needs one vocabulary for both sides: "
+                "set data.shared_vocabulary true, or this to false"
             )
+
+    def encode(self, source: Tensor, length: Tensor) -> Memory:
+        return self.network.encode(source, length)
+
+    def decode(self, memory: Memory, tokens: Tensor) -> Tensor:
+        return self.network.decode(memory, tokens)
+
+    # Training
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Mean of -log p over the target tokens of a batch (Eq. 1), with label smoothing."""
+        memory = self.encode(batch["source"], batch["source_length"])
+        inputs, targets = batch["target"][:, :-1], batch["target"][:, 1:]  # (N, T)
+        logits = self.decode(memory, inputs)  # (N, T, V)
+        total = F.cross_entropy(
+            logits.flatten(0, 1).float(),
+            targets.flatten(),
+            ignore_index=PAD,
+            reduction="sum",
+            label_smoothing=self.hparams.smoothing,
+        )
+        return {"loss": total / batch["targets"]}
+
+    def configure_optimizers(self) -> Any:
+        h = self.hparams
+        peak = h.scale * h.width**-0.5
+        adam = torch.optim.Adam(self.network.parameters(), peak, (0.9, 0.98), eps=1e-9, fused=True)
+
+        def factor(step: int) -> float:
+            """Linear warm-up, then decay with the inverse square root of the update (Eq. 4)."""
+            return min((step + 1) ** -0.5, (step + 1) * h.warmup_steps**-1.5)
+
+        return [adam], [{"scheduler": LambdaLR(adam, factor), "interval": "step"}]
+
+    # Average of the last weights
 
     def on_train_start(self) -> None:
         left = self.total_updates - self.trainer.global_step
-        window = (self.hparams.average - 1) * self.hparams.average_every
-        if (
-            self.trainer.global_step == 0 or left > window
-        ):  # the mean is of another run (--init_from), or of an end that was not the last
+        averaged = (self.hparams.average - 1) * self.hparams.average_every
+        # Discard the average of another run (--init_from), or of an end that was not the last.
+        if self.trainer.global_step == 0 or left > averaged:
             assert self.ema is not None
             self.ema.updates.zero_()
 
     def ema_decay_at(self, update: int) -> float | None:
-        """Weights of an arithmetic mean of the last `average` states (section 6.1)."""
+        """Decay that makes the average an arithmetic mean of the last `average` states."""
         h, total = self.hparams, self.total_updates
         left, rest = divmod(total - update, h.average_every)  # states that follow this one
         first = min(h.average - 1, (total - 1) // h.average_every)
@@ -280,45 +307,40 @@ class Transformer(Translator):
         with self.averaged_weights():
             super().measure(batch, stage)
 
-    def encode(self, source: Tensor, length: Tensor) -> Any:
-        return self.network.encode(source, length)
+    # Translation
 
-    def decode(self, memory: Any, tokens: Tensor) -> Tensor:
-        sources, mask = memory
-        return self.network.decode(sources, mask, tokens, None, 0)
+    @sampling
+    def translate_greedy(self, source: Tensor, length: Tensor, max_length: int) -> list[list[int]]:
+        """Take the most likely token at each step, recomputing the whole target for each token.
 
-    def configure_optimizers(self) -> Any:
-        h = self.hparams
-        adam = torch.optim.Adam(
-            self.network.parameters(), h.scale * h.width**-0.5, (0.9, 0.98), eps=1e-9, fused=True
-        )
-        return [adam], [inverse_square_root(adam, h.warmup_steps)]  # Eq. 4
+        Args:
+            source: Sources (N, S).
+            length: Number of tokens of each source (N,).
+            max_length: Maximum number of target tokens.
 
-    # Writing
+        Returns:
+            Target tokens of each source, without `<bos>` and `<eos>`.
+        """
+        memory = self.encode(source, length)
+        target = torch.full((len(source), 1), BOS, device=source.device)
+        for _ in range(max_length):
+            logits = self.decode(memory, target)[:, -1]  # (N, V)
+            target = torch.cat([target, logits.argmax(-1, keepdim=True)], 1)
+        return [until(row, EOS) for row in target[:, 1:].tolist()]
 
-    def start(self, memory: Any, most: int) -> State:
-        sources, mask = memory
-        h = self.hparams
-        return State(
-            sources,
-            mask,
-            KVCache(h.layers, len(mask), h.heads, most, h.width // h.heads, mask.device),
-            0,
-        )
+    def init_state(self, memory: Memory, max_length: int) -> DecodingState:
+        return DecodingState(memory, KVCache(self.hparams.layers, max_length))
 
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        state.cache.write_at([state.length] * len(tokens))
-        logits = self.network.decode(
-            state.sources, state.mask, tokens[:, None], state.cache, state.length
-        )
-        return logits[:, 0], replace(state, length=state.length + 1)
+    def decode_step(self, tokens: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:
+        return self.network.decode(state.memory, tokens[:, None], state.cache)[:, 0], state
 
-    def select(self, state: State, sentences: Tensor, rows: Tensor) -> State:
-        if len(sentences) < len(state.mask):
-            sources = [(keys[sentences], values[sentences]) for keys, values in state.sources]
-            state = replace(state, sources=sources, mask=state.mask[sentences])
-        state.cache.select(rows)
-        return state
+    def reorder_cache(self, state: DecodingState, sentences: Tensor, rows: Tensor) -> DecodingState:
+        state.cache.reorder(rows)
+        sources, mask = state.memory
+        if len(sentences) == len(mask):
+            return state
+        sources = [(keys[sentences], values[sentences]) for keys, values in sources]
+        return state._replace(memory=(sources, mask[sentences]))
 
     def cross_attention(self, weights: list[Tensor]) -> dict[str, Tensor]:
         layers = self.hparams.layers

@@ -396,13 +396,11 @@ def test_cached_equals_uncached(attention: str, guidance: float) -> None:
         expected = without + guidance * (expected - without)  # Eq. 5
     painter = model.guided(guidance)
     for given in (0, 5):
-        logits, state = painter.begin(
-            [[*a, *b[:given]] for a, b in zip(text.tolist(), codes.tolist())]
-        )
+        logits, state = painter.prefill(torch.cat([text, codes[:, :given]], 1))
         for m in range(given, PLACES):
             torch.testing.assert_close(logits, expected[:, m], atol=1e-4, rtol=1e-4)
             if m + 1 < PLACES:
-                logits, state = painter.advance(codes[:, m].tolist(), state)
+                logits, state = painter.decode_step(codes[:, m], state)
 
 
 @torch.no_grad()
@@ -416,10 +414,10 @@ def test_drawing() -> None:
     assert torch.equal(model.draw(tokens[1:2], [5], 3.0, SamplingConfig()), together[1:2])
     plain = generate(
         model,
-        model.padded(tokens).tolist(),
+        model.padded(tokens),
         [4, 5, 6],
         max_new_tokens=PLACES,
-        choice=SamplingConfig(),
+        config=SamplingConfig(),
     )
     assert model.draw(tokens, [4, 5, 6], 1.0, SamplingConfig()).flatten(1).tolist() == plain
     assert not torch.equal(together, model.draw(tokens, [4, 5, 6], 1.0, SamplingConfig()))

@@ -16,8 +16,7 @@ from cli.data import data_module
 from common.files import ROOT
 from lightning_modules.decoding.filters import SamplingConfig
 from lightning_modules.decoding.generation import generate
-from lightning_modules.optim.schedules import ConstantThenExponential
-from lightning_modules.rnn_lm import RNNLM
+from lightning_modules.rnn_lm import RNNLM, ConstantThenExponential
 from tests.runs import run_differences
 from tests.test_parallel import fit
 
@@ -49,53 +48,55 @@ def batch(tokens: torch.Tensor, first: bool) -> dict[str, Any]:
 def test_steps_with_a_carried_state_are_one_long_read(cell: str, embedding: int) -> None:
     """Eq. 2 over a batch border, and not over the beginning of a text."""
     model, tokens = rnn(cell=cell, embedding=embedding), torch.randint(11, (3, 21))
-    whole = model(tokens[:, :-1])
+    whole = -model(tokens[:, :-1]).log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]
     parts = [
-        model.read(batch(tokens[:, start : start + 6], start == 0)) for start in range(0, 20, 5)
+        model.token_nll(batch(tokens[:, start : start + 6], start == 0))
+        for start in range(0, 20, 5)
     ]
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(
-        model.read(batch(tokens[:, :6], True)), whole[:, :5], atol=1e-6, rtol=1e-5
+        model.token_nll(batch(tokens[:, :6], True)), whole[:, :5], atol=1e-6, rtol=1e-5
     )
 
 
 def test_gradients_stop_at_the_border() -> None:
     model, tokens = rnn().train(), torch.randint(11, (3, 11))
-    model.read(batch(tokens[:, :6], True))
+    model.token_nll(batch(tokens[:, :6], True))
     assert all(not part.requires_grad for part in model.states[True] or ())
-    model.read(batch(tokens[:, 5:], False)).sum().backward()
+    model.token_nll(batch(tokens[:, 5:], False)).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
 def test_evaluation_does_not_disturb_the_training_state() -> None:
     model, tokens = rnn().train(), torch.randint(11, (3, 6))
-    model.read(batch(tokens, True))
+    model.token_nll(batch(tokens, True))
     before = [part.clone() for part in model.states[True] or ()]
-    model.eval().read(batch(tokens, True))
+    model.eval().token_nll(batch(tokens, True))
     assert all(torch.equal(*pair) for pair in zip(before, model.states[True] or ()))
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 @torch.no_grad()
 def test_decoding_equals_reading(cell: str) -> None:
-    """For prompts of unequal lengths."""
-    model, prompts = rnn(cell=cell), [[1, 2, 3, 4, 5], [6], [7, 8]]
-    logits, state = model.begin(prompts)
-    history = [list(prompt) for prompt in prompts]
+    model, history = rnn(cell=cell), torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 9, 1]])
+    logits, state = model.prefill(history)
     for _ in range(10):
-        for row, tokens in enumerate(history):
-            torch.testing.assert_close(
-                logits[row], model(torch.tensor([tokens]))[0, -1], atol=1e-5, rtol=1e-5
-            )
-        tokens = torch.randint(11, (3,)).tolist()
-        for row, token in enumerate(tokens):
-            history[row].append(token)
-        logits, state = model.advance(tokens, state)
-    alone = generate(model, [prompts[2]], [4], max_new_tokens=9, choice=SamplingConfig())
-    assert (
-        generate(model, prompts, [2, 3, 4], max_new_tokens=9, choice=SamplingConfig())[2]
-        == alone[0]
+        torch.testing.assert_close(logits, model(history)[:, -1], atol=1e-5, rtol=1e-5)
+        tokens = torch.randint(11, (2,))
+        history = torch.cat([history, tokens[:, None]], 1)
+        logits, state = model.decode_step(tokens, state)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_the_plain_sampling_loop_gives_the_tokens_of_the_fast_one(cell: str) -> None:
+    """And a row depends on its seed alone."""
+    model, prompt = rnn(cell=cell), torch.tensor([[7, 8]])
+    fast = generate(
+        model, prompt.repeat(3, 1), [2, 3, 4], max_new_tokens=30, config=SamplingConfig()
     )
+    assert model.sample_plain([7, 8], [2, 3, 4], 30) == fast
+    alone = generate(model, prompt, [4], max_new_tokens=30, config=SamplingConfig())
+    assert alone == fast[2:]
 
 
 def test_weights_begin_as_in_the_papers() -> None:
@@ -148,14 +149,14 @@ def test_recipes_of_a_summed_loss_take_its_steps(name: str, scale: float) -> Non
     for _ in range(5):
         tokens = torch.randint(11, (4, steps + 1))
         ours.zero_grad()
-        ours.losses(batch(tokens, True)).mean().backward()
+        ours.token_nll(batch(tokens, True)).mean().backward()
         if recipe["trainer"].get("gradient_clip_algorithm") == "value":
             nn.utils.clip_grad_value_(ours.parameters(), recipe["trainer"]["gradient_clip_val"])
         else:
             nn.utils.clip_grad_norm_(ours.parameters(), recipe["trainer"]["gradient_clip_val"])
         ours_update.step()
         theirs.zero_grad()
-        theirs.losses(batch(tokens, True)).mean(0).sum().backward()
+        theirs.token_nll(batch(tokens, True)).mean(0).sum().backward()
         gradients = [p.grad for p in theirs.parameters() if p.grad is not None]
         with torch.no_grad():
             if name == "tiny_shakespeare":  # char-rnn's train.lua: clamp at 5, then optim.rmsprop

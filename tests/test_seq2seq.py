@@ -2,7 +2,9 @@
 finds what there is, and the networks are the published ones.
 """
 
+import dataclasses
 import importlib
+import inspect
 import itertools
 import math
 import re
@@ -15,14 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cli.compilation import compile_called
+from cli.options import OptionParser, add_option
 from common.errors import UserError
 from common.files import ROOT
-from lightning_modules.core.tokens import token_losses
-from lightning_modules.core.translator import BEGIN, STOP, Translator
+from lightning_modules.core.translator import BOS, EOS, PAD, Translator
 from lightning_modules.decoding.beam_search import BeamSearchConfig, beam_search
 from lightning_modules.gpt import GPT
 from lightning_modules.nn.attention import recording_attention
-from lightning_modules.optim.schedules import cosine, inverse_square_root
 from lightning_modules.seq2seq import Seq2Seq
 from lightning_modules.transformer import Transformer, sinusoids
 
@@ -52,10 +53,10 @@ def model(request: pytest.FixtureRequest) -> Translator:
 
 
 def sources(*lengths: int) -> tuple[Tensor, Tensor]:
-    """Random sources (N, S) that end with STOP, padded with noise that nobody may see."""
+    """Random sources (N, S) that end with EOS, padded with noise that nobody may see."""
     source = torch.randint(3, VOCABULARY, (len(lengths), max(lengths)))
     for row, length in enumerate(lengths):
-        source[row, length - 1] = STOP
+        source[row, length - 1] = EOS
     return source, torch.tensor(lengths)
 
 
@@ -88,10 +89,8 @@ def test_writing_token_by_token_is_reading_them_at_once(model: Translator) -> No
     way, as a beam does.
     """
     source, length = sources(7, 3, 5)
-    state, written = (
-        model.start(model.encode(source, length), 12),
-        torch.empty(3, 0, dtype=torch.int64),
-    )
+    state = model.init_state(model.encode(source, length), 12)
+    targets = torch.empty(3, 0, dtype=torch.int64)
     of = torch.arange(3)  # the source of each row
     moves = {
         2: ([0, 1, 2], [0, 0, 1, 1, 2, 2]),
@@ -100,41 +99,35 @@ def test_writing_token_by_token_is_reading_them_at_once(model: Translator) -> No
     }  # step: sentences, rows
     for step in range(9):
         tokens = torch.randint(3, VOCABULARY, (len(of),))
-        written = torch.cat([written, tokens[:, None]], 1)
-        logits, state = model.step(tokens, state)
-        expected = model.decode(model.encode(source[of], length[of]), written)[:, -1]
+        targets = torch.cat([targets, tokens[:, None]], 1)
+        logits, state = model.decode_step(tokens, state)
+        expected = model.decode(model.encode(source[of], length[of]), targets)[:, -1]
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5, msg=f"step {step}")
         if step in moves:
             sentences, rows = (torch.tensor(part) for part in moves[step])
-            state, written, of = model.select(state, sentences, rows), written[rows], of[rows]
+            state = model.reorder_cache(state, sentences, rows)
+            targets, of = targets[rows], of[rows]
 
 
 def search(
-    model: Translator, source: Tensor, length: Tensor, options: BeamSearchConfig, most: int = 12
+    model: Translator, source: Tensor, length: Tensor, config: BeamSearchConfig, limit: int = 12
 ) -> list[list[tuple[float, list[int]]]]:
-    state = model.start(model.encode(source, length), most)
-    return beam_search(
-        model,
-        state,
-        len(source),
-        [most] * len(source),
-        options,
-        begin=BEGIN,
-        stop=STOP,
-        device=source.device,
-    )
+    return model.search(source, length, dataclasses.replace(config, max_length=limit))
 
 
 @torch.no_grad()
-def test_beam_of_one_takes_the_likeliest_each_time(model: Translator) -> None:
+def test_the_plain_greedy_loop_is_a_beam_of_one(model: Any) -> None:
+    """The whole target recomputed for each token gives what the cache gives."""
     source, length = sources(7, 3, 5, 6)
-    found = search(model, source, length, BeamSearchConfig())
-    for row, ((_, ids),) in enumerate(found):
-        tokens = [BEGIN]
+    hypotheses = search(model, source, length, BeamSearchConfig())
+    greedy = model.translate_greedy(source, length, 12)
+    assert [ids for ((_, ids),) in hypotheses] == greedy
+    for row, ids in enumerate(greedy):
+        tokens = [BOS]
         memory = model.encode(source[row : row + 1], length[row : row + 1])
         while (
             len(tokens) <= 12
-            and (token := int(model.decode(memory, torch.tensor([tokens]))[0, -1].argmax())) != STOP
+            and (token := int(model.decode(memory, torch.tensor([tokens]))[0, -1].argmax())) != EOS
         ):
             tokens.append(token)
         assert ids == tokens[1:]
@@ -164,10 +157,10 @@ class Chain:
     def __init__(self, table: Tensor) -> None:
         self.table = table
 
-    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         return self.table[tokens], state
 
-    def select(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
+    def reorder_cache(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
         return state
 
 
@@ -178,14 +171,14 @@ def test_a_beam_as_wide_as_the_space_finds_the_best_there_is(penalty: Any, alpha
     tables = torch.randn(5, 5, generator=torch.Generator().manual_seed(3)).log_softmax(-1)
     options = BeamSearchConfig(beam=700, length_penalty=alpha, penalty=penalty)
     found = beam_search(
-        Chain(tables), None, 2, [4, 3], options, begin=BEGIN, stop=STOP, device=torch.device("cpu")
+        Chain(tables), None, [4, 3], options, bos=BOS, eos=EOS, device=torch.device("cpu")
     )
     words = [0, 1, 3, 4]
     for sentence, most in enumerate((4, 3)):
         everything = []
         for size in range(most + 1):
             for text in itertools.product(words, repeat=size):
-                whole = [BEGIN, *text, *([STOP] if size < most else [])]
+                whole = [BOS, *text, *([EOS] if size < most else [])]
                 score = sum(tables[a, b].item() for a, b in itertools.pairwise(whole))
                 everything.append((options.normalised(score, len(whole) - 1), list(text)))
         best = max(everything)
@@ -196,22 +189,21 @@ def test_a_beam_as_wide_as_the_space_finds_the_best_there_is(penalty: Any, alpha
 
 def test_lengths_are_kept() -> None:
     tables = torch.zeros(5, 5)
-    tables[:, STOP] = 5.0  # would stop at once
+    tables[:, EOS] = 5.0  # would stop at once
     for least in (0, 1, 3):
         options = BeamSearchConfig(beam=2, min_length=least)
         (((_, ids), *_),) = beam_search(
-            Chain(tables), None, 1, [6], options, begin=BEGIN, stop=STOP, device=torch.device("cpu")
+            Chain(tables), None, [6], options, bos=BOS, eos=EOS, device=torch.device("cpu")
         )
         assert len(ids) == least
-    tables[:, STOP] = -9.0  # would never stop
+    tables[:, EOS] = -9.0  # would never stop
     found = beam_search(
         Chain(tables),
         None,
-        2,
         [6, 3],
         BeamSearchConfig(),
-        begin=BEGIN,
-        stop=STOP,
+        bos=BOS,
+        eos=EOS,
         device=torch.device("cpu"),
     )
     assert [len(ids) for ((_, ids),) in found] == [6, 3]
@@ -226,14 +218,20 @@ def test_length_penalties() -> None:
     assert BeamSearchConfig(length_penalty=0).normalised(-3.0, 9) == -3
 
 
+def test_impossible_searches_are_refused() -> None:
+    with pytest.raises(UserError, match="--min_length 5 --max_length 4"):
+        BeamSearchConfig(min_length=5, max_length=4)
+
+
 @pytest.mark.parametrize(
-    "wrong",
-    [{"beam": 0}, {"length_penalty": -1}, {"min_length": 5, "max_length": 4}, {"min_length": -1}],
-    ids=str,
+    ("option", "value"),
+    [("beam", "0"), ("length_penalty", "-1"), ("min_length", "-1"), ("max_length", "-1")],
 )
-def test_impossible_searches_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="--"):
-        BeamSearchConfig(**wrong)
+def test_options_have_ranges(option: str, value: str) -> None:
+    parser = OptionParser()
+    add_option(parser, inspect.signature(Translator.sample).parameters[option], "")
+    with pytest.raises(UserError, match=f"--{option}"):
+        parser.parse_args([f"--{option}", value])
 
 
 # The networks
@@ -348,13 +346,17 @@ def test_sinusoids() -> None:
     assert dots == pytest.approx([dots[0]] * 3, abs=1e-4)
 
 
-def test_label_smoothing() -> None:
-    """(1 - e) of the true token's loss and e of the mean over all tokens."""
-    logits, targets = torch.randn(2, 3, VOCABULARY), torch.randint(VOCABULARY, (2, 3))
-    logs = logits.log_softmax(-1)
-    expected = -0.9 * logs.gather(2, targets[..., None])[..., 0] - 0.1 * logs.mean(-1)
-    expected[1, 2:] = 0
-    torch.testing.assert_close(token_losses(logits, targets, torch.tensor([3, 2]), 0.1), expected)
+@torch.no_grad()
+def test_label_smoothing(model: Any) -> None:
+    """(1 - e) of the true token's loss and e of the mean over all tokens; nothing of padding."""
+    (source, length), target = sources(7, 3), torch.randint(3, VOCABULARY, (2, 6))
+    target[1, 4:] = PAD
+    batch = {"source": source, "source_length": length, "target": target, "targets": 8}
+    model.hparams.smoothing = 0.1
+    logs = model.decode(model.encode(source, length), target[:, :-1]).log_softmax(-1)
+    expected = -0.9 * logs.gather(2, target[:, 1:, None])[..., 0] - 0.1 * logs.mean(-1)
+    expected[1, 3:] = 0
+    torch.testing.assert_close(model.loss(batch)["loss"], expected.sum() / 8)
 
 
 def test_schedules() -> None:
@@ -362,22 +364,24 @@ def test_schedules() -> None:
     middle.
     """
 
-    def rates(make: Any, steps: int) -> list[float]:
-        sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=512**-0.5)
-        schedule, found = make(sgd)["scheduler"], []
+    def rates(model: Any, steps: int) -> list[float]:
+        model._trainer = type("Stub", (), {"estimated_stepping_batches": 101})()
+        (adam,), (entry,) = model.configure_optimizers()
+        found = []
         for _ in range(steps):
-            found.append(sgd.param_groups[0]["lr"])
-            sgd.step()
-            schedule.step()
+            found.append(adam.param_groups[0]["lr"])
+            adam.step()
+            entry["scheduler"].step()
         return found
 
-    noam = rates(lambda sgd: inverse_square_root(sgd, 4000), 16_000)
+    scale = (512 / 16) ** -0.5
+    noam = rates(Transformer(VOCABULARY, VOCABULARY, 1, 2, 16, 24, scale=scale), 16_000)
     for step in (1, 100, 4000, 4001, 16_000):
         assert noam[step - 1] == pytest.approx(
             512**-0.5 * min(step**-0.5, step * 4000**-1.5), rel=1e-6
         )
-    half = rates(lambda sgd: cosine(sgd, 101, 1), 102)
-    assert [half[i] * 512**0.5 for i in (0, 1, 51, 101)] == pytest.approx([1, 1, 0.5, 0], abs=1e-6)
+    half = rates(Seq2Seq(VOCABULARY, VOCABULARY, width=12, learning_rate=0.5, warmup_steps=1), 102)
+    assert [half[i] * 2 for i in (0, 1, 51, 101)] == pytest.approx([1, 1, 0.5, 0], abs=1e-6)
 
 
 @torch.no_grad()
@@ -385,7 +389,7 @@ def test_attention_looks_only_at_words(model: Translator) -> None:
     """Weights of each step sum to 1 over the source's own words, and watching changes nothing."""
     (source, length), tokens = sources(7, 3), torch.randint(3, VOCABULARY, (2, 5))
     expected = model.decode(model.encode(source, length), tokens)
-    with recording_attention() as weights:
+    with recording_attention(model) as weights:
         torch.testing.assert_close(
             model.decode(model.encode(source, length), tokens), expected, atol=1e-5, rtol=1e-5
         )
@@ -415,12 +419,12 @@ def test_backward_reading_leaves_the_end_last() -> None:
     mirrored = source.clone()
     for row, size in enumerate(length.tolist()):
         mirrored[row, : size - 1] = source[row, : size - 1].flip(0)
-        assert mirrored[row, size - 1] == STOP
+        assert mirrored[row, size - 1] == EOS
     expected = forward.decode(forward.encode(mirrored, length), tokens)
     torch.testing.assert_close(backward.decode(backward.encode(source, length), tokens), expected)
     maps = []
     for model, read in ((forward, mirrored), (backward, source)):
-        with recording_attention() as weights:
+        with recording_attention(model) as weights:
             model.decode(model.encode(read[:1], length[:1]), tokens[:1])
         maps.append(model.cross_attention(weights)["source"])
     torch.testing.assert_close(maps[1], maps[0][..., [5, 4, 3, 2, 1, 0, 6]])

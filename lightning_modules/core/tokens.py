@@ -1,8 +1,7 @@
-"""What all systems over tokens share: a loss that is a mean over the tokens of the whole update.
+"""Base class of systems over tokens: a loss that is a mean over all tokens of an update.
 
-Batches hold unequal numbers of targets, so that a mean of their means would weigh each token by the
-batch it came in, and one update would differ with the ranks and accumulated batches that it is cut
-into. Here it never does.
+Batches hold different numbers of target tokens. A mean of batch means would weight each token by
+its batch, and an update would depend on the number of ranks and accumulated batches.
 """
 
 import sys
@@ -10,39 +9,19 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from common.errors import UserError
 from lightning_modules.core.module import GenerativeModule
 
-NOMINAL = 4096.0  # targets by which a sum is divided until their true number is known
-
-
-def token_losses(logits: Tensor, targets: Tensor, length: Tensor, smoothing: float = 0.0) -> Tensor:
-    """-log p of each target, 0 where none counts.
-
-    Args:
-        logits: (N, T, V).
-        targets: (N, T).
-        length: targets of each row that count, (N,).
-        smoothing: share of the probability that is spread evenly over all tokens (Szegedy et al.
-            2016, section 7).
-
-    Returns:
-        (N, T), in nats.
-    """
-    losses = F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), reduction="none", label_smoothing=smoothing
-    )
-    counts = torch.arange(targets.shape[1], device=targets.device) < length[:, None]
-    return losses.view_as(targets) * counts
+# Sums of losses are divided by this number until the number of targets of the update is known.
+NOMINAL_TARGETS = 4096.0
 
 
 class TokenModule(GenerativeModule):
-    """Base of systems over tokens; a batch says as `targets` how many of its tokens are predicted.
+    """Base class of systems over tokens; `batch["targets"]` is the number of predicted tokens.
 
     Attributes:
-        context: most tokens that are seen at once.
+        context: Maximum number of tokens in the context window.
     """
 
     throughput_unit: ClassVar[str] = "tokens"
@@ -62,7 +41,7 @@ class TokenModule(GenerativeModule):
             )
 
     def measure(self, batch: dict[str, Any], stage: str) -> None:
-        """Log the figures of one batch of "val" or "test"."""
+        """Add one batch of a split, "val" or "test", to its metrics."""
         raise NotImplementedError
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -84,13 +63,12 @@ class TokenModule(GenerativeModule):
         if self.trainer.world_size * self.trainer.accumulate_grad_batches == 1:
             return loss
         self._targets += self.target_count(batch)
-        return loss * (self.target_count(batch) / NOMINAL)
+        return loss * (self.target_count(batch) / NOMINAL_TARGETS)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._targets:
-            parts = (
-                self.trainer.world_size * self.trainer.accumulate_grad_batches
-            )  # that Lightning has divided by
+            # Lightning has divided the gradient by this number.
+            parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
             total = self.trainer.strategy.reduce(
                 torch.tensor(self._targets, device=self.device), reduce_op="sum"
             )
@@ -100,6 +78,6 @@ class TokenModule(GenerativeModule):
                 for p in group["params"]
                 if p.grad is not None
             ]
-            torch._foreach_mul_(gradients, NOMINAL * parts / total)
+            torch._foreach_mul_(gradients, NOMINAL_TARGETS * parts / total)
             self._targets = 0
         super().on_before_optimizer_step(optimizer)

@@ -12,19 +12,19 @@ from common.errors import UserError
 
 @dataclass(frozen=True)
 class BeamSearchConfig:
-    """How the likeliest text is looked for.
+    """Options of beam search.
 
     Args:
-        beam: texts that are followed at a time; 1 always takes the likeliest token.
-        length_penalty: alpha; log-probabilities only fall with each token, so that 0 favours short
-            texts.
-        penalty: "wu" divides by ((5 + length) / 6)^alpha (Wu et al. 2016, Eq. 14), "plain" by
-            length^alpha.
-        min_length: fewest tokens.
-        max_length: most tokens; 0 for twice the source and 10.
+        beam: Beam size, at least 1; 1 is greedy decoding.
+        length_penalty: Exponent alpha of the length normalisation, at least 0; 0 favours short
+            hypotheses.
+        penalty: "wu" divides scores by ((5 + length) / 6)^alpha (Wu et al. 2016, Eq. 14), "plain"
+            by length^alpha.
+        min_length: Minimum number of tokens, without the end token.
+        max_length: Maximum number of tokens; 0 for twice the source length plus 10.
 
     Raises:
-        UserError: if one is out of its range.
+        UserError: If `max_length` is below `min_length`.
     """
 
     beam: int = 1
@@ -34,18 +34,21 @@ class BeamSearchConfig:
     max_length: int = 0
 
     def __post_init__(self) -> None:
-        if self.beam < 1:
-            raise UserError(f"--beam {self.beam}: give at least 1")
-        if not 0 <= self.length_penalty < math.inf:
-            raise UserError(f"--length_penalty {self.length_penalty}: give 0 or more")
-        if self.min_length < 0 or (self.max_length and self.max_length < max(1, self.min_length)):
+        if 0 < self.max_length < self.min_length:
             raise UserError(
-                f"--min_length {self.min_length} --max_length {self.max_length}: give a range of at least 1 token"
+                f"--min_length {self.min_length} --max_length {self.max_length}: "
+                "give a range of at least 1 token"
             )
 
+    def max_lengths(self, source_lengths: list[int]) -> list[int]:
+        """Maximum number of target tokens for each source length."""
+        if self.max_length:
+            return [self.max_length] * len(source_lengths)
+        return [max(self.min_length, 2 * length + 10) for length in source_lengths]
+
     def normalised(self, score: float, length: int) -> float:
-        """Log-probability of a text of `length` tokens (with its end) as it is compared with
-        others.
+        """Score of a hypothesis with log-probability `score` and `length` tokens, its end
+        included.
         """
         base = (5 + length) / 6 if self.penalty == "wu" else length
         return float(score / base**self.length_penalty)
@@ -59,15 +62,19 @@ class BeamSearchConfig:
 
 
 class BeamSearchModel(Protocol):
-    """What a system offers that writes one text for each of N others."""
+    """Interface of a system that `beam_search` can decode."""
 
-    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Logits (R, V) after one more token (R,) each, and the next state."""
+    def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Next-token logits (R, V) after one more token (R,) per row, and the next state."""
         ...
 
-    def select(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
-        """The state of other rows: `sentences` (M,) of those before remain, and `rows` (M * K,) of
-        its rows, K for each of them.
+    def reorder_cache(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
+        """Select rows of the state.
+
+        Args:
+            state: State with K rows for each sentence.
+            sentences: Indices (M,) of the sentences that remain.
+            rows: Indices (M * K',) of the rows that remain, K' for each sentence.
         """
         ...
 
@@ -79,87 +86,82 @@ Hypothesis = tuple[float, list[int]]
 def beam_search(
     model: BeamSearchModel,
     state: Any,
-    count: int,
-    most: list[int],
-    search: BeamSearchConfig,
+    max_lengths: list[int],
+    config: BeamSearchConfig,
     *,
-    begin: int,
-    stop: int,
+    bos: int,
+    eos: int,
     device: torch.device,
 ) -> list[list[Hypothesis]]:
-    """The likeliest texts that were found for each of N sentences.
+    """Search for the most probable target sequences of N sentences.
 
-    A sentence is done when as many texts have ended as are followed; those that have reached their
-    length end there. Sentences that are done leave the batch.
+    A sentence is finished when `config.beam` hypotheses have ended, or at its maximum length.
+    Finished sentences leave the batch.
 
     Args:
-        model: what is searched.
-        state: with a row for each sentence.
-        count: N.
-        most: most tokens for each, with the end.
-        search: how.
-        begin: token that all texts begin with and that is not part of them.
-        stop: token that ends a text.
-        device: where.
+        model: Model to decode.
+        state: Initial state with one row for each sentence.
+        max_lengths: Maximum number of tokens for each of N sentences.
+        config: Beam size, length normalisation and minimum length.
+        bos: First token of all hypotheses, not part of the result.
+        eos: Token that ends a hypothesis, not part of the result.
+        device: Device of the model.
 
     Returns:
-        For each sentence its texts without their ends, best first, with their normalised
-        log-probabilities.
+        Hypotheses of each sentence, best first: normalised log-probability and tokens.
     """
-    done: list[list[Hypothesis]] = [[] for _ in range(count)]
-    names = list(range(count))  # of the sentences that are left
-    scores = torch.zeros(count, 1, device=device)  # (M, K)
-    history = torch.empty(count, 1, 0, dtype=torch.int64, device=device)  # (M, K, length)
-    tokens = torch.full((count,), begin, device=device)
-    for length in range(1, max(most) + 1):
-        logits, state = model.step(tokens, state)
+    finished: list[list[Hypothesis]] = [[] for _ in max_lengths]
+    active = list(range(len(max_lengths)))  # indices of the M sentences in the batch
+    scores = torch.zeros(len(active), 1, device=device)  # (M, K)
+    history = torch.empty(len(active), 1, 0, dtype=torch.int64, device=device)  # (M, K, length)
+    tokens = torch.full((len(active),), bos, device=device)  # (M * K,)
+    for length in range(1, max(max_lengths) + 1):
+        logits, state = model.decode_step(tokens, state)
         logits = logits.float()
         normaliser = logits.logsumexp(-1, keepdim=True)
-        if length <= search.min_length:
-            logits = logits.index_fill(1, torch.tensor([stop], device=device), -math.inf)
-        wide = min(2 * search.beam, logits.shape[1])
-        values, words = logits.topk(wide)  # of each row, before all rows of a sentence are compared
-        reached = (scores.reshape(-1, 1) + values - normaliser).view(
-            len(names), -1
-        )  # (M, K * wide)
-        top, place = reached.topk(min(2 * search.beam, reached.shape[1]))
-        parents, words = place // wide, words.view(len(names), -1).gather(1, place)  # (M, C)
-        ended = words == stop
-        history = torch.cat(
-            [history.gather(1, parents[..., None].expand(-1, -1, length - 1)), words[..., None]], 2
-        )  # (M, C, length)
+        if length <= config.min_length:
+            logits = logits.index_fill(1, torch.tensor([eos], device=device), -math.inf)
+        # The best candidates of each row first, then those of all K rows of a sentence.
+        width = min(2 * config.beam, logits.shape[1])
+        values, words = logits.topk(width)
+        cumulative = (scores.reshape(-1, 1) + values - normaliser).view(len(active), -1)
+        top, candidates = cumulative.topk(min(2 * config.beam, cumulative.shape[1]))  # (M, C)
+        parents, words = candidates // width, words.view(len(active), -1).gather(1, candidates)
+        history = torch.cat([_gather(history, parents), words[..., None]], 2)  # (M, C, length)
+        ended = words == eos
         alive = top.masked_fill(ended, -math.inf)
-        scores, best = alive.topk(min(search.beam, alive.shape[1]))
-        best = best.sort().values  # those that go on keep their order
+        scores, best = alive.topk(min(config.beam, alive.shape[1]))
+        best = best.sort().values  # remaining hypotheses keep their order
 
-        for row, candidate in ended[:, : search.beam].nonzero().tolist():
-            if (value := top[row, candidate].item()) > -math.inf:
-                done[names[row]].append(
-                    (search.normalised(value, length), history[row, candidate, :-1].tolist())
-                )
+        for row, candidate in ended[:, : config.beam].nonzero().tolist():
+            if (score := top[row, candidate].item()) > -math.inf:
+                hypothesis = history[row, candidate, :-1].tolist()
+                finished[active[row]].append((config.normalised(score, length), hypothesis))
         possible = (scores[:, 0] > -math.inf).tolist()
-        going = [
-            row
-            for row, sentence in enumerate(names)
-            if len(done[sentence]) < search.beam and possible[row]
-        ]
-        for row in [row for row in going if length == most[names[row]]]:
+        remaining = []
+        for row, sentence in enumerate(active):
+            if len(finished[sentence]) >= config.beam or not possible[row]:
+                continue
+            if length < max_lengths[sentence]:
+                remaining.append(row)
+                continue
             for candidate in best[row].tolist():
-                if (value := alive[row, candidate].item()) > -math.inf:
-                    done[names[row]].append(
-                        (search.normalised(value, length), history[row, candidate].tolist())
-                    )
-        going = [row for row in going if length < most[names[row]]]
-        if not going:
+                if (score := alive[row, candidate].item()) > -math.inf:
+                    hypothesis = history[row, candidate].tolist()
+                    finished[sentence].append((config.normalised(score, length), hypothesis))
+        if not remaining:
             break
-        left = torch.tensor(going, device=device)
-        names = [names[row] for row in going]
-        best = best[left]
-        scores = alive[left].gather(1, best)
-        kept = parents[left].gather(1, best) + left[:, None] * (
-            len(tokens) // count
-        )  # rows of the state
-        history = history[left].gather(1, best[..., None].expand(-1, -1, length))
-        tokens = words[left].gather(1, best).flatten()
-        state, count = model.select(state, left, kept.flatten()), len(names)
-    return [sorted(found, key=lambda one: -one[0]) for found in done]
+        kept = torch.tensor(remaining, device=device)
+        best = best[kept]
+        scores = alive[kept].gather(1, best)
+        rows = parents[kept].gather(1, best) + kept[:, None] * (len(tokens) // len(active))
+        history = _gather(history[kept], best)
+        tokens = words[kept].gather(1, best).flatten()
+        state = model.reorder_cache(state, kept, rows.flatten())
+        active = [active[row] for row in remaining]
+    return [sorted(hypotheses, key=lambda one: -one[0]) for hypotheses in finished]
+
+
+def _gather(history: Tensor, index: Tensor) -> Tensor:
+    """Hypotheses (M, C, length) at indices (M, C) of history (M, K, length)."""
+    return history.gather(1, index[..., None].expand(-1, -1, history.shape[2]))

@@ -5,43 +5,52 @@ A filter takes logits (N, V) and returns them with excluded tokens at -inf.
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+from jsonargparse.typing import restricted_number_type
 from torch import Tensor
 
 from common.errors import UserError
 
+# Ranges of the options below, for parsers.
+if TYPE_CHECKING:
+    NucleusProbability = float
+    MinimumShare = float
+else:
+    NucleusProbability = restricted_number_type("NucleusProbability", float, [(">", 0), ("<=", 1)])
+    MinimumShare = restricted_number_type("MinimumShare", float, [(">=", 0), ("<", 1)])
 
-def repetition_penalty(logits: Tensor, history: list[list[int]], penalty: float) -> Tensor:
-    """Divide positive logits of tokens that occurred by `penalty`, and multiply negative ones
-    (Keskar et al. 2019, section 4.1).
+
+def repetition_penalty(logits: Tensor, history: Tensor, penalty: float) -> Tensor:
+    """Make tokens that occurred less likely (Keskar et al. 2019, section 4.1).
+
+    Args:
+        logits: Next-token logits (N, V).
+        history: Tokens (N, T) that occurred.
+        penalty: Divisor of positive logits and factor of negative ones.
     """
-    logits = logits.clone()
-    for row, seen in enumerate(history):
-        index = torch.tensor(sorted(set(seen)), device=logits.device)
-        chosen = logits[row, index]
-        logits[row, index] = torch.where(chosen > 0, chosen / penalty, chosen * penalty)
-    return logits
+    chosen = logits.gather(1, history)
+    return logits.scatter(1, history, torch.where(chosen > 0, chosen / penalty, chosen * penalty))
 
 
 def top_k_filter(logits: Tensor, k: int) -> Tensor:
     """Keep the k likeliest tokens (Fan et al. 2018)."""
     if k >= logits.shape[-1]:
         return logits
-    least = logits.topk(k).values[..., -1:]
-    return logits.masked_fill(logits < least, -math.inf)
+    threshold = logits.topk(k).values[..., -1:]
+    return logits.masked_fill(logits < threshold, -math.inf)
 
 
 def top_p_filter(logits: Tensor, p: float) -> Tensor:
     """Keep the fewest tokens whose probabilities reach p together ("nucleus", Holtzman et al.
     2020).
     """
-    ordered, place = logits.sort(descending=True)
-    before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(
-        -1
-    )  # probability of all likelier tokens
-    ordered = ordered.masked_fill(before >= p, -math.inf)
-    return torch.empty_like(logits).scatter_(-1, place, ordered)
+    ordered, index = logits.sort(descending=True)
+    probabilities = ordered.softmax(-1)
+    likelier = probabilities.cumsum(-1) - probabilities  # probability of all likelier tokens
+    ordered = ordered.masked_fill(likelier >= p, -math.inf)
+    return torch.empty_like(logits).scatter_(-1, index, ordered)
 
 
 def min_p_filter(logits: Tensor, p: float) -> Tensor:
@@ -52,18 +61,18 @@ def min_p_filter(logits: Tensor, p: float) -> Tensor:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How a token is chosen.
+    """Temperature and filters of next-token sampling.
 
     Args:
-        temperature: logits are divided by it; 0 always takes the likeliest.
-        top_k: see `top_k_filter`; 0 for all.
-        top_p: see `top_p_filter`; 1 for all.
-        min_p: see `min_p_filter`; 0 for all.
-        repetition_penalty: see there; 1 for none.
+        temperature: Divisor of the logits, at least 0; 0 always takes the most likely token.
+        top_k: Keep the k most likely tokens (`top_k_filter`); 0 keeps all.
+        top_p: Keep the fewest tokens of that probability, in (0, 1] (`top_p_filter`); 1 keeps all.
+        min_p: Keep tokens of that share of the highest probability, in [0, 1) (`min_p_filter`); 0
+            keeps all.
+        repetition_penalty: Penalty of tokens that occurred, positive; 1 for none.
 
     Raises:
-        UserError: if one is out of its range, or a filter is asked for where the likeliest is taken
-            anyway.
+        UserError: If temperature 0 is combined with a filter.
     """
 
     temperature: float = 1.0
@@ -73,25 +82,14 @@ class SamplingConfig:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        wrong = {
-            f"--temperature {self.temperature}: give 0 or more": not 0
-            <= self.temperature
-            < math.inf,
-            f"--top_k {self.top_k}: give 0 (all) or more": self.top_k < 0,
-            f"--top_p {self.top_p}: give more than 0 and at most 1": not 0 < self.top_p <= 1,
-            f"--min_p {self.min_p}: give at least 0 and less than 1": not 0 <= self.min_p < 1,
-            f"--repetition_penalty {self.repetition_penalty}: give more than 0": self.repetition_penalty
-            <= 0,
-            "--temperature 0 takes the likeliest token and leaves --top_k, --top_p, --min_p no choice: leave them out": (
-                self.temperature == 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
-            ),
-        }
-        for message, broken in wrong.items():
-            if broken:
-                raise UserError(message)
+        if self.temperature == 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0):
+            raise UserError(
+                "--temperature 0 takes the likeliest token and leaves --top_k, --top_p, --min_p "
+                "no choice: leave them out"
+            )
 
-    def probabilities(self, logits: Tensor, history: list[list[int]]) -> Tensor:
-        """(N, V) by which a token is drawn, from logits (N, V)."""
+    def probabilities(self, logits: Tensor, history: Tensor) -> Tensor:
+        """Probabilities (N, V) to draw from, given logits (N, V) and all tokens (N, T) so far."""
         logits = logits.float()
         if self.repetition_penalty != 1:
             logits = repetition_penalty(logits, history, self.repetition_penalty)

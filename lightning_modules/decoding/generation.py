@@ -1,6 +1,6 @@
-"""Sampling texts token by token, for every system over tokens.
+"""Sampling of token sequences, for every system that predicts the next token.
 
-Each row has a generator of its own: a sample depends on its seed, not on the rest of the batch.
+Each row has its own random generator: a sample depends on its seed, not on the rest of the batch.
 """
 
 from collections.abc import Callable
@@ -11,110 +11,114 @@ from torch import Tensor
 
 from lightning_modules.decoding.filters import SamplingConfig
 
-
-def draw(probabilities: Tensor, generators: list[torch.Generator]) -> Tensor:
-    """int64 (N,): one token per row, by inverting the distribution function with one number of the
-    row's generator.
-    """
-    numbers = torch.stack([torch.rand(1, generator=generator) for generator in generators]).to(
-        probabilities.device
-    )  # (N, 1)
-    reached = probabilities.double().cumsum(-1)
-    return torch.searchsorted(reached, numbers.double() * reached[:, -1:], right=True).clamp(
-        max=reached.shape[-1] - 1
-    )[:, 0]
-
-
-Listener = Callable[
-    [list[int], Tensor], None
-]  # is called with each step's tokens and the probabilities (N, V) they were drawn by
+# Called after each step with the tokens and the probabilities (N, V) that they were drawn from.
+Listener = Callable[[list[int], Tensor], None]
 
 
 class DecodableModel(Protocol):
-    """What a system over tokens offers to be decoded."""
+    """Interface of a system that `generate` can sample from."""
 
-    def begin(self, prompts: list[list[int]]) -> tuple[Tensor, Any]:
-        """Logits (N, V) of what follows each prompt, and the state after it (a cache, a recurrent
-        state).
+    def prefill(self, prompts: Tensor) -> tuple[Tensor, Any]:
+        """Next-token logits (N, V) after prompts (N, T), and the state: a cache, a recurrent
+        state.
         """
         ...
 
-    def advance(self, tokens: list[int], state: Any) -> tuple[Tensor, Any]:
-        """Logits (N, V) after one more token each, and the next state."""
+    def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Next-token logits (N, V) after one more token (N,) per row, and the next state."""
         ...
 
 
+def draw(probabilities: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Draw one token per row by inverting the distribution function.
+
+    Args:
+        probabilities: Probabilities (N, V).
+        generators: One generator per row, which yields one number.
+
+    Returns:
+        Tokens (N,), int64.
+    """
+    numbers = torch.stack([torch.rand(1, generator=generator) for generator in generators])
+    cumulative = probabilities.double().cumsum(-1)
+    thresholds = numbers.to(probabilities.device).double() * cumulative[:, -1:]  # (N, 1)
+    tokens = torch.searchsorted(cumulative, thresholds, right=True)
+    return tokens.clamp(max=cumulative.shape[-1] - 1)[:, 0]
+
+
 class Guided:
-    """Classifier-free guidance (Ho and Salimans 2021, section 3.2): each prompt is followed beside
-    the same without its condition.
+    """Classifier-free guidance of a decodable model (Ho and Salimans 2021, section 3.2).
 
     log p = log p(x | none) + scale * (log p(x | condition) - log p(x | none)), up to a constant.
 
     Args:
-        model: what is decoded; its batch is twice as large.
-        scale: 1 is the model itself, 0 the one without conditions.
-        without: a prompt without its condition.
+        model: Model to guide; it decodes a batch of twice the size.
+        scale: Guidance scale: 1 is the model itself, 0 the model without conditions.
+        unconditional: Maps prompts (N, T) to the same prompts without their conditions.
     """
 
     def __init__(
-        self, model: DecodableModel, scale: float, without: Callable[[list[int]], list[int]]
+        self, model: DecodableModel, scale: float, unconditional: Callable[[Tensor], Tensor]
     ) -> None:
-        self.model, self.scale, self.without = model, scale, without
+        self.model, self.scale, self.unconditional = model, scale, unconditional
 
-    def begin(self, prompts: list[list[int]]) -> tuple[Tensor, Any]:
-        logits, state = self.model.begin([*prompts, *map(self.without, prompts)])
+    def prefill(self, prompts: Tensor) -> tuple[Tensor, Any]:
+        logits, state = self.model.prefill(torch.cat([prompts, self.unconditional(prompts)]))
         return self._guide(logits), state
 
-    def advance(self, tokens: list[int], state: Any) -> tuple[Tensor, Any]:
-        logits, state = self.model.advance(tokens * 2, state)
+    def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        logits, state = self.model.decode_step(tokens.repeat(2), state)
         return self._guide(logits), state
 
     def _guide(self, logits: Tensor) -> Tensor:
-        given, none = logits.chunk(2)
-        return none + self.scale * (given - none)
+        conditional, unconditional = logits.chunk(2)
+        return unconditional + self.scale * (conditional - unconditional)
 
 
 @torch.no_grad()
 def generate(
     model: DecodableModel,
-    prompts: list[list[int]],
+    prompts: Tensor,
     seeds: list[int],
     *,
     max_new_tokens: int,
-    choice: SamplingConfig,
-    stop: int | None = None,
-    listen: Listener | None = None,
+    config: SamplingConfig,
+    eos: int | None = None,
+    listener: Listener | None = None,
 ) -> list[list[int]]:
-    """Continue prompts of any lengths side by side.
+    """Continue prompts of equal length.
 
     Args:
-        model: what is decoded.
-        prompts: ids, at least one each.
-        seeds: one per prompt; row i depends on `prompts[i]` and `seeds[i]` alone.
-        max_new_tokens: at most that many.
-        choice: how each is chosen.
-        stop: a token that ends its row and does not belong to it.
-        listen: sees every step.
+        model: Model to sample from.
+        prompts: Prompts (N, T); T is at least 1.
+        seeds: One seed per prompt; row i depends on `prompts[i]` and `seeds[i]` alone.
+        max_new_tokens: Maximum number of new tokens per row.
+        config: Temperature and filters.
+        eos: Token that ends its row and is not part of it; None for none.
+        listener: Called after each step.
 
     Returns:
-        What follows each prompt.
+        New tokens of each row.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    history, made = [list(prompt) for prompt in prompts], [[] for _ in prompts]  # type: list[list[int]], list[list[int]]
-    running = [True] * len(prompts)
-    logits, state = model.begin(prompts)
-    for number in range(max_new_tokens):
-        probabilities = choice.probabilities(logits, history)
-        tokens = draw(probabilities, generators).tolist()
-        if listen is not None:
-            listen(tokens, probabilities)
-        for row, token in enumerate(tokens):
-            running[row] = running[row] and token != stop
-            history[row].append(token)
-            if running[row]:
-                made[row].append(token)
-        if not any(running):
-            break
-        if number + 1 < max_new_tokens:
-            logits, state = model.advance(tokens, state)
-    return made
+    tokens = prompts
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
+    logits, state = model.prefill(prompts)
+    for step in range(1, max_new_tokens + 1):
+        probabilities = config.probabilities(logits, tokens)
+        new = draw(probabilities, generators)  # (N,)
+        tokens = torch.cat([tokens, new[:, None]], 1)
+        if listener is not None:
+            listener(new.tolist(), probabilities)
+        if eos is not None:
+            ended |= new == eos
+            if ended.all():
+                break
+        if step < max_new_tokens:
+            logits, state = model.decode_step(new, state)
+    return [until(row, eos) for row in tokens[:, prompts.shape[1] :].tolist()]
+
+
+def until(tokens: list[int], eos: int | None) -> list[int]:
+    """Tokens before the first `eos`."""
+    return tokens[: tokens.index(eos)] if eos in tokens else tokens

@@ -1,4 +1,4 @@
-"""Attention, fused where PyTorch can, and written out where somebody looks at it."""
+"""Scaled dot-product attention, whose weights can be recorded."""
 
 import math
 from collections.abc import Iterator
@@ -6,19 +6,17 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-
-_watched: list[Tensor] | None = None
 
 
 class AttentionMap(NamedTuple):
-    """Who looked at whom.
+    """Attention weights of one sequence.
 
     Attributes:
-        rows: what looked, R texts.
-        columns: what was looked at, C texts.
-        weights: (H, R, C) of each head, rows sum to 1.
+        rows: Texts of the R queries.
+        columns: Texts of the C keys.
+        weights: Weights (H, R, C) of each head; rows sum to 1.
     """
 
     rows: list[str]
@@ -26,42 +24,64 @@ class AttentionMap(NamedTuple):
     weights: Tensor
 
 
-@contextmanager
-def recording_attention() -> Iterator[list[Tensor]]:
-    """A list that fills with the weights (N, H, T, S) of every attention that runs inside, from the
-    forward pass itself.
+class RecordsAttention:
+    """Mixin of modules whose attention weights can be recorded.
+
+    Attributes:
+        recorded: List to which each forward pass appends its weights (N, H, T, S), or None.
     """
-    global _watched
-    _watched = []
+
+    recorded: list[Tensor] | None = None
+
+
+@contextmanager
+def recording_attention(network: nn.Module) -> Iterator[list[Tensor]]:
+    """Record the attention weights of a network inside the block.
+
+    Args:
+        network: Network whose submodules with the mixin `RecordsAttention` are recorded.
+
+    Yields:
+        List that receives weights (N, H, T, S) in the order of computation.
+    """
+    weights: list[Tensor] = []
+    modules = [module for module in network.modules() if isinstance(module, RecordsAttention)]
+    for module in modules:
+        module.recorded = weights
     try:
-        yield _watched
+        yield weights
     finally:
-        _watched = None
-
-
-def watch(weights: Tensor) -> None:
-    """Show weights (N, H, T, S) to whoever watches."""
-    if _watched is not None:
-        _watched.append(weights)
+        for module in modules:
+            module.recorded = None
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0, causal: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    dropout: float = 0.0,
+    causal: bool = False,
+    recorded: list[Tensor] | None = None,
 ) -> Tensor:
-    """softmax(Q K' / sqrt(D)) V (Vaswani et al. 2017, Eq. 1).
+    """Attention, softmax(Q K' / sqrt(D)) V (Vaswani et al. 2017, Eq. 1).
+
+    Uses PyTorch's fused kernel unless the weights are recorded.
 
     Args:
-        q: (N, H, T, D).
-        k: (N, H, S, D).
-        v: (N, H, S, D).
-        mask: bool, broadcast to (N, H, T, S): True where may be looked; None for everywhere.
-        dropout: share of the weights that is dropped.
-        causal: token t looks at no token after it; without a mask.
+        q: Queries (N, H, T, D).
+        k: Keys (N, H, S, D).
+        v: Values (N, H, S, D).
+        mask: Boolean mask, broadcast to (N, H, T, S), True where a query may attend; None for
+            all positions.
+        dropout: Dropout probability of the weights.
+        causal: Mask all keys after the query's own position; only without a mask.
+        recorded: List to which the weights (N, H, T, S) are appended.
 
     Returns:
-        (N, H, T, D).
+        Tensor of shape (N, H, T, D).
     """
-    if _watched is None:
+    if recorded is None:
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal)
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if causal:
@@ -69,5 +89,5 @@ def attend(
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
     weights = scores.softmax(-1)
-    watch(weights)
+    recorded.append(weights)
     return F.dropout(weights, dropout, dropout > 0) @ v

@@ -1,5 +1,4 @@
-"""Blocks of Transformers, and the cache that lets those that only look back write a token without
-reading all others again.
+"""Transformer blocks with the choices of several papers.
 
 | part | choices | source |
 |---|---|---|
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 
 from common.errors import UserError
 from lightning_modules.decoding.kv_cache import KVCache
-from lightning_modules.nn.attention import attend
+from lightning_modules.nn.attention import RecordsAttention, attend
 
 
 @dataclass(frozen=True)
@@ -75,97 +74,112 @@ class TransformerConfig:
 
 
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
-    """Turn pairs (x[d], x[d + D/2]) of queries or keys (N, H, T, D) by positions (N, T) or (T,) at
-    frequencies 10000^(-2d/D).
+    """Turn pairs (x[d], x[d + D/2]) of queries or keys (N, H, T, D) by positions (T,) at frequencies
+    10000^(-2d/D).
     """
     half = x.shape[-1] // 2
     frequencies = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angles = positions[..., None, :, None] * frequencies  # (N, 1, T, D/2)
+    angles = positions[:, None] * frequencies  # (T, D/2)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
 
 
-class SelfAttention(nn.Module):
-    """Attention of each token to itself and those before it, or, with a mask, to all that the mask
-    admits.
+class SelfAttention(nn.Module, RecordsAttention):
+    """Multi-head self-attention: causal, or with a mask.
 
     Args:
-        shape: sizes and choices.
-        layer: which one of the network it is, for the cache.
+        config: Sizes and choices.
+        layer: Index of the layer in the key-value cache.
     """
 
-    def __init__(self, shape: TransformerConfig, layer: int) -> None:
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
-        self.shape, self.layer = shape, layer
-        self.qkv = nn.Linear(shape.width, 3 * shape.width, shape.bias)
-        self.output = nn.Linear(shape.width, shape.width, shape.bias)
+        self.config, self.layer = config, layer
+        self.qkv = nn.Linear(config.width, 3 * config.width, config.bias)
+        self.output = nn.Linear(config.width, config.width, config.bias)
         self.norms = (
-            nn.ModuleList([nn.RMSNorm(shape.width // shape.heads) for _ in range(2)])
-            if shape.qk_norm
+            nn.ModuleList([nn.RMSNorm(config.width // config.heads) for _ in range(2)])
+            if config.qk_norm
             else None
         )
 
     def forward(
-        self, x: Tensor, positions: Tensor, cache: KVCache | None = None, mask: Tensor | None = None
+        self, x: Tensor, cache: KVCache | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        q, k, v = (
-            self.qkv(x).unflatten(2, (3, self.shape.heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # each (N, H, T, D)
+        """Attend from x (N, T, width) to itself and to the tokens in the cache.
+
+        Args:
+            x: The whole sequence, or with a cache that is not empty, the next token.
+            cache: Key-value cache, which is extended.
+            mask: Boolean mask, True where a query may attend; causal attention without it.
+
+        Returns:
+            Tensor of shape (N, T, width).
+        """
+        qkv = self.qkv(x).unflatten(2, (3, self.config.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, H, T, D)
         if self.norms is not None:
             q, k = self.norms[0](q), self.norms[1](k)
-        if self.shape.rotary:
+        if self.config.rotary:
+            first = 0 if cache is None else cache.length
+            positions = torch.arange(first, first + x.shape[1], device=x.device)
             q, k = rotate(q, positions), rotate(k, positions)
-        causal = mask is None and (
-            cache is None or cache.place is None
-        )  # one token looks at all that the cache has
+        causal = mask is None and x.shape[1] > 1  # one token attends to all of the cache
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
-            mask = cache.mask if mask is None else mask
-        dropout = self.shape.attention_dropout if self.training else 0.0
-        mixed = attend(q, k, v, mask, dropout, causal)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        mixed = attend(q, k, v, mask, dropout, causal, self.recorded)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
 
-class CrossAttention(nn.Module):
-    """Attention of each token of one sequence to all of another, the memory."""
+class CrossAttention(nn.Module, RecordsAttention):
+    """Multi-head attention from one sequence to another one, the memory."""
 
-    def __init__(self, shape: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.shape = shape
+        self.config = config
         self.query, self.output = (
-            nn.Linear(shape.width, shape.width, shape.bias) for _ in range(2)
+            nn.Linear(config.width, config.width, config.bias) for _ in range(2)
         )
-        self.keys_values = nn.Linear(shape.width, 2 * shape.width, shape.bias)
+        self.keys_values = nn.Linear(config.width, 2 * config.width, config.bias)
 
     def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (N, H, S, D) of a memory (N, S, width), once for all tokens that look at
-        it.
-        """
-        k, v = (
-            self.keys_values(memory).unflatten(2, (2, self.shape.heads, -1)).permute(2, 0, 3, 1, 4)
-        )
+        """Keys and values (N, H, S, D) of a memory (N, S, width)."""
+        keys_values = self.keys_values(memory).unflatten(2, (2, self.config.heads, -1))
+        k, v = keys_values.permute(2, 0, 3, 1, 4)
         return k, v
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """(N, T, width) of x (N, T, width); mask (N, 1, 1, S) is True where there is something."""
-        q = self.query(x).unflatten(2, (self.shape.heads, -1)).transpose(1, 2)  # (N, H, T, D)
-        dropout = self.shape.attention_dropout if self.training else 0.0
-        return self.output(attend(q, keys, values, mask, dropout).transpose(1, 2).flatten(2))
+        """Attend from x (N, T, width) to keys and values (N, H, S, D).
+
+        Args:
+            x: Sequence of the queries.
+            keys: Keys of the memory (`project`).
+            values: Values of the memory.
+            mask: True where the memory has a token, (N, 1, 1, S).
+
+        Returns:
+            Tensor of shape (N, T, width).
+        """
+        q = self.query(x).unflatten(2, (self.config.heads, -1)).transpose(1, 2)  # (N, H, T, D)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        mixed = attend(q, keys, values, mask, dropout, recorded=self.recorded)
+        return self.output(mixed.transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):
     """Two linear layers, or three with a gate."""
 
-    def __init__(self, shape: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.gated, self.activation = (
-            shape.feed_forward == "swiglu",
-            F.relu if shape.feed_forward == "relu" else F.gelu,
+            config.feed_forward == "swiglu",
+            F.relu if config.feed_forward == "relu" else F.gelu,
         )
-        hidden = shape.hidden or (8 * shape.width // 3 if self.gated else 4 * shape.width)
-        self.input = nn.Linear(shape.width, 2 * hidden if self.gated else hidden, shape.bias)
-        self.output = nn.Linear(hidden, shape.width, shape.bias)
+        hidden = config.hidden or (8 * config.width // 3 if self.gated else 4 * config.width)
+        self.input = nn.Linear(config.width, 2 * hidden if self.gated else hidden, config.bias)
+        self.output = nn.Linear(hidden, config.width, config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.input(x)
@@ -179,21 +193,21 @@ class Residual(nn.Module):
     """Base of blocks whose branches are added to a stream, each with a norm of its own.
 
     Args:
-        shape: sizes and choices.
+        config: sizes and choices.
         branches: how many.
     """
 
-    def __init__(self, shape: TransformerConfig, branches: int) -> None:
+    def __init__(self, config: TransformerConfig, branches: int) -> None:
         super().__init__()
-        self.shape = shape
-        self.norms = nn.ModuleList([shape.make_norm() for _ in range(branches)])
+        self.config = config
+        self.norms = nn.ModuleList([config.make_norm() for _ in range(branches)])
 
     def add(self, number: int, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
         """(N, T, width) of x (N, T, width): norm(x) goes into the branch, or x + branch(x) into the
         norm.
         """
-        norm, dropout = self.norms[number], self.shape.dropout
-        if self.shape.norm_first:
+        norm, dropout = self.norms[number], self.config.dropout
+        if self.config.norm_first:
             return x + F.dropout(branch(norm(x)), dropout, self.training)
         return norm(x + F.dropout(branch(x), dropout, self.training))
 
@@ -201,14 +215,14 @@ class Residual(nn.Module):
 class Block(Residual):
     """Self-attention, then feed-forward."""
 
-    def __init__(self, shape: TransformerConfig, layer: int) -> None:
-        super().__init__(shape, 2)
-        self.attention, self.feed_forward = SelfAttention(shape, layer), FeedForward(shape)
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__(config, 2)
+        self.attention, self.feed_forward = SelfAttention(config, layer), FeedForward(config)
 
     def forward(
-        self, x: Tensor, positions: Tensor, cache: KVCache | None = None, mask: Tensor | None = None
+        self, x: Tensor, cache: KVCache | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        x = self.add(0, x, lambda y: self.attention(y, positions, cache, mask))
+        x = self.add(0, x, lambda y: self.attention(y, cache, mask))
         return self.add(1, x, self.feed_forward)
 
 
