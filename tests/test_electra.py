@@ -104,10 +104,10 @@ def test_a_guess_that_is_right_counts_as_original() -> None:
         seen.add(tuple(labels[0].tolist()))
         assert torch.equal(outcome.corrupt != tokens, labels.bool())
         assert (outcome.corrupt[outcome.chosen] == 7).all()
-        assert outcome.suspicion is not None
+        assert outcome.replaced_logits is not None
         torch.testing.assert_close(
-            outcome.main,
-            F.binary_cross_entropy_with_logits(outcome.suspicion, labels, reduction="none"),
+            outcome.main_nll,
+            F.binary_cross_entropy_with_logits(outcome.replaced_logits, labels, reduction="none"),
         )
     assert len(seen) > 1
 
@@ -116,23 +116,24 @@ def test_both_losses_reach_the_total_with_their_weights() -> None:
     """Eq. 5 with lambda 50."""
     model, (tokens, length) = electra(), texts(20, 20)
     outcome = model(tokens, length)
-    assert outcome.generator.sum() > 0
-    assert (outcome.generator[~outcome.chosen] == 0).all()
-    total = model.losses(outcome).sum() / 40
-    expected = outcome.generator.sum() / (MASK_SHARE * 40) + 50 * outcome.main.sum() / 40
-    torch.testing.assert_close(total, expected)
+    assert outcome.generator_nll.sum() > 0
+    assert (outcome.generator_nll[~outcome.chosen] == 0).all()
+    expected = outcome.generator_nll.sum() / (MASK_SHARE * 40) + 50 * outcome.main_nll.sum() / 40
+    torch.testing.assert_close(model.losses(outcome, 40)["loss"], expected)
 
 
 def test_the_discriminator_teaches_the_generator_nothing() -> None:
     """A drawn word has no gradient; the tied embeddings learn from both."""
     model, (tokens, length) = electra(), texts(20, 12)
     assert model.generator is not None
-    model(tokens, length).main.sum().backward()
-    assert all(p.grad is None for p in [*model.generator.parameters(), *model.guess.parameters()])
+    model(tokens, length).main_nll.sum().backward()
+    assert all(
+        p.grad is None for p in [*model.generator.parameters(), *model.generator_head.parameters()]
+    )
     from_discriminator = model.embedding.weight.grad.abs().sum()  # type: ignore[union-attr]
     assert from_discriminator > 0
     model.zero_grad()
-    model(tokens, length).generator.sum().backward()
+    model(tokens, length).generator_nll.sum().backward()
     assert all(p.grad is not None for p in model.generator.parameters())
     assert all(p.grad is None for p in model.main.parameters())
     assert model.embedding.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
@@ -154,10 +155,10 @@ def test_objectives_of_table_5(objective: Any, everywhere: bool, masked: bool) -
     """Where each has a loss, and what the large model sees."""
     model, (tokens, length) = electra(objective=objective), texts(20, 12)
     outcome = model(tokens, length)
-    assert torch.equal(outcome.main > 0, outcome.valid if everywhere else outcome.chosen)
+    assert torch.equal(outcome.main_nll > 0, outcome.valid if everywhere else outcome.chosen)
     assert (outcome.corrupt == model.mask_id).any() == masked
     assert (model.generator is None) == masked
-    model.losses(outcome).sum().backward()
+    model.losses(outcome, 32)["loss"].backward()
     assert model.main.input.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
 
 
@@ -168,8 +169,8 @@ def test_words_of_all_tokens_have_probabilities() -> None:
     total = torch.zeros(12)
     hidden = model.represent(tokens, length)[0]
     for word in range(VOCABULARY):
-        named = model.words(model.name, hidden).softmax(-1)[:, word]  # type: ignore[arg-type]
-        copied = model.detect(hidden)[:, 0].sigmoid()
+        named = model.word_logits(model.word_head, hidden).softmax(-1)[:, word]  # type: ignore[arg-type]
+        copied = model.discriminator_head(hidden)[:, 0].sigmoid()
         total += copied * (tokens[0] == word) + (1 - copied) * named
     torch.testing.assert_close(total, torch.ones(12))
 
@@ -190,7 +191,7 @@ def test_a_preview_shows_forged_words() -> None:
     model, (tokens, length) = electra().eval(), texts(20, 9)
     model.tokenizer = Letters()  # type: ignore[assignment]
     with torch.no_grad():
-        model.detect[2].bias.fill_(9.0)  # type: ignore[operator, union-attr]
+        model.discriminator_head[2].bias.fill_(9.0)  # type: ignore[operator, union-attr]
     before = torch.get_rng_state()
     lines = model.preview({"tokens": tokens, "length": length - 1, "targets": 27})["corrupted"]
     assert torch.equal(before, torch.get_rng_state())
@@ -337,9 +338,8 @@ def test_the_comparison_is_at_equal_compute() -> None:
         ):  # the fused kernel is not counted
             for length in batches[56::113]:
                 part = length[::8]
-                model.losses(
-                    model(torch.randint(3, 4000, (len(part), int(length.max()))), part)
-                ).sum().backward()
+                output = model(torch.randint(3, 4000, (len(part), int(length.max()))), part)
+                model.losses(output, int(part.sum()))["loss"].backward()
         spent[name] = counter.get_total_flops() * overrides["trainer.max_steps"]
     assert len(spent) == 3
     assert max(spent.values()) / min(spent.values()) < 1.01, spent

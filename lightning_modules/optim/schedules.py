@@ -73,26 +73,6 @@ class ConstantThenLinear(LRScheduler):
         return [base * left for base in self.base_lrs]
 
 
-class ConstantThenExponential(LRScheduler):
-    """Step size as it is for `constant` epochs, then multiplied by `factor` after each.
-
-    Args:
-        optimizer: any.
-        constant: epochs at the full rate.
-        factor: below 1.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, constant: int, factor: float) -> None:
-        self.constant, self.factor = constant, factor
-        super().__init__(optimizer)
-
-    def get_lr(self) -> list[float | Tensor]:
-        return [
-            base * self.factor ** max(0, self.last_epoch + 1 - self.constant)
-            for base in self.base_lrs
-        ]
-
-
 def warmup(step: int, steps: int) -> float:
     """Linear from 0 to 1 over `steps` updates, then 1; 1 throughout where `steps` is 0."""
     return min(1.0, step / steps) if steps else 1.0
@@ -110,29 +90,5 @@ def cosine(
             return (step + 1) / warmup_steps
         progress = min(1.0, (step - warmup_steps) / max(1, total - warmup_steps))
         return (1 + last) / 2 + (1 - last) / 2 * math.cos(math.pi * progress)
-
-    return {"scheduler": LambdaLR(optimizer, rate), "interval": "step"}
-
-
-def inverse_square_root(optimizer: torch.optim.Optimizer, warmup_steps: int) -> dict[str, Any]:
-    """Step size times min(s^-1/2, s * warmup_steps^-3/2) at update s = 1, 2, ... (Vaswani et al.
-    2017, Eq. 3).
-    """
-    return {
-        "scheduler": LambdaLR(
-            optimizer,
-            lambda step: min((step + 1) ** -0.5, (step + 1) * max(1, warmup_steps) ** -1.5),
-        ),
-        "interval": "step",
-    }
-
-
-def linear(optimizer: torch.optim.Optimizer, total: int, warmup_steps: int) -> dict[str, Any]:
-    """Straight up over `warmup_steps` updates, then straight down to 0 at update `total`."""
-
-    def rate(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        return max(0.0, (total - step) / max(1, total - warmup_steps))
 
     return {"scheduler": LambdaLR(optimizer, rate), "interval": "step"}
