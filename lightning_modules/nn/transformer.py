@@ -2,11 +2,12 @@
 
 | part | choices | source |
 |---|---|---|
-| norm | layer; rms, which neither centres nor shifts | Ba et al. 2016; Zhang and Sennrich 2019 |
-| norm_first | before each branch; or after it is added, as at first | Radford et al. 2019; Vaswani et al. 2017 |
-| positions | learned, added to the tokens; rotary, turning queries and keys | Radford et al. 2018; Su et al. 2021, Eq. 34 |
-| feed-forward | relu; gelu; swiglu, gated, of 2/3 the width | Vaswani et al.; Hendrycks and Gimpel 2016; Shazeer 2020, Eq. 6 |
-| qk_norm | queries and keys of unit scale before they meet | Henry et al. 2020 |
+| norm | layer; rms, which does not centre | Ba et al. 2016; Zhang and Sennrich 2019 |
+| norm_first | before each branch; after it | Radford et al. 2019; Vaswani et al. 2017 |
+| positions | learned; rotary | Radford et al. 2018; Su et al. 2021, Eq. 34 |
+| feed-forward | relu; gelu | Vaswani et al. 2017; Hendrycks and Gimpel 2016 |
+| feed-forward | swiglu, gated, of 2/3 the width | Shazeer 2020, Eq. 6 |
+| qk_norm | queries and keys of unit scale | Henry et al. 2020 |
 """
 
 import math
