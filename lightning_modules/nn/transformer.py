@@ -75,8 +75,8 @@ class TransformerConfig:
 
 
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
-    """Turn pairs (x[d], x[d + D/2]) of queries or keys (N, H, T, D) by positions (T,) at frequencies
-    10000^(-2d/D).
+    """Turn pairs (x[d], x[d + D/2]) of queries or keys (N, H, T, D) by positions (T,) at
+    frequencies 10000^(-2d/D).
     """
     half = x.shape[-1] // 2
     frequencies = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
