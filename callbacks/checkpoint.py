@@ -130,8 +130,8 @@ class RunCheckpoint(Checkpoint):
             if monitor[0] not in trainer.callback_metrics:
                 logged = [name for name in trainer.callback_metrics if name.startswith("val/")]
                 raise UserError(
-                    f"{type(pl_module).__name__}.monitor is {monitor[0]}, which validation does not "
-                    f"log; it logs {', '.join(sorted(logged)) or 'nothing'}"
+                    f"{type(pl_module).__name__}.monitor is {monitor[0]}, which validation does "
+                    f"not log; it logs {', '.join(sorted(logged)) or 'nothing'}"
                 )
             value = trainer.callback_metrics[monitor[0]].item()
             sign = 1 if monitor[1] == "min" else -1
