@@ -339,7 +339,7 @@ class ELECTRA(TokenModule):
 
     def target_count(self, batch: dict[str, Any]) -> int:
         """Number of tokens: `targets` leaves out the first one of each text."""
-        return int(batch["targets"]) + len(batch["tokens"])
+        return int(batch["num_targets"]) + len(batch["tokens"])
 
     def _uniform(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         """Uniform random numbers from a generator on the CPU, or from the global one."""

@@ -3,38 +3,42 @@
 Radford et al., "Improving Language Understanding by Generative Pre-Training" (2018); architecture
 and initialisation of "Language Models are Unsupervised Multitask Learners" (2019).
 
-    -log p(x) = sum_t -log p(x_t | x_<t)                    (1)
-    h_0 = W_e x + W_p                                       (2)
+    -log p(x) = sum_{t >= 2} -log p(x_t | x_<t)             (1)
+    h_0[t] = W_e[x_t] + W_p[t]                              (2)
     h_l = Block(h_{l-1}),  l = 1 .. L                       (3)
-    p(x_t | x_<t) = softmax(W_e norm(h_L))                  (4)
+    p(x_{t+1} | x_<=t) = softmax(W_e norm(h_L[t]))          (4)
 
-A text is sampled by feeding each sampled token back in. A text GAN would need a gradient through
-this choice, which has none. Fluent samples say little about the likelihood, so both are reported.
-(GPT-1's fine-tuning on tasks is out of scope.)
+The first token of a text is an input only. Blocks normalise before each branch, and position t
+attends to the positions up to t (`nn/transformer.py`).
+
+A text is sampled by feeding each sampled token back in. Choosing a token is discrete, so that no
+gradient passes through it, which a text GAN would need. Fluent samples say little about the
+likelihood: runs report samples and validation loss. (GPT-1's fine-tuning is out of scope.)
 
 | paper | here |
 |---|---|
-| W_e, W_p | embedding.weight, used twice; positions.weight |
+| W_e (V, width), W_p (T, width) | embedding.weight, used twice; positions.weight |
 | n_layer, n_head, n_embd, n_ctx | layers, heads, width, context |
-| weights N(0, .02), those that end a branch / sqrt(2 L) | `init_gpt` |
-| modified L2 on all but gains and biases | decoupled weight decay of all matrices |
+| weights of std .02; last layer of a residual branch: .02 / sqrt(2 L) | `init_gpt` |
+| modified L2 on all but gains and biases | decoupled weight decay, embeddings included |
 
-Training: one update is AdamW (or Muon) on the mean loss per target token, with a linear warm-up and
-a cosine decay of the learning rate (`configure_optimizers`).
+Training: the base class calls `loss` once per mini-batch, and one update of AdamW (or of Muon for
+the matrices of the blocks) follows, with a linear warm-up and a cosine decay of the learning rate
+(`configure_optimizers`). Gradients are clipped by `trainer.gradient_clip_val`.
 
-Sampling: `sample_plain` recomputes the whole context window for every token. `sample` gives the
-same tokens faster, with a key-value cache (`decoding/`). When the context window is full, both drop
-its older half.
+Sampling: `sample_plain` recomputes the whole context window for every token. `sample`, inherited
+from `LanguageModel`, gives the same tokens faster, with a key-value cache (`decoding/`). When a
+token more than the context would be needed, both keep the newest half of the window only.
 
 Where the papers, Karpathy's nanoGPT and this file differ:
 
 | | papers | nanoGPT | here |
 |---|---|---|---|
-| biases | yes | no (`bias` in its train.py) | `bias`; no in configurations of nanoGPT |
+| biases | yes | no (`bias` in its train.py) | yes; no in the nanoGPT recipes (`bias`) |
 | GELU | tanh approximation (GPT-2's model.py) | exact | exact |
 | final learning rate | 0 (GPT-1, section 4.1) | a tenth of the peak | a tenth of the peak |
 | vocabulary of GPT-2 | 50,257 | 50,304, for speed | 50,257 |
-| between documents | end-of-text token | end-of-text token | at most a line break (`TextFiles`) |
+| between documents | end-of-text token | end-of-text token | nothing, or a line break |
 | OpenWebText, validation | - | 0.05 % of documents, at random | last 0.05 % of the text |
 | validation loss | - | mean of some random windows | every token once |
 """
@@ -83,7 +87,7 @@ class GPT(LanguageModel):
         layers: Number of Transformer blocks, L.
         heads: Number of attention heads.
         width: Width of the residual stream, a multiple of `heads`.
-        dropout: Dropout probability of embeddings, attention weights and branches.
+        dropout: Dropout probability of embeddings and branches.
         attention_dropout: Dropout probability of attention weights; `dropout` by default. With 0,
             PyTorch uses a fused kernel, which makes training 1.5 times as fast on a CPU.
         norm: Layer norm, or RMS norm (papers of these options: `nn/transformer.py`).
@@ -93,7 +97,7 @@ class GPT(LanguageModel):
         bias: Use biases in linear layers and layer norms, as GPT-2 does; nanoGPT by default does
             not.
         optimizer: AdamW, or Muon for the matrices of the blocks and AdamW for all other parameters.
-        learning_rate: Peak learning rate.
+        learning_rate: Peak learning rate; under Muon, of the matrices of the blocks.
         embedding_rate: Peak learning rate of embeddings, gains and biases under Muon.
         betas: Decay rates of Adam's moments.
         weight_decay: Decoupled weight decay of matrices; gains and biases have none.
@@ -151,14 +155,14 @@ class GPT(LanguageModel):
         return F.linear(self.hidden(tokens), self.embedding.weight)  # Eq. 4
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Hidden states (N, T, width) of tokens (N, T), which follow those in the cache."""
+        """Hidden states (N, T, width) of tokens (N, T) that continue those in the cache."""
         first = 0 if cache is None else cache.length
         x = self.embedding(tokens)  # Eq. 2
         if self.positions is not None:
             x = x + self.positions.weight[first : first + tokens.shape[1]]
         x = F.dropout(x, self.hparams.dropout, self.training)
         for block in self.blocks:
-            x = block(x, cache)  # Eq. 3
+            x = block(x, cache)  # Eq. 3; appends keys and values to the cache
         if cache is not None:
             cache.length += tokens.shape[1]
         return self.norm(x)
@@ -166,7 +170,12 @@ class GPT(LanguageModel):
     # Training
 
     def token_nll(self, batch: dict[str, Any]) -> Tensor:
-        """-log p of each target token (N, T) in nats, 0 for padding (terms of Eq. 1)."""
+        """-log p of each target token (N, T) in nats, 0 for padding (terms of Eq. 1).
+
+        Args:
+            batch: `tokens` (N, T + 1), padded at the end, and `length` (N,), the number of targets
+                of each row.
+        """
         inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]  # (N, T)
         logits = self(inputs).flatten(0, 1).float()  # (N * T, V)
         nll = F.cross_entropy(logits, targets.flatten(), reduction="none").view_as(targets)
@@ -175,7 +184,7 @@ class GPT(LanguageModel):
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Mean of -log p over the target tokens of a batch."""
-        return {"loss": self.token_nll(batch).sum() / batch["targets"]}
+        return {"loss": self.token_nll(batch).sum() / batch["num_targets"]}
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
@@ -185,19 +194,20 @@ class GPT(LanguageModel):
         gains_and_biases = [p for p in self.parameters() if p.dim() < 2]
         groups: list[dict[str, Any]] = [
             {"params": matrices, "weight_decay": h.weight_decay, "lr": h.learning_rate},
+            # The optimizer's own learning rate, below, is that of the other groups.
             {"params": embeddings, "weight_decay": h.weight_decay},
             {"params": gains_and_biases, "weight_decay": 0.0},
         ]
         optimizer: torch.optim.Optimizer
         if h.optimizer == "muon":
-            groups[0]["orthogonal"] = True
+            groups[0]["orthogonal"] = True  # Muon updates the other groups as AdamW does
             optimizer = Muon(groups, h.embedding_rate, betas=tuple(h.betas))
         else:
             optimizer = torch.optim.AdamW(groups, h.learning_rate, tuple(h.betas), fused=True)
         warmup, total = h.warmup_steps, self.total_updates
 
         def factor(step: int) -> float:
-            """Linear warm-up, then half a cosine from 1 to 0.1."""
+            """Linear warm-up, then half a period of a cosine from 1 to 0.1; step 0, 1, ..."""
             if step < warmup:
                 return (step + 1) / warmup
             progress = min(1.0, (step - warmup) / max(1, total - warmup))
@@ -223,7 +233,8 @@ class GPT(LanguageModel):
             window = self.truncate(window)
             logits = self(window)[:, -1].float()  # (N, V)
             cumulative = (logits / temperature).softmax(-1).double().cumsum(-1)
-            # Invert the distribution function at one uniform number per row.
+            # Invert the distribution function, whose last value is 1 up to rounding, at one
+            # uniform number per row.
             uniform = torch.cat([torch.rand(1, generator=generator) for generator in generators])
             threshold = uniform.to(self.device).double()[:, None] * cumulative[:, -1:]
             token = torch.searchsorted(cumulative, threshold, right=True)  # (N, 1)
@@ -232,9 +243,10 @@ class GPT(LanguageModel):
         return torch.cat(outputs, 1).tolist()
 
     def truncate(self, window: Tensor) -> Tensor:
-        """Drop the older half of a full context window (N, T), repeatedly if necessary."""
+        """Shorten tokens (N, T) that exceed the context: of `context + 1`, keep the newest half."""
+        keep = max(1, self.context // 2)
         while window.shape[1] > self.context:
-            window = window[:, self.context + 1 - max(1, self.context // 2) :]
+            window = window[:, self.context + 1 - keep :]
         return window
 
     def prefill(self, prompts: Tensor) -> tuple[Tensor, DecodingState]:

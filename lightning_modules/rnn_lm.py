@@ -185,7 +185,7 @@ class RNNLM(LanguageModel):
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Mean of -log p over the target tokens of a batch."""
-        return {"loss": self.token_nll(batch).sum() / batch["targets"]}
+        return {"loss": self.token_nll(batch).sum() / batch["num_targets"]}
 
     def configure_optimizers(self) -> Any:
         ((make_optimizer, make_schedule),) = self.optimizer_factories

@@ -258,7 +258,7 @@ class Seq2Seq(Translator, RecordsAttention):
             reduction="sum",
             label_smoothing=self.hparams.smoothing,
         )
-        return {"loss": total / batch["targets"]}
+        return {"loss": total / batch["num_targets"]}
 
     def configure_optimizers(self) -> Any:
         adam = torch.optim.Adam(self.parameters(), self.hparams.learning_rate, fused=True)

@@ -9,21 +9,25 @@ Vaswani et al., "Attention Is All You Need", NIPS 2017.
     PE(pos, 2i) = sin(pos / 10000^(2i/d)),  PE(pos, 2i + 1) = cos(pos / 10000^(2i/d))  (5)
 
 Each position attends to all others at once: the path between two words has length one, and all
-positions of a sentence are trained in parallel. Attention ignores word order, which Eq. 5 adds. The
-decoder's self-attention is masked: a position cannot see later targets.
+positions of a sentence are trained in parallel. Attention alone does not see word order; Eq. 5 adds
+it to the embeddings. The decoder's self-attention is causal. A block adds each of its branches f to
+its input (`Residual.add`): x + dropout(f(norm(x))) with norm_first, else norm(x + dropout(f(x))).
 
-Training: one update is Adam with the learning rate of Eq. 4 on the mean of Eq. 1 per target token,
-with label smoothing. The mean of the weights after the last updates (section 6.1) is used for
-validation and translation. Translation: `translate_greedy` recomputes the whole target for every
-token; `sample` uses beam search with a key-value cache, whose beam of 1 gives the same tokens
-(`decoding/`).
+Training: the base class calls `loss` for each mini-batch, Eq. 1 with label smoothing as a mean over
+target tokens; each update is an Adam step with the learning rate of Eq. 4. The mean of the last
+`average` states of the weights, `average_every` updates apart (section 6.1), replaces the weights
+in validation and translation; before the first of these states, the current weights are used.
+
+Translation: `translate_greedy` recomputes the whole target for every token. `sample`, inherited
+from `Translator`, is beam search with a key-value cache (`decoding/`); a beam of 1 gives the same
+tokens.
 
 | paper | here |
 |---|---|
-| N, d_model, d_ff, h | layers, width, hidden, heads |
+| N, d_model, d_ff, h | layers, width, hidden, heads (here N is the batch size) |
 | P_drop, on the output of each branch, and on embeddings plus positions (section 5.4) | dropout |
 | epsilon_ls (section 5.4) | smoothing |
-| one matrix for both embeddings and the output (section 3.4) | shared; embedding.weight |
+| one matrix for embeddings and output (section 3.4) | embedding.weight; of sources if `shared` |
 | average of the last 5 checkpoints (section 6.1) | average, average_every |
 
 Where the paper, the released code (tensor2tensor, `transformer_base_v1` unless named) and this file
@@ -31,18 +35,19 @@ differ:
 
 | | paper | released code | here |
 |---|---|---|---|
-| norms | after the branches | v1 after; v2 and v3 before | after; before with norm_first (1) |
+| norms [a] | after each addition | v1 after; v2 and v3 before | after; before with norm_first |
 | dropout of attention and in Eq. 3 | none | v1 none; v2 and v3 0.1 | none |
 | biases of projections in attention | none | at first, later none | biases |
 | sinusoids of Eq. 5 | interleaved | all sines, then all cosines | interleaved |
 | label smoothing spreads epsilon over | not stated | the V - 1 other tokens | all V tokens |
 | initial weights | not stated | uniform unit scaling | Glorot uniform |
 | initial embeddings | not stated | N(0, 1/d) | N(0, 1/d) |
-| warm-up; beta_2 of Adam | 4000; 0.98 | v2 8000; v3 0.997 | as configured; 0.98 |
+| updates of the warm-up | 4000 | v1 4000; v2 8000 | as configured |
+| beta_2 of Adam | 0.98 | v1 0.98; v3 0.997 | 0.98 |
 | maximum length of a translation | source + 50 | source + 50, later + 100 | 2 source + 10 |
-| beam of the test results | 4, alpha 0.6 | 4, alpha 0.6 | 1; and 5, alpha 0.6 |
+| beams of the test results | 4, alpha 0.6 | 4, alpha 0.6 | two results: 1, and 5 with alpha 0.6 |
 
-(1) Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020.
+[a] Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020.
 """
 
 import math
@@ -84,7 +89,7 @@ class DecoderBlock(Residual):
     """Causal self-attention, attention to the source, feed-forward."""
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
-        super().__init__(config, 3)
+        super().__init__(config, branches=3)
         self.attention = SelfAttention(config, layer)
         self.cross = CrossAttention(config)
         self.feed_forward = FeedForward(config)
@@ -92,14 +97,14 @@ class DecoderBlock(Residual):
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor, cache: KVCache | None = None
     ) -> Tensor:
-        """Decode x (N * K, T, width), K rows for each of N sources."""
+        """Decode x (N * K, T, width); the K rows of a source share its keys and values."""
 
-        def cross(y: Tensor) -> Tensor:
+        def attend_to_source(y: Tensor) -> Tensor:
             grouped = y.view(len(keys), -1, y.shape[-1])  # (N, K * T, width)
             return self.cross(grouped, keys, values, mask).view_as(y)
 
-        x = self.add(0, x, lambda y: self.attention(y, cache))
-        x = self.add(1, x, cross)
+        x = self.add(0, x, lambda y: self.attention(y, cache))  # causal: no mask is given
+        x = self.add(1, x, attend_to_source)
         return self.add(2, x, self.feed_forward)
 
 
@@ -122,8 +127,8 @@ class EncoderDecoder(nn.Module):
         source_vocab_size: Vocabulary size of sources.
         vocab_size: Vocabulary size of targets, V.
         config: Sizes and choices of all blocks.
-        layers: Number of blocks of the encoder and of the decoder, N.
-        shared: Use one embedding for sources and targets.
+        layers: Number of blocks of the encoder and of the decoder.
+        shared: Use the embedding of targets, which is also the output matrix, for sources.
     """
 
     def __init__(
@@ -175,15 +180,18 @@ class EncoderDecoder(nn.Module):
         mask = mask[:, None, None]  # (N, 1, 1, S)
         x = self.embed(source, self.source_embedding)
         for block in self.encoder:
-            x = block(x, None, mask)
+            x = block(x, cache=None, mask=mask)
         x = self.norms[0](x)
         return [block.cross.project(x) for block in self.decoder], mask  # type: ignore[union-attr, operator]
 
     def decode(self, memory: Memory, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Next-token logits (R, T, V) of target tokens (R, T), which follow those in the cache."""
-        sources, mask = memory
+        """Next-token logits (R, T, V) of target tokens (R, T) that continue those in the cache.
+
+        R is N * K: K rows for each of the N sources.
+        """
+        keys_values, mask = memory
         x = self.embed(tokens, self.embedding, 0 if cache is None else cache.length)
-        for block, (keys, values) in zip(self.decoder, sources):
+        for block, (keys, values) in zip(self.decoder, keys_values):
             x = block(x, keys, values, mask, cache)
         if cache is not None:
             cache.length += tokens.shape[1]
@@ -196,21 +204,23 @@ class Transformer(Translator):
     Args:
         source_vocab_size: Vocabulary size of sources; supplied by the data module.
         vocab_size: Vocabulary size of targets; supplied by the data module.
-        layers: Number of blocks of the encoder and of the decoder, N.
+        layers: Number of blocks of the encoder and of the decoder.
         heads: Number of attention heads, h.
         width: Width of the residual stream, d_model; a multiple of `heads`.
         hidden: Width of the feed-forward layers, d_ff.
         dropout: Dropout probability P_drop.
         norm_first: Normalise before the branches instead of after them.
-        shared: Use one embedding for sources, targets and output; needs data.shared_vocabulary.
+        shared: Use the embedding of targets for sources too; needs data.shared_vocabulary. The
+            output always uses the embedding of targets.
         smoothing: Label-smoothing factor, epsilon_ls.
         scale: Factor of the learning rate in Eq. 4; 1 in the paper.
         warmup_steps: Number of updates of the warm-up in Eq. 4.
-        average: Number of states of the weights to average, the last one after the last update.
+        average: Number of states of the weights to average; the last is the end of training.
         average_every: Number of updates between two of these states.
 
     Raises:
-        UserError: If `width` is not a multiple of `heads`.
+        UserError: If `width` is not a multiple of `heads`, or `shared` is set and there are two
+            vocabularies.
     """
 
     modality = "text-to-text"
@@ -236,7 +246,15 @@ class Transformer(Translator):
         super().__init__()
         self.save_hyperparameters()
         config = TransformerConfig(
-            width, heads, dropout, 0.0, "layer", False, "relu", norm_first=norm_first, hidden=hidden
+            width,
+            heads,
+            dropout,
+            attention_dropout=0.0,
+            norm="layer",
+            rotary=False,
+            feed_forward="relu",
+            norm_first=norm_first,
+            hidden=hidden,
         )
         self.network = EncoderDecoder(source_vocab_size, vocab_size, config, layers, shared)
         self.init_ema()
@@ -273,12 +291,12 @@ class Transformer(Translator):
             reduction="sum",
             label_smoothing=self.hparams.smoothing,
         )
-        return {"loss": total / batch["targets"]}
+        return {"loss": total / batch["num_targets"]}
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        peak = h.scale * h.width**-0.5
-        adam = torch.optim.Adam(self.network.parameters(), peak, (0.9, 0.98), eps=1e-9, fused=True)
+        base = h.scale * h.width**-0.5
+        adam = torch.optim.Adam(self.network.parameters(), base, (0.9, 0.98), eps=1e-9, fused=True)
 
         def factor(step: int) -> float:
             """Linear warm-up, then decay with the inverse square root of the update (Eq. 4)."""
@@ -289,19 +307,24 @@ class Transformer(Translator):
     # Average of the last weights
 
     def on_train_start(self) -> None:
-        left = self.total_updates - self.trainer.global_step
-        averaged = (self.hparams.average - 1) * self.hparams.average_every
-        # Discard the average of another run (--init_from), or of an end that was not the last.
-        if self.trainer.global_step == 0 or left > averaged:
-            assert self.ema is not None
+        """Discard the average of another run (--init_from), or of a run that is now extended."""
+        h, total, done = self.hparams, self.total_updates, self.trainer.global_step
+        updates = (total - number * h.average_every for number in range(h.average))
+        assert self.ema is not None
+        if int(self.ema.updates) != sum(0 < update <= done for update in updates):
             self.ema.updates.zero_()
 
     def ema_decay_at(self, update: int) -> float | None:
-        """Decay that makes the average an arithmetic mean of the last `average` states."""
-        h, total = self.hparams, self.total_updates
-        left, rest = divmod(total - update, h.average_every)  # states that follow this one
-        first = min(h.average - 1, (total - 1) // h.average_every)
-        return None if rest or left > first else (first - left) / (first - left + 1)
+        """Decay (k - 1) / k for the k-th of the last states, which makes their arithmetic mean.
+
+        None leaves the average as it is.
+        """
+        left, rest = divmod(self.total_updates - update, self.hparams.average_every)
+        if rest or left >= self.hparams.average:
+            return None
+        assert self.ema is not None
+        averaged = int(self.ema.updates)
+        return averaged / (averaged + 1)
 
     def measure(self, batch: dict[str, Any], stage: str) -> None:
         with self.averaged_weights():
@@ -312,6 +335,8 @@ class Transformer(Translator):
     @sampling
     def translate_greedy(self, source: Tensor, length: Tensor, max_length: int) -> list[list[int]]:
         """Take the most likely token at each step, recomputing the whole target for each token.
+
+        Always runs `max_length` steps; rows are cut at `<eos>` afterwards.
 
         Args:
             source: Sources (N, S).
@@ -336,12 +361,13 @@ class Transformer(Translator):
 
     def reorder_cache(self, state: DecodingState, sentences: Tensor, rows: Tensor) -> DecodingState:
         state.cache.reorder(rows)
-        sources, mask = state.memory
-        if len(sentences) == len(mask):
+        keys_values, mask = state.memory
+        if len(sentences) == len(mask):  # all sentences are left
             return state
-        sources = [(keys[sentences], values[sentences]) for keys, values in sources]
-        return state._replace(memory=(sources, mask[sentences]))
+        keys_values = [(keys[sentences], values[sentences]) for keys, values in keys_values]
+        return state._replace(memory=(keys_values, mask[sentences]))
 
     def cross_attention(self, weights: list[Tensor]) -> dict[str, Tensor]:
-        layers = self.hparams.layers
-        return {f"layer{number}": one for number, one in enumerate(weights[layers + 1 :: 2], 1)}
+        # First the encoder's, then those of each decoder block: to the target, to the source.
+        cross = weights[self.hparams.layers + 1 :: 2]
+        return {f"layer{number}": one for number, one in enumerate(cross, 1)}

@@ -193,7 +193,7 @@ def test_a_preview_shows_forged_words() -> None:
     with torch.no_grad():
         model.discriminator_head[2].bias.fill_(9.0)  # type: ignore[operator, union-attr]
     before = torch.get_rng_state()
-    lines = model.preview({"tokens": tokens, "length": length - 1, "targets": 27})["corrupted"]
+    lines = model.preview({"tokens": tokens, "length": length - 1, "num_targets": 27})["corrupted"]
     assert torch.equal(before, torch.get_rng_state())
     assert [line.count("[") for line in lines] == [20, 9], "it suspects everything"
     assert 0 < "".join(lines).count("(") <= 5  # type: ignore[arg-type]

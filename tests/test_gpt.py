@@ -395,7 +395,7 @@ def test_contradictory_options_are_refused(wrong: dict[str, Any]) -> None:
 
 def test_only_what_counts_is_counted() -> None:
     model, tokens = gpt(), torch.randint(11, (2, 5))
-    batch = {"tokens": tokens, "length": torch.tensor([4, 2]), "targets": 6}
+    batch = {"tokens": tokens, "length": torch.tensor([4, 2]), "num_targets": 6}
     expected = -model(tokens[:, :-1]).log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]
     expected[1, 2:] = 0
     torch.testing.assert_close(model.token_nll(batch), expected)

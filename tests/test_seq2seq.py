@@ -351,7 +351,7 @@ def test_label_smoothing(model: Any) -> None:
     """(1 - e) of the true token's loss and e of the mean over all tokens; nothing of padding."""
     (source, length), target = sources(7, 3), torch.randint(3, VOCABULARY, (2, 6))
     target[1, 4:] = PAD
-    batch = {"source": source, "source_length": length, "target": target, "targets": 8}
+    batch = {"source": source, "source_length": length, "target": target, "num_targets": 8}
     model.hparams.smoothing = 0.1
     logs = model.decode(model.encode(source, length), target[:, :-1]).log_softmax(-1)
     expected = -0.9 * logs.gather(2, target[:, 1:, None])[..., 0] - 0.1 * logs.mean(-1)
@@ -491,3 +491,14 @@ def test_averages_are_of_the_last_states() -> None:
         model.ema.networks["network"].embedding.weight, torch.full((VOCABULARY, 8), 80.0)
     )
     assert model.network is trained
+    # Extended to 140 updates, the run averages those after 100, 120 and 140; 100 is in an average
+    # with 60 and 80, which is discarded.
+    model._trainer.estimated_stepping_batches, model._trainer.global_step = 140, 100
+    model.on_train_start()
+    for step in range(101, 141):
+        model._trainer.global_step = step - 1  # type: ignore[union-attr]
+        with torch.no_grad():
+            model.network.embedding.weight.fill_(step)
+        model.optimizer_step(0, 0, optimizer)
+    average = model.ema.networks["network"].embedding.weight
+    torch.testing.assert_close(average, torch.full_like(average, 130.0))

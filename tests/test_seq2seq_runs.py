@@ -163,7 +163,7 @@ def test_an_update_is_a_mean_over_the_targets_of_all_its_batches() -> None:
     )
     trainer.fit(model, datamodule=data)
     both = list(itertools.islice(data.train_dataloader(), 2))
-    assert both[0]["targets"] != both[1]["targets"]
+    assert both[0]["num_targets"] != both[1]["num_targets"]
     joined = data.batch("train", [number for batch in both for number in batch["index"].tolist()])
     loss = model.train().loss(joined)["loss"]
     gradients = torch.autograd.grad(loss, list(model.network.parameters()))

@@ -59,7 +59,7 @@ class SentencePairs:
             "target": target,
             "source_length": source_length,
             "target_length": target_length - 1,
-            "targets": int((target_length - 1).sum()),
+            "num_targets": int((target_length - 1).sum()),
             "index": request.index,
             "seed": request.seed,
         }

@@ -74,5 +74,5 @@ def open_ids(path: Path, dtype: str) -> np.ndarray:
 
 def batch_of(tokens: Tensor, length: Tensor, request: Request, *, first: bool) -> dict[str, Any]:
     """The dictionary that all of them give."""
-    parts = {"tokens": tokens, "length": length, "targets": int(length.sum()), "first": first}
+    parts = {"tokens": tokens, "length": length, "num_targets": int(length.sum()), "first": first}
     return {**parts, "index": request.index, "seed": request.seed}

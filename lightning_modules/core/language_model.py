@@ -63,7 +63,7 @@ class LanguageModel(TokenModule):
             rows = f"|rows={data.eval_batch_size * self.trainer.world_size}"
         read = f"ctx={data.context}|read={data.batching}{rows}|positions=all"
         self.nll.description = f"{read}|unit=nats/token|split={data.split_name(stage)}"
-        self.nll.update(self.token_nll(batch), batch["targets"])
+        self.nll.update(self.token_nll(batch), batch["num_targets"])
         self.log_metric(f"{stage}/nll", self.nll)
 
     def on_validation_epoch_end(self) -> None:

@@ -18,7 +18,7 @@ NOMINAL_TARGETS = 4096.0
 
 
 class TokenModule(GenerativeModule):
-    """Base class of systems over tokens; `batch["targets"]` is the number of predicted tokens.
+    """Base class of systems over tokens; `batch["num_targets"]` is the number of predicted tokens.
 
     Attributes:
         context: Maximum number of tokens in the context window.
@@ -51,11 +51,11 @@ class TokenModule(GenerativeModule):
         self.measure(batch, "test")
 
     def batch_units(self, batch: dict[str, Any]) -> int:
-        return int(batch["targets"])
+        return int(batch["num_targets"])
 
     def target_count(self, batch: dict[str, Any]) -> int:
         """Number of tokens over which `loss` is a mean."""
-        return int(batch["targets"])
+        return int(batch["num_targets"])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return a loss whose gradient becomes that of the mean over the tokens of the update."""

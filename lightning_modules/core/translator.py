@@ -103,7 +103,7 @@ class Translator(TokenModule):
                 reduction="none",
                 label_smoothing=factor,
             )
-            metric.update(losses, batch["targets"])
+            metric.update(losses, batch["num_targets"])
             self.log_metric(f"{stage}/{name}", metric)
         for name, search in SEARCHES[stage].items():
             translations = self.translate_batch(batch["source"], batch["source_length"], search)
