@@ -7,7 +7,7 @@ the denoising variant is Vincent et al., "Stacked Denoising Autoencoders", JMLR 
     L = sum_d [-x_d log y_d - (1 - x_d) log(1 - y_d)]                                            (2)
     L_denoising = L(x, g(f(x~))),  x~ ~ q(x~|x)                                                  (3)
 
-Symbols: x `x` in [0, 1] · z `code` (N, D) · y `logits.sigmoid()` · x~ `corrupt(image)`.
+Symbols: x `x` in [0, 1] · z `z` (N, D) · y `logits.sigmoid()` · x~ `corrupt(image)`.
 L is a sum over pixels and a mean over the batch, in nats per picture.
 
 The code is a representation: near codes are alike pictures, and 30 numbers keep a digit better than
@@ -15,21 +15,23 @@ its 30 principal components do. It is no generator: nothing makes the codes fill
 them, so a code drawn at random decodes to a picture of nothing (`sample`; the histograms against
 N(0, 1) show why). The VAE mends just this.
 
-Where this differs from the papers and the code released with the first:
+Departures from the papers, and from the code released with the first:
 
-| | paper | released code | here |
-|---|---|---|---|
-| start (2006) | restricted Boltzmann machines, layer by layer, 50 epochs each | the same, 10 epochs each | random weights |
-| training (2006) | conjugate gradients | 200 epochs, 3 line searches for each batch of 1,000 | Adam, cosine schedule |
-| hidden units (2006) | logistic | logistic | logistic, or ELU where the config says so |
-| order (denoising) | each layer is trained on the codes of the layer below | | all layers at once |
-| masking (denoising) | components of the input vector | | pixels, all channels together |
+- Initial weights (2006): restricted Boltzmann machines, trained layer by layer for 50 epochs each
+  (10 in the released code); random here.
+- Training (2006): conjugate gradients, in the released code 200 epochs with 3 line searches for
+  each batch of 1,000; Adam with a cosine schedule here.
+- Hidden units (2006): logistic; here logistic, or ELU where the config says so.
+- Denoising: the paper trains each layer on the codes of the layer below; here all layers at once.
+- Masking: the paper masks components of the input vector; here pixels, in all channels together.
 """
 
+import math
 from math import prod
 from typing import Any, Literal
 
 import torch
+from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,21 +40,24 @@ from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.seeding import seeded_normal
 from lightning_modules.nn.encoders import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
-from lightning_modules.optim.schedules import cosine
 from metrics.likelihood import SquaredError
 
 
 def corrupt(image: Tensor, corruption: str, level: float) -> Tensor:
-    """x~ of Eq. 3: "masking" sets a share `level` of the pixels to black, "gaussian" adds noise of
-    that deviation.
+    """Corrupt the input of a denoising autoencoder, x~ of Eq. 3.
 
-    A masked pixel is black in all channels. One channel's value alone could be read off the other
-    two.
+    A masked pixel is black in all channels: the value of one channel could be inferred from the
+    other two.
+
+    Args:
+        image: Images (N, C, H, W) in [-1, 1].
+        corruption: "masking" sets pixels to black, "gaussian" adds noise, "none" does nothing.
+        level: Share of masked pixels, or standard deviation of the noise on the [0, 1] scale.
     """
     if corruption == "masking":
         return torch.where(torch.rand_like(image[:, :1]) < level, -1.0, image)
     if corruption == "gaussian":
-        return image + 2 * level * torch.randn_like(image)  # pictures span 2, the paper's 1
+        return image + 2 * level * torch.randn_like(image)  # images span 2 here, 1 in the paper
     return image
 
 
@@ -65,7 +70,7 @@ class Autoencoder(GenerativeModule):
         hidden: widths of the encoder's layers, or its channels, from the picture inwards; the
             decoder mirrors them.
         activation: of the fully connected network; the code is linear.
-        latent_dim: D, size of the code.
+        latent_dim: D, number of values of z.
         corruption: what is done to the input in training.
         corruption_level: Share of masked pixels, or standard deviation of the Gaussian noise on the
             [0, 1] scale.
@@ -81,10 +86,10 @@ class Autoencoder(GenerativeModule):
         network: Literal["mlp", "conv"] = "mlp",
         hidden: list[int] = [1000, 500, 250],  # noqa: B006  # read only; a list is what a YAML file can hold
         activation: Literal["sigmoid", "elu"] = "sigmoid",
-        latent_dim: int = 30,
+        latent_dim: PositiveInt = 30,
         corruption: Literal["none", "masking", "gaussian"] = "none",
-        corruption_level: float = 0.25,
-        learning_rate: float = 1e-3,
+        corruption_level: NonNegativeFloat = 0.25,
+        learning_rate: PositiveFloat = 1e-3,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -100,51 +105,54 @@ class Autoencoder(GenerativeModule):
         self.squared_error = SquaredError()
 
     def encode(self, image: Tensor) -> Tensor:
-        """Codes (N, D) of pictures in [-1, 1]."""
+        """Encode images (N, C, H, W) in [-1, 1] as z (N, D)."""
         return self.encoder(image)  # Eq. 1
 
-    def decode(self, code: Tensor) -> Tensor:
-        """Previews (N, C, H, W) in [-1, 1] of codes (N, D)."""
-        return self.decoder(code).sigmoid() * 2 - 1  # Eq. 1
+    def decode(self, z: Tensor) -> Tensor:
+        """Decode z (N, D) to images (N, C, H, W) in [-1, 1]."""
+        return self.decoder(z).sigmoid() * 2 - 1  # Eq. 1
 
     embed = encode
 
     def reconstruct(self, image: Tensor) -> Tensor:
-        """decode(encode(image))."""
+        """Encode images (N, C, H, W) and decode them again."""
         return self.decode(self.encode(image))
 
-    def reconstruction_error(self, image: Tensor, seen: Tensor) -> Tensor:
-        """Eq. 2 of clean pictures and what the encoder sees of them, in nats per picture."""
-        x = (image + 1) / 2
-        return F.binary_cross_entropy_with_logits(
-            self.decoder(self.encoder(seen)), x, reduction="sum"
-        ) / len(x)
+    def reconstruction_error(self, image: Tensor, corrupted: Tensor) -> Tensor:
+        """Eq. 2 between images (N, C, H, W) and the reconstructions of corrupted ones, a scalar in
+        nats per image.
+        """
+        x, logits = (image + 1) / 2, self.decoder(self.encoder(corrupted))
+        return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         image = batch["image"]
         corrupted = corrupt(image, self.hparams.corruption, self.hparams.corruption_level)
         return {"loss": self.reconstruction_error(image, corrupted)}  # Eq. 3
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        image = batch["image"]
-        self.log(
-            "val/loss",
-            self.reconstruction_error(image, image),
-            batch_size=len(image),
-            sync_dist=True,
-        )
-        self._judge("val/sse", image)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._judge("test/sse", batch["image"])
-
-    def _judge(self, name: str, image: Tensor) -> None:
-        self.squared_error.update((self.reconstruct(image) + 1) / 2, (image + 1) / 2)
-        self.log_metric(name, self.squared_error)
-
     def configure_optimizers(self) -> Any:
         adam = torch.optim.Adam(self.parameters(), self.hparams.learning_rate, fused=True)
-        return [adam], [cosine(adam, self.total_updates)]
+        total = self.total_updates
+
+        def rate(update: int) -> float:
+            """Factor of the learning rate: half a cosine to 0."""
+            return 0.5 + 0.5 * math.cos(math.pi * min(1.0, update / max(1, total)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(adam, rate)
+        return [adam], [{"scheduler": schedule, "interval": "step"}]
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        image = batch["image"]
+        loss = self.reconstruction_error(image, image)
+        self.log("val/loss", loss, batch_size=len(image), sync_dist=True)
+        self._log_squared_error("val/sse", image)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._log_squared_error("test/sse", batch["image"])
+
+    def _log_squared_error(self, name: str, image: Tensor) -> None:
+        self.squared_error.update((self.reconstruct(image) + 1) / 2, (image + 1) / 2)
+        self.log_metric(name, self.squared_error)
 
     @sampling
     def sample(
@@ -154,21 +162,20 @@ class Autoencoder(GenerativeModule):
         batch: dict[str, Any] | None = None,
         mode: Literal["reconstruct", "holes"] = "reconstruct",
     ) -> Tensor:
-        """Reconstruct unseen pictures, or decode codes drawn from N(0, I) to see the holes between
-        the codes of pictures.
+        """Reconstruct images, or decode z from N(0, I) to show the holes between encoded images.
 
         Args:
             seeds: row i depends on `seeds[i]` alone.
-            batch: unseen pictures, row i for seed i.
-            mode: which of the two.
+            batch: Images to reconstruct, row i for seed i.
+            mode: "reconstruct" or "holes".
 
         Returns:
-            Pairs (N, 2, C, H, W), or pictures (N, C, H, W), in [-1, 1].
+            Pairs (N, 2, C, H, W), or images (N, C, H, W), in [-1, 1].
         """
         if mode == "holes":
             return self.decode(seeded_normal(seeds, (self.latent_dim,), self.device))
         if batch is None:
-            raise UserError("--mode reconstruct needs pictures: give the data they come from")
+            raise UserError("--mode reconstruct needs images: give the data they come from")
         image = batch["image"].to(self.device)
         return torch.stack([image, self.reconstruct(image)], 1)
 

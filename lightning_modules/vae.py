@@ -26,19 +26,19 @@ the prior have mass where there are no codes. Eq. 5 with k = 1 is Eq. 3 in expec
 towards log p(x) with k. A weight R on the *mean* squared or logistic loss over D values, as some
 books have it, is beta = D / R for Bernoulli and D / (2 R) for Gaussian pixels with sigma = 1.
 
-Where the papers, the importance weighted autoencoder's released code and this file differ:
+Departures from the papers, and from the released code of the importance weighted autoencoder:
 
-| | paper | released code | here |
-|---|---|---|---|
-| optimizer (2014) | Adagrad | | Adam |
-| Adam's beta1 (2016) | 0.9 | 0.99 | 0.9 |
-| Adam's second moments begin at (2016) | 0 | 1 | 0 |
-| Adam's epsilon (2016) | 1e-4 | 1e-4 beside the gradient *summed* over 20 images: 5e-6 beside their mean | 1e-4 beside the mean |
-| step size of stage i (2016) | 0.001 * 10^(-i/7) | rounded: 1, 0.72, 0.52, ... 0.1 times 0.001 | 0.001 * 10^(-i/7) |
-| order of the images (2016) | | the same in each epoch | drawn anew in each epoch |
-| training images (2016) | not checked | 59,600, 400 for validation | 59,600, 400 for validation |
-| the encoder predicts (2016) | log sigma^2 | log sigma | log sigma^2 |
-| prior of the conditional model (2015) | learned, given y | | p(z); labels are one-hot inputs of encoder and decoder |
+- Optimizer (2014): Adagrad in the paper; Adam here.
+- Adam (2016): the paper has beta1 0.9 and epsilon 1e-4; the released code has beta1 0.99, second
+  moments that begin at 1, and epsilon 1e-4 for gradients *summed* over 20 images (5e-6 for their
+  mean). Here beta1 is 0.9, second moments begin at 0, and epsilon 1e-4 is for the mean.
+- Learning rate of stage i (2016): 0.001 * 10^(-i/7) in the paper and here; rounded in the released
+  code (1, 0.72, 0.52, ... 0.1 times 0.001).
+- Order of the images (2016): the same in each epoch of the released code; drawn anew here.
+- Training images (2016): 59,600, with 400 for validation, in the released code and here.
+- The encoder (2016) predicts log sigma in the released code; log sigma^2 in the paper and here.
+- Prior of the conditional model (2015): learned, given y, in the paper; p(z) here, and labels are
+  one-hot inputs of encoder and decoder.
 """
 
 import math
@@ -46,8 +46,10 @@ from math import prod
 from typing import Any, Literal
 
 import torch
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
 from common.errors import UserError
 from lightning_modules.core import latent_space as latent
@@ -62,7 +64,6 @@ from lightning_modules.nn.encoders import (
     MLPEncoder,
     output_bias,
 )
-from lightning_modules.optim.schedules import cosine, warmup
 from metrics.likelihood import (
     ActiveUnits,
     ImportanceSampledNLL,
@@ -74,13 +75,10 @@ from metrics.likelihood import (
 BIAS_CLIP = 1e-3  # of mean pixels, as in Burda et al.'s released code
 
 
-def bernoulli_log_likelihood(logits: Tensor, x: Tensor, sigma: float = 1.0) -> Tensor:
-    """log p(x|z) of x in [0, 1] summed over pixels, shape (..., C, H, W) -> (...); `sigma` plays no
-    part.
-    """
-    return -F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(
-        (-3, -2, -1)
-    )
+def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
+    """log p(x|z) of x in [0, 1] summed over pixels, shape (..., C, H, W) -> (...)."""
+    nll = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
+    return -nll.sum((-3, -2, -1))
 
 
 def gaussian_log_likelihood(logits: Tensor, x: Tensor, sigma: float) -> Tensor:
@@ -116,8 +114,7 @@ def stage_learning_rate(epoch: int) -> float:
     return 10 ** (-stage / 7)
 
 
-CLASSIFY_SAMPLES = 10  # k of L_k where it stands for log p(x|y)
-LIKELIHOODS = {"bernoulli": bernoulli_log_likelihood, "gaussian": gaussian_log_likelihood}
+CLASSIFY_SAMPLES = 10  # k of L_k as the estimate of log p(x|y)
 
 
 class VAE(GenerativeModule):
@@ -130,7 +127,7 @@ class VAE(GenerativeModule):
         hidden: widths of the encoder's layers, or its channels, from the picture inwards; the
             decoder mirrors them.
         activation: of the fully connected network.
-        latent_dim: D, size of the code.
+        latent_dim: D, number of values of z.
         likelihood: p(x|z): "bernoulli" for binary pictures, "gaussian" for others.
         sigma: standard deviation of a Gaussian pixel, in units of the [0, 1] scale.
         beta: weight of the KL term.
@@ -155,18 +152,18 @@ class VAE(GenerativeModule):
         network: Literal["mlp", "conv"] = "mlp",
         hidden: list[int] = [512],  # noqa: B006  # read only; a list is what a YAML file can hold
         activation: Literal["tanh", "relu"] = "tanh",
-        latent_dim: int = 16,
+        latent_dim: PositiveInt = 16,
         likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
-        sigma: float = 1.0,
-        beta: float = 1.0,
-        beta_warmup_steps: int = 0,
+        sigma: PositiveFloat = 1.0,
+        beta: NonNegativeFloat = 1.0,
+        beta_warmup_steps: NonNegativeInt = 0,
         bound: Literal["elbo", "iwae"] = "elbo",
-        k: int = 1,
+        k: PositiveInt = 1,
         conditional: bool = False,
-        learning_rate: float = 1e-3,
-        adam_epsilon: float = 1e-8,
+        learning_rate: PositiveFloat = 1e-3,
+        adam_epsilon: PositiveFloat = 1e-8,
         schedule: Literal["constant", "cosine", "stages"] = "constant",
-        test_samples: int = 5000,
+        test_samples: PositiveInt = 5000,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -176,7 +173,6 @@ class VAE(GenerativeModule):
             )
         self.latent_dim = latent_dim
         self.classes = classes_used(num_classes, conditional)
-        self.log_likelihood = LIKELIHOODS[likelihood]
         channels, *size = image_shape
         self.encoder: nn.Module
         self.decoder: nn.Module
@@ -196,57 +192,62 @@ class VAE(GenerativeModule):
         self.accuracy = LabelAccuracy(f"bayes|k={CLASSIFY_SAMPLES}")
 
     def posterior(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """mu and log sigma^2 of q(z|x), or of q(z|x, y), each (N, D); pictures in [-1, 1]."""
+        """mu and log sigma^2 of q(z|x), or of q(z|x, y), each (N, D); images in [-1, 1]."""
         if self.classes:
-            planes = self._one_hot(label, len(image))[:, :, None, None].expand(
-                -1, -1, *image.shape[-2:]
-            )
-            image = torch.cat([image, planes], 1)
-        mean, log_var = (
-            self.encoder(image).float().chunk(2, 1)
-        )  # Eq. 4 wants all digits, also where the network has fewer
+            one_hot = self._one_hot(label, len(image))[:, :, None, None]
+            image = torch.cat([image, one_hot.expand(-1, -1, *image.shape[-2:])], 1)
+        mean, log_var = self.encoder(image).float().chunk(2, 1)  # in bf16, Eq. 4 loses digits
         return mean, log_var
 
+    def sample_posterior(self, mean: Tensor, log_var: Tensor, k: int) -> Tensor:
+        """Sample z (k, N, D) from N(mean, exp(log_var)) (Eq. 2)."""
+        return mean + (0.5 * log_var).exp() * torch.randn(k, *mean.shape, device=mean.device)
+
     def logits(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Decoder output (..., C, H, W) of codes (..., D) whose second last axis is the batch's."""
+        """Decoder output (..., C, H, W) of z (..., N, D)."""
         if self.classes:
             z = torch.cat([z, self._one_hot(label, z.shape[-2]).expand(*z.shape[:-1], -1)], -1)
         return self.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
 
     def _one_hot(self, label: Tensor | None, count: int) -> Tensor:
-        if label is None:  # no label known: the mean of all of them
+        if label is None:  # unknown: the mean of all labels
             return torch.full((count, self.classes), 1 / self.classes, device=self.device)
         return F.one_hot(label, self.classes).float()
 
+    def reconstruction_log_likelihood(
+        self, image: Tensor, z: Tensor, label: Tensor | None
+    ) -> Tensor:
+        """log p(x|z), (k, N), of images (N, C, H, W) in [-1, 1]."""
+        logits, x = self.logits(z, label), to_unit_interval(image)
+        if self.hparams.likelihood == "gaussian":
+            return gaussian_log_likelihood(logits, x, self.hparams.sigma)
+        return bernoulli_log_likelihood(logits, x)
+
     def log_weight(self, image: Tensor, k: int, label: Tensor | None = None) -> Tensor:
-        """log w of Eq. 5 for k draws from the posterior, (k, N)."""
+        """log w of Eq. 5 for k samples from the posterior, (k, N)."""
         mean, log_var = self.posterior(image, label)
-        z = mean + (0.5 * log_var).exp() * torch.randn(
-            k, *mean.shape, device=mean.device
-        )  # (k, N, D), Eq. 2
-        log_joint = self.log_likelihood(
-            self.logits(z, label), unit(image), self.hparams.sigma
-        ) + normal_log_density(z, 0.0, 0.0)
+        z = self.sample_posterior(mean, log_var, k)
+        log_likelihood = self.reconstruction_log_likelihood(image, z, label)
+        log_joint = log_likelihood + normal_log_density(z, 0.0, 0.0)
         return log_joint - normal_log_density(z, mean, log_var)
 
     def objective(self, batch: dict[str, Any], beta: float) -> dict[str, Tensor]:
-        """Minus the bound and its parts in nats per picture, means over the batch."""
+        """Negative bound and its terms in nats per image, means over the batch."""
         image, label = batch["image"], batch.get("label")
         if self.hparams.bound == "iwae":
             return {"loss": -importance_bound(self.log_weight(image, self.hparams.k, label)).mean()}
         mean, log_var = self.posterior(image, label)
-        z = mean + (0.5 * log_var).exp() * torch.randn(
-            self.hparams.k, *mean.shape, device=mean.device
-        )  # Eq. 2
-        reconstruction = -self.log_likelihood(
-            self.logits(z, label), unit(image), self.hparams.sigma
-        ).mean()
+        z = self.sample_posterior(mean, log_var, self.hparams.k)
+        reconstruction = -self.reconstruction_log_likelihood(image, z, label).mean()
         kl = standard_normal_kl(mean, log_var).mean()
-        return {
-            "loss": reconstruction + beta * kl,
-            "reconstruction": reconstruction,
-            "kl": kl,
-        }  # Eq. 3
+        loss = reconstruction + beta * kl  # Eq. 3
+        return {"loss": loss, "reconstruction": reconstruction, "kl": kl}
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        beta, steps = self.hparams.beta, self.hparams.beta_warmup_steps
+        if steps:
+            beta = beta * min(1.0, self.trainer.global_step / steps)
+        return self.objective(batch, beta)
 
     @torch.no_grad()
     def on_train_start(self) -> None:
@@ -259,15 +260,28 @@ class VAE(GenerativeModule):
             mean = mean.flatten() if bias.numel() == mean.numel() else mean.mean((1, 2))
             bias.copy_(torch.logit(mean, eps=BIAS_CLIP))
 
-    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        beta = self.hparams.beta * warmup(self.trainer.global_step, self.hparams.beta_warmup_steps)
-        return {**self.objective(batch, beta)}
+    def configure_optimizers(self) -> Any:
+        h = self.hparams
+        adam = torch.optim.Adam(self.parameters(), h.learning_rate, eps=h.adam_epsilon, fused=True)
+        if h.schedule == "constant":
+            return adam
+        if h.schedule == "stages":
+            return [adam], [LambdaLR(adam, stage_learning_rate)]
+        total = self.total_updates
+
+        def rate(update: int) -> float:
+            """Factor of the learning rate: half a cosine to 0."""
+            return 0.5 + 0.5 * math.cos(math.pi * min(1.0, update / max(1, total)))
+
+        return [adam], [{"scheduler": LambdaLR(adam, rate), "interval": "step"}]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        losses = {
-            f"val/{name}": value for name, value in self.objective(batch, self.hparams.beta).items()
-        }
-        self.log_dict(losses, batch_size=len(batch["image"]), sync_dist=True)
+        losses = self.objective(batch, self.hparams.beta)
+        self.log_dict(
+            {f"val/{name}": value for name, value in losses.items()},
+            batch_size=len(batch["image"]),
+            sync_dist=True,
+        )
         self.active_units.update(self.posterior(batch["image"], batch.get("label"))[0])
         self.log_metric("val/active_units", self.active_units)
 
@@ -276,7 +290,7 @@ class VAE(GenerativeModule):
         self.test_nll.update(lambda k: self.log_weight(image, k, label))
         mean, _ = self.posterior(image, label)
         self.active_units.update(mean)
-        self.squared_error.update(self.logits(mean, label).sigmoid(), unit(image))
+        self.squared_error.update(self.logits(mean, label).sigmoid(), to_unit_interval(image))
         self.log_metric("test/nll", self.test_nll)
         self.log_metric("test/active_units", self.active_units)
         self.log_metric("test/sse", self.squared_error)
@@ -286,56 +300,39 @@ class VAE(GenerativeModule):
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
-        levels = (
-            256 if self.hparams.likelihood == "gaussian" else 1
-        )  # a density against a probability
-        self.log(
-            "test/bpd",
-            bits_per_dim(self.test_nll.compute(), prod(self.hparams.image_shape), levels),
-        )
+        h = self.hparams
+        levels = 256 if h.likelihood == "gaussian" else 1  # a density, or a probability
+        nll = self.test_nll.compute()
+        self.log("test/bpd", bits_per_dim(nll, prod(h.image_shape), levels))
         given = "|given=label" if self.classes else ""
-        self.signatures["test/nll"] = f"nll[k={self.hparams.test_samples}{given}]"
-        # Bernoulli pixels are a probability of binary pictures; of grey or colour values they are a
+        self.signatures["test/nll"] = f"nll[k={h.test_samples}{given}]"
+        # Bernoulli pixels give a probability of binary images; of grey or colour values they give a
         # cross-entropy and no density.
-        self.signatures["test/bpd"] = (
-            f"bpd[k={self.hparams.test_samples}|pixels={self.hparams.likelihood}{given}]"
-        )
-
-    def configure_optimizers(self) -> Any:
-        hparams = self.hparams
-        adam = torch.optim.Adam(
-            self.parameters(), hparams.learning_rate, eps=hparams.adam_epsilon, fused=True
-        )
-        if hparams.schedule == "constant":
-            return adam
-        if hparams.schedule == "stages":
-            return [adam], [torch.optim.lr_scheduler.LambdaLR(adam, stage_learning_rate)]
-        return [adam], [cosine(adam, self.total_updates)]
+        self.signatures["test/bpd"] = f"bpd[k={h.test_samples}|pixels={h.likelihood}{given}]"
 
     @torch.no_grad()
     def classify(self, image: Tensor, k: int = CLASSIFY_SAMPLES) -> Tensor:
         """log p(y|x) of Eq. 6 with a uniform p(y), (N, classes), from L_k as the estimate of log
         p(x|y).
         """
-        labels = torch.arange(self.classes, device=image.device)
         scores = [
             importance_bound(self.log_weight(image, k, label.expand(len(image))))
-            for label in labels
+            for label in torch.arange(self.classes, device=image.device)
         ]
         return torch.stack(scores, 1).log_softmax(1)
 
     def encode(self, image: Tensor, label: Tensor | None = None) -> Tensor:
-        """Mean codes (N, D) of pictures in [-1, 1]."""
+        """Posterior means z (N, D) of images in [-1, 1]."""
         return self.posterior(image, label)[0]
 
-    def decode(self, code: Tensor, label: Tensor | None = None) -> Tensor:
-        """Mean pictures (N, C, H, W) in [-1, 1] of codes (N, D)."""
-        return self.logits(code, label).sigmoid() * 2 - 1
+    def decode(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Mean images (N, C, H, W) in [-1, 1] of p(x|z) for z (N, D)."""
+        return self.logits(z, label).sigmoid() * 2 - 1
 
     embed = encode
 
     def reconstruct(self, image: Tensor, label: Tensor | None = None) -> Tensor:
-        """decode(encode(image)): what is left of a picture after it went through its code."""
+        """Encode images (N, C, H, W) and decode the posterior means."""
         return self.decode(self.encode(image, label), label)
 
     @sampling
@@ -350,19 +347,20 @@ class VAE(GenerativeModule):
         steps: int = 9,
         temperature: float = 1.0,
     ) -> Tensor:
-        """Draw pictures, or strips that show the latent space.
+        """Sample images, or strips of images that show the latent space.
 
         Args:
             seeds: row i depends on `seeds[i]` alone.
-            batch: unseen pictures, row i for seed i; for "attribute" also `positive` and `negative`
-                training pictures.
-            mode: codes from the prior; on a line between two of them; along axis `seed %
-                latent_dim`; reconstructions of unseen pictures beside them; or unseen pictures with
-                -4 to 4 times an attribute's direction added.
-            label: class to draw, where the model is conditional; otherwise the classes take turns.
-            attribute: what `positive` pictures have, for "attribute".
-            steps: pictures in a strip.
-            temperature: scales the noise; below 1 the pictures are more typical.
+            batch: Unseen images, row i for seed i; for "attribute" also `positive` and `negative`
+                training images.
+            mode: z from the prior; on a line between two such z; along axis `seed % latent_dim`;
+                unseen images beside their reconstructions; or unseen images with -4 to 4 times an
+                attribute's direction added.
+            label: Class to sample, where the model is conditional; class `seed % classes` unless
+                given.
+            attribute: what `positive` images have, for "attribute".
+            steps: Number of images in a strip.
+            temperature: Factor of the noise; below 1, samples are less diverse.
 
         Returns:
             (N, C, H, W), or strips (N, S, C, H, W), in [-1, 1].
@@ -373,59 +371,50 @@ class VAE(GenerativeModule):
         check_sampling(label, self.classes, steps)
         if label is not None and mode in ("reconstruct", "attribute"):
             raise UserError(
-                f"--label {label}: --mode {mode} takes pictures of the data, which have their own"
+                f"--label {label}: --mode {mode} takes images of the data, which have their own"
             )
-        turns = torch.tensor(
-            [seed if label is None else label for seed in seeds], device=self.device
-        )
-        given = [turns % self.classes] if self.classes else []
-        if mode in ("prior", "interpolate"):
-            noise = temperature * seeded_normal(
-                seeds, (2, self.latent_dim), self.device
-            )  # (N, 2, D)
-            if mode == "prior":
-                return self.decode(noise[:, 0], *given)
-            return latent.interpolate(self, noise[:, 0], noise[:, 1], steps, *given)
+        labels = [seed if label is None else label for seed in seeds]
+        given = [torch.tensor(labels, device=self.device) % self.classes] if self.classes else []
+        if mode == "prior":
+            z = (temperature * self._noise(seeds))[:, 0]  # (N, D)
+            return self.decode(z, *given)  # Eq. 1
+        if mode == "interpolate":
+            start, end = (temperature * self._noise(seeds)).unbind(1)
+            return latent.interpolate(self, start, end, steps, *given)
         if mode == "traverse":
             dims = [seed % self.latent_dim for seed in seeds]
-            return latent.traverse(
-                self, torch.zeros(self.latent_dim, device=self.device), dims, steps, *given
-            )
+            origin = torch.zeros(self.latent_dim, device=self.device)
+            return latent.traverse(self, origin, dims, steps, *given)
         if batch is None:
-            raise UserError(f"--mode {mode} needs pictures: give the data they come from")
+            raise UserError(f"--mode {mode} needs images: give the data they come from")
         image = batch["image"].to(self.device)
         if mode == "reconstruct":
-            return torch.stack(
-                [
-                    image,
-                    self.reconstruct(
-                        image, batch["label"].to(self.device) if self.classes else None
-                    ),
-                ],
-                1,
-            )
+            own = batch["label"].to(self.device) if self.classes else None
+            return torch.stack([image, self.reconstruct(image, own)], 1)
         if attribute is None:
             raise UserError(
-                "--mode attribute needs --attribute, such as a word that occurs in the names of the pictures"
+                "--mode attribute needs --attribute, such as a word that occurs in the names of the"
+                " images"
             )
         direction = latent.attribute_direction(
             self, batch["positive"].to(self.device), batch["negative"].to(self.device)
         )
         return latent.add_attribute(self, image, direction, steps)
 
+    def _noise(self, seeds: list[int]) -> Tensor:
+        """Two vectors from N(0, I) for each seed, (N, 2, D)."""
+        return seeded_normal(seeds, (2, self.latent_dim), self.device)
+
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        image = batch["image"]
-        label = batch.get("label")
-        seeds = list(range(len(image)))
+        image, label = batch["image"], batch.get("label")
         rows = torch.stack([image, self.reconstruct(image, label)])  # (2, N, C, H, W)
+        seeds = list(range(len(image)))
+        classes = torch.tensor(seeds, device=self.device) % self.classes if self.classes else None
         noise = seeded_normal(seeds, (self.latent_dim,), self.device)
-        samples = self.decode(
-            noise, torch.tensor(seeds, device=self.device) % self.classes if self.classes else None
-        )
-        return {"reconstructions": rows, "samples": samples}
+        return {"reconstructions": rows, "samples": self.decode(noise, classes)}
 
 
-def unit(image: Tensor) -> Tensor:
-    """[-1, 1] to [0, 1]."""
+def to_unit_interval(image: Tensor) -> Tensor:
+    """Map values from [-1, 1] to [0, 1]."""
     return image.add(1).mul_(0.5)

@@ -49,10 +49,9 @@ def test_equation_3_corrupts_what_is_seen_and_not_what_is_asked() -> None:
     )
     assert corrupt(image, "none", 0.5) is image
     model = Autoencoder(image_shape=SHAPE, hidden=[16], latent_dim=3)
-    picture = torch.rand(3, *SHAPE) * 2 - 1
-    assert model.reconstruction_error(
-        picture, corrupt(picture, "masking", 0.9)
-    ) != model.reconstruction_error(picture, picture)
+    image = torch.rand(3, *SHAPE) * 2 - 1
+    corrupted = corrupt(image, "masking", 0.9)
+    assert model.reconstruction_error(image, corrupted) != model.reconstruction_error(image, image)
 
 
 def test_masking_blackens_whole_pixels() -> None:

@@ -35,7 +35,7 @@ def small(**options: object) -> VAE:
     return VAE(image_shape=SHAPE, num_classes=3, hidden=[16], latent_dim=4, **options)  # type: ignore[arg-type]
 
 
-def pictures(count: int = 6) -> Tensor:
+def images(count: int = 6) -> Tensor:
     return torch.bernoulli(torch.full((count, *SHAPE), 0.4)) * 2 - 1
 
 
@@ -62,9 +62,12 @@ def test_a_new_decoder_begins_with_the_training_set_s_mean(network: str) -> None
     model: Any = VAE(image_shape=[2, 8, 8], network=network, hidden=[16], latent_dim=4)  # type: ignore[arg-type]
     model._trainer = SimpleNamespace(global_step=0, datamodule=data)
     model.on_train_start()
-    images: Any = data.split("train")
+    data_set: Any = data.split("train")
     mean = (
-        images.images.numpy().astype(np.float64).mean((0, 2, 3) if network == "conv" else 0).ravel()
+        data_set.images.numpy()
+        .astype(np.float64)
+        .mean((0, 2, 3) if network == "conv" else 0)
+        .ravel()
         / 255
     )
     clipped = mean.clip(1e-3, 1 - 1e-3)
@@ -111,7 +114,7 @@ def test_equation_2_samples_have_the_posterior_mean_and_variance() -> None:
 
 
 def test_equation_3_is_the_negative_loss_and_beta_weighs_the_kl() -> None:
-    model, batch = small(), {"image": pictures(), "label": torch.zeros(6, dtype=torch.int64)}
+    model, batch = small(), {"image": images(), "label": torch.zeros(6, dtype=torch.int64)}
     torch.manual_seed(1)
     one = model.objective(batch, beta=1.0)
     torch.manual_seed(1)
@@ -135,16 +138,15 @@ def test_equation_4_equals_torch_and_monte_carlo_and_is_not_symmetric() -> None:
 
 
 def test_equation_5_is_the_elbo_for_one_sample_and_grows_with_k() -> None:
-    model, image = small(), pictures(4)
+    model, image = small(), images(4)
     with torch.no_grad():
         torch.manual_seed(1)
         log_weight = model.log_weight(image, 6000)
         torch.manual_seed(1)  # the same draws, so that only the two forms of the KL differ
         mean, log_var = model.posterior(image)
         z = mean + (0.5 * log_var).exp() * torch.randn(6000, *mean.shape)
-        elbo = model.log_likelihood(model.logits(z), (image + 1) / 2, 1.0).mean(
-            0
-        ) - standard_normal_kl(mean, log_var)
+        log_likelihood = bernoulli_log_likelihood(model.logits(z), (image + 1) / 2)
+        elbo = log_likelihood.mean(0) - standard_normal_kl(mean, log_var)
     torch.testing.assert_close(log_weight.mean(0), elbo, atol=0.1, rtol=0)
     bounds = [importance_bound(log_weight.view(k, -1, 4)).mean() for k in (1, 10, 1000)]
     assert bounds[0] < bounds[1] < bounds[2]
@@ -243,7 +245,7 @@ def test_contradictions_are_refused() -> None:
 def test_interpolation_traversal_and_arithmetic_pass_through_what_they_should() -> None:
     model = small().eval()
     with torch.no_grad():
-        codes, image = torch.randn(2, 4), pictures(2)
+        codes, image = torch.randn(2, 4), images(2)
         strip = latent.interpolate(model, codes[:1], codes[1:], 5)[0]
         torch.testing.assert_close(strip[[0, -1]], model.decode(codes))
         middle = latent.traverse(model, codes[0] * torch.tensor([0, 1, 1, 1]), [0], 5)[0, 2]

@@ -1,7 +1,8 @@
-"""Previews of a latent space, for whatever has `encode`, `decode` and `latent_dim`.
+"""Interpolation, traversal, manifold and arithmetic in a latent space, for any system that has
+`encode`, `decode` and `latent_dim`.
 
-A code is a representation if moving in it moves the picture in a way that has a meaning: between
-two pictures (interpolation), along one axis (traversal), over the whole plane (manifold), or by the
+A latent space is a representation if moving in it changes the image in a meaningful way: between
+two images (interpolation), along one axis (traversal), over the whole plane (manifold), or by the
 difference of two groups' means (attribute arithmetic).
 """
 
@@ -13,8 +14,10 @@ from torch import Tensor
 
 
 class LatentModel(Protocol):
-    """What these tools need of a system. `encode` takes (N, C, H, W) to (N, D), `decode` back,
-    perhaps with more that is given.
+    """A system with a latent space.
+
+    `encode` maps images (N, C, H, W) to z (N, D). `decode` maps z to images, and may take more,
+    such as labels.
     """
 
     latent_dim: int
@@ -28,62 +31,65 @@ class LatentModel(Protocol):
     def decode(self) -> Callable[..., Tensor]: ...
 
 
-def decode_strips(model: LatentModel, codes: Tensor, *given: Tensor) -> Tensor:
-    """Previews (N, S, C, H, W) of codes (N, S, D), decoded in one pass.
+def decode_strips(model: LatentModel, z: Tensor, *given: Tensor) -> Tensor:
+    """Decode strips of latent vectors in one pass.
 
     Args:
-        model: whose `decode` it is.
-        codes: one strip of them per row.
-        *given: what else `decode` takes, (N,), such as labels.
+        model: The system that decodes.
+        z: Latent vectors (N, S, D), one strip per row.
+        *given: Further arguments (N,) of `decode`, such as labels.
+
+    Returns:
+        Images (N, S, C, H, W).
     """
-    repeated = [value.repeat_interleave(codes.shape[1]) for value in given]
-    return model.decode(codes.flatten(0, 1), *repeated).unflatten(0, codes.shape[:2])
+    repeated = [value.repeat_interleave(z.shape[1]) for value in given]
+    return model.decode(z.flatten(0, 1), *repeated).unflatten(0, z.shape[:2])
 
 
 def interpolate(
     model: LatentModel, start: Tensor, end: Tensor, steps: int, *given: Tensor
 ) -> Tensor:
-    """Strips (N, steps, C, H, W) on the straight lines between codes `start` and `end` (N, D), both
-    included.
+    """Strips (N, steps, C, H, W) on the straight lines between latent vectors `start` and `end`
+    (N, D), both included.
     """
     weight = torch.linspace(0, 1, steps, device=start.device)[None, :, None]
     return decode_strips(model, torch.lerp(start[:, None], end[:, None], weight), *given)
 
 
 def traverse(
-    model: LatentModel, code: Tensor, dims: list[int], steps: int, *given: Tensor, span: float = 3.0
+    model: LatentModel, z: Tensor, dims: list[int], steps: int, *given: Tensor, span: float = 3.0
 ) -> Tensor:
-    """Strips (len(dims), steps, C, H, W): coordinate `dims[i]` of `code` (D,) runs from -span to
-    span, the rest stay.
+    """Strips (len(dims), steps, C, H, W): coordinate `dims[i]` of `z` (D,) runs from -span to span,
+    the others stay.
     """
-    codes = code.repeat(len(dims), steps, 1)
+    rows = z.repeat(len(dims), steps, 1)
     for row, dim in enumerate(dims):
-        codes[row, :, dim] = torch.linspace(-span, span, steps, device=code.device)
-    return decode_strips(model, codes, *given)
+        rows[row, :, dim] = torch.linspace(-span, span, steps, device=z.device)
+    return decode_strips(model, rows, *given)
 
 
 def manifold(model: LatentModel, side: int) -> Tensor:
-    """(side * side, C, H, W): the first two coordinates at equally probable values of the prior,
-    the others 0.
+    """Images (side * side, C, H, W): the first two coordinates at equally probable values of the
+    prior, the others 0.
 
     Kingma and Welling 2014, Figure 4: the unit square mapped through the inverse normal
     distribution function.
     """
     quantiles = torch.special.ndtri((torch.arange(side, device=model.device) + 0.5) / side)
-    codes = torch.zeros(side * side, model.latent_dim, device=model.device)
-    codes[:, :2] = torch.cartesian_prod(quantiles, quantiles)[:, : model.latent_dim]
-    return model.decode(codes)
+    z = torch.zeros(side * side, model.latent_dim, device=model.device)
+    z[:, :2] = torch.cartesian_prod(quantiles, quantiles)[:, : model.latent_dim]
+    return model.decode(z)
 
 
 def attribute_direction(model: LatentModel, positive: Tensor, negative: Tensor) -> Tensor:
-    """(D,) mean code of pictures with a property less the mean code of pictures without it."""
+    """Mean z (D,) of images with an attribute minus that of images without it."""
     return model.encode(positive).mean(0) - model.encode(negative).mean(0)
 
 
 def add_attribute(
     model: LatentModel, image: Tensor, direction: Tensor, steps: int, span: float = 4.0
 ) -> Tensor:
-    """Strips (N, steps, C, H, W): codes of `image` plus -span to span times `direction`; the middle
+    """Strips (N, steps, C, H, W): z of `image` plus -span to span times `direction`; the middle
     adds nothing.
     """
     scale = torch.linspace(-span, span, steps, device=image.device)[None, :, None]
