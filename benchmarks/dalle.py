@@ -1,14 +1,14 @@
-"""DALL-E beside plain PyTorch: training, and drawing with and without the cache: `make bench`.
+"""DALL-E compared with plain PyTorch: training, and sampling with and without cache: `make bench`.
 
 Training: `train.py fit` with the recipe on emoji, default callbacks and CSV logger, and the loop
 that one would write by hand: blocks of PyTorch, one head over all tokens in which the other kind is
-masked, pictures that are encoded by the frozen dVAE in every step, AdamW a tensor at a time, the
+masked, images that are encoded by the frozen dVAE in every step, AdamW a tensor at a time, the
 loss read at every step. Same sizes, patterns, batches and threads, each in a process of its own,
 several times in turns; ratios are of medians. Neither validates.
 
-Drawing: 16 pictures of 64 codes with guidance, by the size of DALLE-pytorch's measurement (256
-wide, 4 layers, 64 and 64 tokens), which took 2.3 s with its cache. Without the cache each step
-reads both halves from their beginning.
+Sampling: 16 images of 64 tokens with guidance, by the size of DALLE-pytorch's measurement (256
+wide, 4 layers, 64 and 64 tokens), which took 2.3 s with its cache. Without the cache,
+`DALLE.sample_tokens` recomputes both sequences for each token.
 """
 
 import csv
@@ -29,13 +29,17 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.in_turns import Contenders, compare, print_table  # after the path
-from lightning_modules.dalle import DALLE  # after the path
+from lightning_modules.dalle import (
+    DALLE,  # after the path
+    image_mask,
+    layer_pattern,
+    sequence_mask,
+)
 from lightning_modules.decoding.filters import SamplingConfig
 from lightning_modules.decoding.generation import DecodableModel, generate
 from lightning_modules.dvae import DiscreteVAE
-from lightning_modules.nn.sparse import behind_text, pattern_of, picture_mask
 
-WARMUP, LOG_EVERY, PICTURES, WINDOW = 5, 5, 16, 6
+WARMUP, LOG_EVERY, IMAGES, EDGE_STEPS = 5, 5, 16, 6
 
 
 def recipe() -> dict[str, Any]:
@@ -79,20 +83,20 @@ def ours(steps: int) -> dict[str, float]:
 
 
 class PlainDALLE(nn.Module):
-    """One vocabulary of text, padding and codes, and PyTorch's blocks.
+    """One vocabulary of text, padding and image tokens, and PyTorch's blocks.
 
     Args:
         text: text tokens and padding, and what begins every text.
         length: T.
-        codes: K.
+        codebook_size: K.
         h: sizes.
     """
 
-    def __init__(self, text: int, length: int, codes: int, h: dict[str, Any]) -> None:
+    def __init__(self, text: int, length: int, codebook_size: int, h: dict[str, Any]) -> None:
         super().__init__()
         self.text, self.length, width = text, length, h["width"]
         self.embedding, self.positions = (
-            nn.Embedding(text + codes, width),
+            nn.Embedding(text + codebook_size, width),
             nn.Embedding(length + 64, width),
         )
         sizes = {
@@ -108,12 +112,12 @@ class PlainDALLE(nn.Module):
             ]
         )
         patterns = [
-            picture_mask(pattern_of(layer, h["layers"]), 8, 8, h["kernel"])
+            image_mask(layer_pattern(layer, h["layers"]), 8, 8, h["kernel"])
             for layer in range(1, h["layers"] + 1)
         ]
-        self.masks = [~behind_text(pattern, length) for pattern in patterns]
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, text + codes)
-        is_text = torch.arange(text + codes) < text
+        self.masks = [~sequence_mask(pattern, length) for pattern in patterns]
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, text + codebook_size)
+        is_text = torch.arange(text + codebook_size) < text
         self.register_buffer("other", (torch.arange(length + 64)[:, None] < length) != is_text)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -136,7 +140,7 @@ def plain(steps: int) -> dict[str, float]:
     dvae = DiscreteVAE(**h["dvae"]).eval()
     vocabulary, length = data.data_spec["vocab_size"], data.data_spec["text_length"]
     text = vocabulary + length + 1
-    model = PlainDALLE(text, length, dvae.hparams.codes, h).train()
+    model = PlainDALLE(text, length, dvae.hparams.codebook_size, h).train()
     adam = torch.optim.AdamW(model.parameters(), h["learning_rate"], (0.9, 0.96), foreach=False)
     begin = 0.0
     for step in range(steps + WARMUP):
@@ -146,11 +150,11 @@ def plain(steps: int) -> dict[str, float]:
             "train", torch.randint(len(data.split("train")), (data.batch_size,)).tolist(), seed=step
         )
         with torch.no_grad():
-            codes = dvae.codes_of(batch["image"]).flatten(1) + text
+            image_tokens = dvae.encode_tokens(batch["image"]).flatten(1) + text
         tokens = torch.where(
             batch["tokens"] > 0, batch["tokens"], vocabulary + torch.arange(length)
         )
-        tokens = torch.cat([torch.full_like(tokens[:, :1], text - 1), tokens, codes], 1)
+        tokens = torch.cat([torch.full_like(tokens[:, :1], text - 1), tokens, image_tokens], 1)
         losses = F.cross_entropy(
             model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
         ).view(len(tokens), -1)
@@ -161,23 +165,6 @@ def plain(steps: int) -> dict[str, float]:
         adam.step()
         print(f"{step}: {loss.item():.3f}", file=sys.stderr)
     return {"steps": steps / (time.perf_counter() - begin)}
-
-
-class Uncached:
-    """Guidance that remembers nothing: every step reads both halves from their beginning.
-
-    Args:
-        model: with the cache.
-    """
-
-    def __init__(self, model: DecodableModel) -> None:
-        self.model = model
-
-    def prefill(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.prefill(prompts)[0], prompts
-
-    def decode_step(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return self.prefill(torch.cat([state, tokens[:, None]], 1))
 
 
 class Clock:
@@ -200,12 +187,12 @@ class Clock:
 
 @torch.no_grad()
 def drawing(repeats: int) -> dict[str, float]:
-    """Seconds for all pictures, and for one code of each."""
+    """Seconds for all images, and for one token of each."""
     torch.manual_seed(0)
     dvae = {
         "image_shape": [3, 32, 32],
-        "codes": 256,
-        "code_width": 64,
+        "codebook_size": 256,
+        "token_width": 64,
         "width": 32,
         "downsamplings": 2,
     }
@@ -213,27 +200,29 @@ def drawing(repeats: int) -> dict[str, float]:
         dvae, [3, 32, 32], vocab_size=1000, text_length=64, layers=4, heads=8, width=256
     ).eval()
     assert isinstance(model.dvae, DiscreteVAE)
-    prompts = model.padded(torch.randint(1, 1000, (PICTURES, 64)))
-    found: dict[str, list[float]] = {}
+    tokens, seeds = torch.randint(1, 1000, (IMAGES, 64)), list(range(IMAGES))
+    prompts = model.pad_text(tokens)
+    times: dict[str, list[float]] = {}
 
     def draw(decodable: DecodableModel) -> float:
         begin = time.perf_counter()
-        made = generate(
-            decodable, prompts, list(range(PICTURES)), max_new_tokens=64, config=SamplingConfig()
-        )
-        model.dvae.picture(torch.tensor(made).view(-1, 8, 8))
+        made = generate(decodable, prompts, seeds, max_new_tokens=64, config=SamplingConfig())
+        model.dvae.decode_tokens(torch.tensor(made).view(-1, 8, 8))
         return time.perf_counter() - begin
 
     draw(model.guided(3.0))
     for _ in range(repeats):
-        found.setdefault("cached", []).append(draw(model.guided(3.0)))
+        times.setdefault("cached", []).append(draw(model.guided(3.0)))
         clock = Clock(model.guided(3.0))
         draw(clock)
         steps = [b - a for a, b in pairwise(clock.moments)]
-        found.setdefault("first", []).append(statistics.median(steps[:WINDOW]))
-        found.setdefault("last", []).append(statistics.median(steps[-WINDOW:]))
-        found.setdefault("uncached", []).append(draw(Uncached(model.guided(3.0))))
-    return {name: statistics.median(values) for name, values in found.items()}
+        times.setdefault("first", []).append(statistics.median(steps[:EDGE_STEPS]))
+        times.setdefault("last", []).append(statistics.median(steps[-EDGE_STEPS:]))
+        begin = time.perf_counter()
+        image_tokens = model.sample_tokens(tokens, seeds, guidance=3.0, temperature=1.0)
+        model.dvae.decode_tokens(image_tokens)
+        times.setdefault("uncached", []).append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 CONTENDERS: Contenders = {"ours": ours, "plain": plain, "drawing": drawing}
@@ -245,13 +234,13 @@ def main() -> None:
     table = [
         ("updates a second: ours, plain", speed["ours"], speed["plain"], ">= 1.3"),
         (
-            "seconds for 16 pictures: without, with the cache",
+            "seconds for 16 images: without, with the cache",
             s["uncached"],
             s["cached"],
             ">= 10, and < 2.3 s",
         ),
         (
-            "a code of each, ms: the last ones, the first ones",
+            "a token of each, ms: the last ones, the first ones",
             1000 * s["last"],
             1000 * s["first"],
             "< 1.5",

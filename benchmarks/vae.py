@@ -2,7 +2,7 @@
 trainer: `make bench`.
 
 Each contender runs in a process of its own, several times in turns, since machines are noisy;
-ratios are of medians. The plain loop has fused Adam, the same uint8 pictures in memory and one
+ratios are of medians. The plain loop has fused Adam, the same uint8 images in memory and one
 gather per batch, and neither logs nor checks anything. Ours has its default callbacks and CSV
 logger on. No contender validates.
 
@@ -172,7 +172,7 @@ def main() -> None:
             ).returncode
             == 0
         ):
-            commands["pythae"] = [options.peer, "-c", PYTHAE, save_pictures(folder)]
+            commands["pythae"] = [options.peer, "-c", PYTHAE, save_images(folder)]
         else:
             print(f"pythae is not installed for {options.peer}: left out")
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
@@ -180,19 +180,19 @@ def main() -> None:
             for name, command in commands.items():
                 runs[name].append(measure(command))
     speed = {
-        name: statistics.median(one["steps_per_second"] for one in found)
-        for name, found in runs.items()
+        name: statistics.median(one["steps_per_second"] for one in results)
+        for name, results in runs.items()
     }
     print(f"{'':8}{'steps/s':>10}{'ours is':>10}{'peak MB':>10}")
-    for name, found in runs.items():
-        peak = statistics.median(one["peak_mb"] for one in found)
+    for name, results in runs.items():
+        peak = statistics.median(one["peak_mb"] for one in results)
         print(f"{name:8}{speed[name]:10.1f}{speed['ours'] / speed[name]:9.2f}x{peak:10.0f}")
     loading = statistics.median(one["loading"] for one in runs["ours"])
     print(f"data loading takes {100 * loading:.1f} % of our step")
 
 
-def save_pictures(folder: str) -> str:
-    """The training pictures as a file that another interpreter can read."""
+def save_images(folder: str) -> str:
+    """Save the training images as a file that another interpreter can read."""
     import numpy as np
 
     from cli.data import data_module

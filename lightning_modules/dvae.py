@@ -1,5 +1,5 @@
-"""Discrete VAE: a picture as a small grid of codes out of a codebook, which a language model can
-then write.
+"""Discrete VAE: an image as a small grid of image tokens out of a codebook, which a language model
+can then generate.
 
 Ramesh et al., "Zero-Shot Text-to-Image Generation", ICML 2021, section 2.1 and appendix A (with the
 networks of the released code); the relaxation is Jang et al. and Maddison et al., both ICLR 2017.
@@ -7,59 +7,72 @@ The other quantiser is van den Oord et al., "Neural Discrete Representation Lear
 with the averages of its appendix A.1 and the restarts of Dhariwal et al., "Jukebox", 2020, section
 3.1.
 
-    q(k|x) = softmax of the encoder's logits at each position,  p(k) = 1 / K                          (1)
-    z = sum_k y_k e_k,  y = softmax((logits + g) / tau),  g = -log(-log u),  u ~ U(0, 1)              (2)
-    ELB = E_q[log p(x|z)] - beta * KL(q || p)                                                         (3)
-    KL = sum over positions of sum_k q(k|x) log(K q(k|x))                                             (4)
-    p(x|z): log f = -log(2 b x' (1 - x')) - |logit x' - mu| / b,  x' = (1 - 2 eps) x + eps            (5)
-    VQ: z = h + sg(e_k - h),  k = argmin |h - e_k|^2;   the term beside log p is beta * |h - sg(e_k)|^2  (6)
-    n_k <- d n_k + (1 - d) sum_i [k_i = k],  m_k <- d m_k + (1 - d) sum_i h_i [k_i = k],  e_k = m_k / n_k  (7)
+    q(k|x) = softmax of the encoder's logits at each position,  p(k) = 1 / K                   (1)
+    z = sum_k y_k e_k,  y = softmax((logits + g) / tau),  g = -log(-log u),  u ~ U(0, 1)       (2)
+    ELB = E_q[log p(x|z)] - beta * KL(q || p)                                                  (3)
+    KL = sum over positions of sum_k q(k|x) log(K q(k|x))                                      (4)
+    p(x|z): log f = -log(2 b x' (1 - x')) - |logit x' - mu| / b,  x' = (1 - 2 eps) x + eps     (5)
+    VQ: z = h + sg(e_k - h),  k = argmin |h - e_k|^2;  KL becomes |h - sg(e_k)|^2              (6)
+    n_k <- d n_k + (1 - d) sum_i [k_i = k],
+        m_k <- d m_k + (1 - d) sum_i h_i [k_i = k],  e_k = m_k / n_k                           (7)
 
 A choice has no gradient. Eq. 2 makes it soft and anneals tau, so that what is trained comes near to
-what is used; Eq. 6 chooses hard and copies the gradient straight through. What is judged, cached
-and drawn is always hard: the likeliest code, the nearest one. Drawn from the uniform prior of Eq. 1
-the codes make no picture (`sample.py --mode prior`): which codes go together is what `dalle.py`
-learns.
+what is used; Eq. 6 chooses hard and copies the gradient straight through. Evaluation, image tokens
+and samples always use the hard choice: the most probable vector, the nearest one. Image tokens from
+the uniform prior of Eq. 1 decode to no plausible image (`sample.py --mode prior`): `dalle.py`
+learns which ones occur together.
 
-| paper | here |
-|---|---|
-| K, positions | codes, image_shape / 2^downsamplings a side, code_maps at each |
-| tau, beta | temperature, beta: both on half a cosine over their steps; beta is also the commitment's weight in Eq. 6 |
-| mu, b | mean, exp(log_scale) + LEAST_SCALE: two outputs for each value of the picture |
-| n_hid, post-gain 1 / L^2 | width, `nn/bottleneck.py` |
+Symbols: K `codebook_size` · D `token_width` · h `features`, z `z` (N, D, h, w) · image tokens
+`tokens` (N, h, w), `tokens_per_position` rows for each of image_shape / 2^downsamplings · e
+`codebook` (K, D) · m, n `sums`, `uses` · tau, beta `temperature`, `beta`, each on half a cosine
+over its steps; beta also weighs the commitment of Eq. 6 · mu, b `mean`, exp(`log_scale`) +
+MIN_SCALE, for each value of the image · n_hid, post-gain 1 / L^2 `width`, `gain`
+(`nn/bottleneck.py`).
 
-Terms are sums over pixels and codes and means over the batch, in nats per image.
+Terms are sums over pixels and image tokens and means over the batch, in nats per image.
 
-| DALL-E's discrete VAE | paper | released code (openai/DALL-E, no training) | here |
-|---|---|---|---|
-| loss | Eq. 3 / number of values | - | Eq. 3; the ratio of its terms is the same |
-| pixels | 8 bits, Eq. 5 | mapped to [eps, 1 - eps] | the same, after uniform noise (Theis et al. 2016) |
-| b | from the decoder | not used | at least LEAST_SCALE: the density of a constant white has no bound |
-| learning rate | 1e-4 to 1.25e-6 in 1.2 M updates | - | to 1 / 80 of it when training ends |
-| post-gain | 1 / L^2 | 1 / L^2 | `gain`: 0.4 in `configs/dvae/openmoji.yaml`, which trains for minutes |
+Departures from DALL-E's discrete VAE, whose released code (openai/DALL-E) has no training:
 
-| VQ-VAE | paper | released code (deepmind/sonnet, `vqvae.py`) | here |
-|---|---|---|---|
-| networks | 2 strided convolutions, 2 residual blocks, 256 units (section 4.1) | similar | those of the discrete VAE |
-| p(x given z) | not named | Gaussian, mean over values | Eq. 5 |
-| commitment, beta 0.25 | mean over codes (section 3.2) | mean over values | sum: the paper's beta is 0.25 / codes per image |
-| latent, CIFAR-10 | 8x8x10 (section 3.2), number of codes not stated | 8x8 of 512 | 8x8x10 of 512, `code_maps` |
-| unused codes | - | counts smoothed by 1e-5 | replaced by vectors of the batch |
-| evaluated weights | the last | the last | averages |
+- The paper divides Eq. 3 by the number of values; the ratio of its terms is the same.
+- Pixels get uniform noise (Theis et al. 2016) before they are mapped to [eps, 1 - eps].
+- b is at least MIN_SCALE: the density of a constant white is not bounded.
+- The learning rate falls to 1 / 80 when training ends; in the paper from 1e-4 to 1.25e-6 in 1.2
+  million updates.
+- `gain` is 0.4 in `configs/dvae/openmoji.yaml`, which trains for minutes; 1 / L^2 in the paper.
 
-Evaluation, codes and samples use averages of the weights. Eq. 7's sums and counts are averaged with
-the same decay, so that codes and encoder are averages over the same updates.
+Departures from VQ-VAE and its released code (deepmind/sonnet, `vqvae.py`):
+
+- Networks are those of DALL-E's; in the paper 2 strided convolutions and 2 residual blocks of 256
+  units (section 4.1).
+- p(x|z) is Eq. 5; not named in the paper, Gaussian with a mean over values in the released code.
+- Commitment: a sum over image tokens; a mean over them in the paper (section 3.2), whose beta of
+  0.25 is 0.25 / tokens per image here, and a mean over values in the released code.
+- Latent for CIFAR-10: 8x8x10 of 512 vectors by `tokens_per_position`; 8x8x10 in the paper, which
+  does not state their number, and 8x8 of 512 in the released code.
+- Unused vectors are replaced by features of the batch; the released code smooths counts by 1e-5.
+- Evaluation and samples use averages of the weights. Eq. 7's sums and counts are averaged with the
+  same decay, so that codebook and encoder are averages over the same updates.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
+from jsonargparse.typing import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenUnitInterval,
+    PositiveFloat,
+    PositiveInt,
+    restricted_number_type,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
 from common.errors import UserError
 from lightning_modules.core.checkpoints import load
@@ -67,15 +80,22 @@ from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.nn.bottleneck import bottlenecks, conv
 from lightning_modules.nn.encoders import conv_grid
-from lightning_modules.nn.quantisers import QUANTISERS, VectorQuantiser
-from lightning_modules.optim.schedules import cosine
 from metrics.image_tokens import ImageTokensKept, ImageTokenUsage
 from metrics.likelihood import ImportanceSampledNLL, SquaredError, bits_per_dim
 
 EPSILON = 0.1  # eps of Eq. 5
-LEAST_SCALE = (
-    0.1  # of b, some three of 256 levels: what never varies, such as white, would drown all else
-)
+MIN_SCALE = 0.1  # of b, some 3 of 256 levels: otherwise constant pixels, such as white, dominate
+VQ_DECAY = 0.99  # d of Eq. 7
+INITIAL_USE = 1e-6  # n_k before the first batch: below every threshold, so that it replaces all
+FINAL_RATE = 0.0125  # factor of the learning rate when training ends
+MIN_USE = 0.1  # of the average n_k: codebook vectors that are used less are replaced
+
+CodebookSize = restricted_number_type("CodebookSize", int, (">=", 2))
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """Context without mixed precision: small differences tell codebook vectors apart."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def annealed(step: int, first: float, last: float, steps: int) -> float:
@@ -88,28 +108,135 @@ def logit_laplace_log_likelihood(mean: Tensor, log_scale: Tensor, x: Tensor) -> 
     """log p(x|z) of x in [0, 1], a density in these units, summed over pixels: (N, C, H, W) ->
     (N,).
     """
-    squeezed = (1 - 2 * EPSILON) * x + EPSILON
-    scale = log_scale.exp() + LEAST_SCALE  # b
-    density = (
-        -(2 * scale * squeezed * (1 - squeezed)).log() - (squeezed.logit() - mean).abs() / scale
-    )  # Eq. 5
+    squeezed = (1 - 2 * EPSILON) * x + EPSILON  # x'
+    scale = log_scale.exp() + MIN_SCALE  # b
+    normalizer = (2 * scale * squeezed * (1 - squeezed)).log()
+    density = -normalizer - (squeezed.logit() - mean).abs() / scale  # Eq. 5
     return (density + math.log(1 - 2 * EPSILON)).sum((1, 2, 3))
 
 
-class Networks(nn.Module):
-    """Encoder, quantiser and decoder of the released code: groups of bottlenecks, halved by maxima,
-    doubled by repetition.
+def uniform_kl(logits: Tensor) -> Tensor:
+    """KL of Eq. 4 in nats, shape (N, K, h, w) -> (N,)."""
+    log_q = logits.log_softmax(1)
+    return (log_q.exp() * (log_q + math.log(logits.shape[1]))).sum((1, 2, 3))
+
+
+class GumbelQuantiser(nn.Module):
+    """Relaxed one-hot choice of codebook vectors (Eq. 2); the encoder's features are logits.
 
     Args:
-        channels: of pictures.
-        width: channels of the first group, doubled by each further one.
-        downsamplings: halvings, one less than groups.
-        blocks: of a group.
-        codes: K.
-        code_width: D, of a code.
-        maps: codes at each position.
-        quantiser: which.
-        gain: of each block's branch.
+        codebook_size: K.
+        token_width: D, number of values of a codebook vector.
+    """
+
+    def __init__(self, codebook_size: int, token_width: int) -> None:
+        super().__init__()
+        self.features = codebook_size
+        self.codebook = nn.Parameter(torch.randn(codebook_size, token_width))
+
+    def forward(self, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """z (N, D, h, w) of logits (N, K, h, w), and the KL of Eq. 4 (N,)."""
+        noise = -torch.empty_like(features).exponential_().log()  # g
+        y = ((features + noise) / temperature).softmax(1)
+        return torch.einsum("nkhw,kd->ndhw", y, self.codebook), uniform_kl(features)  # Eq. 2
+
+    def nearest(self, features: Tensor) -> Tensor:
+        """Most probable image tokens (N, h, w) of logits (N, K, h, w)."""
+        return features.argmax(1)
+
+
+class VectorQuantiser(nn.Module):
+    """Choice of the nearest codebook vector (Eq. 6), and the codebook's averages (Eq. 7).
+
+    The codebook is computed as `sums / uses`. An average of both over updates is an average of the
+    codebook, weighted by its use.
+
+    Args:
+        codebook_size: K.
+        token_width: D, number of values of a codebook vector.
+    """
+
+    uses: Tensor  # n
+    sums: Tensor  # m
+
+    def __init__(self, codebook_size: int, token_width: int) -> None:
+        super().__init__()
+        self.features = token_width
+        self.register_buffer("uses", torch.full((codebook_size,), INITIAL_USE))
+        self.register_buffer("sums", INITIAL_USE * torch.randn(codebook_size, token_width))
+
+    @property
+    def codebook(self) -> Tensor:
+        """e_k of Eq. 7, (K, D)."""
+        return self.sums / self.uses[:, None]
+
+    def forward(self, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """z (N, D, h, w) of features h of that shape, and the commitment |h - sg(e_k)|^2 (N,)."""
+        chosen = F.embedding(self.nearest(features), self.codebook).movedim(3, 1)
+        commitment = (features - chosen.detach()).square().sum((1, 2, 3))
+        return features + (chosen - features).detach(), commitment  # Eq. 6
+
+    @torch.no_grad()
+    def nearest(self, features: Tensor) -> Tensor:
+        """Image tokens (N, h, w): the nearest codebook vectors of features (N, D, h, w)."""
+        codebook = self.codebook
+        products = torch.einsum("ndhw,kd->nkhw", features, codebook)
+        return (2 * products - codebook.square().sum(1)[:, None, None]).argmax(1)
+
+    @torch.no_grad()
+    def update_codebook(
+        self,
+        features: Tensor,
+        seed: int,
+        reduce: Callable[[Tensor], Tensor],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Update the averages of Eq. 7 over the batches of all ranks, and replace vectors that are
+        hardly used by features of these batches, chosen at random.
+
+        Args:
+            features: Features (N, D, h, w) of this rank's batch: every `world_size`-th sample.
+            seed: Seed of the replacements, the same on all ranks.
+            reduce: Sum of a tensor over ranks.
+            rank: This rank.
+            world_size: Number of ranks.
+        """
+        rows, tokens = features.movedim(1, 3).flatten(0, 2), self.nearest(features).flatten()
+        sums = torch.zeros_like(self.sums).index_add_(0, tokens, rows)
+        counts = torch.zeros_like(self.uses).index_add_(0, tokens, torch.ones_like(rows[:, 0]))
+        # Row `choice[k]` of all ranks' batches may replace vector k.
+        generator = torch.Generator().manual_seed(seed)
+        choice = torch.randint(len(rows) * world_size, self.uses.shape, generator=generator)
+        choice, positions = choice.to(rows.device), len(rows) // len(features)
+        sample = choice // positions
+        own = rows[sample // world_size * positions + choice % positions]
+        replacements = own * (sample % world_size == rank)[:, None]
+        sums, counts, replacements = reduce(
+            torch.cat([sums, counts[:, None], replacements], 1)
+        ).split([sums.shape[1], 1, sums.shape[1]], 1)
+        self.uses.lerp_(counts[:, 0], 1 - VQ_DECAY)
+        self.sums.lerp_(sums, 1 - VQ_DECAY)
+        min_use = MIN_USE * counts.mean()
+        unused = self.uses < min_use
+        self.uses.copy_(torch.where(unused, min_use, self.uses))
+        self.sums.copy_(torch.where(unused[:, None], replacements * min_use, self.sums))
+
+
+class Network(nn.Module):
+    """Encoder, quantiser and decoder of the released code: groups of bottlenecks, with max pooling
+    between those of the encoder and repetition of pixels between those of the decoder.
+
+    Args:
+        channels: C of the images.
+        width: Channels of the first group, doubled by each further one.
+        downsamplings: Number of halvings, one less than groups.
+        blocks: Number of blocks in a group.
+        codebook_size: K.
+        token_width: D, number of values of a codebook vector.
+        tokens_per_position: Number of image tokens at each position.
+        quantiser: "gumbel" or "vq".
+        gain: Factor of each block's branch; 0 for 1 / L^2.
     """
 
     def __init__(
@@ -118,72 +245,69 @@ class Networks(nn.Module):
         width: int,
         downsamplings: int,
         blocks: int,
-        codes: int,
-        code_width: int,
-        maps: int,
+        codebook_size: int,
+        token_width: int,
+        tokens_per_position: int,
         quantiser: str,
         gain: float,
     ) -> None:
         super().__init__()
-        self.maps = maps
-        self.quantiser = QUANTISERS[quantiser](codes, code_width)
+        self.tokens_per_position = tokens_per_position
+        quantiser_class = GumbelQuantiser if quantiser == "gumbel" else VectorQuantiser
+        self.quantiser = quantiser_class(codebook_size, token_width)
         widths = [width * 2**group for group in range(downsamplings + 1)]
-        features = self.quantiser.features
+        pool, repeat = nn.MaxPool2d(2), nn.Upsample(scale_factor=2)
         self.encoder = nn.Sequential(
             conv(channels, width, 7),
-            bottlenecks(width, widths, blocks, [3, 3, 3, 1], nn.MaxPool2d(2), gain),
-            conv(widths[-1], maps * features, 1),
+            bottlenecks(width, widths, blocks, [3, 3, 3, 1], pool, gain),
+            conv(widths[-1], tokens_per_position * self.quantiser.features, 1),
         )
+        inputs = tokens_per_position * token_width
         self.decoder = nn.Sequential(
-            bottlenecks(
-                maps * code_width,
-                widths[::-1],
-                blocks,
-                [1, 3, 3, 3],
-                nn.Upsample(scale_factor=2),
-                gain,
-            ),
+            bottlenecks(inputs, widths[::-1], blocks, [1, 3, 3, 3], repeat, gain),
             conv(width, 2 * channels, 1),
         )
 
     def encode(self, image: Tensor) -> Tensor:
-        """Features (N, F, maps * h, w) of images (N, C, H, W); the `maps` codes of a position are
+        """Features (N, F, h, w) of images (N, C, H, W) in float32. Tokens of one position are
         adjacent rows.
         """
-        return self.encoder(image).unflatten(1, (self.maps, -1)).movedim(1, 3).flatten(2, 3)
+        features = self.encoder(image).unflatten(1, (self.tokens_per_position, -1))
+        return features.movedim(1, 3).flatten(2, 3).float()
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Means and log-scales (N, 2 C, H, W) of z (N, D, maps * h, w)."""
-        return self.decoder(z.unflatten(2, (-1, self.maps)).movedim(3, 1).flatten(1, 2))
+    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-scale of p(x|z), each (N, C, H, W), of z (N, D, h, w)."""
+        z = z.unflatten(2, (-1, self.tokens_per_position)).movedim(3, 1).flatten(1, 2)
+        mean, log_scale = self.decoder(z).float().chunk(2, 1)
+        return mean, log_scale
 
-    def look_up(self, codes: Tensor) -> Tensor:
-        """z (N, D, maps * h, w) of codes (N, maps * h, w)."""
-        return F.embedding(codes, self.quantiser.codebook).movedim(3, 1)
+    def embed(self, tokens: Tensor) -> Tensor:
+        """z (N, D, h, w) of image tokens (N, h, w)."""
+        return F.embedding(tokens, self.quantiser.codebook).movedim(3, 1)
 
 
 class DiscreteVAE(GenerativeModule):
     """Discrete variational autoencoder, or VQ-VAE.
 
     Args:
-        image_shape: (C, H, W), a fact of the data.
-        codes: K, size of the codebook.
-        code_width: D, of each code.
-        quantiser: Eq. 2 or Eq. 6.
-        width: channels of the first group of blocks.
-        downsamplings: times that the picture is halved.
-        code_maps: Number of codes at each position of the grid; the grid of codes has `code_maps`
-            times as many rows.
-        blocks: of each of the groups.
-        gain: of their branches; 0 for the paper's 1 / L^2, by all L of them.
-        beta: weight of Eq. 4 or of the commitment in Eq. 6.
-        beta_steps: updates over which it rises from 0.
-        temperature: tau at the end, from 1.
-        temperature_steps: updates until then.
-        learning_rate: of AdamW.
-        last_rate: share of it that is left when training ends.
-        weight_decay: of all weights.
-        ema_decay: of the average of the weights, which is what is judged and drawn from; less in
-            the first updates.
+        image_shape: (C, H, W), supplied by the data module.
+        codebook_size: K, number of codebook vectors.
+        token_width: D, number of values of a codebook vector.
+        quantiser: Relaxed choice of Eq. 2 ("gumbel") or nearest vector of Eq. 6 ("vq").
+        width: Channels of the first group of blocks, a multiple of 4.
+        downsamplings: Number of times that the image is halved.
+        tokens_per_position: Number of image tokens at each position; the grid of image tokens has
+            that many times as many rows.
+        blocks: Number of blocks in each group.
+        gain: Factor of their branches; 0 for the paper's 1 / L^2 with L blocks.
+        beta: Weight of the KL of Eq. 4, or of the commitment of Eq. 6.
+        beta_steps: Number of updates over which beta rises from 0.
+        temperature: tau at the end; it begins at 1.
+        temperature_steps: Number of updates until then.
+        learning_rate: Learning rate of AdamW at the beginning.
+        weight_decay: Weight decay of all weights.
+        ema_decay: Decay of the averaged weights, which evaluation and samples use; less in the
+            first updates.
     """
 
     monitor = ("val/nll", "min")
@@ -192,86 +316,75 @@ class DiscreteVAE(GenerativeModule):
     def __init__(
         self,
         image_shape: list[int],
-        codes: int = 8192,
-        code_width: int = 128,
+        codebook_size: CodebookSize = 8192,  # type: ignore[valid-type]
+        token_width: PositiveInt = 128,
         quantiser: Literal["gumbel", "vq"] = "gumbel",
-        width: int = 256,
-        downsamplings: int = 3,
-        code_maps: int = 1,
-        blocks: int = 2,
-        gain: float = 0.0,
-        beta: float = 6.6,
-        beta_steps: int = 5000,
-        temperature: float = 1 / 16,
-        temperature_steps: int = 150_000,
-        learning_rate: float = 1e-4,
-        last_rate: float = 0.0125,
-        weight_decay: float = 1e-4,
-        ema_decay: float = 0.999,
+        width: PositiveInt = 256,
+        downsamplings: NonNegativeInt = 3,
+        tokens_per_position: PositiveInt = 1,
+        blocks: PositiveInt = 2,
+        gain: NonNegativeFloat = 0.0,
+        beta: NonNegativeFloat = 6.6,
+        beta_steps: NonNegativeInt = 5000,
+        temperature: PositiveFloat = 1 / 16,
+        temperature_steps: NonNegativeInt = 150_000,
+        learning_rate: PositiveFloat = 1e-4,
+        weight_decay: NonNegativeFloat = 1e-4,
+        ema_decay: OpenUnitInterval = 0.999,
     ) -> None:
         super().__init__()
         if width % 4:
             raise UserError(
                 f"model.width {width}: give a multiple of 4, for a block narrows it to a quarter"
             )
-        if codes < 2:
-            raise UserError(f"model.codes {codes}: give at least 2")
         self.save_hyperparameters()
-        rows, columns = conv_grid(image_shape, [0] * downsamplings)
-        self.grid = [code_maps * rows, columns]
-        self.network = Networks(
+        height, columns = conv_grid(image_shape, [0] * downsamplings)
+        self.grid = [tokens_per_position * height, columns]  # (h, w)
+        self.network = Network(
             image_shape[0],
             width,
             downsamplings,
             blocks,
-            codes,
-            code_width,
-            code_maps,
+            codebook_size,
+            token_width,
+            tokens_per_position,
             quantiser,
             gain,
         )
         self.init_ema()
         self.nll, self.squared_error = ImportanceSampledNLL(1), SquaredError()
-        self.usage, self.perplexity, self.kept = (
-            ImageTokenUsage(codes, "share"),
-            ImageTokenUsage(codes, "perplexity"),
-            ImageTokensKept(),
-        )
+        self.usage = ImageTokenUsage(codebook_size, "share")
+        self.perplexity = ImageTokenUsage(codebook_size, "perplexity")
+        self.tokens_kept = ImageTokensKept()
 
     # Training
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        h, step = self.hparams, self.trainer.global_step
+        h, step, quantiser = self.hparams, self.trainer.global_step, self.network.quantiser
         beta = annealed(step, 0.0, h.beta, h.beta_steps)
         temperature = annealed(step, 1.0, h.temperature, h.temperature_steps)
         features = self.network.encode(batch["image"])
-        z, term = self.network.quantiser(features, temperature)
-        if isinstance(self.network.quantiser, VectorQuantiser):
-            total, ranks = (
-                partial(self.trainer.strategy.reduce, reduce_op="sum"),
-                (self.trainer.global_rank, self.trainer.world_size),
-            )
-            self.network.quantiser.learn(features, step, total, *ranks)
-        reconstruction = -self._log_likelihood(self.network, z, batch["image"]).mean()
+        with full_precision(self.device):
+            z, term = quantiser(features, temperature)  # Eq. 2 and 4, or Eq. 6
+            if isinstance(quantiser, VectorQuantiser):
+                reduce = partial(self.trainer.strategy.reduce, reduce_op="sum")
+                rank, world_size = self.trainer.global_rank, self.trainer.world_size
+                quantiser.update_codebook(features, step, reduce, rank, world_size)  # Eq. 7
+        reconstruction = -self.log_likelihood(z, batch["image"]).mean()
         loss = reconstruction + beta * term.mean()  # Eq. 3
         self.log_train(beta=beta, temperature=temperature)
-        return {
-            "loss": loss,
-            "reconstruction": reconstruction,
-            "kl" if h.quantiser == "gumbel" else "commitment": term.mean(),
-        }
+        name = "kl" if h.quantiser == "gumbel" else "commitment"
+        return {"loss": loss, "reconstruction": reconstruction, name: term.mean()}
 
-    @staticmethod
-    def _log_likelihood(network: Networks, z: Tensor, image: Tensor) -> Tensor:
-        """log p(x|z) of dequantised pictures (N,)."""
-        mean, log_scale = network.decode(z).float().chunk(2, 1)
+    def log_likelihood(self, z: Tensor, image: Tensor) -> Tensor:
+        """log p(x|z), (N,), of images in [-1, 1] with uniform noise of the width of a level."""
+        mean, log_scale = self.network.decode(z)
         levels = (image + 1) * 127.5
-        return logit_laplace_log_likelihood(
-            mean, log_scale, (levels + torch.rand_like(levels)) / 256
-        )
+        x = (levels + torch.rand_like(levels)) / 256
+        return logit_laplace_log_likelihood(mean, log_scale, x)
 
     def configure_optimizers(self) -> Any:
-        h = self.hparams
+        h, total = self.hparams, self.total_updates
         adam = torch.optim.AdamW(
             self.network.parameters(),
             h.learning_rate,
@@ -279,80 +392,83 @@ class DiscreteVAE(GenerativeModule):
             weight_decay=h.weight_decay,
             fused=True,
         )
-        return [adam], [cosine(adam, self.total_updates, last=h.last_rate)]
 
-    # Figures
+        def rate(update: int) -> float:
+            """Factor of the learning rate: half a cosine from 1 to FINAL_RATE."""
+            cos = math.cos(math.pi * min(1.0, update / max(1, total)))
+            return (1 + FINAL_RATE) / 2 + (1 - FINAL_RATE) / 2 * cos
 
-    def _measure(self, batch: dict[str, Any], stage: str) -> None:
-        image, network = batch["image"], self.network
-        features = network.encode(image)
-        codes = network.quantiser.nearest(features)
-        log_p = self._log_likelihood(network, network.look_up(codes), image)
-        prior = -prod(self.grid) * math.log(
-            self.hparams.codes
-        )  # log p(z); q(z|x) is all in one place
-        self.nll.update(lambda _: (log_p + prior)[None])
-        self.log_metric(f"{stage}/nll", self.nll)
-        loss = (
-            -log_p.mean()
-            + self.hparams.beta * network.quantiser(features, self.hparams.temperature)[1].mean()
-        )
-        self.log(f"{stage}/loss", loss, batch_size=len(image), sync_dist=True)
-        self.usage.update(codes)
-        self.perplexity.update(codes)
-        self.log_metric(f"{stage}/codes_used", self.usage)
-        self.log_metric(f"{stage}/codes_perplexity", self.perplexity)
-        if stage == "test":
-            picture = self.picture(codes)
-            self.kept.update(codes, self.codes_of(picture))
-            self.squared_error.update((picture + 1) / 2, (image + 1) / 2)
-            self.log_metric("test/codes_kept", self.kept)
-            self.log_metric("test/sse", self.squared_error)
+        return [adam], [{"scheduler": LambdaLR(adam, rate), "interval": "step"}]
+
+    # Evaluation
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         with self.averaged_weights():
-            self._measure(batch, "val")
+            self._evaluate(batch, "val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         with self.averaged_weights():
-            self._measure(batch, "test")
+            self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
+        image, h, quantiser = batch["image"], self.hparams, self.network.quantiser
+        features = self.network.encode(image)
+        with full_precision(self.device):
+            tokens = quantiser.nearest(features)
+        log_p = self.log_likelihood(self.network.embed(tokens), image)
+        prior = -prod(self.grid) * math.log(h.codebook_size)  # log p(z); q(z|x) is a single z
+        self.nll.update(lambda _: (log_p + prior)[None])
+        self.log_metric(f"{stage}/nll", self.nll)
+        with full_precision(self.device):
+            term = quantiser(features, h.temperature)[1].mean()
+        loss = -log_p.mean() + h.beta * term
+        self.log(f"{stage}/loss", loss, batch_size=len(image), sync_dist=True)
+        self.usage.update(tokens)
+        self.perplexity.update(tokens)
+        self.log_metric(f"{stage}/codebook_used", self.usage)
+        self.log_metric(f"{stage}/codebook_perplexity", self.perplexity)
+        if stage == "test":
+            decoded = self.decode_tokens(tokens)
+            self.tokens_kept.update(tokens, self.encode_tokens(decoded))
+            self.squared_error.update((decoded + 1) / 2, (image + 1) / 2)
+            self.log_metric("test/tokens_kept", self.tokens_kept)
+            self.log_metric("test/sse", self.squared_error)
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
         self.log("test/bpd", bits_per_dim(self.nll.compute(), prod(self.hparams.image_shape), 256))
         self.signatures["test/bpd"] = "bpd[codes=hard|prior=uniform|dequantised]"
 
-    # Codes and pictures
+    # Images and image tokens
 
     @sampling
-    def codes_of(self, image: Tensor) -> Tensor:
-        """Codes (N, h, w) of pictures (N, C, H, W) in [-1, 1], in full precision: with less, near
-        ones are taken for each other.
+    def encode_tokens(self, image: Tensor) -> Tensor:
+        """Image tokens (N, h, w) of images (N, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: if the pictures are of another size.
+            UserError: If the images have another size.
         """
         shape = list(image.shape[1:])
         if shape != self.hparams.image_shape:
             raise UserError(
-                f"these codes are of pictures {self.hparams.image_shape}, not {shape}: train a discrete VAE on them"
+                f"this discrete VAE encodes images of shape {self.hparams.image_shape}, not "
+                f"{shape}: train one on them"
             )
-        with torch.autocast(image.device.type, enabled=False):
+        with full_precision(image.device):
             return self.network.quantiser.nearest(self.network.encode(image))
 
     @sampling
-    def picture(self, codes: Tensor) -> Tensor:
-        """Previews (N, C, H, W) in [-1, 1] of codes (N, h, w): where Eq. 5 has its median."""
-        return self._mean(self.network.look_up(codes))
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
+        """Images (N, C, H, W) in [-1, 1] of image tokens (N, h, w): the medians of Eq. 5."""
+        return self._median(self.network.embed(tokens))
 
-    def _mean(self, z: Tensor) -> Tensor:
-        squeezed = self.network.decode(z).chunk(2, 1)[0].sigmoid()
+    def _median(self, z: Tensor) -> Tensor:
+        squeezed = self.network.decode(z)[0].sigmoid()
         return ((squeezed - EPSILON) / (1 - 2 * EPSILON)).clamp(0, 1) * 2 - 1
 
-    @sampling
     def reconstruct(self, image: Tensor) -> Tensor:
-        """What is left of pictures that went through their codes."""
-        return self.picture(self.codes_of(image))
+        """Encode images (N, C, H, W) as image tokens and decode these."""
+        return self.decode_tokens(self.encode_tokens(image))
 
     @sampling
     def sample(
@@ -362,73 +478,82 @@ class DiscreteVAE(GenerativeModule):
         batch: dict[str, Any] | None = None,
         mode: Literal["prior", "reconstruct"] = "prior",
     ) -> Tensor:
-        """Draw from the uniform prior, which knows nothing of pictures, or show what the codes keep
-        of one.
+        """Decode image tokens from the uniform prior, or show what image tokens keep of images.
 
         Args:
             seeds: row i depends on `seeds[i]` alone.
-            batch: unseen pictures, row i for seed i.
-            mode: codes from Eq. 1; or reconstructions of unseen pictures beside them.
+            batch: Unseen images, row i for seed i.
+            mode: Image tokens from Eq. 1, or reconstructions of unseen images beside them.
 
         Returns:
-            (N, C, H, W), or strips (N, 2, C, H, W), in [-1, 1].
+            (N, C, H, W), or pairs (N, 2, C, H, W), in [-1, 1].
 
         Raises:
-            UserError: if there are no pictures to reconstruct.
+            UserError: If there are no images to reconstruct.
         """
         if mode == "reconstruct":
             if batch is None:
-                raise UserError("--mode reconstruct needs pictures: give the data they come from")
+                raise UserError("--mode reconstruct needs images: give the data they come from")
             image = batch["image"].to(self.device)
             return torch.stack([image, self.reconstruct(image)], 1)
-        rows = [
-            torch.randint(
-                self.hparams.codes, self.grid, generator=torch.Generator().manual_seed(seed)
-            )
-            for seed in seeds
-        ]
-        return self.picture(torch.stack(rows).to(self.device))
+        rows = []
+        for seed in seeds:  # on the CPU, so that a seed gives the same image on every device
+            generator = torch.Generator().manual_seed(seed)
+            rows.append(torch.randint(self.hparams.codebook_size, self.grid, generator=generator))
+        return self.decode_tokens(torch.stack(rows).to(self.device))
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Previews above their reconstructions, from the mean of all codes and from the chosen
-        ones; and all codes as patches.
+        """Images above their reconstructions, from the mean of the relaxed choice and from image
+        tokens; and codebook vectors as patches.
         """
         image, network = batch["image"], self.network
         features = network.encode(image)
-        rows = [image, self.picture(network.quantiser.nearest(features))]
+        rows = [image, self.decode_tokens(network.quantiser.nearest(features))]
         if self.hparams.quantiser == "gumbel":
-            soft = torch.einsum("nkhw,kd->ndhw", features.softmax(1), network.quantiser.codebook)
-            rows.insert(1, self._mean(soft))
+            z = torch.einsum("nkhw,kd->ndhw", features.softmax(1), network.quantiser.codebook)
+            rows.insert(1, self._median(z))
         return {"reconstructions": torch.stack(rows), "codebook": self._patches()}
 
     def _patches(self) -> Tensor:
-        """What each of the first 1,024 codes looks like amid its like, (K, C, P, P)."""
+        """Patch (K, C, P, P) of each of the first 1,024 codebook vectors, surrounded by its own
+        copies.
+        """
         side = 2**self.hparams.downsamplings
-        codes = torch.arange(min(1024, self.hparams.codes), device=self.device)[:, None, None]
-        codes = codes.expand(-1, 3 * self.hparams.code_maps, 3)
-        return self.picture(codes)[:, :, side : 2 * side, side : 2 * side]
+        tokens = torch.arange(min(1024, self.hparams.codebook_size), device=self.device)
+        tokens = tokens[:, None, None].expand(-1, 3 * self.hparams.tokens_per_position, 3)
+        return self.decode_tokens(tokens)[:, :, side : 2 * side, side : 2 * side]
 
 
-def discrete_vae(dvae: str | dict[str, Any], image_shape: list[int]) -> DiscreteVAE:
-    """From a checkpoint, or new from its hyper-parameters, for a system that holds it (whose
-    `__init__` may not call the other's: Lightning would take the arguments of both for
-    hyper-parameters of each).
+def load_discrete_vae(dvae: str | dict[str, Any], image_shape: list[int]) -> DiscreteVAE:
+    """Build the frozen discrete VAE of another system, with its averaged weights only.
+
+    It is a function of its own because an `__init__` that calls another system's would get the
+    arguments of both as hyper-parameters from Lightning.
+
+    Args:
+        dvae: Checkpoint, or hyper-parameters of a new one.
+        image_shape: Shape (C, H, W) of the other system's images.
 
     Raises:
-        UserError: if it is something else, or of other pictures.
+        UserError: If it is another system, or was trained on images of another shape.
     """
     if isinstance(dvae, str) and not Path(dvae).is_file():
         raise UserError(
-            f"model.dvae {dvae}: there is no such checkpoint; train a discrete VAE first (configs/dvae)"
+            f"model.dvae {dvae}: there is no such checkpoint; train a discrete VAE first "
+            "(configs/dvae)"
         )
-    made = load(dvae) if isinstance(dvae, str) else DiscreteVAE(**dvae)
-    if not isinstance(made, DiscreteVAE):
+    model = load(dvae) if isinstance(dvae, str) else DiscreteVAE(**dvae)
+    if not isinstance(model, DiscreteVAE):
         raise UserError(
-            f"model.dvae {dvae}: is a {type(made).__name__}; give the checkpoint of a discrete VAE"
+            f"model.dvae {dvae}: is a {type(model).__name__}; give the checkpoint of a discrete VAE"
         )
-    if made.hparams.image_shape != image_shape:
+    if model.hparams.image_shape != image_shape:
         raise UserError(
-            f"model.dvae {dvae}: is of pictures {made.hparams.image_shape}, this data's are {image_shape}; train one on it"
+            f"model.dvae {dvae}: was trained on images of shape {model.hparams.image_shape}, this "
+            f"data has {image_shape}; train one on it"
         )
-    return made
+    if model.ema is not None and model.has_averaged_weights:
+        model.network = cast(Network, model.ema.networks["network"])
+    model.ema = None
+    return model.requires_grad_(False).eval()

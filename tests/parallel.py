@@ -56,9 +56,8 @@ class PlainCLIP(CLIP):
 class PlainVQ(DiscreteVAE):
     """VQ-VAE by plain gradient descent, without noise on its pixels."""
 
-    @staticmethod
-    def _log_likelihood(network: Any, z: Tensor, image: Tensor) -> Tensor:
-        mean, log_scale = network.decode(z).chunk(2, 1)
+    def log_likelihood(self, z: Tensor, image: Tensor) -> Tensor:
+        mean, log_scale = self.network.decode(z)
         return logit_laplace_log_likelihood(mean, log_scale, (image + 1) / 2)
 
     def configure_optimizers(self) -> Any:

@@ -111,7 +111,7 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
             "warmup_steps": 20,
         },
     }
-    codes = {"codes": 16, "code_width": 8, "width": 8, "downsamplings": 2, "blocks": 1}
+    codes = {"codebook_size": 16, "token_width": 8, "width": 8, "downsamplings": 2, "blocks": 1}
     model |= {
         "dvae": {
             "class_path": "lightning_modules.dvae.DiscreteVAE",

@@ -30,7 +30,7 @@ from lightning_modules.vae import VAE
 from tests.runs import run_differences
 
 NESTED = {
-    "dvae": {"codes": 16, "code_width": 8, "width": 8, "downsamplings": 2, "blocks": 1}
+    "dvae": {"codebook_size": 16, "token_width": 8, "width": 8, "downsamplings": 2, "blocks": 1}
 }  # for systems inside of others
 PARTS = ("train", "val", "test_2016_flickr")  # of Multi30k
 RECIPES = [path.relative_to(ROOT).as_posix() for path in recipes()]

@@ -3,6 +3,7 @@ CLIP.
 """
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,24 +18,30 @@ from common.files import ROOT
 from datamodules.captions.openmoji import CaptionedEmoji
 from datamodules.images.openmoji import OpenMoji
 from lightning_modules.clip import CLIP, contrastive_loss
-from lightning_modules.dalle import DALLE
+from lightning_modules.dalle import DALLE, Pattern, image_mask, layer_pattern
 from lightning_modules.decoding.filters import SamplingConfig
 from lightning_modules.decoding.generation import generate
-from lightning_modules.dvae import DiscreteVAE, annealed, logit_laplace_log_likelihood
-from lightning_modules.nn.quantisers import GumbelQuantiser, VectorQuantiser, uniform_kl
-from lightning_modules.nn.sparse import Pattern, pattern_of, picture_mask
+from lightning_modules.dvae import (
+    DiscreteVAE,
+    GumbelQuantiser,
+    VectorQuantiser,
+    annealed,
+    load_discrete_vae,
+    logit_laplace_log_likelihood,
+    uniform_kl,
+)
 from metrics.image_tokens import ImageTokensKept, ImageTokenUsage
 from metrics.retrieval import image_keys, ranking_accuracy
 
 DVAE: dict[str, Any] = {
     "image_shape": [3, 16, 16],
-    "codes": 7,
-    "code_width": 8,
+    "codebook_size": 7,
+    "token_width": 8,
     "width": 8,
     "downsamplings": 2,
     "blocks": 1,
 }
-VOCABULARY, LENGTH, PLACES = 11, 5, 16
+VOCABULARY, LENGTH, POSITIONS = 11, 5, 16
 
 
 def dalle(**options: Any) -> DALLE:
@@ -92,7 +99,7 @@ def test_logit_laplace_is_a_density() -> None:
     mean, log_scale = (
         torch.full_like(x, 0.3),
         torch.full_like(x, math.log(0.1)),
-    )  # b = 0.1 + LEAST_SCALE
+    )  # b = 0.1 + MIN_SCALE
     density = logit_laplace_log_likelihood(mean, log_scale, x).exp()
     laplace = torch.distributions.Laplace(0.3, 0.2)
     inside = laplace.cdf(torch.tensor(0.9).logit()) - laplace.cdf(torch.tensor(0.1).logit())
@@ -137,7 +144,7 @@ def test_straight_through() -> None:
     torch.testing.assert_close(pull, 2 * (features - z).detach())
 
 
-def test_codebook_follows_and_dead_codes_begin_anew() -> None:
+def test_codebook_follows_and_unused_vectors_are_replaced() -> None:
     """Eq. 7: codes become means of their vectors; one that nobody uses becomes a vector of the
     batch.
     """
@@ -146,7 +153,7 @@ def test_codebook_follows_and_dead_codes_begin_anew() -> None:
     centres = torch.tensor([[5.0, 0.0], [-5.0, 0.0]])
     features = (centres[torch.arange(64) % 2] + 0.01 * torch.randn(64, 2)).T.reshape(1, 2, 8, 8)
     for step in range(600):
-        quantiser.learn(features, step, lambda x: x)
+        quantiser.update_codebook(features, step, lambda x: x)
     assert torch.cdist(centres, quantiser.codebook).min(1).values.max() < 0.05
     assert torch.cdist(quantiser.codebook, centres).min(1).values.max() < 0.05, (
         "no code is left where no vector is"
@@ -196,19 +203,19 @@ def test_the_averaged_codebook_belongs_to_the_averaged_encoder() -> None:
     assert (codes - model.network.quantiser.codebook).abs().max() > 1e-3, (
         "the trained network's codes are others"
     )
-    looked_up = averaged.look_up(torch.arange(7)[None, None])[0, :, 0].T
+    looked_up = averaged.embed(torch.arange(7)[None, None])[0, :, 0].T
     torch.testing.assert_close(looked_up.double(), codes, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
-def test_several_codes_at_each_position() -> None:
+def test_several_image_tokens_at_each_position() -> None:
     """A latent of 4x4x3: each position's features are three vectors, quantised apart, below each
     other in the grid of codes.
     """
-    model = DiscreteVAE(**DVAE, code_maps=3, quantiser="vq").eval()
+    model = DiscreteVAE(**DVAE, tokens_per_position=3, quantiser="vq").eval()
     image = torch.rand(2, 3, 16, 16) * 2 - 1
     network = model.network
-    codes = model.codes_of(image)
+    codes = model.encode_tokens(image)
     assert model.grid == [12, 4]
     assert codes.shape == (2, 12, 4)
     features = network.encoder(image)  # (2, 3 * 8, 4, 4)
@@ -216,7 +223,8 @@ def test_several_codes_at_each_position() -> None:
         vectors = features[:, 8 * number : 8 * number + 8, row, column]
         nearest = torch.cdist(vectors, network.quantiser.codebook).argmin(1)
         assert torch.equal(codes[:, 3 * row + number, column], nearest)
-    torch.testing.assert_close(network.decode(network.encode(image)), network.decoder(features))
+    decoded = torch.cat(network.decode(network.encode(image)), 1)
+    torch.testing.assert_close(decoded, network.decoder(features))
     assert model.sample([0, 1]).shape == image.shape
     assert model.preview({"image": image})["codebook"].shape == (7, 3, 4, 4)  # type: ignore[union-attr]
 
@@ -240,64 +248,60 @@ def test_the_latent_of_cifar10_is_8x8x10() -> None:
 
 @pytest.mark.parametrize("quantiser", ["gumbel", "vq"])
 @torch.no_grad()
-def test_codes_and_pictures(quantiser: Any) -> None:
+def test_image_tokens_and_images(quantiser: Any) -> None:
     """A picture's codes are ids on the grid, and their picture is what is reconstructed, in [-1,
     1].
     """
     model = DiscreteVAE(**DVAE, quantiser=quantiser).eval()
     image = torch.rand(2, 3, 16, 16) * 2 - 1
-    codes = model.codes_of(image)
+    codes = model.encode_tokens(image)
     assert codes.shape == (2, 4, 4)
     assert codes.min() >= 0
     assert codes.max() < 7
     made = model.reconstruct(image)
     assert made.shape == image.shape
     assert made.abs().max() <= 1
-    torch.testing.assert_close(made, model.picture(codes))
+    torch.testing.assert_close(made, model.decode_tokens(codes))
 
 
 @torch.no_grad()
-def test_codes_are_the_same_in_any_step() -> None:
+def test_image_tokens_are_the_same_in_any_step() -> None:
     """A step in bf16 would take near codes for each other; and pictures of another size would have
     another grid.
     """
-    model = DiscreteVAE(**{**DVAE, "codes": 64}, quantiser="vq").eval()
+    model = DiscreteVAE(**{**DVAE, "codebook_size": 64}, quantiser="vq").eval()
     image = torch.rand(32, 3, 16, 16) * 2 - 1
     with torch.autocast("cpu", torch.bfloat16):
-        codes = model.codes_of(image)
-    assert torch.equal(codes, model.codes_of(image))
-    with pytest.raises(UserError, match=r"of pictures \[3, 16, 16\], not \[3, 8, 16\]"):
-        model.codes_of(image[:, :, :8])
+        codes = model.encode_tokens(image)
+    assert torch.equal(codes, model.encode_tokens(image))
+    with pytest.raises(UserError, match=r"of shape \[3, 16, 16\], not \[3, 8, 16\]"):
+        model.encode_tokens(image[:, :, :8])
 
 
-def test_code_metrics() -> None:
-    usage, perplexity, kept = (
-        ImageTokenUsage(8, "share"),
-        ImageTokenUsage(8, "perplexity"),
-        ImageTokensKept(),
-    )
-    codes = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+def test_image_token_metrics() -> None:
+    usage, perplexity = ImageTokenUsage(8, "share"), ImageTokenUsage(8, "perplexity")
+    tokens_kept = ImageTokensKept()
+    tokens = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
     for metric in (usage, perplexity):
-        metric.update(codes)
-    kept.update(codes, torch.tensor([0, 0, 1, 1, 2, 2, 3, 0]))
+        metric.update(tokens)
+    tokens_kept.update(tokens, torch.tensor([0, 0, 1, 1, 2, 2, 3, 0]))
     assert usage.compute() == 0.5
     assert perplexity.compute() == pytest.approx(4)
-    assert kept.compute() == pytest.approx(7 / 8)
+    assert tokens_kept.compute() == pytest.approx(7 / 8)
 
 
 # The Transformer
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (3, 5)])
-@pytest.mark.parametrize("pattern", ["dense", "row", "column", "conv"])
+@pytest.mark.parametrize("pattern", ["row", "column", "conv"])
 def test_masks_are_their_definitions(pattern: Pattern, height: int, width: int) -> None:
     """Figure 11 of the paper by enumeration: row, the last w codes and itself; column, the same
     column; conv, a kernel of 3x3.
     """
-    mask = picture_mask(pattern, height, width, 3)
+    mask = image_mask(pattern, height, width, 3)
     for m in range(height * width):
         seen = {
-            "dense": set(range(m + 1)),
             "row": set(range(max(0, m - width), m + 1)),
             "column": {j for j in range(m + 1) if j % width == m % width},
             "conv": {j for j in (m, m - 1, m - width - 1, m - width, m - width + 1) if j >= 0},
@@ -305,11 +309,11 @@ def test_masks_are_their_definitions(pattern: Pattern, height: int, width: int) 
         assert set(mask[m].nonzero().flatten().tolist()) == seen
 
 
-def test_layers_take_turns() -> None:
+def test_layers_alternate() -> None:
     """Appendix B.1 for 64 layers: column where (i - 2) mod 4 is 0, conv in the last one, row
     elsewhere.
     """
-    patterns = [pattern_of(layer, 64) for layer in range(1, 65)]
+    patterns = [layer_pattern(layer, 64) for layer in range(1, 65)]
     assert patterns[:7] == ["row", "column", "row", "row", "row", "column", "row"]
     assert patterns[-1] == "conv"
     assert patterns.count("conv") == 1
@@ -322,7 +326,7 @@ def test_nothing_looks_ahead(attention: str) -> None:
     never predicted from codes.
     """
     model = dalle(attention=attention)
-    text, codes = model.padded(captions(1)), torch.randint(7, (1, PLACES))
+    text, codes = model.pad_text(captions(1)), torch.randint(7, (1, POSITIONS))
     of_text, of_codes = model(text, codes)
     changed = codes.clone()
     changed[0, 9] = (changed[0, 9] + 1) % 7
@@ -342,7 +346,7 @@ def test_two_heads_are_one_masked_softmax() -> None:
     kind is masked.
     """
     model = dalle()
-    text, codes = model.padded(captions(2)), torch.randint(7, (2, PLACES))
+    text, codes = model.pad_text(captions(2)), torch.randint(7, (2, POSITIONS))
     joint = torch.cat(
         [
             model.text_head(hidden := model.hidden(model.embed(text, codes[:, :-1]))),
@@ -360,7 +364,7 @@ def test_two_heads_are_one_masked_softmax() -> None:
 
 
 def test_padding_has_a_token_at_each_position() -> None:
-    padded = dalle().padded(torch.tensor([[3, 0, 0, 0, 0], [1, 2, 3, 4, 5]]))
+    padded = dalle().pad_text(torch.tensor([[3, 0, 0, 0, 0], [1, 2, 3, 4, 5]]))
     assert padded.tolist() == [[3, *range(VOCABULARY + 1, VOCABULARY + LENGTH)], [1, 2, 3, 4, 5]]
 
 
@@ -370,13 +374,13 @@ def test_caption_dropout_leaves_the_batch_alone() -> None:
     """
     model, tokens = dalle(caption_dropout=0.3), torch.randint(1, VOCABULARY, (2000, LENGTH))
     before = tokens.clone()
-    dropped = model.dropped(tokens, 5)
+    dropped = model.drop_captions(tokens, 5)
     assert torch.equal(tokens, before)
     gone = (dropped == 0).all(1)
     assert torch.equal(dropped[~gone], before[~gone])
     assert gone.float().mean().item() == pytest.approx(0.3, abs=0.04)
-    assert torch.equal(dropped, model.dropped(tokens, 5))
-    assert not torch.equal(dropped, model.dropped(tokens, 6))
+    assert torch.equal(dropped, model.drop_captions(tokens, 5))
+    assert not torch.equal(dropped, model.drop_captions(tokens, 6))
 
 
 @pytest.mark.parametrize("attention", ["dense", "sparse"])
@@ -387,9 +391,9 @@ def test_cached_equals_uncached(attention: str, guidance: float) -> None:
     against reading all again.
     """
     model = dalle(attention=attention)
-    text = model.padded(captions(3))
-    codes = torch.randint(7, (3, PLACES))
-    none = model.padded(torch.zeros(3, LENGTH, dtype=torch.int64))
+    text = model.pad_text(captions(3))
+    codes = torch.randint(7, (3, POSITIONS))
+    none = model.pad_text(torch.zeros(3, LENGTH, dtype=torch.int64))
     expected = model(text, codes)[1]
     if guidance != 1:
         without = model(none, codes)[1]
@@ -397,10 +401,48 @@ def test_cached_equals_uncached(attention: str, guidance: float) -> None:
     painter = model.guided(guidance)
     for given in (0, 5):
         logits, state = painter.prefill(torch.cat([text, codes[:, :given]], 1))
-        for m in range(given, PLACES):
+        for m in range(given, POSITIONS):
             torch.testing.assert_close(logits, expected[:, m], atol=1e-4, rtol=1e-4)
-            if m + 1 < PLACES:
+            if m + 1 < POSITIONS:
                 logits, state = painter.decode_step(codes[:, m], state)
+
+
+@pytest.mark.parametrize("attention", ["dense", "sparse"])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_the_plain_loop_and_the_cache_give_the_same_tokens(attention: str, guidance: float) -> None:
+    """The loop that recomputes the whole sequence for each token, and the cached one."""
+    model, tokens, seeds = dalle(attention=attention), captions(3), [4, 5, 6]
+    plain = model.sample_tokens(tokens, seeds, guidance, temperature=0.7)
+    cached = model.generate_tokens(tokens, seeds, guidance, SamplingConfig(temperature=0.7))
+    assert plain.shape == (3, 4, 4)
+    assert len(plain.unique()) > 1
+    assert torch.equal(plain, cached)
+
+
+@pytest.mark.parametrize("updates", [0, 3])
+def test_averaged_weights_are_the_only_ones(updates: int, tmp_path: Path) -> None:
+    """The frozen discrete VAE has the averages where there are any, and a second copy nowhere."""
+    trained = DiscreteVAE(**DVAE)
+    for update in range(updates):
+        for parameter in trained.network.parameters():
+            parameter.data.add_(1)
+        trained.update_ema(update + 1)
+    image = torch.rand(1, 3, 16, 16) * 2 - 1
+    expected = trained.eval().encode_tokens(image)
+    checkpoint = {
+        "state_dict": trained.state_dict(),
+        "hyper_parameters": dict(trained.hparams),
+        "class_path": "lightning_modules.dvae.DiscreteVAE",
+        "window": {"names": [], "sums": torch.empty(0), "counts": torch.empty(0), "seen": 0},
+        "pytorch-lightning_version": "2.0.0",
+    }
+    torch.save(checkpoint, tmp_path / "dvae.ckpt")
+    frozen = load_discrete_vae(str(tmp_path / "dvae.ckpt"), [3, 16, 16])
+    kept = trained.ema.networks["network"] if updates else trained.network
+    assert frozen.state_dict().keys() == {f"network.{name}" for name in kept.state_dict()}
+    for name, value in kept.state_dict().items():
+        assert torch.equal(value, frozen.state_dict()[f"network.{name}"]), name
+    assert torch.equal(frozen.encode_tokens(image), expected)
 
 
 @torch.no_grad()
@@ -410,52 +452,64 @@ def test_drawing() -> None:
     """
     model = dalle()
     tokens = captions(3)
-    together = model.draw(tokens, [4, 5, 6], 3.0, SamplingConfig())
-    assert torch.equal(model.draw(tokens[1:2], [5], 3.0, SamplingConfig()), together[1:2])
+    together = model.generate_tokens(tokens, [4, 5, 6], 3.0, SamplingConfig())
+    assert torch.equal(
+        model.generate_tokens(tokens[1:2], [5], 3.0, SamplingConfig()), together[1:2]
+    )
     plain = generate(
         model,
-        model.padded(tokens),
+        model.pad_text(tokens),
         [4, 5, 6],
-        max_new_tokens=PLACES,
+        max_new_tokens=POSITIONS,
         config=SamplingConfig(),
     )
-    assert model.draw(tokens, [4, 5, 6], 1.0, SamplingConfig()).flatten(1).tolist() == plain
-    assert not torch.equal(together, model.draw(tokens, [4, 5, 6], 1.0, SamplingConfig()))
-    picture = torch.rand(3, 16, 16) * 2 - 1
-    primed = model.draw(
-        tokens, [4, 5, 6], 1.0, SamplingConfig(), model.dvae.codes_of(picture[None]).flatten()[:8]
+    assert (
+        model.generate_tokens(tokens, [4, 5, 6], 1.0, SamplingConfig()).flatten(1).tolist() == plain
     )
-    assert torch.equal(primed[:, :2], model.dvae.codes_of(picture[None])[:, :2].expand(3, -1, -1))
+    assert not torch.equal(
+        together, model.generate_tokens(tokens, [4, 5, 6], 1.0, SamplingConfig())
+    )
+    image = torch.rand(3, 16, 16) * 2 - 1
+    primed = model.generate_tokens(
+        tokens,
+        [4, 5, 6],
+        1.0,
+        SamplingConfig(),
+        model.dvae.encode_tokens(image[None]).flatten()[:8],
+    )
+    assert torch.equal(
+        primed[:, :2], model.dvae.encode_tokens(image[None])[:, :2].expand(3, -1, -1)
+    )
 
 
 def test_losses_are_those_of_each_token() -> None:
     """Eq. 2, from probabilities that are looked up one by one."""
     model = dalle()
-    tokens, codes = captions(2), torch.randint(7, (2, PLACES))
-    text, image = model.losses(tokens, codes)
-    of_text, of_codes = (part.log_softmax(2) for part in model(model.padded(tokens), codes))
+    tokens, codes = captions(2), torch.randint(7, (2, POSITIONS))
+    text, image = model.token_nll(tokens, codes)
+    of_text, of_codes = (part.log_softmax(2) for part in model(model.pad_text(tokens), codes))
     expected = (
-        -sum(of_text[n, t, model.padded(tokens)[n, t]] for n in range(2) for t in range(LENGTH))
+        -sum(of_text[n, t, model.pad_text(tokens)[n, t]] for n in range(2) for t in range(LENGTH))
         / 10
     )
     torch.testing.assert_close(text.mean(), expected)
-    expected = -sum(of_codes[n, m, codes[n, m]] for n in range(2) for m in range(PLACES)) / 32
+    expected = -sum(of_codes[n, m, codes[n, m]] for n in range(2) for m in range(POSITIONS)) / 32
     torch.testing.assert_close(image.mean(), expected)
 
 
-def test_training_weighs_pictures_seven_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_weighs_images_seven_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eq. 3 in the step itself; captions that were dropped are drawn for, but not predicted."""
     model = dalle(caption_dropout=0.5)
-    tokens, codes = captions(6), torch.randint(7, (6, PLACES))
+    tokens, codes = captions(6), torch.randint(7, (6, POSITIONS))
     tokens[:, 0] = 1
     seen: dict[str, Any] = {}
-    monkeypatch.setattr(model, "codes", lambda batch, split: codes)
+    monkeypatch.setattr(model, "image_tokens", lambda batch, split: codes)
     monkeypatch.setattr(model, "log_train", lambda **values: seen.update(values))
     loss = model.training_step({"tokens": tokens, "seed": 3}, 0)
-    dropped = model.dropped(tokens, 3)
+    dropped = model.drop_captions(tokens, 3)
     given = dropped[:, 0] > 0
     assert 0 < given.sum() < 6
-    text, image = model.losses(dropped, codes)
+    text, image = model.token_nll(dropped, codes)
     torch.testing.assert_close(loss, text[given].mean() / 8 + 7 * image.mean() / 8)
     assert seen["loss"] is loss
 
@@ -470,7 +524,7 @@ def test_the_dvae_is_frozen() -> None:
     assert any(name.startswith("dvae.") for name in model.state_dict())
     again = DALLE(**model.hparams)
     again.load_state_dict(model.state_dict())
-    assert model.hparams.dvae["codes"] == 7
+    assert model.hparams.dvae["codebook_size"] == 7
 
 
 # CLIP
@@ -478,7 +532,7 @@ def test_the_dvae_is_frozen() -> None:
 
 def test_contrastive_loss() -> None:
     """Eq. 3: log N where nothing is told apart, near 0 where all is; equal captions are not
-    rivals.
+    negatives.
     """
     tokens = torch.arange(4)[:, None]
     flat = F.normalize(torch.ones(4, 8), dim=1)
@@ -563,5 +617,5 @@ def test_text_features_ignore_padding() -> None:
     torch.testing.assert_close(
         model.text_features(F.pad(tokens, (0, 3))), model.text_features(tokens)
     )
-    shifted = model._shifted(torch.rand(2, 3, 16, 16))
+    shifted = model.shift(torch.rand(2, 3, 16, 16))
     assert shifted.shape == (2, 3, 16, 16)

@@ -52,13 +52,19 @@ def draw(runs: Path, *options: str) -> int:
 
 
 def test_one_file_is_enough(runs: Path) -> None:
-    """The checkpoint carries the dVAE's weights and the tokenizer, and keeps no path."""
+    """The checkpoint carries the dVAE's averaged weights and the tokenizer, and keeps no path."""
     model, dvae = (
         load(runs / "dalle/checkpoints/last.ckpt"),
         load(runs / "dvae/checkpoints/last.ckpt"),
     )
-    for name, value in dvae.state_dict().items():
-        assert torch.equal(value, model.state_dict()[f"dvae.{name}"]), name
+    averaged = dvae.ema.networks["network"].state_dict()
+    assert any(
+        not torch.equal(value, averaged[name]) for name, value in dvae.network.state_dict().items()
+    )
+    own = {name: value for name, value in model.state_dict().items() if name.startswith("dvae.")}
+    assert own.keys() == {f"dvae.network.{name}" for name in averaged}, "no second copy"
+    for name, value in averaged.items():
+        assert torch.equal(value, own[f"dvae.network.{name}"]), name
     assert "last.ckpt" not in repr(dict(model.hparams))
     assert model.sample([0, 1], prompt=["red apple"]).shape == (2, 3, 16, 16)
 
@@ -111,10 +117,10 @@ def test_it_ranks_by_its_own_likelihood(runs: Path, tmp_path: Path, capsys: Any)
     drawn = model.sample([0, 1, 2], prompt=["red apple"])
     scores = model.score(drawn, ["red apple", "dog face"])
     assert scores.shape == (3, 2)
-    codes = model.dvae.codes_of(drawn).flatten(1)
-    tokens = model.read(["dog face"] * 3)
+    codes = model.dvae.encode_tokens(drawn).flatten(1)
+    tokens = model.tokenize(["dog face"] * 3)
     with torch.no_grad():
-        torch.testing.assert_close(scores[:, 1], -model.losses(tokens, codes)[1].sum(1))
+        torch.testing.assert_close(scores[:, 1], -model.token_nll(tokens, codes)[1].sum(1))
     capsys.readouterr()
     assert (
         draw(
@@ -168,11 +174,13 @@ def test_primed_pictures_keep_their_upper_half(runs: Path, tmp_path: Path) -> No
     options += ["--guidance", "2", "--temperature", "0.7"]
     assert draw(runs, *options) == 0
     model = load(runs / "dalle/checkpoints/last.ckpt")
-    picture = image_input(tmp_path / "a.png", [3, 16, 16], "--prime")
-    given = model.dvae.codes_of(picture[None])[0, :2].flatten()
-    codes = model.draw(model.read(["red apple"] * 2), [0, 1], 2.0, SamplingConfig(0.7), given)
+    image = image_input(tmp_path / "a.png", [3, 16, 16], "--prime")
+    given = model.dvae.encode_tokens(image[None])[0, :2].flatten()
+    codes = model.generate_tokens(
+        model.tokenize(["red apple"] * 2), [0, 1], 2.0, SamplingConfig(0.7), given
+    )
     assert torch.equal(codes[:, :2].flatten(1), given.expand(2, -1))
-    for seed, expected in enumerate(to_bytes(model.dvae.picture(codes))):
+    for seed, expected in enumerate(to_bytes(model.dvae.decode_tokens(codes))):
         drawn = np.asarray(Image.open(tmp_path / f"out/prompt01-seed{seed:04d}.png"))
         assert np.abs(drawn.astype(int) - expected.permute(1, 2, 0).numpy()).max() <= 1
 

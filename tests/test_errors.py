@@ -173,7 +173,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "trainer.max_epoch;",
         "did you mean --trainer.max_epochs",
     ),  # no abbreviations
-    FIT + "--model.latent_dim many": ("model.latent_dim: Expected a int", "many"),
+    FIT + "--model.latent_dim many": ("model.latent_dim: Not of type PositiveInt", "many"),
     FIT + "--trainer.max_epochs x": ("trainer.max_epochs: Expected a int", "x"),
     FIT + "--model.network transformer": (
         "model.network: Expected a Literal['mlp', 'conv']",
@@ -219,7 +219,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "did you mean --trainer.log_every_n_steps",
     ),
     "train fit --config {d}/class.yaml": ("lightning_modules.vae.Vea", "near: VAE"),
-    "train fit --config {d}/type.yaml": ("model.latent_dim: Expected a int", "many"),
+    "train fit --config {d}/type.yaml": ("model.latent_dim: Not of type PositiveInt", "many"),
     # checkpoints and run directories
     FIT + "--ckpt_path {d}/none.ckpt": (
         "{d}/none.ckpt: there is no such checkpoint",

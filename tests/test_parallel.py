@@ -163,15 +163,15 @@ def test_fid_over_ranks_equals_that_of_one_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("system", ["PlainVQ", "PlainCLIP"])
-def test_codebooks_and_rivals_are_those_of_all_ranks(system: str, tmp_path: Path) -> None:
-    """The codebook's averages, the codes that begin anew and the captions that are rivals: two
-    ranks equal the joined batch.
+def test_codebooks_and_negatives_are_those_of_all_ranks(system: str, tmp_path: Path) -> None:
+    """The codebook's averages, the vectors that are replaced and the captions that are negatives:
+    two ranks equal the joined batch.
     """
     made = {
         "PlainVQ": {
             "quantiser": "vq",
-            "codes": 32,
-            "code_width": 8,
+            "codebook_size": 32,
+            "token_width": 8,
             "width": 8,
             "downsamplings": 2,
             "blocks": 1,
@@ -203,12 +203,12 @@ def test_codebooks_and_rivals_are_those_of_all_ranks(system: str, tmp_path: Path
     assert moved > 0
 
 
-def test_codes_are_encoded_by_all_ranks(tmp_path: Path) -> None:
-    """Each rank encodes its part of the pictures, and all of them learn from the same codes."""
+def test_images_are_encoded_by_all_ranks(tmp_path: Path) -> None:
+    """Each rank encodes its part of the images; all learn from the same image tokens."""
     dvae = {
         "image_shape": [3, 16, 16],
-        "codes": 16,
-        "code_width": 8,
+        "codebook_size": 16,
+        "token_width": 8,
         "width": 8,
         "downsamplings": 2,
         "blocks": 1,

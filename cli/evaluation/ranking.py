@@ -47,7 +47,7 @@ def ranking(
     """
     captions, ranker = data.split(options.split).captions, options.ranker
     size = min(len(captions), len(generated))
-    tokens = ranker.read(captions).cpu()
+    tokens = ranker.tokenize(captions).cpu()
     texts = ranker.features(captions).cpu()
     truth = real_images(data, options.split, list(range(len(captions))))[0]
     keys = torch.cat([image_keys(to_float(part)) for part in truth.split(options.batch_size)])

@@ -117,6 +117,6 @@ def sample_prompts(model: GenerativeModule, options: argparse.Namespace) -> None
 
 def check_prompt(prompt: str, model: Any, ranker: Any) -> None:
     """Refuse a prompt that the model or the ranker cannot read."""
-    model.read([prompt])
+    model.tokenize([prompt])
     if ranker is not None:
-        ranker.read([prompt])
+        ranker.tokenize([prompt])

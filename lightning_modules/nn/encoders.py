@@ -1,4 +1,4 @@
-"""Fully connected and convolutional encoders and decoders between pictures (N, C, H, W) and vectors
+"""Fully connected and convolutional encoders and decoders between images (N, C, H, W) and vectors
 (N, D).
 """
 
@@ -14,16 +14,14 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "relu": nn.ReLU,
     "elu": nn.ELU,
-    "silu": nn.SiLU,
 }
 
 
 def mlp(widths: list[int], activation: str) -> nn.Sequential:
-    """Linear layers between the given widths with an activation between each two, none after the
-    last.
+    """Linear layers of the given widths with an activation between each two, none after the last.
 
-    Weights start Glorot-uniform and biases at 0 (Glorot and Bengio 2010, Eq. 16), as the papers of
-    these networks have it.
+    Initial weights are Glorot-uniform and biases 0 (Glorot and Bengio 2010, Eq. 16), as in the
+    papers of these networks.
     """
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
@@ -38,19 +36,20 @@ def conv_grid(image_shape: list[int], channels: list[int]) -> tuple[int, int]:
     """Height and width after one halving per entry of `channels`.
 
     Raises:
-        UserError: if a side does not divide; the message lists what would.
+        UserError: If a side is not divisible.
     """
     step = 2 ** len(channels)
     _, height, width = image_shape
     if height % step or width % step:
         raise UserError(
-            f"pictures of {height}x{width} cannot be halved {len(channels)} times: sides must be multiples of {step}"
+            f"images of {height}x{width} cannot be halved {len(channels)} times: sides must be "
+            f"multiples of {step}"
         )
     return height // step, width // step
 
 
 class ConvEncoder(nn.Sequential):
-    """Convolutions 4x4 of stride 2, each halving the picture, then one linear layer.
+    """Convolutions 4x4 of stride 2, each halving the image, then one linear layer.
 
     Output size of such a layer: (in + 2 * padding - kernel) // stride + 1 = in / 2.
     """
@@ -95,16 +94,14 @@ class ConvDecoder(nn.Sequential):
 
 
 class MLPEncoder(nn.Sequential):
-    """Picture (N, C, H, W) or vector (N, D) to `features` numbers through hidden layers of the
-    given widths.
-    """
+    """Maps images (N, C, H, W) to vectors (N, features) through hidden layers of given widths."""
 
     def __init__(self, inputs: int, hidden: list[int], features: int, activation: str) -> None:
         super().__init__(nn.Flatten(), mlp([inputs, *hidden, features], activation))
 
 
 class MLPDecoder(nn.Sequential):
-    """The mirror of `MLPEncoder`, ending in a picture of `image_shape`."""
+    """The mirror of `MLPEncoder`, with an output of `image_shape`."""
 
     def __init__(
         self, features: int, hidden: list[int], image_shape: list[int], activation: str
@@ -119,8 +116,8 @@ def output_bias(decoder: nn.Module) -> Tensor:
     """The bias of a decoder's last layer: one number per pixel (linear) or per channel
     (convolution).
     """
-    last = [part for part in decoder.modules() if isinstance(part, nn.Linear | nn.ConvTranspose2d)][
-        -1
+    layers = [
+        part for part in decoder.modules() if isinstance(part, nn.Linear | nn.ConvTranspose2d)
     ]
-    assert last.bias is not None
-    return last.bias
+    assert layers[-1].bias is not None
+    return layers[-1].bias
