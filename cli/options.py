@@ -5,7 +5,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -81,6 +81,24 @@ def option_name(parameter: inspect.Parameter) -> str:
     return "input" if parameter.name == "image" else parameter.name
 
 
+def number(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Parser of a number whose errors say what is allowed.
+
+    Args:
+        kind: int, float, str, or a restricted number of `jsonargparse.typing`.
+    """
+
+    def parse(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError as error:
+            rule = str(error).partition("does not conform to restriction v")[2]
+            reason = f"{text} must be {rule}" if rule else f"{text!r} is not a number"
+            raise argparse.ArgumentTypeError(reason) from error
+
+    return parse
+
+
 def add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, text: str) -> None:
     """Add one parameter: bool -> --x/--no-x, Literal -> choices, list -> repeatable, Tensor -> an
     image file.
@@ -101,9 +119,9 @@ def add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, te
     elif is_tensor(parameter):
         parser.add_argument(flag, type=Path, metavar="IMAGE", **common)
     elif typing.get_origin(kind) is list:
-        parser.add_argument(flag, action="append", type=typing.get_args(kind)[0], **common)
+        parser.add_argument(flag, action="append", type=number(typing.get_args(kind)[0]), **common)
     else:
-        parser.add_argument(flag, type=kind, **common)
+        parser.add_argument(flag, type=number(kind), **common)
 
 
 def sample_arguments(

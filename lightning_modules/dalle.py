@@ -63,7 +63,7 @@ from datamodules.samplers import mix_seed
 from datamodules.tokenizers.bpe import BPETokenizer
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
-from lightning_modules.decoding.filters import SamplingConfig
+from lightning_modules.decoding.filters import NucleusProbability, SamplingConfig
 from lightning_modules.decoding.generation import DecodableModel, Guided, generate
 from lightning_modules.decoding.kv_cache import KVCache
 from lightning_modules.dvae import load_discrete_vae
@@ -419,10 +419,10 @@ class DALLE(GenerativeModule):
         *,
         batch: dict[str, Any] | None = None,
         prompt: list[str] | None = None,
-        guidance: float = 1.5,
-        temperature: float = 0.5,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        guidance: NonNegativeFloat = 1.5,
+        temperature: NonNegativeFloat = 0.5,
+        top_k: NonNegativeInt = 0,
+        top_p: NucleusProbability = 1.0,
         prime: Tensor | None = None,
         prime_share: float = 0.5,
     ) -> Tensor:
@@ -447,8 +447,6 @@ class DALLE(GenerativeModule):
                 not as many as seeds.
         """
         config = SamplingConfig(temperature, top_k, top_p)
-        if not 0 <= guidance < float("inf"):
-            raise UserError(f"--guidance {guidance}: give 0 or more, 1 for none")
         if guidance != 1 and not self.hparams.caption_dropout:
             raise UserError(
                 "this model never saw an image without its caption (model.caption_dropout 0): give "

@@ -232,7 +232,7 @@ MISTAKES = {
     "--prompt 'a \u2603'": "which is in no training caption: write it without",
     "--prompt ''": "the caption is empty: write one",
     f"--prompt '{'red apple ' * 20}'": "more than the 24 of data.text_length: shorten it",
-    "--prompt cat --guidance -1": "--guidance -1.0: give 0 or more",
+    "--prompt cat --guidance -1": "argument --guidance: -1 must be >=0",
     "--prompt cat --prime {runs}/nothing.png": "there is no such picture",
     "--prompt cat --prime_share 2 --prime {runs}/dvae/samples/real.png": (
         "--prime_share 2.0: give more than 0 and less than 1"
@@ -243,7 +243,7 @@ MISTAKES = {
     "--prompt cat --keep 0": "--keep 0: give at least 1",
     "--prompt cat --keep 2": "--keep takes the pictures that fit best: give --ranker CKPT",
     "--keep 2": "--ranker and --keep choose among the pictures of a prompt: give --prompt TEXT",
-    "--prompt cat --temperature -1": "--temperature -1.0: give 0 or more",
+    "--prompt cat --temperature -1": "argument --temperature: -1 must be >=0",
 }
 
 

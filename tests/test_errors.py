@@ -328,7 +328,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     ),
     SAMPLE + "--temprature 2": ("--temprature", "--help` lists what there is"),
     SAMPLE + "--temperature hot": (
-        "--temperature: invalid float value: 'hot'",
+        "--temperature: 'hot' is not a number",
         "--help` lists what there is",
     ),
     SAMPLE + "--seeds a-b": ("--seeds 'a-b'", "write numbers and ranges, such as 0-31,85"),

@@ -175,7 +175,7 @@ def test_a_test_run_prints_the_published_protocols(
     )
     monkeypatch.setattr(
         model,
-        "write",
+        "translate_batch",
         lambda source, length, search: ["a dog , a dog runs ." + " a" * 60] * len(source),
     )
     off = {
