@@ -5,7 +5,7 @@ files gan.py and dcgan.py of the repository PyTorch-GAN, which many start from. 
 network's code, so that only the way of training differs:
 
 - plain: fused Adam, uint8 pictures in memory, one gather per batch, one generator pass for both
-  players, D frozen in G's turn;
+  networks, D frozen while G is updated;
 - textbook: as in that repository: PIL and ToTensor per picture, unfused Adam, cross-entropy on two
   D passes, nothing frozen, and the losses read at every step.
 
@@ -32,15 +32,16 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from lightning_modules.core.adversarial import batch_norms
 from lightning_modules.core.modes import frozen
-from lightning_modules.gan import NoiseGAN
-from lightning_modules.nn.adversarial import has_batch_norm
+from lightning_modules.dcgan import DCGAN
+from lightning_modules.gan import GAN
 
 BATCH, WARMUP = 64, 10
 
 
 class Unlabelled(nn.Module):
-    """Layers with the second input that a `NoiseGAN` gives its players."""
+    """Layers with the second input that a GAN gives its networks."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
@@ -50,11 +51,11 @@ class Unlabelled(nn.Module):
         return self.layers(inputs)
 
 
-class PytorchGAN(NoiseGAN):
+class PytorchGAN(GAN):
     """The fully connected pair of PyTorch-GAN for 28 pixels."""
 
     def __init__(self, image_shape: list[int], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(image_shape, hidden=[1, 1], **kwargs)
         norm = [nn.BatchNorm1d(width, 0.8) for width in (256, 512, 1024)]
         generator = nn.Sequential(
             *(nn.Linear(100, 128), nn.LeakyReLU(0.2)),
@@ -63,7 +64,7 @@ class PytorchGAN(NoiseGAN):
             *(nn.Linear(512, 1024), norm[2], nn.LeakyReLU(0.2)),
             *(nn.Linear(1024, 784), nn.Tanh(), nn.Unflatten(1, image_shape)),
         )
-        judge = [
+        layers = [
             nn.Linear(784, 512),
             nn.LeakyReLU(0.2),
             nn.Linear(512, 256),
@@ -71,15 +72,15 @@ class PytorchGAN(NoiseGAN):
             nn.Linear(256, 1),
         ]
         self.set_networks(
-            Unlabelled(generator), Unlabelled(nn.Sequential(nn.Flatten(), *judge, nn.Flatten(0)))
+            Unlabelled(generator), Unlabelled(nn.Sequential(nn.Flatten(), *layers, nn.Flatten(0)))
         )
 
 
-class PytorchDCGAN(NoiseGAN):
+class PytorchDCGAN(DCGAN):
     """The convolutional pair of PyTorch-GAN for 32 pixels."""
 
     def __init__(self, image_shape: list[int], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(image_shape, width=1, **kwargs)
         generator = nn.Sequential(
             *(
                 nn.Linear(100, 128 * 64),
@@ -96,12 +97,12 @@ class PytorchDCGAN(NoiseGAN):
             *(nn.Conv2d(128, 64, 3, padding=1), nn.BatchNorm2d(64, 0.8), nn.LeakyReLU(0.2)),
             *(nn.Conv2d(64, image_shape[0], 3, padding=1), nn.Tanh()),
         )
-        judge: list[nn.Module] = []
+        layers: list[nn.Module] = []
         for before, after in ((image_shape[0], 16), (16, 32), (32, 64), (64, 128)):
-            judge += [nn.Conv2d(before, after, 3, 2, 1), nn.LeakyReLU(0.2), nn.Dropout2d(0.25)]
-            judge += [nn.BatchNorm2d(after, 0.8)] if after > 16 else []
-        judge += [nn.Flatten(), nn.Linear(512, 1), nn.Flatten(0)]
-        self.set_networks(Unlabelled(generator), Unlabelled(nn.Sequential(*judge)))
+            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.LeakyReLU(0.2), nn.Dropout2d(0.25)]
+            layers += [nn.BatchNorm2d(after, 0.8)] if after > 16 else []
+        layers += [nn.Flatten(), nn.Linear(512, 1), nn.Flatten(0)]
+        self.set_networks(Unlabelled(generator), Unlabelled(nn.Sequential(*layers)))
 
 
 SYSTEMS: dict[str, tuple[str, int, dict[str, int]]] = {  # class, side of the images, and arguments
@@ -151,7 +152,7 @@ def ours(system: str, steps: int) -> float:
             )
 
 
-def players(system: str) -> tuple[nn.Module, nn.Module]:
+def networks(system: str) -> tuple[nn.Module, nn.Module]:
     """Fresh networks."""
     import importlib
 
@@ -179,12 +180,12 @@ def plain(system: str, steps: int) -> float:
         config = Path(folder, "config.yaml")
         config.write_text(json.dumps(recipe(system)))
         images = data_module(config).split("train").images
-    generator, discriminator = players(system)
+    generator, discriminator = networks(system)
     adams = [
         torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999), fused=True)
         for net in (generator, discriminator)
     ]
-    apart = has_batch_norm(discriminator)
+    apart = bool(batch_norms(discriminator))
     order: list[Tensor] = []
 
     def step() -> None:
@@ -220,7 +221,7 @@ def textbook(system: str, steps: int) -> float:
     )
     digits = datasets.MNIST(corpus_root(None), transform=change)
     batches = iter(torch.utils.data.DataLoader(digits, BATCH, shuffle=True))
-    generator, discriminator = players(system)
+    generator, discriminator = networks(system)
     adams = [
         torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in (generator, discriminator)
     ]

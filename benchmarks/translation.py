@@ -36,10 +36,9 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lightning_modules.core.adversarial import adam_for_gans
 from lightning_modules.core.modes import frozen
 from lightning_modules.core.seeding import seed_generators
-from lightning_modules.cyclegan import CycleGAN
+from lightning_modules.cyclegan import CycleGAN, adam
 
 DATA = {"class_path": "datamodules.pairs.openmoji.OpenMojiPairs", "init_args": {"batch_size": 1}}
 
@@ -89,9 +88,9 @@ def ours(size: int, width: int, steps: int) -> float:
 
 def plain_step(
     model: CycleGAN,
-    adams: list[torch.optim.Optimizer],
+    optimizers: list[torch.optim.Optimizer],
     batch: dict[str, Any],
-    frozen_judges: bool = True,
+    frozen_discriminators: bool = True,
 ) -> dict[str, Tensor]:
     """One update of everything, written out; the losses.
 
@@ -106,9 +105,9 @@ def plain_step(
         on_real, on_fake = d[name](torch.cat([real, pools[name].query(fake.detach())])).chunk(2)
         losses[f"loss_d_{name}"] = ((on_real - 1) ** 2).mean() / 2 + (on_fake**2).mean() / 2
     (losses["loss_d_a"] + losses["loss_d_b"]).backward()
-    adams[1].step()
-    adams[1].zero_grad()
-    with frozen(d) if frozen_judges else frozen(nn.Identity()):
+    optimizers[1].step()
+    optimizers[1].zero_grad()
+    with frozen(d) if frozen_discriminators else frozen(nn.Identity()):
         losses |= {
             "gan_a2b": ((d["b"](fake_b) - 1) ** 2).mean(),
             "gan_b2a": ((d["a"](fake_a) - 1) ** 2).mean(),
@@ -130,9 +129,9 @@ def plain_step(
             loss = loss + weights.lambda_identity * (losses["identity_a"] + losses["identity_b"])
         losses["loss_g"] = loss
         loss.backward()
-    adams[0].step()
-    for adam in adams:
-        adam.zero_grad()
+    optimizers[0].step()
+    for optimizer in optimizers:
+        optimizer.zero_grad()
     return losses
 
 
@@ -167,7 +166,7 @@ def generators_step(model: CycleGAN, batch: dict[str, Any], way: str) -> None:
     model.zero_grad()
 
 
-def judges_step(model: CycleGAN, batch: dict[str, Any], way: str) -> None:
+def discriminators_step(model: CycleGAN, batch: dict[str, Any], way: str) -> None:
     """Forward and backward of the discriminators on real and fake."""
     d = model.discriminator
     for name in ("a", "b"):
@@ -197,20 +196,20 @@ def by_hand(contender: str, size: int, width: int, steps: int) -> float:
 
     torch.manual_seed(0)
     model = CycleGAN([3, size, size], width=width)
-    adams = [adam_for_gans(net.parameters()) for net in (model.generator, model.discriminator)]
+    optimizers = [adam(net.parameters()) for net in (model.generator, model.discriminator)]
     if contender == "channels_last":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     stream = batches(size)
     kinds: dict[str, Callable[[dict[str, Any]], object]] = {
-        "plain": lambda batch: plain_step(model, adams, batch),
-        "channels_last": lambda batch: plain_step(model, adams, batch),
-        "thawed": lambda batch: plain_step(model, adams, batch, frozen_judges=False),
+        "plain": lambda batch: plain_step(model, optimizers, batch),
+        "channels_last": lambda batch: plain_step(model, optimizers, batch),
+        "thawed": lambda batch: plain_step(model, optimizers, batch, frozen_discriminators=False),
         **{
             f"g-{way}": lambda batch, way=way: generators_step(model, batch, way)
             for way in ("single", "joined", "stacked")
         },  # type: ignore[misc]
         **{
-            f"d-{way}": lambda batch, way=way: judges_step(model, batch, way)
+            f"d-{way}": lambda batch, way=way: discriminators_step(model, batch, way)
             for way in ("joined", "apart")
         },  # type: ignore[misc]
     }

@@ -2,14 +2,23 @@
 trainable.
 
 Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional Generative
-Adversarial Networks", ICLR 2016. The game, its losses and what may be asked of it are those of
-`gan.py`; this file is the architecture (section 3):
+Adversarial Networks", ICLR 2016. Its contribution is the architecture (section 3):
 
     no pooling: strided convolutions in D, transposed ("fractionally strided") ones in G         (1)
     batch norm in both, except at G's output and D's input                                       (2)
     no hidden fully connected layers: noise -> 4x4 grid, last grid -> one logit                  (3)
     ReLU in G with tanh at the end; LeakyReLU 0.2 in D                                           (4)
     weights from N(0, 0.02); Adam 2e-4 with beta1 = 0.5; batches of 128; z from U(-1, 1)^100     (5)
+
+The loss is the non-saturating one of Goodfellow et al. 2014, section 3; "hinge" is the one of
+Miyato et al. 2018, Eq. 16 and 17. On D's logits, so that D(x) = sigmoid(logit):
+
+    non_saturating  D: -E_x[log D(x)] - E_z[log(1 - D(G(z)))]       G: -E_z[log D(G(z))]         (6)
+    hinge           D: E_x[relu(1 - logit(x))] + E_z[relu(1 + logit(G(z)))]
+                    G: -E_z[logit(G(z))]                                                         (7)
+
+Symbols: z `noise` (N, D) · G(z) `generator` · logit of D `discriminator` · class `label`, one-hot,
+where the model is conditional. Expectations are means over the batch.
 
 Sizes, for kernel k, stride s and padding p (`nn/convolution.py`, tested against PyTorch):
 
@@ -25,46 +34,61 @@ Network "radford" is the one of Figure 1 and of the released code for faces
 (github.com/Newmu/dcgan_code, faces/): 1024 channels at 4x4 for 64 pixels. Network "mnist" is the
 released one for conditional digits (mnist/): the label is given to every layer, two 5x5
 convolutions, 1024 units, batch norm without learnt scale and shift. No layer has a bias besides
-those of batch norm.
+those of batch norm. As in the released code, batch norm after the first layer of G normalises each
+of the 4x4xC units, and its epsilon is 1e-8. Departures:
 
-| | paper | released code | here |
-|---|---|---|---|
-| base channels | 128 (Figure 1) | 128 faces, 64 digits | `width` 128; smaller where a recipe says so |
-| batch norm after the first layer of G | - | each of the 4x4xC units | the same |
-| epsilon of batch norm | - | 1e-8 | 1e-8 |
-| weight decay | none | L2 1e-5 faces, 2.5e-5 digits, on all parameters | the same, in the recipes for faces and digits |
-| statistics of batch norm when sampling | - | those of the batch of samples | running ones: sample i depends only on seed i |
-| updates | - | one player per batch, in turns | both players per batch; digits: half as many epochs |
-| pixels of faces | [-1, 1] | [-1, 1], centre crop of 64 | [-1, 1], resized and cropped to 64 |
-| schedule | constant | constant for faces; digits: 100 epochs, then 100 to zero, changed between epochs | the same |
+- Base channels: 128 (Figure 1 and faces) or 64 (digits); `width` is smaller where a recipe says so.
+- Weight decay: none in the paper; the released code has L2 on all parameters, 1e-5 for faces and
+  2.5e-5 for digits, which the recipes for faces and digits take over.
+- Batch norm when sampling: statistics of the batch of samples in the released code; here the
+  running ones, so that sample i depends on its seed alone.
+- Updates: the released code updates one network per batch, in turns; here both per batch, and half
+  as many epochs for digits.
+- Pixels of faces: the released code crops the centre to 64 pixels; here resized, then cropped.
+- Schedule: constant for faces; for digits 100 epochs, then 100 to zero, as in the released code.
 """
 
 import itertools
+from collections.abc import Iterable, Iterator
 from math import log2
 from typing import Any, Literal
 
 import torch
+from jsonargparse.typing import PositiveInt
+from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from common.errors import UserError
-from lightning_modules.core.conditioning import classes_used
-from lightning_modules.gan import NoiseGAN
+from lightning_modules.core.adversarial import (
+    CALIBRATION_BATCHES,
+    CALIBRATION_SIZE,
+    OPTIMIZER_ARGUMENTS,
+    AdversarialModule,
+)
+from lightning_modules.core.conditioning import check_label, classes_used
+from lightning_modules.core.modes import sampling
+from lightning_modules.core.seeding import seeded_normal
+from lightning_modules.nn.augmentation import diff_augment
 from lightning_modules.nn.convolution import init_normal, same_padding
+from lightning_modules.nn.spectral_norm import apply_spectral_norm
 
 EPSILON = 1e-8  # of batch norm
 
 
 def channel_plan(image_shape: list[int], width: int) -> list[int]:
-    """Channels of the grids 4x4, 8x8, ... up to half the picture's side; halved at each, ending at
+    """Channels of the grids 4x4, 8x8, ... up to half the image's side; halved at each, ending at
     `width`.
 
     Raises:
-        UserError: if the picture is not square with a side of 32, 64 or 128.
+        UserError: if the image is not square with a side of 32, 64 or 128.
     """
     _, height, side = image_shape
     if height != side or side not in (32, 64, 128):
         raise UserError(
-            f"pictures of {height}x{side}: DCGAN needs square ones of 32, 64 or 128 pixels; set data.size"
+            f"images of {height}x{side}: DCGAN needs square ones of 32, 64 or 128 pixels; "
+            "set data.size"
         )
     return [width * 2**level for level in reversed(range(int(log2(side)) - 2))]
 
@@ -132,9 +156,7 @@ def with_label(hidden: Tensor, label: Tensor | None) -> Tensor:
 
 
 class MnistGenerator(nn.Module):
-    """Released conditional generator for 28x28: 1024 units, 128 grids of 7x7, then 64 of 14x14,
-    then the picture.
-    """
+    """Released conditional generator for 28x28: 1024 units, 128 grids of 7x7, 64 of 14x14."""
 
     def __init__(self, image_shape: list[int], latent_dim: int, classes: int) -> None:
         super().__init__()
@@ -171,7 +193,7 @@ class MnistDiscriminator(nn.Module):
         self.down1 = nn.Conv2d(image_shape[0] + classes, 64, 5, 2, padding, bias=False)
         self.down2 = nn.Conv2d(64 + classes, 128, 5, 2, padding, bias=False)
         self.units = nn.Linear(128 * 7 * 7 + classes, 1024, bias=False)
-        self.answer = nn.Linear(1024 + classes, 1, bias=False)
+        self.logit = nn.Linear(1024 + classes, 1, bias=False)
         plain: dict[str, Any] = {"eps": EPSILON, "affine": False}
         self.norms = nn.ModuleList([nn.BatchNorm2d(128, **plain), nn.BatchNorm1d(1024, **plain)])
         self.leak = nn.LeakyReLU(0.2)
@@ -180,23 +202,43 @@ class MnistDiscriminator(nn.Module):
         hidden = self.leak(self.down1(with_label((image + 1) / 2, label)))
         hidden = self.leak(self.norms[0](self.down2(with_label(hidden, label))))
         hidden = self.leak(self.norms[1](self.units(with_label(hidden.flatten(1), label))))
-        return self.answer(with_label(hidden, label))[:, 0]
+        return self.logit(with_label(hidden, label))[:, 0]
 
 
-class DCGAN(NoiseGAN):
-    """Convolutional GAN, conditional where asked.
+def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Adam with the paper's learning rate and beta1 (Eq. 5)."""
+    return torch.optim.Adam(parameters, lr=2e-4, betas=(0.5, 0.999), fused=True)
+
+
+class DCGAN(AdversarialModule):
+    """Deep convolutional GAN, conditional where asked.
+
+    One update (`AdversarialModule.training_step`): `generate` images for a batch; step D on
+    `discriminator_loss` of these images, detached; then step G on `generator_loss` of the same
+    images through the updated D, whose parameters are frozen meanwhile.
 
     Args:
         image_shape: (C, H, W), a fact of the data; square with a side of 32, 64 or 128 pixels, or
             28 for "mnist".
-        num_classes: number of labels, a fact of the data; used only where `conditional`.
-        conditional: model p(x|y) with the batch's labels.
+        num_classes: Number of labels, a fact of the data; used only where `conditional`.
+        conditional: Model p(x|y) with the batch's labels.
         network: Networks of the paper and of the released code for faces ("radford"), or the
             released ones for conditional MNIST.
         width: Channels of the largest grid, 128 in the released code; doubled at each smaller one.
         kernel: Side of the convolutions, 5 in the released code.
-        norm: in the discriminator. Penalties on its slope need "none".
-        **kwargs: see `NoiseGAN` and `AdversarialModule`.
+        norm: Norm in the discriminator of "radford".
+        latent_dim: Size of the noise, D.
+        noise: Distribution of the noise: N(0, 1), or the paper's U(-1, 1).
+        loss: Eq. 6 or Eq. 7.
+        spectral: Divide the discriminator's weights by their largest singular values (Miyato et al.
+            2018).
+        augment: DiffAugment of all images that the discriminator sees (Zhao et al. 2020).
+        generator_optimizer: Factory of the generator's optimizer.
+        discriminator_optimizer: Factory of the discriminator's optimizer.
+        **kwargs: See `AdversarialModule`: schedules, clipping, accumulation, averaged weights.
+
+    Raises:
+        UserError: if the networks do not fit the size of the images.
     """
 
     def __init__(
@@ -205,24 +247,173 @@ class DCGAN(NoiseGAN):
         num_classes: int | None = None,
         conditional: bool = False,
         network: Literal["radford", "mnist"] = "radford",
-        width: int = 128,
+        width: PositiveInt = 128,
         kernel: Literal[4, 5] = 5,
         norm: Literal["batch", "none"] = "batch",
+        latent_dim: PositiveInt = 100,
+        noise: Literal["normal", "uniform"] = "normal",
+        loss: Literal["non_saturating", "hinge"] = "non_saturating",
+        spectral: bool = False,
+        augment: bool = False,
+        generator_optimizer: OptimizerCallable = adam,
+        discriminator_optimizer: OptimizerCallable = adam,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(generator_optimizer, discriminator_optimizer, **kwargs)
+        self.save_hyperparameters(ignore=OPTIMIZER_ARGUMENTS)
+        self.latent_dim = latent_dim
         self.classes = classes = classes_used(num_classes, conditional)
-        players: tuple[nn.Module, nn.Module]
+        generator: nn.Module
+        discriminator: nn.Module
         if network == "mnist":
             if image_shape[1:] != [28, 28]:
                 raise UserError(
-                    f"model.network mnist is for pictures of 28x28, not {image_shape[1]}x{image_shape[2]}"
+                    "model.network mnist is for images of 28x28, "
+                    f"not {image_shape[1]}x{image_shape[2]}"
                 )
-            players = (
-                MnistGenerator(image_shape, self.latent_dim, classes),
-                MnistDiscriminator(image_shape, classes),
-            )
+            generator = MnistGenerator(image_shape, latent_dim, classes)
+            discriminator = MnistDiscriminator(image_shape, classes)
         else:
-            generator = Generator(image_shape, self.latent_dim + classes, width, kernel)
-            players = (generator, Discriminator(image_shape, classes, width, kernel, norm))
-        self.set_networks(init_normal(players[0]), init_normal(players[1]))
+            generator = Generator(image_shape, latent_dim + classes, width, kernel)
+            discriminator = Discriminator(image_shape, classes, width, kernel, norm)
+        init_normal(generator)
+        init_normal(discriminator)
+        if spectral:
+            apply_spectral_norm(discriminator)
+        self.batch_norm = network == "mnist" or norm == "batch"
+        self.set_networks(generator, discriminator)
+
+    def one_hot(self, batch: dict[str, Any]) -> Tensor | None:
+        """Labels (N, classes) where the model is conditional."""
+        return F.one_hot(batch["label"], self.classes).float() if self.classes else None
+
+    def draw_noise(self, count: int) -> Tensor:
+        """z (count, D) from the global random generator."""
+        if self.hparams.noise == "normal":
+            return torch.randn(count, self.latent_dim, device=self.device)
+        return 2 * torch.rand(count, self.latent_dim, device=self.device) - 1
+
+    def generate(self, batch: dict[str, Any]) -> Tensor:
+        return self.generator(self.draw_noise(len(batch["image"])), self.one_hot(batch))
+
+    def discriminate(self, image: Tensor, label: Tensor | None) -> Tensor:
+        """Logits (N,) of images, in full precision, since losses take differences of them."""
+        image = diff_augment(image) if self.hparams.augment else image
+        return self.discriminator(image, label).float()
+
+    def discriminator_objective(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Loss of D on its logits (N,) of real and generated images."""
+        if self.hparams.loss == "hinge":
+            return F.relu(1 - real).mean() + F.relu(1 + fake).mean()  # Eq. 7
+        return F.softplus(-real).mean() + F.softplus(fake).mean()  # Eq. 6
+
+    def generator_objective(self, fake: Tensor) -> Tensor:
+        """Loss of G on the discriminator's logits (N,) of generated images."""
+        return -fake.mean() if self.hparams.loss == "hinge" else F.softplus(-fake).mean()
+
+    def discriminator_loss(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
+        image, label = batch["image"], self.one_hot(batch)
+        if self.batch_norm:  # its statistics are to be of real or of generated images, not of both
+            real, fake = self.discriminate(image, label), self.discriminate(generated, label)
+        else:
+            twice = None if label is None else torch.cat([label, label])
+            real, fake = self.discriminate(torch.cat([image, generated]), twice).chunk(2)
+        return {
+            "loss": self.discriminator_objective(real, fake),
+            "d_real": real.mean(),
+            "d_fake": fake.mean(),
+            "wasserstein": real.mean() - fake.mean(),
+            "accuracy_d": ((real > 0).float().mean() + (fake < 0).float().mean()) / 2,
+        }
+
+    def generator_loss(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
+        fake = self.discriminate(generated, self.one_hot(batch))
+        return {"loss": self.generator_objective(fake)}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimizer and schedule per network: `adam` at a constant rate unless given."""
+        return self.build_optimizers()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Log both losses and the mean logits of unseen and of generated images.
+
+        A `val/d_real` far below `train/d_real` means that D overfits.
+        """
+        label = self.one_hot(batch)
+        fake = self.generate(batch)
+        real, fake = self.discriminate(batch["image"], label), self.discriminate(fake, label)
+        values = {
+            "val/loss_d": self.discriminator_objective(real, fake),
+            "val/loss_g": self.generator_objective(fake),
+            "val/d_real": real.mean(),
+            "val/d_fake": fake.mean(),
+        }
+        self.log_dict(values, batch_size=len(real), sync_dist=True)
+
+    def calibration_batches(self) -> Iterator[dict[str, Any]]:
+        """Batches with labels 0, 1, 2, ...: noise needs no images of the data."""
+        label = torch.arange(CALIBRATION_SIZE) % max(1, self.classes)
+        for _ in range(CALIBRATION_BATCHES):
+            yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}
+
+    def seeded_noise(self, seeds: list[int]) -> Tensor:
+        """Two draws of z for each seed, (N, 2, D), the same on every device."""
+        normal = seeded_normal(seeds, (2, self.latent_dim), self.device)
+        return normal if self.hparams.noise == "normal" else 2 * torch.special.ndtr(normal) - 1
+
+    @sampling
+    def sample(
+        self,
+        seeds: list[int],
+        *,
+        mode: Literal["prior", "interpolate", "arithmetic"] = "prior",
+        label: int | None = None,
+        steps: PositiveInt = 9,
+        base: list[int] = [],  # noqa: B006  # read only
+        minus: list[int] = [],  # noqa: B006
+        plus: list[int] = [],  # noqa: B006
+    ) -> Tensor:
+        """Generate images.
+
+        Args:
+            seeds: One seed per image; image i depends on `seeds[i]` alone.
+            mode: Noise from the prior; from the line between two draws; or the mean noise of `base`
+                less that of `minus` plus that of `plus`, with a little noise of its own per seed
+                (section 6.3.2).
+            label: Class of all images, for a conditional model; by default, the seed modulo the
+                number of classes.
+            steps: Images of an interpolation.
+            base: Seeds of images with what is to be kept and what is to be replaced.
+            minus: Seeds of images with what is to be replaced.
+            plus: Seeds of images with the replacement.
+
+        Returns:
+            (N, C, H, W), or strips (N, steps, C, H, W), in [-1, 1].
+
+        Raises:
+            UserError: if the options do not fit the model, or each other.
+        """
+        check_label(label, self.classes)
+        labels = torch.tensor(
+            [seed if label is None else label for seed in seeds], device=self.device
+        )
+        given = F.one_hot(labels % self.classes, self.classes).float() if self.classes else None
+        noise = self.seeded_noise(seeds)  # (N, 2, D)
+        if mode == "prior":
+            return self.generator(noise[:, 0], given)
+        if mode == "arithmetic":
+            if not (base and minus and plus):
+                raise UserError(
+                    "--mode arithmetic needs --base, --minus and --plus, each a seed or several"
+                )
+            mean = [self.seeded_noise(group)[:, 0].mean(0) for group in (base, minus, plus)]
+            own = 0.25 * noise[:, 0].clamp(-1, 1)
+            return self.generator(mean[0] - mean[1] + mean[2] + own, given)
+        weight = torch.linspace(0, 1, steps, device=self.device)[None, :, None]
+        line = torch.lerp(noise[:, :1], noise[:, 1:], weight)  # (N, steps, D)
+        repeated = None if given is None else given.repeat_interleave(steps, 0)
+        return self.generator(line.flatten(0, 1), repeated).unflatten(0, line.shape[:2])
+
+    @sampling
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
+        return {"samples": self.sample(list(range(len(batch["image"]))))}

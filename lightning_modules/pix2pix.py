@@ -17,41 +17,42 @@ The noise z is dropout, in training and when sampling alike (section 3.1).
 G maximises log D instead of minimising log(1 - D), and D's loss is halved (section 3.3). Absolute
 differences are means over pixels, channels and the batch.
 
-| paper | here |
-|---|---|
-| x, y | a, b |
-| lambda | lambda_l1 |
-| "batch normalization using the statistics of the test batch", which has one picture | test_statistics picture |
-| L1, GAN, cGAN, L1+GAN, L1+cGAN of Table 1; patches of Table 3 | loss; patch |
+Names: the paper's x and y are a and b here; lambda is `lambda_l1`; "batch normalization using the
+statistics of the test batch", which has one image, is `test_statistics` image; the rows of Table 1
+are `loss`, those of Table 3 `patch`. Departures from the paper and its two releases (Lua, then
+PyTorch):
 
-Where the paper, its two releases (Lua, then PyTorch) and this file differ:
-
-| | paper | released code | here |
-|---|---|---|---|
-| step size | constant, 200 epochs of facades (section 6.2) | PyTorch: constant for 100 epochs, then to 0 over 100 | constant |
-| D that G answers | the one after its step (section 3.3) | Lua: its output from before the step | the one after its step |
-| loss of D | halved (section 3.3) | Lua: only the printed one; PyTorch: halved | halved (no effect in Adam) |
-| norm of the 1x1 grid | batch norm, which makes it 0 at batches of one image (section 6.3) | removed later | none |
-| dropout | first three levels of the decoder (section 6.1) | PyTorch: levels two to four | first three levels |
-| levels | 8, for 256 pixels | PyTorch: 7 or 8, for 128 or 256 pixels | log2(side), at most 8 |
-| biases before batch norm, which removes them | | Lua: set to 0 at each step; PyTorch: none | none |
+- Learning rate: constant, as in the paper for 200 epochs of facades (section 6.2); the PyTorch
+  release decays it to 0 in the second half.
+- G's gradient is that of D after its step (section 3.3); the Lua release takes D's output from
+  before the step.
+- Loss of D: halved (section 3.3), which has no effect in Adam; the Lua release halves only the
+  printed one.
+- Norm of the 1x1 grid: none, as in later releases; batch norm in the paper makes it 0 at batches of
+  one image (section 6.3).
+- Dropout: first three levels of the decoder (section 6.1); levels two to four in the PyTorch
+  release.
+- Levels: log2(side), at most 8; 8 in the paper, for 256 pixels, and 7 for 128 in the PyTorch
+  release.
+- Biases before batch norm, which removes them: none, as in the PyTorch release; the Lua release
+  sets them to 0 at each step.
 """
 
+from collections.abc import Iterable
 from math import log2
 from typing import Any, Literal
 
 import torch
+from jsonargparse.typing import NonNegativeFloat, PositiveInt
+from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import UserError
-from lightning_modules.core.adversarial import AdversarialModule
+from lightning_modules.core.adversarial import OPTIMIZER_ARGUMENTS, AdversarialModule
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.seeding import seeded_normal
-from lightning_modules.nn.adversarial import (
-    logistic_discriminator_loss,
-    non_saturating_generator_loss,
-)
 from lightning_modules.nn.convolution import init_normal
 from lightning_modules.nn.patch_discriminator import Patch, PatchDiscriminator
 from metrics.fidelity import fidelity_metrics, log_fidelity
@@ -60,20 +61,19 @@ DROPPING = 3  # levels of the decoder, from its middle, with dropout
 
 
 class StatisticsBatchNorm(nn.BatchNorm2d):
-    """Batch norm that, outside of training, takes the statistics of each picture by itself, or the
-    running ones.
+    """Batch norm with the statistics of each image, or the running ones, outside of training.
 
     Args:
         channels: C.
-        test_statistics: "picture", which equals a batch of one in training mode, or "running".
+        test_statistics: "image", which equals a batch of one in training mode, or "running".
     """
 
     def __init__(self, channels: int, test_statistics: str) -> None:
         super().__init__(channels)
-        self.alone = test_statistics == "picture"
+        self.per_image = test_statistics == "image"
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.alone and not self.training:
+        if self.per_image and not self.training:
             return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
         return super().forward(x)
 
@@ -130,28 +130,38 @@ class UNet(nn.Module):
         """Half of all values become 0 and the others double, also in eval mode."""
         if seeds is None:
             return F.dropout(hidden, 0.5)
-        kept = (
-            seeded_normal([16 * seed + level for seed in seeds], hidden.shape[1:], hidden.device)
-            > 0
+        noise = seeded_normal(
+            [16 * seed + level for seed in seeds], hidden.shape[1:], hidden.device
         )
-        return 2 * hidden * kept
+        return 2 * hidden * (noise > 0)
+
+
+def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Adam with the paper's learning rate and momentum (section 3.3)."""
+    return torch.optim.Adam(parameters, lr=2e-4, betas=(0.5, 0.999), fused=True)
 
 
 class Pix2Pix(AdversarialModule):
     """Paired translation from a to b.
 
+    One update (`AdversarialModule.training_step`): `generate` translations of a batch; step D on
+    `discriminator_loss` of these images, detached; then step G on `generator_loss` of the same
+    images through the updated D, whose parameters are frozen meanwhile.
+
     Args:
         image_shape: (C, H, W), a fact of the data; sides multiples of 2^L with L = log2(side), at
             most 8 levels.
-        width: channels of the largest grids in both networks; the paper's 64.
-        loss: which of Eq. 1 to 3 are added up. With "l1" the discriminator only watches, as in
-            "l1+cgan".
-        lambda_l1: weight of Eq. 3.
-        patch: side in pixels of what a logit of the discriminator judges.
-        test_statistics: what batch norm goes by outside of training: each picture's own statistics,
-            as in the paper, whose batches are of one picture, or training's running ones, which fit
-            better where training batches are larger.
-        **kwargs: see `AdversarialModule`.
+        width: Channels of the largest grids in both networks; the paper's 64.
+        loss: Terms of Eq. 4 that are added up. With "l1" the discriminator is trained, as in
+            "l1+cgan", but has no effect.
+        lambda_l1: Weight of Eq. 3.
+        patch: Side in pixels of the patch that a logit of the discriminator depends on.
+        test_statistics: Statistics of batch norm outside of training: those of each image, as in
+            the paper, whose batches are of one image, or training's running ones, which fit better
+            where training batches are larger.
+        generator_optimizer: Factory of the generator's optimizer.
+        discriminator_optimizer: Factory of the discriminator's optimizer.
+        **kwargs: See `AdversarialModule`: schedules, clipping, accumulation, averaged weights.
 
     Raises:
         UserError: if the sides do not fit the U-Net or the patch.
@@ -162,88 +172,88 @@ class Pix2Pix(AdversarialModule):
     def __init__(
         self,
         image_shape: list[int],
-        width: int = 64,
+        width: PositiveInt = 64,
         loss: Literal["l1", "gan", "cgan", "l1+gan", "l1+cgan"] = "l1+cgan",
-        lambda_l1: float = 100.0,
+        lambda_l1: NonNegativeFloat = 100.0,
         patch: Patch = 70,
-        test_statistics: Literal["picture", "running"] = "picture",
+        test_statistics: Literal["image", "running"] = "image",
+        generator_optimizer: OptimizerCallable = adam,
+        discriminator_optimizer: OptimizerCallable = adam,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(generator_optimizer, discriminator_optimizer, **kwargs)
+        self.save_hyperparameters(ignore=OPTIMIZER_ARGUMENTS)
         channels, height, side = image_shape
         self.levels = min(8, int(log2(min(height, side))))
         self.check_sides(height, side)
         self.conditional = loss not in ("gan", "l1+gan")
-        seen = 2 * channels if self.conditional else channels
-        judge = PatchDiscriminator(seen, width, patch, "batch", min(height, side))
-        self.set_networks(
-            init_normal(UNet(channels, width, self.levels, test_statistics)), init_normal(judge)
-        )
+        inputs = 2 * channels if self.conditional else channels
+        discriminator = PatchDiscriminator(inputs, width, patch, "batch", min(height, side))
+        generator = UNet(channels, width, self.levels, test_statistics)
+        self.set_networks(init_normal(generator), init_normal(discriminator))
         self.fidelity = fidelity_metrics(("a2b",), min(height, side))
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if not getattr(self.trainer.datamodule, "paired", False):  # type: ignore[attr-defined]
             raise UserError(
-                "pix2pix learns from pairs, and this data has none: set data.paired to true, or take CycleGAN"
+                "pix2pix learns from pairs, and this data has none: set data.paired to true, "
+                "or take CycleGAN"
             )
 
     def check_sides(self, height: int, width: int) -> None:
-        """Refuse pictures that the U-Net would not give back in their size."""
+        """Check that the U-Net returns images of this size in the same size."""
         step = 2**self.levels
         if height % step or width % step:
             raise UserError(
-                f"pictures of {height}x{width}: sides must be multiples of {step}, such as {step} or {2 * step}"
+                f"images of {height}x{width}: sides must be multiples of {step}, "
+                f"such as {step} or {2 * step}"
             )
 
     def generate(self, batch: dict[str, Any]) -> Tensor:
         return self.generator(batch["a"])
 
     def discriminate(self, a: Tensor, b: Tensor) -> Tensor:
-        """Logits (N, 1, h, w) of an answer, beside its question where Eq. 1 holds."""
+        """Logits (N, 1, h, w) of images b, beside their inputs a in Eq. 1."""
         return self.discriminator(torch.cat([a, b], 1) if self.conditional else b)
 
-    def patch_loss(self, batch: dict[str, Any], generated: Tensor) -> Tensor:
-        """Half of Eq. 1 or 2, negated."""
-        on_real, on_fake = (
-            self.discriminate(batch["a"], batch["b"]),
-            self.discriminate(batch["a"], generated),
-        )
-        return logistic_discriminator_loss(on_real, on_fake) / 2
-
     def discriminator_loss(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
-        return {"loss": self.patch_loss(batch, generated)}
+        real = self.discriminate(batch["a"], batch["b"])
+        fake = self.discriminate(batch["a"], generated)
+        loss = F.softplus(-real).mean() + F.softplus(fake).mean()  # Eq. 1 or 2, negated:
+        return {"loss": loss / 2}  # -log D(a, b) = softplus(-logit)
 
     def generator_losses(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
-        """The parts of Eq. 4 by their names, unweighed."""
+        """Terms of Eq. 4 by their names, without weights."""
         losses = {"l1": F.l1_loss(generated, batch["b"])}  # Eq. 3, logged in any case
         if self.hparams.loss != "l1":
-            losses["gan"] = non_saturating_generator_loss(
-                self.discriminate(batch["a"], generated)
-            )  # Eq. 1 or 2
+            fake = self.discriminate(batch["a"], generated)
+            losses["gan"] = F.softplus(-fake).mean()  # -log D of Eq. 1 or 2
         return losses
 
     def weigh(self, losses: dict[str, Tensor]) -> Tensor:
-        """Eq. 4, or what is left of it."""
-        parts = [losses["gan"]] if "gan" in losses else []
+        """Sum of the terms of Eq. 4 that `loss` names."""
+        terms = [losses["gan"]] if "gan" in losses else []
         if self.hparams.loss.startswith("l1"):
-            parts.append(self.hparams.lambda_l1 * losses["l1"])
-        return torch.stack(parts).sum()
+            terms.append(self.hparams.lambda_l1 * losses["l1"])
+        return torch.stack(terms).sum()
 
     def generator_loss(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
         losses = self.generator_losses(batch, generated)
         return {"loss": self.weigh(losses), **losses}
 
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimizer and schedule per network: `adam` at a constant rate unless given."""
+        return self.build_optimizers()
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """The same losses as in training, but for D's batch norm, which goes by its running
-        statistics here.
-        """
+        """Log the losses of training, with the running statistics of D's batch norm."""
         generated = self.generate(batch)
         losses = self.generator_losses(batch, generated)
         every = {
             **losses,
             "loss_g": self.weigh(losses),
-            "loss_d": self.patch_loss(batch, generated),
+            "loss_d": self.discriminator_loss(batch, generated)["loss"],
         }
         values = {f"val/{name}": value for name, value in every.items()}
         self.log_dict(values, batch_size=len(generated), sync_dist=True)
@@ -262,31 +272,31 @@ class Pix2Pix(AdversarialModule):
         batch: dict[str, Any] | None = None,
         direction: Literal["a2b"] = "a2b",
     ) -> Tensor:
-        """Translate pictures.
+        """Translate images.
 
         Args:
-            seeds: noise of each picture.
-            batch: pictures (N, C, H, W) in [-1, 1] under `a`; any size whose sides are multiples of
+            seeds: Seed of each image's noise.
+            batch: Images (N, C, H, W) in [-1, 1] under `a`; any size whose sides are multiples of
                 the U-Net's 2^L.
-            direction: the one that was learnt; `data.swap true` learns the other.
+            direction: The direction that was trained; `data.swap true` trains the other one.
 
         Returns:
             (N, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: if there are no pictures, or none of a size that the network takes.
+            UserError: if there are no images, or the network does not take their size.
         """
         if batch is None:
             raise UserError(
-                "a translation needs pictures: give --input FOLDER_OR_IMAGE, or --data CONFIG"
+                "a translation needs images: give --input FOLDER_OR_IMAGE, or --data CONFIG"
             )
-        pictures = batch["a"].to(self.device)
-        self.check_sides(*pictures.shape[2:])
-        return self.generator(pictures, seeds)
+        images = batch["a"].to(self.device)
+        self.check_sides(*images.shape[2:])
+        return self.generator(images, seeds)
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Rows of questions, answers, and the truth."""
+        """Rows of inputs, translations, and the true images."""
         return {
             "a_to_b": torch.stack(
                 [batch["a"], self.sample(list(range(len(batch["a"]))), batch=batch), batch["b"]]

@@ -53,7 +53,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from common.errors import UserError
 from lightning_modules.core import latent_space as latent
-from lightning_modules.core.conditioning import check_sampling, classes_used
+from lightning_modules.core.conditioning import check_label, classes_used
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.seeding import seeded_normal
@@ -344,7 +344,7 @@ class VAE(GenerativeModule):
         mode: Literal["prior", "interpolate", "traverse", "reconstruct", "attribute"] = "prior",
         label: int | None = None,
         attribute: str | None = None,
-        steps: int = 9,
+        steps: PositiveInt = 9,
         temperature: float = 1.0,
     ) -> Tensor:
         """Sample images, or strips of images that show the latent space.
@@ -368,7 +368,7 @@ class VAE(GenerativeModule):
         Raises:
             UserError: if the options do not fit the model, or each other.
         """
-        check_sampling(label, self.classes, steps)
+        check_label(label, self.classes)
         if label is not None and mode in ("reconstruct", "attribute"):
             raise UserError(
                 f"--label {label}: --mode {mode} takes images of the data, which have their own"

@@ -7,7 +7,7 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,29 +22,27 @@ from cli.recipes import recipes
 from common.errors import UserError
 from common.files import ROOT
 from datamodules.images.base import ImageDataModule, InMemoryImages
+from datamodules.images.openmoji import OpenMoji
 from datamodules.pairs.openmoji import OpenMojiPairs
 from lightning_modules import load
 from lightning_modules.cyclegan import CycleGAN
 from lightning_modules.dcgan import DCGAN, channel_plan
-from lightning_modules.gan import GAN, Maxout, NoiseGAN
-from lightning_modules.nn.adversarial import (
-    LOSSES,
+from lightning_modules.gan import (
+    GAN,
+    LossName,
+    Maxout,
     clip_weights,
-    diff_augment,
+    discriminator_objective,
+    generator_objective,
     gradient_penalty,
-    hinge_discriminator_loss,
-    logistic_discriminator_loss,
-    minimax_generator_loss,
-    non_saturating_generator_loss,
-    normalise_spectrally,
     r1_penalty,
 )
+from lightning_modules.nn.augmentation import diff_augment
 from lightning_modules.nn.convolution import conv_size, same_padding, transposed_size
-from lightning_modules.nn.noise import draw_noise, seeded_noise
+from lightning_modules.nn.spectral_norm import apply_spectral_norm
 from lightning_modules.optim.schedules import ConstantThenLinear, GoodfellowSchedule
 from lightning_modules.pix2pix import Pix2Pix
 from tests.runs import run_differences
-from tests.test_contracts import class_of
 
 
 def test_sizes_are_those_of_pytorch() -> None:
@@ -76,20 +74,20 @@ def test_logistic_losses_are_eq_1() -> None:
     real, fake = torch.randn(2, 50, dtype=torch.float64)
     d_real, d_fake = real.sigmoid(), fake.sigmoid()
     torch.testing.assert_close(
-        logistic_discriminator_loss(real, fake), -(d_real.log().mean() + (1 - d_fake).log().mean())
+        discriminator_objective("non_saturating", real, fake),
+        -(d_real.log().mean() + (1 - d_fake).log().mean()),
     )
-    torch.testing.assert_close(minimax_generator_loss(fake), (1 - d_fake).log().mean())
-    torch.testing.assert_close(non_saturating_generator_loss(fake), -d_fake.log().mean())
+    torch.testing.assert_close(generator_objective("minimax", fake), (1 - d_fake).log().mean())
+    torch.testing.assert_close(generator_objective("non_saturating", fake), -d_fake.log().mean())
     smooth = -(0.9 * d_real.log() + 0.1 * (1 - d_real).log()).mean() - (1 - d_fake).log().mean()
-    torch.testing.assert_close(logistic_discriminator_loss(real, fake, 0.9), smooth)
+    torch.testing.assert_close(discriminator_objective("non_saturating", real, fake, 0.9), smooth)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_swapped_discriminator_loses_more(name: str) -> None:
+@pytest.mark.parametrize("name", get_args(LossName))
+def test_a_swapped_discriminator_loses_more(name: LossName) -> None:
     real, fake = torch.randn(100) + 1, torch.randn(100) - 1
-    loss = LOSSES[name].discriminator
-    assert loss(real, fake) < loss(fake, real)
-    assert LOSSES[name].generator(fake + 3) < LOSSES[name].generator(fake), (
+    assert discriminator_objective(name, real, fake) < discriminator_objective(name, fake, real)
+    assert generator_objective(name, fake + 3) < generator_objective(name, fake), (
         "fooling the discriminator is the aim"
     )
 
@@ -104,26 +102,26 @@ def test_eq_2_is_the_best_discriminator() -> None:
     def logits(x: Tensor) -> Tensor:
         return 0.5 - x  # log N(x; 0, 1) - log N(x; 1, 1)
 
-    best = logistic_discriminator_loss(logits(x_real), logits(x_fake))
+    best = discriminator_objective("non_saturating", logits(x_real), logits(x_fake))
     for scale, shift in ((0.5, 0.0), (2.0, 0.0), (1.0, 0.5), (1.0, -0.5)):
-        assert best < logistic_discriminator_loss(
-            scale * logits(x_real) + shift, scale * logits(x_fake) + shift
+        assert best < discriminator_objective(
+            "non_saturating", scale * logits(x_real) + shift, scale * logits(x_fake) + shift
         )
 
 
 def test_the_minimax_gradient_vanishes_and_the_other_does_not() -> None:
     fake = torch.full((1,), -10.0, requires_grad=True)
     slopes = [
-        torch.autograd.grad(loss(fake), fake)[0].abs()
-        for loss in (minimax_generator_loss, non_saturating_generator_loss)
+        torch.autograd.grad(generator_objective(loss, fake), fake)[0].abs()
+        for loss in ("minimax", "non_saturating")
     ]
     assert slopes[0] < 1e-4
     assert slopes[1] > 0.99
 
 
 def test_hinge_is_satisfied_beyond_the_margin() -> None:
-    assert hinge_discriminator_loss(torch.tensor([1.5]), torch.tensor([-1.5])) == 0
-    assert hinge_discriminator_loss(torch.tensor([0.0]), torch.tensor([0.0])) == 2
+    assert discriminator_objective("hinge", torch.tensor([1.5]), torch.tensor([-1.5])) == 0
+    assert discriminator_objective("hinge", torch.tensor([0.0]), torch.tensor([0.0])) == 2
 
 
 def test_penalties_of_a_linear_critic_are_known() -> None:
@@ -143,7 +141,7 @@ def test_penalties_reach_the_weights() -> None:
 
 
 def test_spectral_norm_is_one_after_some_iterations() -> None:
-    network = normalise_spectrally(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 1)))
+    network = apply_spectral_norm(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 1)))
     for _ in range(50):
         network(torch.randn(2, 20))
     for layer in (network[0], network[2]):
@@ -156,7 +154,7 @@ def test_clipped_weights_stay_within() -> None:
     assert max(p.abs().max() for p in network.parameters()) <= 0.01
 
 
-def test_augmentation_moves_pictures_and_lets_gradients_through() -> None:
+def test_augmentation_moves_images_and_lets_gradients_through() -> None:
     image = torch.rand(64, 3, 16, 16).requires_grad_()
     augmented = diff_augment(image)
     assert augmented.shape == image.shape
@@ -239,8 +237,8 @@ def test_cyclegan_recipes_decay_as_the_release(name: str, updates: int) -> None:
     """`updates` is the number of images of the larger domain, at batches of one image."""
     config = yaml.safe_load((ROOT / f"configs/cyclegan/{name}.yaml").read_text())
     options = [
-        config["model"]["init_args"][f"{player}_schedule"]["init_args"]
-        for player in ("generator", "discriminator")
+        config["model"]["init_args"][f"{network}_schedule"]["init_args"]
+        for network in ("generator", "discriminator")
     ]
     assert config["trainer"]["max_steps"] == 200 * updates
     assert options == [{"constant": 99 * updates, "decay": 101 * updates, "every": updates}] * 2
@@ -255,8 +253,8 @@ def test_the_dcgan_recipe_for_digits_decays_as_the_release() -> None:
     """
     config = yaml.safe_load((ROOT / "configs/dcgan/mnist_conditional.yaml").read_text())
     options = [
-        config["model"]["init_args"][f"{player}_schedule"]["init_args"]
-        for player in ("generator", "discriminator")
+        config["model"]["init_args"][f"{network}_schedule"]["init_args"]
+        for network in ("generator", "discriminator")
     ]
     assert config["trainer"]["max_epochs"] * (50_000 // 128) == 200 * 195
     assert options == [{"constant": 100 * 195, "decay": 100 * 195, "every": 195}] * 2
@@ -269,24 +267,40 @@ def test_the_dcgan_recipe_for_digits_decays_as_the_release() -> None:
         {"loss": "hinge", "penalty_weight": 10.0},
         {"loss": "wasserstein"},
         {"loss": "non_saturating", "weight_clip": 0.01},
-        {"r1_weight": 1.0},
     ],
     ids=str,
 )
 def test_contradictions_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"model\."):
-        DCGAN(image_shape=[3, 32, 32], width=8, **wrong)
+        GAN(image_shape=[3, 4, 4], hidden=[8, 8], **wrong)
 
 
-def test_a_sigmoid_under_a_loss_of_logits_is_refused() -> None:
-    model = GAN(image_shape=[1, 4, 4], hidden=[8, 8])
-    with pytest.raises(UserError, match="logits"):
-        model.set_networks(model.generator, nn.Sequential(model.discriminator, nn.Sigmoid()))
+@pytest.mark.parametrize(
+    ("system", "option", "value"),
+    [
+        ("GAN", "label_smoothing", "1.5"),
+        ("GAN", "weight_clip", "-1"),
+        ("DCGAN", "width", "0"),
+        ("CycleGAN", "pool_size", "-1"),
+        ("Pix2Pix", "lambda_l1", "-1"),
+    ],
+)
+def test_values_out_of_range_are_refused_in_one_line(
+    system: str, option: str, value: str, capsys: Any
+) -> None:
+    data = "OpenMojiPairs" if system in ("CycleGAN", "Pix2Pix") else "OpenMoji"
+    argv = ["fit", "--model", system, "--data", data, f"--model.{option}={value}"]
+    assert train.main(argv) == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    assert option in error
+    assert value in error
 
 
-GAME = (
+COMBINED = (
     "loss",
     "label_smoothing",
+    "norm",
     "spectral",
     "penalty_weight",
     "r1_weight",
@@ -295,43 +309,41 @@ GAME = (
     "n_critic",
     "simultaneous",
 )
-GAME_MAKERS = ("_optimizer", "_schedule")
 
 
-def games() -> dict[str, list[str]]:
-    """Every combination of losses, regularisers and optimizers that a recipe names, as arguments
-    for the ring's own recipe.
+def combinations() -> dict[str, list[str]]:
+    """Every combination of losses, regularisers and optimizers of a GAN or DCGAN recipe, as
+    arguments of a short run on the ring or on small emoji.
     """
-    found: dict[tuple[str, ...], str] = {}
+    small = ["--model.width=4", "--data.size=32", "--data.batch_size=16", "--data.max_samples=400"]
+    runs = {
+        "GAN": ["--config", "configs/gan/ring.yaml", "--model.r1_weight=0.0"],
+        "DCGAN": ["--model", "DCGAN", "--data", "OpenMoji", *small],
+    }
+    recipe_of: dict[tuple[str, ...], str] = {}
     for path in recipes():
         model = yaml.safe_load(path.read_text())["model"]
-        if not issubclass(class_of(model["class_path"]), NoiseGAN):
+        system = model["class_path"].rpartition(".")[2]
+        if system not in runs:
             continue
-        given = model.get("init_args", {})
-        chosen = {"r1_weight": 0.0} | {
-            name: given[name] for name in given if name in GAME or name.endswith(GAME_MAKERS)
-        }
-        text = [
+        options = [
             f"--model.{name}={value if isinstance(value, str) else json.dumps(value)}"
-            for name, value in chosen.items()
+            for name, value in model.get("init_args", {}).items()
+            if name in COMBINED or name.endswith(("_optimizer", "_schedule"))
         ]
-        found.setdefault(tuple(text), path.relative_to(ROOT / "configs").as_posix())
-    return {name: list(text) for text, name in found.items()}
+        arguments = (*runs[system], *options)
+        recipe_of.setdefault(arguments, path.relative_to(ROOT / "configs").as_posix())
+    return {name: list(arguments) for arguments, name in recipe_of.items()}
 
 
-GAMES = games()
+COMBINATIONS = combinations()
 
 
-@pytest.mark.parametrize("recipe", GAMES)
-def test_every_game_stays_finite_on_the_ring(recipe: str, tmp_path: Path) -> None:
-    argv = [
-        "fit",
-        "--config",
-        "configs/gan/ring.yaml",
-        "--run_dir",
-        str(tmp_path / "run"),
-        *GAMES[recipe],
-    ]
+@pytest.mark.parametrize("recipe", COMBINATIONS)
+def test_every_combination_of_losses_and_regularisers_stays_finite(
+    recipe: str, tmp_path: Path
+) -> None:
+    argv = ["fit", *COMBINATIONS[recipe], "--run_dir", str(tmp_path / "run")]
     limits = [
         "--trainer.max_steps",
         "200",
@@ -339,6 +351,8 @@ def test_every_game_stays_finite_on_the_ring(recipe: str, tmp_path: Path) -> Non
         "0",
         "--previews.every_n_train_steps",
         "1000",
+        "--trainer.log_every_n_steps",
+        "10",
     ]
     assert train.main([*argv, *limits]) == 0
     with open(tmp_path / "run/metrics.csv") as file:
@@ -348,7 +362,7 @@ def test_every_game_stays_finite_on_the_ring(recipe: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("recipe", ["ring", "ring_wgan_gp"])
-def test_games_are_played_in_bf16(recipe: str, tmp_path: Path) -> None:
+def test_losses_are_trained_in_bf16(recipe: str, tmp_path: Path) -> None:
     argv = [
         "fit",
         "--config",
@@ -459,8 +473,8 @@ def test_batch_norm_has_the_released_epsilon(network: Any) -> None:
 )
 def test_recipes_have_the_released_weight_decay(name: str, decay: float) -> None:
     """As L2 in Adam's gradient, not apart from it."""
-    for player in ("generator", "discriminator"):
-        optimizer = recipe(f"dcgan/{name}.yaml")[f"{player}_optimizer"]
+    for network in ("generator", "discriminator"):
+        optimizer = recipe(f"dcgan/{name}.yaml")[f"{network}_optimizer"]
         assert optimizer["class_path"] == "torch.optim.Adam"
         assert optimizer["init_args"] == {"lr": 2e-4, "betas": [0.5, 0.999], "weight_decay": decay}
 
@@ -484,9 +498,9 @@ def test_a_smaller_dcgan_says_so(path: Path) -> None:
 @pytest.mark.parametrize("kernel", [4, 5])
 def test_dcgan_sizes_and_start(size: int, kernel: int) -> None:
     model = DCGAN(image_shape=[3, size, size], width=4, kernel=kernel)
-    pictures = model.sample([0, 1])
-    assert pictures.shape == (2, 3, size, size)
-    assert model.discriminator(pictures, None).shape == (2,)
+    images = model.sample([0, 1])
+    assert images.shape == (2, 3, size, size)
+    assert model.discriminator(images, None).shape == (2,)
     norms = [part for part in model.discriminator.modules() if isinstance(part, nn.BatchNorm2d)]
     assert len(norms) == len(channel_plan([3, size, size], 4)) - 1, (
         "none at the discriminator's input"
@@ -517,40 +531,81 @@ def test_conditional_samples_follow_their_label(system: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "edge"), [("normal", math.inf), ("uniform", 1.0), ("unit_uniform", 3**0.5)]
+    ("system", "kind", "edge"),
+    [
+        (GAN, "normal", math.inf),
+        (GAN, "unit_uniform", 3**0.5),
+        (DCGAN, "normal", math.inf),
+        (DCGAN, "uniform", 1.0),
+    ],
 )
-def test_noise_by_seed(kind: str, edge: float) -> None:
-    cpu = torch.device("cpu")
-    for noise in (seeded_noise(kind, list(range(200)), (50,), cpu), draw_noise(kind, 200, 50, cpu)):
+def test_noise_by_seed(system: Any, kind: str, edge: float) -> None:
+    side = {GAN: 4, DCGAN: 32}[system]
+    model = system(
+        image_shape=[1, side, side],
+        latent_dim=50,
+        noise=kind,
+        **({"width": 2} if system is DCGAN else {"hidden": [8, 8]}),
+    )
+    for noise in (model.seeded_noise(list(range(200)))[:, 0], model.draw_noise(200)):
+        assert noise.shape == (200, 50)
         assert noise.abs().max() <= edge
         assert noise.mean().item() == pytest.approx(0, abs=0.05)
         assert noise.var().item() == pytest.approx({"uniform": 1 / 3}.get(kind, 1.0), rel=0.05)
-    assert torch.equal(
-        seeded_noise(kind, [7, 9], (5,), cpu)[1], seeded_noise(kind, [9], (5,), cpu)[0]
-    )
+    assert torch.equal(model.seeded_noise([7, 9])[1], model.seeded_noise([9])[0])
 
 
-def test_truncation_keeps_noise_within_and_in_order() -> None:
-    cpu = torch.device("cpu")
-    for kind in ("normal", "uniform"):
-        free, truncated = (
-            seeded_noise(kind, [0], (500,), cpu, truncation)[0] for truncation in (None, 0.5)
+def test_interpolation() -> None:
+    for model in (
+        GAN(image_shape=[1, 4, 4], hidden=[8, 8], latent_dim=5),
+        DCGAN(image_shape=[1, 32, 32], width=2, latent_dim=5),
+    ):
+        shape = model.hparams.image_shape
+        assert model.sample([0, 1], mode="interpolate", steps=5).shape == (2, 5, *shape)
+        torch.testing.assert_close(
+            model.sample([0], mode="interpolate")[0, 0], model.sample([0])[0], atol=1e-6, rtol=0
         )
-        assert free.abs().max() > 0.9
-        assert truncated.abs().max() <= 0.5
-        assert torch.equal(truncated.argsort(), free.argsort())
 
 
-def test_interpolation_and_arithmetic() -> None:
-    model = GAN(image_shape=[1, 4, 4], hidden=[8, 8], latent_dim=5).eval()
-    assert model.sample([0, 1], mode="interpolate", steps=5).shape == (2, 5, 1, 4, 4)
-    torch.testing.assert_close(
-        model.sample([0], mode="interpolate")[0, 0], model.sample([0])[0], atol=1e-6, rtol=0
-    )
+def test_arithmetic() -> None:
+    model = DCGAN(image_shape=[1, 32, 32], width=2, latent_dim=5)
     same = model.sample([0], mode="arithmetic", base=[4], minus=[5], plus=[5])
     assert (same - model.sample([4])).abs().mean() < (same - model.sample([6])).abs().mean()
     with pytest.raises(UserError, match="--base"):
         model.sample([0], mode="arithmetic")
+
+
+class MyDCGAN(DCGAN):
+    """What a user writes to extend a system."""
+
+    def __init__(self, extra: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.extra = extra
+
+
+def test_a_subclass_with_keyword_arguments_trains_and_is_loaded_again(tmp_path: Path) -> None:
+    model = MyDCGAN(extra=2, image_shape=[3, 32, 32], width=4, latent_dim=5, ema_decay=0.5)
+    assert model.hparams.extra == 2
+    assert model.hparams.width == 4
+    assert model.hparams.ema_decay == 0.5
+    before = [parameter.detach().clone() for parameter in model.generator.parameters()]
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, datamodule=OpenMoji(size=32, batch_size=8, max_samples=40))
+    assert trainer.global_step == 2
+    assert any(not torch.equal(*pair) for pair in zip(before, model.generator.parameters()))
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    again = MyDCGAN.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    assert (again.extra, again.latent_dim, again.ema_decay) == (2, 5, 0.5)
+    assert torch.equal(again.sample([0]), model.sample([0]))
+    assert torch.equal(load(tmp_path / "model.ckpt").sample([0]), model.sample([0]))
 
 
 def test_every_network_of_a_dictionary_is_compiled() -> None:
@@ -601,9 +656,7 @@ def noise_statistics(model: Any, batches: int) -> list[tuple[Tensor, Tensor]]:
     state = {name: value.clone() for name, value in model.ema.state_dict().items()}
     with torch.no_grad():
         for _ in range(batches):
-            model.ema.networks["generator"](
-                draw_noise(model.hparams.noise, 100, model.latent_dim, model.device), None
-            )
+            model.ema.networks["generator"](model.draw_noise(100), None)
     for hook in hooks:
         hook.remove()
     model.ema.load_state_dict(state)

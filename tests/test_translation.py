@@ -21,7 +21,7 @@ from cli import image_inputs
 from common.errors import UserError
 from lightning_modules import load
 from lightning_modules.core.modes import frozen
-from lightning_modules.cyclegan import CycleGAN, ImagePool, ResnetGenerator
+from lightning_modules.cyclegan import CycleGAN, ImagePool, ResnetGenerator, adam
 from lightning_modules.nn.patch_discriminator import PatchDiscriminator, smallest_side
 from lightning_modules.pix2pix import Pix2Pix, StatisticsBatchNorm, UNet
 from tests.runs import run_differences
@@ -34,7 +34,7 @@ SCHEDULE = {
 }
 
 
-def pictures(count: int = 2, side: int = 16, seed: int = 0) -> Tensor:
+def random_images(count: int = 2, side: int = 16, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
@@ -49,7 +49,12 @@ def pix2pix(**options: Any) -> Pix2Pix:
     return Pix2Pix(image_shape=[3, 16, 16], **{"width": 4, "patch": 16, **options})
 
 
-BATCH = {"a": pictures(seed=1), "b": pictures(seed=2), "paired": False, "index": torch.arange(2)}
+BATCH = {
+    "a": random_images(seed=1),
+    "b": random_images(seed=2),
+    "paired": False,
+    "index": torch.arange(2),
+}
 
 
 # Losses
@@ -81,7 +86,7 @@ class Shift(nn.Module):
 
 
 def test_eq_1_to_3_with_known_networks() -> None:
-    """Generators that add 0.3 and 0.1; a judge that calls everything 0.25."""
+    """Generators that add 0.3 and 0.1; a discriminator whose output is 0.25."""
     model = cyclegan(lambda_cycle=10.0)
     model.generator = nn.ModuleDict({"a2b": Shift(0.3), "b2a": Shift(0.1)})
     constant = nn.Sequential(nn.Flatten(), Shift(0.0))
@@ -109,7 +114,7 @@ def test_eq_1_to_3_with_known_networks() -> None:
 def test_swapping_the_domains_swaps_every_loss() -> None:
     model = cyclegan(pool_size=0)
     there = model.generator_losses(BATCH, model.generate(BATCH))
-    judged = {x: model.domain_loss(x, BATCH[x], model.generate(BATCH)[x]) for x in "ab"}
+    losses_d = {x: model.domain_loss(x, BATCH[x], model.generate(BATCH)[x]) for x in "ab"}
     model.generator = nn.ModuleDict({"a2b": model.generator["b2a"], "b2a": model.generator["a2b"]})
     model.discriminator = nn.ModuleDict(
         {"a": model.discriminator["b"], "b": model.discriminator["a"]}
@@ -122,7 +127,7 @@ def test_swapping_the_domains_swaps_every_loss() -> None:
         assert torch.equal(there[other], back[one]), other
         assert not torch.equal(there[one], there[other])
     assert torch.equal(
-        judged["a"], model.domain_loss("b", swapped["b"], model.generate(swapped)["b"])
+        losses_d["a"], model.domain_loss("b", swapped["b"], model.generate(swapped)["b"])
     )
 
 
@@ -151,13 +156,13 @@ def test_each_loss_can_be_left_out(options: dict[str, Any], left: set[str]) -> N
     torch.testing.assert_close(model.weigh(every), model.weigh(losses))
 
 
-def test_a_game_without_any_loss_is_refused() -> None:
+def test_no_loss_at_all_is_refused() -> None:
     with pytest.raises(UserError, match="nothing is left to learn"):
         cyclegan(lambda_gan=0, lambda_cycle=0, lambda_identity=0)
 
 
 @pytest.mark.parametrize("model", [cyclegan(), pix2pix()], ids=["cyclegan", "pix2pix"])
-def test_neither_players_gradients_reach_the_other(model: Any) -> None:
+def test_gradients_of_either_network_do_not_reach_the_other(model: Any) -> None:
     model.log_train = lambda **values: None
     generated = model.generate(BATCH)
     detached = (
@@ -179,19 +184,19 @@ def test_neither_players_gradients_reach_the_other(model: Any) -> None:
 def test_pix2pix_eq_1_to_4(conditional: bool) -> None:
     """D's loss is half the negated Eq. 1 (2), G's is -log D plus lambda times Eq. 3."""
     model = pix2pix(loss="l1+cgan" if conditional else "l1+gan")
-    made = pictures(seed=3)
-    judge = lambda b: (  # noqa: E731
+    generated = random_images(seed=3)
+    discriminate = lambda b: (  # noqa: E731
         model.discriminator(torch.cat([BATCH["a"], b], 1) if conditional else b).sigmoid().double()
     )
-    real, fake = judge(BATCH["b"]), judge(made)
+    real, fake = discriminate(BATCH["b"]), discriminate(generated)
     torch.testing.assert_close(
-        model.discriminator_loss(BATCH, made).double(),
+        model.discriminator_loss(BATCH, generated)["loss"].double(),
         -(real.log().mean() + (1 - fake).log().mean()) / 2,
         atol=1e-6,
         rtol=1e-5,
     )
-    losses = model.generator_losses(BATCH, made)
-    torch.testing.assert_close(losses["l1"], (made - BATCH["b"]).abs().mean())
+    losses = model.generator_losses(BATCH, generated)
+    torch.testing.assert_close(losses["l1"], (generated - BATCH["b"]).abs().mean())
     torch.testing.assert_close(losses["gan"].double(), -fake.log().mean(), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(model.weigh(losses), losses["gan"] + 100 * losses["l1"])
 
@@ -240,9 +245,9 @@ def test_a_logit_sees_its_patch(patch: Any) -> None:
 @pytest.mark.parametrize("patch", [16, 70, 286])
 def test_a_patch_names_the_sizes_it_takes(patch: Any) -> None:
     side = smallest_side(patch)
-    assert PatchDiscriminator(3, 2, patch, "batch", side)(pictures(1, side)).shape[2] == 1
+    assert PatchDiscriminator(3, 2, patch, "batch", side)(random_images(1, side)).shape[2] == 1
     with pytest.raises(
-        UserError, match=rf"model.patch {patch} needs pictures of at least {side} pixels: take 1"
+        UserError, match=rf"model.patch {patch} needs images of at least {side} pixels: take 1"
     ):
         PatchDiscriminator(3, 2, patch, "batch", side - 1)
 
@@ -258,7 +263,7 @@ def test_networks_have_the_papers_size() -> None:
     biases_g = 64 + 128 + 256 + 9 * 2 * 256 + 128 + 64
     assert parameters(ResnetGenerator(3, 64, 9)) + biases_g == 11_378_179
     assert parameters(PatchDiscriminator(3, 64, 70, "instance", 256)) + 128 + 256 + 512 == 2_764_737
-    assert parameters(UNet(3, 64, 8, "picture")) == pytest.approx(
+    assert parameters(UNet(3, 64, 8, "image")) == pytest.approx(
         54_413_955, abs=600
     )  # biases of two layers without norm
     assert parameters(PatchDiscriminator(6, 64, 70, "batch", 256)) == 2_768_705
@@ -282,10 +287,10 @@ def test_networks_have_the_papers_size() -> None:
 def test_u_net_goes_down_to_one_pixel_and_back(side: int) -> None:
     model = Pix2Pix([3, side, side], width=2, patch=1)
     assert model.levels == int(math.log2(side))
-    assert model.generator(pictures(1, side)).shape == (1, 3, side, side)
-    assert model.sample([0], batch={"a": pictures(1, 2 * side)}).shape[2] == 2 * side
+    assert model.generator(random_images(1, side)).shape == (1, 3, side, side)
+    assert model.sample([0], batch={"a": random_images(1, 2 * side)}).shape[2] == 2 * side
     with pytest.raises(UserError, match=f"multiples of {side}"):
-        model.sample([0], batch={"a": pictures(1, side + 2)})
+        model.sample([0], batch={"a": random_images(1, side + 2)})
 
 
 def test_weights_begin_as_in_the_papers() -> None:
@@ -294,11 +299,11 @@ def test_weights_begin_as_in_the_papers() -> None:
         assert weights.std().item() == pytest.approx(0.02, rel=0.05)
 
 
-def test_statistics_of_one_picture_are_a_batch_of_one() -> None:
+def test_statistics_of_one_image_are_a_batch_of_one() -> None:
     """The paper's policy at test time: what training does to a batch of one, for any number of
     pictures.
     """
-    norm, x = StatisticsBatchNorm(3, "picture"), pictures(4)
+    norm, x = StatisticsBatchNorm(3, "image"), random_images(4)
     nn.init.normal_(norm.weight)
     trained = torch.cat(
         [F.batch_norm(one[None], None, None, norm.weight, norm.bias, training=True) for one in x]
@@ -374,14 +379,14 @@ def test_pool_statistics(batch: int) -> None:
 
 
 def test_no_pool_answers_with_what_it_is_given() -> None:
-    pool, images = ImagePool(0), pictures()
+    pool, images = ImagePool(0), random_images()
     assert pool.query(images) is images
 
 
 def test_pool_does_not_change_what_it_was_given() -> None:
     pool = ImagePool(2)
     for seed in range(8):
-        images = pictures(3, seed=seed)
+        images = random_images(3, seed=seed)
         before = images.clone()
         pool.query(images)
         assert torch.equal(images, before)
@@ -537,7 +542,7 @@ def translators(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {system: home / system / "checkpoints/last.ckpt" for system in ("cyclegan", "pix2pix")}
 
 
-def picture(path: Path, height: int, width: int, mode: str = "RGB") -> None:
+def write_image(path: Path, height: int, width: int, mode: str = "RGB") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(height * width).integers(0, 255, (height, width, 3), np.uint8)
     Image.fromarray(noise).convert(mode).save(path)
@@ -549,7 +554,7 @@ def test_a_folder_is_translated_under_its_names_and_sizes(
     """What cannot be read or has another size is told of, and all else is done."""
     good = {"a.png": (16, 16), "b.png": (32, 48), "deep/c.jpg": (16, 16), "grey.png": (16, 16)}
     for name, (height, width) in good.items():
-        picture(tmp_path / "in" / name, height, width, "L" if name == "grey.png" else "RGB")
+        write_image(tmp_path / "in" / name, height, width, "L" if name == "grey.png" else "RGB")
     checkpoint, out = str(translators["cyclegan"]), tmp_path / "out"
     assert (
         sample.main(
@@ -589,7 +594,7 @@ def test_a_folder_is_translated_under_its_names_and_sizes(
     shown = np.array(Image.open(out / "b.png")).transpose(2, 0, 1) / 127.5 - 1
     assert abs(shown - translated[0].numpy()).max() < 0.5 / 127.5 + 1e-4
 
-    picture(tmp_path / "in/odd.png", 17, 16)
+    write_image(tmp_path / "in/odd.png", 17, 16)
     (tmp_path / "in/broken.png").write_bytes(b"no picture")
     capsys.readouterr()
     assert (
@@ -599,7 +604,7 @@ def test_a_folder_is_translated_under_its_names_and_sizes(
     err = capsys.readouterr().err
     assert "warning: " + str(tmp_path / "in/broken.png") in err
     assert (
-        "odd.png: pictures of 17x16: sides must be multiples of 4 "
+        "odd.png: images of 17x16: sides must be multiples of 4 "
         "(here 16 or 20 high, 16 or 20 wide)" in err
     )
     assert "error: 2 of 6 pictures could not be translated" in err.splitlines()[-1]
@@ -612,7 +617,7 @@ def test_a_folder_is_translated_under_its_names_and_sizes(
         ("--input {d}/none", ("there is no such picture or folder",)),
         ("--input {d}/empty", ("there are no pictures in it",)),
         ("--input {d}/in --out {d}/in", ("would overwrite", "give another folder")),
-        ("--input {d}/in/odd.png", ("pictures of 17x16", "multiples of 16, such as 16 or 32")),
+        ("--input {d}/in/odd.png", ("images of 17x16", "multiples of 16, such as 16 or 32")),
         ("--input {d}/in/good.png --direction b2a", ("'b2a'", "'a2b'")),
         (
             "--input {d}/in/good.png --seeds 3",
@@ -628,8 +633,8 @@ def test_translation_mistakes(
     capsys: Any,
 ) -> None:
     (tmp_path / "empty").mkdir()
-    picture(tmp_path / "in/odd.png", 17, 16)
-    picture(tmp_path / "in/good.png", 16, 16)
+    write_image(tmp_path / "in/odd.png", 17, 16)
+    write_image(tmp_path / "in/good.png", 16, 16)
     argv = [
         str(translators["pix2pix"]),
         "--out",
@@ -660,13 +665,13 @@ def test_pix2pix_refuses_what_is_no_pair(tmp_path: Path, capsys: Any) -> None:
     assert "set data.paired to true" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_restored_pool_follows_its_pictures() -> None:
+def test_a_restored_pool_follows_its_images() -> None:
     """A run restores it before anything is on its device, and perhaps in another precision."""
     pool, restored = ImagePool(2), ImagePool(2)
-    pool.query(pictures(2))
+    pool.query(random_images(2))
     restored.load_state(pool.state())
     for _ in range(5):
-        assert restored.query(pictures(2).double()).dtype == torch.float64
+        assert restored.query(random_images(2).double()).dtype == torch.float64
 
 
 def test_many_pictures_pass_through_in_small_batches(
@@ -674,7 +679,7 @@ def test_many_pictures_pass_through_in_small_batches(
 ) -> None:
     """At most `MAX_PIXELS` at a time, and only pictures of one size together."""
     for number in range(9):
-        picture(tmp_path / f"{number}.png", 16, 16 if number < 7 else 32)
+        write_image(tmp_path / f"{number}.png", 16, 16 if number < 7 else 32)
     monkeypatch.setattr(image_inputs, "MAX_PIXELS", 3 * 16 * 16)
     sizes = [
         (len(paths), tuple(images.shape))
@@ -695,7 +700,6 @@ def test_a_run_has_the_losses_of_a_plain_loop(tmp_path: Path) -> None:
     """
     from benchmarks.translation import plain_step
     from datamodules.pairs.openmoji import OpenMojiPairs
-    from lightning_modules.core.adversarial import adam_for_gans
     from lightning_modules.core.seeding import seed_generators
 
     steps, options = 6, {"pool_size": 2, "blocks": 1, "lambda_identity": 5.0}
@@ -725,13 +729,11 @@ def test_a_run_has_the_losses_of_a_plain_loop(tmp_path: Path) -> None:
             lambda *_, name=name: counted.update({name: counted[name] + 1})
         )
     data = OpenMojiPairs(size=16, load_size=18, flip=True, batch_size=2)
-    adams = [
-        adam_for_gans(player.parameters()) for player in (model.generator, model.discriminator)
-    ]
+    optimizers = [adam(network.parameters()) for network in (model.generator, model.discriminator)]
     for row, batch in zip(rows, data.train_dataloader()):
         batch = data.transform(batch, training=True)
         seed_generators(batch["seed"], torch.device("cpu"))
-        for name, value in plain_step(model, adams, batch).items():
+        for name, value in plain_step(model, optimizers, batch).items():
             assert float(row[f"train/{name}"]) == pytest.approx(value.item(), abs=1e-5), name
     assert len(rows) == steps
     assert counted == {"a2b": 3 * steps, "b2a": 3 * steps, "a": 2 * steps, "b": 2 * steps}
@@ -830,7 +832,7 @@ def test_folders_are_scored_against_either_domain(
 def test_fid_says_at_once_what_is_missing(tmp_path: Path, capsys: Any) -> None:
     for name in ("trainA", "trainB", "testA", "testB"):
         for number in range(12):
-            picture(tmp_path / "home" / name / f"{number}.png", 16, 16)
+            write_image(tmp_path / "home" / name / f"{number}.png", 16, 16)
     config = yaml.safe_load(tiny(tmp_path / "c.yaml", "cyclegan").read_text())
     config["data"] = {
         "class_path": "datamodules.pairs.folder.PairFolder",
@@ -860,7 +862,7 @@ def test_fid_says_at_once_what_is_missing(tmp_path: Path, capsys: Any) -> None:
 
 def test_what_is_done_at_test_time_does_not_touch_training(tmp_path: Path) -> None:
     states = []
-    for policy in ("picture", "running"):
+    for policy in ("image", "running"):
         argv = [
             "fit",
             "--config",

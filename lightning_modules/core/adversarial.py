@@ -1,6 +1,6 @@
-"""Training of two networks against each other by manual optimization."""
+"""Training of a generator and a discriminator against each other, by manual optimization."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.strategies import ParallelStrategy
 from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_map
 
 from common.errors import UserError
@@ -42,40 +43,40 @@ def rename_loss(losses: dict[str, Any], name: str) -> dict[str, Any]:
     return {name if key == "loss" else key: value for key, value in losses.items()}
 
 
-def adam_for_gans(parameters: Iterable[Any]) -> torch.optim.Optimizer:
-    """Adam with the step size and the short memory of Radford et al. 2016, section 4."""
-    return torch.optim.Adam(parameters, lr=2e-4, betas=(0.5, 0.999), fused=True)
-
-
 class AdversarialModule(GenerativeModule):
-    """Two players trained in turns, by Lightning's manual optimization.
+    """Two networks trained against each other, by Lightning's manual optimization.
 
-    What manual optimization takes away is given back here, once: one counted update per step of the
-    discriminator (so that `max_steps`, checkpoint names and every logger count updates),
-    accumulation, clipping, schedules, bf16, the norm of the gradient, several processes, and an
-    average of the generator's weights. A subclass holds networks and losses:
+    One update (`training_step`), on one batch or on `accumulate` batches:
 
-    - `__init__` ends with `set_networks(generator, discriminator)`;
-    - `generate(batch)` returns what the generator makes for a batch: a tensor, or any nest of
-      tensors;
-    - `discriminator_loss(batch, generated)` and `generator_loss(batch, generated)` return the loss
-      of either player. The discriminator gets detached tensors; while the generator learns, the
-      discriminator's parameters are frozen.
+    1. `generate(batch)` runs the generator G.
+    2. The discriminator D takes an optimizer step on `discriminator_loss(batch, generated)`, where
+       `generated` is detached.
+    3. At every `n_critic`-th update, G takes an optimizer step on `generator_loss(batch,
+       generated)`, through the updated D, whose parameters are frozen meanwhile.
+    4. The schedules are stepped, and the average of G's weights is updated.
+
+    `trainer.global_step` counts steps of D. Clipping, accumulation, bf16 and several processes work
+    as under automatic optimization. A system
+
+    - calls `save_hyperparameters(ignore=OPTIMIZER_ARGUMENTS)` in its `__init__`, which ends with
+      `set_networks(generator, discriminator)`;
+    - implements `generate`, `discriminator_loss` and `generator_loss`;
+    - returns `build_optimizers()` from `configure_optimizers`.
 
     Args:
-        generator_optimizer: made from the generator's parameters.
-        discriminator_optimizer: made from the discriminator's parameters; another step size makes
-            it a two time-scale rule (Heusel et al. 2017).
-        generator_schedule: made from the generator's optimizer, stepped once per update of the
-            generator.
-        discriminator_schedule: the same for the discriminator.
-        n_critic: updates of the discriminator per update of the generator.
-        simultaneous: both gradients are taken before either player moves, instead of the generator
-            answering the moved discriminator.
-        accumulate: batches per update. The generator's turn comes after all of them, so that the
-            update equals the one of the joined batch.
-        generator_clip: largest norm of the generator's gradient.
-        discriminator_clip: largest norm of the discriminator's gradient.
+        generator_optimizer: Factory of the generator's optimizer, called with its parameters.
+        discriminator_optimizer: Factory of the discriminator's optimizer. Another learning rate
+            makes it a two time-scale update rule (Heusel et al. 2017).
+        generator_schedule: Factory of the generator's learning rate schedule, stepped once per
+            update of the generator.
+        discriminator_schedule: Factory of the discriminator's schedule, stepped once per update.
+        n_critic: Updates of the discriminator per update of the generator.
+        simultaneous: Compute both gradients before either network is updated, instead of the
+            generator's through the updated discriminator.
+        accumulate: Batches per update. The generator's gradient is computed after all of them, so
+            that the update equals the one of the joined batch.
+        generator_clip: Maximum norm of the generator's gradient.
+        discriminator_clip: Maximum norm of the discriminator's gradient.
         ema_decay: Weight of the past in the average of the generator's weights, which `sample`
             uses; None for no average.
     """
@@ -87,8 +88,8 @@ class AdversarialModule(GenerativeModule):
 
     def __init__(
         self,
-        generator_optimizer: OptimizerCallable = adam_for_gans,
-        discriminator_optimizer: OptimizerCallable = adam_for_gans,
+        generator_optimizer: OptimizerCallable,
+        discriminator_optimizer: OptimizerCallable,
         generator_schedule: LRSchedulerCallable | None = None,
         discriminator_schedule: LRSchedulerCallable | None = None,
         n_critic: PositiveInt = 1,
@@ -99,7 +100,6 @@ class AdversarialModule(GenerativeModule):
         ema_decay: OpenUnitInterval | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=OPTIMIZER_ARGUMENTS)
         self.automatic_optimization = False
         self.optimizer_factories = [
             (generator_optimizer, generator_schedule),
@@ -107,17 +107,18 @@ class AdversarialModule(GenerativeModule):
         ]
         self.n_critic, self.simultaneous, self.accumulate = n_critic, simultaneous, accumulate
         self.clips = (generator_clip, discriminator_clip)
+        self.ema_decay = ema_decay
         self._accumulated: list[dict[str, Any]] = []
         self._uncalibrated = False
 
     def set_networks(self, generator: torch.nn.Module, discriminator: torch.nn.Module) -> None:
-        """Register both networks, and begin to average the generator where `ema_decay` is given."""
+        """Register both networks, and average the generator if `ema_decay` is given."""
         self.generator, self.discriminator = generator, discriminator
-        if self.hparams.ema_decay:
+        if self.ema_decay is not None:
             self.init_ema()
 
     def ema_decay_at(self, update: int) -> float:
-        return self.hparams.ema_decay
+        return self.ema_decay
 
     @contextmanager
     def averaged_weights(self, enabled: bool = True) -> Iterator[None]:
@@ -127,11 +128,11 @@ class AdversarialModule(GenerativeModule):
             yield
 
     def generate(self, batch: dict[str, Any]) -> Any:
-        """What the generator makes for a batch."""
+        """Output of the generator for a batch: a tensor, or a nest of tensors."""
         raise NotImplementedError
 
     def discriminator_loss(self, batch: dict[str, Any], generated: Any) -> dict[str, Tensor]:
-        """Objective of the discriminator for one mini-batch; `generated` carries no gradient.
+        """Loss of the discriminator for one mini-batch; `generated` is detached.
 
         Returns:
             The scalar `loss`, logged as `train/loss_d`, and other values to log.
@@ -139,7 +140,7 @@ class AdversarialModule(GenerativeModule):
         raise NotImplementedError
 
     def generator_loss(self, batch: dict[str, Any], generated: Any) -> dict[str, Tensor]:
-        """Objective of the generator for one mini-batch.
+        """Loss of the generator for one mini-batch.
 
         Returns:
             The scalar `loss`, logged as `train/loss_g`, and other values to log.
@@ -204,11 +205,10 @@ class AdversarialModule(GenerativeModule):
         first = batch_idx + 1 - len(self._accumulated)
         size = min(self.accumulate, int(self.trainer.num_training_batches) - first)
         last = len(self._accumulated) == size
-        turn = (self.trainer.global_step + 1) % self.n_critic == 0
+        update_generator = (self.trainer.global_step + 1) % self.n_critic == 0
         self.mid_update = not last
-        with torch.set_grad_enabled(
-            turn and self.accumulate == 1
-        ):  # where it is this batch's turn, the generator's pass is shared
+        # Both networks learn from the same pass of the generator, unless gradients accumulate.
+        with torch.set_grad_enabled(update_generator and self.accumulate == 1):
             generated = self.generate(batch)
         generator, discriminator = self.both_optimizers()
         losses = self.discriminator_loss(batch, tree_map(lambda value: value.detach(), generated))
@@ -216,20 +216,20 @@ class AdversarialModule(GenerativeModule):
         self.log_train(**rename_loss(losses, "loss_d"))
         if not last:
             return
-        self.grad_norm = None  # becomes the sum over both players: finite only if all gradients are
-        if turn and self.simultaneous:
+        self.grad_norm = None  # sum over both networks: finite only if all gradients are
+        if update_generator and self.simultaneous:
             self._generator_backward(generated)
         discriminator.step()  # the one that Lightning counts
-        if turn and not self.simultaneous:
+        if update_generator and not self.simultaneous:
             self._generator_backward(generated)
-        if turn:
+        if update_generator:
             # Past Lightning's counter, but through its precision plugin and hooks.
             self.trainer.strategy.optimizer_step(generator.optimizer, lambda: None)
             generator.zero_grad()
             self.update_ema(self.trainer.global_step)
             self._uncalibrated = self.ema is not None
         discriminator.zero_grad()
-        for schedule, due in zip(self._schedules, (turn, True)):
+        for schedule, due in zip(self._schedules, (update_generator, True)):
             if schedule is not None and due:
                 schedule.step()
         self._accumulated = []
@@ -247,9 +247,7 @@ class AdversarialModule(GenerativeModule):
         """Gradient of the generator over all batches of this update."""
         with frozen(self.discriminator):
             for number, batch in enumerate(self._accumulated, 1):
-                if (
-                    self.accumulate > 1
-                ):  # the same noise again, now with a graph; only one batch's graph is ever kept
+                if self.accumulate > 1:  # the same noise again, with one batch's graph at a time
                     seed_generators(batch["seed"], self.device)
                     generated = self.generate(batch)
                 losses = self.generator_loss(batch, generated)
@@ -265,8 +263,8 @@ class AdversarialModule(GenerativeModule):
             self.manual_backward(loss)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip one player's gradient, and record its norm from before."""
-        player = [one.optimizer for one in self.both_optimizers()].index(optimizer)
+        """Clip the gradient of one network, and record its norm before clipping."""
+        network = [one.optimizer for one in self.both_optimizers()].index(optimizer)
         gradients = [
             p.grad
             for group in optimizer.param_groups
@@ -274,10 +272,10 @@ class AdversarialModule(GenerativeModule):
             if p.grad is not None
         ]
         norm = torch.nn.utils.get_total_norm(gradients)
-        limit = self.clips[player]
+        limit = self.clips[network]
         if limit is not None:
             torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
-        self.log_train(**{("grad_norm", "grad_norm_d")[player]: norm})
+        self.log_train(**{("grad_norm", "grad_norm_d")[network]: norm})
         self.grad_norm = norm if self.grad_norm is None else norm + self.grad_norm
 
     def _average_batch_norms(self) -> None:
@@ -300,13 +298,20 @@ class AdversarialModule(GenerativeModule):
 
     # What Lightning asks for
 
-    def configure_optimizers(self) -> Any:
+    def build_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[LRScheduler]]:
+        """Build the optimizers of G and D and their schedules, for `configure_optimizers`.
+
+        Returns:
+            The optimizers of the generator and of the discriminator, and the schedules given.
+        """
         if any(isinstance(part, torch.nn.SyncBatchNorm) for part in self.modules()):
             # Previews of rank 0 would wait for the other ranks in `calibrate`.
             raise UserError(
-                "trainer.sync_batchnorm: adversarial systems average batch-norm statistics themselves; leave it out"
+                "trainer.sync_batchnorm: adversarial systems average batch-norm statistics "
+                "themselves; leave it out"
             )
-        optimizers, self._schedules = [], []
+        optimizers: list[torch.optim.Optimizer] = []
+        self._schedules: list[LRScheduler | None] = []
         for network, (optimizer, schedule) in zip(
             (self.generator, self.discriminator), self.optimizer_factories
         ):

@@ -1,4 +1,4 @@
-"""Checks of class labels that networks and samplers are given."""
+"""Class labels of conditional systems: checks for networks and for sampling."""
 
 from common.errors import UserError
 
@@ -14,17 +14,14 @@ def classes_used(num_classes: int | None, conditional: bool) -> int:
     return num_classes if conditional and num_classes else 0
 
 
-def check_sampling(label: int | None, classes: int, steps: int) -> None:
-    """Refuse a class that a model with `classes` classes (0: not conditional) does not know, and a
-    line of no steps.
+def check_label(label: int | None, classes: int) -> None:
+    """Check that a model with `classes` classes (0: not conditional) knows the class `label`.
 
     Raises:
-        UserError: naming the option and the mend.
+        UserError: if it does not, with the labels it knows.
     """
     if label is not None and not 0 <= label < classes:
         known = (
             f"give 0 to {classes - 1}" if classes else "leave it out, this model is not conditional"
         )
         raise UserError(f"--label {label}: {known}")
-    if steps < 1:
-        raise UserError(f"--steps {steps}: give at least 1")

@@ -1,9 +1,8 @@
-"""The discriminator of pictures made from pictures: it judges overlapping patches, and its verdict
-is their mean.
+"""Discriminator of overlapping patches of images (PatchGAN).
 
-Isola et al. 2017, section 3.2.2 and appendix 6.1.2. What is wrong with a picture at large the L1 or
-cycle loss already sees; a judge of patches adds what it does not, texture and sharpness, with fewer
-weights and for any size of picture.
+Isola et al. 2017, section 3.2.2 and appendix 6.1.2. The L1 or cycle loss already penalises errors
+at large scale; a discriminator of patches adds texture and sharpness, with fewer weights than one
+of whole images and for any size.
 
 The field of view grows from the output backwards: each convolution of kernel k and stride s makes
 it (field - 1) s + k.
@@ -13,7 +12,7 @@ it (field - 1) s + k.
 | 1 | none | two 1x1 and one 1x1: colours only |
 | 16 | 1 | two 4x4 of stride 1 |
 | 70 | 3 | the same |
-| 286 | 5 | the same; sees a whole picture of 256 pixels |
+| 286 | 5 | the same; sees a whole image of 256 pixels |
 """
 
 from typing import Literal
@@ -34,7 +33,7 @@ def smallest_side(patch: Patch) -> int:
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Logits (N, 1, h, w), one per patch of pictures (N, C, H, W).
+    """Logits (N, 1, h, w), one per patch of images (N, C, H, W).
 
     Args:
         channels: C.
@@ -42,10 +41,10 @@ class PatchDiscriminator(nn.Sequential):
         patch: side in pixels of what a logit sees.
         norm: batch norm (pix2pix) or instance norm (CycleGAN), after all convolutions but the first
             and the last.
-        side: of the pictures, in pixels.
+        side: of the images, in pixels.
 
     Raises:
-        UserError: if the pictures are too small for the patch, with those patches that fit.
+        UserError: if the images are too small for the patch, with the patches that fit.
     """
 
     def __init__(
@@ -54,7 +53,8 @@ class PatchDiscriminator(nn.Sequential):
         if side < smallest_side(patch):
             fitting = [str(other) for other in (1, 16, 70, 286) if smallest_side(other) <= side]
             raise UserError(
-                f"model.patch {patch} needs pictures of at least {smallest_side(patch)} pixels: take {' or '.join(fitting)}"
+                f"model.patch {patch} needs images of at least {smallest_side(patch)} pixels: "
+                f"take {' or '.join(fitting)}"
             )
         normed = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}[norm]
         if patch == 1:
@@ -86,6 +86,5 @@ class PatchDiscriminator(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(after, 1, 4, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        return (
-            super().forward(image).float()
-        )  # losses are means over many logits, for which half precision is too coarse
+        # Losses are means over many logits, for which half precision is too coarse.
+        return super().forward(image).float()
