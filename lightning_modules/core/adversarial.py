@@ -81,7 +81,7 @@ class AdversarialModule(GenerativeModule):
             uses; None for no average.
     """
 
-    find_unused_parameters = True  # each player's backward leaves the other's parameters out
+    find_unused_parameters = True  # each backward pass leaves the other network's parameters out
     generator: torch.nn.Module
     discriminator: torch.nn.Module
     ema_modules = ("generator",)
@@ -117,7 +117,7 @@ class AdversarialModule(GenerativeModule):
         if self.ema_decay is not None:
             self.init_ema()
 
-    def ema_decay_at(self, update: int) -> float:
+    def ema_decay_at(self, update: int) -> float | None:
         return self.ema_decay
 
     @contextmanager
