@@ -1,5 +1,6 @@
 """The recipes in `configs/`: which there are, what they are for, and their content."""
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ def recipes() -> list[Path]:
 
 
 def purpose(path: Path) -> str:
-    """The first comment line of a recipe: what it is for."""
-    first = path.read_text().partition("\n")[0]
-    return first.removeprefix("#").strip()
+    """The comment that begins a recipe, up to its first empty line: what it is for."""
+    lines = itertools.takewhile(
+        lambda line: line.startswith("# "), path.read_text(encoding="utf-8").splitlines()
+    )
+    return " ".join(line.removeprefix("# ").strip() for line in lines)
 
 
 def recipe_list() -> str:

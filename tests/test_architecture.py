@@ -115,3 +115,14 @@ def test_files_are_short(module: str) -> None:
     system = path.parent == ROOT / "lightning_modules"
     count = lines_of_code(path) if system else len(path.read_text(encoding="utf-8").splitlines())
     assert count <= MAX_LINES, f"{name} has {count} lines"
+
+
+def test_lines_of_configurations_are_short() -> None:
+    """At most 100 columns, as in the code, which `ruff` checks."""
+    long = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in sorted(ROOT.glob("configs/*/*.yaml"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 100
+    ]
+    assert long == []

@@ -141,6 +141,7 @@ def narrow(recipe: str) -> list[str]:
     )
     return [
         *(["--data.size", "32"] if size > 32 else []),
+        *(["--data.size", "8"] if "/made/" in recipe else []),  # as many passes as pixels
         *(["--model.width", "8"] if width > 8 else []),
         *(["--model.latent_dim", "8"] if latents > 8 else []),  # each has a histogram
     ]

@@ -287,7 +287,7 @@ MISTAKES = {
         "model.shared needs one vocabulary",
         "set data.shared_vocabulary true, or this to",
     ),
-    "sample {d}/run/checkpoints/last.ckpt --beam 0": ("--beam", "PositiveInt", "'0'"),
+    "sample {d}/run/checkpoints/last.ckpt --beam 0": ("--beam", "0 must be >0"),
     "sample {d}/run/checkpoints/last.ckpt --min_length 5 --max_length 4": (
         "--min_length 5 --max_length 4: give a range",
     ),

@@ -24,7 +24,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # torch raises half a dozen kinds here
         if "weights_only" in str(error) or "Unsupported" in str(error):
             raise UserError(
-                f"{path}: refused, since reading it would run code from it (pickle); give one of train.py's"
+                f"{path}: refused, since reading it would run code from it (pickle); "
+                "give one of train.py's"
             ) from error
         raise UserError(
             f"{path}: not a readable checkpoint (cut short, or another kind of file); give another"

@@ -32,8 +32,8 @@ def sampling(method: Callable[P, R]) -> Callable[P, R]:
     """Decorator of `sample` and `preview`: no gradients, every submodule in eval mode, and all as
     it was afterwards.
 
-    Averaged weights are used where there are any. The one policy for batch norm and dropout, unless a system's paper wants another and its method
-    says so.
+    Averaged weights are used where there are any. The one policy for batch norm and dropout, unless
+    a system's paper wants another and its method says so.
     """
 
     @wraps(method)

@@ -59,7 +59,7 @@ class GenerativeModule(AveragingModule):
     Attributes:
         monitor: validation metric that decides `best.ckpt` with "min" or "max", or None.
         modality: What `sample` consumes and produces.
-        has_latent_space: Whether there are `encode`, `decode` and `latent_dim` for the latent plots.
+        has_latent_space: Whether it has `encode`, `decode` and `latent_dim`, for latent plots.
         scores_captions: Whether `score(images, captions)` tells how well they fit.
         find_unused_parameters: Option of DDP; True where a backward pass leaves parameters out.
         throughput_unit: what `train/samples_seen` counts, "samples" or "tokens".
@@ -93,7 +93,8 @@ class GenerativeModule(AveragingModule):
         super().__init_subclass__(**kwargs)
         if not getattr(cls.sample, "is_sampling", False):
             raise TypeError(
-                f"{cls.__name__}.sample needs the decorator @sampling (lightning_modules.core.modes)"
+                f"{cls.__name__}.sample needs the decorator @sampling "
+                "(lightning_modules.core.modes)"
             )
 
     def save_hyperparameters(
