@@ -218,7 +218,7 @@ def run_differences(one: Path, other: Path) -> list[str]:
         "state_dict",
         "optimizer_states",
         "lr_schedulers",
-        "window",
+        "log_interval",
         "hyper_parameters",
         "callbacks",
     )

@@ -221,7 +221,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     ]
     assert headers[0][0] == headers[1][0]
     assert len(headers[0]) == len(headers[1])
-    seen = [state["window"]["seen"] for state in states]
+    seen = [state["log_interval"]["seen"] for state in states]
     assert seen == [12 * 32, 12 * 32], "of all ranks"
 
 

@@ -433,7 +433,7 @@ def test_averaged_weights_are_the_only_ones(updates: int, tmp_path: Path) -> Non
         "state_dict": trained.state_dict(),
         "hyper_parameters": dict(trained.hparams),
         "class_path": "lightning_modules.dvae.DiscreteVAE",
-        "window": {"names": [], "sums": torch.empty(0), "counts": torch.empty(0), "seen": 0},
+        "log_interval": {"names": [], "sums": torch.empty(0), "counts": torch.empty(0), "seen": 0},
         "pytorch-lightning_version": "2.0.0",
     }
     torch.save(checkpoint, tmp_path / "dvae.ckpt")

@@ -237,7 +237,7 @@ class AdversarialModule(GenerativeModule):
         update = self.trainer.global_step
         if update % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by a connector
             rates = [optimizer.param_groups[0]["lr"] for optimizer in (generator, discriminator)]
-            self._write_window(update, lr=rates[0], lr_d=rates[1])
+            self._write_interval(update, lr=rates[0], lr_d=rates[1])
 
     def both_optimizers(self) -> list[LightningOptimizer]:
         """The generator's and the discriminator's."""

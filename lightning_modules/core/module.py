@@ -2,7 +2,7 @@
 and `preview`.
 
 Logging in Lightning costs half a millisecond per call and step, so training values are summed on
-the device by `log_train` and written once per window of `trainer.log_every_n_steps` updates. The
+the device by `log_train` and written once per interval of `trainer.log_every_n_steps` updates. The
 sums are part of the checkpoint: a resumed run writes the same rows.
 """
 
@@ -197,8 +197,8 @@ class GenerativeModule(AveragingModule):
     # Logging
 
     def log_train(self, **values: Tensor | float) -> None:
-        """Add to the window's means of `train/<name>`; nothing is computed, moved or written before
-        the window ends.
+        """Add to the means of `train/<name>` over a logging interval; nothing is written before it
+        ends.
         """
         for name, value in values.items():
             value = (
@@ -212,7 +212,7 @@ class GenerativeModule(AveragingModule):
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Record the norm of the gradient before clipping, and close the window at its last
+        """Record the norm of the gradient before clipping; end the logging interval at its last
         update.
         """
         gradients = [
@@ -225,19 +225,19 @@ class GenerativeModule(AveragingModule):
         self.log_train(grad_norm=self.grad_norm)
         update = self.trainer.global_step + 1
         if update % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by a connector
-            self._write_window(update, lr=optimizer.param_groups[0]["lr"])
+            self._write_interval(update, lr=optimizer.param_groups[0]["lr"])
 
-    def _window_means(self) -> Tensor:
+    def _interval_means(self) -> Tensor:
         """Sums and counts over ranks, shape (2, number of names)."""
         sums = torch.stack(
             [value.to(self.device) for value in self._sums.values()]
         )  # those of a checkpoint are on the CPU
         counts = torch.tensor(list(self._counts.values()), dtype=sums.dtype, device=sums.device)
-        window: Tensor = self.trainer.strategy.reduce(torch.stack([sums, counts]), reduce_op="mean")
-        return window
+        means: Tensor = self.trainer.strategy.reduce(torch.stack([sums, counts]), reduce_op="mean")
+        return means
 
-    def _write_window(self, update: int, **extra: float) -> None:
-        sums, counts = self._window_means()
+    def _write_interval(self, update: int, **extra: float) -> None:
+        sums, counts = self._interval_means()
         means = dict(zip(self._sums, (sums / counts).tolist(), strict=True))
         self._sums, self._counts = {}, {}
         row = {f"train/{name}": value for name, value in {**means, **extra}.items()}
@@ -275,10 +275,10 @@ class GenerativeModule(AveragingModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        means = self._window_means() if self._sums else torch.empty(2, 0)
+        means = self._interval_means() if self._sums else torch.empty(2, 0)
         if self.tokenizer is not None:
             checkpoint["tokenizer"] = self.tokenizer.to_json()
-        checkpoint["window"] = {
+        checkpoint["log_interval"] = {
             "names": list(self._sums),
             "sums": means[0],
             "counts": means[1],
@@ -288,12 +288,13 @@ class GenerativeModule(AveragingModule):
             checkpoint["optimizer_settings"] = self._optimizer_settings()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        window = checkpoint["window"]
-        self._sums = dict(zip(window["names"], window["sums"].clone()))
+        interval = checkpoint["log_interval"]
+        self._sums = dict(zip(interval["names"], interval["sums"].clone()))
         self._counts = {
-            name: round(count) for name, count in zip(window["names"], window["counts"].tolist())
+            name: round(count)
+            for name, count in zip(interval["names"], interval["counts"].tolist())
         }
-        self._seen = window["seen"] if self.global_rank == 0 else 0
+        self._seen = interval["seen"] if self.global_rank == 0 else 0
         resuming = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         theirs, ours = checkpoint.get("optimizer_settings", {}), self._optimizer_settings()
         for name in {**theirs, **ours} if resuming else ():
