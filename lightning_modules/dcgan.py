@@ -17,29 +17,31 @@ Miyato et al. 2018, Eq. 16 and 17. On D's logits, so that D(x) = sigmoid(logit):
     hinge           D: E_x[relu(1 - logit(x))] + E_z[relu(1 + logit(G(z)))]
                     G: -E_z[logit(G(z))]                                                         (7)
 
-Symbols: z `noise` (N, D) · G(z) `generator` · logit of D `discriminator` · class `label`, one-hot,
-where the model is conditional. Expectations are means over the batch.
+Symbols: z `noise` (N, L), L `latent_dim` · D `discriminator` · G(z) `generator` · class `label`,
+one-hot, where the model is conditional. Expectations are means over the batch.
 
 Sizes, for kernel k, stride s and padding p (`nn/convolution.py`, tested against PyTorch):
 
     convolution             (in + 2 p - k) // s + 1
     transposed convolution  (in - 1) s - 2 p + k + output_padding
 
-A transposed convolution is the gradient of the convolution with the same k, s and p and undoes its
-size, so that padding makes its output *smaller*. With k = 4, s = 2, p = 1 both are exact: halves
-and doubles. With the released k = 5 the padding is 2 and a transposed convolution needs
-output_padding 1.
+A transposed convolution is the gradient of the convolution with the same k, s and p: it maps that
+convolution's output size back to its input size. More padding makes its output *smaller*. With
+k = 4, s = 2, p = 1 both are exact: halves and doubles. With the released k = 5 the padding is 2 and
+a transposed convolution needs output_padding 1.
 
 Network "radford" is the one of Figure 1 and of the released code for faces
 (github.com/Newmu/dcgan_code, faces/): 1024 channels at 4x4 for 64 pixels. Network "mnist" is the
 released one for conditional digits (mnist/): the label is given to every layer, two 5x5
-convolutions, 1024 units, batch norm without learnt scale and shift. No layer has a bias besides
-those of batch norm. As in the released code, batch norm after the first layer of G normalises each
+convolutions, 1024 units, batch norm without learnt scale and shift, pixels in [0, 1] inside; (3)
+and (4) hold for "radford" only. Linear layers and convolutions have no bias, except in D with norm
+"none". As in the released code, batch norm after the first layer of G normalises each
 of the 4x4xC units, and its epsilon is 1e-8. Departures:
 
 - Base channels: 128 (Figure 1 and faces) or 64 (digits); `width` is smaller where a recipe says so.
 - Weight decay: none in the paper; the released code has L2 on all parameters, 1e-5 for faces and
-  2.5e-5 for digits, which the recipes for faces and digits take over.
+  2.5e-5 for digits; the recipes for faces and digits use the same values.
+- Noise: the default is normal, and U(-1, 1) where a recipe says so.
 - Batch norm when sampling: statistics of the batch of samples in the released code; here the
   running ones, so that sample i depends on its seed alone.
 - Updates: the released code updates one network per batch, in turns; here both per batch, and half
@@ -94,7 +96,7 @@ def channel_plan(image_shape: list[int], width: int) -> list[int]:
 
 
 class Generator(nn.Module):
-    """Noise (N, D) to a 4x4 grid, whose units are normalised one by one, then one doubling per
+    """Noise and label (N, L + classes) to a 4x4 grid, whose units are normalised one by one, then one doubling per
     layer.
     """
 
@@ -147,7 +149,7 @@ class Discriminator(nn.Module):
 
 
 def with_label(hidden: Tensor, label: Tensor | None) -> Tensor:
-    """Append a one-hot label to a vector (N, D), or as constant planes to a grid (N, C, H, W)."""
+    """Append a one-hot label to a vector (N, L), or as constant planes to a grid (N, C, H, W)."""
     if label is None:
         return hidden
     if hidden.dim() == 4:
@@ -224,10 +226,11 @@ class DCGAN(AdversarialModule):
         conditional: Model p(x|y) with the batch's labels.
         network: Networks of the paper and of the released code for faces ("radford"), or the
             released ones for conditional MNIST.
-        width: Channels of the largest grid, 128 in the released code; doubled at each smaller one.
-        kernel: Side of the convolutions, 5 in the released code.
+        width: Number of channels at half the image's side, 128 in the released code; doubled at
+            each halving. For "radford" only.
+        kernel: Side of the convolutions, 5 in the released code. For "radford" only.
         norm: Norm in the discriminator of "radford".
-        latent_dim: Size of the noise, D.
+        latent_dim: Size of the noise, L.
         noise: Distribution of the noise: N(0, 1), or the paper's U(-1, 1).
         loss: Eq. 6 or Eq. 7.
         spectral: Divide the discriminator's weights by their largest singular values (Miyato et al.
@@ -280,7 +283,7 @@ class DCGAN(AdversarialModule):
         init_normal(discriminator)
         if spectral:
             apply_spectral_norm(discriminator)
-        self.batch_norm = network == "mnist" or norm == "batch"
+        self.discriminator_batch_norm = network == "mnist" or norm == "batch"
         self.set_networks(generator, discriminator)
 
     def one_hot(self, batch: dict[str, Any]) -> Tensor | None:
@@ -288,7 +291,7 @@ class DCGAN(AdversarialModule):
         return F.one_hot(batch["label"], self.classes).float() if self.classes else None
 
     def draw_noise(self, count: int) -> Tensor:
-        """z (count, D) from the global random generator."""
+        """z (count, L) from PyTorch's global generator, which the base class seeds."""
         if self.hparams.noise == "normal":
             return torch.randn(count, self.latent_dim, device=self.device)
         return 2 * torch.rand(count, self.latent_dim, device=self.device) - 1
@@ -297,7 +300,7 @@ class DCGAN(AdversarialModule):
         return self.generator(self.draw_noise(len(batch["image"])), self.one_hot(batch))
 
     def discriminate(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """Logits (N,) of images, in full precision, since losses take differences of them."""
+        """Logits (N,) of images, as float32, since losses take differences of them."""
         image = diff_augment(image) if self.hparams.augment else image
         return self.discriminator(image, label).float()
 
@@ -313,7 +316,9 @@ class DCGAN(AdversarialModule):
 
     def discriminator_loss(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
         image, label = batch["image"], self.one_hot(batch)
-        if self.batch_norm:  # its statistics are to be of real or of generated images, not of both
+        if (
+            self.discriminator_batch_norm
+        ):  # its statistics are to be of real or of generated images, not of both
             real, fake = self.discriminate(image, label), self.discriminate(generated, label)
         else:
             twice = None if label is None else torch.cat([label, label])
@@ -337,7 +342,8 @@ class DCGAN(AdversarialModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Log both losses and the mean logits of unseen and of generated images.
 
-        A `val/d_real` far below `train/d_real` means that D overfits.
+        A `val/d_real` far below `train/d_real` may mean that D overfits; with batch norm, whose
+        running statistics are used here, the two differ anyway.
         """
         label = self.one_hot(batch)
         fake = self.generate(batch)
@@ -351,13 +357,13 @@ class DCGAN(AdversarialModule):
         self.log_dict(values, batch_size=len(real), sync_dist=True)
 
     def calibration_batches(self) -> Iterator[dict[str, Any]]:
-        """Batches with labels 0, 1, 2, ...: noise needs no images of the data."""
+        """Labels for the batch-norm statistics of the averaged generator; it needs no images."""
         label = torch.arange(CALIBRATION_SIZE) % max(1, self.classes)
         for _ in range(CALIBRATION_BATCHES):
             yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}
 
     def seeded_noise(self, seeds: list[int]) -> Tensor:
-        """Two draws of z for each seed, (N, 2, D), the same on every device."""
+        """Two draws of z for each seed, (N, 2, L), the same on every device."""
         normal = seeded_normal(seeds, (2, self.latent_dim), self.device)
         return normal if self.hparams.noise == "normal" else 2 * torch.special.ndtr(normal) - 1
 
@@ -376,16 +382,16 @@ class DCGAN(AdversarialModule):
         """Generate images.
 
         Args:
-            seeds: One seed per image; image i depends on `seeds[i]` alone.
-            mode: Noise from the prior; from the line between two draws; or the mean noise of `base`
-                less that of `minus` plus that of `plus`, with a little noise of its own per seed
-                (section 6.3.2).
+            seeds: One seed per image; image i depends on `seeds[i]` and the options below alone.
+            mode: Noise from the prior; on the line between two draws of the same seed; or the mean
+                noise of `base` less that of `minus` plus that of `plus`, with a little noise of its
+                own per seed (section 6.3.2).
             label: Class of all images, for a conditional model; by default, the seed modulo the
                 number of classes.
             steps: Images of an interpolation.
-            base: Seeds of images with what is to be kept and what is to be replaced.
-            minus: Seeds of images with what is to be replaced.
-            plus: Seeds of images with the replacement.
+            base: Seeds of images, such as of smiling women.
+            minus: Seeds of images with what is to be replaced, such as of neutral women.
+            plus: Seeds of images with the replacement, such as of neutral men.
 
         Returns:
             (N, C, H, W), or strips (N, steps, C, H, W), in [-1, 1].
@@ -398,7 +404,7 @@ class DCGAN(AdversarialModule):
             [seed if label is None else label for seed in seeds], device=self.device
         )
         given = F.one_hot(labels % self.classes, self.classes).float() if self.classes else None
-        noise = self.seeded_noise(seeds)  # (N, 2, D)
+        noise = self.seeded_noise(seeds)  # (N, 2, L)
         if mode == "prior":
             return self.generator(noise[:, 0], given)
         if mode == "arithmetic":
@@ -410,7 +416,7 @@ class DCGAN(AdversarialModule):
             own = 0.25 * noise[:, 0].clamp(-1, 1)
             return self.generator(mean[0] - mean[1] + mean[2] + own, given)
         weight = torch.linspace(0, 1, steps, device=self.device)[None, :, None]
-        line = torch.lerp(noise[:, :1], noise[:, 1:], weight)  # (N, steps, D)
+        line = torch.lerp(noise[:, :1], noise[:, 1:], weight)  # (N, steps, L)
         repeated = None if given is None else given.repeat_interleave(steps, 0)
         return self.generator(line.flatten(0, 1), repeated).unflatten(0, line.shape[:2])
 
