@@ -96,8 +96,8 @@ def channel_plan(image_shape: list[int], width: int) -> list[int]:
 
 
 class Generator(nn.Module):
-    """Noise and label (N, L + classes) to a 4x4 grid, whose units are normalised one by one, then one doubling per
-    layer.
+    """Noise and label (N, L + classes) to images: a linear layer to 4x4, whose units are normalised
+    one by one, then one doubling per layer.
     """
 
     def __init__(self, image_shape: list[int], inputs: int, width: int, kernel: int) -> None:
