@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import train
 from cli.compilation import compile_networks
-from cli.recipes import recipes
+from cli.recipes import purpose, recipes
 from common.errors import UserError
 from common.files import ROOT
 from datamodules.images.base import ImageDataModule, InMemoryImages
@@ -487,7 +487,7 @@ def test_a_smaller_dcgan_says_so(path: Path) -> None:
     the released code has.
     """
     width = recipe(f"dcgan/{path.name}").get("width", 128)
-    header = path.read_text().partition("\n")[0]
+    header = purpose(path)
     if "released" in header and recipe(f"dcgan/{path.name}").get("network") != "mnist":
         assert {128: "128", 64: "half"}[width] in header
     else:

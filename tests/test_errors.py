@@ -334,7 +334,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     SAMPLE + "--seeds a-b": ("--seeds 'a-b'", "write numbers and ranges, such as 0-31,85"),
     SAMPLE + "--num -3": ("--num -3", "give at least 1"),
     SAMPLE + "--device gpuu": ("--device gpuu", "give cpu"),
-    SAMPLE + "--mode interpolate --steps 0": ("--steps", "'0'"),
+    SAMPLE + "--mode interpolate --steps 0": ("--steps", "0 must be >0"),
     SAMPLE + "--label 3": ("--label 3", "leave it out, this model is not conditional"),
     "sample {d}/conditional/checkpoints/last.ckpt --label 99": ("--label 99", "give 0 to 9"),
     "sample {d}/conditional/checkpoints/last.ckpt --mode reconstruct --label 3": (
