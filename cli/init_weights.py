@@ -7,9 +7,10 @@ from pytorch_lightning import LightningDataModule
 
 from common.errors import UserError
 from lightning_modules.core.checkpoints import read_checkpoint
+from lightning_modules.core.module import GenerativeModule
 
 
-def init_from(path: str, model: torch.nn.Module, data: LightningDataModule) -> str:
+def init_from(path: str, model: GenerativeModule, data: LightningDataModule) -> str:
     """Copy the weights of a checkpoint that fit; return what was and was not loaded.
 
     Raises:
@@ -32,7 +33,7 @@ def check_tokenizer(path: str, checkpoint: dict[str, Any], data: LightningDataMo
         raise UserError(f"--init_from {path} counts in other tokens than this data: {mend}")
 
 
-def copy_weights(model: torch.nn.Module, theirs: dict[str, torch.Tensor]) -> str:
+def copy_weights(model: GenerativeModule, theirs: dict[str, torch.Tensor]) -> str:
     """Copy all weights that fit by name and shape; list those loaded, missing and mismatched."""
     ours = model.state_dict()
     loaded = {
@@ -46,6 +47,8 @@ def copy_weights(model: torch.nn.Module, theirs: dict[str, torch.Tensor]) -> str
             "is it of another system?"
         )
     model.load_state_dict(loaded, strict=False)
+    if model.ema is not None and not any(name.startswith("ema.") for name in loaded):
+        model.init_ema()  # of the loaded weights, instead of the initial ones
     lists = {
         "loaded": list(loaded),
         "missing": [name for name in ours if name not in theirs],

@@ -63,7 +63,7 @@ from datamodules.samplers import mix_seed
 from datamodules.tokenizers.bpe import BPETokenizer
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
-from lightning_modules.decoding.filters import NucleusProbability, SamplingConfig
+from lightning_modules.decoding.filters import FiniteNonNegative, NucleusProbability, SamplingConfig
 from lightning_modules.decoding.generation import DecodableModel, Guided, generate
 from lightning_modules.decoding.kv_cache import KVCache
 from lightning_modules.dvae import load_discrete_vae
@@ -419,8 +419,8 @@ class DALLE(GenerativeModule):
         *,
         batch: dict[str, Any] | None = None,
         prompt: list[str] | None = None,
-        guidance: NonNegativeFloat = 1.5,
-        temperature: NonNegativeFloat = 0.5,
+        guidance: FiniteNonNegative = 1.5,
+        temperature: FiniteNonNegative = 0.5,
         top_k: NonNegativeInt = 0,
         top_p: NucleusProbability = 1.0,
         prime: Tensor | None = None,

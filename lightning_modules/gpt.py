@@ -257,8 +257,10 @@ class GPT(LanguageModel):
 
     def decode_step(self, tokens: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:
         window = torch.cat([state.window, tokens[:, None]], 1)
-        if window.shape[1] > self.context:
-            return self.prefill(window)
+        if window.shape[1] > self.context:  # the same cache, filled again
+            window, state.cache.length = self.truncate(window), 0
+            hidden = self.hidden(window, state.cache)
+            return F.linear(hidden[:, -1], self.embedding.weight), state._replace(window=window)
         hidden = self.hidden(tokens[:, None], state.cache)
         return F.linear(hidden[:, -1], self.embedding.weight), DecodingState(window, state.cache)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import train
 from cli.compilation import compile_networks
+from cli.init_weights import copy_weights
 from cli.recipes import purpose, recipes
 from common.errors import UserError
 from common.files import ROOT
@@ -883,3 +884,13 @@ def test_maxout_resumes_with_the_bias_it_has(tmp_path: Path) -> None:
                 == 0
             )
     assert run_differences(tmp_path / "straight", tmp_path / "resumed") == []
+
+
+def test_averages_of_a_new_run_begin_with_the_weights_it_was_given() -> None:
+    """--init_from a run without averages: not with the initial weights, which count as missing."""
+    source = GAN(image_shape=[1, 8, 8], hidden=[8, 8], latent_dim=2)
+    model = GAN(image_shape=[1, 8, 8], hidden=[8, 8], latent_dim=2, ema_decay=0.999)
+    copy_weights(model, source.state_dict())
+    average = model.ema.networks["generator"].state_dict()
+    for name, value in source.generator.state_dict().items():
+        assert torch.equal(average[name], value), name

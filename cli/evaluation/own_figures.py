@@ -29,9 +29,10 @@ def own_figures(model: GenerativeModule, data: Any, options: argparse.Namespace)
             "leave out --metrics and --split, its own figures are of the test split"
         )
     silence_lightning()
+    device = torch.device(options.device)
     trainer = Trainer(
-        accelerator=torch.device(options.device).type,
-        devices=1,
+        accelerator=device.type,
+        devices=1 if device.index is None else [device.index],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +21,12 @@ from datamodules.text.storage import gather
 from datamodules.tokenizers.base import RECORD
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.tokens import TokenModule
-from lightning_modules.decoding.filters import MinimumShare, NucleusProbability, SamplingConfig
+from lightning_modules.decoding.filters import (
+    FiniteNonNegative,
+    MinimumShare,
+    NucleusProbability,
+    SamplingConfig,
+)
 from lightning_modules.decoding.generation import Listener, generate
 from metrics.language import TokenNLL
 
@@ -173,7 +178,7 @@ class LanguageModel(TokenModule):
         *,
         prompt: str = "",
         max_new_tokens: PositiveInt = 200,
-        temperature: NonNegativeFloat = 1.0,
+        temperature: FiniteNonNegative = 1.0,
         top_k: NonNegativeInt = 0,
         top_p: NucleusProbability = 1.0,
         min_p: MinimumShare = 0.0,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import torch
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -20,6 +20,7 @@ from datamodules.tokenizers.pair import PairTokenizer
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.tokens import TokenModule
 from lightning_modules.decoding.beam_search import BeamSearchConfig, Hypothesis, beam_search
+from lightning_modules.decoding.filters import FiniteNonNegative
 from lightning_modules.nn.attention import AttentionMap, recording_attention
 from metrics.language import TokenNLL
 from metrics.translation import (
@@ -215,7 +216,7 @@ class Translator(TokenModule):
         *,
         batch: dict[str, Any],
         beam: PositiveInt = 5,
-        length_penalty: NonNegativeFloat = 0.6,
+        length_penalty: FiniteNonNegative = 0.6,
         penalty: Literal["wu", "plain"] = "wu",
         min_length: NonNegativeInt = 0,
         max_length: NonNegativeInt = 0,

@@ -17,7 +17,11 @@ from common.errors import UserError
 if TYPE_CHECKING:
     NucleusProbability = float
     MinimumShare = float
+    FiniteNonNegative = float
 else:
+    FiniteNonNegative = restricted_number_type(
+        "FiniteNonNegative", float, [(">=", 0), ("<", math.inf)]
+    )
     NucleusProbability = restricted_number_type("NucleusProbability", float, [(">", 0), ("<=", 1)])
     MinimumShare = restricted_number_type("MinimumShare", float, [(">=", 0), ("<", 1)])
 
