@@ -50,7 +50,7 @@ ADVICE = {
     "class_entropy": "mode collapse: most samples are of few classes",
     "novelty": "the samples are copies of training pictures",
     "overfitting": (
-        "the discriminator knows the training pictures by heart: model.augment true, or more data"
+        "the discriminator overfits the training images: model.augment true, or more data"
     ),
 }
 

@@ -60,7 +60,7 @@ class CSVLog(Logger):
 
     Args:
         path: the file.
-        keep_until: last step to keep; 0 begins anew.
+        keep_until: last step to keep; 0 writes a new file.
     """
 
     def __init__(self, path: Path, keep_until: int = 0) -> None:

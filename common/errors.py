@@ -59,7 +59,7 @@ def run(program: Callable[[], object], interrupted: str = "interrupted") -> int:
         return fail(interrupted, 130)
     except (UserError, ArgumentError) as error:
         return fail(str(error), 2)
-    except BrokenPipeError:  # whoever reads stdout has had enough
+    except BrokenPipeError:  # the reader of stdout, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class LazyBatch(Mapping[str, Any]):
-    """A batch that is made when somebody looks into it.
+    """A batch that is built at its first access.
 
     Args:
         make: makes it.

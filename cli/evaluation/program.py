@@ -28,8 +28,7 @@ def folder_scores(options: argparse.Namespace) -> Iterator[Line]:
         data = data.domain(options.domain)
     if options.ranker is not None:
         raise UserError(
-            f"{options.source}: nobody knows the captions of a folder's pictures: "
-            "give --ranker with a checkpoint"
+            f"{options.source}: a folder of images has no captions: give --ranker with a checkpoint"
         )
     images = folder_images(options.source, data.data_spec["image_shape"], options)
     yield from scores(images, data, options, "")

@@ -15,7 +15,7 @@ shows in memory. Three ways to batch it:
 
 A batch holds `tokens` int64 (N, T + 1), the inputs and, one further, the targets; `length` (N,),
 how many of a row's targets count; `targets`, how many that are together; and `first`, whether a
-recurrent state begins anew.
+recurrent state is reset.
 """
 
 import itertools

@@ -177,7 +177,7 @@ class GenerativeModule(AveragingModule):
         """Updates of the whole run, for schedules that end with it.
 
         Raises:
-            UserError: if nobody knows, since only time ends the run.
+            UserError: If the run has no limit of updates or epochs.
         """
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):

@@ -10,8 +10,7 @@ def check_ranks_agree(module: torch.nn.Module) -> None:
     """Compare a hash of every parameter and buffer over all ranks.
 
     Raises:
-        RuntimeError: if one differs, with its name; a checkpoint of rank 0 would then be somebody
-            else's state.
+        RuntimeError: If one differs, with its name; a checkpoint holds the state of rank 0 only.
     """
     mine = {}
     for name, value in module.state_dict().items():

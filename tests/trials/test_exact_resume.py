@@ -102,7 +102,7 @@ def test_kill_at(untouched: tuple[Path, Path, float], place: str, count: int) ->
     """
     config, reference, _ = untouched
     if place == "turn" and not any(name in config.read_text() for name in ("gan", "pix2pix")):
-        pytest.skip("a single player takes no turns")
+        pytest.skip("only adversarial systems have a second network to update")
     run = reference.parent / place
     process = start(arguments(config, run), ["tests/trials/victim.py", place, str(count)])
     process.communicate()
