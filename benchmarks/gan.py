@@ -10,7 +10,8 @@ network's code, so that only the way of training differs:
   D passes, nothing frozen, and the losses read at every step.
 
 Each contender runs in a process of its own, several times in turns; ratios are of medians. Ours has
-its default callbacks and CSV logger on. No contender validates. MNIST is needed under DATA_ROOT.
+its default callbacks and CSV logger on. No contender validates. MNIST is taken where it is under
+DATA_ROOT, else emoji; the textbook loop needs MNIST.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from datamodules.base import corpus_root
 from lightning_modules.core.adversarial import batch_norms
 from lightning_modules.core.modes import frozen
 from lightning_modules.dcgan import DCGAN
@@ -118,20 +120,27 @@ SYSTEMS: dict[str, tuple[str, int, dict[str, int]]] = {  # class, side of the im
 
 
 def recipe(system: str) -> dict[str, Any]:
-    """The configuration of one of `SYSTEMS` on MNIST, framed in black where the size asks for
-    it.
+    """The configuration of one of `SYSTEMS`: on MNIST where it is at hand, framed in black where
+    the size asks for it, else on emoji.
     """
     path, side, init = SYSTEMS[system]
+    model = {"class_path": path, "init_args": init}
+    if not (corpus_root(None) / "MNIST/raw/train-images-idx3-ubyte").is_file():
+        emoji = {"size": side, "batch_size": BATCH}
+        return {
+            "model": model,
+            "data": {"class_path": "datamodules.images.openmoji.OpenMoji", "init_args": emoji},
+        }
     arguments = {"dataset": "MNIST", "val_size": 0, "pad": (side - 28) // 2, "batch_size": BATCH}
     data = {
         "class_path": "datamodules.images.torchvision.TorchvisionImages",
         "init_args": arguments,
     }
-    return {"model": {"class_path": path, "init_args": init}, "data": data}
+    return {"model": model, "data": data}
 
 
-def ours(system: str, steps: int) -> float:
-    """Steps per second of `train.py fit` as a user starts it."""
+def ours(system: str, steps: int, options: Sequence[str] = ()) -> float:
+    """Steps per second of `train.py fit` as a user starts it, with further options."""
     from cli.training import TrainCLI
 
     with tempfile.TemporaryDirectory() as folder:
@@ -144,6 +153,7 @@ def ours(system: str, steps: int) -> float:
             "0",
             "--trainer.log_every_n_steps",
             "10",
+            *options,
         ]
         TrainCLI(["fit", "--config", str(config), "--run_dir", f"{folder}/run", *limits])
         with open(f"{folder}/run/throughput.csv") as file:
@@ -152,35 +162,45 @@ def ours(system: str, steps: int) -> float:
             )
 
 
-def networks(system: str) -> tuple[nn.Module, nn.Module]:
-    """Fresh networks."""
+def networks(system: str, image_shape: list[int]) -> tuple[nn.Module, nn.Module]:
+    """Fresh networks for images (C, H, W)."""
     import importlib
 
-    path, side, init = SYSTEMS[system]
+    path, _, init = SYSTEMS[system]
     module, _, name = path.rpartition(".")
-    model = getattr(importlib.import_module(module), name)(image_shape=[1, side, side], **init)
+    model = getattr(importlib.import_module(module), name)(image_shape=image_shape, **init)
     return model.generator, model.discriminator
 
 
-def timed(step: Callable[[], None], steps: int) -> float:
+def wait_for(device: str) -> None:
+    """Wait until the device has done its work."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def timed(step: Callable[[], None], steps: int, device: str = "cpu") -> float:
     """Steps per second after a warm-up."""
-    for _ in range(WARMUP):
+    begin = 0.0
+    for number in range(WARMUP + steps):
+        if number == WARMUP:
+            wait_for(device)
+            begin = time.perf_counter()
         step()
-    begin = time.perf_counter()
-    for _ in range(steps):
-        step()
+    wait_for(device)
     return steps / (time.perf_counter() - begin)
 
 
-def plain(system: str, steps: int) -> float:
+def plain(system: str, steps: int, device: str = "cpu") -> float:
     """Steps per second of the loop that one would write by hand with care."""
     from cli.data import data_module
 
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
         config.write_text(json.dumps(recipe(system)))
-        images = data_module(config).split("train").images
-    generator, discriminator = networks(system)
+        images = data_module(config).split("train").images.to(device)
+    generator, discriminator = (
+        network.to(device) for network in networks(system, list(images.shape[1:]))
+    )
     adams = [
         torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999), fused=True)
         for net in (generator, discriminator)
@@ -192,7 +212,7 @@ def plain(system: str, steps: int) -> float:
         if not order:
             order.extend(torch.randperm(len(images))[: len(images) // BATCH * BATCH].split(BATCH))
         real = images[order.pop()].float() / 127.5 - 1
-        fake = generator(torch.randn(BATCH, 100), None)
+        fake = generator(torch.randn(BATCH, 100, device=device), None)
         if apart:
             right, wrong = discriminator(real, None), discriminator(fake.detach(), None)
         else:
@@ -206,14 +226,12 @@ def plain(system: str, steps: int) -> float:
             F.softplus(-discriminator(fake, None)).mean().backward()
         adams[0].step()
 
-    return timed(step, steps)
+    return timed(step, steps, device)
 
 
 def textbook(system: str, steps: int) -> float:
     """Steps per second of the loop that most begin with."""
     from torchvision import datasets, transforms
-
-    from datamodules.base import corpus_root
 
     side = SYSTEMS[system][1]
     change = transforms.Compose(
@@ -221,7 +239,7 @@ def textbook(system: str, steps: int) -> float:
     )
     digits = datasets.MNIST(corpus_root(None), transform=change)
     batches = iter(torch.utils.data.DataLoader(digits, BATCH, shuffle=True))
-    generator, discriminator = networks(system)
+    generator, discriminator = networks(system, [1, side, side])
     adams = [
         torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in (generator, discriminator)
     ]

@@ -18,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,8 @@ def recipe() -> dict[str, Any]:
     return config
 
 
-def ours(steps: int) -> dict[str, float]:
-    """`train.py fit` as a user starts it."""
+def ours(steps: int, options: Sequence[str] = ()) -> dict[str, float]:
+    """`train.py fit` as a user starts it, with further options."""
     import train
 
     with tempfile.TemporaryDirectory() as folder:
@@ -71,6 +72,7 @@ def ours(steps: int) -> dict[str, float]:
             "0",
             "--trainer.log_every_n_steps",
             str(LOG_EVERY),
+            *options,
         ]
         if code := train.main(command):
             sys.exit(code)
@@ -124,11 +126,11 @@ class PlainGPT(nn.Module):
                 )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.tokens(tokens) + self.places(torch.arange(tokens.shape[1]))
+        x = self.tokens(tokens) + self.places(torch.arange(tokens.shape[1], device=tokens.device))
         return F.linear(self.norm(self.blocks(x)), self.tokens.weight)
 
 
-def plain(steps: int) -> dict[str, float]:
+def plain(steps: int, device: str = "cpu") -> dict[str, float]:
     """The loop that one would write by hand."""
     from cli.data import data_module
 
@@ -145,7 +147,7 @@ def plain(steps: int) -> dict[str, float]:
         100,
     )
     torch.manual_seed(0)
-    model = PlainGPT(vocab_size, h["context"], h["layers"], h["heads"], h["width"])
+    model = PlainGPT(vocab_size, h["context"], h["layers"], h["heads"], h["width"]).to(device)
     matrices, others = (
         [p for p in model.parameters() if (p.dim() > 1) == many] for many in (True, False)
     )
@@ -167,6 +169,7 @@ def plain(steps: int) -> dict[str, float]:
         y = torch.stack(
             [torch.from_numpy(ids[i + 1 : i + 1 + h["context"]].astype(np.int64)) for i in starts]
         )
+        x, y = x.to(device), y.to(device)
         loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
         adam.zero_grad()
         loss.backward()

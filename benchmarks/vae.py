@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def recipe() -> dict[str, Any]:
     """
     from datamodules.base import corpus_root
 
-    if (corpus_root(None) / "MNIST/raw").is_dir():
+    if (corpus_root(None) / "MNIST/raw/train-images-idx3-ubyte").is_file():
         data = {
             "class_path": "datamodules.images.torchvision.TorchvisionImages",
             "init_args": {"dataset": "MNIST", "val_size": 0},
@@ -45,8 +45,8 @@ def recipe() -> dict[str, Any]:
     return {"model": {"class_path": "lightning_modules.vae.VAE", "init_args": model}, "data": data}
 
 
-def ours(steps: int) -> dict[str, float]:
-    """`train.py fit` as a user starts it."""
+def ours(steps: int, options: Sequence[str] = ()) -> dict[str, float]:
+    """`train.py fit` as a user starts it, with further options."""
     import csv
 
     import yaml
@@ -63,6 +63,7 @@ def ours(steps: int) -> dict[str, float]:
             "0",
             "--trainer.max_epochs",
             "-1",
+            *options,
         ]
         cli = TrainCLI(["fit", "--config", str(config), "--run_dir", f"{folder}/run", *limits])
         with open(f"{folder}/run/throughput.csv") as file:
@@ -78,7 +79,7 @@ def ours(steps: int) -> dict[str, float]:
     }
 
 
-def plain(steps: int) -> dict[str, float]:
+def plain(steps: int, device: str = "cpu") -> dict[str, float]:
     """The loop that one would write by hand."""
     import torch
     from torch import nn
@@ -89,14 +90,20 @@ def plain(steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
         config.write_text(json.dumps(recipe()))
-        images = data_module(config).split("train").images
+        images = data_module(config).split("train").images.to(device)
     pixels = images[0].numel()
-    encoder = nn.Sequential(nn.Linear(pixels, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENT))
-    decoder = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, pixels))
+    encoder = nn.Sequential(nn.Linear(pixels, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENT)).to(
+        device
+    )
+    decoder = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, pixels)).to(
+        device
+    )
     adam = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 1e-3, fused=True)
     done, begin = 0, 0.0
     while True:
         for index in torch.randperm(len(images))[: len(images) // BATCH * BATCH].split(BATCH):
+            if done in (WARMUP, WARMUP + steps) and device != "cpu":
+                torch.cuda.synchronize()
             if done == WARMUP:
                 begin = time.perf_counter()
             if done == WARMUP + steps:

@@ -134,9 +134,13 @@ def run_model(name: str, entry: Entry, seed: int) -> dict[str, Any]:
 
 def scored(checkpoint: Path, options: dict[str, Any]) -> dict[str, tuple[float, str]]:
     """Values and signatures by `evaluate.py`, of the averaged weights where there are any."""
+    import torch
+
     from cli.evaluation.options import parse
     from cli.evaluation.program import evaluate
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = {"device": device, **options}
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     lines: dict[str, tuple[float, str]] = {}
     for line in evaluate(parse([str(checkpoint), *arguments])):

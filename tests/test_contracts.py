@@ -414,6 +414,44 @@ def test_a_system_may_override_training_step(tmp_path: Path) -> None:
     assert any(not torch.equal(*pair) for pair in zip(before, model.parameters()))
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradients_of_fused_optimizers_are_clipped(
+    precision: Any, algorithm: str, tmp_path: Path
+) -> None:
+    """One step of SGD at rate 1 moves the weights by the clipped gradient."""
+
+    class Descent(VAE):
+        def on_train_start(self) -> None:
+            """Leave the output bias, which the mean image would set."""
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 1.0, fused=True)
+
+    torch.manual_seed(0)
+    model = Descent(image_shape=[3, 16, 16], hidden=[8], latent_dim=2)
+    before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    trainer = Trainer(
+        accelerator="cpu",
+        precision=precision,
+        gradient_clip_val=1e-2,
+        gradient_clip_algorithm=algorithm,
+        max_steps=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        log_every_n_steps=1,
+    )
+    trainer.fit(model, datamodule=OpenMoji(size=16, batch_size=8, max_samples=40))
+    moved = before - torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+    assert trainer.callback_metrics["train/grad_norm"] > 1, "the norm before clipping"
+    size = moved.norm() if algorithm == "norm" else moved.abs().max()
+    torch.testing.assert_close(size, torch.tensor(1e-2), rtol=1e-3, atol=0)
+
+
 def test_mistakes_of_a_new_system_are_named() -> None:
     """Sampling without its decorator, hyper-parameters that are not saved, averages not begun."""
     with pytest.raises(TypeError, match=r"Undecorated\.sample needs the decorator @sampling"):

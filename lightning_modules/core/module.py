@@ -227,6 +227,23 @@ class GenerativeModule(AveragingModule):
         if update % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by a connector
             self._write_interval(update, lr=optimizer.param_groups[0]["lr"])
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm that was recorded. Lightning computes it again, and refuses fused
+        optimizers in bf16-mixed, whose gradients are not scaled here.
+        """
+        if not gradient_clip_val or self.grad_norm is None:
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+        else:
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.grad_norm)
+
     def _interval_means(self) -> Tensor:
         """Sums and counts over ranks, shape (2, number of names)."""
         sums = torch.stack(

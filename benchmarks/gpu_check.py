@@ -1,0 +1,417 @@
+"""Checks of this template on a machine with a GPU, in at most 8 minutes: `make gpu-check`.
+
+The parts, in this order:
+
+- training: 50 updates of every recipe on embedded data, in fp32 and in bf16-mixed; losses are
+  finite, and sampling the fp32 checkpoint on the CPU and on the device with the same seeds gives
+  the same images to 1e-3 and the same texts. Between two logged updates nothing may wait for the
+  device: places that do are listed.
+- resuming: for every system, a run of 20 updates, the same run again, and a run that is stopped
+  after 10 updates and resumed, with PyTorch's default kernels and with deterministic ones. The
+  final states are compared to the bit.
+- distributed: DDP with one process.
+- speed: updates per second of `train.py` and of a plain loop with the images on the device, in
+  turns, and of `train.py --compile inductor`.
+
+Every check runs in a process of its own. Results are written after each one, as JSON and as
+Markdown; a check that has a result is not run again, so that an interrupted run continues.
+`--device cpu --tiny` tests the script itself.
+"""
+
+import argparse
+import csv
+import importlib
+import inspect
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch
+import yaml
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from cli.recipes import recipes
+
+Result = dict[str, Any]
+TOLERANCE = 2e-3  # images in [-1, 1] on two devices: 1e-3 of the range
+PREVIEW = 4  # samples of each preview
+
+
+class Settings(argparse.Namespace):
+    """Options of this program."""
+
+    device: str
+    tiny: bool
+    out: Path
+    jobs: int
+    parts: list[str]
+    check: list[str]
+
+    @property
+    def accelerator(self) -> str:
+        """Lightning's name of the device."""
+        return "cpu" if self.device == "cpu" else "gpu"
+
+
+class WatchSynchronisation(Callback):
+    """Writes the lines of Python that wait for the device between two updates.
+
+    Args:
+        first: Update after which waiting is watched.
+        last: Update after which it no longer is.
+        path: JSON file of "file:line" and the number of times.
+    """
+
+    def __init__(self, first: int, last: int, path: str) -> None:
+        self.first, self.last, self.path = first, last, path
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.first:
+            self.caught = warnings.catch_warnings(record=True)
+            self.seen = self.caught.__enter__()
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+        elif trainer.global_step == self.last:
+            torch.cuda.set_sync_debug_mode("default")
+            self.caught.__exit__(None, None, None)
+            found = Counter(
+                f"{'/'.join(Path(one.filename).parts[-2:])}:{one.lineno}"
+                for one in self.seen or ()
+                if "synchroniz" in str(one.message)
+            )
+            Path(self.path).write_text(json.dumps(found))
+
+
+# The recipes
+
+
+def class_of(path: str) -> Any:
+    """The class of a full path."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def embedded_recipes() -> list[str]:
+    """Recipes that need no data but what their dependencies carry."""
+    return [
+        path.relative_to(ROOT).as_posix()
+        for path in recipes()
+        if class_of(yaml.safe_load(path.read_text())["data"]["class_path"]).embedded
+    ]
+
+
+def small_options(recipe: str, settings: Settings) -> list[str]:
+    """Options of a recipe: its nested system untrained, and tiny data and networks if asked for."""
+    config = yaml.safe_load((ROOT / recipe).read_text())
+    model, data = config["model"].get("init_args", {}), config["data"].get("init_args", {})
+    options = []
+    if "dvae" in model:
+        dvae = yaml.safe_load((ROOT / "configs/dvae/openmoji.yaml").read_text())["model"]
+        names = ("codebook_size", "token_width", "width", "downsamplings", "blocks")
+        nested = {k: v for k, v in dvae["init_args"].items() if k in names}
+        nested["image_shape"] = [3, data["size"], data["size"]]
+        options += ["--model.dvae", json.dumps(nested)]
+    if settings.tiny:
+        batch = ["--data.batch_tokens", "64", "--data.max_length", "64"]
+        options += batch if "batch_tokens" in data else ["--data.batch_size", "4"]
+        options += ["--data.max_samples", "40"]
+        options += ["--model.width", "8"] if model.get("width", 0) > 8 else []
+        options += ["--data.size", "8"] if "/made/" in recipe else []
+        options += ["--data.size", "32"] if data.get("size", 0) > 32 else []
+    return options
+
+
+def fit(recipe: str, run: Path, updates: int, settings: Settings, *options: str) -> None:
+    """Train a recipe by `train.py`.
+
+    Raises:
+        RuntimeError: If it ends with another exit code than 0.
+    """
+    import train
+
+    arguments = ["fit", "--config", recipe, "--run_dir", str(run)]
+    arguments += ["--trainer.accelerator", settings.accelerator, "--trainer.devices", "1"]
+    arguments += ["--trainer.max_epochs", "-1", "--trainer.max_steps", str(updates)]
+    arguments += ["--trainer.limit_val_batches", "1", "--previews.count", str(PREVIEW)]
+    arguments += [*small_options(recipe, settings), *options]
+    if code := train.main(arguments):
+        raise RuntimeError(f"train.py ended with exit code {code}")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file."""
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+# The checks
+
+
+def check_training(recipe: str, settings: Settings) -> Result:
+    """Losses, peak memory, places that wait for the device, and samples on both devices."""
+    updates = 4 if settings.tiny else 50
+    found: Result = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in ("32-true", "bf16-mixed"):
+            run = Path(folder, precision)
+            options = ["--trainer.precision", precision]
+            options += ["--trainer.log_every_n_steps", str(updates // 2)]
+            if settings.device != "cpu" and precision == "32-true":
+                options += ["--trainer.callbacks+=benchmarks.gpu_check.WatchSynchronisation"]
+                for name, value in (("first", 30), ("last", 45), ("path", f"{folder}/waits.json")):
+                    options += [f"--trainer.callbacks.{name}", str(value)]
+            fit(recipe, run, updates, settings, *options)
+            metrics = [row for row in rows(run / "metrics.csv") if row["train/lr"]]
+            losses = {
+                name: [float(row[name]) for row in metrics]
+                for name in metrics[0]
+                if name in ("train/loss", "train/loss_g", "train/loss_d")
+            }
+            last = rows(run / "throughput.csv")[-1]
+            found[precision] = {
+                "losses": losses,
+                "finite": all(math.isfinite(value) for those in losses.values() for value in those),
+                "device_memory_mb": last.get("peak_device_memory_mb"),
+                "ms_per_update": 1000 * float(last["seconds"]) / (updates - updates // 2),
+            }
+        waits = Path(folder, "waits.json")
+        if waits.exists():
+            found["waits"] = json.loads(waits.read_text())
+        found["samples"] = compare_samples(Path(folder, "32-true"), settings)
+    found["passed"] = (
+        found["32-true"]["finite"] and found["bf16-mixed"]["finite"] and found["samples"]["passed"]
+        and not found.get("waits")
+    )  # fmt: skip
+    return found
+
+
+def compare_samples(run: Path, settings: Settings) -> Result:
+    """Largest difference of images, or share of equal texts, between the CPU and the device."""
+    from callbacks.preview_batch import on_device
+    from cli.data import data_module
+    from lightning_modules import load
+    from lightning_modules.core.module import GenerativeModule
+
+    torch.backends.cudnn.allow_tf32 = False
+    model, seeds = load(run / "checkpoints/last.ckpt"), list(range(4))
+    if type(model).sample is GenerativeModule.sample:
+        return {"passed": True}
+    batch: Result = {}
+    if "batch" in inspect.signature(model.sample).parameters:
+        batch = data_module(run / "config.yaml").batch("val", seeds)
+    samples = []
+    for device in ("cpu", settings.device):
+        model.to(device)
+        given = {"batch": on_device(batch, torch.device(device))} if batch else {}
+        samples.append(model.sample(seeds, **given))
+    if isinstance(samples[0], torch.Tensor):
+        difference = (samples[0] - samples[1].cpu()).abs().max().item()
+        return {"difference": difference, "passed": difference <= TOLERANCE}
+    equal = sum(map(str.__eq__, *samples)) / len(seeds)
+    return {"equal_texts": equal, "passed": equal == 1}
+
+
+def check_resuming(recipe: str, settings: Settings) -> Result:
+    """Names of the values that differ after a second run, and after a resumed one."""
+    from tests.runs import run_differences
+
+    updates = 4 if settings.tiny else 20
+    found: Result = {}
+    for kernels in ("default", "deterministic"):
+        options = ["--trainer.log_every_n_steps", "3"]
+        options += ["--trainer.deterministic", "true"] if kernels == "deterministic" else []
+        with tempfile.TemporaryDirectory() as folder:
+            first, again, resumed = (Path(folder, name) for name in ("first", "again", "resumed"))
+            try:
+                fit(recipe, first, updates, settings, *options)
+                fit(recipe, again, updates, settings, *options)
+                stop = ["--trainer.callbacks+=tests.runs.TerminateAt"]
+                stop += ["--trainer.callbacks.step", str(updates // 2)]
+                with suppress(RuntimeError):  # exit code 143
+                    fit(recipe, resumed, updates, settings, *options, *stop)
+                fit(recipe, resumed, updates, settings, *options, "--ckpt_path", "last")
+                found[kernels] = {
+                    "again": run_differences(first, again)[:5],
+                    "resumed": run_differences(first, resumed)[:5],
+                }
+            except RuntimeError as error:
+                found[kernels] = {"error": str(error)}
+    found["passed"] = found["deterministic"] == {"again": [], "resumed": []}
+    return found
+
+
+def check_distributed(recipe: str, settings: Settings) -> Result:
+    """DDP with one process gives the losses of no DDP."""
+    updates, found = 4 if settings.tiny else 20, []
+    with tempfile.TemporaryDirectory() as folder:
+        for strategy in ("auto", "ddp"):
+            run = Path(folder, strategy)
+            options = ["--trainer.strategy", strategy, "--trainer.log_every_n_steps", str(updates)]
+            fit(recipe, run, updates, settings, *options)
+            row = rows(run / "metrics.csv")[0]
+            found.append([float(row[k]) for k in ("train/loss", "train/loss_g") if row.get(k)])
+    difference = max(abs(a - b) / max(1, abs(a)) for a, b in zip(*found))
+    return {"losses": found, "passed": difference < 1e-3}
+
+
+def check_speed(contender: str, settings: Settings) -> Result:
+    """Updates per second of one contender, "<system> <way of training>"."""
+    from benchmarks import gan, language, vae
+
+    system, way = contender.split(" ")
+    steps = 10 if settings.tiny else {"gpt": 300}.get(system, 1000)
+    compiled = ["--compile", "inductor"] if way == "compiled" else []
+    where = ["--trainer.accelerator", settings.accelerator, "--trainer.devices", "1", *compiled]
+    if settings.device != "cpu":  # kernels are chosen and compiled in the first updates
+        where += ["--trainer.log_every_n_steps", "100"]
+        gan.WARMUP = language.WARMUP = language.LOG_EVERY = 100
+    if system == "vae":
+        speed = (vae.plain(steps, settings.device) if way == "plain" else vae.ours(steps, where))[
+            "steps_per_second"
+        ]
+    elif system == "gpt":
+        step = (
+            language.plain(steps, settings.device)
+            if way == "plain"
+            else language.ours(steps, where)
+        )
+        speed = 1 / step["step"]
+    elif way == "plain":
+        speed = gan.plain(system, steps, settings.device)
+    else:
+        speed = gan.ours(system, steps, where)
+    return {"updates_per_second": speed, "passed": True}
+
+
+def first_recipes() -> list[str]:
+    """One embedded recipe of each system."""
+    found: dict[str, str] = {}
+    for recipe in embedded_recipes():
+        found.setdefault(recipe.split("/")[1], recipe)
+    return list(found.values())
+
+
+def speed_contenders() -> list[str]:
+    """Contenders in the order in which they are measured."""
+    turns = [
+        f"{name} {way}" for name in ("vae", "gan", "dcgan", "gpt") for way in ("ours", "plain")
+    ]
+    return turns + [f"{name} compiled" for name in ("vae", "gan", "gpt")]
+
+
+PARTS: dict[str, tuple[Callable[[str, Settings], Result], Callable[[], list[str]]]] = {
+    "training": (check_training, embedded_recipes),
+    "resuming": (check_resuming, first_recipes),
+    "distributed": (
+        check_distributed,
+        lambda: ["configs/vae/openmoji.yaml", "configs/dcgan/openmoji.yaml"],
+    ),
+    "speed": (check_speed, speed_contenders),
+}
+
+
+# The program
+
+
+def run_check(part: str, name: str, settings: Settings) -> Result:
+    """The result of one check, made by a process of its own."""
+    command = [sys.executable, __file__, "--check", part, name, "--device", settings.device]
+    command += ["--tiny"] if settings.tiny else []
+    alone = part == "speed"
+    threads = {} if alone else {"OMP_NUM_THREADS": "1"}
+    begin = time.perf_counter()
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "DEBUG": "1"} | threads,
+        check=False,
+    )
+    lines = done.stdout.strip().splitlines()
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        errors = [line for line in said if "error" in line.lower()]
+        result = {"passed": False, "error": errors[-8:] or said[-8:]}
+    else:
+        result = json.loads(lines[-1])
+    return result | {"seconds": round(time.perf_counter() - begin, 1)}
+
+
+def pending(settings: Settings, results: Result) -> Iterator[tuple[str, list[str]]]:
+    """Parts with the names of the checks that have no result yet."""
+    for part in settings.parts:
+        _, names = PARTS[part]
+        yield part, [name for name in names() if name not in results.get(part, {})]
+
+
+def report(results: Result) -> str:
+    """All results as Markdown."""
+    lines = [f"# GPU check: {results['device']}", "", f"PyTorch {results['torch']}", ""]
+    for part in PARTS:
+        checks: Result = results.get(part, {})
+        if checks:
+            passed = sum(one["passed"] for one in checks.values())
+            lines += [f"## {part}: {passed} of {len(checks)} passed", "", "| check | result |"]
+            lines += ["|---|---|"]
+        for name, one in sorted(checks.items()):
+            figures = {key: value for key, value in one.items() if key != "passed"}
+            sign = "" if one["passed"] else "**failed** "
+            lines.append(f"| {name} | {sign}{json.dumps(figures)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run all checks that have no result yet, and write the results."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="cuda", help="PyTorch's name of the device")
+    parser.add_argument("--tiny", action="store_true", help="few updates of small networks")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu-check"), help="results' folder")
+    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) - 4))
+    settings = parser.parse_args(namespace=Settings())
+    if settings.check:
+        part, name = settings.check
+        print(json.dumps(PARTS[part][0](name, settings)))
+        return
+    settings.out.mkdir(parents=True, exist_ok=True)
+    path = settings.out / "gpu-check.json"
+    card = "CPU" if settings.device == "cpu" else torch.cuda.get_device_name()
+    results = {"device": card, "torch": torch.__version__}
+    if path.exists():
+        results = json.loads(path.read_text())
+    for part, names in pending(settings, results):
+        with ThreadPoolExecutor(1 if part == "speed" else settings.jobs) as pool:
+            waiting = {pool.submit(run_check, part, name, settings): name for name in names}
+            for done in as_completed(waiting):
+                name = waiting[done]
+                results.setdefault(part, {})[name] = result = done.result()
+                path.write_text(json.dumps(results, indent=1) + "\n")
+                path.with_suffix(".md").write_text(report(results))
+                print(part, name, "passed" if result["passed"] else "FAILED", flush=True)
+    print(report(results))
+    sys.exit(not all(one["passed"] for part in PARTS for one in results.get(part, {}).values()))
+
+
+if __name__ == "__main__":
+    main()
