@@ -22,7 +22,12 @@ from callbacks.throughput import Throughput
 from cli.classes import init_parameters
 from cli.command_line import CommandLine, parser_message
 from cli.compilation import compile_networks
-from cli.environment import keep_freed_memory, silence_lightning
+from cli.environment import (
+    choose_deterministic_convolutions,
+    keep_freed_memory,
+    silence_lightning,
+    skip_search_for_gpus,
+)
 from cli.init_weights import init_from
 from cli.loggers import close_wandb, run_loggers
 from cli.run_directory import check_resume, check_system, find_run
@@ -51,6 +56,8 @@ class TrainCLI(LightningCLI):
     def __init__(self, argv: list[str]) -> None:
         silence_lightning()
         keep_freed_memory()
+        choose_deterministic_convolutions()
+        skip_search_for_gpus()
         self.command_line = CommandLine(argv)
         super().__init__(
             GenerativeModule,

@@ -206,9 +206,11 @@ class VectorQuantiser(nn.Module):
         sums = torch.zeros_like(self.sums).index_add_(0, tokens, rows)
         counts = torch.zeros_like(self.uses).index_add_(0, tokens, torch.ones_like(rows[:, 0]))
         # Row `choice[k]` of all ranks' batches may replace vector k.
-        generator = torch.Generator().manual_seed(seed)
-        choice = torch.randint(len(rows) * world_size, self.uses.shape, generator=generator)
-        choice, positions = choice.to(rows.device), len(rows) // len(features)
+        generator = torch.Generator(rows.device).manual_seed(seed)
+        choice = torch.randint(
+            len(rows) * world_size, self.uses.shape, generator=generator, device=rows.device
+        )
+        positions = len(rows) // len(features)
         sample = choice // positions
         own = rows[sample // world_size * positions + choice % positions]
         replacements = own * (sample % world_size == rank)[:, None]

@@ -131,6 +131,24 @@ class Output(NamedTuple):
     replaced_logits: Tensor | None
 
 
+def true_first(mask: Tensor, size: int) -> Tensor:
+    """Flat positions of a mask, in order: those of True, then others.
+
+    Indexing with the mask itself would make the host wait for the device to count.
+
+    Args:
+        mask: Mask of any shape.
+        size: Number of positions, at least the number of True.
+    """
+    return (~mask).flatten().byte().argsort(stable=True)[:size]
+
+
+def spread(values: Tensor, at: Tensor, mask: Tensor) -> Tensor:
+    """Values (M,) put at flat positions (M,), where the mask is True; 0 elsewhere."""
+    flat = values.new_zeros(mask.numel()).index_copy(0, at, values)
+    return flat.view(mask.shape).masked_fill(~mask, 0)
+
+
 class ELECTRA(TokenModule):
     """Replaced-token detection, and the objectives that it is compared with.
 
@@ -240,9 +258,17 @@ class ELECTRA(TokenModule):
         tokens: Tensor,
         chosen: Tensor,
         valid: Tensor,
+        at: Tensor,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Replace the chosen tokens by samples of the generator.
+
+        Args:
+            tokens: Tokens (N, T).
+            chosen: m of Eq. 1 (N, T).
+            valid: True where there is a token (N, T).
+            at: Flat positions (M,), all chosen ones among them.
+            generator: Random generator on the CPU; the global one by default.
 
         Returns:
             x_corrupt (N, T) of Eq. 2, and the generator's loss at the chosen positions, 0 elsewhere
@@ -250,45 +276,58 @@ class ELECTRA(TokenModule):
         """
         assert self.generator is not None
         masked = tokens.masked_fill(chosen, self.mask_id)
-        hidden = self.encode(self.generator, masked, valid)[chosen]  # (M, width / 4)
+        hidden = self.encode(self.generator, masked, valid)  # (N, T, width / 4)
+        hidden = hidden.flatten(0, 1).index_select(0, at)  # (M, width / 4)
         logits = self.word_logits(self.generator_head, hidden).float()  # (M, V)
-        nll = torch.zeros(tokens.shape, device=tokens.device, dtype=torch.float32)
-        nll[chosen] = F.cross_entropy(logits, tokens[chosen], reduction="none")  # Eq. 3
+        nll = F.cross_entropy(logits, tokens.flatten()[at], reduction="none")  # Eq. 3
         # Gumbel-max sampling; a sampled token has no gradient.
         gumbel = -(-self._uniform(logits.shape, generator).clamp_min(1e-20).log()).log()
         sampled = (logits.detach() + gumbel).argmax(-1)  # (M,)
-        return masked.masked_scatter(chosen, sampled), nll  # Eq. 2
+        corrupt = torch.where(chosen, spread(sampled, at, chosen), masked)  # Eq. 2
+        return corrupt, spread(nll, at, chosen)
 
     def forward(
-        self, tokens: Tensor, length: Tensor, generator: torch.Generator | None = None
+        self,
+        tokens: Tensor,
+        length: Tensor,
+        count: int | None = None,
+        generator: torch.Generator | None = None,
     ) -> Output:
         """Corrupt a batch and compute the losses of each position.
 
         Args:
             tokens: Tokens (N, T).
             length: Number of tokens of each text (N,).
+            count: Sum of `length`; without it, more is computed than needed.
             generator: Random generator on the CPU; the global one by default.
         """
+        count = tokens.numel() if count is None else count
         valid = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
         chosen = self.choose(valid & self.maskable[tokens], generator)
+        at_chosen = true_first(chosen, 15 * count // 100 + len(tokens))  # each row rounds up
         if self.generator is None:
             corrupt = tokens.masked_fill(chosen, self.mask_id)
             generator_nll = torch.zeros(tokens.shape, device=tokens.device)
         else:
-            corrupt, generator_nll = self.replace(tokens, chosen, valid, generator)
+            corrupt, generator_nll = self.replace(tokens, chosen, valid, at_chosen, generator)
         hidden = self.encode(self.main, corrupt, valid)  # (N, T, width)
         everywhere = self.hparams.objective in ("electra", "all_tokens")
-        at = valid if everywhere else chosen
-        main_nll = torch.zeros(tokens.shape, device=tokens.device, dtype=torch.float32)
+        where = valid if everywhere else chosen
         replaced_logits = None
         if self.word_head is None:
             replaced_logits = self.discriminator_head(hidden)[..., 0].float()
             replaced = (corrupt != tokens).float()
-            main_nll[at] = F.binary_cross_entropy_with_logits(
-                replaced_logits[at], replaced[at], reduction="none"
-            )  # Eq. 4
+            main_nll = F.binary_cross_entropy_with_logits(
+                replaced_logits, replaced, reduction="none"
+            ).masked_fill(~where, 0.0)  # Eq. 4
         else:
-            main_nll[at] = self.word_nll(hidden[at], tokens[at], corrupt[at])
+            at = true_first(valid, count) if everywhere else at_chosen
+            nll = self.word_nll(
+                hidden.flatten(0, 1).index_select(0, at),
+                tokens.flatten()[at],
+                corrupt.flatten()[at],
+            )
+            main_nll = spread(nll, at, where)
         share = 1.0 if everywhere else MASK_SHARE
         return Output(valid, chosen, corrupt, generator_nll, main_nll, share, replaced_logits)
 
@@ -316,7 +355,8 @@ class ELECTRA(TokenModule):
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         tokens, length = self.texts(batch)
-        return self.losses(self(tokens, length), self.target_count(batch))
+        count = self.target_count(batch)
+        return self.losses(self(tokens, length, count), count)
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
@@ -355,7 +395,7 @@ class ELECTRA(TokenModule):
         """
         tokens, length = self.texts(batch)
         count = self.target_count(batch)
-        output = self(tokens, length)
+        output = self(tokens, length, count)
         means = {name: (value, count) for name, value in self.losses(output, count).items()}
         if self.generator is not None:
             replaced = (output.corrupt != tokens)[output.valid]
@@ -404,7 +444,7 @@ class ELECTRA(TokenModule):
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         """Corrupted texts: `new(true)` for a replaced token, `[token]` for a detected one."""
         tokens, length = self.texts(batch)
-        output = self(tokens, length, torch.Generator().manual_seed(0))
+        output = self(tokens, length, generator=torch.Generator().manual_seed(0))
         if self.tokenizer is None or output.replaced_logits is None:
             return {}
         spell = self.tokenizer.token

@@ -122,6 +122,21 @@ def test_both_losses_reach_the_total_with_their_weights() -> None:
     torch.testing.assert_close(model.losses(outcome, 40)["loss"], expected)
 
 
+@pytest.mark.parametrize("objective", ["electra", "all_tokens", "replace_mlm"])
+def test_fewer_positions_give_the_same_losses(objective: Any) -> None:
+    """With the number of tokens, only as many positions are computed as may have been chosen."""
+    torch.manual_seed(0)
+    model = ELECTRA(20, context=29, objective=objective, layers=1, width=16, embedding=8).eval()
+    tokens, length = torch.randint(20, (4, 30)), torch.tensor([30, 19, 3, 1])
+    every, few = (
+        model(tokens, length, count, torch.Generator().manual_seed(1))
+        for count in (None, int(length.sum()))
+    )
+    assert every.chosen.sum() == 5 + 3 + 1 + 1
+    for one, other in zip(every[:-1], few[:-1]):
+        torch.testing.assert_close(one, other)
+
+
 def test_the_discriminator_teaches_the_generator_nothing() -> None:
     """A drawn word has no gradient; the tied embeddings learn from both."""
     model, (tokens, length) = electra(), texts(20, 12)
