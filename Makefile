@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 STAGE = $(BIN)/python train.py fit --config configs/$(1)/openmoji.yaml --run_dir runs/dalle/$(1)/seed0 \
 	$(if $(wildcard runs/dalle/$(1)/seed0/checkpoints/last.ckpt),--ckpt_path last)
 
-.PHONY: setup train dalle test trials lint bench reproduce readme
+.PHONY: setup train dalle test trials lint bench gpu-check gpu-records reproduce readme
 
 setup: $(STAMP)
 
@@ -44,6 +44,12 @@ bench: setup  ## side by side with plain PyTorch, and with peers where they are 
 	$(BIN)/python benchmarks/language.py
 	$(BIN)/python benchmarks/seq2seq.py
 	$(BIN)/python benchmarks/dalle.py
+
+gpu-check: setup  ## checks on a GPU, 8 minutes; DEVICE=cpu TINY=1 tests the script
+	$(BIN)/python benchmarks/gpu_check.py $(if $(DEVICE),--device $(DEVICE)) $(if $(TINY),--tiny)
+
+gpu-records: setup  ## published numbers that a GPU reaches in minutes
+	$(BIN)/python benchmarks/gpu_records.py
 
 reproduce: setup  ## make reproduce ID=vae-mnist-nll
 	$(BIN)/python reproduce.py $(if $(ID),run $(ID),list)

@@ -1,0 +1,19 @@
+"""The checks for machines with a GPU run on a CPU too, with tiny networks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.runs import ROOT
+
+
+def test_checks_pass_on_the_cpu(tmp_path: Path) -> None:
+    program = [sys.executable, "benchmarks/gpu_check.py", "--device", "cpu", "--tiny"]
+    done = subprocess.run(
+        [*program, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    results = json.loads((tmp_path / "gpu-check.json").read_text())
+    assert len(results["training"]) >= 25
+    assert "# GPU check: CPU" in (tmp_path / "gpu-check.md").read_text()
