@@ -67,6 +67,18 @@ class CaptionedImageDataset:
         )
 
 
+class CaptionBatch(dict[str, Any]):
+    """A batch that has no images."""
+
+    def __missing__(self, key: str) -> Any:
+        if key == "image":
+            raise UserError(
+                "data.captions_only true: this system reads the images of a batch; "
+                "leave the option out"
+            )
+        raise KeyError(key)
+
+
 class CaptionsOnly:
     """Captions without their images, gathered a batch at a time.
 
@@ -80,8 +92,8 @@ class CaptionsOnly:
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitems__(self, request: Request) -> dict[str, Any]:
-        return self.data.caption_batch(request)
+    def __getitems__(self, request: Request) -> CaptionBatch:
+        return CaptionBatch(self.data.caption_batch(request))
 
 
 class CaptionedImages(ImageDataModule):

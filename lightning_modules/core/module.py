@@ -21,6 +21,7 @@ from common.errors import UserError
 from datamodules.tokenizers.base import Tokenizer
 from datamodules.tokenizers.kinds import tokenizer_from_json
 from lightning_modules.core.ema import AveragingModule
+from lightning_modules.core.interval_means import IntervalMeans
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.seeding import seed_generators
 
@@ -84,8 +85,7 @@ class GenerativeModule(AveragingModule):
         super().__init__()
         self.signatures: dict[str, str] = {}
         self.grad_norm: Tensor | None = None
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._means = IntervalMeans()
         self._seen = 0
         self.tokenizer: Tokenizer | None = None
 
@@ -201,15 +201,9 @@ class GenerativeModule(AveragingModule):
         ends.
         """
         for name, value in values.items():
-            value = (
-                value.detach().float()
-                if isinstance(value, Tensor)
-                else torch.full((), value, device=self.device)
-            )
-            self._sums[name] = (
-                self._sums[name].to(value.device) + value if name in self._sums else value.clone()
-            )
-            self._counts[name] = self._counts.get(name, 0) + 1
+            if not isinstance(value, Tensor):
+                value = torch.full((), value, device=self.device)
+            self._means.add(name, value)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Record the norm of the gradient before clipping; end the logging interval at its last
@@ -244,19 +238,17 @@ class GenerativeModule(AveragingModule):
         else:
             torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.grad_norm)
 
-    def _interval_means(self) -> Tensor:
+    def _means_of_ranks(self) -> Tensor:
         """Sums and counts over ranks, shape (2, number of names)."""
-        sums = torch.stack(
-            [value.to(self.device) for value in self._sums.values()]
-        )  # those of a checkpoint are on the CPU
-        counts = torch.tensor(list(self._counts.values()), dtype=sums.dtype, device=sums.device)
-        means: Tensor = self.trainer.strategy.reduce(torch.stack([sums, counts]), reduce_op="mean")
+        means = self._means.stacked(self.device)
+        if self._means.names:
+            means = self.trainer.strategy.reduce(means, reduce_op="mean")
         return means
 
     def _write_interval(self, update: int, **extra: float) -> None:
-        sums, counts = self._interval_means()
-        means = dict(zip(self._sums, (sums / counts).tolist(), strict=True))
-        self._sums, self._counts = {}, {}
+        sums, counts = self._means_of_ranks()
+        means = dict(zip(self._means.names, (sums / counts).tolist(), strict=True))
+        self._means.clear()
         row = {f"train/{name}": value for name, value in {**means, **extra}.items()}
         row[f"train/{self.throughput_unit}_seen"] = self._seen_by_all()
         for logger in self.loggers:
@@ -292,11 +284,11 @@ class GenerativeModule(AveragingModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        means = self._interval_means() if self._sums else torch.empty(2, 0)
+        means = self._means_of_ranks()
         if self.tokenizer is not None:
             checkpoint["tokenizer"] = self.tokenizer.to_json()
         checkpoint["log_interval"] = {
-            "names": list(self._sums),
+            "names": self._means.names,
             "sums": means[0],
             "counts": means[1],
             "seen": self._seen_by_all(),
@@ -306,11 +298,7 @@ class GenerativeModule(AveragingModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         interval = checkpoint["log_interval"]
-        self._sums = dict(zip(interval["names"], interval["sums"].clone()))
-        self._counts = {
-            name: round(count)
-            for name, count in zip(interval["names"], interval["counts"].tolist())
-        }
+        self._means.load(interval)
         self._seen = interval["seen"] if self.global_rank == 0 else 0
         resuming = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         theirs, ours = checkpoint.get("optimizer_settings", {}), self._optimizer_settings()

@@ -1,0 +1,47 @@
+"""Means of logged values over an interval of updates."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class IntervalMeans:
+    """Sums and counts of named scalars.
+
+    Sums stay on the device that computed the values: adding one waits for nothing.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the values added since the last `clear`."""
+        return list(self._sums)
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Add a scalar."""
+        value = value.detach().float()
+        total = self._sums.get(name)
+        self._sums[name] = value.clone() if total is None else total.to(value.device) + value
+        self._counts[name] = self._counts.get(name, 0) + 1
+
+    def stacked(self, device: torch.device) -> Tensor:
+        """Sums and counts, shape (2, number of names)."""
+        if not self._sums:
+            return torch.empty(2, 0, device=device)
+        # Those of a checkpoint are on the CPU.
+        sums = torch.stack([value.to(device) for value in self._sums.values()])
+        counts = torch.tensor(list(self._counts.values()), dtype=sums.dtype, device=device)
+        return torch.stack([sums, counts])
+
+    def clear(self) -> None:
+        """Begin a new interval."""
+        self._sums, self._counts = {}, {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue an interval from its `names`, `sums` and `counts`."""
+        self._sums = dict(zip(state["names"], state["sums"].clone()))
+        self._counts = dict(zip(state["names"], map(round, state["counts"].tolist())))
