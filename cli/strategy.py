@@ -12,15 +12,20 @@ DDP = ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
 def strategy_for(config: Namespace, find_unused_parameters: bool) -> Any:
     """`trainer.strategy`, made to find unused parameters where the system needs that.
 
-    Only DDP that is named, or that Lightning chooses for several processes, is changed; a strategy
-    given as an object or by another name stays.
+    Only DDP is changed: by name, as a class with arguments, or as Lightning's choice for several
+    processes.
 
     Args:
         config: Options of the trainer.
         find_unused_parameters: Whether a backward pass of the system leaves parameters out.
     """
     name = config.strategy
-    if not find_unused_parameters or name not in ("auto", *DDP):
+    if not find_unused_parameters:
+        return name
+    if isinstance(name, Namespace) and "find_unused_parameters" in name.get("init_args", {}):
+        name.init_args.find_unused_parameters = True
+        return name
+    if name not in ("auto", *DDP):
         return name
     if name == "auto":
         probe = Trainer(

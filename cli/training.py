@@ -19,6 +19,7 @@ from callbacks.previews import Previews
 from callbacks.run_files import RunFiles
 from callbacks.run_summary import RunSummary, describe
 from callbacks.throughput import Throughput
+from cli.class_help import requested_help
 from cli.classes import init_parameters
 from cli.command_line import CommandLine, parser_message
 from cli.compilation import compile_networks
@@ -59,6 +60,9 @@ class TrainCLI(LightningCLI):
         choose_deterministic_convolutions()
         skip_search_for_gpus()
         self.command_line = CommandLine(argv)
+        if text := requested_help(self.command_line.words):
+            print(text)
+            raise SystemExit(0)
         super().__init__(
             GenerativeModule,
             DataModule,
@@ -161,6 +165,9 @@ class TrainCLI(LightningCLI):
         for name in START_OPTIONS:
             self.saved_config.pop(name, None)
         options.model.dict_kwargs = self._data_spec()
+        options.trainer.strategy = strategy_for(
+            options.trainer, self.command_line.classes["model"].find_unused_parameters
+        )
 
     def _data_spec(self) -> dict[str, Any]:
         """Those values of the data spec that the model's `__init__` names."""
@@ -195,7 +202,6 @@ class TrainCLI(LightningCLI):
             logger=loggers,
             callbacks=[*as_list(config.callbacks), *self._callbacks()],
             plugins=[*as_list(config.plugins), AtomicCheckpointIO()],
-            strategy=strategy_for(config, self.model.find_unused_parameters),
             **kwargs,
         )
 
