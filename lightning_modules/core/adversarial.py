@@ -301,7 +301,7 @@ class AdversarialModule(GenerativeModule):
             UserError: If `trainer.sync_batchnorm` is set.
         """
         if any(isinstance(part, torch.nn.SyncBatchNorm) for part in self.modules()):
-            # `calibrate` also runs in previews, on rank 0 alone, which would wait for the others.
+            # `calibrate` also runs in previews on rank 0, where SyncBatchNorm would wait forever.
             raise UserError(
                 "trainer.sync_batchnorm is not supported: adversarial systems average batch-norm "
                 "statistics themselves; leave it out"
