@@ -1,1 +1,1 @@
-"""Errors, files and images: what every package uses; imports nothing of this project."""
+"""Error, file and image utilities of all packages; imports no other package of this project."""

@@ -1,8 +1,7 @@
-"""Errors that a user can mend: one line on stderr and an exit code.
+"""Error messages and exit codes of the programs: one line on stderr instead of a traceback.
 
-A user's mistake is a `UserError`: one line on stderr that names the thing and what to do, exit code
-2. A fault of the machine (a full disk, no permission) exits with 1. DEBUG=1 shows the traceback of
-either.
+A user's mistake is a `UserError`: its message says what is wrong and what to do, and the exit code
+is 2. A machine fault (a full disk, no permission) exits with 1. DEBUG=1 shows the traceback.
 """
 
 import errno
@@ -19,24 +18,24 @@ MACHINE_FAULTS = {
 }
 
 
-WORKER = re.compile(
-    r"Caught \w+ in DataLoader worker.*\n[\w.]+: ", re.DOTALL
-)  # and the traceback that torch puts before a message
+# Text and traceback that PyTorch puts before the message of an error in a data loader's worker.
+WORKER = re.compile(r"Caught \w+ in DataLoader worker.*\n[\w.]+: ", re.DOTALL)
 
 
 class UserError(ValueError):
-    """A mistake the user can mend; the message says how, in one line."""
+    """Mistake that the user can fix; the message says how, in one line."""
 
 
 def one_line(text: str, limit: int = 400) -> str:
-    """An error message in one line, without the traceback of a loader's worker process."""
+    """Join an error message into one line, without the traceback of a loader's worker."""
     joined = " ".join(WORKER.sub("", text).split())
     return joined if len(joined) <= limit else joined[: limit - 3] + "..."
 
 
 def mistake_behind(error: BaseException) -> UserError | None:
-    """The user's mistake that caused an error, if one did: jsonargparse wraps whatever a
-    constructor raises.
+    """Return the `UserError` that caused an error, or None.
+
+    jsonargparse wraps every exception that a constructor raises.
     """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
@@ -45,8 +44,11 @@ def mistake_behind(error: BaseException) -> UserError | None:
 
 
 def run(program: Callable[[], object], interrupted: str = "interrupted") -> int:
-    """Call a program and turn whatever it raises into one line on stderr and an exit code; what
-    Ctrl-C leaves is `interrupted`.
+    """Call a program and return its exit code; an exception becomes one line on stderr.
+
+    Args:
+        program: Function without arguments.
+        interrupted: Message after Ctrl-C.
     """
     try:
         program()
@@ -70,11 +72,11 @@ def run(program: Callable[[], object], interrupted: str = "interrupted") -> int:
     except Exception as error:
         if mistake := mistake_behind(error):
             return fail(str(mistake), 2)
-        return fail(f"{type(error).__name__}: {error} (DEBUG=1 shows where)", 1)
+        return fail(f"{type(error).__name__}: {error} (set DEBUG=1 to see the traceback)", 1)
 
 
 def fail(message: str, code: int) -> int:
-    """Print one line (the traceback first where DEBUG is set) and return the code."""
+    """Print an error in one line, after the traceback if DEBUG is set, and return `code`."""
     if os.environ.get("DEBUG"):
         traceback.print_exc()
     print(f"error: {one_line(message)}", file=sys.stderr)

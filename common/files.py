@@ -9,8 +9,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def atomic_save(path: Path, write: Callable[[Any], None]) -> None:
-    """Call `write` with a file beside `path` and rename it, so that a killed process leaves no half
-    a cache.
+    """Write a temporary file with `write`, then rename it to `path`.
+
+    A killed process leaves no partial file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")

@@ -11,12 +11,12 @@ from torchvision.utils import make_grid
 
 
 def grid(images: Tensor, columns: int = 8) -> Tensor:
-    """uint8 image (3, H, W) of many in [-1, 1].
+    """Arrange images in a grid, as one uint8 image (3, H, W).
 
     Args:
-        images: (N, C, H, W), or rows to be compared (R, N, C, H, W): row r + 1 of an image
-            stands below row r.
-        columns: Number of images side by side.
+        images: Images (N, C, H, W) in [-1, 1], or R versions of them to compare (R, N, C, H, W):
+            version r + 1 of an image is shown below version r.
+        columns: Maximum number of images side by side.
     """
     if images.shape[-3:] == (2, 1, 1):
         return plane(images.reshape(-1, 2))
@@ -35,12 +35,11 @@ def grid(images: Tensor, columns: int = 8) -> Tensor:
 
 
 def labelled(rows: list[tuple[str, Tensor]], min_side: int = 64) -> Tensor:
-    """uint8 image (3, H, W): a line for each row, its text and then its images (N, C, H, W) in
-    [-1, 1].
+    """Arrange rows of images, each after its label, in one uint8 image (3, H, W).
 
     Args:
-        rows: Texts and images, all of one size.
-        min_side: Pixels; smaller images are enlarged to at least that height.
+        rows: Label and images (N, C, H, W) in [-1, 1] of each row; all images have one size.
+        min_side: Minimum side of an image in pixels; smaller images are enlarged.
     """
     scale = -(-min_side // rows[0][1].shape[-1])
     lines = [
@@ -59,7 +58,7 @@ def labelled(rows: list[tuple[str, Tensor]], min_side: int = 64) -> Tensor:
 
 
 def label_font(size: int) -> Any:
-    """A font that knows more than ASCII where the system has one, or Pillow's own."""
+    """Font with more characters than ASCII if the system has one, else Pillow's default."""
     for name in (
         "NotoSansCJK-Regular.ttc",
         "NotoSans-Regular.ttf",
@@ -75,9 +74,7 @@ def label_font(size: int) -> Any:
 
 
 def plane(points: Tensor, side: int = 192) -> Tensor:
-    """uint8 image (3, side, side) of points (N, 2) in [-1, 1]: images of two numbers are
-    points.
-    """
+    """Plot points (N, 2) in [-1, 1], the samples of 2-D data, in a uint8 image (3, side, side)."""
     column, row = (
         ((points.detach().float().cpu().clamp(-1, 1) + 1) / 2 * (side - 1)).round().long().unbind(1)
     )
@@ -87,11 +84,11 @@ def plane(points: Tensor, side: int = 192) -> Tensor:
 
 
 def strips(images: Tensor) -> Tensor:
-    """uint8 image of strips (N, S, C, H, W), one per line."""
+    """Arrange strips (N, S, C, H, W), one per line, in one uint8 image (3, H, W)."""
     return grid(images.flatten(0, 1), columns=images.shape[1])
 
 
 def save_png(image: Tensor, path: Path) -> None:
-    """Write a uint8 image (3, H, W)."""
+    """Write a uint8 image (3, H, W) to a PNG file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)

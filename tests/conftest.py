@@ -1,6 +1,4 @@
-"""Each test begins in the repository with a known seed, and no test leaves a signal handler or a
-seed behind.
-"""
+"""Isolation of tests: each starts in the repository root, with a fixed seed."""
 
 import os
 import signal
@@ -16,7 +14,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Working directory, seed, environment and signal handlers."""
+    """Set the working directory, seed and environment, and restore the signal handler."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     monkeypatch.delenv("MAQUETTE_RUN_DIR", raising=False)

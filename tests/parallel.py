@@ -1,4 +1,4 @@
-"""Systems that do the same however a batch is split, and a witness of what every rank holds."""
+"""Systems whose updates do not depend on how a batch is split, and a record of each rank."""
 
 import os
 from pathlib import Path
@@ -17,9 +17,7 @@ from lightning_modules.transformer import Transformer
 
 
 class IndexNoiseGAN(GAN):
-    """Sample i always starts from the same noise: a batch gives the same gradients however it is
-    split.
-    """
+    """GAN in which sample i always has the same noise, however a batch is split."""
 
     def generate(self, batch: dict[str, Any]) -> Tensor:
         return self.generator(
@@ -28,18 +26,14 @@ class IndexNoiseGAN(GAN):
 
 
 class PlainGPT(GPT):
-    """GPT by plain gradient descent, since Adam's first steps turn a rounding error of a tiny
-    gradient into a whole step.
-    """
+    """GPT trained by SGD: Adam would turn rounding errors of tiny gradients into full steps."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 0.5)
 
 
 class PlainTransformer(Transformer):
-    """Transformer by plain gradient descent, which stands still in its first epoch: what that
-    validates are equal weights.
-    """
+    """Transformer trained by SGD, at rate 0 in the first epoch: it validates equal weights."""
 
     def configure_optimizers(self) -> Any:
         sgd = torch.optim.SGD(self.network.parameters(), 0.5)
@@ -47,14 +41,14 @@ class PlainTransformer(Transformer):
 
 
 class PlainCLIP(CLIP):
-    """CLIP by plain gradient descent."""
+    """CLIP trained by SGD."""
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
 class PlainVQ(DiscreteVAE):
-    """VQ-VAE by plain gradient descent, without noise on its pixels."""
+    """VQ-VAE trained by SGD, without noise on the pixels."""
 
     def log_likelihood(self, z: Tensor, image: Tensor) -> Tensor:
         mean, log_scale = self.network.decode(z)
@@ -65,11 +59,10 @@ class PlainVQ(DiscreteVAE):
 
 
 class Witness(Callback):
-    """Writes weights, buffers, a draw of noise, the samples and the number of gradient exchanges of
-    each rank to `folder`.
+    """Record weights, noise, sample indices and the number of gradient exchanges of each rank.
 
     Args:
-        folder: where to.
+        folder: Folder of the records, one file per rank and epoch.
     """
 
     def __init__(self, folder: str) -> None:
@@ -91,7 +84,7 @@ class Witness(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.noise.append(torch.rand(4))  # what a system would draw next from this rank's generator
+        self.noise.append(torch.rand(4))  # next numbers of this rank's generator
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         state = {name: value.clone() for name, value in pl_module.state_dict().items()}
@@ -111,7 +104,7 @@ class Witness(Callback):
 def exchange(
     witness: Witness, bucket: torch.distributed.GradBucket
 ) -> torch.futures.Future[Tensor]:
-    """Mean over ranks, counted."""
+    """Average a gradient bucket over ranks and count the exchange."""
     witness.exchanges[-1] += 1
     future = torch.distributed.all_reduce(bucket.buffer(), async_op=True).get_future()
     return future.then(lambda result: result.value()[0] / torch.distributed.get_world_size())

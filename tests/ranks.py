@@ -1,8 +1,8 @@
-"""Processes that have imported everything before they begin: forks of a server.
+"""Processes of distributed tests: forks of a server that has imported everything.
 
-A start of Python, torch and Lightning costs more than a tiny run. multiprocessing's fork server
-imports them once in a session, without a thread or a generator in use; every run has new forks of
-it, so that no run sees what another one has left behind.
+Importing PyTorch and Lightning takes longer than a tiny run. The fork server of multiprocessing
+imports them once per session, before any thread starts or generator is used. Every run uses new
+forks, so no state passes from one run to the next.
 """
 
 import multiprocessing
@@ -35,16 +35,18 @@ def fork(
     log: Path,
     seconds: float = SECONDS,
 ) -> None:
-    """Call `function` in new processes, which differ in LOCAL_RANK where there are several.
+    """Call `function` in new processes and wait until all of them have ended.
 
     Args:
-        function: of a module's top level; its answer is the exit code.
-        log: folder of what each process says, `rank<number>.txt`.
-        seconds: limit for all of them together.
+        function: Function at the top level of a module; returns the exit code.
+        *arguments: Arguments of `function`.
+        count: Number of processes; several processes form a distributed run.
+        log: Folder of the output of each process, `rank<number>.txt`.
+        seconds: Time limit of all processes together, in seconds.
 
     Raises:
-        AssertionError: if one of them fails or is late, with the end of what each has said. None
-            outlives this call.
+        AssertionError: If a process fails or exceeds the limit, with the end of each output. All
+            processes are killed first.
     """
     log.mkdir(parents=True, exist_ok=True)
     world = {}
@@ -56,7 +58,7 @@ def fork(
     processes: list[Any] = []
     end, late = time.monotonic() + seconds, False
     try:
-        with pytest.MonkeyPatch.context() as patch:  # the server has these as it starts
+        with pytest.MonkeyPatch.context() as patch:  # inherited by the server when it starts
             patch.chdir(ROOT)
             patch.setenv("PYTHONPATH", str(ROOT))
             patch.setenv("OMP_NUM_THREADS", "1")
@@ -71,7 +73,7 @@ def fork(
             late = not wait([process.sentinel for process in running], end - time.monotonic())
             running = [process for process in running if process.exitcode is None]
     finally:
-        for process in processes:  # of one that failed, the others wait for it
+        for process in processes:  # others would wait for a failed one
             process.kill()
             process.join()
     codes = [process.exitcode for process in processes]
@@ -88,23 +90,23 @@ def _begin(
     function: Callable[..., int],
     arguments: tuple[Any, ...],
 ) -> None:
-    """The life of a fork."""
+    """Run `function` in a forked process, with its output in `log`, and exit with its code."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
-    rank_zero_only.rank = rank  # Lightning has read the server's LOCAL_RANK, which has none
+    rank_zero_only.rank = rank  # Lightning read LOCAL_RANK in the server, where it is not set
     code = function(*arguments)
     if code == 0 and torch.distributed.is_initialized():
-        torch.distributed.barrier()  # rank 0 keeps the store, so it goes last
+        torch.distributed.barrier()  # rank 0 hosts the store and must end last
         torch.distributed.destroy_process_group()
     sys.exit(code)
 
 
 def train(argv: list[str]) -> int:
-    """`python train.py` with these arguments."""
+    """Run `python train.py` with these arguments."""
     from train import main
 
     sys.argv = ["train.py", *argv]

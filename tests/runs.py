@@ -1,6 +1,4 @@
-"""What tests of whole runs share: a tiny configuration of each system, and the equality of two
-runs.
-"""
+"""Helpers of tests of whole runs: tiny configurations, and the comparison of two runs."""
 
 import importlib
 import os
@@ -15,8 +13,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def tiny_config(path: Path, system: str, **data: object) -> Path:
-    """Write a configuration that trains `system` in a second or a few an epoch: on emoji of 16
-    pixels (DCGAN: 32), or on text.
+    """Write a configuration of `system` whose epochs take seconds.
+
+    The data are emoji of 16x16 pixels (DCGAN: 32x32), or text.
     """
     schedule = {
         "class_path": "lightning_modules.optim.schedules.ConstantThenLinear",
@@ -133,7 +132,7 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
             "init_args": {"channels": 8, "layers": 1, "width": 16, "features": 8},
         },
     }
-    if system not in model:  # a system that was added: one of its recipes
+    if system not in model:  # added later: one of its recipes
         return tiny_recipe(path, system, **data)
     size = 32 if system == "dcgan" else 16
     translates = system in ("cyclegan", "pix2pix")
@@ -173,7 +172,7 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
 
 
 def tiny_recipe(path: Path, system: str, **data: object) -> Path:
-    """Write the first recipe of `system` that needs no download, with small batches of few data."""
+    """Write the first recipe of `system` without a download, on 1,000 samples in small batches."""
     for recipe in sorted((ROOT / "configs" / system).glob("*.yaml")):
         config = yaml.safe_load(recipe.read_text())
         module, _, name = config["data"]["class_path"].rpartition(".")
@@ -188,7 +187,7 @@ def tiny_recipe(path: Path, system: str, **data: object) -> Path:
 
 
 def differences(one: object, other: object, name: str = "") -> list[str]:
-    """Names of all leaves in which two nested structures are not equal to the bit."""
+    """Names of all leaves in which two nested structures are not bitwise equal."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         same = one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
         return [] if same else [name]
@@ -208,9 +207,7 @@ def differences(one: object, other: object, name: str = "") -> list[str]:
 
 
 def run_differences(one: Path, other: Path) -> list[str]:
-    """In what the final states of two run directories differ: weights, optimizers, schedules,
-    window, tables.
-    """
+    """Differences between two run directories: final checkpoints and metric tables."""
     states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (one, other)]
     keys = (
         "global_step",
@@ -234,10 +231,10 @@ def run_differences(one: Path, other: Path) -> list[str]:
 
 
 class TerminateAt(Callback):
-    """Sends this process a SIGTERM as a step begins, as a scheduler would.
+    """Send SIGTERM to this process at the start of a step, as a job scheduler would.
 
     Args:
-        step: update after which it comes.
+        step: Number of updates at which the run stops.
     """
 
     def __init__(self, step: int) -> None:

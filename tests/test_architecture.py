@@ -1,6 +1,6 @@
-"""Layout of DESIGN.md: imports go one way and without cycles, and every file is short.
+"""Layout of DESIGN.md: imports go one way, without cycles, and files are short.
 
-The sources are read, not imported, so a broken file fails here with its own name.
+Sources are parsed, not imported, so the test of a broken file fails under its name.
 """
 
 import ast
@@ -23,7 +23,7 @@ ORDER = {
     "datamodules": ("common",),
     "common": (),
 }
-SHARED = ("core", "nn", "decoding", "optim")  # sub-packages that know no system
+SHARED = ("core", "nn", "decoding", "optim")  # sub-packages that import no system
 MAX_LINES = 350
 SOURCES = sorted(
     [*ROOT.glob("*.py"), *(path for name in ORDER for path in ROOT.glob(f"{name}/**/*.py"))]
@@ -31,7 +31,7 @@ SOURCES = sorted(
 
 
 def module_name(path: Path) -> str:
-    """Dotted name of a source file; a package has that of its folder."""
+    """Dotted name of a source file; for `__init__.py`, the name of its package."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
@@ -47,7 +47,7 @@ def package(module: str) -> str:
 
 @cache
 def imports(module: str, top_level: bool = False) -> frozenset[str]:
-    """Modules of this project that a module imports, everywhere or only at its top level."""
+    """Modules of this project that a module imports, anywhere or only at its top level."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     found: set[str] = set()
     for node in tree.body if top_level else ast.walk(tree):
@@ -87,7 +87,7 @@ def test_there_is_no_import_cycle() -> None:
 
 
 def lines_of_code(path: Path) -> int:
-    """Number of lines that hold code: no docstring, comment or blank line."""
+    """Number of lines of code, without docstrings, comments and blank lines."""
     lines: set[int] = set()
     blank = (
         *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE),
@@ -118,7 +118,7 @@ def test_files_are_short(module: str) -> None:
 
 
 def test_lines_of_configurations_are_short() -> None:
-    """At most 100 columns, as in the code, which `ruff` checks."""
+    """Configurations have at most 100 columns; `ruff` checks the code."""
     long = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in sorted(ROOT.glob("configs/*/*.yaml"))

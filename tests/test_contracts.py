@@ -1,6 +1,4 @@
-"""What every recipe must do, found by discovery: a new system is tested as soon as its files
-exist.
-"""
+"""Contract of all recipes, found by discovery: new systems are tested without a new test."""
 
 import importlib
 import inspect
@@ -31,8 +29,8 @@ from tests.runs import run_differences
 
 NESTED = {
     "dvae": {"codebook_size": 16, "token_width": 8, "width": 8, "downsamplings": 2, "blocks": 1}
-}  # for systems inside of others
-PARTS = ("train", "val", "test_2016_flickr")  # of Multi30k
+}  # systems nested in other systems
+PARTS = ("train", "val", "test_2016_flickr")  # splits of Multi30k
 RECIPES = [path.relative_to(ROOT).as_posix() for path in recipes()]
 
 
@@ -42,22 +40,20 @@ def class_of(path: str) -> Any:
 
 
 class Built(TrainCLI):
-    """The command line up to the point where it would run."""
+    """Command line that builds data and model, but does not run."""
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass
 
 
 def build(config: str | Path, *more: str) -> tuple[Any, Any]:
-    """Data and model as `train.py` puts them together."""
+    """Build data module and model as `train.py` does."""
     cli = Built(["fit", "--config", str(config), "--dry_run", *more])
     return cli.datamodule, cli.model
 
 
 def inner(recipe: str) -> list[str]:
-    """Options that replace the checkpoint of a system inside of another, which a fresh clone does
-    not have.
-    """
+    """Options that replace the checkpoint of a nested system, absent from a fresh clone."""
     config = yaml.safe_load(Path(recipe).read_text())
     shape = {"image_shape": [3] + 2 * [config["data"]["init_args"].get("size")]}
     given = config["model"].get("init_args", {})
@@ -70,7 +66,7 @@ def inner(recipe: str) -> list[str]:
 
 
 def embedded(recipe: str) -> bool:
-    """Whether a recipe runs without anything that its dependencies do not carry."""
+    """Whether the data of a recipe come with its dependencies, without a download."""
     return class_of(yaml.safe_load(Path(recipe).read_text())["data"]["class_path"]).embedded
 
 
@@ -81,17 +77,13 @@ EMBEDDED = [recipe for recipe in RECIPES if embedded(recipe)]
 def test_recipe_parses_and_builds(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """The real parser accepts it, its header says what to expect, and its model is built from plain
-    values and data_spec.
-    """
-    assert purpose(ROOT / recipe), "the first line is a comment that says what the recipe is for"
+    """A recipe has a header, parses, and builds its model from plain values and the data spec."""
+    assert purpose(ROOT / recipe), "the first line is a comment with the recipe's purpose"
     assert train.main(["fit", "--config", recipe, "--print_config"]) == 0
     config = yaml.safe_load(capsys.readouterr().out)
     own, arguments = [], config["data"]["init_args"]
     texts = re.match(r"datamodules\.(parallel|text)\.", config["data"]["class_path"])
-    if (
-        "folder" in arguments and not texts
-    ):  # the user's own pictures, in one heap, or in two domains
+    if "folder" in arguments and not texts:  # the user's own images, in one folder or two domains
         for number in range(10):
             for place in ("", "trainA", "trainB"):
                 (tmp_path / place).mkdir(exist_ok=True)
@@ -99,7 +91,7 @@ def test_recipe_parses_and_builds(
                     tmp_path / place / f"{number}.png"
                 )
         own = ["--data.folder", str(tmp_path)]
-    if texts and not embedded(recipe):  # its vocabulary is a fact of a file
+    if texts and not embedded(recipe):  # the vocabulary is part of the data spec
         for name in (
             "tiny_shakespeare/input.txt",
             *(f"multi30k/{part}.{side}" for part in PARTS for side in ("de", "en")),
@@ -132,7 +124,7 @@ def test_recipe_parses_and_builds(
 
 
 def narrow(recipe: str) -> list[str]:
-    """Options that make a recipe's pictures and networks small where they are large."""
+    """Options that reduce a recipe's large images and networks."""
     config = yaml.safe_load(Path(recipe).read_text())
     size, width, latents = (
         config["data"]["init_args"].get("size", 0),
@@ -141,9 +133,9 @@ def narrow(recipe: str) -> list[str]:
     )
     return [
         *(["--data.size", "32"] if size > 32 else []),
-        *(["--data.size", "8"] if "/made/" in recipe else []),  # as many passes as pixels
+        *(["--data.size", "8"] if "/made/" in recipe else []),  # sampling takes one pass per pixel
         *(["--model.width", "8"] if width > 8 else []),
-        *(["--model.latent_dim", "8"] if latents > 8 else []),  # each has a histogram
+        *(["--model.latent_dim", "8"] if latents > 8 else []),  # each dimension has a histogram
     ]
 
 
@@ -151,7 +143,7 @@ def narrow(recipe: str) -> list[str]:
 def trained(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[str], Path]:
-    """The command line of a tiny run of each embedded recipe, and its directory."""
+    """Command line and directory of a tiny run of each embedded recipe."""
     run = tmp_path_factory.mktemp("run") / "straight"
     tokens = class_of(
         yaml.safe_load(Path(request.param).read_text())["data"]["class_path"]
@@ -205,7 +197,7 @@ def test_run_leaves_the_promised_files(trained: tuple[list[str], Path]) -> None:
     assert {"0000000.png", "0000007.png"} <= pictures or {
         "0000000.txt",
         "0000007.txt",
-    } <= pictures, "untrained and trained preview"
+    } <= pictures, "previews before and after training"
     header = (run / "metrics.csv").read_text().partition("\n")[0].split(",")
     assert {"step", "train/lr", "train/grad_norm"} <= set(header)
     assert any(name.startswith("train/loss") for name in header)
@@ -216,9 +208,7 @@ def test_run_leaves_the_promised_files(trained: tuple[list[str], Path]) -> None:
 
 
 def test_stopped_and_resumed_run_has_the_same_bits(trained: tuple[list[str], Path]) -> None:
-    """SIGTERM in the third step, exit code 143, `--ckpt_path last`, and everything is as if nothing
-    had happened.
-    """
+    """A run stopped by SIGTERM in step 3 (exit code 143) resumes to bitwise equal results."""
     argv, run = trained
     other = run.parent / "resumed"
     stop = ["--trainer.callbacks+=tests.runs.TerminateAt", "--trainer.callbacks.step", "3"]
@@ -229,7 +219,7 @@ def test_stopped_and_resumed_run_has_the_same_bits(trained: tuple[list[str], Pat
 
 
 def test_watching_changes_nothing(trained: tuple[list[str], Path]) -> None:
-    """Without callbacks, loggers and validation the final weights are the same bits."""
+    """Final weights are bitwise equal without callbacks, loggers and validation."""
     _, run = trained
     data, model = build(run / "config.yaml")
     trainer = yaml.safe_load((run / "config.yaml").read_text())["trainer"]
@@ -245,7 +235,7 @@ def test_watching_changes_nothing(trained: tuple[list[str], Path]) -> None:
 
 
 def test_saved_config_runs_again(trained: tuple[list[str], Path]) -> None:
-    """config.yaml alone repeats the run."""
+    """A run from the saved config.yaml alone gives equal results."""
     _, run = trained
     again = run.parent / "again"
     assert train.main(["fit", "--config", str(run / "config.yaml"), "--run_dir", str(again)]) == 0
@@ -253,9 +243,7 @@ def test_saved_config_runs_again(trained: tuple[list[str], Path]) -> None:
 
 
 def test_checkpoint_samples(trained: tuple[list[str], Path], tmp_path: Path, capsys: Any) -> None:
-    """`sample.py` draws each seed alike whatever is drawn beside it, and leaves generator and modes
-    alone.
-    """
+    """Samples of a seed do not depend on other seeds; generator and modes are unchanged."""
     _, run = trained
     checkpoint = run / "checkpoints/last.ckpt"
     model = load(checkpoint)
@@ -266,7 +254,7 @@ def test_checkpoint_samples(trained: tuple[list[str], Path], tmp_path: Path, cap
         out = ["--out", str(tmp_path / folder)] if pictures else []
         assert sample.main([str(checkpoint), "--seeds", seeds, *out]) == 0
     out = capsys.readouterr().out
-    if not pictures:  # three texts, and one of them again
+    if not pictures:  # three texts, then one of the seeds alone
         takes_batch = "batch" in inspect.signature(model.sample).parameters
         data, _ = build(run / "config.yaml")
         given = [
@@ -298,7 +286,7 @@ def test_checkpoint_samples(trained: tuple[list[str], Path], tmp_path: Path, cap
 
 
 def test_adding_a_system_adds_two_files(tmp_path: Path, capsys: Any) -> None:
-    """A new file and a recipe are enough for the list, the command line and sampling."""
+    """A module and a recipe suffice for the recipe list, training and sampling."""
     module, recipe = ROOT / "lightning_modules/toy_mean.py", ROOT / "configs/toy_mean/openmoji.yaml"
     recipe.parent.mkdir()
     try:
@@ -388,7 +376,7 @@ class ToyMean(GenerativeModule):
 
 
 def test_a_system_may_override_training_step(tmp_path: Path) -> None:
-    """As in any Lightning project: one update per step, with the rest of the base class at work."""
+    """An overridden `training_step` makes one update per step; other base features still work."""
 
     class Halved(VAE):
         def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -419,11 +407,11 @@ def test_a_system_may_override_training_step(tmp_path: Path) -> None:
 def test_gradients_of_fused_optimizers_are_clipped(
     precision: Any, algorithm: str, tmp_path: Path
 ) -> None:
-    """One step of SGD at rate 1 moves the weights by the clipped gradient."""
+    """One step of SGD at learning rate 1 changes the weights by the clipped gradient."""
 
     class Descent(VAE):
         def on_train_start(self) -> None:
-            """Leave the output bias, which the mean image would set."""
+            """Do not set the output bias to the mean image."""
 
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), 1.0, fused=True)
@@ -453,7 +441,7 @@ def test_gradients_of_fused_optimizers_are_clipped(
 
 
 def test_mistakes_of_a_new_system_are_named() -> None:
-    """Sampling without its decorator, hyper-parameters that are not saved, averages not begun."""
+    """Errors for a missing `@sampling`, `save_hyperparameters()` and `init_ema()`."""
     with pytest.raises(TypeError, match=r"Undecorated\.sample needs the decorator @sampling"):
 
         class Undecorated(GenerativeModule):

@@ -205,7 +205,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     FIT + "--trainer.default_root_dir {new}": ("trainer.default_root_dir", "--run_dir"),
     FIT + "--trainer.precision 16-true": (
         "trainer.precision 16-true",
-        "VAE trains in 32-true or bf16-mixed",
+        "not supported by VAE: set 32-true or bf16-mixed",
     ),
     FIT + "--compile inducter": ("--compile inducter", "give one of", "inductor"),
     # configurations
@@ -223,31 +223,35 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     # checkpoints and run directories
     FIT + "--ckpt_path {d}/none.ckpt": (
         "{d}/none.ckpt: there is no such checkpoint",
-        "a run keeps its own in checkpoints/",
+        "give a file in the checkpoints/ folder of a run",
     ),
     FIT + "--ckpt_path {d}/foreign.ckpt": (
         "{d}/foreign.ckpt: not a checkpoint of this template",
-        "give one of train.py's",
+        "give a checkpoint written by train.py",
     ),
     FIT + "--ckpt_path {d}/cut.ckpt": (
-        "{d}/cut.ckpt: not a readable checkpoint (cut short",
-        "give another",
+        "{d}/cut.ckpt: not a readable checkpoint (truncated",
+        "give a checkpoint written by train.py",
     ),
     FIT + "--ckpt_path {d}/empty.ckpt": (
         "{d}/empty.ckpt: not a readable checkpoint",
-        "give another",
+        "give a checkpoint written by train.py",
     ),
     FIT + "--ckpt_path {d}/trap.ckpt": (
         "{d}/trap.ckpt: refused",
         "run code",
-        "give one of train.py's",
+        "give a checkpoint written by train.py",
     ),
     FIT + "--init_from {d}/trap.ckpt": (
         "{d}/trap.ckpt: refused",
         "run code",
-        "give one of train.py's",
+        "give a checkpoint written by train.py",
     ),
-    "sample {d}/trap.ckpt": ("{d}/trap.ckpt: refused", "run code", "give one of train.py's"),
+    "sample {d}/trap.ckpt": (
+        "{d}/trap.ckpt: refused",
+        "run code",
+        "give a checkpoint written by train.py",
+    ),
     FIT + "--ckpt_path {d}/autoencoder/checkpoints/last.ckpt": (
         "is a lightning_modules.autoencoder.Autoencoder",
         "use the config",
@@ -321,7 +325,10 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     ),
     # sample.py
     "sample --num 3": ("which checkpoint?", "python sample.py runs/"),
-    "sample {d}/cut.ckpt": ("{d}/cut.ckpt: not a readable checkpoint", "give another"),
+    "sample {d}/cut.ckpt": (
+        "{d}/cut.ckpt: not a readable checkpoint",
+        "give a checkpoint written by train.py",
+    ),
     SAMPLE + "--mode dream": (
         "'dream'",
         "'prior', 'interpolate', 'traverse', 'reconstruct', 'attribute'",
@@ -335,7 +342,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     SAMPLE + "--num -3": ("--num -3", "give at least 1"),
     SAMPLE + "--device gpuu": ("--device gpuu", "give cpu"),
     SAMPLE + "--mode interpolate --steps 0": ("--steps", "0 must be >0"),
-    SAMPLE + "--label 3": ("--label 3", "leave it out, this model is not conditional"),
+    SAMPLE + "--label 3": ("--label 3", "leave it out: this model is not conditional"),
     "sample {d}/conditional/checkpoints/last.ckpt --label 99": ("--label 99", "give 0 to 9"),
     "sample {d}/conditional/checkpoints/last.ckpt --mode reconstruct --label 3": (
         "--label 3",

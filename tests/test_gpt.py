@@ -224,7 +224,7 @@ def test_rotary_positions_are_relative() -> None:
 
 @pytest.mark.parametrize("wrong", [{"width": 15}, {"width": 6, "heads": 2, "positions": "rotary"}])
 def test_width_and_heads_have_to_fit(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"model.width .*: give a multiple of"):
+    with pytest.raises(UserError, match=r"model.width must be a multiple of .*model.heads"):
         gpt(**wrong)
 
 
@@ -801,7 +801,7 @@ def test_a_long_prompt_is_seen_at_its_end(checkpoint: str, capsys: Any) -> None:
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
     assert model.sample([0], prompt=long, max_new_tokens=5)[0].startswith(long)
     assert (
-        "the prompt has 210 tokens, of which the model sees the end: it has room for 32"
+        "the prompt has 210 tokens: only its end is used (context window: 32 tokens)"
         in capsys.readouterr().err
     )
 

@@ -1,6 +1,4 @@
-"""Training by two gloo processes: equal ranks, the union batch's result, one exchange of gradients
-per update.
-"""
+"""Training in two gloo processes equals training in one process on the joined batch."""
 
 import os
 import time
@@ -13,8 +11,7 @@ import yaml
 
 from tests.ranks import fork, train
 
-# Plain gradient descent, since Adam's first steps turn a rounding error of a tiny gradient into a
-# whole step.
+# SGD, since Adam's first steps turn rounding errors of tiny gradients into full steps.
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05, "momentum": 0.5}}
 CONFIG = {
     "model": {
@@ -44,10 +41,10 @@ CONFIG = {
 
 
 def fit(folder: Path, config: dict[str, Any], *options: str) -> list[dict[str, Any]]:
-    """Train in processes of their own; what the witnesses of all ranks saw in the last epoch.
+    """Train in new processes and return the `Witness` records of all ranks in the last epoch.
 
-    They are forks, which is as torchrun starts them; that Lightning starts them as well is
-    tests/test_cli.py's.
+    The environment of the forks is that of torchrun. Launching by Lightning is tested in
+    tests/test_cli.py.
     """
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -68,7 +65,7 @@ def fit(folder: Path, config: dict[str, Any], *options: str) -> list[dict[str, A
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Two processes, two batches of 8 each to an update."""
+    """Records of two processes, with two batches of 8 per update each."""
     options = ["--trainer.devices", "2", "--data.batch_size", "8", "--model.accumulate", "2"]
     return fit(tmp_path_factory.mktemp("two") / "run", CONFIG, *options)
 
@@ -91,8 +88,10 @@ def test_two_ranks_and_accumulation_equal_the_joined_batch(
 
 
 def test_gradients_are_exchanged_once_per_update(ranks: list[dict[str, Any]]) -> None:
-    """Batches come in twos: nothing after the first; after the second one bucket of the
-    discriminator, and in every second update (n_critic) one of the generator.
+    """Of two accumulated batches, only the second exchanges gradients.
+
+    It exchanges one bucket of the discriminator and, in every second update (`n_critic`), one of
+    the generator.
     """
     assert ranks[0]["exchanges"] == ranks[1]["exchanges"]
     pairs = [
@@ -105,9 +104,7 @@ def test_gradients_are_exchanged_once_per_update(ranks: list[dict[str, Any]]) ->
 
 
 def test_batch_norm_statistics_are_averaged(tmp_path: Path) -> None:
-    """Those of the trained networks; the averaged generator, whose statistics each rank computes,
-    has those of rank 0.
-    """
+    """Trained networks average statistics over ranks; the averaged generator uses rank 0's."""
     init = {"hidden": [16, 16], "latent_dim": 4, "ema_decay": 0.9}
     config = {**CONFIG, "model": {"class_path": "lightning_modules.gan.GAN", "init_args": init}}
     one, other = fit(tmp_path / "two", config, "--trainer.devices", "2", "--data.batch_size", "16")
@@ -118,9 +115,7 @@ def test_batch_norm_statistics_are_averaged(tmp_path: Path) -> None:
 
 
 def test_fid_over_ranks_equals_that_of_one_process(tmp_path: Path) -> None:
-    """Each rank draws and measures its share; a generator that does not learn makes the runs
-    comparable.
-    """
+    """FID is equal when ranks share the samples; the generator is frozen to compare both runs."""
     still = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}}
     config = {
         "model": {
@@ -164,9 +159,7 @@ def test_fid_over_ranks_equals_that_of_one_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("system", ["PlainVQ", "PlainCLIP"])
 def test_codebooks_and_negatives_are_those_of_all_ranks(system: str, tmp_path: Path) -> None:
-    """The codebook's averages, the vectors that are replaced and the captions that are negatives:
-    two ranks equal the joined batch.
-    """
+    """Two ranks update the codebook and choose negatives as one process with the joined batch."""
     made = {
         "PlainVQ": {
             "quantiser": "vq",
@@ -204,7 +197,7 @@ def test_codebooks_and_negatives_are_those_of_all_ranks(system: str, tmp_path: P
 
 
 def test_images_are_encoded_by_all_ranks(tmp_path: Path) -> None:
-    """Each rank encodes its part of the images; all learn from the same image tokens."""
+    """Each rank encodes a part of the images; all train on the same image tokens."""
     dvae = {
         "image_shape": [3, 16, 16],
         "codebook_size": 16,
@@ -250,7 +243,7 @@ def test_images_are_encoded_by_all_ranks(tmp_path: Path) -> None:
 
 
 def end(codes: list[int | None]) -> int:
-    """The code of this rank at once, or never (None)."""
+    """Return the exit code of this rank, or wait for ten minutes (None)."""
     code = codes[int(os.environ["LOCAL_RANK"])]
     print("this rank", "waits" if code is None else "ends")
     if code is None:
@@ -271,7 +264,7 @@ def end(codes: list[int | None]) -> int:
 def test_forks_that_fail_or_hang_are_an_error_and_end(
     codes: list[int | None], seconds: float, message: str, tmp_path: Path
 ) -> None:
-    """None waits for the other for ever, and the next ones begin anew."""
+    """A failed or hanging rank ends the others within the limit; new forks work afterwards."""
     begin = time.monotonic()
     with pytest.raises(AssertionError, match=f"(?s){message}"):
         fork(end, codes, count=2, log=tmp_path, seconds=seconds)

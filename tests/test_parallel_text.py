@@ -1,6 +1,4 @@
-"""Pairs of sentences: both sides stay together, batches hold as many tokens as they may, and each
-mistake is found on its line.
-"""
+"""Parallel corpora: aligned sides, batches within the token limit, mistakes reported by line."""
 
 import gzip
 import hashlib
@@ -46,7 +44,7 @@ WORDS = [
 
 
 def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
-    """Pairs of like lengths; the target is the source from its end, in capitals."""
+    """Sentence pairs; the target is the source in reverse order of words, in capitals."""
     draw = np.random.default_rng(seed)
     drawn = [
         [WORDS[i] for i in draw.integers(len(WORDS), size=draw.integers(2, 15))]
@@ -75,9 +73,7 @@ def files(
 
 
 def test_a_pair_of_tokenizers_travels_as_one_string() -> None:
-    """Sources are encoded by one and targets decoded by the other; what is shared is stored once
-    and stays shared.
-    """
+    """A pair encodes sources and decodes targets; a shared tokenizer is stored once."""
     one, other = (KINDS["char"].train([text], 0, RECORD) for text in ("abc", "xyz"))
     apart = tokenizer_from_json(PairTokenizer(one, other).to_json())
     assert isinstance(apart, PairTokenizer)
@@ -106,7 +102,7 @@ def test_a_broken_pair_is_refused(wrong: str) -> None:
 
 
 def lengths_like_captions(count: int, seed: int = 0) -> np.ndarray:
-    """(2, N), both sides around 14 tokens and correlated, as in Multi30k."""
+    """Correlated lengths (2, N) of around 14 tokens per side, as in Multi30k."""
     draw = np.random.default_rng(seed)
     source = np.exp(draw.normal(2.6, 0.33, count))
     return np.clip(np.round([source, source * np.exp(draw.normal(0, 0.15, count))]), 3, 45).astype(
@@ -149,7 +145,7 @@ def test_every_pair_is_seen_once_within_the_budget(world: int, shuffle: bool) ->
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
     if shuffle:
         assert {len(rank) for rank in ranks} == {len(sampler(lengths, world=world))}, (
-            "no rank waits for another"
+            "ranks have equal numbers of batches"
         )
 
 
@@ -183,9 +179,9 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
         assert not {seed for _, seed in first} & {seed for _, seed in different}
         assert not {frozenset(index) for index, _ in first} >= {
             frozenset(index) for index, _ in different
-        }, "not of the same pairs"
+        }, "batches hold other pairs"
     longest = [lengths[:, index].max() for index, _ in first]
-    assert longest != sorted(longest, reverse=True), "long and short ones by turns"
+    assert longest != sorted(longest, reverse=True), "batches are not sorted by length"
     evaluation = [requests(sampler(lengths, shuffle=False), epoch) for epoch in range(2)]
     assert [index for index, _ in evaluation[0]] == [index for index, _ in evaluation[1]]
 
@@ -207,13 +203,13 @@ def test_little_is_padding_and_sorting_is_fast() -> None:
     assert (
         1 - lengths.sum() / sum((len(index) * lengths[:, index].max(1)).sum() for index in draw)
         > 0.5
-    ), "unlike by chance"
+    ), "random batches have more padding"
 
 
 def test_cuts() -> None:
     assert token_cuts(np.array([5, 4, 4, 3, 3, 2]), 12, 1) == [0, 2, 5, 6]
-    assert token_cuts(np.array([2, 5, 2, 2]), 12, 1) == [0, 2, 4], "the longest need not come first"
-    assert token_cuts(np.array([9, 9, 9, 1]), 6, 2) == [0, 2, 4], "some have to go in"
+    assert token_cuts(np.array([2, 5, 2, 2]), 12, 1) == [0, 2, 4], "lengths need not be sorted"
+    assert token_cuts(np.array([9, 9, 9, 1]), 6, 2) == [0, 2, 4], "batches have a minimum size"
 
 
 def test_no_rank_goes_without_in_training() -> None:
@@ -306,7 +302,7 @@ def test_training_goes_on_with_the_next_batch(tmp_path: Path) -> None:
     data.load_state_dict({"epoch": 4, "batch": 5})
     assert indices(data) == whole[5:]
     data.load_state_dict({"epoch": 3, "batch": len(whole)})
-    assert indices(data) == whole, "the next epoch, where one was just over"
+    assert indices(data) == whole, "a finished epoch continues with the next one"
 
 
 def test_a_subset_keeps_its_texts(tmp_path: Path) -> None:
@@ -324,7 +320,9 @@ def test_a_subset_keeps_its_texts(tmp_path: Path) -> None:
 def test_a_corpus_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = files(tmp_path, sentences(30), sentences(5, seed=1))
     data.prepare_data()
-    monkeypatch.setattr(ParallelFiles, "_encode", lambda *_: pytest.fail("it was there"))
+    monkeypatch.setattr(
+        ParallelFiles, "_encode", lambda *_: pytest.fail("the corpus was already encoded")
+    )
     again = files(
         tmp_path, sentences(30), sentences(5, seed=1), skip=True, max_length=20, batch_tokens=99
     )
@@ -343,9 +341,7 @@ def test_a_corpus_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_lines_end_where_editors_end_them(tmp_path: Path) -> None:
-    r"""Unicode has more ends of lines than "\n": in the middle of a sentence they would shift all
-    that follows.
-    """
+    r"""Only "\n" ends a line: splitting at other Unicode line ends would shift later pairs."""
     odd = [("a\u2028b", "x\x85y"), ("c\rd", "z\x0bw"), ("e", "v")]
     write(tmp_path, "train", odd)
     (tmp_path / "val.de").write_bytes(b"\xef\xbb\xbfa\r\n")
@@ -385,7 +381,7 @@ def test_tables_in_a_folder(tmp_path: Path) -> None:
 
 
 def broken(path: Path, content: dict[str, str | bytes], **options: Any) -> ParallelFiles:
-    """A good corpus with some files exchanged."""
+    """A valid corpus with some files replaced."""
     write(path, "train", sentences(20))
     write(path, "val", sentences(5, seed=1))
     for name, text in content.items():
@@ -468,7 +464,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("b", "z"),
     ]
     data = files(tmp_path, train, [("a", "x y z w v u")], skip=True, max_length=4)
-    assert data.sizes == {"train": 3, "val": 1, "test": 1}, "what is evaluated may be of any length"
+    assert data.sizes == {"train": 3, "val": 1, "test": 1}, "evaluation pairs may have any length"
     assert capsys.readouterr().err == "left out 3 empty and 2 long pairs of 8\n"
     assert list(zip(*data.texts("train"))) == [train[i] for i in (0, 2, 7)]
     assert data.tokenizer.source.decode(data.batch("train", [2])["source"][0].tolist()) == "b"
@@ -476,7 +472,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("place", [0, 17, 150, 199])
 def test_the_line_at_which_files_come_apart_is_found(place: int, tmp_path: Path) -> None:
-    """Within a few lines, since lengths are all that is compared."""
+    """The position is found within two lines, from sentence lengths alone."""
     pairs = sentences(200)
     write(tmp_path, "train", pairs)
     with_one_more = [target for _, target in pairs]
@@ -487,7 +483,7 @@ def test_the_line_at_which_files_come_apart_is_found(place: int, tmp_path: Path)
         assert abs(found - (place + 1)) <= 2
     (tmp_path / "train.en").write_text("".join(f"{target}\n" for _, target in pairs) + "more\n")
     assert suspicious_line(tmp_path / "train.de", tmp_path / "train.en") == 201, (
-        "a last one without its other side"
+        "the last line has no counterpart"
     )
 
 
@@ -496,9 +492,7 @@ def test_the_line_at_which_files_come_apart_is_found(place: int, tmp_path: Path)
 
 @pytest.fixture
 def captions(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """The six files of Multi30k with other content, packed, whose checksums are taken for the
-    published ones.
-    """
+    """Six compressed files in place of Multi30k, with the expected checksums adapted."""
     parts = {
         "train": sentences(30),
         "val": sentences(5, seed=1),
@@ -533,7 +527,7 @@ def test_multi30k_by_name(
         Multi30k("en", "de", tokenizer="word", root=str(tmp_path)).texts("test")
         == data.texts("test")[::-1]
     )
-    assert len(server.ranges) == 6, "each once"
+    assert len(server.ranges) == 6, "each file is downloaded once"
     server.content["/train.en.gz"] = gzip.compress(b"other\n" * 30)
     for path in (tmp_path / "multi30k").glob("train.en*"):
         path.unlink()
@@ -542,7 +536,7 @@ def test_multi30k_by_name(
 
 
 def test_multi30k_placed_by_hand(captions: dict[str, bytes], tmp_path: Path) -> None:
-    """Unpacked files and packed ones are taken as they are."""
+    """Uncompressed and compressed files are both accepted."""
     folder = tmp_path / "multi30k"
     folder.mkdir()
     for name, content in captions.items():
@@ -592,9 +586,7 @@ def test_names_of_emoji_are_translated() -> None:
 
 
 def test_no_source_is_in_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Were emoji of two splits to share a name, as they may in another version of the package, both
-    would be for training.
-    """
+    """Emoji that share a name across splits, as in other package versions, go to training."""
 
     def first_word(codes: list[str], language: str) -> dict[str, str]:
         return {
@@ -616,9 +608,7 @@ def test_no_source_is_in_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_split_is_drawn_under_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Which names are held out follows from images: both text corpora keep these where they keep
-    their tokens.
-    """
+    """Both emoji text corpora cache the images that determine the split under their root."""
     roots = []
 
     def numbered(data: OpenMoji, size: int, layers: str) -> np.ndarray:
@@ -641,7 +631,7 @@ def test_a_language_without_names_is_refused() -> None:
 
 
 def test_one_pair_by_itself(tmp_path: Path) -> None:
-    """What a batch gathers needs no other rows."""
+    """A batch of one pair is padded to the length of this pair only."""
     data = files(tmp_path, sentences(3), [("a", "b")])
     batch = data.split("val").__getitems__(Request(torch.tensor([0]), 0))
     assert batch["source"].shape == (1, 2)

@@ -20,7 +20,7 @@ from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.ranks import check_ranks_agree
 from lightning_modules.core.seeding import seed_generators
 
-# Batches, and samples in each, per estimate of an averaged generator's batch-norm statistics.
+# Batches, and samples per batch, that estimate the averaged generator's batch-norm statistics.
 CALIBRATION_BATCHES, CALIBRATION_SIZE = 10, 128
 
 
@@ -44,19 +44,19 @@ def rename_loss(losses: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 class AdversarialModule(GenerativeModule):
-    """Two networks trained against each other, by Lightning's manual optimization.
+    """Base class of systems that train two networks against each other, by manual optimization.
 
     One update (`training_step`), on one batch or on `accumulate` batches:
 
     1. `generate(batch)` runs the generator G.
     2. The discriminator D takes an optimizer step on `discriminator_loss(batch, generated)`, where
        `generated` is detached.
-    3. At every `n_critic`-th update, G takes an optimizer step on `generator_loss(batch,
+    3. In every `n_critic`-th update, G takes an optimizer step on `generator_loss(batch,
        generated)`, through the updated D, whose parameters are frozen meanwhile.
     4. The schedules are stepped, and the average of G's weights is updated.
 
     `trainer.global_step` counts steps of D. Clipping, accumulation, bf16 and several processes work
-    as under automatic optimization. A system
+    as under automatic optimization. A subclass
 
     - calls `save_hyperparameters(ignore=OPTIMIZER_ARGUMENTS)` in its `__init__`, which ends with
       `set_networks(generator, discriminator)`;
@@ -65,23 +65,23 @@ class AdversarialModule(GenerativeModule):
 
     Args:
         generator_optimizer: Factory of the generator's optimizer, called with its parameters.
-        discriminator_optimizer: Factory of the discriminator's optimizer. Another learning rate
-            makes it a two time-scale update rule (Heusel et al. 2017).
+        discriminator_optimizer: Factory of the discriminator's optimizer. A learning rate other
+            than the generator's gives a two time-scale update rule (Heusel et al. 2017).
         generator_schedule: Factory of the generator's learning rate schedule, stepped once per
             update of the generator.
-        discriminator_schedule: Factory of the discriminator's schedule, stepped once per update.
-        n_critic: Updates of the discriminator per update of the generator.
-        simultaneous: Compute both gradients before either network is updated, instead of the
-            generator's through the updated discriminator.
-        accumulate: Batches per update. The generator's gradient is computed after all of them, so
-            that the update equals the one of the joined batch.
-        generator_clip: Maximum norm of the generator's gradient.
-        discriminator_clip: Maximum norm of the discriminator's gradient.
-        ema_decay: Weight of the past in the average of the generator's weights, which `sample`
-            uses; None for no average.
+        discriminator_schedule: Factory of the discriminator's learning rate schedule, stepped once
+            per update.
+        n_critic: Number of discriminator updates per generator update.
+        simultaneous: Compute both gradients before either network is updated. Otherwise the
+            generator's gradient passes through the updated discriminator.
+        accumulate: Number of batches per update; the update equals that on the joined batch.
+        generator_clip: Maximum norm of the generator's gradient; None for no clipping.
+        discriminator_clip: Maximum norm of the discriminator's gradient; None for no clipping.
+        ema_decay: Decay of the average of the generator's weights, in (0, 1); `sample` uses the
+            average. None for no average.
     """
 
-    find_unused_parameters = True  # each backward pass leaves the other network's parameters out
+    find_unused_parameters = True  # a backward pass reaches one network's parameters only
     generator: torch.nn.Module
     discriminator: torch.nn.Module
     ema_modules = ("generator",)
@@ -128,7 +128,7 @@ class AdversarialModule(GenerativeModule):
             yield
 
     def generate(self, batch: dict[str, Any]) -> Any:
-        """Output of the generator for a batch: a tensor, or a nest of tensors."""
+        """Output of the generator for a batch: a tensor, or a nested structure of tensors."""
         raise NotImplementedError
 
     def discriminator_loss(self, batch: dict[str, Any], generated: Any) -> dict[str, Tensor]:
@@ -150,9 +150,7 @@ class AdversarialModule(GenerativeModule):
     # The averaged generator
 
     def calibration_batches(self) -> Iterator[dict[str, Any]]:
-        """Batches for `calibrate`, the same at each call: training samples that are spread evenly
-        over the split.
-        """
+        """Batches for `calibrate`: the same training samples at each call, evenly spaced."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         size, total = len(data.split("train")), CALIBRATION_BATCHES * CALIBRATION_SIZE
         rows = [row * size // total for row in range(total)]
@@ -161,12 +159,11 @@ class AdversarialModule(GenerativeModule):
 
     @torch.no_grad()
     def calibrate(self) -> None:
-        """Compute the batch-norm statistics of the averaged generator, if its weights have moved
-        since the last time.
+        """Estimate batch-norm statistics of the averaged generator if its weights have changed.
 
-        Its activations vary less than those of the trained generator, so that neither the running
-        statistics of the trained one nor their average fit. The result depends on the averaged
-        weights alone, and training does not depend on it.
+        Activations of the averaged generator vary less than those of the trained one. The trained
+        generator's running statistics do not fit them, nor does an average of these statistics.
+        The result depends on the averaged weights alone, and training does not depend on it.
         """
         if not (self._uncalibrated and self.has_averaged_weights):
             return
@@ -190,9 +187,7 @@ class AdversarialModule(GenerativeModule):
                 norm.momentum = momentum
 
     def _calibrate_all_ranks(self) -> None:
-        """`calibrate` where every rank takes part: all get the result of rank 0, whose rounding may
-        differ.
-        """
+        """Calibrate on every rank, then copy rank 0's result, since rounding may differ."""
         self.calibrate()
         if self.ema is not None and self.trainer.world_size > 1:
             for buffer in self.ema.buffers():
@@ -207,7 +202,7 @@ class AdversarialModule(GenerativeModule):
         last = len(self._accumulated) == size
         update_generator = (self.trainer.global_step + 1) % self.n_critic == 0
         self.mid_update = not last
-        # Both networks learn from the same pass of the generator, unless gradients accumulate.
+        # Both losses use one pass of the generator, unless gradients are accumulated.
         with torch.set_grad_enabled(update_generator and self.accumulate == 1):
             generated = self.generate(batch)
         generator, discriminator = self.both_optimizers()
@@ -216,14 +211,14 @@ class AdversarialModule(GenerativeModule):
         self.log_train(**rename_loss(losses, "loss_d"))
         if not last:
             return
-        self.grad_norm = None  # sum over both networks: finite only if all gradients are
+        self.grad_norm = None  # later the sum over both networks, for NonFiniteGuard
         if update_generator and self.simultaneous:
             self._generator_backward(generated)
-        discriminator.step()  # the one that Lightning counts
+        discriminator.step()  # counted in `trainer.global_step`
         if update_generator and not self.simultaneous:
             self._generator_backward(generated)
         if update_generator:
-            # Past Lightning's counter, but through its precision plugin and hooks.
+            # Not counted in `global_step`, but uses Lightning's precision plugin and hooks.
             self.trainer.strategy.optimizer_step(generator.optimizer, lambda: None)
             generator.zero_grad()
             self.update_ema(self.trainer.global_step)
@@ -240,14 +235,14 @@ class AdversarialModule(GenerativeModule):
             self._write_interval(update, lr=rates[0], lr_d=rates[1])
 
     def both_optimizers(self) -> list[LightningOptimizer]:
-        """The generator's and the discriminator's."""
+        """Optimizers of the generator and of the discriminator, in this order."""
         return cast(list[LightningOptimizer], self.optimizers())
 
     def _generator_backward(self, generated: Any) -> None:
-        """Gradient of the generator over all batches of this update."""
+        """Compute the generator's gradient over all batches of this update."""
         with frozen(self.discriminator):
             for number, batch in enumerate(self._accumulated, 1):
-                if self.accumulate > 1:  # the same noise again, with one batch's graph at a time
+                if self.accumulate > 1:  # repeat the noise; hold one batch's graph at a time
                     seed_generators(batch["seed"], self.device)
                     generated = self.generate(batch)
                 losses = self.generator_loss(batch, generated)
@@ -256,7 +251,7 @@ class AdversarialModule(GenerativeModule):
                 self.log_train(**rename_loss(losses, "loss_g"))
 
     def _backward(self, loss: Tensor, *, synchronise: bool) -> None:
-        """Backward that averages gradients over ranks once per update."""
+        """Run the backward pass; average gradients over ranks only if `synchronise` is True."""
         strategy: Any = self.trainer.strategy
         wait = not synchronise and isinstance(strategy, ParallelStrategy)
         with strategy.block_backward_sync() if wait else nullcontext():
@@ -279,9 +274,7 @@ class AdversarialModule(GenerativeModule):
         self.grad_norm = norm if self.grad_norm is None else norm + self.grad_norm
 
     def _average_batch_norms(self) -> None:
-        """Mean of the running statistics over ranks. DDP synchronises no buffers where optimization
-        is manual.
-        """
+        """Average running statistics over ranks, which DDP omits in manual optimization."""
         if self.trainer.world_size == 1:
             return
         buffers = [
@@ -296,19 +289,22 @@ class AdversarialModule(GenerativeModule):
             )
             torch._foreach_copy_(buffers, list(mean.split([len(buffer) for buffer in buffers])))
 
-    # What Lightning asks for
+    # Lightning hooks
 
     def build_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[LRScheduler]]:
         """Build the optimizers of G and D and their schedules, for `configure_optimizers`.
 
         Returns:
             The optimizers of the generator and of the discriminator, and the schedules given.
+
+        Raises:
+            UserError: If `trainer.sync_batchnorm` is set.
         """
         if any(isinstance(part, torch.nn.SyncBatchNorm) for part in self.modules()):
-            # Previews of rank 0 would wait for the other ranks in `calibrate`.
+            # `calibrate` also runs in previews on rank 0, where SyncBatchNorm would wait forever.
             raise UserError(
-                "trainer.sync_batchnorm: adversarial systems average batch-norm statistics "
-                "themselves; leave it out"
+                "trainer.sync_batchnorm is not supported: adversarial systems average batch-norm "
+                "statistics themselves; leave it out"
             )
         optimizers: list[torch.optim.Optimizer] = []
         self._schedules: list[LRScheduler | None] = []

@@ -1,4 +1,4 @@
-"""Checkpoints as they are read: tensors and plain values, and the class that they name."""
+"""Loading of checkpoints: tensors, plain values and the name of a system's class."""
 
 import importlib
 from pathlib import Path
@@ -14,51 +14,59 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint that holds nothing but tensors and plain values.
 
     Raises:
-        UserError: if the file is missing, cut short, or would have to run code to be read.
+        UserError: If the file is missing or truncated, or if reading it would run code.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: there is no such checkpoint; a run keeps its own in checkpoints/")
+        raise UserError(
+            f"{path}: there is no such checkpoint; give a file in the checkpoints/ folder of a run"
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises half a dozen kinds here
+    except Exception as error:  # torch raises many types of exceptions here
         if "weights_only" in str(error) or "Unsupported" in str(error):
             raise UserError(
-                f"{path}: refused, since reading it would run code from it (pickle); "
-                "give one of train.py's"
+                f"{path}: refused, since reading it would run code stored in it (pickle); "
+                "give a checkpoint written by train.py"
             ) from error
         raise UserError(
-            f"{path}: not a readable checkpoint (cut short, or another kind of file); give another"
+            f"{path}: not a readable checkpoint (truncated, or not a PyTorch file); "
+            "give a checkpoint written by train.py"
         ) from error
     if not isinstance(checkpoint, dict) or "class_path" not in checkpoint:
         raise UserError(
-            f"{path}: not a checkpoint of this template (it names no class); give one of train.py's"
+            f"{path}: not a checkpoint of this template (it names no class); "
+            "give a checkpoint written by train.py"
         )
     return checkpoint
 
 
 def system_class(class_path: str, source: str | Path) -> type[GenerativeModule]:
-    """The class that a checkpoint names.
+    """Import the class that a checkpoint names.
+
+    Args:
+        class_path: Dotted path of the class.
+        source: Checkpoint file, for error messages.
 
     Raises:
-        UserError: if it cannot be imported or is no `GenerativeModule`.
+        UserError: If the class cannot be imported or is not a `GenerativeModule`.
     """
     module, _, name = class_path.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{source}: its system {class_path} is not here ({error})") from error
+        raise UserError(f"{source}: its class {class_path} cannot be imported ({error})") from error
     if not (isinstance(cls, type) and issubclass(cls, GenerativeModule)):
         raise UserError(f"{source}: {class_path} is not a GenerativeModule")
     return cls
 
 
 def load(path: str | Path) -> Any:
-    """The system of a checkpoint, on the CPU and in eval mode, ready for `sample`, `embed` or
-    `reconstruct`.
+    """Load the system of a checkpoint, on the CPU and in eval mode.
 
     Raises:
-        UserError: as `read_checkpoint`, or if the weights do not fit the class.
+        UserError: If the file cannot be read (`read_checkpoint`), or its weights do not fit the
+            class.
     """
     checkpoint = read_checkpoint(path)
     cls = system_class(checkpoint["class_path"], path)
@@ -66,5 +74,8 @@ def load(path: str | Path) -> Any:
         module = cls.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: does not fit {cls.__name__} as it is here ({reason})") from error
+        raise UserError(
+            f"{path}: does not fit the current code of {cls.__name__} ({reason}); "
+            "use the code that wrote it"
+        ) from error
     return module.eval()

@@ -4,10 +4,10 @@ from common.errors import UserError
 
 
 def classes_used(num_classes: int | None, conditional: bool) -> int:
-    """Number of classes that a system's networks see: 0 where it is not conditional.
+    """Number of classes that the networks are conditioned on; 0 for an unconditional system.
 
     Raises:
-        UserError: if labels are wanted and there are none.
+        UserError: If `conditional` is set and the data has no labels.
     """
     if conditional and not num_classes:
         raise UserError("model.conditional needs labels, and this data has none: set it to false")
@@ -15,13 +15,13 @@ def classes_used(num_classes: int | None, conditional: bool) -> int:
 
 
 def check_label(label: int | None, classes: int) -> None:
-    """Check that a model with `classes` classes (0: not conditional) knows the class `label`.
+    """Check that `label` is one of `classes` classes (0 for an unconditional system).
 
     Raises:
-        UserError: if it does not, with the labels it knows.
+        UserError: If it is not; the message lists the valid labels.
     """
     if label is not None and not 0 <= label < classes:
         known = (
-            f"give 0 to {classes - 1}" if classes else "leave it out, this model is not conditional"
+            f"give 0 to {classes - 1}" if classes else "leave it out: this model is not conditional"
         )
         raise UserError(f"--label {label}: {known}")

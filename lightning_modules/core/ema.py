@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class AveragedWeights(nn.Module):
-    """Averages of the states of some submodules.
+    """Exponential moving averages of the states of submodules.
 
     Parameters and floating-point buffers are averaged, integer buffers are copied. Nothing is
     synchronised with the host.
@@ -21,7 +21,7 @@ class AveragedWeights(nn.Module):
 
     Attributes:
         networks: Copies of the submodules that hold the averages.
-        updates: Number of states that were averaged, an int64 scalar.
+        updates: Number of averaged states, an int64 scalar.
     """
 
     updates: Tensor
@@ -35,18 +35,18 @@ class AveragedWeights(nn.Module):
 
     @torch.no_grad()
     def update(self, networks: dict[str, nn.Module], decay: float) -> None:
-        """Average one more state: `decay * average + (1 - decay) * state`.
+        """Update the averages with one state: `decay * average + (1 - decay) * state`.
 
         Args:
-            networks: The submodules that are trained, by name.
-            decay: Weight of the past, in [0, 1]; 0 copies the state.
+            networks: Trained submodules, by name.
+            decay: Decay of the average, in [0, 1]; 0 copies the state.
         """
         averages: list[Tensor] = []
         states: list[Tensor] = []
         for name, average in self.networks.items():
             network = networks[name]
             for mine, state in zip(
-                [*average.parameters(), *average.buffers()],  # shared ones occur once
+                [*average.parameters(), *average.buffers()],  # shared tensors occur once
                 [*network.parameters(), *network.buffers()],
                 strict=True,
             ):
@@ -64,7 +64,7 @@ class AveragingModule(LightningModule):
 
     Attributes:
         ema_modules: Names of the submodules whose weights are averaged, after `init_ema`.
-        ema: The averages, or None.
+        ema: Averaged weights; None without `init_ema`.
     """
 
     ema_modules: ClassVar[tuple[str, ...]] = ()
@@ -77,27 +77,27 @@ class AveragingModule(LightningModule):
         self._weights_chosen = False
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One update, then the averages: before a checkpoint of this update can be written."""
+        """Update the parameters and their averages, before a checkpoint can be written."""
         super().optimizer_step(*args, **kwargs)
-        self.update_ema(self.trainer.global_step + 1)  # counted after this hook
+        self.update_ema(self.trainer.global_step + 1)  # incremented after this hook
 
     def init_ema(self) -> None:
-        """Begin to average the submodules in `ema_modules`; called at the end of `__init__`."""
+        """Start to average the submodules in `ema_modules`; call it at the end of `__init__`."""
         self.ema = AveragedWeights({name: getattr(self, name) for name in self.ema_modules})
 
     def ema_decay_at(self, update: int) -> float | None:
-        """Weight of the past in the averages after update 1, 2, ...; None leaves them as they are.
+        """Decay of the averages after an update; None leaves the averages unchanged.
 
-        The default rises to `ema_decay`, so that the initial weights are soon forgotten: a constant
-        decay of 0.999 gives them a weight of 0.74 after 300 updates.
+        The default rises to `ema_decay`. With a constant decay of 0.999, the initial weights would
+        still have a weight of 0.74 after 300 updates.
 
         Args:
-            update: Number of the update that was made.
+            update: Number of the completed update, from 1.
         """
         return min(self.hparams.ema_decay, update / (9 + update))
 
     def update_ema(self, update: int) -> None:
-        """Average the weights after update 1, 2, ..."""
+        """Update the averages after update number `update`, from 1."""
         if self.ema is None or (decay := self.ema_decay_at(update)) is None:
             return
         self.ema.update({name: getattr(self, name) for name in self.ema_modules}, decay)
@@ -111,7 +111,7 @@ class AveragingModule(LightningModule):
     def averaged_weights(self, enabled: bool = True) -> Iterator[None]:
         """Replace the submodules in `ema_modules` by their averages inside the block.
 
-        Without averages nothing changes. Of nested blocks, the outermost one decides; `sample` and
+        Without averages, nothing is replaced. The outermost of nested blocks decides; `sample` and
         `preview` are such blocks.
 
         Args:

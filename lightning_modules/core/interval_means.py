@@ -9,7 +9,7 @@ from torch import Tensor
 class IntervalMeans:
     """Sums and counts of named scalars.
 
-    Sums stay on the device that computed the values: adding one waits for nothing.
+    Sums stay on the device of the values: `add` does not synchronise with the host.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class IntervalMeans:
         return list(self._sums)
 
     def add(self, name: str, value: Tensor) -> None:
-        """Add a scalar."""
+        """Add a scalar to the sum of `name`."""
         value = value.detach().float()
         total = self._sums.get(name)
         self._sums[name] = value.clone() if total is None else total.to(value.device) + value
@@ -32,16 +32,16 @@ class IntervalMeans:
         """Sums and counts, shape (2, number of names)."""
         if not self._sums:
             return torch.empty(2, 0, device=device)
-        # Those of a checkpoint are on the CPU.
+        # Sums loaded from a checkpoint are on the CPU.
         sums = torch.stack([value.to(device) for value in self._sums.values()])
         counts = torch.tensor(list(self._counts.values()), dtype=sums.dtype, device=device)
         return torch.stack([sums, counts])
 
     def clear(self) -> None:
-        """Begin a new interval."""
+        """Start a new interval."""
         self._sums, self._counts = {}, {}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue an interval from its `names`, `sums` and `counts`."""
+        """Continue an interval from the `names`, `sums` and `counts` of a checkpoint."""
         self._sums = dict(zip(state["names"], state["sums"].clone()))
         self._counts = dict(zip(state["names"], map(round, state["counts"].tolist())))

@@ -1,7 +1,7 @@
 """Base class of language models: metrics over a split, prompts, and decoding.
 
-A text is discrete, ordered in time, and fragile: one wrong pixel is noise, one wrong word makes
-another sentence. A language model is a product of next-token distributions:
+Text is discrete and ordered. A language model factorises its probability into next-token
+distributions:
 
     -log p(x) = sum_t -log p(x_t | x_<t)          (1)
 """
@@ -32,9 +32,9 @@ from metrics.language import TokenNLL
 
 
 def context_start(length: int, context: int) -> int:
-    """First token of the context window after `length` tokens.
+    """Index of the first token in the context window after `length` tokens.
 
-    The window slides in jumps: when it is full, the older half of it is dropped.
+    When the window is full, its older half is dropped.
     """
     jump = context + 1 - max(1, context // 2)
     return jump * math.ceil(max(0, length - context) / jump)
@@ -43,11 +43,11 @@ def context_start(length: int, context: int) -> int:
 class LanguageModel(TokenModule):
     """Base class of systems that predict the next token.
 
-    A subclass implements `forward` (next-token logits (N, T, V) of tokens (N, T)), `token_nll`,
-    `loss`, and `prefill` and `decode_step` (`decoding/generation.py`).
+    A subclass implements `forward` (next-token logits (N, T, V) of tokens (N, T)), `token_nll` and
+    `loss`. For sampling, it implements `prefill` and `decode_step` (`decoding/generation.py`).
 
     Attributes:
-        listener: Called after each step of `sample`.
+        listener: Callback after each step of `sample`; None for none.
     """
 
     monitor: ClassVar[tuple[str, str] | None] = ("val/nll", "min")
@@ -97,17 +97,17 @@ class LanguageModel(TokenModule):
     def measure_stride(
         self, ids: np.ndarray, context: int, stride: int, rows: int, rank: int = 0, world: int = 1
     ) -> None:
-        """Add the NLL of a text in overlapping windows to `nll_stride`.
+        """Add the NLL of a text, computed in overlapping windows, to `nll_stride`.
 
-        Windows begin `stride` tokens apart. The first window scores all of its targets, each other
-        one its last `stride`. Every token but the first is scored once, given at least `context -
-        stride` tokens if available. At a stride of half a context that is 3/4 of a context on
-        average; disjoint windows have 1/2.
+        Windows start `stride` tokens apart. The first window scores all of its targets, each later
+        window its last `stride` targets. Every token but the first is scored once, given at least
+        `context - stride` previous tokens if available. The average is 3/4 of a context at a stride
+        of half a context, and 1/2 for disjoint windows.
 
         Args:
-            ids: Text (L,).
+            ids: Token ids (L,) of the text.
             context: Number of tokens in a window.
-            stride: Number of tokens between the beginnings of two windows; `context` for disjoint
+            stride: Number of tokens between the starts of two windows; `context` for disjoint
                 windows.
             rows: Number of windows in a batch.
             rank: Index of this process, which reads every `world`-th window.
@@ -129,9 +129,7 @@ class LanguageModel(TokenModule):
             self.nll_stride.update(nll * scored.to(self.device), int(scored.sum()))
 
     def _log_perplexity(self, stage: str) -> None:
-        """Log the perplexity, and bits per character and byte, which are comparable across
-        tokenizers.
-        """
+        """Log perplexity, and bits per character and byte (comparable across tokenizers)."""
         nats = self.nll.compute()
         text = self.trainer.datamodule.tokens(stage)  # type: ignore[attr-defined]
         bits = nats / math.log(2) * text.targets
@@ -158,10 +156,9 @@ class LanguageModel(TokenModule):
         raise NotImplementedError
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """Tokens of a prompt.
+        """Encode a prompt, after `<bos>` if the tokenizer has that token.
 
-        An empty prompt becomes `<bos>`, or an empty line if the tokenizer has no such token, or
-        token 0 if it has no line breaks either.
+        Without `<bos>`, an empty prompt becomes a line break, or token 0 if there is no line break.
         """
         tokenizer = self.known_tokenizer()
         begin = [tokenizer.special(RECORD[1])] if tokenizer.specials else []
@@ -188,16 +185,18 @@ class LanguageModel(TokenModule):
 
         Args:
             seeds: One seed per text; row i depends on `seeds[i]` alone.
-            prompt: Beginning of the text ("-" reads stdin in `sample.py`); of a prompt beyond the
-                context window, the model sees the end.
-            max_new_tokens: Maximum number of new tokens; a record may end before.
+            prompt: Start of the text ("-" reads stdin in `sample.py`). If the prompt exceeds the
+                context window, only its end is used.
+            max_new_tokens: Maximum number of new tokens; texts may end earlier at `<eos>`.
             temperature: Divisor of the logits; below 1, samples are less diverse; 0 always takes
                 the most likely token.
-            top_k: Sample from the k most likely tokens; 0 for all.
-            top_p: Sample from the fewest tokens that have this probability together, in (0, 1].
-            min_p: Sample from tokens with at least this share of the highest probability, in
+            top_k: Number of most likely tokens to sample from; 0 for all.
+            top_p: Total probability of the smallest set of most likely tokens to sample from
+                (nucleus sampling), in (0, 1]; 1 for all.
+            min_p: Minimum probability of a sampled token, relative to the most likely one, in
                 [0, 1).
-            repetition_penalty: Penalty of tokens that occurred; 1 for none.
+            repetition_penalty: Penalty of tokens that already occur (Keskar et al. 2019), above 0;
+                1 for none.
 
         Returns:
             N texts, each with its prompt.
@@ -210,8 +209,8 @@ class LanguageModel(TokenModule):
         ids = self.prompt_ids(prompt)
         if len(ids) > self.context:
             print(
-                f"the prompt has {len(ids)} tokens, of which the model sees the end: "
-                f"it has room for {self.context}",
+                f"the prompt has {len(ids)} tokens: only its end is used "
+                f"(context window: {self.context} tokens)",
                 file=sys.stderr,
             )
         outputs = generate(
@@ -229,13 +228,13 @@ class LanguageModel(TokenModule):
 
     @sampling
     def surprisals(self, text: str) -> tuple[list[tuple[str, float]], int]:
-        """Score the tokens of a text, each given what `sample` would have seen before it.
+        """Compute -log p of each token of a text, with the context that `sample` would use.
 
-        Of a corpus of records, each line is one, and all of its tokens are scored, `<eos>` for the
-        end of the line. Otherwise the first token is not scored, since nothing precedes it.
+        If the tokenizer has `<bos>` and `<eos>`, each line is a record. All of its tokens are
+        scored, and `<eos>` stands for the line break. Otherwise the first token is not scored.
 
         Returns:
-            Scored tokens with their -log p in nats, and the number of characters that they spell.
+            Scored tokens with -log p in nats, and the number of characters in these tokens.
 
         Raises:
             UserError: If the text has an unknown character, or too few tokens.
@@ -258,7 +257,7 @@ class LanguageModel(TokenModule):
                 scores += list(zip(map(tokenizer.token, targets.tolist()), nats.tolist()))
                 done = last + 1
         if not scores:
-            raise UserError("there is nothing to score: the text has fewer than two tokens")
+            raise UserError("the text has fewer than two tokens to score: give a longer text")
         return scores, characters
 
     @sampling

@@ -49,9 +49,7 @@ def decode_strips(model: LatentModel, z: Tensor, *given: Tensor) -> Tensor:
 def interpolate(
     model: LatentModel, start: Tensor, end: Tensor, steps: int, *given: Tensor
 ) -> Tensor:
-    """Strips (N, steps, C, H, W) on the straight lines between latent vectors `start` and `end`
-    (N, D), both included.
-    """
+    """Strips (N, steps, C, H, W) on straight lines from latent vectors `start` to `end` (N, D)."""
     weight = torch.linspace(0, 1, steps, device=start.device)[None, :, None]
     return decode_strips(model, torch.lerp(start[:, None], end[:, None], weight), *given)
 
@@ -59,8 +57,9 @@ def interpolate(
 def traverse(
     model: LatentModel, z: Tensor, dims: list[int], steps: int, *given: Tensor, span: float = 3.0
 ) -> Tensor:
-    """Strips (len(dims), steps, C, H, W): coordinate `dims[i]` of `z` (D,) runs from -span to span,
-    the others stay.
+    """Strips (len(dims), steps, C, H, W) that each vary one latent coordinate.
+
+    In strip i, coordinate `dims[i]` of `z` (D,) runs from -span to span; the others stay fixed.
     """
     rows = z.repeat(len(dims), steps, 1)
     for row, dim in enumerate(dims):
@@ -69,11 +68,10 @@ def traverse(
 
 
 def manifold(model: LatentModel, side: int) -> Tensor:
-    """Images (side * side, C, H, W): the first two coordinates at equally probable values of the
-    prior, the others 0.
+    """Images (side * side, C, H, W) of a grid over the first two latent coordinates.
 
-    Kingma and Welling 2014, Figure 4: the unit square mapped through the inverse normal
-    distribution function.
+    The grid is the unit square mapped through the inverse normal distribution function; the other
+    coordinates are 0 (Kingma and Welling 2014, Figure 4).
     """
     quantiles = torch.special.ndtri((torch.arange(side, device=model.device) + 0.5) / side)
     z = torch.zeros(side * side, model.latent_dim, device=model.device)
@@ -82,15 +80,13 @@ def manifold(model: LatentModel, side: int) -> Tensor:
 
 
 def attribute_direction(model: LatentModel, positive: Tensor, negative: Tensor) -> Tensor:
-    """Mean z (D,) of images with an attribute minus that of images without it."""
+    """Mean z (D,) of images with an attribute, minus the mean z of images without it."""
     return model.encode(positive).mean(0) - model.encode(negative).mean(0)
 
 
 def add_attribute(
     model: LatentModel, image: Tensor, direction: Tensor, steps: int, span: float = 4.0
 ) -> Tensor:
-    """Strips (N, steps, C, H, W): z of `image` plus -span to span times `direction`; the middle
-    adds nothing.
-    """
+    """Strips (N, steps, C, H, W) that add -span to span times `direction` to z of `image`."""
     scale = torch.linspace(-span, span, steps, device=image.device)[None, :, None]
     return decode_strips(model, model.encode(image)[:, None] + scale * direction)

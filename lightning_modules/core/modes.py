@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 @contextmanager
 def evaluating(module: torch.nn.Module, mode: bool = False) -> Iterator[None]:
-    """Put every submodule into eval mode (or train mode), and each back into the one it had."""
+    """Set every submodule to eval mode (or train mode) and restore its mode afterwards."""
     modes = {part: part.training for part in module.modules()}
     module.train(mode)
     try:
@@ -29,11 +29,10 @@ def evaluating(module: torch.nn.Module, mode: bool = False) -> Iterator[None]:
 
 
 def sampling(method: Callable[P, R]) -> Callable[P, R]:
-    """Decorator of `sample` and `preview`: no gradients, every submodule in eval mode, and all as
-    it was afterwards.
+    """Decorate `sample` or `preview`: no gradients, eval mode, and averaged weights if available.
 
-    Averaged weights are used where there are any. The one policy for batch norm and dropout, unless
-    a system's paper wants another and its method says so.
+    Modes and weights are restored afterwards. All systems use this policy for batch norm and
+    dropout; a method that follows another policy of its paper documents it.
     """
 
     @wraps(method)
@@ -42,13 +41,13 @@ def sampling(method: Callable[P, R]) -> Callable[P, R]:
         with torch.no_grad(), module.averaged_weights(), evaluating(module):
             return method(*args, **kwargs)
 
-    wrapped.__dict__["is_sampling"] = True  # `GenerativeModule` asks for it
+    wrapped.__dict__["is_sampling"] = True  # checked by `GenerativeModule`
     return wrapped
 
 
 @contextmanager
 def frozen(module: torch.nn.Module) -> Iterator[None]:
-    """No gradients for the parameters of `module`; those of its inputs pass through it."""
+    """Disable gradients of the parameters of `module`; inputs still receive gradients."""
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in wanted:
         parameter.requires_grad_(False)

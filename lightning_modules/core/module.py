@@ -1,9 +1,8 @@
-"""What all systems promise: seeded steps, cheap logging, checkpoints of plain values, and `sample`
-and `preview`.
+"""Base class of all systems: seeded steps, cheap logging, and checkpoints of plain values.
 
-Logging in Lightning costs half a millisecond per call and step, so training values are summed on
-the device by `log_train` and written once per interval of `trainer.log_every_n_steps` updates. The
-sums are part of the checkpoint: a resumed run writes the same rows.
+Logging in Lightning costs half a millisecond per call and step. `log_train` therefore sums training
+values on the device; their means are written once per `trainer.log_every_n_steps` updates. The sums
+are part of the checkpoint: a resumed run writes the same rows.
 """
 
 import inspect
@@ -25,8 +24,8 @@ from lightning_modules.core.interval_means import IntervalMeans
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.seeding import seed_generators
 
-# What `sample` consumes and produces. Programs and callbacks switch on it.
-# images: images from seeds. text: texts from seeds. image-to-image: images (`batch["a"]` or
+# Input and output of `sample`; programs and callbacks branch on the modality.
+# images: seeds to images. text: seeds to texts. image-to-image: images (`batch["a"]` or
 # `batch["b"]`, by the option `direction`) to images. text-to-text: texts (`batch["source"]`) to
 # texts. text-to-image: captions (`prompt`, or `batch["tokens"]`) to images. embeddings: no samples.
 Modality = Literal[
@@ -35,7 +34,7 @@ Modality = Literal[
 
 
 def plain(value: Any) -> Any:
-    """Hyper-parameters with numbers of restricted types (`PositiveInt`) as int and float."""
+    """Convert numbers of restricted types (`PositiveInt`) in hyper-parameters to int and float."""
     if isinstance(value, dict):
         return {name: plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -46,29 +45,30 @@ def plain(value: Any) -> Any:
 
 
 class GenerativeModule(AveragingModule):
-    """Base of every system.
+    """Base class of all systems.
 
     A subclass calls `save_hyperparameters()` in an `__init__` that takes plain values only,
-    implements Lightning's steps, and offers
+    implements Lightning's steps, and defines
 
-    - `sample(seeds, *, batch=None, <options>)`: pictures (N, C, H, W) in [-1, 1], strips of
-      pictures (N, S, C, H, W), or N strings. Row i depends on `seeds[i]` alone. Its signature
+    - `sample(seeds, *, batch=None, <options>)`: Returns images (N, C, H, W) in [-1, 1], strips of
+      images (N, S, C, H, W), or N strings. Row i depends on `seeds[i]` alone. The signature
       becomes the options of `sample.py`.
-    - `preview(batch)`: named pictures (N, C, H, W), rows of pictures to be compared (R, N, C, H,
-      W), or texts.
+    - `preview(batch)`: Returns images (N, C, H, W), rows of images to compare (R, N, C, H, W), or
+      texts, by name.
 
     Attributes:
-        monitor: validation metric that decides `best.ckpt` with "min" or "max", or None.
-        modality: What `sample` consumes and produces.
-        has_latent_space: Whether it has `encode`, `decode` and `latent_dim`, for latent plots.
-        scores_captions: Whether `score(images, captions)` tells how well they fit.
-        find_unused_parameters: Option of DDP; True where a backward pass leaves parameters out.
-        throughput_unit: what `train/samples_seen` counts, "samples" or "tokens".
-        precisions: values of `trainer.precision` that it trains in.
-        tokenizer: of text data; it travels inside of every checkpoint.
-        mid_update: whether gradients that no checkpoint holds are pending between two batches.
-        optimizer_factories: optimizers and schedules that come as arguments; a resumed run has to
-            have the same.
+        monitor: Validation metric that selects `best.ckpt`, with "min" or "max"; None for no such
+            checkpoint.
+        modality: Kind of input and output of `sample`.
+        has_latent_space: True if the system has `encode`, `decode` and `latent_dim`.
+        scores_captions: True if `score(images, captions)` rates how well both match.
+        find_unused_parameters: DDP option; True if a backward pass does not reach all parameters.
+        throughput_unit: Unit of `train/<unit>_seen`, "samples" or "tokens".
+        precisions: Supported values of `trainer.precision`.
+        tokenizer: Tokenizer of text data, stored in every checkpoint; None without text.
+        mid_update: True between batches of one update, when no checkpoint can be written.
+        optimizer_factories: Factories of optimizers and schedules; a resumed run must have the same
+            settings.
     """
 
     monitor: ClassVar[tuple[str, str] | None] = None
@@ -104,7 +104,7 @@ class GenerativeModule(AveragingModule):
         frame: FrameType | None = None,
         logger: bool = True,
     ) -> None:
-        """As in Lightning, with plain values only: a checkpoint is read without running code."""
+        """Save hyper-parameters as plain values: reading a checkpoint then runs no code."""
         frame = frame or inspect.currentframe().f_back  # type: ignore[union-attr]
         super().save_hyperparameters(*args, ignore=ignore, frame=frame, logger=logger)
         self.hparams.update(plain(dict(self.hparams)))
@@ -115,32 +115,31 @@ class GenerativeModule(AveragingModule):
         if self.ema is None and self.hparams.get("ema_decay"):
             raise TypeError(f"{type(self).__name__}.__init__ must call init_ema() at its end")
         precision = self.trainer.precision
-        if (
-            stage == "fit" and precision not in self.precisions
-        ):  # a scaled loss overflows now and then, which the guard refuses
+        if stage == "fit" and precision not in self.precisions:
+            # In fp16, overflows of the scaled loss would stop the run (NonFiniteGuard).
             raise UserError(
-                f"trainer.precision {precision}: {type(self).__name__} trains in "
-                f"{' or '.join(self.precisions)}"
+                f"trainer.precision {precision} is not supported by {type(self).__name__}: "
+                f"set {' or '.join(self.precisions)}"
             )
         self.tokenizer = getattr(self.trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
 
     def known_tokenizer(self) -> Any:
-        """The tokenizer.
+        """Return the tokenizer.
 
         Raises:
-            UserError: if there is none.
+            UserError: If the system has none.
         """
         if self.tokenizer is None:
             raise UserError(
                 f"this {type(self).__name__} has no tokenizer: "
-                "its checkpoint was not made by train.py"
+                "load a checkpoint written by train.py"
             )
         return self.tokenizer
 
     # Training
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Objective of one mini-batch.
+        """Compute the objective of one mini-batch.
 
         Returns:
             The scalar `loss`, which is minimised, and other values to log as `train/<name>`.
@@ -169,12 +168,12 @@ class GenerativeModule(AveragingModule):
         seed_generators(batch["seed"], self.device)
 
     def batch_units(self, batch: dict[str, Any]) -> int:
-        """Samples in a batch; systems over tokens count those."""
+        """Number of samples in a batch; systems over tokens return the number of tokens."""
         return len(batch["index"])
 
     @property
     def total_updates(self) -> int:
-        """Updates of the whole run, for schedules that end with it.
+        """Number of updates in the whole run, for schedules that end with the run.
 
         Raises:
             UserError: If the run has no limit of updates or epochs.
@@ -182,13 +181,13 @@ class GenerativeModule(AveragingModule):
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):
             raise UserError(
-                "a schedule that ends with the run needs its length: "
-                "give trainer.max_steps or trainer.max_epochs"
+                "the learning rate schedule needs the length of the run: "
+                "set trainer.max_steps or trainer.max_epochs"
             )
         return int(total)
 
     def of_all_ranks(self, mine: Any) -> list[Any]:
-        """What each rank has: plain values and tensors, by rank."""
+        """Gather a plain value or a tensor from every rank, in the order of ranks."""
         every = [mine] * self.trainer.world_size
         if self.trainer.world_size > 1:
             torch.distributed.all_gather_object(every, mine)
@@ -197,18 +196,14 @@ class GenerativeModule(AveragingModule):
     # Logging
 
     def log_train(self, **values: Tensor | float) -> None:
-        """Add to the means of `train/<name>` over a logging interval; nothing is written before it
-        ends.
-        """
+        """Add to the means of `train/<name>`, which are written when the logging interval ends."""
         for name, value in values.items():
             if not isinstance(value, Tensor):
                 value = torch.full((), value, device=self.device)
             self._means.add(name, value)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Record the norm of the gradient before clipping; end the logging interval at its last
-        update.
-        """
+        """Record the gradient norm before clipping; write the means if the interval ends."""
         gradients = [
             p.grad
             for group in optimizer.param_groups
@@ -227,8 +222,10 @@ class GenerativeModule(AveragingModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm that was recorded. Lightning computes it again, and refuses fused
-        optimizers in bf16-mixed, whose gradients are not scaled here.
+        """Clip the gradient by the recorded norm.
+
+        Lightning would compute the norm again. It also rejects fused optimizers in bf16-mixed,
+        although no gradient is scaled there.
         """
         if not gradient_clip_val or self.grad_norm is None:
             return
@@ -239,7 +236,7 @@ class GenerativeModule(AveragingModule):
             torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.grad_norm)
 
     def _means_of_ranks(self) -> Tensor:
-        """Sums and counts over ranks, shape (2, number of names)."""
+        """Average sums and counts over ranks, shape (2, number of names)."""
         means = self._means.stacked(self.device)
         if self._means.names:
             means = self.trainer.strategy.reduce(means, reduce_op="mean")
@@ -258,7 +255,7 @@ class GenerativeModule(AveragingModule):
         )
 
     def _seen_by_all(self) -> int:
-        """Samples or tokens of all ranks, which may see unequal numbers."""
+        """Total number of samples or tokens over ranks, which may see unequal numbers."""
         return int(
             self.trainer.strategy.reduce(
                 torch.tensor(self._seen, device=self.device), reduce_op="sum"
@@ -266,16 +263,13 @@ class GenerativeModule(AveragingModule):
         )
 
     def log_metric(self, name: str, metric: Metric) -> None:
-        """Log a metric of `metrics/` and remember its `signature`, without which its number means
-        nothing.
-        """
+        """Log a metric of `metrics/` and store its `signature`, the evaluation protocol."""
         self.log(name, metric, on_step=False, on_epoch=True)
         self.signatures[name] = metric.signature  # type: ignore[assignment]
 
     def on_validation_epoch_end(self) -> None:
-        self.log(
-            "step", float(self.trainer.global_step)
-        )  # Lightning's name for the x axis of this row
+        # Lightning's name for the x axis of this row.
+        self.log("step", float(self.trainer.global_step))
 
     def on_test_epoch_end(self) -> None:
         self.log("step", float(self.trainer.global_step))
@@ -305,21 +299,21 @@ class GenerativeModule(AveragingModule):
         for name in {**theirs, **ours} if resuming else ():
             if theirs.get(name) != ours.get(name):
                 raise UserError(
-                    f"--ckpt_path continues a run with {name} {theirs.get(name, 'left out')}, "
-                    f"not {ours.get(name, 'left out')}: "
-                    "use its settings, or begin a new run with --init_from"
+                    f"--ckpt_path continues a run with {name} {theirs.get(name, 'unset')}, "
+                    f"not {ours.get(name, 'unset')}: "
+                    "use its settings, or start a new run with --init_from"
                 )
         if "tokenizer" in checkpoint:
             then = tokenizer_from_json(checkpoint["tokenizer"])
             if self.tokenizer is not None and self.tokenizer.to_json() != then.to_json():
                 raise UserError(
-                    "--ckpt_path was trained with another tokenizer than the one of this data: "
-                    "give its own data"
+                    "the tokenizer of --ckpt_path differs from that of this data: "
+                    "use the data that the checkpoint was trained on"
                 )
             self.tokenizer = then
 
     def _optimizer_settings(self) -> dict[str, str]:
-        """Settings of optimizers and schedules as text, by names such as "optimizer 1: Adam.lr"."""
+        """Settings of optimizers and schedules as text, keyed as in "optimizer 1: Adam.lr"."""
         found: dict[str, str] = {}
         for number, (make, schedule) in enumerate(self.optimizer_factories, 1):
             optimizer = make([torch.nn.Parameter(torch.zeros(1))])
@@ -334,15 +328,15 @@ class GenerativeModule(AveragingModule):
             }
         return found
 
-    # What a user calls
+    # Sampling
 
     @sampling
     def sample(self, seeds: list[int], **options: Any) -> Tensor | list[str]:
-        """Previews or texts, one per seed. Systems that do not generate leave this out."""
+        """Sample images or texts, one per seed; not overridden by systems that do not generate."""
         raise UserError(
             f"{type(self).__name__} does not generate; its `preview` shows what it does"
         )
 
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """What the picture and text callbacks draw, from one batch of validation data."""
+        """Images or texts by name, computed from one validation batch, for the callbacks."""
         return {}

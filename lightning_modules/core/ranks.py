@@ -7,10 +7,12 @@ import torch
 
 
 def check_ranks_agree(module: torch.nn.Module) -> None:
-    """Compare a hash of every parameter and buffer over all ranks.
+    """Check that every parameter and buffer is equal on all ranks, by a hash.
+
+    A checkpoint holds the state of rank 0 only.
 
     Raises:
-        RuntimeError: If one differs, with its name; a checkpoint holds the state of rank 0 only.
+        RuntimeError: If a tensor differs; the message names it.
     """
     mine = {}
     for name, value in module.state_dict().items():
@@ -22,5 +24,5 @@ def check_ranks_agree(module: torch.nn.Module) -> None:
         for name, digest in every[0].items():
             if theirs.get(name) != digest:
                 raise RuntimeError(
-                    f"{name} differs between rank 0 and rank {rank}: the ranks have drifted apart"
+                    f"{name} differs between rank 0 and rank {rank}: the ranks have diverged"
                 )

@@ -1,4 +1,4 @@
-"""Seeds: of all generators before an update, and of every sampled row alone."""
+"""Seeding of all random generators, and noise with one seed per sample."""
 
 import random
 
@@ -8,8 +8,9 @@ from torch import Tensor
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
-    """Seed Python, NumPy and the generator of the device, without the 200 us that
-    `torch.manual_seed` takes.
+    """Seed Python, NumPy and PyTorch on the CPU and `device`.
+
+    Avoids `torch.manual_seed`, which takes 200 us.
     """
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
@@ -21,8 +22,9 @@ def seed_generators(seed: int, device: torch.device) -> None:
 def seeded_normal(
     seeds: list[int], shape: list[int] | tuple[int, ...], device: torch.device | str = "cpu"
 ) -> Tensor:
-    """(N, *shape) standard normal numbers; row i depends on `seeds[i]` alone and is the same on
-    every device.
+    """Sample standard normal noise (N, *shape), one row per seed.
+
+    Row i depends on `seeds[i]` alone. It is sampled on the CPU and is thus equal on every device.
     """
     rows = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows).to(device)

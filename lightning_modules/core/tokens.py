@@ -1,7 +1,7 @@
 """Base class of systems over tokens: a loss that is a mean over all tokens of an update.
 
-Batches hold different numbers of target tokens. A mean of batch means would weight each token by
-its batch, and an update would depend on the number of ranks and accumulated batches.
+Batches hold different numbers of target tokens. A mean of batch means would weight tokens
+unequally, and an update would depend on the number of ranks and accumulated batches.
 """
 
 import sys
@@ -13,7 +13,7 @@ from torch import Tensor
 from common.errors import UserError
 from lightning_modules.core.module import GenerativeModule
 
-# Sums of losses are divided by this number until the number of targets of the update is known.
+# Provisional divisor of summed losses: the number of targets is known at the end of an update.
 NOMINAL_TARGETS = 4096.0
 
 
@@ -41,7 +41,7 @@ class TokenModule(GenerativeModule):
             )
 
     def measure(self, batch: dict[str, Any], stage: str) -> None:
-        """Add one batch of a split, "val" or "test", to its metrics."""
+        """Update the metrics of a split, "val" or "test", with one batch."""
         raise NotImplementedError
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -58,7 +58,10 @@ class TokenModule(GenerativeModule):
         return int(batch["num_targets"])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Return a loss whose gradient becomes that of the mean over the tokens of the update."""
+        """Return the loss, weighted by its number of targets if an update has several batches.
+
+        `on_before_optimizer_step` then divides the gradient by the targets of the whole update.
+        """
         loss = super().training_step(batch, batch_idx)
         if self.trainer.world_size * self.trainer.accumulate_grad_batches == 1:
             return loss

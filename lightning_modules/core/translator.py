@@ -2,9 +2,9 @@
 
     -log p(y|x) = sum_t -log p(y_t | y_<t, x)          (1)
 
-Unlike the p(y|x) of a classifier, y is a text. There are too many texts to compare all of them, so
-the most probable one is searched for (`beam_search`). Many translations of a sentence are right, so
-the metric is the overlap with a reference (BLEU).
+The output y is a text. There are too many texts to compare all of them, so `beam_search` looks for
+the most probable one. A sentence has many correct translations, so the metric is the overlap with a
+reference (BLEU).
 """
 
 from collections.abc import Iterator
@@ -33,11 +33,11 @@ from metrics.translation import (
 )
 
 GREEDY, BEAM = BeamSearchConfig(), BeamSearchConfig(beam=5)
-# Searches of each split, by the suffix of their metrics' names.
+# Beam search configurations of each split, keyed by the suffix of their metric names.
 SEARCHES = {"val": {"": GREEDY}, "test": {"": GREEDY, f"_beam{BEAM.beam}": BEAM}}
 CHARACTERS = 4096  # maximum size of a batch of `translate`, padding included
-# Published translators on Multi30k (see `Multi30k.vocabulary`): maximum number of words -> whether
-# they are tokenised again.
+# Evaluation of published translators on Multi30k (see `Multi30k.vocabulary`): maximum number of
+# words of a translation -> whether its words are tokenised again.
 PUBLISHED_PROTOCOLS = {24: True, 49: False}
 PAD, BOS, EOS = range(3)  # special tokens come first in every vocabulary
 
@@ -45,12 +45,12 @@ PAD, BOS, EOS = range(3)  # special tokens come first in every vocabulary
 class Translator(TokenModule):
     """Base class of encoder-decoder systems.
 
-    A subclass implements `encode`, `decode` (all targets given) and `loss`, and for decoding token
-    by token `init_state`, `decode_step` and `reorder_cache`. Its hyper-parameter `smoothing` is
-    the label-smoothing factor of its loss.
+    A subclass implements `encode`, `decode` (teacher forcing) and `loss`. For decoding token by
+    token, it implements `init_state`, `decode_step` and `reorder_cache`. Its hyper-parameter
+    `smoothing` is the label-smoothing factor of the loss.
 
     Attributes:
-        tokenizer: Tokenizers of both sides.
+        tokenizer: Tokenizers of source and target; None before data or a checkpoint is loaded.
     """
 
     monitor: ClassVar[tuple[str, str] | None] = ("val/bleu", "max")
@@ -59,10 +59,10 @@ class Translator(TokenModule):
     def __init__(self) -> None:
         super().__init__()
         self.nll, self.smoothed_nll = TokenNLL(), TokenNLL()  # without and with label smoothing
-        self._translations: dict[str, dict[int, str]] = {}  # of the split, by search and index
+        self._translations: dict[str, dict[int, str]] = {}  # suffix -> index -> text
 
     def encode(self, source: Tensor, length: Tensor) -> Any:
-        """Encode sources (N, S) with `length` (N,) tokens each; the result is called memory."""
+        """Encode sources (N, S) of `length` (N,) tokens into the memory that `decode` reads."""
         raise NotImplementedError
 
     def decode(self, memory: Any, tokens: Tensor) -> Tensor:
@@ -70,15 +70,15 @@ class Translator(TokenModule):
         raise NotImplementedError
 
     def init_state(self, memory: Any, max_length: int) -> Any:
-        """State of a decoder that has read nothing, with one row for each sentence."""
+        """Decoder state before the first token, with one row per sentence."""
         raise NotImplementedError
 
     def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """See `BeamSearchModel`."""
+        """Next-token logits (R, V) after one more token (R,) per row, and the next state."""
         raise NotImplementedError
 
     def reorder_cache(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
-        """See `BeamSearchModel`."""
+        """Select rows of the state, as defined in `BeamSearchModel`."""
         raise NotImplementedError
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
@@ -120,7 +120,7 @@ class Translator(TokenModule):
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
-        """Compare the translations of all ranks with the references."""
+        """Log scores of the translations of all ranks against the references."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         signature = self.nll.signature.replace("nll", "ppl", 1)
         self._log_value(stage, "ppl", self.nll.compute().exp(), signature)
@@ -152,12 +152,12 @@ class Translator(TokenModule):
         self.log(f"{stage}/{name}", float(value))  # equal on all ranks
         self.signatures[f"{stage}/{name}"] = signature
 
-    # Translating
+    # Translation
 
     def search(
         self, source: Tensor, length: Tensor, config: BeamSearchConfig
     ) -> list[list[Hypothesis]]:
-        """Hypotheses of each of sources (N, S) with `length` (N,) tokens, best first."""
+        """Hypotheses for each of N sources (N, S) of `length` (N,) tokens, best first."""
         max_lengths = config.max_lengths(length.tolist())
         state = self.init_state(self.encode(source, length), max(max_lengths))
         return beam_search(self, state, max_lengths, config, bos=BOS, eos=EOS, device=source.device)
@@ -165,17 +165,17 @@ class Translator(TokenModule):
     def translate_batch(
         self, source: Tensor, length: Tensor, config: BeamSearchConfig
     ) -> list[str]:
-        """Translations of sources (N, S) with `length` (N,) tokens."""
+        """Best translation of each of N sources (N, S) of `length` (N,) tokens."""
         tokenizer = self.known_tokenizer().target
         texts = (
             tokenizer.decode(hypotheses[0][1]) if hypotheses else ""
             for hypotheses in self.search(source, length, config)
         )
-        # A translation is one line, also when a byte-level model samples a line break.
+        # Byte-level models may output line breaks; a translation is one line.
         return [" ".join(text.splitlines()) for text in texts]
 
     def read(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """Padded source tokens (N, S) and their lengths (N,).
+        """Encode texts as padded source tokens (N, S) and their lengths (N,).
 
         Raises:
             UserError: If a text has an unknown character.
@@ -188,7 +188,7 @@ class Translator(TokenModule):
 
     @sampling
     def translate(self, texts: list[str], config: BeamSearchConfig = BEAM) -> list[str]:
-        """Translations in the order of the texts; an empty text gives an empty translation."""
+        """Translate texts, in the order given; an empty text gives an empty translation."""
         translations = [""] * len(texts)
         for indices in self._batches(texts):
             source, length = self.read([texts[index] for index in indices])
@@ -221,21 +221,21 @@ class Translator(TokenModule):
         min_length: NonNegativeInt = 0,
         max_length: NonNegativeInt = 0,
     ) -> list[str]:
-        """Translate.
+        """Translate texts by beam search.
 
         Args:
             seeds: Seed i selects text i of the test split; `sample.py --input` takes other texts.
-            batch: `source` and `source_length`.
+            batch: Batch with source tokens `source` (N, S) and lengths `source_length` (N,).
             beam: Beam size; 1 is greedy decoding.
             length_penalty: Exponent alpha of the length normalisation; above 0 favours longer
                 translations.
-            penalty: wu divides log-probabilities by ((5 + length) / 6)^alpha, plain by
-                length^alpha.
+            penalty: Length normalisation; "wu" divides log-probabilities by
+                ((5 + length) / 6)^alpha, "plain" by length^alpha.
             min_length: Minimum number of tokens, without the end token.
             max_length: Maximum number of tokens; 0 for twice the source length plus 10.
 
         Returns:
-            N texts.
+            N translations.
 
         Raises:
             UserError: If `max_length` is below `min_length`.
@@ -246,7 +246,7 @@ class Translator(TokenModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """A table of sources, references and translations."""
+        """Table of sources, references (=) and translations (>)."""
         if self.tokenizer is None:  # the run summary only counts operations
             self(batch)
             return {}
@@ -260,7 +260,7 @@ class Translator(TokenModule):
         }
 
     def cross_attention(self, weights: list[Tensor]) -> dict[str, Tensor]:
-        """Select the attention to the source, (N, H, T, S) by name.
+        """Select the weights of attention to the source, (N, H, T, S), keyed by name.
 
         Args:
             weights: All weights recorded by one `encode` and one `decode`, in that order.

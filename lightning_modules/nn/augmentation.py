@@ -6,16 +6,16 @@ from torch.nn import functional as F
 
 
 def diff_augment(image: Tensor) -> Tensor:
-    """Random colour, translation by up to 1/8 of the side, and a cut-out of half the side.
+    """Change colours at random, translate by up to 1/8 of the side, and cut out half the side.
 
-    It is differentiable and applied to all images that the discriminator sees, real and generated:
-    the discriminator overfits less, and the generator does not learn the augmentation.
+    It is differentiable and applied to all inputs of the discriminator, real and generated. The
+    discriminator overfits less, and the generator does not learn the augmentation.
 
     Args:
-        image: (N, C, H, W) in [-1, 1].
+        image: Images (N, C, H, W) in [-1, 1].
 
     Returns:
-        The same shape; colours may leave [-1, 1], what moves in and what is cut out is 0.
+        Images of the same shape. Colours may leave [-1, 1]; shifted-in and cut-out pixels are 0.
     """
     count, _, height, width = image.shape
     device = image.device

@@ -1,12 +1,13 @@
-"""Residual blocks of the discrete VAE's networks: the released code of Ramesh et al. 2021
-(`dall_e/encoder.py`, `decoder.py`).
+"""Residual blocks of the discrete VAE, as in the released code of Ramesh et al. 2021.
+
+The code is in `dall_e/encoder.py` and `dall_e/decoder.py`.
 """
 
 from torch import Tensor, nn
 
 
 def conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
-    """A convolution that keeps the size; weights N(0, 1 / fan-in), biases 0."""
+    """Convolution that keeps the size, for odd kernels; weights N(0, 1 / fan-in), biases 0."""
     made = nn.Conv2d(inputs, outputs, kernel, padding=(kernel - 1) // 2)
     nn.init.normal_(made.weight, 0.0, (inputs * kernel**2) ** -0.5)
     if made.bias is not None:
@@ -18,10 +19,10 @@ class Bottleneck(nn.Module):
     """Residual branch of four convolutions through a quarter of the channels.
 
     Args:
-        inputs: channels.
-        outputs: channels, a multiple of 4.
-        kernels: of the four.
-        gain: what the branch is multiplied by.
+        inputs: Number of input channels.
+        outputs: Number of output channels, a multiple of 4.
+        kernels: Kernel sizes of the four convolutions.
+        gain: Factor of the branch.
     """
 
     def __init__(self, inputs: int, outputs: int, kernels: list[int], gain: float) -> None:
@@ -44,16 +45,16 @@ class Bottleneck(nn.Module):
 def bottlenecks(
     inputs: int, widths: list[int], blocks: int, kernels: list[int], between: nn.Module, gain: float
 ) -> nn.Sequential:
-    """Groups of blocks.
+    """Build groups of bottleneck blocks.
 
     Args:
-        inputs: channels that come in.
-        widths: channels of each group.
-        blocks: of a group.
-        kernels: of each block.
-        between: what stands between two groups, such as a pooling.
-        gain: of each branch; 0 for 1 / L^2 with L blocks ("post-gain"), through which minutes of
-            training learn too little.
+        inputs: Number of input channels.
+        widths: Number of channels of each group.
+        blocks: Number of blocks in a group.
+        kernels: Kernel sizes of the four convolutions in each block.
+        between: Module between two groups, such as a pooling layer.
+        gain: Factor of each branch; 0 for 1 / L^2 with L blocks, the released "post-gain". That
+            value is too small for training runs of minutes.
     """
     gain = gain or (len(widths) * blocks) ** -2.0
     parts: list[nn.Module] = []

@@ -1,6 +1,4 @@
-"""Sizes of strided and transposed convolutions, tested against PyTorch, and how their weights begin
-in adversarial systems.
-"""
+"""Output sizes of convolutions (tested against PyTorch), and initial weights of GANs."""
 
 from torch import nn
 
@@ -17,30 +15,30 @@ def transposed_size(
 ) -> int:
     """Output size of a transposed convolution: (in - 1) s - 2 p + k + output_padding.
 
-    It is the size whose convolution with the same k, s and p gives `in` back. Padding is cut off
-    the output, hence its minus sign; `output_padding` picks one of the s sizes that the
-    convolution's floor makes equal.
+    A convolution with the same k, s and p maps this size back to `in`. Padding crops the output,
+    hence its minus sign. The convolution maps s different sizes to `in` because of its floor;
+    `output_padding` selects one of them.
     """
     return (size - 1) * stride - 2 * padding + kernel + output_padding
 
 
 def same_padding(kernel: int) -> int:
-    """Padding on each side with which a convolution of stride 1 keeps the size, and one of stride s
-    gives ceil(in / s).
+    """Padding per side for an output of size ceil(in / s) at stride s.
 
     Raises:
-        UserError: if the kernel is even, which would need one more on one side than on the other.
+        UserError: If the kernel is even, since it would need unequal padding on both sides.
     """
     if kernel % 2 == 0:
         raise UserError(
-            f"a kernel of {kernel} has no padding that is the same on both sides: take an odd one"
+            f"a kernel of size {kernel} needs unequal padding on both sides: use an odd size"
         )
     return (kernel - 1) // 2
 
 
 def init_normal(network: nn.Module, deviation: float = 0.02) -> nn.Module:
-    """Weights from N(0, deviation), batch norm scales from N(1, deviation), biases 0 (Radford et
-    al. 2016, section 4).
+    """Initialise weights from N(0, deviation), batch norm scales from N(1, deviation), biases 0.
+
+    Radford et al. 2016, section 4.
     """
     for part in network.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):

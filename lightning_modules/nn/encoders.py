@@ -1,5 +1,6 @@
-"""Fully connected and convolutional encoders and decoders between images (N, C, H, W) and vectors
-(N, D).
+"""Fully connected and convolutional encoders (images to vectors) and decoders (vectors to images).
+
+Images have the shape (N, C, H, W), vectors the shape (N, D).
 """
 
 import itertools
@@ -18,7 +19,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def mlp(widths: list[int], activation: str) -> nn.Sequential:
-    """Linear layers of the given widths with an activation between each two, none after the last.
+    """Build linear layers of the given widths with activations between them, none after the last.
 
     Initial weights are Glorot-uniform and biases 0 (Glorot and Bengio 2010, Eq. 16), as in the
     papers of these networks.
@@ -36,7 +37,7 @@ def conv_grid(image_shape: list[int], channels: list[int]) -> tuple[int, int]:
     """Height and width after one halving per entry of `channels`.
 
     Raises:
-        UserError: If a side is not divisible.
+        UserError: If a side is not a multiple of 2 ** len(channels).
     """
     step = 2 ** len(channels)
     _, height, width = image_shape
@@ -51,7 +52,7 @@ def conv_grid(image_shape: list[int], channels: list[int]) -> tuple[int, int]:
 class ConvEncoder(nn.Sequential):
     """Convolutions 4x4 of stride 2, each halving the image, then one linear layer.
 
-    Output size of such a layer: (in + 2 * padding - kernel) // stride + 1 = in / 2.
+    Output size of a convolution: (in + 2 * padding - kernel) // stride + 1 = in / 2.
     """
 
     def __init__(
@@ -69,10 +70,9 @@ class ConvEncoder(nn.Sequential):
 
 
 class ConvDecoder(nn.Sequential):
-    """The mirror of `ConvEncoder`: one linear layer, then transposed convolutions 4x4 of stride 2,
-    each doubling.
+    """Mirror of `ConvEncoder`: one linear layer, then transposed convolutions 4x4 of stride 2.
 
-    Output size of such a layer: (in - 1) * stride - 2 * padding + kernel = 2 * in.
+    Output size of a transposed convolution: (in - 1) * stride - 2 * padding + kernel = 2 * in.
     """
 
     def __init__(self, image_shape: list[int], channels: list[int], features: int) -> None:
@@ -101,7 +101,7 @@ class MLPEncoder(nn.Sequential):
 
 
 class MLPDecoder(nn.Sequential):
-    """The mirror of `MLPEncoder`, with an output of `image_shape`."""
+    """Mirror of `MLPEncoder`: maps vectors (N, features) to images (N, *image_shape)."""
 
     def __init__(
         self, features: int, hidden: list[int], image_shape: list[int], activation: str
@@ -113,9 +113,7 @@ class MLPDecoder(nn.Sequential):
 
 
 def output_bias(decoder: nn.Module) -> Tensor:
-    """The bias of a decoder's last layer: one number per pixel (linear) or per channel
-    (convolution).
-    """
+    """Bias of a decoder's last layer: one number per pixel (linear) or channel (convolution)."""
     layers = [
         part for part in decoder.modules() if isinstance(part, nn.Linear | nn.ConvTranspose2d)
     ]

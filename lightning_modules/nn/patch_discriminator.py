@@ -1,18 +1,18 @@
 """Discriminator of overlapping patches of images (PatchGAN).
 
 Isola et al. 2017, section 3.2.2 and appendix 6.1.2. The L1 or cycle loss already penalises errors
-at large scale; a discriminator of patches adds texture and sharpness, with fewer weights than one
-of whole images and for any size.
+at large scale. A discriminator of patches adds texture and sharpness. It has fewer weights than a
+discriminator of whole images and accepts images of any size.
 
-The field of view grows from the output backwards: each convolution of kernel k and stride s makes
-it (field - 1) s + k.
+The receptive field is computed from the output backwards: a convolution of kernel k and stride s
+enlarges it to (field - 1) s + k.
 
 | patch | convolutions 4x4 of stride 2 | then |
 |---|---|---|
 | 1 | none | two 1x1 and one 1x1: colours only |
 | 16 | 1 | two 4x4 of stride 1 |
 | 70 | 3 | the same |
-| 286 | 5 | the same; sees a whole image of 256 pixels |
+| 286 | 5 | the same; covers a whole image of 256 pixels |
 """
 
 from typing import Literal
@@ -26,8 +26,9 @@ HALVINGS = {16: 1, 70: 3, 286: 5}
 
 
 def smallest_side(patch: Patch) -> int:
-    """Side in pixels below which the discriminator of that patch has no output, or one value to
-    normalise.
+    """Minimum side of an image in pixels for a patch size.
+
+    Below it, the discriminator has no output, or a norm layer has a single value to normalise.
     """
     return 1 if patch == 1 else 3 * 2 ** HALVINGS[patch]
 
@@ -36,15 +37,16 @@ class PatchDiscriminator(nn.Sequential):
     """Logits (N, 1, h, w), one per patch of images (N, C, H, W).
 
     Args:
-        channels: C.
-        width: channels after the first convolution; doubled at each of the next three.
-        patch: side in pixels of what a logit sees.
-        norm: batch norm (pix2pix) or instance norm (CycleGAN), after all convolutions but the first
+        channels: Number of channels C of the images.
+        width: Number of channels after the first convolution; doubled at each of the next three.
+        patch: Receptive field of a logit, as a side in pixels.
+        norm: Batch norm (pix2pix) or instance norm (CycleGAN), after all convolutions but the first
             and the last.
-        side: of the images, in pixels.
+        side: Side of the images, in pixels.
 
     Raises:
-        UserError: if the images are too small for the patch, with the patches that fit.
+        UserError: If the images are too small for the patch; the message lists the patches that
+            fit.
     """
 
     def __init__(
@@ -53,8 +55,8 @@ class PatchDiscriminator(nn.Sequential):
         if side < smallest_side(patch):
             fitting = [str(other) for other in (1, 16, 70, 286) if smallest_side(other) <= side]
             raise UserError(
-                f"model.patch {patch} needs images of at least {smallest_side(patch)} pixels: "
-                f"take {' or '.join(fitting)}"
+                f"model.patch {patch} needs images of at least {smallest_side(patch)} pixels "
+                f"(got {side}): use {' or '.join(fitting)}"
             )
         normed = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}[norm]
         if patch == 1:

@@ -1,13 +1,13 @@
-"""Transformer blocks with the choices of several papers.
+"""Transformer blocks with the variants of several papers.
 
-| part | choices | source |
+| part | variants | source |
 |---|---|---|
 | norm | layer; rms, which does not centre | Ba et al. 2016; Zhang and Sennrich 2019 |
 | norm_first | before each branch; after it | Radford et al. 2019; Vaswani et al. 2017 |
 | positions | learned; rotary | Radford et al. 2018; Su et al. 2021, Eq. 34 |
 | feed-forward | relu; gelu | Vaswani et al. 2017; Hendrycks and Gimpel 2016 |
 | feed-forward | swiglu, gated, of 2/3 the width | Shazeer 2020, Eq. 6 |
-| qk_norm | queries and keys of unit scale | Henry et al. 2020 |
+| qk_norm | RMSNorm of queries and keys | Henry et al. 2020 |
 """
 
 import math
@@ -26,24 +26,23 @@ from lightning_modules.nn.attention import RecordsAttention, attend
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes and choices that all blocks of a network share.
+    """Sizes and variants that all blocks of a network share.
 
     Args:
-        width: of the residual stream.
-        heads: of attention.
-        dropout: share that is dropped of each branch, and of the embedding.
-        attention_dropout: share of the attention weights that is dropped.
-        norm: see the table above.
-        rotary: whether queries and keys are turned by their positions.
-        feed_forward: see the table above.
-        qk_norm: see the table above.
-        norm_first: see the table above.
-        hidden: width inside of the feed-forward layers; four times the other unless given (gated:
-            8/3 of it).
-        bias: whether linear layers and layer norms have biases.
+        width: Width of the residual stream; a multiple of `heads`, or of 2 * `heads` if `rotary`.
+        heads: Number of attention heads.
+        dropout: Dropout probability of each residual branch and of the embedding.
+        attention_dropout: Dropout probability of the attention weights.
+        norm: Layer norm ("layer") or RMSNorm ("rms").
+        rotary: Rotate queries and keys by their positions (rotary position embedding).
+        feed_forward: Activation of the feed-forward layers, or the gated variant "swiglu".
+        qk_norm: Apply RMSNorm to queries and keys.
+        norm_first: Normalise before each residual branch (pre-norm) instead of after (post-norm).
+        hidden: Width of the feed-forward layers; None for 4 * `width`, or 8/3 * `width` if gated.
+        bias: Use biases in linear layers and layer norms.
 
     Raises:
-        UserError: if the width is no multiple of the heads, or the heads' width is odd and rotary.
+        UserError: If `width` is not a multiple of `heads`, or of 2 * `heads` if `rotary`.
     """
 
     width: int
@@ -60,13 +59,14 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         if self.width % self.heads or (self.rotary and self.width // self.heads % 2):
-            step = self.heads * (2 if self.rotary else 1)
+            divisor = "2 * model.heads with rotary positions" if self.rotary else "model.heads"
             raise UserError(
-                f"model.width {self.width}: give a multiple of {step} for model.heads {self.heads}"
+                f"model.width must be a multiple of {divisor} "
+                f"(got width={self.width}, heads={self.heads})"
             )
 
     def make_norm(self) -> nn.Module:
-        """A normalisation layer over the width."""
+        """Build a normalisation layer over the width."""
         return (
             nn.LayerNorm(self.width, bias=self.bias)
             if self.norm == "layer"
@@ -75,8 +75,9 @@ class TransformerConfig:
 
 
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
-    """Turn pairs (x[d], x[d + D/2]) of queries or keys (N, H, T, D) by positions (T,) at
-    frequencies 10000^(-2d/D).
+    """Rotate pairs (x[d], x[d + D/2]) of queries or keys (N, H, T, D) by their positions (T,).
+
+    The angle is position * 10000^(-2d/D) (Su et al. 2021, Eq. 34).
     """
     half = x.shape[-1] // 2
     frequencies = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
@@ -90,7 +91,7 @@ class SelfAttention(nn.Module, RecordsAttention):
     """Multi-head self-attention: causal, or with a mask.
 
     Args:
-        config: Sizes and choices.
+        config: Sizes and variants of the network.
         layer: Index of the layer in the key-value cache.
     """
 
@@ -111,9 +112,9 @@ class SelfAttention(nn.Module, RecordsAttention):
         """Attend from x (N, T, width) to itself and to the tokens in the cache.
 
         Args:
-            x: The whole sequence, or with a cache that is not empty, the next token.
+            x: The whole sequence, or only the next token if the cache is not empty.
             cache: Key-value cache, which is extended.
-            mask: Boolean mask, True where a query may attend; causal attention without it.
+            mask: Boolean mask, True where a query may attend; None for causal attention.
 
         Returns:
             Tensor of shape (N, T, width).
@@ -158,7 +159,7 @@ class CrossAttention(nn.Module, RecordsAttention):
             x: Sequence of the queries.
             keys: Keys of the memory (`project`).
             values: Values of the memory.
-            mask: True where the memory has a token, (N, 1, 1, S).
+            mask: Boolean mask (N, 1, 1, S), True where the memory has a token.
 
         Returns:
             Tensor of shape (N, T, width).
@@ -191,11 +192,11 @@ class FeedForward(nn.Module):
 
 
 class Residual(nn.Module):
-    """Base of blocks whose branches are added to a stream, each with a norm of its own.
+    """Base class of blocks with residual branches, each with its own norm.
 
     Args:
-        config: sizes and choices.
-        branches: how many.
+        config: Sizes and variants of the network.
+        branches: Number of residual branches.
     """
 
     def __init__(self, config: TransformerConfig, branches: int) -> None:
@@ -204,8 +205,9 @@ class Residual(nn.Module):
         self.norms = nn.ModuleList([config.make_norm() for _ in range(branches)])
 
     def add(self, number: int, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
-        """(N, T, width) of x (N, T, width): norm(x) goes into the branch, or x + branch(x) into the
-        norm.
+        """Add branch `number` to x (N, T, width).
+
+        Pre-norm: x + branch(norm(x)). Post-norm: norm(x + branch(x)).
         """
         norm, dropout = self.norms[number], self.config.dropout
         if self.config.norm_first:
@@ -229,7 +231,9 @@ class Block(Residual):
 
 @torch.no_grad()
 def init_gpt(network: nn.Module, layers: int) -> None:
-    """Weights from N(0, .02); what ends a branch is smaller, since 2 L of them add up (Radford et
+    """Initialise weights from N(0, 0.02), and scale the output layer of each branch down.
+
+    L layers have 2 L branches that add up, so these weights are divided by sqrt(2 L) (Radford et
     al. 2019, section 2.3).
     """
     for part in network.modules():

@@ -1,11 +1,12 @@
-"""Muon: momentum whose direction is made orthogonal, for matrices; AdamW for all else (Jordan et
-al. 2024).
+"""Muon: orthogonalised momentum for matrices, AdamW for all other parameters (Jordan et al. 2024).
 
-A matrix' momentum M = U S V' is replaced by U V': every direction moves alike, instead of a few
-that dominate. The Newton-Schulz iteration does that by products alone. PyTorch's own runs it in
-bfloat16, which is slow where there is no hardware for it; here it keeps the parameters' kind of
-numbers. Queries, keys and values are one matrix here, as are both halves of a gated layer, and made
-orthogonal together, where Jordan's runs take them apart.
+The momentum M = U S V' of a matrix is replaced by U V': all directions get equal updates, instead
+of a few dominant ones. The Newton-Schulz iteration approximates U V' by matrix products alone.
+PyTorch's Muon runs the iteration in bfloat16, which is slow without hardware support; this one
+keeps the dtype of the parameters.
+
+Departure from Jordan et al.: queries, keys and values are one matrix, as are both halves of a gated
+layer. They are orthogonalised together; Jordan's runs separate them.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that drives singular values to about 1
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic that drives singular values to about 1
 
 
 def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """U V' of a matrix U S V' (..., R, C), up to singular values between .7 and 1.2."""
+    """Approximate U V' of matrices U S V' (..., R, C); singular values are 0.7 to 1.2, not 1."""
     a, b, c = COEFFICIENTS
     tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if tall else matrix
@@ -30,15 +31,14 @@ def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for groups with `orthogonal: True`, AdamW for the others; each group has a step size of
-    its own.
+    """Muon for parameter groups with `orthogonal: True`, AdamW for the other groups.
 
     Args:
-        params: groups; those of Muon hold matrices.
-        lr: step size where a group has none.
-        momentum: of Muon, with Nesterov's look ahead.
-        betas: of Adam.
-        weight_decay: decoupled, times the step size.
+        params: Parameter groups; groups with `orthogonal: True` must hold matrices only.
+        lr: Learning rate of groups that do not set `lr`.
+        momentum: Nesterov momentum of Muon.
+        betas: Decay rates of AdamW's moving averages.
+        weight_decay: Decoupled weight decay, multiplied by the learning rate.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update."""
+        """Perform one update."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -73,9 +73,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _orthogonal(self, group: dict[str, Any], p: Tensor, gradient: Tensor) -> None:
-        """A step of equal size in all directions, of rms .2 like Adam's (Liu et al. 2025, section
-        2.2).
-        """
+        """Muon update with an RMS of 0.2, as that of Adam (Liu et al. 2025, section 2.2)."""
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
@@ -84,7 +82,7 @@ class Muon(torch.optim.Optimizer):
         p.add_(direction, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
 
     def _adam(self, group: dict[str, Any], p: Tensor, gradient: Tensor) -> None:
-        """Loshchilov and Hutter 2019, Algorithm 2."""
+        """AdamW update (Loshchilov and Hutter 2019, Algorithm 2)."""
         first, second = group["betas"]
         state = self.state[p]
         if not state:
@@ -106,17 +104,16 @@ def muon_or_adamw(
     betas: tuple[float, float],
     weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """AdamW for all of a network ("adamw"), or Muon for its blocks' matrices and AdamW for the rest
-    ("muon").
+    """Build AdamW for a network, or Muon for the matrices of its blocks and AdamW for the rest.
 
     Args:
-        kind: which.
-        network: all.
-        blocks: a part of it.
-        learning_rate: of AdamW, or of Muon.
-        embedding_rate: of AdamW beside Muon.
-        betas: of AdamW.
-        weight_decay: of matrices, not of gains and biases.
+        kind: Optimizer, "adamw" or "muon".
+        network: Network to optimise; frozen parameters are left out.
+        blocks: Submodule of `network` whose matrices Muon updates.
+        learning_rate: Learning rate of AdamW, or of Muon for "muon".
+        embedding_rate: Learning rate of AdamW for "muon".
+        betas: Decay rates of AdamW's moving averages.
+        weight_decay: Weight decay of matrices; gains and biases have none.
     """
     own = [p for p in network.parameters() if p.requires_grad]
     inner = {p for p in blocks.parameters() if p.dim() >= 2}

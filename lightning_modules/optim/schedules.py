@@ -1,4 +1,4 @@
-"""Schedules that PyTorch does not have."""
+"""Learning rate schedules that PyTorch lacks."""
 
 import math
 from typing import Any
@@ -9,15 +9,15 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 
 class GoodfellowSchedule(LRScheduler):
-    """Step size divided by `decay` at each update down to 1e-6; momentum rises linearly over the
-    first updates.
+    """Exponential decay of the learning rate down to 1e-6, with a linear rise of the momentum.
 
     Args:
-        optimizer: SGD with momentum.
-        decay: 1.000004 in the released recipe, 1.00004 in the conditional one.
-        momentum: final value; the optimizer's own is the first one.
-        momentum_updates: updates over which it rises; 250 epochs of 500 batches in the released
-            recipe.
+        optimizer: SGD optimizer with momentum.
+        decay: Divisor of the learning rate at each update; 1.000004 in the released recipe,
+            1.00004 in its conditional variant.
+        momentum: Final momentum; the initial one is the optimizer's momentum.
+        momentum_updates: Number of updates over which the momentum rises; 250 epochs of 500
+            batches in the released recipe.
     """
 
     def __init__(
@@ -42,11 +42,10 @@ class GoodfellowSchedule(LRScheduler):
 
 
 class ConstantThenLinear(LRScheduler):
-    """Full step size for `constant` updates, then a straight line to 0 over `decay` updates, taken
-    in steps of `every` updates.
+    """Constant learning rate for `constant` updates, then linear decay to 0 over `decay` updates.
 
-    With `every` the updates of an epoch, the step size changes between epochs only. For epochs e =
-    0, 1, ... of E updates:
+    If `every` is the number of updates in an epoch, the learning rate changes between epochs only.
+    For epochs e = 0, 1, ... of E updates:
 
     | code | factor of epoch e | constant | decay |
     |---|---|---|---|
@@ -57,8 +56,8 @@ class ConstantThenLinear(LRScheduler):
         optimizer: Optimizer whose learning rates are scaled.
         constant: Number of updates at the full learning rate.
         decay: Number of updates over which the learning rate falls to 0.
-        every: Number of updates between two changes of the learning rate; both others are multiples
-            of it.
+        every: Number of updates between two changes of the learning rate; must divide `constant`
+            and `decay`.
     """
 
     def __init__(
@@ -74,15 +73,16 @@ class ConstantThenLinear(LRScheduler):
 
 
 def warmup(step: int, steps: int) -> float:
-    """Linear from 0 to 1 over `steps` updates, then 1; 1 throughout where `steps` is 0."""
+    """Warm-up factor: linear from 0 to 1 over `steps` updates, then 1; always 1 for 0 steps."""
     return min(1.0, step / steps) if steps else 1.0
 
 
 def cosine(
     optimizer: torch.optim.Optimizer, total: int, warmup_steps: int = 0, last: float = 0.0
 ) -> dict[str, Any]:
-    """Linear up over `warmup_steps` updates, then half a cosine down to a share `last` at update
-    `total`.
+    """Build a linear warm-up of `warmup_steps` updates, then a cosine decay up to update `total`.
+
+    The learning rate ends at `last` times its peak.
     """
 
     def rate(step: int) -> float:

@@ -1,4 +1,4 @@
-"""Runs that are killed again and again end with the same bits as one that was left alone."""
+"""Killed and resumed runs are bitwise equal to an uninterrupted run."""
 
 import os
 import random
@@ -65,7 +65,7 @@ def check_all_load(run: Path) -> None:
 def untouched(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path, float]:
-    """Configuration, run directory and training seconds of an uninterrupted run."""
+    """Configuration, run directory and training time in seconds of an uninterrupted run."""
     system, workers = request.param
     folder = tmp_path_factory.mktemp(f"{system}{workers}")
     config = tiny_config(folder / "config.yaml", system, num_workers=workers)
@@ -76,7 +76,7 @@ def untouched(
 
 
 def test_random_kills(untouched: tuple[Path, Path, float]) -> None:
-    """Five SIGKILLs each, at random times of the training."""
+    """Kill a run five times with SIGKILL, at random times of the training."""
     config, reference, seconds = untouched
     run = reference.parent / "killed"
     chance = random.Random(0)
@@ -89,8 +89,8 @@ def test_random_kills(untouched: tuple[Path, Path, float]) -> None:
             time.sleep(0.2)
             if process.poll() is not None or (run / "metrics.csv").exists():
                 break
-        time.sleep(chance.uniform(4, 9) + chance.uniform(0, seconds / 3))  # imports take some of it
-        if process.poll() is not None:  # it was done already: begin again
+        time.sleep(chance.uniform(4, 9) + chance.uniform(0, seconds / 3))  # includes the imports
+        if process.poll() is not None:  # finished before the kill: start again
             assert process.returncode == 0, process.stderr.read() if process.stderr else ""
             for path in sorted(run.rglob("*"), reverse=True):
                 path.unlink() if path.is_file() else path.rmdir()
@@ -105,9 +105,7 @@ def test_random_kills(untouched: tuple[Path, Path, float]) -> None:
 
 @pytest.mark.parametrize(("place", "count"), [("checkpoint", 9), ("validation", 12), ("turn", 60)])
 def test_kill_at(untouched: tuple[Path, Path, float], place: str, count: int) -> None:
-    """One SIGKILL while a checkpoint is half written, one in the middle of a validation, one
-    between two players' updates.
-    """
+    """Kill a run while it writes a checkpoint, in a validation, or between D's and G's updates."""
     config, reference, _ = untouched
     if place == "turn" and not issubclass(system_of(config), AdversarialModule):
         pytest.skip("only adversarial systems have a second network to update")
@@ -122,7 +120,7 @@ def test_kill_at(untouched: tuple[Path, Path, float], place: str, count: int) ->
 
 
 def test_sigterm(untouched: tuple[Path, Path, float]) -> None:
-    """SIGTERM saves at the boundary of a step and exits with 143."""
+    """SIGTERM saves a checkpoint after the current step and exits with 143."""
     config, reference, seconds = untouched
     run = reference.parent / "terminated"
     process = start(arguments(config, run))

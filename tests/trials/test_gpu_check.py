@@ -1,4 +1,4 @@
-"""The checks for machines with a GPU run on a CPU too, with tiny networks."""
+"""The GPU checks also run on a CPU, with tiny networks."""
 
 import json
 import subprocess

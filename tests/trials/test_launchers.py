@@ -1,4 +1,4 @@
-"""Two processes train the same whether Lightning, torchrun or spawn starts them."""
+"""Two processes give equal results, whether Lightning, torchrun or spawn starts them."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ LAUNCHERS = {
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """metrics.csv by launcher."""
+    """Contents of metrics.csv, by launcher."""
     folder = tmp_path_factory.mktemp("launched")
     found = {}
     for name, command in LAUNCHERS.items():

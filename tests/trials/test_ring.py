@@ -1,4 +1,4 @@
-"""The two recipes on the ring do what they say, whatever the seed."""
+"""The two ring recipes collapse or cover all modes, as their headers state, for every seed."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tests.trials.test_exact_resume import start
 
 
 def modes(config: str, seed: int, folder: Path) -> list[float]:
-    """Modes that the averaged generator covers at the last validations of a run."""
+    """Number of modes that the averaged generator covers at the last five validations."""
     process = start(
         [
             "fit",

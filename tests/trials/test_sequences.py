@@ -1,6 +1,4 @@
-"""Copy, reverse and sort of digits: what a system that writes one text for another must learn in a
-minute, to the last one.
-"""
+"""Translators must learn to copy, reverse and sort digits within a minute."""
 
 import itertools
 import random
@@ -42,7 +40,7 @@ SEQ2SEQ = {
 
 
 def write_corpus(folder: Path, task: str) -> list[tuple[str, str]]:
-    """Strings of 3 to 12 digits, all of them different; the answer is the test pairs."""
+    """Write a corpus of distinct strings of 3 to 12 digits; return the test pairs."""
     folder.mkdir()
     chance = random.Random(0)
     texts: dict[str, None] = {}
@@ -67,7 +65,7 @@ def write_corpus(folder: Path, task: str) -> list[tuple[str, str]]:
     ids=["copy", "reverse", "sort", "reverse-seq2seq"],
 )
 def test_digits(task: str, system: str, options: dict[str, Any], tmp_path: Path) -> None:
-    """At least 99 of 100 unseen strings come out right."""
+    """At least 99 % of unseen strings are transformed correctly."""
     pairs = write_corpus(tmp_path / "corpus", task)
     data = {
         "folder": str(tmp_path / "corpus"),

@@ -1,4 +1,4 @@
-"""The size of a corpus does not show in memory."""
+"""Memory use does not depend on the size of a corpus."""
 
 import csv
 import shutil
@@ -9,11 +9,11 @@ import yaml
 
 from tests.trials.test_exact_resume import start
 
-SHARD_BYTES = 10**6  # bytes
+SHARD_BYTES = 10**6
 
 
 def write_corpus(path: Path, megabytes: int) -> None:
-    """Random printable lines of 63 characters."""
+    """Write random printable lines of 63 characters."""
     generator = np.random.default_rng(0)
     with open(path, "wb") as file:
         for _ in range(megabytes):
@@ -23,9 +23,7 @@ def write_corpus(path: Path, megabytes: int) -> None:
 
 
 def peak_memory(folder: Path, megabytes: int) -> float:
-    """Megabytes that a process needs at most to encode a corpus of that size, and to train and
-    validate a little on it.
-    """
+    """Peak memory in megabytes of encoding a corpus of this size, and of a short training on it."""
     folder.mkdir()
     try:
         write_corpus(folder / "corpus.txt", megabytes)
@@ -65,7 +63,7 @@ def peak_memory(folder: Path, megabytes: int) -> float:
             *_, last = csv.DictReader(file)
         return float(last["peak_memory_mb"])
     finally:
-        shutil.rmtree(folder)  # a gigabyte of text is two of tokens
+        shutil.rmtree(folder)  # 1 GB of text gives 2 GB of tokens
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:

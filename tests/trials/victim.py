@@ -1,5 +1,6 @@
-"""A training run that kills itself with SIGKILL at a given place: `victim.py
-checkpoint|validation|turn N <arguments>`.
+"""Training run that kills itself with SIGKILL at the N-th pass of a point in the code.
+
+Usage: victim.py checkpoint|validation|turn N <arguments of train.py>
 """
 
 import os
@@ -29,7 +30,7 @@ if place == "checkpoint":
 
     def save_half(content: Any, file: Any) -> None:
         save(content, file)
-        file.truncate(file.tell() // 2)  # half the bytes are on disk when the kill comes
+        file.truncate(file.tell() // 2)  # half of the bytes are on disk at the kill
         file.flush()
         die_at_last_call()
         file.seek(0)
@@ -41,7 +42,7 @@ elif place == "turn":
     answer = AdversarialModule._generator_backward
 
     def dying_answer(self: Any, generated: Any) -> None:
-        die_at_last_call()  # the discriminator has moved, the generator has not
+        die_at_last_call()  # D is updated, G is not yet
         answer(self, generated)
 
     AdversarialModule._generator_backward = dying_answer
