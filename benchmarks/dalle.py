@@ -93,7 +93,7 @@ class PlainDALLE(nn.Module):
         text: Number of text and padding tokens and the start token.
         length: Length T of the text.
         codebook_size: Number of different image tokens, K.
-        h: Hyperparameters of the recipe's model.
+        h: Hyper-parameters of the recipe's model.
     """
 
     def __init__(self, text: int, length: int, codebook_size: int, h: dict[str, Any]) -> None:

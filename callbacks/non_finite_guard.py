@@ -32,7 +32,9 @@ def first_non_finite(module: torch.nn.Module, batch: dict[str, Any]) -> str:
 
 
 def check_finite(trainer: Trainer, module: GenerativeModule) -> None:
-    """Check the last gradient norm before a checkpoint, because NaN in weights is permanent.
+    """Raise an error if the last gradient norm is not finite.
+
+    This is called before each checkpoint, because a NaN in the weights is permanent.
 
     Raises:
         NonFinite: If the norm is not finite. Unlike the error of `NonFiniteGuard`, which may not

@@ -96,7 +96,7 @@ class CSVLog(Logger):
     def _rows(self) -> list[dict[str, str]]:
         if not self.path.exists():
             return []
-        # A kill may have left a last line without its end.
+        # A kill may have left an incomplete last line.
         whole = self.path.read_text().rpartition("\n")[0]
         return list(csv.DictReader(StringIO(whole)))
 

@@ -27,7 +27,7 @@ def bits_per_dim(nats: Tensor, dims: int, levels: int = 1) -> Tensor:
 class ImportanceSampledNLL(Metric):
     """Importance-sampled estimate of -log p(x) in nats per image (Burda et al. 2016, Eq. 8).
 
-    The estimate -log 1/k sum_i w_i is an upper bound in expectation.
+    The estimate -log 1/k sum_i w_i is an upper bound on -log p(x) in expectation.
 
     Args:
         k: Number of importance samples per image.

@@ -83,7 +83,7 @@ def test_neighbourhoods_equal_loops() -> None:
 
 
 def test_inception_score_bounds() -> None:
-    """The score is 1 for equal predictions, and the number of classes for certain, balanced ones."""
+    """The score is 1 for equal predictions and K for certain predictions of K balanced classes."""
     assert inception_score(torch.zeros(100, 7)) == pytest.approx(1)
     assert inception_score(100 * torch.eye(5).repeat(20, 1)) == pytest.approx(5)
 

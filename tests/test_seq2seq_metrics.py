@@ -161,7 +161,7 @@ def test_the_vocabulary_has_the_words_seen_twice(corpus: Path) -> None:
 def test_a_test_run_prints_the_published_protocols(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """These are at most 24 words that are tokenised again, and at most 49 that are not."""
+    """BLEU of at most 24 words that are tokenised again, and of at most 49 that are not."""
     data = Multi30k(tokenizer="word", lower=True, root=str(corpus))
     model = Transformer(
         data.data_spec["source_vocab_size"], data.data_spec["vocab_size"], 1, 2, 8, 8
