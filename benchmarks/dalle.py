@@ -1,13 +1,17 @@
 """DALL-E compared with plain PyTorch: training, and sampling with and without cache: `make bench`.
 
-Training: `train.py fit` with the recipe on emoji, default callbacks and CSV logger, and the loop
-that one would write by hand: blocks of PyTorch, one head over all tokens in which the other kind is
-masked, images that are encoded by the frozen dVAE in every step, AdamW a tensor at a time, the
-loss read at every step. Same sizes, patterns, batches and threads, each in a process of its own,
-several times in turns; ratios are of medians. Neither validates.
+Training compares two contenders with the same sizes, attention patterns, batches and threads:
 
-Sampling: 16 images of 64 tokens with guidance, by the size of DALLE-pytorch's measurement (256
-wide, 4 layers, 64 and 64 tokens), which took 2.3 s with its cache. Without the cache,
+- ours: `train.py fit` with the emoji recipe, default callbacks and CSV logger;
+- plain: a hand-written loop with PyTorch's Transformer blocks and one head over all tokens, which
+  masks the tokens of the other modality. The frozen dVAE encodes the images in every step, AdamW
+  updates one tensor at a time, and the loss is read at every step.
+
+Each contender runs several times in its own process, in turns; ratios are ratios of medians.
+Neither validates.
+
+Sampling generates 16 images of 64 tokens with guidance, at the size of DALLE-pytorch's measurement:
+width 256, 4 layers, 64 text and 64 image tokens, 2.3 s with its cache. Without the cache,
 `DALLE.sample_tokens` recomputes both sequences for each token.
 """
 
@@ -28,9 +32,9 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.in_turns import Contenders, compare, print_table  # after the path
+from benchmarks.in_turns import Contenders, compare, print_table  # needs the path above
 from lightning_modules.dalle import (
-    DALLE,  # after the path
+    DALLE,
     image_mask,
     layer_pattern,
     sequence_mask,
@@ -43,10 +47,10 @@ WARMUP, LOG_EVERY, IMAGES, EDGE_STEPS = 5, 5, 16, 6
 
 
 def recipe() -> dict[str, Any]:
-    """The configuration, with a dVAE that knows nothing."""
+    """Configuration of the emoji recipe, with an untrained dVAE."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "configs/dalle/openmoji.yaml").read_text())
     dvae = yaml.safe_load((ROOT / "configs/dvae/openmoji.yaml").read_text())["model"]["init_args"]
-    adamw = {"optimizer": "adamw", "learning_rate": 1e-3}  # as the other one has it
+    adamw = {"optimizer": "adamw", "learning_rate": 1e-3}  # as in `plain`
     config["model"]["init_args"].update(
         dvae={**dvae, "image_shape": [3, 32, 32]}, prompts=[], **adamw
     )
@@ -54,7 +58,7 @@ def recipe() -> dict[str, Any]:
 
 
 def ours(steps: int) -> dict[str, float]:
-    """`train.py fit` as a user starts it."""
+    """Updates per second of `train.py fit`, started as by a user."""
     import train
 
     with tempfile.TemporaryDirectory() as folder:
@@ -83,13 +87,13 @@ def ours(steps: int) -> dict[str, float]:
 
 
 class PlainDALLE(nn.Module):
-    """One vocabulary of text, padding and image tokens, and PyTorch's blocks.
+    """DALL-E of PyTorch's blocks, with one vocabulary of text, padding and image tokens.
 
     Args:
-        text: text tokens and padding, and what begins every text.
-        length: T.
-        codebook_size: K.
-        h: sizes.
+        text: Number of text and padding tokens and the start token.
+        length: Length T of the text.
+        codebook_size: Number of different image tokens, K.
+        h: Hyper-parameters of the recipe's model.
     """
 
     def __init__(self, text: int, length: int, codebook_size: int, h: dict[str, Any]) -> None:
@@ -121,7 +125,7 @@ class PlainDALLE(nn.Module):
         self.register_buffer("other", (torch.arange(length + 64)[:, None] < length) != is_text)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (N, T + M, V) of what follows each of tokens (N, T + M)."""
+        """Return logits (N, T + M, V) of the token after each of the tokens (N, T + M)."""
         x = self.embedding(tokens) + self.positions.weight
         for block, mask in zip(self.blocks, self.masks):
             x = block(x, src_mask=mask)
@@ -129,7 +133,7 @@ class PlainDALLE(nn.Module):
 
 
 def plain(steps: int) -> dict[str, float]:
-    """The loop that one would write by hand."""
+    """Updates per second of a hand-written loop."""
     from datamodules.captions.openmoji import CaptionedEmoji
 
     config = recipe()
@@ -168,10 +172,10 @@ def plain(steps: int) -> dict[str, float]:
 
 
 class Clock:
-    """Notes when each step begins.
+    """Records the time at which each decoding step starts.
 
     Args:
-        model: what is timed.
+        model: Model that is timed.
     """
 
     def __init__(self, model: DecodableModel) -> None:
@@ -187,7 +191,7 @@ class Clock:
 
 @torch.no_grad()
 def drawing(repeats: int) -> dict[str, float]:
-    """Seconds for all images, and for one token of each."""
+    """Seconds for all images with and without the cache, and for an early and a late token."""
     torch.manual_seed(0)
     dvae = {
         "image_shape": [3, 32, 32],
@@ -232,15 +236,15 @@ def main() -> None:
     """Run everything in turns and print a table."""
     speed, s = compare(__file__, __doc__, CONTENDERS, "steps", steps=30, rounds=3)
     table = [
-        ("updates a second: ours, plain", speed["ours"], speed["plain"], ">= 1.3"),
+        ("updates per second: ours, plain", speed["ours"], speed["plain"], ">= 1.3"),
         (
-            "seconds for 16 images: without, with the cache",
+            "seconds for 16 images: without, with cache",
             s["uncached"],
             s["cached"],
             ">= 10, and < 2.3 s",
         ),
         (
-            "a token of each, ms: the last ones, the first ones",
+            "ms per token of 16 images: last, first tokens",
             1000 * s["last"],
             1000 * s["first"],
             "< 1.5",

@@ -1,17 +1,18 @@
-"""GANs at batch 64 side by side: `train.py`, a plain PyTorch loop and a textbook one: `make bench`.
+"""Training speed of GANs at batch 64, compared with two hand-written loops: `make bench`.
 
-"gan" and "dcgan" are this template's networks; "pytorch-gan" and "pytorch-dcgan" are those of the
-files gan.py and dcgan.py of the repository PyTorch-GAN, which many start from. All loops share one
-network's code, so that only the way of training differs:
+"gan" and "dcgan" are this template's networks. "pytorch-gan" and "pytorch-dcgan" are those of
+gan.py and dcgan.py in the repository PyTorch-GAN, a common starting point. For each of them, all
+contenders train the same networks:
 
-- plain: fused Adam, uint8 pictures in memory, one gather per batch, one generator pass for both
-  networks, D frozen while G is updated;
-- textbook: as in that repository: PIL and ToTensor per picture, unfused Adam, cross-entropy on two
-  D passes, nothing frozen, and the losses read at every step.
+- ours: `train.py fit` with default callbacks and CSV logger;
+- plain: a loop with fused Adam, uint8 images in memory, one gather per batch, one generator pass
+  for both networks, and D frozen while G is updated;
+- textbook: a loop as in PyTorch-GAN, with PIL and ToTensor per image, unfused Adam, cross-entropy
+  on two D passes, nothing frozen, and the losses read at every step.
 
-Each contender runs in a process of its own, several times in turns; ratios are of medians. Ours has
-its default callbacks and CSV logger on. No contender validates. MNIST is taken where it is under
-DATA_ROOT, else emoji; the textbook loop needs MNIST.
+Each contender runs several times in its own process, in turns; ratios are ratios of medians. No
+contender validates. The data is MNIST if it is in DATA_ROOT, otherwise emoji; the textbook loop
+needs MNIST.
 """
 
 import argparse
@@ -43,7 +44,7 @@ BATCH, WARMUP = 64, 10
 
 
 class Unlabelled(nn.Module):
-    """Layers with the second input that a GAN gives its networks."""
+    """Layers that accept and ignore the label, which a GAN passes to its networks."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class Unlabelled(nn.Module):
 
 
 class PytorchGAN(GAN):
-    """The fully connected pair of PyTorch-GAN for 28 pixels."""
+    """The fully connected networks of PyTorch-GAN for 28x28 images."""
 
     def __init__(self, image_shape: list[int], **kwargs: Any) -> None:
         super().__init__(image_shape, hidden=[1, 1], **kwargs)
@@ -79,7 +80,7 @@ class PytorchGAN(GAN):
 
 
 class PytorchDCGAN(DCGAN):
-    """The convolutional pair of PyTorch-GAN for 32 pixels."""
+    """The convolutional networks of PyTorch-GAN for 32x32 images."""
 
     def __init__(self, image_shape: list[int], **kwargs: Any) -> None:
         super().__init__(image_shape, width=1, **kwargs)
@@ -107,7 +108,7 @@ class PytorchDCGAN(DCGAN):
         self.set_networks(Unlabelled(generator), Unlabelled(nn.Sequential(*layers)))
 
 
-SYSTEMS: dict[str, tuple[str, int, dict[str, int]]] = {  # class, side of the images, and arguments
+SYSTEMS: dict[str, tuple[str, int, dict[str, int]]] = {  # class, image side, arguments
     "gan": ("lightning_modules.gan.GAN", 28, {}),
     "dcgan": (
         "lightning_modules.dcgan.DCGAN",
@@ -120,8 +121,9 @@ SYSTEMS: dict[str, tuple[str, int, dict[str, int]]] = {  # class, side of the im
 
 
 def recipe(system: str) -> dict[str, Any]:
-    """The configuration of one of `SYSTEMS`: on MNIST where it is at hand, framed in black where
-    the size asks for it, else on emoji.
+    """Configuration of one of `SYSTEMS`, on MNIST if it is available, otherwise on emoji.
+
+    MNIST is padded with black to the image side of the system.
     """
     path, side, init = SYSTEMS[system]
     model = {"class_path": path, "init_args": init}
@@ -140,7 +142,7 @@ def recipe(system: str) -> dict[str, Any]:
 
 
 def ours(system: str, steps: int, options: Sequence[str] = ()) -> float:
-    """Steps per second of `train.py fit` as a user starts it, with further options."""
+    """Steps per second of `train.py fit`, started as by a user, with additional options."""
     from cli.training import TrainCLI
 
     with tempfile.TemporaryDirectory() as folder:
@@ -163,7 +165,7 @@ def ours(system: str, steps: int, options: Sequence[str] = ()) -> float:
 
 
 def networks(system: str, image_shape: list[int]) -> tuple[nn.Module, nn.Module]:
-    """Fresh networks for images (C, H, W)."""
+    """Create an untrained generator and discriminator for images (C, H, W)."""
     import importlib
 
     path, _, init = SYSTEMS[system]
@@ -173,13 +175,13 @@ def networks(system: str, image_shape: list[int]) -> tuple[nn.Module, nn.Module]
 
 
 def wait_for(device: str) -> None:
-    """Wait until the device has done its work."""
+    """Wait until the device has finished all queued work."""
     if device != "cpu":
         torch.cuda.synchronize()
 
 
 def timed(step: Callable[[], None], steps: int, device: str = "cpu") -> float:
-    """Steps per second after a warm-up."""
+    """Run a training step repeatedly and return steps per second after a warm-up."""
     begin = 0.0
     for number in range(WARMUP + steps):
         if number == WARMUP:
@@ -191,7 +193,7 @@ def timed(step: Callable[[], None], steps: int, device: str = "cpu") -> float:
 
 
 def plain(system: str, steps: int, device: str = "cpu") -> float:
-    """Steps per second of the loop that one would write by hand with care."""
+    """Steps per second of an optimised hand-written loop."""
     from cli.data import data_module
 
     with tempfile.TemporaryDirectory() as folder:
@@ -230,7 +232,7 @@ def plain(system: str, steps: int, device: str = "cpu") -> float:
 
 
 def textbook(system: str, steps: int) -> float:
-    """Steps per second of the loop that most begin with."""
+    """Steps per second of a textbook loop."""
     from torchvision import datasets, transforms
 
     side = SYSTEMS[system][1]
@@ -266,7 +268,7 @@ CONTENDERS = {"ours": ours, "plain": plain, "textbook": textbook}
 
 
 def measure(system: str, contender: str, steps: int) -> float:
-    """What a contender's process prints last."""
+    """Run a contender in its own process and return its steps per second."""
     command = [
         sys.executable,
         __file__,
@@ -289,13 +291,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--contender", choices=list(CONTENDERS), help=argparse.SUPPRESS)
-    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
+    parser.add_argument(
+        "--systems",
+        nargs="+",
+        default=list(SYSTEMS),
+        choices=list(SYSTEMS),
+        help="networks to train",
+    )
     parser.add_argument(
         "--steps",
         type=int,
-        help="200 for fully connected networks, 40 for convolutions unless given",
+        help="timed steps (default: 200 for fully connected, 40 for convolutional networks)",
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each contender")
     options = parser.parse_args()
     if options.contender:
         print(CONTENDERS[options.contender](options.systems[0], options.steps))
@@ -303,7 +311,7 @@ def main() -> None:
     print(
         f"{'':16}"
         + "".join(f"{name:>12}" for name in CONTENDERS)
-        + "   steps/s; ours to plain, ours to textbook"
+        + "   steps/s; ratios ours / plain, ours / textbook"
     )
     for system in options.systems:
         steps = options.steps or (40 if SYSTEMS[system][1] == 32 else 200)

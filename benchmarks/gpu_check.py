@@ -2,19 +2,19 @@
 
 The parts, in this order:
 
-- training: 50 updates of every recipe on embedded data, in fp32 and in bf16-mixed; losses are
-  finite, and sampling the fp32 checkpoint on the CPU and on the device with the same seeds gives
-  the same images to 1e-3 and the same texts. Between two logged updates nothing may wait for the
-  device, except Seq2Seq, whose packed sequences need lengths on the host.
-- resuming: for every system, a run with `--trainer.deterministic true` that is stopped after 10
-  of 20 updates and resumed ends with the bits of one that is not.
-- distributed: DDP with one process ends with the bits of no DDP.
-- speed: updates per second of `train.py` and of a plain loop with the images on the device, in
+- training: 50 updates of every recipe on embedded data, in fp32 and in bf16-mixed. Losses must be
+  finite. The fp32 checkpoint is sampled on the CPU and on the device with the same seeds: images
+  must agree to 1e-3 of their range, texts exactly. No line of code may wait for the device between
+  two logged updates, except in Seq2Seq, whose packed sequences need lengths on the host.
+- resuming: for every system, a run with `--trainer.deterministic true` is stopped after 10 of 20
+  updates and resumed; its final state must equal that of an uninterrupted run bit for bit.
+- distributed: the final state with DDP in one process must equal that without DDP bit for bit.
+- speed: updates per second of `train.py` and of a plain loop with the data on the device, in
   turns, and of `train.py --compile inductor`.
 
-Every check runs in a process of its own; those of one part, but for speed, run side by side.
-Results are written after each one, as JSON and as Markdown; a check that has a result is not run
-again, so that an interrupted run continues. `--device cpu --tiny` tests the script itself.
+Every check runs in its own process. The checks of one part run in parallel, except for speed.
+Results are written after each check, as JSON and as Markdown. A check that has a result is not run
+again: an interrupted run continues. `--device cpu --tiny` tests the script itself.
 """
 
 import argparse
@@ -52,7 +52,7 @@ PREVIEW = 4  # samples of each preview
 
 
 class Settings(argparse.Namespace):
-    """Options of this program."""
+    """Command-line options."""
 
     device: str
     tiny: bool
@@ -62,17 +62,17 @@ class Settings(argparse.Namespace):
 
     @property
     def accelerator(self) -> str:
-        """Lightning's name of the device."""
+        """Name of the device as Lightning's `accelerator`."""
         return "cpu" if self.device == "cpu" else "gpu"
 
 
 class WatchSynchronisation(Callback):
-    """Writes the lines of Python that wait for the device between two updates.
+    """Counts, per line of Python, how often code waits for the device between two updates.
 
     Args:
-        first: Update after which waiting is watched.
-        last: Update after which it no longer is.
-        path: JSON file of "file:line" and the number of times.
+        first: Update after which counting starts.
+        last: Update after which counting ends.
+        path: Path of the JSON file with a count for each "file:line".
     """
 
     def __init__(self, first: int, last: int, path: str) -> None:
@@ -101,13 +101,13 @@ class WatchSynchronisation(Callback):
 
 
 def class_of(path: str) -> Any:
-    """The class of a full path."""
+    """Import a class by its full path."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
 
 def embedded_recipes() -> list[str]:
-    """Recipes that need no data but what their dependencies carry."""
+    """Recipes whose data comes with an installed package, without a download."""
     return [
         path.relative_to(ROOT).as_posix()
         for path in recipes()
@@ -116,7 +116,7 @@ def embedded_recipes() -> list[str]:
 
 
 def small_options(recipe: str, settings: Settings) -> list[str]:
-    """Options of a recipe: its nested system untrained, and tiny data and networks if asked for."""
+    """Options for an untrained nested system and, with `--tiny`, for small data and networks."""
     config = yaml.safe_load((ROOT / recipe).read_text())
     model, data = config["model"].get("init_args", {}), config["data"].get("init_args", {})
     options = []
@@ -137,10 +137,10 @@ def small_options(recipe: str, settings: Settings) -> list[str]:
 
 
 def fit(recipe: str, run: Path, updates: int, settings: Settings, *options: str) -> None:
-    """Train a recipe by `train.py`.
+    """Train a recipe with `train.py`.
 
     Raises:
-        RuntimeError: If it ends with another exit code than 0.
+        RuntimeError: If the exit code is not 0.
     """
     import train
 
@@ -154,7 +154,7 @@ def fit(recipe: str, run: Path, updates: int, settings: Settings, *options: str)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file."""
+    """Read the rows of a CSV file."""
     with open(path) as file:
         return list(csv.DictReader(file))
 
@@ -163,7 +163,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def check_training(recipe: str, settings: Settings) -> Result:
-    """Losses, peak memory, places that wait for the device, and samples on both devices."""
+    """Check losses, lines that wait for the device, and samples on both devices."""
     updates = 4 if settings.tiny else 50
     found: Result = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -201,7 +201,7 @@ def check_training(recipe: str, settings: Settings) -> Result:
 
 
 def compare_samples(run: Path, settings: Settings) -> Result:
-    """Largest difference of images, or share of equal texts, between the CPU and the device."""
+    """Maximum difference of images, or share of equal texts, between the CPU and the device."""
     from callbacks.preview_batch import on_device
     from cli.data import data_module
     from lightning_modules import load
@@ -227,9 +227,7 @@ def compare_samples(run: Path, settings: Settings) -> Result:
 
 
 def check_resuming(recipe: str, settings: Settings) -> Result:
-    """Names of the values in which a run that was stopped and resumed differs from one that was
-    not.
-    """
+    """Names of the values that differ between a resumed and an uninterrupted run."""
     from tests.runs import run_differences
 
     updates = 4 if settings.tiny else 20
@@ -247,7 +245,7 @@ def check_resuming(recipe: str, settings: Settings) -> Result:
 
 
 def check_distributed(recipe: str, settings: Settings) -> Result:
-    """Names of the values in which DDP with one process differs from no DDP."""
+    """Names of the values that differ between DDP with one process and no DDP."""
     from tests.runs import run_differences
 
     updates = 4 if settings.tiny else 20
@@ -260,14 +258,14 @@ def check_distributed(recipe: str, settings: Settings) -> Result:
 
 
 def check_speed(contender: str, settings: Settings) -> Result:
-    """Updates per second of one contender, "<system> <way of training>"."""
+    """Updates per second of one contender, named "<system> <ours, plain or compiled>"."""
     from benchmarks import gan, language, vae
 
     system, way = contender.split(" ")
     steps = 10 if settings.tiny else {"gpt": 300}.get(system, 1000)
     compiled = ["--compile", "inductor"] if way == "compiled" else []
     where = ["--trainer.accelerator", settings.accelerator, "--trainer.devices", "1", *compiled]
-    if settings.device != "cpu":  # kernels are chosen and compiled in the first updates
+    if settings.device != "cpu":  # the first updates select and compile kernels
         where += ["--trainer.log_every_n_steps", "100"]
         gan.WARMUP = language.WARMUP = language.LOG_EVERY = 100
     if system == "vae":
@@ -297,7 +295,7 @@ def first_recipes() -> list[str]:
 
 
 def speed_contenders() -> list[str]:
-    """Contenders in the order in which they are measured."""
+    """Contenders in the order of measurement."""
     turns = [
         f"{name} {way}" for name in ("vae", "gan", "dcgan", "gpt") for way in ("ours", "plain")
     ]
@@ -319,21 +317,19 @@ PARTS: dict[str, tuple[Callable[[str, Settings], Result], Callable[[], list[str]
 
 
 def perform(part: str, name: str, settings: Settings, folder: str) -> None:
-    """Make one check, in a process of its own: write its result, and all that it prints, to files
-    of a folder.
-    """
+    """Run one check in its own process; write its result and its output to files in `folder`."""
     with open(Path(folder, "output.txt"), "w") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-        if part != "speed":  # others run beside it
+        if part != "speed":  # other checks run at the same time
             torch.set_num_threads(1)
-            os.environ["OMP_NUM_THREADS"] = "1"  # else Lightning's DDP sets it anew
+            os.environ["OMP_NUM_THREADS"] = "1"  # otherwise Lightning's DDP sets this variable
         result = PARTS[part][0](name, settings)
     Path(folder, "result.json").write_text(json.dumps(result))
 
 
 def run_check(part: str, name: str, settings: Settings) -> Result:
-    """The result of one check, made by a fork of a process that has imported everything."""
+    """Run one check in a fork of a process that has all imports, and return its result."""
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         process = FORKS.Process(target=perform, args=(part, name, settings, folder))
@@ -349,14 +345,14 @@ def run_check(part: str, name: str, settings: Settings) -> Result:
 
 
 def pending(settings: Settings, results: Result) -> Iterator[tuple[str, list[str]]]:
-    """Parts with the names of the checks that have no result yet."""
+    """Yield each part with the names of its checks that have no result yet."""
     for part in settings.parts:
         _, names = PARTS[part]
         yield part, [name for name in names() if name not in results.get(part, {})]
 
 
 def report(results: Result) -> str:
-    """All results as Markdown."""
+    """Format all results as Markdown."""
     lines = [f"# GPU check: {results['device']}", "", f"PyTorch {results['torch']}", ""]
     for part in PARTS:
         checks: Result = results.get(part, {})
@@ -377,13 +373,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", default="cuda", help="PyTorch's name of the device")
-    parser.add_argument("--tiny", action="store_true", help="few updates of small networks")
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
-    parser.add_argument("--out", type=Path, default=Path("runs/gpu-check"), help="results' folder")
-    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) - 4))
+    parser.add_argument("--device", default="cuda", help="device as named by PyTorch")
+    parser.add_argument("--tiny", action="store_true", help="run few updates of small networks")
+    parser.add_argument(
+        "--parts", nargs="+", default=list(PARTS), choices=list(PARTS), help="parts to run"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/gpu-check"), help="folder of the results"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=max(1, (os.cpu_count() or 1) - 4), help="checks run in parallel"
+    )
     settings = parser.parse_args(namespace=Settings())
-    os.environ["DEBUG"] = "1"  # tracebacks in what a failed check prints
+    os.environ["DEBUG"] = "1"  # failed checks print tracebacks
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     FORKS.set_forkserver_preload(["benchmarks.gpu_check", "train", "cli.training"])
     settings.out.mkdir(parents=True, exist_ok=True)

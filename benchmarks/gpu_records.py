@@ -1,9 +1,9 @@
 """Published numbers reproduced on a GPU: `make gpu-records`.
 
-The reproductions train at the same time, each in a process of its own (`reproduce.py run ID`):
-their networks are so small that each uses a part of the GPU only. On an H100 nanoGPT's
-configuration takes 2 minutes; the others take longer. What is not done at the time limit is
-stopped, and continues where it was in the next call.
+The reproductions train at the same time, each in its own process (`reproduce.py run ID`), because
+each of these small networks uses only a part of the GPU. On an H100, nanoGPT's configuration takes
+2 minutes; the others take longer. Runs that exceed the time limit are stopped; the next call
+resumes them.
 """
 
 import argparse
@@ -24,12 +24,12 @@ RECORDS = [
 
 
 def main() -> None:
-    """Run the reproductions and print what they measured."""
+    """Run the reproductions and print their results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("ids", nargs="*", default=RECORDS, help="reproductions to run")
-    parser.add_argument("--seconds", type=float, default=360, help="time limit")
+    parser.add_argument("ids", nargs="*", default=RECORDS, help="ids of the reproductions to run")
+    parser.add_argument("--seconds", type=float, default=360, help="time limit in seconds")
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
     running = {
@@ -52,7 +52,7 @@ def main() -> None:
         if process.returncode == 0:
             print(json.dumps(json.loads(path.read_text())), flush=True)
         else:
-            print(f"{name}: not done: {said.strip().splitlines()[-2:]}", flush=True)
+            print(f"{name}: not finished: {said.strip().splitlines()[-2:]}", flush=True)
 
 
 if __name__ == "__main__":

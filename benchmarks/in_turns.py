@@ -1,6 +1,4 @@
-"""What benchmarks of systems over tokens share: contenders in processes of their own, in turns, and
-a table of ratios.
-"""
+"""Shared code of the benchmarks of token models: run contenders in turns and print ratios."""
 
 import argparse
 import json
@@ -15,7 +13,7 @@ Contenders = dict[str, Callable[[int], dict[str, float]]]
 
 
 def measure(script: str, contender: str, count: int, threads: int) -> dict[str, float]:
-    """What a contender's process prints last."""
+    """Run a contender in its own process and return the values that it prints last."""
     command = [sys.executable, script, "--contender", contender, "--steps", str(count)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     home = Path(script).parent.parent
@@ -30,24 +28,28 @@ def measure(script: str, contender: str, count: int, threads: int) -> dict[str, 
 def compare(
     script: str, what: str | None, contenders: Contenders, figure: str, steps: int, rounds: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Medians of one figure of "ours" and "plain", which train in turns, and all figures of the
-    third contender, which writes.
+    """Measure three contenders: two that train, in turns, and one that generates.
+
+    In the process of a contender, this function prints its values and exits.
 
     Args:
-        script: that is run; as a contender's process it prints its figures here, and ends.
-        what: its description.
-        contenders: those three, by name.
-        figure: of training.
-        steps: of each training.
-        rounds: how often each contender is measured.
+        script: Path of the benchmark script, which runs once per measurement.
+        what: Description of the script for `--help`.
+        contenders: Contenders by name, in the order ours, plain, generation.
+        figure: Name of the value that is compared in training.
+        steps: Default number of timed training steps.
+        rounds: Default number of measurements of each contender.
+
+    Returns:
+        Median of `figure` for each training contender, and all values of the generating one.
     """
     parser = argparse.ArgumentParser(
         description=what, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--contender", choices=list(contenders), help=argparse.SUPPRESS)
-    parser.add_argument("--steps", type=int, default=steps)
-    parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=steps, help="timed training steps")
+    parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each contender")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each contender")
     options = parser.parse_args()
     if options.contender:
         print(json.dumps(contenders[options.contender](options.steps)))
@@ -62,7 +64,7 @@ def compare(
 
 
 def print_table(rows: Sequence[tuple[str, float, float, str]]) -> None:
-    """What is compared, two figures, their ratio, and what it should be."""
+    """Print rows of a title, two values, their ratio and its target."""
     width = max(len(title) for title, *_ in rows) + 2
     print(f"{'':{width}}{'':20}{'ratio':>8}  target")
     for title, more, less, target in rows:

@@ -1,15 +1,20 @@
-"""nanoGPT's configuration for a CPU: training beside plain PyTorch, and writing with and without
-the cache: `make bench`.
+"""GPT compared with plain PyTorch: training, and generation with and without cache: `make bench`.
 
-Training: `train.py fit` with its default callbacks and CSV logger, and the loop that one would
-write by hand: windows cut out and stacked one by one, AdamW a tensor at a time, the loss read at
-every tenth step. Same network, seed and threads, each in a process of its own, several times in
-turns; ratios are of medians. Neither validates.
+Training uses nanoGPT's configuration for a CPU. It compares two contenders with the same network,
+seed and threads:
 
-Writing: the same network with a context of 1024 and fresh weights, since its speed does not depend
-on what it says. Without the cache every token reads the whole text again.
+- ours: `train.py fit` with default callbacks and CSV logger;
+- plain: a hand-written loop that slices and stacks the windows one by one. AdamW updates one
+  tensor at a time, and the loss is read at every tenth step.
 
-Tiny Shakespeare where it is under DATA_ROOT, else the help texts of Python; nothing is downloaded.
+Each contender runs several times in its own process, in turns; ratios are ratios of medians.
+Neither validates.
+
+Generation uses the same network with a context of 1024 and untrained weights, because the speed
+does not depend on the weights. Without the cache, every token recomputes the whole text.
+
+The data is Tiny Shakespeare if it is in DATA_ROOT, otherwise Python's help texts. Nothing is
+downloaded.
 """
 
 import csv
@@ -32,7 +37,7 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.in_turns import Contenders, compare, print_table  # after the path
+from benchmarks.in_turns import Contenders, compare, print_table  # needs the path above
 from datamodules.base import corpus_root
 from lightning_modules.decoding.filters import SamplingConfig
 from lightning_modules.decoding.generation import DecodableModel, generate
@@ -42,7 +47,7 @@ WARMUP, LOG_EVERY, CONTEXT, NEW = 50, 10, 1024, 256
 
 
 def recipe() -> dict[str, Any]:
-    """The configuration."""
+    """Configuration of nanoGPT for a CPU, on the available text."""
     config: dict[str, Any] = yaml.safe_load(
         (ROOT / "configs/gpt/tiny_shakespeare_cpu.yaml").read_text()
     )
@@ -52,7 +57,7 @@ def recipe() -> dict[str, Any]:
 
 
 def ours(steps: int, options: Sequence[str] = ()) -> dict[str, float]:
-    """`train.py fit` as a user starts it, with further options."""
+    """Seconds per step of `train.py fit`, started as by a user, with additional options."""
     import train
 
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +89,7 @@ def ours(steps: int, options: Sequence[str] = ()) -> dict[str, float]:
 
 
 class PlainBlock(nn.Module):
-    """A block as one would write it by hand, without biases, as the configuration has it."""
+    """A hand-written Transformer block without biases, as in the configuration."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -111,7 +116,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainGPT(nn.Module):
-    """A GPT of them; what a token is read and written with is the same matrix."""
+    """A GPT of `PlainBlock`s; the output layer shares the matrix of the token embedding."""
 
     def __init__(self, vocab_size: int, context: int, layers: int, heads: int, width: int) -> None:
         super().__init__()
@@ -131,7 +136,7 @@ class PlainGPT(nn.Module):
 
 
 def plain(steps: int, device: str = "cpu") -> dict[str, float]:
-    """The loop that one would write by hand."""
+    """Seconds per step of a hand-written loop."""
     from cli.data import data_module
 
     config = recipe()
@@ -181,10 +186,10 @@ def plain(steps: int, device: str = "cpu") -> dict[str, float]:
 
 
 class Uncached:
-    """A GPT that remembers nothing: every token reads the text from its beginning.
+    """GPT without a cache: every token recomputes the whole text.
 
     Args:
-        model: what is read with.
+        model: Model that computes the logits.
     """
 
     def __init__(self, model: GPT) -> None:
@@ -198,8 +203,10 @@ class Uncached:
 
 
 def write(model: DecodableModel, rows: int, prompt: int, new: int) -> tuple[float, float]:
-    """Seconds for `new` tokens after prompts of `prompt`, and from one token to the next in the
-    middle.
+    """Generate `new` tokens after `prompt` tokens.
+
+    Returns:
+        Seconds in total, and the median seconds between two tokens.
     """
     moments: list[float] = []
     begin = time.perf_counter()
@@ -216,7 +223,7 @@ def write(model: DecodableModel, rows: int, prompt: int, new: int) -> tuple[floa
 
 
 def writing(repeats: int) -> dict[str, float]:
-    """Seconds of what is compared in writing."""
+    """Seconds of generation with and without the cache, for several texts and positions."""
     torch.manual_seed(0)
     model = GPT(**(recipe()["model"]["init_args"] | {"vocab_size": 65, "context": CONTEXT})).eval()
     found: dict[str, list[float]] = {}
@@ -227,10 +234,7 @@ def writing(repeats: int) -> dict[str, float]:
                 found.setdefault(f"{name} {prompt}", []).append(write(contender, 1, prompt, NEW)[0])
         for rows in (1, 16):
             found.setdefault(f"{rows} rows", []).append(write(model, rows, 1, NEW)[0])
-            for reached in (
-                64,
-                CONTEXT,
-            ):  # 33 tokens are 32 steps, the last of which fills the context
+            for reached in (64, CONTEXT):  # 33 tokens are 32 steps; the last fills the context
                 found.setdefault(f"{rows} rows at {reached}", []).append(
                     write(model, rows, reached - 32, 33)[1]
                 )
@@ -245,29 +249,29 @@ def main() -> None:
     step, s = compare(__file__, __doc__, CONTENDERS, "step", steps=300, rounds=5)
     late, ms = CONTEXT - NEW, 1000
     table = [
-        ("a training step, ms: plain, ours", ms * step["plain"], ms * step["ours"], ">= 1.25"),
+        ("ms per training step: plain, ours", ms * step["plain"], ms * step["ours"], ">= 1.25"),
         (
-            f"{NEW} tokens that fill the context, s: without, with the cache",
+            f"s for {NEW} tokens that fill the context: without, with cache",
             s[f"uncached {late}"],
             s[f"cached {late}"],
             ">= 10",
         ),
-        (f"{NEW} tokens from one, s: without, with the cache", s["uncached 1"], s["cached 1"], ""),
+        (f"s for {NEW} tokens after 1: without, with cache", s["uncached 1"], s["cached 1"], ""),
         (
-            f"a token, ms: after {CONTEXT} tokens, after 64",
+            f"ms per token: after {CONTEXT} tokens, after 64",
             ms * s[f"1 rows at {CONTEXT}"],
             ms * s["1 rows at 64"],
             "< 1.5",
         ),
-        (f"{NEW} tokens from one, s: 16 texts, one", s["16 rows"], s["1 rows"], "< 4"),
+        (f"s for {NEW} tokens after 1: 16 texts, 1 text", s["16 rows"], s["1 rows"], "< 4"),
         (
-            "a token, ms: after 64 tokens, 16 texts, one",
+            "ms per token after 64: 16 texts, 1 text",
             ms * s["16 rows at 64"],
             ms * s["1 rows at 64"],
             "",
         ),
         (
-            f"a token, ms: after {CONTEXT} tokens, 16 texts, one",
+            f"ms per token after {CONTEXT}: 16 texts, 1 text",
             ms * s[f"16 rows at {CONTEXT}"],
             ms * s[f"1 rows at {CONTEXT}"],
             "",

@@ -1,17 +1,20 @@
-"""A Transformer of JoeyNMT's size on Multi30k: training beside plain PyTorch, beam search with and
-without the cache: `make bench`.
+"""Transformer compared with plain PyTorch: training, and beam search with and without cache.
 
-Training: `train.py fit` with its default callbacks and CSV logger, and the loop that one would
-write by hand: `nn.Transformer`, batches of random sentences, Adam a tensor at a time, the loss read
-at every tenth step. Same sizes, tokens, objective and threads, each in a process of its own,
-several times in turns; ratios are of medians. Neither validates. Only real targets count, no
-padding.
+Run by `make bench`. Training compares two contenders at JoeyNMT's size, with the same tokens,
+objective and threads:
 
-Writing: the same network with fresh weights, which end no sentence before they have to. Without the
-cache each step reads all that was written from its beginning; the search is the same one.
+- ours: `train.py fit` with default callbacks and CSV logger;
+- plain: a hand-written loop with `nn.Transformer` and batches of random sentences. Adam updates
+  one tensor at a time, and the loss is read at every tenth step.
 
-Multi30k where it is under DATA_ROOT, else names of emoji, whose batches are smaller; nothing is
-downloaded.
+Each contender runs several times in its own process, in turns; ratios are ratios of medians.
+Neither validates. Throughput counts target tokens without padding.
+
+Beam search uses the same network with untrained weights, which end no sentence before its maximum
+length. Without the cache, each step recomputes all previous tokens; the search is the same.
+
+The data is Multi30k if it is in DATA_ROOT, otherwise names of emoji, with smaller batches. Nothing
+is downloaded.
 """
 
 import csv
@@ -34,7 +37,7 @@ from torch.nn.utils.rnn import pad_sequence
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.in_turns import Contenders, compare, print_table  # after the path
+from benchmarks.in_turns import Contenders, compare, print_table  # needs the path above
 from datamodules.base import corpus_root
 from lightning_modules.core.translator import BOS, EOS, PAD
 from lightning_modules.decoding.beam_search import BeamSearchConfig, BeamSearchModel, beam_search
@@ -42,15 +45,12 @@ from lightning_modules.transformer import Transformer, sinusoids
 
 WARMUP, LOG_EVERY, BATCH_TOKENS, SENTENCES, SHORTEST, LONGEST = 10, 10, 2048, 64, 25, 40
 SIZES = {"layers": 3, "heads": 4, "width": 256, "hidden": 1024}
-EARLY, LATE, WINDOW = (
-    10,
-    200,
-    5,
-)  # written tokens at which a step is timed, as the median of that many before and after
+EARLY, LATE = 10, 200  # generated tokens at which a step is timed
+WINDOW = 5  # steps before and after, over which the median is taken
 
 
 def recipe() -> dict[str, Any]:
-    """The configuration."""
+    """Configuration of the Multi30k recipe at JoeyNMT's size, on the available corpus."""
     config: dict[str, Any] = yaml.safe_load(
         (ROOT / "configs/transformer/multi30k.yaml").read_text()
     )
@@ -62,7 +62,7 @@ def recipe() -> dict[str, Any]:
 
 
 def corpus() -> Any:
-    """Its data module."""
+    """Data module of the configuration."""
     from cli.data import data_module
 
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +72,7 @@ def corpus() -> Any:
 
 
 def ours(steps: int) -> dict[str, float]:
-    """`train.py fit` as a user starts it."""
+    """Target tokens per second of `train.py fit`, started as by a user."""
     import train
 
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +103,7 @@ def ours(steps: int) -> dict[str, float]:
 
 
 class PlainTransformer(nn.Module):
-    """PyTorch's, with one matrix for both embeddings and the output."""
+    """`nn.Transformer` with one matrix for both embeddings and the output layer."""
 
     def __init__(
         self, vocab_size: int, layers: int, heads: int, width: int, hidden: int, dropout: float
@@ -139,8 +139,9 @@ class PlainTransformer(nn.Module):
 
 
 def random_batches(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Padded sources (N, S) and targets (N, T + 1) of random sentences, as many as `BATCH_TOKENS`
-    padded targets hold; no end.
+    """Yield batches of random sentences without end: padded sources (N, S), targets (N, T + 1).
+
+    A batch has at most `BATCH_TOKENS` padded target tokens.
     """
     while True:
         batch: list[tuple[Tensor, Tensor]] = []
@@ -158,7 +159,7 @@ def random_batches(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor,
 
 
 def plain(steps: int) -> dict[str, float]:
-    """The loop that one would write by hand."""
+    """Target tokens per second of a hand-written loop."""
     config, data = recipe(), corpus()
     h, rows = config["model"]["init_args"], data.split("train")
     sides = [
@@ -199,10 +200,10 @@ def plain(steps: int) -> dict[str, float]:
 
 
 class Uncached:
-    """A Transformer that remembers nothing: every step reads what was written from its beginning.
+    """Transformer without a cache: every step recomputes all previous target tokens.
 
     Args:
-        model: what is read with.
+        model: Model that computes the logits.
     """
 
     def __init__(self, model: Transformer) -> None:
@@ -222,10 +223,10 @@ class Uncached:
 
 
 class Clock:
-    """Notes when each step begins.
+    """Records the time at which each decoding step starts.
 
     Args:
-        model: what is timed.
+        model: Model that is timed.
     """
 
     def __init__(self, model: BeamSearchModel) -> None:
@@ -239,14 +240,14 @@ class Clock:
         return self.model.reorder_cache(state, sentences, rows)
 
     def around(self, token: int) -> float:
-        """Seconds of the whole search for one more token there."""
+        """Median seconds per step of the search around a number of generated tokens."""
         return statistics.median(
             b - a for a, b in pairwise(self.moments[token - WINDOW : token + WINDOW + 1])
         )
 
 
 def writing(repeats: int) -> dict[str, float]:
-    """Sentences per second, and seconds per token."""
+    """Sentences per second with and without the cache, and seconds per early and late token."""
     torch.manual_seed(0)
     data = corpus()
     sizes = recipe()["model"]["init_args"]
@@ -259,7 +260,7 @@ def writing(repeats: int) -> dict[str, float]:
     def write(
         contender: BeamSearchModel, count: int, max_lengths: list[int], cached: bool
     ) -> float:
-        """Seconds for the first `count` sentences."""
+        """Translate the first `count` sentences and return the seconds."""
         begin = time.perf_counter()
         length = batch["source_length"][:count]
         memory = model.encode(batch["source"][:count, : int(length.max())], length)
@@ -303,14 +304,14 @@ def main() -> None:
     speed, s = compare(__file__, __doc__, CONTENDERS, "tokens", steps=60, rounds=3)
     table = [
         (
-            "target tokens a second in training: ours, plain",
+            "target tokens per second of training: ours, plain",
             speed["ours"],
             speed["plain"],
             ">= 2.7",
         ),
-        ("sentences a second, beam 5: with, without the cache", s["cached"], s["uncached"], ">= 8"),
+        ("sentences per second, beam 5: with, without cache", s["cached"], s["uncached"], ">= 8"),
         (
-            f"a token of 8 x 5, ms: the {LATE}th, the {EARLY}th",
+            f"ms per token of 8 x 5: {LATE}th, {EARLY}th token",
             1000 * s[f"token {LATE}"],
             1000 * s[f"token {EARLY}"],
             "< 1.5",

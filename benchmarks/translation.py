@@ -1,18 +1,24 @@
-"""How fast a CycleGAN step at 128 pixels is, beside a loop that one would write by hand, and what
-else might pay.
+"""Training speed of CycleGAN at 128 pixels, compared with hand-written variants: `make bench`.
 
     python benchmarks/translation.py [--width 32] [--steps 6] [--rounds 3]
 
-Contenders, each in a process of its own, in turns:
+Each contender runs in its own process, in turns. Whole updates:
 
-- ours: `train.py fit` on emoji, all callbacks on;
-- plain: the same networks in a loop that freezes the discriminators in the generators' step;
-- thawed: the same without freezing;
-- apart: real and fake pass the discriminators one after the other;
-- joined: a generator's translation and its identity pass as one batch (both with lambda_identity
-  5);
-- stacked: both generators as one, with stacked weights (`torch.func.vmap`);
-- channels_last: plain, in that memory format.
+- ours: `train.py fit` on emoji with all callbacks;
+- plain: a loop with the same networks that freezes the discriminators in the generators' step;
+- thawed: plain without freezing;
+- channels_last: plain in the memory format channels_last.
+
+Forward and backward of the generators alone, with the identity loss:
+
+- g-single: one image at a time;
+- g-joined: the translation and the identity of a generator in one batch;
+- g-stacked: both generators as one, with stacked weights (`torch.func.vmap`).
+
+Forward and backward of the discriminators alone:
+
+- d-joined: real and generated images in one batch;
+- d-apart: real and generated images one after the other.
 """
 
 import argparse
@@ -44,7 +50,7 @@ DATA = {"class_path": "datamodules.pairs.openmoji.OpenMojiPairs", "init_args": {
 
 
 def ours(size: int, width: int, steps: int) -> float:
-    """Seconds per step of `train.py fit` as a user starts it."""
+    """Seconds per step of `train.py fit`, started as by a user."""
     from cli.training import TrainCLI
 
     with tempfile.TemporaryDirectory() as folder:
@@ -59,10 +65,7 @@ def ours(size: int, width: int, steps: int) -> float:
             "--trainer.limit_val_batches",
             "0",
         ]
-        limits += [
-            "--previews.count",
-            "1",
-        ]  # previews of many pictures at once would be the peak of memory
+        limits += ["--previews.count", "1"]  # large previews would determine the peak memory
         TrainCLI(
             [
                 "fit",
@@ -92,10 +95,10 @@ def plain_step(
     batch: dict[str, Any],
     frozen_discriminators: bool = True,
 ) -> dict[str, Tensor]:
-    """One update of everything, written out; the losses.
+    """Update the discriminators, then the generators, and return the losses.
 
-    The fakes are made once: the discriminators see them without their graph, and the generators'
-    step goes on from them.
+    Images are generated once: the discriminators get them detached, and the generators' step
+    continues with their graph.
     """
     g, d, pools, weights = model.generator, model.discriminator, model.pools, model.hparams
     a, b = batch["a"], batch["b"]
@@ -136,9 +139,7 @@ def plain_step(
 
 
 def generators_step(model: CycleGAN, batch: dict[str, Any], way: str) -> None:
-    """Forward and backward of all passes of the generators, with identity, in one of several ways;
-    no discriminators.
-    """
+    """Forward and backward of the generators with identity loss, without discriminators."""
     g, a, b = model.generator, batch["a"], batch["b"]
     if way == "joined":
         (fake_b, same_b), (fake_a, same_a) = (
@@ -167,7 +168,7 @@ def generators_step(model: CycleGAN, batch: dict[str, Any], way: str) -> None:
 
 
 def discriminators_step(model: CycleGAN, batch: dict[str, Any], way: str) -> None:
-    """Forward and backward of the discriminators on real and fake."""
+    """Forward and backward of the discriminators on real and generated images."""
     d = model.discriminator
     for name in ("a", "b"):
         real = batch[name]
@@ -180,7 +181,7 @@ def discriminators_step(model: CycleGAN, batch: dict[str, Any], way: str) -> Non
 
 
 def batches(size: int) -> Any:
-    """Finished training batches without end."""
+    """Yield transformed training batches without end."""
     from datamodules.pairs.openmoji import OpenMojiPairs
 
     data = OpenMojiPairs(size=size, batch_size=1)
@@ -191,8 +192,8 @@ def batches(size: int) -> Any:
 
 
 def by_hand(contender: str, size: int, width: int, steps: int) -> float:
-    """Seconds per step of a loop."""
-    import train  # noqa: F401  # so that peak memory holds the same libraries
+    """Seconds per step of a hand-written contender."""
+    import train  # noqa: F401  # the same libraries count in peak memory
 
     torch.manual_seed(0)
     model = CycleGAN([3, size, size], width=width)
@@ -249,7 +250,7 @@ BASES = {
 
 
 def measure(contender: str, options: argparse.Namespace) -> tuple[float, float]:
-    """Seconds per step and peak memory in MB, as a contender's process prints them last."""
+    """Run a contender in its own process; return seconds per step and peak memory in MB."""
     arguments = [f"--{name}={getattr(options, name)}" for name in ("size", "width", "steps")]
     command = [sys.executable, __file__, "--contender", contender, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
@@ -265,11 +266,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
-    parser.add_argument("--only", nargs="+", default=CONTENDERS, choices=CONTENDERS)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--only", nargs="+", default=CONTENDERS, choices=CONTENDERS, help="contenders to run"
+    )
+    parser.add_argument("--size", type=int, default=128, help="image side in pixels")
+    parser.add_argument("--width", type=int, default=32, help="width of the networks")
+    parser.add_argument("--steps", type=int, default=6, help="timed steps")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each contender")
     options = parser.parse_args()
     if options.contender:
         given = (options.size, options.width, options.steps)
@@ -284,7 +287,7 @@ def main() -> None:
             measured.append(measure(name, options))
     print(
         f"CycleGAN, {options.size} px, width {options.width}, batch 1\n"
-        f"{'':16}{'s/step':>8}{'peak MB':>10}   speed beside"
+        f"{'':16}{'s/step':>8}{'peak MB':>10}   relative speed"
     )
     seconds = {
         name: statistics.median(one for one, _ in measured) for name, measured in found.items()

@@ -1,13 +1,15 @@
-"""The VAE 784-512-16 at batch 128 side by side: `train.py`, a plain PyTorch loop, and pythae's
-trainer: `make bench`.
+"""Training speed of the VAE 784-512-16 at batch 128, compared with two others: `make bench`.
 
-Each contender runs in a process of its own, several times in turns, since machines are noisy;
-ratios are of medians. The plain loop has fused Adam, the same uint8 images in memory and one
-gather per batch, and neither logs nor checks anything. Ours has its default callbacks and CSV
-logger on. No contender validates.
+- ours: `train.py fit` with default callbacks and CSV logger;
+- plain: a hand-written loop with fused Adam, the same uint8 images in memory and one gather per
+  batch, without logging and checks;
+- pythae: the trainer of the package pythae.
 
-pythae needs old packages: install it elsewhere (`python3 -m venv peer && peer/bin/pip install torch
-torchvision pythae`) and give that interpreter with `--peer peer/bin/python`.
+Each contender runs several times in its own process, in turns, because timings are noisy; ratios
+are ratios of medians. No contender validates.
+
+pythae needs old packages. Install it in a separate environment (`python3 -m venv peer &&
+peer/bin/pip install torch torchvision pythae`) and pass its interpreter: `--peer peer/bin/python`.
 """
 
 import argparse
@@ -28,8 +30,9 @@ BATCH, HIDDEN, LATENT, WARMUP = 128, 512, 16, 100
 
 
 def recipe() -> dict[str, Any]:
-    """The configuration: MNIST where it is at hand, else emoji of 16 pixels, whose 768 values are
-    nearly as many.
+    """Configuration on MNIST if it is available, otherwise on emoji of 16x16 pixels.
+
+    Such an emoji has 768 values, nearly as many as the 784 of MNIST.
     """
     from datamodules.base import corpus_root
 
@@ -46,7 +49,7 @@ def recipe() -> dict[str, Any]:
 
 
 def ours(steps: int, options: Sequence[str] = ()) -> dict[str, float]:
-    """`train.py fit` as a user starts it, with further options."""
+    """Speed and loading time of `train.py fit`, started as by a user, with additional options."""
     import csv
 
     import yaml
@@ -80,7 +83,7 @@ def ours(steps: int, options: Sequence[str] = ()) -> dict[str, float]:
 
 
 def plain(steps: int, device: str = "cpu") -> dict[str, float]:
-    """The loop that one would write by hand."""
+    """Steps per second of a hand-written loop."""
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -147,7 +150,7 @@ print(json.dumps({"steps_per_second": speed, "peak_mb": peak}))
 
 
 def measure(command: list[str]) -> dict[str, float]:
-    """What a contender's process prints last."""
+    """Run a contender in its own process and return the values that it prints last."""
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
         raise SystemExit(f"error: {command[:3]} failed: {done.stderr.strip().splitlines()[-1:]}")
@@ -156,11 +159,13 @@ def measure(command: list[str]) -> dict[str, float]:
 
 def main() -> None:
     """Run all contenders in turns and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--contender", choices=["ours", "plain"], help=argparse.SUPPRESS)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peer", default=sys.executable, help="an interpreter that has pythae")
+    parser.add_argument("--steps", type=int, default=1000, help="timed steps")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each contender")
+    parser.add_argument("--peer", default=sys.executable, help="Python interpreter with pythae")
     options = parser.parse_args()
     if options.contender:
         contenders: dict[str, Callable[[int], dict[str, float]]] = {"ours": ours, "plain": plain}
@@ -181,7 +186,7 @@ def main() -> None:
         ):
             commands["pythae"] = [options.peer, "-c", PYTHAE, save_images(folder)]
         else:
-            print(f"pythae is not installed for {options.peer}: left out")
+            print(f"pythae is left out: {options.peer} cannot import it")
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
         for _ in range(options.rounds):
             for name, command in commands.items():
@@ -195,7 +200,7 @@ def main() -> None:
         peak = statistics.median(one["peak_mb"] for one in results)
         print(f"{name:8}{speed[name]:10.1f}{speed['ours'] / speed[name]:9.2f}x{peak:10.0f}")
     loading = statistics.median(one["loading"] for one in runs["ours"])
-    print(f"data loading takes {100 * loading:.1f} % of our step")
+    print(f"data loading takes {100 * loading:.1f} % of a step of ours")
 
 
 def save_images(folder: str) -> str:

@@ -1,3 +1,4 @@
-"""What is watched and saved during training. Callbacks know the base classes in
-`lightning_modules/core/`, and no system.
+"""Callbacks that monitor a run and save its results.
+
+They use the base classes in `lightning_modules/core/` and do not depend on any system.
 """

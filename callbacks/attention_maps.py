@@ -1,4 +1,4 @@
-"""Attention weights of a translation, with tokens on the axes."""
+"""Plots of the attention weights of a translation, with tokens on the axes."""
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -11,8 +11,14 @@ from lightning_modules.nn.attention import AttentionMap
 
 
 def heat_map(attention: AttentionMap, max_heads: int = 4) -> Tensor:
-    """uint8 image (3, H, W): a panel for each of the first heads, black where all of a row's
-    attention goes.
+    """Plot attention weights, one panel per head.
+
+    Args:
+        attention: Attention weights and the tokens of both axes.
+        max_heads: Maximum number of heads shown.
+
+    Returns:
+        uint8 image (3, H, W), from white for a weight of 0 to black for a weight of 1.
     """
     weights = attention.weights[:max_heads].float().cpu()
     heads, rows, columns = weights.shape
@@ -30,16 +36,16 @@ def heat_map(attention: AttentionMap, max_heads: int = 4) -> Tensor:
 
 
 def label(word: str) -> str:
-    """A token as it can be read on an axis; matplotlib would take a dollar for mathematics."""
+    """Make white space visible and escape `$`, which matplotlib would read as mathematics."""
     return word.replace(" ", "\u2423").replace("\n", "\\n").replace("$", "\\$")
 
 
 class AttentionMaps(Callback):
-    """Draws the attention of one validation sample when training ends."""
+    """Plots the attention weights of one validation sample when training ends."""
 
     @staticmethod
     def watches(module: LightningModule) -> bool:
-        """Whether a system shows its attention."""
+        """Whether the system is a translator, which has attention maps."""
         return isinstance(module, Translator)
 
     def on_train_end(self, trainer: Trainer, pl_module: Translator) -> None:

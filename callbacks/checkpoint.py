@@ -1,4 +1,4 @@
-"""Checkpoints from which a run continues as if it had never stopped."""
+"""Checkpoints that are written atomically and resume a run exactly."""
 
 import errno
 import os
@@ -18,14 +18,14 @@ from callbacks.non_finite_guard import check_finite
 from common.errors import UserError
 from lightning_modules.core.module import GenerativeModule
 
-TERMINATED = 128 + signal.SIGTERM  # 143, what a shell reports of a process that SIGTERM ended
+TERMINATED = 128 + signal.SIGTERM  # 143, the exit code that shells report after SIGTERM
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames, so that every `*.ckpt` on disk is whole whenever the
-    process is killed.
+    """Writes a checkpoint to a temporary file in the same folder, then renames the file.
 
-    Lightning's own writer goes through TMPDIR, which is atomic only within one file system.
+    Every `*.ckpt` on disk is therefore complete, even if the process is killed. Lightning's own
+    writer goes through TMPDIR, which is atomic only within one file system.
     """
 
     def save_checkpoint(
@@ -42,10 +42,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # RuntimeError is how torch reports a full disk in the middle of a file
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk fills up
             reason = getattr(error, "strerror", None) or "is the disk full?"
             raise OSError(
                 getattr(error, "errno", errno.ENOSPC),
@@ -60,14 +57,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class RunCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt`, and `best.ckpt` by the system's `monitor`.
 
-    `last` is written after every validation, or at the end of every epoch without one, every
-    `every_n_train_steps` updates, and when training ends. Where a validation is due at the same
-    step, it comes first: otherwise a kill between the two would lose it. SIGTERM lets the step (and
-    its validation) finish, saves and exits with 143; a second one exits at once. Anything
-    non-finite is refused before it can overwrite a good state.
+    `last` is saved after every validation, or after every epoch if there is no validation. It is
+    also saved every `every_n_train_steps` updates and when training ends. A validation that is due
+    at the same step runs first: otherwise a kill between the two would lose the validation.
+
+    After SIGTERM, the current step and its validation are finished, then the run saves and exits
+    with 143. A second SIGTERM exits at once. A non-finite state raises an error instead of
+    overwriting a good checkpoint.
 
     Args:
-        every_n_train_steps: Updates between two additional checkpoints.
+        every_n_train_steps: Number of updates between two additional checkpoints; None saves no
+            additional checkpoints.
     """
 
     def __init__(self, every_n_train_steps: PositiveInt | None = None) -> None:
@@ -84,7 +84,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         self._saved_at = trainer.global_step
-        # Set after Lightning's own handler, which would abort a validation half-way.
+        # Replaces Lightning's handler, which would abort a running validation.
         signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
@@ -101,12 +101,11 @@ class RunCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         loop = trainer.fit_loop
-        if (
-            loop._should_accumulate() or pl_module.mid_update
-        ):  # gradients that no checkpoint holds are pending
+        if loop._should_accumulate() or pl_module.mid_update:  # checkpoints hold no gradients
             return
-        validated = len(trainer.datamodule.split("val"))  # type: ignore[attr-defined]  # without samples Lightning ends none
-        if validated and loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]  # set while it runs
+        # Without validation samples Lightning does not call on_validation_end.
+        validated = len(trainer.datamodule.split("val"))  # type: ignore[attr-defined]
+        if validated and loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]
             return  # saved in on_validation_end
         step = trainer.global_step
         stop = self._told_to_stop(trainer)
@@ -130,8 +129,8 @@ class RunCheckpoint(Checkpoint):
             if monitor[0] not in trainer.callback_metrics:
                 logged = [name for name in trainer.callback_metrics if name.startswith("val/")]
                 raise UserError(
-                    f"{type(pl_module).__name__}.monitor is {monitor[0]}, which validation does "
-                    f"not log; it logs {', '.join(sorted(logged)) or 'nothing'}"
+                    f"{type(pl_module).__name__}.monitor is {monitor[0]}, but validation does not "
+                    f"log this value; it logs {', '.join(sorted(logged)) or 'nothing'}"
                 )
             value = trainer.callback_metrics[monitor[0]].item()
             sign = 1 if monitor[1] == "min" else -1
@@ -149,9 +148,8 @@ class RunCheckpoint(Checkpoint):
     def _told_to_stop(self, trainer: Trainer) -> bool:
         if trainer.world_size == 1:
             return self._terminated
-        return trainer.strategy.reduce_boolean_decision(
-            self._terminated, all=False
-        )  # any rank's signal stops all
+        # A signal to one rank stops all ranks.
+        return trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
 
     def _save(self, trainer: Trainer, pl_module: GenerativeModule, name: str) -> None:
         check_finite(trainer, pl_module)

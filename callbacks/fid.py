@@ -1,4 +1,4 @@
-"""FID and KID of fresh samples during training."""
+"""FID and KID of generated images during training."""
 
 from typing import Literal
 
@@ -16,17 +16,18 @@ CHUNK = 250  # images generated at a time
 
 
 class FID(Callback):
-    """Frechet and kernel distance of fresh samples to the validation images, at every validation.
+    """Computes FID and KID between generated and validation images at every validation.
 
-    They are `val/classifier-fid` or `val/fid`, and `kid` alike, with the suffix `/a2b` and so on
-    for a system that translates the validation images. Each rank generates its share of the
-    samples.
+    Logs `val/classifier-fid` and `val/classifier-kid`, or `val/fid` and `val/kid` with Inception
+    features. Image translation adds the direction to the name, such as `val/fid/a2b`. Each rank
+    generates its share of the samples.
 
     Args:
-        count: Number of samples, for a translation at most one per image; 0 for no FID. Figures
-            compare only at an equal count, since few samples raise FID.
-        extractor: Feature extractor: the corpus' own classifier, or Inception where its weights
-            are.
+        count: Number of samples for FID and KID, limited to the number of inputs in image
+            translation; 0 disables both. FID is biased upwards for few samples, so values are
+            comparable only at equal counts.
+        extractor: Feature extractor: "classifier" is a small network trained on the data set
+            itself; "inception" needs downloaded weights.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class FID(Callback):
         self.count, self.extractor = int(count), extractor
 
     def watches(self, model: LightningModule) -> bool:
-        """Whether samples are wanted."""
+        """Whether `count` is above 0."""
         return self.count > 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
@@ -53,7 +54,7 @@ class FID(Callback):
     def _prepare(
         self, trainer: Trainer, pl_module: GenerativeModule, target: Target
     ) -> tuple[Extractor, RealFeatures]:
-        """Let rank 0 fill the caches, then read them on all ranks."""
+        """Fill the caches on rank 0, then read them on the other ranks."""
         for turn in (True, False):
             if trainer.is_global_zero == turn:
                 extractor = corpus_extractor(target.data, self.extractor).to(pl_module.device)

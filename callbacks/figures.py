@@ -1,4 +1,4 @@
-"""Matplotlib figures as images, without a screen."""
+"""Matplotlib figures as images, without a display."""
 
 from io import BytesIO
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def panels(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
-    """A figure and its axes (rows, columns)."""
+    """Create a figure and its axes, an array of shape (rows, columns)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -20,7 +20,7 @@ def panels(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
 
 
 def figure_to_image(figure: Any) -> Tensor:
-    """uint8 image (3, H, W) of a figure, which is closed."""
+    """Render a figure as a uint8 image (3, H, W), then close the figure."""
     import matplotlib.pyplot as plt
 
     buffer = BytesIO()

@@ -1,16 +1,15 @@
-"""What the losses of a GAN do not tell: the troubles that the lecture names, measured at every
-validation.
+"""Failures of GAN training that the losses do not show, measured at every validation.
 
-| trouble | figure in `health.csv` | sign |
+| failure | value in `health.csv` | sign of failure |
 |---|---|---|
-| oscillation | `oscillation`: lowest autocorrelation of the discriminator's loss over past logging intervals | far below 0 |
-| uninformative loss | `accuracy`: of the discriminator, on real and generated images | near 1: no gradient; see `train/wasserstein` |
-| mode collapse | `diversity`: distance between two samples over that between two real images | far below 1 |
-| | `class_entropy`: of the samples' classes by the corpus' own classifier, over that of real images; `classes` are covered (`modes` on the ring) | far below 1 |
-| memorising | `novelty`: distance of samples to the nearest training image over that of unseen images | far below 1 |
-| overfitting | `overfitting`: how far the discriminator's answer to unseen real pictures has gone from that to training ones, on the way to that to generated ones | near 1; DiffAugment is the cure |
+| oscillation | `oscillation`: minimum autocorrelation of the discriminator's loss over past logging intervals | far below 0 |
+| uninformative loss | `accuracy`: accuracy of the discriminator on real and generated images | near 1: no gradient; see `train/wasserstein` |
+| mode collapse | `diversity`: mean distance between two samples, divided by that between two real images | far below 1 |
+| mode collapse | `class_entropy`: entropy of the samples' classes, divided by that of real images' classes; a classifier trained on the data set assigns the classes. `classes` is the number of covered classes (`modes` on the ring data) | far below 1 |
+| memorising | `novelty`: distance of samples to the nearest training image, divided by that of unseen images | far below 1 |
+| overfitting | `overfitting`: difference of the discriminator's mean output between training images and unseen real images, divided by that between training images and generated images | near 1; remedy: DiffAugment |
 
-(The last of the lecture's, sensitivity to hyper-parameters, takes many runs.)
+Sensitivity to hyper-parameters is not measured here, because it takes many runs: see `sweep.py`.
 """  # noqa: E501  # a table
 
 import sys
@@ -31,38 +30,39 @@ from lightning_modules.core.adversarial import AdversarialModule
 from lightning_modules.core.module import GenerativeModule
 from metrics.modes import classes_covered, modes_covered
 
-MIN_SIDE = 8  # in pixels, of images that the classifier takes
-HISTORY = 100  # logging intervals whose discriminator loss is kept
-LIMITS = {
+MIN_SIDE = 8  # minimum side in pixels of images for the classifier
+HISTORY = 100  # maximum number of stored discriminator losses, one per logging interval
+LIMITS = {  # a warning is printed below these values
     "oscillation": -0.5,
     "diversity": 0.5,
     "class_entropy": 0.5,
     "novelty": 0.5,
-}  # below which a warning is printed
-UPPER_LIMITS = {"accuracy": 0.99, "overfitting": 0.5}  # above which one is
+}
+UPPER_LIMITS = {"accuracy": 0.99, "overfitting": 0.5}  # a warning is printed above these values
 ADVICE = {
-    "oscillation": "the players chase each other: lower a learning rate, or add a penalty",
+    "oscillation": "the losses oscillate: lower a learning rate, or add a gradient penalty",
     "accuracy": (
-        "the discriminator has won and its loss says nothing any more: "
-        "regularise it, or use non_saturating"
+        "the discriminator is almost perfect and its loss gives no gradient: "
+        "regularise it, or use --model.loss non_saturating"
     ),
-    "diversity": "mode collapse: the samples are alike",
-    "class_entropy": "mode collapse: most samples are of few classes",
-    "novelty": "the samples are copies of training pictures",
+    "diversity": "mode collapse: the samples are less diverse than real images",
+    "class_entropy": "mode collapse: most samples belong to few classes",
+    "novelty": "the samples are copies of training images",
     "overfitting": (
-        "the discriminator overfits the training images: model.augment true, or more data"
+        "the discriminator overfits the training images: use --model.augment true, or more data"
     ),
 }
 
 
 def is_trouble(name: str, value: float) -> bool:
-    """Whether a figure is beyond its limit, if it has one."""
+    """Whether a value is beyond its limit; False if it has no limit."""
     return value < LIMITS.get(name, -torch.inf) or value > UPPER_LIMITS.get(name, torch.inf)
 
 
 def lowest_autocorrelation(values: Tensor) -> float:
-    """Minimum over lags up to half the length of the autocorrelation of values (T,), a straight
-    trend taken out.
+    """Minimum autocorrelation of values (T,) over the lags 1 to T / 2.
+
+    The linear trend is removed first. A series without variation gives 0.
     """
     time = torch.linspace(-1, 1, len(values), dtype=torch.float64)
     values = values.double() - values.double().mean()
@@ -76,29 +76,30 @@ def lowest_autocorrelation(values: Tensor) -> float:
 
 
 def shrink(images: Tensor, max_side: int = 64) -> Tensor:
-    """Images (N, C, H, W), scaled down to `max_side` pixels if they are larger."""
+    """Downscale images (N, C, H, W) to a square of `max_side` if both sides are larger."""
     if min(images.shape[2:]) <= max_side:
         return images
     return F.adaptive_avg_pool2d(images, max_side)
 
 
 def pairwise(images: Tensor) -> Tensor:
-    """Mean distance between two images of (N, C, H, W)."""
+    """Mean Euclidean distance between two of the images (N, C, H, W)."""
     return torch.pdist(images.flatten(1)).mean()
 
 
 def nearest(images: Tensor, pool: Tensor) -> Tensor:
-    """Median distance from images (N, C, H, W) to the nearest one of a pool (M, C, H, W)."""
+    """Median distance from images (N, C, H, W) to the nearest image of a pool (M, C, H, W)."""
     return torch.cdist(images.flatten(1), pool.flatten(1)).amin(1).median()
 
 
 class GanHealth(Callback):
-    """Measures after each validation, writes `health.csv`, and prints one line when a trouble
-    appears.
+    """Measures failures of GAN training after each validation and warns when one appears.
+
+    Writes the values to `health.csv`; the module's docstring explains each value.
 
     Args:
-        count: Number of samples, and of unseen images they are compared with.
-        pool: Maximum number of training images among which the nearest is searched.
+        count: Maximum number of samples and of validation images.
+        pool: Maximum number of training images in the nearest-neighbour search.
     """
 
     def __init__(self, count: int = 256, pool: int = 5000) -> None:
@@ -146,7 +147,7 @@ class GanHealth(Callback):
         figures = self.measure(trainer, pl_module)
         self._log.log_metrics(figures, trainer.global_step)
         for logger in trainer.loggers:
-            if not isinstance(logger, CSVLog):  # which would write them twice
+            if not isinstance(logger, CSVLog):  # the values are in health.csv already
                 logger.log_metrics(
                     {f"health/{name}": value for name, value in figures.items()},
                     trainer.global_step,
@@ -163,7 +164,7 @@ class GanHealth(Callback):
         self._troubles = troubles
 
     def measure(self, trainer: Trainer, pl_module: GenerativeModule) -> dict[str, float]:
-        """All figures that can be had here; what is unknown is left out."""
+        """Measure all values that this system and data allow."""
         logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
         figures: dict[str, float] = {}
         if len(self._losses) >= HISTORY // 4:
@@ -181,7 +182,7 @@ class GanHealth(Callback):
         return figures
 
     def _measure_images(self, target: Target, pl_module: GenerativeModule) -> dict[str, float]:
-        """Figures of the samples alone."""
+        """Compare the samples of one target with its training and validation images."""
         data = target.data
         unseen = self._images(data, "val", self.count, pl_module)
         train = self._images(data, "train", self.pool, pl_module)

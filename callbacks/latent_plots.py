@@ -1,4 +1,4 @@
-"""Plots of the latent space of a system with `has_latent_space`, drawn when training ends."""
+"""Plots of the latent space, generated when training ends."""
 
 from typing import Any
 
@@ -18,8 +18,9 @@ from lightning_modules.core.seeding import seeded_normal
 
 
 def histograms(codes: Tensor, max_dims: int = 48) -> Tensor:
-    """Histogram of each coordinate of codes (N, D) against N(0, 1): where they differ, prior
-    samples meet no training.
+    """Plot a histogram of each coordinate of codes (N, D) with the density of N(0, 1).
+
+    Where the two differ, the decoder was not trained on samples from the prior.
     """
     dims = min(max_dims, codes.shape[1])
     rows = -(-dims // 8)
@@ -40,8 +41,9 @@ def histograms(codes: Tensor, max_dims: int = 48) -> Tensor:
 
 
 def scatter(codes: Tensor, labels: Tensor) -> Tensor:
-    """2-d codes by label with as many draws from the prior in grey; beside it both through the
-    normal distribution function.
+    """Plot 2-d codes, coloured by label, over the same number of prior samples in grey.
+
+    The right panel shows both after the cumulative distribution function of N(0, 1).
     """
     prior = seeded_normal(list(range(len(codes))), (2,))
     figure, axes = panels(1, 2, figsize=(11, 5))
@@ -52,19 +54,24 @@ def scatter(codes: Tensor, labels: Tensor) -> Tensor:
 
 
 def neighbours(model: Any, queries: Tensor, pool: Tensor, count: int = 8) -> Tensor:
-    """Rows (len(queries) * count, C, H, W) of the images of `pool` with the nearest codes; a
-    query in it is its own first.
+    """Find the images of `pool` whose codes are nearest to those of each query.
+
+    Returns:
+        Images (Q * count, C, H, W), grouped by query, nearest first; a query that is in `pool` is
+        its own nearest neighbour.
     """
     distance = torch.cdist(model.encode(queries), model.encode(pool))  # (Q, P)
     return pool[distance.topk(min(count, len(pool)), largest=False).indices].flatten(0, 1)
 
 
 class LatentPlots(Callback):
-    """Interpolations, traversals, histograms, nearest neighbours and what becomes of a checkerboard
-    and of noise; for a 2-d code also the manifold and a scatter plot.
+    """Plots interpolations, traversals, histograms and nearest neighbours when training ends.
+
+    Also plots reconstructions of noise and of a checkerboard, which are unlike the training images,
+    and, for a 2-d latent space, the manifold and a scatter plot.
 
     Args:
-        count: Validation images that are encoded for histograms and neighbours.
+        count: Maximum number of validation images encoded for the plots.
     """
 
     def __init__(self, count: int = 500) -> None:
@@ -83,7 +90,7 @@ class LatentPlots(Callback):
         with evaluating(model):
             batch = preview_batch(trainer, self.count)
             image = batch["image"]
-            if len(image) < 2:  # nothing to go between
+            if len(image) < 2:  # interpolation needs two images
                 return
             codes = model.encode(image)
             chunks = torch.arange(len(image), device=image.device).chunk(16)
@@ -109,9 +116,7 @@ class LatentPlots(Callback):
 
     @staticmethod
     def _strangers(model: Any, like: Tensor) -> Tensor:
-        """(2, 2, C, H, W): noise and a checkerboard, and what a code trained on other images
-        makes of them.
-        """
+        """Noise and a checkerboard, then their reconstructions, (2, 2, C, H, W)."""
         noise = seeded_normal([0], tuple(like.shape[1:]), like.device).clamp(-1, 1)
         rows, columns = (torch.arange(side, device=like.device) // 4 for side in like.shape[-2:])
         board = ((rows[:, None] + columns) % 2 * 2.0 - 1).expand_as(noise)

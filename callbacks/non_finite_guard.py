@@ -1,4 +1,4 @@
-"""Stops at the first number that is not finite, before it reaches a checkpoint."""
+"""Stop a run at the first non-finite value, before it is saved in a checkpoint."""
 
 from collections import deque
 from typing import Any
@@ -12,12 +12,13 @@ from lightning_modules.core.module import GenerativeModule
 
 
 class NonFinite(UserError):
-    """Training met a NaN or an infinity; the message names step, tensor and samples."""
+    """A NaN or an infinity in training; the message names the step, the tensor and the samples."""
 
 
 def first_non_finite(module: torch.nn.Module, batch: dict[str, Any]) -> str:
-    """Name of the first tensor with a NaN or an infinity: data, then gradients, then weights and
-    buffers.
+    """Name of the first tensor that contains a NaN or an infinity.
+
+    Searches the batch, the gradients, the weights and the buffers, in this order.
     """
     named: list[tuple[str, Any]] = [(f"batch[{key!r}]", value) for key, value in batch.items()]
     named += [
@@ -31,11 +32,13 @@ def first_non_finite(module: torch.nn.Module, batch: dict[str, Any]) -> str:
 
 
 def check_finite(trainer: Trainer, module: GenerativeModule) -> None:
-    """Raise if the last gradient was not finite; called before each checkpoint, since NaN never
-    goes away again.
+    """Raise an error if the last gradient norm is not finite.
+
+    This is called before each checkpoint, because a NaN in the weights is permanent.
 
     Raises:
-        NonFinite: with no more than the step, where the guard itself has not looked yet.
+        NonFinite: If the norm is not finite. Unlike the error of `NonFiniteGuard`, which may not
+            have checked this step yet, the message has no sample indices.
     """
     norm = module.grad_norm
     if norm is not None and not norm.isfinite():
@@ -46,11 +49,10 @@ def check_finite(trainer: Trainer, module: GenerativeModule) -> None:
 
 
 class NonFiniteGuard(Callback):
-    """Watches the norm of the gradient, which is finite only if every gradient is.
+    """Checks the gradient norm, which is finite only if every gradient is finite.
 
-    On the CPU it is looked at after every update. On an accelerator that would make every step wait
-    for the device, so it is looked at once per logging interval, together with the indices of the
-    batches since then.
+    On the CPU, the norm is checked after every update. On an accelerator, each check waits for the
+    device. There, all norms of a logging interval are checked together at its end.
     """
 
     def __init__(self) -> None:

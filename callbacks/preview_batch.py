@@ -8,8 +8,9 @@ from torch import Tensor
 
 
 def preview_batch(trainer: Trainer, count: int) -> dict[str, Any]:
-    """`count` validation samples (training samples if there is no validation split), evenly spread,
-    on the module's device.
+    """Return at most `count` validation samples, evenly spread, on the module's device.
+
+    Training samples are used if there is no validation split.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     split = "val" if len(data.split("val")) else "train"
@@ -18,13 +19,13 @@ def preview_batch(trainer: Trainer, count: int) -> dict[str, Any]:
 
 
 def spread(size: int, count: int) -> list[int]:
-    """At most `count` different numbers below `size`, evenly spread."""
+    """At most `count` different indices below `size`, evenly spread."""
     count = min(size, count)
     return [size * i // count for i in range(count)]
 
 
 def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A batch with its tensors moved."""
+    """Copy of a batch with all tensors on `device`."""
     return {
         key: value.to(device) if isinstance(value, Tensor) else value
         for key, value in batch.items()

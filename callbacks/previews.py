@@ -1,4 +1,4 @@
-"""Previews during training: always the same seeds and the same data, so that they compare."""
+"""Previews during training, comparable because seeds and data are always the same."""
 
 import sys
 import time
@@ -13,26 +13,25 @@ from callbacks.publish import publish
 from common.images import grid
 from lightning_modules.core.module import GenerativeModule
 
-MAX_STEPS = 20  # training steps that a preview may take as long as
-MAX_SHARE = 0.1  # share of the training time that longer previews may take
+MAX_STEPS = 20  # maximum duration of a preview, in training steps
+MAX_SHARE = 0.1  # maximum share of the training time for longer previews
 
 
 class Previews(Callback):
-    """Draws the real images and the untrained system's preview before step 1, then the preview at
-    regular intervals.
+    """Saves previews before training, at regular intervals and when training ends.
 
-    A preview that takes longer than `MAX_STEPS` training steps is skipped until the time trained
-    since the last one is long enough for it to take at most `MAX_SHARE` of it.
+    Before training, it also saves the real images. A preview that takes longer than `MAX_STEPS`
+    training steps is skipped until it takes at most `MAX_SHARE` of the time since the last one.
 
     Args:
-        every_n_train_steps: Updates between two previews; also one when training ends.
-        count: Validation samples in a preview.
+        every_n_train_steps: Number of updates between two previews.
+        count: Number of validation samples in a preview.
     """
 
     def __init__(self, every_n_train_steps: PositiveInt = 1000, count: PositiveInt = 32) -> None:
         self.every_n_train_steps, self.count = every_n_train_steps, count
         self._drawn_at = -1
-        self._seconds = 0.0  # of the last preview
+        self._seconds = 0.0  # duration of the last preview
         self._announced = False
 
     def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
@@ -71,8 +70,8 @@ class Previews(Callback):
             self._announced = True
             print(
                 f"a preview takes {self._seconds:.1f} s, as long as {steps:.0f} training steps: "
-                f"previews are drawn less often than every {self.every_n_train_steps} updates, "
-                f"in at most {MAX_SHARE:.0%} of the training time",
+                f"previews are generated less often than every {self.every_n_train_steps} updates "
+                f"and take at most {MAX_SHARE:.0%} of the training time",
                 file=sys.stderr,
             )
         return True

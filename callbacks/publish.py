@@ -1,4 +1,4 @@
-"""Images and texts written to `samples/` and to the loggers that can show them."""
+"""Write images and texts to `samples/` and to the loggers that can show them."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ def publish(trainer: Trainer, name: str, content: Tensor | list[str], step: int 
 
     Args:
         trainer: Trainer of the run.
-        name: Name of the file; the step is appended where there is one.
-        content: uint8 image (3, H, W), or lines.
-        step: Number of the update.
+        name: File name without suffix; the step is appended if given.
+        content: Image (3, H, W) of dtype uint8, or lines of text.
+        step: Number of updates so far; None for content that does not change in training.
     """
     file_name = name if step is None else f"{name}-{step:07d}"
     path = Path(trainer.default_root_dir) / "samples" / file_name

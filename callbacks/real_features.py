@@ -1,4 +1,4 @@
-"""Features of real images and the networks that compute them, cached beside the corpora."""
+"""Feature extractors and features of real images, cached in the data folder."""
 
 import hashlib
 import os
@@ -27,8 +27,9 @@ class RealFeatures(NamedTuple):
 
 
 def cache_path(data: Any, *key: object) -> Path:
-    """File for a value that depends on `key`: beside the corpora, or in this project where those
-    are read-only.
+    """Path of the cache file for `key`.
+
+    The file lies in the data root, or in the project's `data/` if the data root is read-only.
     """
     home = data.root if os.access(data.root, os.W_OK) else ROOT / "data"
     name = hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()
@@ -36,21 +37,22 @@ def cache_path(data: Any, *key: object) -> Path:
 
 
 def corpus_classifier(data: Any) -> Classifier:
-    """The small classifier trained on the training split with a fixed seed; trained once, then read
-    from the cache.
+    """Return the small classifier of a data set, trained with a fixed seed.
+
+    It is trained once on the training split, then read from the cache.
 
     Raises:
-        UserError: if the data has no labels.
+        UserError: If the data has no labels.
     """
     data_spec = data.data_spec
     if not data_spec.get("num_classes"):
         raise UserError(
-            "the classifier that measures pictures needs labels, and this data has none: "
+            "the feature extractor classifier needs labels, and this data has none: "
             "use the extractor inception"
         )
     path = cache_path(data, "classifier", data.fingerprint("train"))
     if not path.exists():
-        print("training the classifier that measures pictures, once for this data", file=sys.stderr)
+        print("training the feature extractor (a classifier), once per data set", file=sys.stderr)
         images, labels = real_images(data, "train", list(range(len(data.split("train")))))
         assert labels is not None
         weights = train_classifier(images, labels, data_spec["num_classes"]).state_dict()
@@ -61,14 +63,18 @@ def corpus_classifier(data: Any) -> Classifier:
 
 
 def corpus_extractor(data: Any, kind: Literal["classifier", "inception"]) -> Extractor:
-    """The network on whose features images of this data are compared.
+    """Return the feature extractor for the images of a data set.
+
+    Args:
+        data: Data module of the images.
+        kind: The data set's own classifier, or the Inception network.
 
     Raises:
-        UserError: if the data has no images.
+        UserError: If the data has no images.
     """
     if "image_shape" not in data.data_spec:
         raise UserError(
-            f"{type(data).__name__} has no pictures that could be compared by their features"
+            f"FID and other feature distances need images: {type(data).__name__} has none"
         )
     if kind == "inception":
         return InceptionFeatures(
@@ -80,16 +86,18 @@ def corpus_extractor(data: Any, kind: Literal["classifier", "inception"]) -> Ext
 def real_features(
     data: Any, split: str, extractor: Extractor, device: torch.device | str = "cpu"
 ) -> RealFeatures:
-    """Features of all images of a split and their moments, computed once per data, split,
-    preprocessing and extractor.
+    """Return the features of all images of a split, and their moments.
+
+    They are computed once per data, split, preprocessing and extractor, then read from the cache.
 
     Raises:
-        UserError: if the split is too small to compare with.
+        UserError: If the split has fewer than 10 images.
     """
     size = len(data.split(split))
     if size < 10:
         raise UserError(
-            f"the {split} split has {size} pictures, too few to compare with: use another split"
+            f"the {split} split has {size} images, but feature distances need at least 10: "
+            "use another split"
         )
     path = cache_path(
         data, "features", data.fingerprint(split), data.data_spec["image_shape"], extractor.name

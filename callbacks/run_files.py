@@ -1,4 +1,4 @@
-"""The files of a run: its configuration, its origin, its metrics."""
+"""Files of a run: configuration, origin and metrics."""
 
 import csv
 import os
@@ -27,14 +27,14 @@ PACKAGES = (
 
 
 def origin() -> dict[str, Any]:
-    """Git commit, whether the tree was changed, package versions and command line."""
+    """Command line, git commit, whether there are uncommitted changes, and package versions."""
 
     def git(*words: str) -> str:
         try:
             return subprocess.run(
                 ["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent
             ).stdout.strip()
-        except OSError:  # no git here
+        except OSError:  # git is not installed
             return ""
 
     versions = {"python": sys.version.split()[0]}
@@ -52,15 +52,15 @@ def origin() -> dict[str, Any]:
 
 
 class CSVLog(Logger):
-    """Appends to one CSV file, whose rows after a resume are those of an uninterrupted run.
+    """Logger of one CSV file that has the same rows with and without interruptions.
 
-    Lightning's CSV logger deletes the file when it is opened again. Here the rows after the
-    checkpoint's step are cut off, with whatever line a kill left half written, and training writes
-    them again.
+    Lightning's CSV logger deletes the file when a run is resumed. This logger removes the rows
+    after the checkpoint's step, and a last line that a kill left incomplete. Training then writes
+    these rows again.
 
     Args:
-        path: the file.
-        keep_until: last step to keep; 0 writes a new file.
+        path: Path of the CSV file.
+        keep_until: Last step whose rows are kept; 0 starts a new file.
     """
 
     def __init__(self, path: Path, keep_until: int = 0) -> None:
@@ -78,7 +78,7 @@ class CSVLog(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The configuration is in config.yaml."""
+        """Do nothing: the configuration is in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -96,9 +96,8 @@ class CSVLog(Logger):
     def _rows(self) -> list[dict[str, str]]:
         if not self.path.exists():
             return []
-        whole = self.path.read_text().rpartition("\n")[
-            0
-        ]  # a line without its end was being written when a kill came
+        # A kill may have left an incomplete last line.
+        whole = self.path.read_text().rpartition("\n")[0]
         return list(csv.DictReader(StringIO(whole)))
 
     def _open(self) -> None:
@@ -122,11 +121,12 @@ class CSVLog(Logger):
 
 
 class RunFiles(Callback):
-    """Writes `config.yaml` and `run.yaml`, and keeps the W&B run's id in the checkpoint, so that a
-    resumed run continues it.
+    """Writes `config.yaml` and `run.yaml`, and saves the W&B run's id in checkpoints.
+
+    With this id, a resumed run continues the same W&B run.
 
     Args:
-        config: Configuration, without the data spec and the options of one start of the program.
+        config: Configuration without the data spec and without options of a single invocation.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -137,7 +137,7 @@ class RunFiles(Callback):
         run = Path(trainer.default_root_dir)
         (run / "samples").mkdir(parents=True, exist_ok=True)
         (run / "config.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))
-        with open(run / "run.yaml", "a") as file:  # one document per start
+        with open(run / "run.yaml", "a") as file:  # one YAML document per invocation
             file.write("---\n" + yaml.safe_dump(origin(), sort_keys=False))
 
     def on_save_checkpoint(

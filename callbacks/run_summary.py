@@ -1,4 +1,4 @@
-"""The run summary, printed when a run begins and by `--dry_run`: layers, sizes, batch, steps."""
+"""The run summary, printed when a run starts and by `--dry_run`: layers, sizes, batch, steps."""
 
 import math
 import sys
@@ -14,8 +14,9 @@ from lightning_modules.core.module import GenerativeModule
 
 
 def layer_table(model: GenerativeModule, batch: dict[str, Any], depth: int = 3) -> str:
-    """Name, type, output shape and parameters of every module down to `depth`, from one pass of
-    `preview`.
+    """Format name, type, output shape and parameters of every module down to `depth`.
+
+    The output shapes come from one call of `preview`.
     """
     shapes: dict[str, str] = {}
     named = {name: part for name, part in model.named_modules() if name and name.count(".") < depth}
@@ -50,10 +51,8 @@ def layer_table(model: GenerativeModule, batch: dict[str, Any], depth: int = 3) 
 
 
 def describe(model: GenerativeModule, data: Any, trainer: Trainer) -> str:
-    """Layers, data sizes, and how a step is made up."""
-    sizes = {
-        split: len(data.split(split)) for split in ("train", "val")
-    }  # to read the test split could take long
+    """Describe layers, data sizes, global batch size and number of steps."""
+    sizes = {split: len(data.split(split)) for split in ("train", "val")}  # "test" may load slowly
     split = "val" if sizes["val"] else "train"
     table = layer_table(model, on_device(data.batch(split, [0, 1]), model.device))
     world, accumulated = trainer.world_size, trainer.accumulate_grad_batches
@@ -74,16 +73,16 @@ def describe(model: GenerativeModule, data: Any, trainer: Trainer) -> str:
         f"data: {', '.join(f'{count:,} {name}' for name, count in sizes.items())}\n"
         f"global batch: {data.batch_size} {data.batch_unit} x {world} processes "
         f"x {accumulated} accumulated = {data.batch_size * world * accumulated}\n"
-        f"steps: {per_epoch} an epoch, {min(steps) if steps else 'no limit'} in all, "
+        f"steps: {per_epoch} per epoch, {f'{min(steps)} in total' if steps else 'no limit'}, "
         f"precision {trainer.precision}, on {accelerator}"
     )
 
 
 class RunSummary(Callback):
-    """Prints the configuration, layers, sizes and steps when a run begins.
+    """Prints the configuration, layers, sizes and steps when a run starts.
 
     Args:
-        config: Text of the configuration.
+        config: Configuration as YAML text.
     """
 
     def __init__(self, config: str) -> None:

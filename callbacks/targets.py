@@ -1,4 +1,4 @@
-"""What a system generates, and the real images that it is compared with."""
+"""Images that a system generates, and the real images that they are compared with."""
 
 import inspect
 import typing
@@ -11,11 +11,11 @@ from datamodules.lazy_batch import LazyBatch
 from lightning_modules.core.module import GenerativeModule
 from metrics.features import to_bytes
 
-TRANSLATED = 16  # images translated at a time, which may be large
+TRANSLATED = 16  # images translated at a time; few, because they may be large
 
 
 class Generate(Protocol):
-    """Images (N, C, H, W) in [-1, 1] for N seeds; options are those of `sample`."""
+    """Function from N seeds to images (N, C, H, W) in [-1, 1]; options are those of `sample`."""
 
     def __call__(self, seeds: list[int], **options: Any) -> Tensor: ...
 
@@ -25,10 +25,10 @@ class Target(NamedTuple):
 
     Attributes:
         suffix: Suffix of logged names: "/a2b" for a translation, "" otherwise.
-        data: Image data to compare with.
-        generate: Images for seeds; where data is read, seed i reads sample i of the split.
-        inputs: Number of different images for a translation; more would only repeat them.
-        paired: Whether image i of `data` is the reference of image i.
+        data: Data module of the real images.
+        generate: Function that generates images; a system with inputs uses sample i for seed i.
+        inputs: Number of input images of a translation; None if the system needs no input images.
+        paired: Whether image i of `data` is the reference of generated image i.
     """
 
     suffix: str
@@ -39,11 +39,11 @@ class Target(NamedTuple):
 
 
 def targets(model: GenerativeModule, data: Any, split: str = "val") -> list[Target]:
-    """The images that a system generates: one target, or one per direction of a translation.
+    """Return the targets of a system: one, or one per direction of a translation.
 
     Args:
         model: System that generates images.
-        data: Its data module.
+        data: Data module of the system.
         split: Split whose images are translated, or whose captions are used.
     """
     if model.modality == "image-to-image":
@@ -60,13 +60,13 @@ def targets(model: GenerativeModule, data: Any, split: str = "val") -> list[Targ
 
 
 def directions(model: GenerativeModule) -> tuple[str, ...]:
-    """Choices of the option `direction` of a system that translates images."""
+    """Choices of the sampling option `direction`, such as ("a2b", "b2a")."""
     parameter = inspect.signature(model.sample).parameters["direction"]
     return typing.get_args(parameter.annotation)
 
 
 def translation(model: GenerativeModule, data: Any, split: str, direction: str) -> Target:
-    """The target of one direction, such as "a2b"."""
+    """Return the target of one direction of translation, such as "a2b"."""
 
     def generate(seeds: list[int], **options: Any) -> Tensor:
         chunks = [seeds[i : i + TRANSLATED] for i in range(0, len(seeds), TRANSLATED)]
@@ -82,6 +82,6 @@ def translation(model: GenerativeModule, data: Any, split: str, direction: str) 
 
 
 def real_images(data: Any, split: str, index: list[int]) -> tuple[Tensor, Tensor | None]:
-    """uint8 images (N, C, H, W) and labels (N,) of a split as they are evaluated."""
+    """Return images (N, C, H, W) of dtype uint8 and labels (N,), or None, for an evaluation."""
     batch = data.batch(split, index)
     return to_bytes(batch["image"]), batch.get("label")

@@ -1,4 +1,4 @@
-"""Where the time goes: `throughput.csv`, and a line on the terminal every few seconds."""
+"""Training speed and memory: `throughput.csv` and progress lines on the terminal."""
 
 import resource
 import sys
@@ -14,13 +14,13 @@ from lightning_modules.core.module import GenerativeModule
 
 
 class Throughput(Callback):
-    """Writes samples per second, time inside and outside of steps, and peak memory, per logging
-    interval.
+    """Writes throughput, time inside and outside of steps, and peak memory to `throughput.csv`.
 
-    Wall-clock figures differ from run to run, so they stay out of `metrics.csv`.
+    There is one row per logging interval. Times differ between identical runs and are therefore not
+    in `metrics.csv`.
 
     Args:
-        print_every: seconds between two lines on the terminal; 0 for none.
+        print_every: Seconds between two progress lines on the terminal; 0 prints no lines.
     """
 
     def __init__(self, print_every: float = 10.0) -> None:

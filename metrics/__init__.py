@@ -1,1 +1,4 @@
-"""Numbers with signatures. Everything here takes tensors and knows no system and no corpus."""
+"""Metrics and baselines, each with a signature that states how the value was computed.
+
+They take tensors, arrays or texts and depend on no system and no data set.
+"""

@@ -1,10 +1,12 @@
-"""Cheap models beside which the learned ones stand. Each takes tensors and gives its value and
-signature.
+"""Simple baselines for the learned models; each returns its value and its signature.
 
-A reproduction that names one of these functions instead of a model calls it with those of
-`train_images`, `train_labels`, `val_images`, `val_labels`, `test_images`, `test_labels` and `seed`
-that its signature has; of two domains there are `train_a`, `train_b` and so on, of a text
-`train_ids`, of pairs of texts `train_texts`.
+A reproduction can name one of these functions instead of a model. `reproduce.py` then passes the
+arguments that the function declares:
+
+- images: `train_images`, `train_labels`, and the same for `val` and `test`;
+- two image domains: `train_a`, `train_b`, and so on;
+- text: `train_ids`, and so on; pairs of texts: `train_texts`, and so on;
+- `seed`, the seed of the reproduction.
 """
 
 from typing import Literal
@@ -22,23 +24,21 @@ Texts = tuple[list[str], list[str]]
 
 
 def pca_sse(train_images: Tensor, test_images: Tensor, components: int = 30) -> tuple[float, str]:
-    """Test error of the best linear code: squared error summed over pixels in [0, 1], mean over
-    images.
+    """Test error of principal component analysis, the best linear autoencoder.
 
     Args:
-        train_images: uint8 images (N, C, H, W) that mean and components are fitted on.
-        test_images: uint8 images (M, C, H, W).
-        components: size of the code.
+        train_images: Training images (N, C, H, W), uint8.
+        test_images: Test images (M, C, H, W), uint8.
+        components: Number of principal components.
 
     Returns:
-        The error and its signature.
+        Squared error, summed over pixels in [0, 1] and averaged over images, and its signature.
     """
     fit, x = (images.flatten(1).double() / 255 for images in (train_images, test_images))
     mean = fit.mean(0)
     covariance = (fit - mean).T @ (fit - mean) / len(fit)
-    basis = torch.linalg.eigh(covariance).eigenvectors[
-        :, -components:
-    ]  # (D, components), largest eigenvalues last
+    # Eigenvalues are in ascending order: take the last columns, (D, components).
+    basis = torch.linalg.eigh(covariance).eigenvectors[:, -components:]
     centred = x - mean
     error = (centred - centred @ basis @ basis.T).square().sum(1).mean().item()
     return (
@@ -56,18 +56,18 @@ def classifier_accuracy(
     seed: int,
     epochs: int = 3,
 ) -> tuple[float, str]:
-    """Test accuracy of the small discriminative classifier, p(y|x) learned directly.
+    """Test accuracy of the small discriminative classifier, which learns p(y|x) directly.
 
     Args:
-        train_images: uint8 images (N, C, H, W).
-        train_labels: their classes (N,).
-        test_images: uint8 images (M, C, H, W).
-        test_labels: their classes (M,).
-        seed: of weights and order.
-        epochs: passes over the training images.
+        train_images: Training images (N, C, H, W), uint8.
+        train_labels: Classes (N,) of the training images.
+        test_images: Test images (M, C, H, W), uint8.
+        test_labels: Classes (M,) of the test images.
+        seed: Random seed of the initial weights and of the order of the images.
+        epochs: Number of passes over the training images.
 
     Returns:
-        The accuracy and its signature, with the hash of the weights.
+        Accuracy, and its signature with the hash of the weights.
     """
     model = train_classifier(
         train_images, train_labels, int(train_labels.max()) + 1, epochs=epochs, seed=seed
@@ -83,18 +83,17 @@ def classifier_accuracy(
 def parzen_control(
     train_images: Tensor, val_images: Tensor, test_images: Tensor, seed: int, n: int = 10_000
 ) -> tuple[float, str]:
-    """Parzen log-likelihood with real training images in place of generated ones: what a perfect
-    generator would get.
+    """Parzen log-likelihood of a perfect generator: real training images replace the samples.
 
     Args:
-        train_images: uint8 images (N, C, H, W), of which `n` are drawn.
-        val_images: uint8 images; the first 1,000 choose the width.
-        test_images: uint8 images (M, C, H, W).
-        seed: of the draw.
-        n: how many are drawn.
+        train_images: Training images (N, C, H, W), uint8.
+        val_images: Validation images, uint8; the first 1,000 select the width of the kernel.
+        test_images: Test images (M, C, H, W), uint8.
+        seed: Random seed of the choice of training images.
+        n: Number of training images that are used.
 
     Returns:
-        The mean in nats and its signature, with the standard error.
+        Mean log-likelihood in nats, and its signature with the standard error.
     """
     picked = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(seed))[:n]
     mean, error, sigma = parzen(train_images[picked], val_images[:1000], test_images)
@@ -107,17 +106,18 @@ def parzen_control(
 def nearest_neighbour(
     train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor
 ) -> tuple[float, str]:
-    """Test error in per cent of the one-nearest-neighbour classifier on real pixels, beside that on
-    generated ones.
+    """Test error of the 1-nearest-neighbour classifier on the pixels of real training images.
+
+    The error with generated training images is compared with it.
 
     Args:
-        train_images: uint8 images (N, C, H, W).
-        train_labels: their classes (N,).
-        test_images: uint8 images (M, C, H, W).
-        test_labels: their classes (M,).
+        train_images: Training images (N, C, H, W), uint8.
+        train_labels: Classes (N,) of the training images.
+        test_images: Test images (M, C, H, W), uint8.
+        test_labels: Classes (M,) of the test images.
 
     Returns:
-        The error and its signature.
+        Error in per cent, and its signature.
     """
     error = nearest_neighbour_error(train_images, train_labels, test_images, test_labels)
     return (
@@ -136,20 +136,20 @@ def translation_baseline(
     direction: Literal["a2b", "b2a"],
     metric: Literal["l1", "psnr", "ssim"],
 ) -> tuple[float, str]:
-    """What a translation gets that answers with the image it was given, or with the mean training
-    image of the other domain.
+    """Score of an image translator that copies its input or returns a constant image.
 
     Args:
-        train_a: uint8 images (N, C, H, W).
-        train_b: uint8 images (M, C, H, W).
-        test_a: uint8 images (K, C, H, W).
-        test_b: their answers.
-        rule: which of the two.
-        direction: from which domain to which.
-        metric: see `fidelity`.
+        train_a: Training images of domain a (N, C, H, W), uint8.
+        train_b: Training images of domain b (M, C, H, W), uint8.
+        test_a: Test images of domain a (K, C, H, W), uint8.
+        test_b: Test images of domain b (K, C, H, W), paired with `test_a`.
+        rule: Output of the translator: "copy" for its input, "mean" for the mean training image of
+            the target domain.
+        direction: Direction of translation.
+        metric: Metric of agreement with the paired image, a name in `metrics.fidelity.FIDELITY`.
 
     Returns:
-        The figure and its signature.
+        Value of the metric, and its signature.
     """
     given, truth, train = (
         (test_a, test_b, train_b) if direction == "a2b" else (test_b, test_a, train_a)
@@ -160,15 +160,15 @@ def translation_baseline(
 
 
 def ngram(train_ids: np.ndarray, test_ids: np.ndarray, order: int = 5) -> tuple[float, str]:
-    """Nats per token of a Witten-Bell n-gram model.
+    """Negative log-likelihood per token of a Witten-Bell n-gram model.
 
     Args:
-        train_ids: ids (L,) that are counted.
-        test_ids: ids (M,) that are predicted.
-        order: n.
+        train_ids: Token ids (L,) of the training text.
+        test_ids: Token ids (M,) of the test text.
+        order: Order n of the model; contexts have n - 1 tokens.
 
     Returns:
-        The figure and its signature.
+        Mean over the test text in nats per token, and its signature.
     """
     vocab_size = int(max(train_ids.max(), test_ids.max())) + 1
     value = witten_bell(train_ids, test_ids, order, vocab_size)
@@ -180,15 +180,17 @@ def ngram(train_ids: np.ndarray, test_ids: np.ndarray, order: int = 5) -> tuple[
 
 
 def nearest_translation(train_texts: Texts, test_texts: Texts) -> tuple[float, str]:
-    """Share of test sources whose nearest training source, by the words they share, has just their
-    translation.
+    """Exact-match accuracy of a translator that copies the target of the nearest training source.
+
+    Sources are compared by the Jaccard similarity of their sets of words; a tie goes to the first
+    training pair.
 
     Args:
-        train_texts: sources and targets.
-        test_texts: the same of the test split.
+        train_texts: Sources and targets of the training split.
+        test_texts: Sources and targets of the test split.
 
     Returns:
-        The share and its signature; of equally near ones the first counts.
+        Share of test sources with the correct translation, and its signature.
     """
     known = [(set(source.split()), target) for source, target in zip(*train_texts)]
     right = 0

@@ -1,8 +1,8 @@
-"""A small convolutional classifier, trained with a fixed seed: the discriminative p(y|x) beside a
-generative p(x|y)p(y).
+"""A small convolutional classifier, trained with a fixed seed.
 
-Its penultimate layer also serves as the feature extractor of offline metrics, named by the hash of
-its weights.
+It is the discriminative model p(y|x) with which generative models p(x|y)p(y) are compared. Its
+penultimate layer is also a feature extractor for metrics without downloaded weights; the hash of
+its weights identifies it in signatures.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 
 class Classifier(nn.Module):
-    """Two convolutions with pooling and two linear layers, for images of any size from 8 pixels.
+    """Two convolutions with pooling and two linear layers, for images of at least 8x8 pixels.
 
     Args:
-        channels: of the images.
-        num_classes: number of labels.
-        features: width of the penultimate layer.
+        channels: Number of channels of the images.
+        num_classes: Number of classes.
+        features: Width of the penultimate layer.
     """
 
     def __init__(self, channels: int, num_classes: int, features: int = 128) -> None:
@@ -37,7 +37,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(features, num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images (N, C, H, W) in [-1, 1] to logits (N, classes)."""
+        """Return logits (N, num_classes) of images (N, C, H, W) in [-1, 1]."""
         return self.head(self.body(image))
 
 
@@ -53,23 +53,25 @@ def weights_hash(network: nn.Module) -> str:
 def train_classifier(
     images: Tensor, labels: Tensor, num_classes: int, *, epochs: int | None = None, seed: int = 0
 ) -> Classifier:
-    """Train a `Classifier` on uint8 images (N, C, H, W); the global generator is left as it was.
+    """Train a `Classifier` without changing the state of the global random generator.
 
-    Adam at 1e-3 with a cosine to 0, batches of 128; where no `epochs` are given, as many as 1,200
-    batches make, at most 20.
+    The optimizer is Adam with learning rate 1e-3, cosine decay to 0 and batches of 128.
+
+    Args:
+        images: Training images (N, C, H, W), uint8.
+        labels: Classes (N,) of the images.
+        num_classes: Number of classes.
+        epochs: Number of epochs; None for the number that gives at least 1,200 batches, at most 20.
+        seed: Random seed of the initial weights and of the order of the images.
     """
     size = min(128, len(images))
     batches = len(images) // size
     epochs = epochs or min(20, -(-1200 // batches))
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.random.fork_rng(devices=[]),
-    ):  # also amid a validation
+    # Gradients are enabled because a validation, which disables them, may call this function.
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Classifier(images.shape[1], num_classes).to(
-            memory_format=torch.channels_last
-        )  # 1.6 times as fast
+        model = Classifier(images.shape[1], num_classes)
+        model = model.to(memory_format=torch.channels_last)  # 1.6 times as fast
         optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
         for _ in range(epochs):
@@ -87,7 +89,7 @@ def train_classifier(
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Share of uint8 images whose most likely class is their label."""
+    """Share of images (N, C, H, W), uint8, whose most likely class is their label (N,)."""
     right = [
         (model(chunk.float() / 127.5 - 1).argmax(1) == label).sum()
         for chunk, label in zip(images.split(1000), labels.split(1000))

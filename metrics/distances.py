@@ -1,17 +1,17 @@
-"""How far generated images are from real ones, as clouds of features (N, D) of one frozen
-network.
+"""Distances between real and generated images, from features (N, D) of one frozen network.
 
-| name | what it says | source |
+| name | meaning | source |
 |---|---|---|
-| fid | distance of the two Gaussians with the clouds' means and covariances; biased upward for few images | Heusel et al. 2017, Eq. 6 |
+| fid | Fréchet distance of the Gaussians with the features' means and covariances; biased upwards for few images | Heusel et al. 2017, Eq. 6 |
 | kid | squared maximum mean discrepancy with a cubic kernel; unbiased, may be below 0 | Binkowski et al. 2018, section 4 |
-| precision | share of generated images among real ones: quality | Kynkaanniemi et al. 2019, Eq. 1 to 3 |
-| recall | share of real images among generated ones: variety | the same |
-| density | how many real neighbourhoods hold a generated image, over k: precision that outliers do not raise; may exceed 1 | Naeem et al. 2020, Eq. 4 |
-| coverage | share of real images with a generated one among their neighbours | Naeem et al. 2020, Eq. 5 |
-| is | exp of the mean KL of p(class of an image) from p(class); Inception's classes only | Salimans et al. 2016, section 4 |
+| precision | share of generated images within the neighbourhoods of real images: quality | Kynkaanniemi et al. 2019, Eq. 1 to 3 |
+| recall | share of real images within the neighbourhoods of generated images: diversity | Kynkaanniemi et al. 2019, Eq. 1 to 3 |
+| density | mean number of real neighbourhoods that contain a generated image, divided by k: unlike precision, not raised by outliers; may exceed 1 | Naeem et al. 2020, Eq. 4 |
+| coverage | share of real neighbourhoods that contain a generated image | Naeem et al. 2020, Eq. 5 |
+| is | Inception score: exp of the mean KL divergence of p(class of an image) from p(class); only with Inception's classes | Salimans et al. 2016, section 4 |
 
-All in double precision, so that neither order nor the number of processes shows in a figure.
+All are computed in double precision: the order of images and the number of processes do not change
+the printed digits.
 """  # noqa: E501  # a table
 
 from typing import NamedTuple
@@ -21,23 +21,23 @@ from torch import Tensor
 
 
 class Gaussian(NamedTuple):
-    """Mean (D,) and covariance (D, D) of a cloud."""
+    """Mean (D,) and covariance (D, D) of a set of features."""
 
     mean: Tensor
     covariance: Tensor
 
 
 def gaussian(features: Tensor) -> Gaussian:
-    """Moments of features (N, D), N of at least 2; the covariance is the unbiased one."""
+    """Mean and unbiased covariance of features (N, D), with N at least 2."""
     return Gaussian(features.double().mean(0), torch.cov(features.double().T))
 
 
 def frechet_distance(real: Gaussian, fake: Gaussian) -> float:
-    """|m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)).
+    """Fréchet distance of two Gaussians, |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)).
 
-    The trace of the root is the sum of the roots of the eigenvalues of S C2 S with S = C1^(1/2),
-    which is symmetric: no complex rounding residue has to be dropped, and singular covariances need
-    no ridge.
+    Tr (C1 C2)^(1/2) is computed as the sum of the square roots of the eigenvalues of S C2 S, where
+    S = C1^(1/2). S C2 S is symmetric: its eigenvalues are real, and singular covariances need no
+    regularisation.
     """
     values, vectors = torch.linalg.eigh(real.covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
@@ -47,36 +47,37 @@ def frechet_distance(real: Gaussian, fake: Gaussian) -> float:
 
 
 def kernel_sum(x: Tensor, y: Tensor) -> Tensor:
-    """Sum of (x_i . y_j / D + 1)^3 over all pairs, a thousand rows at a time."""
+    """Sum of the kernel (x_i . y_j / D + 1)^3 over all pairs, in chunks of 1,000 rows."""
     return torch.stack(
         [(chunk @ y.T / x.shape[1] + 1).pow(3).sum() for chunk in x.split(1000)]
     ).sum()
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
-    """Unbiased estimate over all pairs; libraries average it over random subsets, with the same
-    expectation.
+    """Kernel inception distance: the unbiased estimate over all pairs of features.
+
+    Other libraries average the estimate over random subsets, which has the same expectation.
     """
     real, fake = real.double(), fake.double()
     within = 0.0
     for cloud in (real, fake):
-        own = (
-            (cloud.square().sum(1) / cloud.shape[1] + 1).pow(3).sum()
-        )  # pairs of an image with itself
+        # Pairs of an image with itself do not count.
+        own = (cloud.square().sum(1) / cloud.shape[1] + 1).pow(3).sum()
         within += ((kernel_sum(cloud, cloud) - own) / (len(cloud) * (len(cloud) - 1))).item()
     return within - 2 * kernel_sum(real, fake).item() / (len(real) * len(fake))
 
 
 def radii(cloud: Tensor, k: int) -> Tensor:
-    """(N,) distance of each of a cloud to the k-th nearest of the others."""
+    """Distance (N,) from each point of a cloud to its k-th nearest neighbour."""
     return torch.cat(
         [torch.cdist(chunk, cloud).kthvalue(k + 1).values for chunk in cloud.split(1000)]
     )
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
-    """Shares of the fake within the balls of the real ones, and of the real within those of the
-    fake ones.
+    """Precision and recall of generated features (Kynkaanniemi et al. 2019).
+
+    The neighbourhood of a point is the ball around it that reaches its k-th nearest neighbour.
     """
     real, fake = real.double(), fake.double()
 
@@ -93,11 +94,12 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
 
 
 def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, float]:
-    """Mean number of real balls around a fake over k, and share of real balls with a fake
-    inside.
+    """Density and coverage of generated features (Naeem et al. 2020).
+
+    The neighbourhood of a real point is the ball that reaches its k-th nearest real neighbour.
     """
     real, fake = real.double(), fake.double()
-    around = []  # each real ball
+    around = []  # number of generated points in each real neighbourhood
     for chunk, radius in zip(real.split(1000), radii(real, k).split(1000)):
         around.append((torch.cdist(chunk, fake) <= radius[:, None]).sum(1))
     count = torch.cat(around)
@@ -105,7 +107,10 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
 
 
 def inception_score(logits: Tensor, splits: int = 10) -> float:
-    """Mean over splits, in order, of exp(E[KL(p(y|x) || p(y))])."""
+    """Inception score of logits (N, K): exp(E[KL(p(y|x) || p(y))]).
+
+    The score is computed for consecutive parts of the images and averaged over them.
+    """
     scores = []
     for chunk in logits.double().log_softmax(1).tensor_split(splits):
         marginal = (

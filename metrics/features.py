@@ -1,10 +1,8 @@
-"""Frozen networks that turn images into features, and the set of features that all distances
-share.
+"""Frozen feature extractors, and the features of a set of images that all distances share.
 
-An extractor takes uint8 images (N, C, H, W) and returns features (N, D) and class logits (N, K).
-Its `name` goes into every signature, its `prefix` before the metric's name: a distance on a
-classifier's features is called `classifier-fid`, since its figures have nothing to do with those on
-Inception.
+An extractor maps uint8 images (N, C, H, W) to features (N, D) and class logits (N, K). Its `name`
+is part of every signature, and its `prefix` is put before the metric's name. FID on the features of
+a classifier is called `classifier-fid`, because it is not comparable with FID on Inception.
 """
 
 import hashlib
@@ -17,15 +15,15 @@ from torchmetrics import Metric
 from common.errors import UserError
 from metrics.classifier import Classifier, weights_hash
 
-INCEPTION_DIGEST = "6726825d"  # SHA-256 of the published file begins with it, as its name says
+INCEPTION_DIGEST = "6726825d"  # first digits of the published file's SHA-256, also in its name
 
 
 class Extractor(nn.Module):
-    """Base of both extractors.
+    """Base class of the feature extractors.
 
     Attributes:
-        name: of network and weights.
-        prefix: of the metrics' names.
+        name: Name of the network and its weights, for signatures.
+        prefix: Prefix of the metrics' names.
     """
 
     name: str
@@ -36,10 +34,10 @@ class Extractor(nn.Module):
 
 
 class ClassifierFeatures(Extractor):
-    """Penultimate layer of the small classifier that was trained on the data itself.
+    """Penultimate layer of the small classifier that was trained on the data set itself.
 
     Args:
-        classifier: trained.
+        classifier: Trained classifier.
     """
 
     prefix = "classifier-"
@@ -55,16 +53,16 @@ class ClassifierFeatures(Extractor):
 
 
 class InceptionFeatures(Extractor):
-    """Pool-3 features (2048) of the Inception network of 2015 as torch-fidelity ports it, its
-    resizing to 299 pixels included.
+    """Pool-3 features (N, 2048) of the 2015 Inception network, as ported by torch-fidelity.
+
+    Images are resized to 299x299 pixels as in the original network.
 
     Args:
-        weights: torch-fidelity's file.
-        digest: first digits of the file's SHA-256.
+        weights: Path of torch-fidelity's weights file.
+        digest: First digits of the file's SHA-256.
 
     Raises:
-        UserError: if the package or the file is missing (the message says what to download and
-            where to put it), or if the file is another one than its name says.
+        UserError: If the package or the file is missing, or if the file has another SHA-256.
     """
 
     prefix = ""
@@ -78,8 +76,8 @@ class InceptionFeatures(Extractor):
             )
         except ImportError as error:
             raise UserError(
-                "the Inception metrics need a package that is not installed: pip install "
-                "torch-fidelity"
+                "Inception metrics need the package torch-fidelity, which is not installed: "
+                "pip install torch-fidelity"
             ) from error
         if not weights.is_file():
             raise UserError(
@@ -88,9 +86,9 @@ class InceptionFeatures(Extractor):
             )
         self.name = "inception-2015" if digest == INCEPTION_DIGEST else f"inception:{digest}"
         found = hashlib.sha256(weights.read_bytes()).hexdigest()
-        if not found.startswith(digest):  # before it is read, since reading it may run code
+        if not found.startswith(digest):  # checked first, because loading a file may run code
             raise UserError(
-                f"{weights}: its SHA-256 begins with {found[:8]}, not {digest}: download it again"
+                f"{weights}: its SHA-256 starts with {found[:8]}, not {digest}: download it again"
             )
         self.network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], str(weights)
@@ -102,17 +100,18 @@ class InceptionFeatures(Extractor):
 
 
 def to_bytes(image: Tensor) -> Tensor:
-    """Images in [-1, 1] as uint8, rounded to the nearest; scaled uint8 images come back
-    unchanged.
+    """Convert images in [-1, 1] to uint8, rounding to the nearest value.
+
+    The conversion recovers images exactly that were scaled from uint8 to [-1, 1].
     """
     return ((image.clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 class FeatureSet(Metric):
-    """Features and logits of all images that any rank has seen.
+    """Features and logits of all images of all ranks.
 
     Args:
-        extractor: frozen.
+        extractor: Frozen feature extractor.
     """
 
     full_state_update = False
@@ -133,7 +132,7 @@ class FeatureSet(Metric):
         self.logits.append(logits)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """(N, D) features and (N, K) logits."""
+        """Return features (N, D) and logits (N, K)."""
         return tuple(
             torch.cat(part) if isinstance(part, list) else part
             for part in (self.features, self.logits)

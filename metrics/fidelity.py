@@ -1,5 +1,6 @@
-"""How near a translation is to the known answer: mean absolute error, PSNR and SSIM, over all
-images of all ranks.
+"""Similarity of a translated image to its reference: mean absolute error, PSNR and SSIM.
+
+Each metric covers all images of all ranks.
 """
 
 from collections.abc import Iterable
@@ -15,13 +16,13 @@ from common.errors import UserError
 
 
 class L1(MeanAbsoluteError):
-    """Mean absolute difference of pixels."""
+    """Mean absolute difference of pixels in [0, 1]."""
 
     signature = "l1[scale=0..1|mean=values]"
 
 
 class PSNR(PeakSignalNoiseRatio):
-    """Decibels of the mean squared difference over all images."""
+    """Peak signal-to-noise ratio in dB, from the mean squared difference over all images."""
 
     signature = "psnr[scale=0..1|mse=all]"
 
@@ -32,9 +33,9 @@ class PSNR(PeakSignalNoiseRatio):
 class SSIM(Metric):
     """Structural similarity (Wang et al. 2004): 1 for equal images.
 
-    Averages the positions whose whole 11x11 Gaussian window lies inside the image, as the authors'
-    code and scikit-image do. torchmetrics' own average includes a border of 5 pixels whose windows
-    reach into mirrored padding.
+    Averages over positions whose 11x11 Gaussian filter lies completely inside the image, as the
+    authors' code and scikit-image do. torchmetrics' own average includes a border of 5 pixels,
+    where the filter covers mirrored padding.
     """
 
     signature = "ssim[window=gauss11|sigma=1.5|region=valid|mean=pictures]"
@@ -55,9 +56,8 @@ class SSIM(Metric):
                 f"SSIM needs images of at least {self.window}x{self.window} pixels (got "
                 f"{height}x{width})"
             )
-        with torch.autocast(
-            translated.device.type, enabled=False
-        ):  # variances are differences of squares: bfloat16 loses them
+        # Variances are differences of squares, which bfloat16 cannot represent accurately.
+        with torch.autocast(translated.device.type, enabled=False):
             _, similarity = structural_similarity_index_measure(
                 translated, truth, data_range=1.0, return_full_image=True
             )
@@ -66,7 +66,7 @@ class SSIM(Metric):
         self.count += len(translated)
 
     def compute(self) -> Tensor:
-        """Mean over all images of all ranks."""
+        """Return the mean over all images of all ranks."""
         return self.similarity / self.count
 
 
@@ -74,17 +74,16 @@ FIDELITY: dict[str, type[Metric]] = {"l1": L1, "psnr": PSNR, "ssim": SSIM}
 
 
 def to_unit_interval(image: Tensor) -> Tensor:
-    """From [-1, 1] to [0, 1]."""
+    """Scale images from [-1, 1] to [0, 1]."""
     return (image.clamp(-1, 1) + 1) / 2
 
 
 def fidelity_metrics(directions: tuple[str, ...], side: int) -> nn.ModuleDict:
-    """Metrics of each direction and stage by the names that they are logged under, such as
-    "val/ssim/a2b".
+    """Create the metrics of all stages and directions, keyed by names such as "val/ssim/a2b".
 
     Args:
         directions: Directions of translation, such as "a2b".
-        side: Smaller side of the images in pixels; below SSIM's window there is no SSIM.
+        side: Smaller side of the images in pixels; SSIM is left out below 11.
     """
     fitting = [name for name in FIDELITY if name != "ssim" or side >= SSIM.window]
     names = [
@@ -99,14 +98,14 @@ def fidelity_metrics(directions: tuple[str, ...], side: int) -> nn.ModuleDict:
 def log_fidelity(
     module: Any, translated: Tensor, truth: Tensor, stage: str, direction: str
 ) -> None:
-    """Update and log those of one stage and direction.
+    """Update and log the metrics of one stage and direction.
 
     Args:
-        module: a `GenerativeModule` whose `fidelity` are `fidelity_metrics`.
-        translated: (N, C, H, W) in [-1, 1].
-        truth: the same shape.
-        stage: "val" or "test".
-        direction: such as "a2b".
+        module: System whose attribute `fidelity` was created by `fidelity_metrics`.
+        translated: Translated images (N, C, H, W) in [-1, 1].
+        truth: Reference images, same shape and range.
+        stage: Stage, "val" or "test".
+        direction: Direction of translation, such as "a2b".
     """
     for key, metric in module.fidelity.items():
         if key.startswith(f"{stage}/") and key.endswith(f"/{direction}"):
@@ -117,13 +116,11 @@ def log_fidelity(
 def fidelity(
     translated: Tensor, truth: Tensor, names: Iterable[str]
 ) -> dict[str, tuple[float, str]]:
-    """Value and signature of each named metric for uint8 images (N, C, H, W)."""
+    """Compute value and signature of each named metric for uint8 images (N, C, H, W)."""
     figures = {}
     for name in names:
         metric: Any = FIDELITY[name]()
-        count = max(
-            1, 2**20 // truth[0].numel()
-        )  # SSIM needs some fifty times the memory of its images
+        count = max(1, 2**20 // truth[0].numel())  # SSIM needs about 50 times its images' memory
         for one, other in zip(translated.split(count), truth.split(count)):
             metric.update(one.float() / 255, other.float() / 255)
         figures[name] = (float(metric.compute()), str(metric.signature))

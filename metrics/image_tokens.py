@@ -1,4 +1,4 @@
-"""Use of a codebook by image tokens; all states are sums, so ranks add up exactly."""
+"""Codebook usage of image tokens; all states are sums, so results are exact over ranks."""
 
 from typing import Literal
 
@@ -8,12 +8,12 @@ from torchmetrics import Metric
 
 
 class ImageTokenUsage(Metric):
-    """Use of a codebook by the image tokens of a split.
+    """Codebook usage by the image tokens of a split.
 
     Args:
         codebook_size: Number of codebook vectors, K.
-        measure: "share" of the K tokens that occur at all; or "perplexity" of their frequencies: K
-            if all are used alike, 1 if only one is used.
+        measure: Measure of usage: "share" for the share of the K tokens that occur, "perplexity"
+            for the perplexity of their frequencies, between 1 (one token only) and K (uniform).
     """
 
     higher_is_better = True
@@ -42,7 +42,7 @@ class ImageTokenUsage(Metric):
 
 
 class ImageTokensKept(Metric):
-    """Share of image tokens that stay the same when their decoded image is encoded again."""
+    """Share of image tokens that are unchanged after decoding and encoding again."""
 
     higher_is_better = True
     full_state_update = False
@@ -56,7 +56,7 @@ class ImageTokensKept(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, image_tokens: Tensor, encoded_again: Tensor) -> None:
-        """Add image tokens of one shape, before and after."""
+        """Add image tokens and the tokens of their decoded images, of the same shape."""
         self.equal += (image_tokens == encoded_again).sum()
         self.count += image_tokens.numel()
 

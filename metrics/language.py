@@ -1,4 +1,4 @@
-"""Likelihood of a text per token."""
+"""Negative log-likelihood of text per token."""
 
 import torch
 from torch import Tensor
@@ -6,8 +6,9 @@ from torchmetrics import Metric
 
 
 class TokenNLL(Metric):
-    """Mean of -log p in nats over every target token of a split, summed exactly over batches and
-    ranks.
+    """Mean negative log-likelihood in nats over all target tokens of a split.
+
+    The mean is exact over batches and ranks of any size.
     """
 
     higher_is_better = False
@@ -17,7 +18,7 @@ class TokenNLL(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.description = ""  # of how the text was read
+        self.description = ""  # protocol of the evaluation, for the signature
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -26,10 +27,14 @@ class TokenNLL(Metric):
         return f"nll[{self.description}]"
 
     def update(self, losses: Tensor, count: int) -> None:
-        """Add the losses of a batch, any shape, of which `count` are not 0 for want of a target."""
-        self.total = (
-            self.total.double() + losses.double().sum()
-        )  # a run in bf16-true makes its metrics' states so, too
+        """Add the losses of a batch.
+
+        Args:
+            losses: Losses in nats, of any shape; 0 at positions without a target.
+            count: Number of positions with a target.
+        """
+        # Precision bf16-true also casts the states of metrics: sum in double precision again.
+        self.total = self.total.double() + losses.double().sum()
         self.count += count
 
     def compute(self) -> Tensor:

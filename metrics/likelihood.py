@@ -1,5 +1,6 @@
-"""Likelihoods, reconstruction errors and code usage; all states are sums, so that ranks add up
-exactly.
+"""Likelihoods, reconstruction errors, active latent units and label accuracy.
+
+All states are sums, so results are exact over ranks.
 """
 
 import math
@@ -11,25 +12,26 @@ from torchmetrics import Metric
 
 
 def bits_per_dim(nats: Tensor, dims: int, levels: int = 1) -> Tensor:
-    """Nats per image as bits per dimension.
+    """Convert nats per image to bits per dimension.
 
     Args:
-        nats: negative log-likelihood of an image.
-        dims: number of values in an image.
-        levels: 1 for the probability of discrete values; for a density over values scaled to [0,
-            1], how many levels the original had: the density of x / 256 is 256 times that of x,
-            which adds 8 bits.
+        nats: Negative log-likelihood per image in nats.
+        dims: Number of values per image.
+        levels: Number of levels of the original values if `nats` is a density over values scaled to
+            [0, 1]; 1 for a probability of discrete values. 256 levels add 8 bits, because the
+            density of x / 256 is 256 times that of x.
     """
     return nats / (dims * math.log(2)) + math.log2(levels)
 
 
 class ImportanceSampledNLL(Metric):
-    """-log p(x) in nats per image, estimated by -log 1/k sum_i w_i (Burda et al. 2016, Eq. 8); an
-    upper bound in expectation.
+    """Importance-sampled estimate of -log p(x) in nats per image (Burda et al. 2016, Eq. 8).
+
+    The estimate -log 1/k sum_i w_i is an upper bound on -log p(x) in expectation.
 
     Args:
-        k: importance samples per image.
-        chunk: how many of them are drawn at a time.
+        k: Number of importance samples per image.
+        chunk: Number of importance samples evaluated at a time.
     """
 
     higher_is_better = False
@@ -48,7 +50,11 @@ class ImportanceSampledNLL(Metric):
         return f"nll[k={self.k}]"
 
     def update(self, draw: Callable[[int], Tensor]) -> None:
-        """Add a batch of N images; `draw(n)` gives log w of n fresh samples, shape (n, N)."""
+        """Add a batch of N images.
+
+        Args:
+            draw: Function that maps n to log w of n new samples of each image, shape (n, N).
+        """
         log_sum: Tensor | None = None
         for start in range(0, self.k, self.chunk):
             chunk = draw(min(self.chunk, self.k - start)).logsumexp(0)  # (N,)
@@ -62,8 +68,9 @@ class ImportanceSampledNLL(Metric):
 
 
 class SquaredError(Metric):
-    """Squared error summed over the values of an image, mean over images (Hinton and
-    Salakhutdinov 2006, Figure 2).
+    """Squared error summed over the values of an image, averaged over images.
+
+    This is the error of Hinton and Salakhutdinov 2006, Figure 2.
     """
 
     higher_is_better = False
@@ -87,11 +94,12 @@ class SquaredError(Metric):
 
 
 class ActiveUnits(Metric):
-    """Number of latent coordinates whose posterior mean varies with the image: Var_x(mu_j) > 0.01
-    (Burda et al., section 5.2).
+    """Number of active latent units, Var_x(mu_j) > 0.01 (Burda et al. 2016, section 5.2).
+
+    mu_j is the posterior mean of latent coordinate j for an image x.
 
     Args:
-        dim: size of the code.
+        dim: Dimension of the latent space.
     """
 
     higher_is_better = None
@@ -123,7 +131,7 @@ class LabelAccuracy(Metric):
     """Share of images whose most likely class is their label.
 
     Args:
-        rule: how the scores came about, for the signature.
+        rule: Name of the classification rule in the signature.
     """
 
     higher_is_better = True

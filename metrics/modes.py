@@ -1,20 +1,22 @@
-"""How much of what there is a generator covers."""
+"""Number of modes or classes that a generator covers."""
 
 import torch
 from torch import Tensor
 
 
 def modes_covered(points: Tensor, centres: Tensor, deviation: float) -> tuple[int, float]:
-    """Modes with at least a tenth of their share of the samples within 3 deviations, and the share
-    of samples that are.
+    """Count the modes that samples of a mixture of Gaussians cover.
 
-    After Srivastava et al. 2017 ("VEEGAN"), section 5.1, who count a sample as of high quality
-    within 3 deviations.
+    A sample is of high quality if it lies within 3 standard deviations of a mode (Srivastava et
+    al. 2017, "VEEGAN", section 5.1). A mode is covered if it has at least N / (10 M) such samples.
 
     Args:
-        points: (N, 2).
-        centres: (M, 2).
-        deviation: of every mode.
+        points: Samples (N, 2).
+        centres: Centres (M, 2) of the modes.
+        deviation: Standard deviation of every mode.
+
+    Returns:
+        Number of covered modes, and share of high-quality samples.
     """
     distance, nearest = torch.cdist(points, centres).min(1)
     near = distance < 3 * deviation
@@ -23,17 +25,19 @@ def modes_covered(points: Tensor, centres: Tensor, deviation: float) -> tuple[in
 
 
 def classes_covered(generated: Tensor, real: Tensor, num_classes: int) -> tuple[int, float]:
-    """Classes with at least a tenth of the share that they have among real images, and the ratio
-    of both entropies.
+    """Count the covered classes, and compare the entropies of both class distributions.
+
+    A class is covered if its share of generated images is at least a tenth of its share of real
+    images.
 
     Args:
-        generated: (N,) classes of generated images.
-        real: (M,) classes of real images, by the same classifier.
-        num_classes: number of classes.
+        generated: Classes (N,) of generated images.
+        real: Classes (M,) of real images, by the same classifier.
+        num_classes: Number of classes.
 
     Returns:
-        The number, and the entropy of the classes of generated images over that of real ones (0
-        for a single class).
+        Number of covered classes, and the entropy of the generated classes divided by that of the
+        real classes (0 if all real images have one class).
     """
     shares = [
         torch.bincount(one, minlength=num_classes).double() / len(one) for one in (generated, real)

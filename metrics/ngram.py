@@ -1,4 +1,4 @@
-"""The n-gram model of Witten and Bell: what counting alone knows of a text."""
+"""Witten-Bell n-gram language model, a baseline that only counts tokens."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from common.errors import UserError
 
 
 def context_keys(ids: np.ndarray, length: int, vocab_size: int) -> np.ndarray:
-    """int64 (L,): the `length` ids before each position as one number; -1 where there are fewer."""
+    """Encode the `length` ids before each position as one int64, (L,); -1 if there are fewer."""
     keys = np.zeros(len(ids), np.int64)
     for back in range(length, 0, -1):
         keys[back:] = keys[back:] * vocab_size + ids[:-back]
@@ -15,28 +15,34 @@ def context_keys(ids: np.ndarray, length: int, vocab_size: int) -> np.ndarray:
 
 
 def lookup(keys: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Values of `known`, which is sorted, at each of `keys`; 0 for those that are not in it."""
+    """Look up the values of keys in `known`, which is sorted; 0 for keys that are not in it."""
     position = np.minimum(np.searchsorted(known, keys), len(known) - 1)
     return np.where(known[position] == keys, values[position], 0)
 
 
 def witten_bell(train: np.ndarray, text: np.ndarray, order: int, vocab_size: int) -> float:
-    """Mean of -log p in nats over every token of a text but the first.
+    """Mean negative log-likelihood in nats per token, without the first token of the text.
 
-    p_k(x | h) = (c(h, x) + T(h) p_{k-1}(x | h')) / (c(h) + T(h)), where T(h) is the number of
-    different tokens that followed h, and h' lacks the oldest token of h; p_0 is uniform (Witten and
-    Bell 1991, method C, interpolated). The text is one stream: contexts cross window borders.
+    Interpolated method C of Witten and Bell 1991:
+
+        p_k(x | h) = (c(h, x) + T(h) p_{k-1}(x | h')) / (c(h) + T(h))
+
+    T(h) is the number of different tokens that followed h in training, h' is h without its oldest
+    token, and p_0 is uniform. The text is one stream: contexts are not cut into windows.
 
     Args:
-        train: ids that are counted.
-        text: ids that are predicted.
-        order: n; contexts of n - 1 tokens.
-        vocab_size: V; V^n has to fit into 63 bits.
+        train: Token ids (L,) of the training text.
+        text: Token ids (M,) of the text to evaluate.
+        order: Order n of the model; contexts have n - 1 tokens.
+        vocab_size: Vocabulary size V; V^n must be below 2^63.
+
+    Raises:
+        UserError: If V^n is not below 2^63.
     """
     if vocab_size**order >= 2**63:
         raise UserError(
-            f"an n-gram of order {order} over {vocab_size} tokens has more kinds than 63 bits "
-            "hold: lower the order"
+            f"an n-gram model of order {order} over {vocab_size} tokens needs "
+            f"{vocab_size}^{order} keys, more than 63 bits can number: lower the order"
         )
     train, text = train.astype(np.int64), text.astype(np.int64)
     probability = np.full(len(text), 1 / vocab_size)

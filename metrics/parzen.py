@@ -1,6 +1,4 @@
-"""Scores of a set of generated images in pixel space: the ones of the first papers, which need no
-trained network.
-"""
+"""Scores of generated images in pixel space, as in early GAN papers, without a trained network."""
 
 import math
 
@@ -11,14 +9,17 @@ SIGMAS = [10 ** (-1 + i / 9) for i in range(10)]  # log-spaced from 0.1 to 1
 
 
 def parzen_log_likelihood(samples: Tensor, x: Tensor, sigma: float) -> Tensor:
-    """log of the mean Gaussian of width sigma around the samples (Breuleux et al. 2009).
+    """Log-likelihood under a Gaussian kernel density of the samples (Breuleux et al. 2009).
+
+    It is a likelihood of the blurred samples, not of the model, and depends on sigma.
 
     Args:
-        samples: (M, D).
-        x: (N, D) on the same scale.
+        samples: Generated samples (M, D).
+        x: Points to evaluate (N, D), on the same scale.
+        sigma: Standard deviation of the kernel.
 
     Returns:
-        (N,) nats. At that sigma; a likelihood of the blurred samples, not of the model.
+        Log-likelihoods (N,) in nats.
     """
     constant = math.log(len(samples)) + samples.shape[1] / 2 * math.log(2 * math.pi * sigma**2)
     parts = [
@@ -29,16 +30,17 @@ def parzen_log_likelihood(samples: Tensor, x: Tensor, sigma: float) -> Tensor:
 
 
 def parzen(samples: Tensor, val: Tensor, test: Tensor) -> tuple[float, float, float]:
-    """The protocol of Goodfellow et al. 2014: sigma by the likelihood of validation images, then
-    that of the test images.
+    """Parzen log-likelihood by the protocol of Goodfellow et al. 2014.
+
+    The likelihood of validation images selects sigma among 10 values.
 
     Args:
-        samples: uint8 or [0, 1] images; 10,000 in the released `parzen_ll.py`.
-        val: 1,000 of those that choose among 10 widths.
-        test: all of them.
+        samples: Generated images, uint8 or in [0, 1]; the released `parzen_ll.py` uses 10,000.
+        val: Validation images that select sigma; the protocol uses 1,000.
+        test: Test images; the protocol uses the whole test split.
 
     Returns:
-        Mean in nats, its standard error, and sigma.
+        Mean log-likelihood in nats, its standard error, and sigma.
     """
     samples, val, test = (
         one.flatten(1) / 255.0 if one.dtype == torch.uint8 else one.flatten(1)
@@ -52,14 +54,16 @@ def parzen(samples: Tensor, val: Tensor, test: Tensor) -> tuple[float, float, fl
 def nearest_neighbour_error(
     pool: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor
 ) -> float:
-    """Share of test images whose nearest neighbour in the pool is of another class (Radford et
-    al. 2016, Table 3).
+    """Error of the 1-nearest-neighbour classifier in pixel space (Radford et al. 2016, Table 3).
 
     Args:
-        pool: uint8 images (M, C, H, W), real or generated.
-        labels: their classes (M,).
-        test: uint8 images (N, C, H, W).
-        test_labels: their classes (N,).
+        pool: Labelled images (M, C, H, W), uint8, real or generated.
+        labels: Classes (M,) of `pool`.
+        test: Test images (N, C, H, W), uint8.
+        test_labels: Classes (N,) of the test images.
+
+    Returns:
+        Share of test images whose nearest neighbour has another class.
     """
     pool, test = pool.flatten(1) / 255.0, test.flatten(1) / 255.0
     nearest = torch.cat([torch.cdist(chunk, pool).argmin(1) for chunk in test.split(500)])

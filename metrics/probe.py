@@ -1,4 +1,4 @@
-"""What a frozen text encoder knows, read off by a linear classifier."""
+"""Linear probe of the features of a frozen text encoder."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +10,10 @@ BATCH = 250
 
 
 def swap_two(tokens: Tensor, length: Tensor, generator: torch.Generator) -> Tensor:
-    """Texts (N, T) with two different neighbours exchanged, neither of them the first or the last
-    token; rows without such stay.
+    """Swap one pair of adjacent tokens in each text of (N, T).
+
+    The two tokens differ, and neither is the first or last token of the text. A text without such a
+    pair is returned unchanged.
     """
     position = torch.arange(tokens.shape[1] - 1)
     can = (position > 0) & (position + 2 < length[:, None]) & (tokens[:, 1:] != tokens[:, :-1])
@@ -26,8 +28,11 @@ def swap_two(tokens: Tensor, length: Tensor, generator: torch.Generator) -> Tens
 def features(
     represent: Callable[[Tensor, Tensor], Tensor], data: Any, split: str, count: int, device: Any
 ) -> tuple[Tensor, Tensor]:
-    """Mean and largest hidden states (2 N, 2 width) of texts of a split, as they are and with two
-    words exchanged; and which.
+    """Features of texts of a split, both unchanged and with two adjacent tokens swapped.
+
+    Returns:
+        Mean and maximum over the hidden states of each text, (2 N, 2 width), and labels (2 N,): 0
+        for an unchanged text, 1 for a changed one.
     """
     generator, hidden_states, labels = torch.Generator().manual_seed(0), [], []
     size = len(data.split(split))
@@ -54,23 +59,24 @@ def swapped_words_probe(
     train: int = 4000,
     test: int = 1000,
 ) -> tuple[float, str]:
-    """Test accuracy of a logistic regression that says whether two neighbouring tokens of a text
-    were exchanged; chance is .5.
+    """Test accuracy of a logistic regression that detects swapped neighbouring tokens.
+
+    Each text is used twice, unchanged and with the swap; chance is 0.5.
 
     Args:
-        represent: hidden states (N, T, width) of tokens (N, T) with lengths (N,).
-        data: whose training and test texts are used; each counts once as it is and once changed.
-        device: of the encoder.
-        train: texts that the classifier learns from.
-        test: texts that it is tested on.
+        represent: Function from tokens (N, T) and lengths (N,) to hidden states (N, T, width).
+        data: Data module of the texts.
+        device: Device of the encoder.
+        train: Number of training texts.
+        test: Number of test texts.
 
     Returns:
-        The accuracy and its signature.
+        Accuracy, and its signature.
     """
     (x, y), (x_test, y_test) = (
         features(represent, data, *texts, device) for texts in (("train", train), ("test", test))
     )
-    with torch.inference_mode(False), torch.enable_grad():  # a test has switched gradients off
+    with torch.inference_mode(False), torch.enable_grad():  # a test disables gradients
         weight, bias, mean, deviation = fit(x.clone(), y.clone())
     right = (
         (((x_test - mean) / deviation @ weight + bias > 0).float() == y_test).float().mean().item()
@@ -84,8 +90,10 @@ def swapped_words_probe(
 
 
 def fit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weights (D,) and bias of a logistic regression from x (N, D), standardised, to y (N,); and x'
-    mean and deviation (D,).
+    """Fit a logistic regression from standardised features x (N, D) to labels y (N,).
+
+    Returns:
+        Weights (D,), bias, and mean and standard deviation (D,) of x.
     """
     mean, deviation = x.mean(0), x.std(0) + 1e-6
     x = (x - mean) / deviation

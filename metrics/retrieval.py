@@ -1,4 +1,4 @@
-"""Whether words and images find each other."""
+"""Ranking accuracy of image-text models."""
 
 import torch
 from torch import Tensor
@@ -8,16 +8,16 @@ from torchmetrics.utilities import dim_zero_cat
 from metrics.features import to_bytes
 
 CHUNK = 1024  # images at a time
-WAYS = 32  # captions among which an image's own is searched, itself among them
+WAYS = 32  # number of candidate captions per image, its own included
 NEGATIVES = "negatives=other-caption-of-other-image"
 
 
 class RankingAccuracy(Metric):
-    """Share of images that their own caption fits best among `WAYS`, the negatives being drawn from
-    the whole split.
+    """Share of images whose own caption has the highest score among `WAYS` candidates.
 
-    A caption is no negative if it equals the image's own, or if its image equals the image to the
-    pixel. The negatives depend on an image's position alone.
+    The other candidates, the negatives, are sampled from the whole split. Captions equal to the
+    image's own are excluded, and so are captions of images with equal pixels. The negatives of an
+    image depend only on its position in the split.
     """
 
     higher_is_better = True
@@ -44,24 +44,25 @@ class RankingAccuracy(Metric):
 
         Args:
             images: Normalised features (N, D) of images.
-            texts: Normalised features (N, D) of their captions.
-            tokens: The captions (N, T).
-            keys: `image_keys` (N,) of the images.
-            index: Their positions (N,) in the split.
+            texts: Normalised features (N, D) of the images' captions.
+            tokens: Token ids (N, T) of the captions.
+            keys: Hashes (N,) of the images, from `image_keys`.
+            index: Positions (N,) of the images in the split.
         """
         states = (self.images, self.texts, self.tokens, self.keys, self.index)
         for state, values in zip(states, (images, texts, tokens, keys, index)):
             state.append(values.to(images.device))
 
     def compute(self) -> Tensor:
-        order = dim_zero_cat(self.index).argsort()  # the same on any number of ranks
+        order = dim_zero_cat(self.index).argsort()  # independent of the number of ranks
         states = (self.images, self.texts, self.tokens, self.keys)
         return ranking_accuracy(*(dim_zero_cat(state)[order] for state in states))
 
 
 def image_keys(images: Tensor) -> Tensor:
-    """Hash (N,) int64 of the pixels of images (N, C, H, W) in [-1, 1], the same on every device and
-    in every batch.
+    """Hash the pixels of images (N, C, H, W) in [-1, 1] to int64, (N,).
+
+    Equal images have equal hashes on every device and in every batch.
     """
     pixels = to_bytes(images).flatten(1).long()
     generator = torch.Generator().manual_seed(0)
@@ -70,17 +71,17 @@ def image_keys(images: Tensor) -> Tensor:
 
 
 def ranking_accuracy(images: Tensor, texts: Tensor, tokens: Tensor, keys: Tensor) -> Tensor:
-    """Compute `RankingAccuracy` of features (N, D) of images and of captions.
+    """Compute `RankingAccuracy` from features of images and captions.
 
     Args:
-        images: Normalised features (N, D) of the images, drawn or real.
-        texts: Normalised features (N, D) of the captions that they are scored by.
-        tokens: These captions (N, T).
-        keys: `image_keys` (N,) of the real images of these captions.
+        images: Normalised features (N, D) of real or generated images.
+        texts: Normalised features (N, D) of the images' captions.
+        tokens: Token ids (N, T) of the captions.
+        keys: Hashes (N,) of the captions' real images, from `image_keys`.
     """
     size, right = len(images), []
     generator = torch.Generator().manual_seed(0)
-    name = tokens.unique(dim=0, return_inverse=True)[1]  # equal captions have one
+    name = tokens.unique(dim=0, return_inverse=True)[1]  # equal captions have equal numbers
     for start in range(0, size, CHUNK):
         rows = slice(start, min(start + CHUNK, size))
         same = (name[rows, None] == name) | (keys[rows, None] == keys)  # (n, N)

@@ -1,7 +1,7 @@
-"""How near translations are to references.
+"""Similarity of translations to references: BLEU, chrF and exact match.
 
-BLEU counts shared words and word sequences, chrF shared character sequences; neither knows meaning,
-and both compare only at equal signatures.
+BLEU counts shared words and word sequences, chrF shared character sequences. Neither measures
+meaning, and values are comparable only if their signatures are equal.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,12 @@ from collections.abc import Callable
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-BUCKETS = ((1, 9), (10, 14), (15, 19), (20, 10_000))  # words of a source
+BUCKETS = (
+    (1, 9),
+    (10, 14),
+    (15, 19),
+    (20, 10_000),
+)  # minimum and maximum number of words of a source
 Figure = tuple[float, str]
 
 
@@ -17,9 +22,9 @@ def bleu(texts: list[str], references: list[str], lower: bool) -> Figure:
     """sacreBLEU of a corpus, 0 to 100, and its signature (Papineni et al. 2002; Post 2018).
 
     Args:
-        texts: translations.
-        references: one for each.
-        lower: whether all is lower-cased.
+        texts: Translations to score.
+        references: One reference for each translation.
+        lower: Whether words are compared in lower case.
     """
     metric = BLEU(lowercase=lower)
     value = metric.corpus_score(texts, [references]).score
@@ -40,13 +45,14 @@ def tokenised_bleu(
     rules: str,
     lower: bool,
 ) -> Figure:
-    """BLEU over the words of a corpus' own tokenizer, without smoothing: the protocol of papers
-    before sacreBLEU.
+    """BLEU over the words of a corpus' own tokenizer, without smoothing.
+
+    This is the protocol of papers before sacreBLEU.
 
     Args:
-        texts: Translations.
+        texts: Translations to score.
         references: One reference for each translation.
-        tokenise: Splits a text into words.
+        tokenise: Function that splits a text into words.
         rules: Name of `tokenise` in the signature.
         lower: Whether words are compared in lower case.
     """
@@ -63,21 +69,20 @@ def closed_vocabulary_bleu(
     max_words: int,
     retokenise: bool,
 ) -> Figure:
-    """BLEU of translations whose words outside of a vocabulary are replaced by `<unk>`, in lower
-    case and without smoothing.
+    """BLEU after replacing words outside of a vocabulary by `<unk>`, in lower case, not smoothed.
 
-    A translator over whole words scores like this: it cannot write other words. References keep all
-    of their words.
+    This is comparable with translators over whole words, which cannot generate other words.
+    References keep all of their words.
 
     Args:
-        texts: Translations.
+        texts: Translations to score.
         references: One reference for each translation.
-        tokenise: Splits a text into words.
+        tokenise: Function that splits a text into words.
         rules: Name of `tokenise` in the signature.
         vocabulary: Lower-cased words that are not replaced.
-        max_words: Maximum number of words of a translation; the rest is cut off.
-        retokenise: Whether the words are joined by spaces and split again, so that spaCy makes
-            three words of `<unk>`.
+        max_words: Maximum number of words of a translation; longer translations are truncated.
+        retokenise: Whether the words are joined by spaces and split again; spaCy then splits
+            `<unk>` into three words.
     """
     words = [
         [word if word.lower() in vocabulary else "<unk>" for word in tokenise(text)[:max_words]]
@@ -95,7 +100,7 @@ def closed_vocabulary_bleu(
 def _word_bleu(
     name: str, texts: list[list[str]], references: list[list[str]], lower: bool, note: str
 ) -> Figure:
-    """BLEU of texts that are split into words, without smoothing."""
+    """Compute BLEU of texts that are already split into words, without smoothing."""
     metric = BLEU(lowercase=lower, tokenize="none", smooth_method="none", force=True)
     value = metric.corpus_score(
         [" ".join(words) for words in texts], [[" ".join(words) for words in references]]
@@ -106,10 +111,10 @@ def _word_bleu(
 def bleu_by_length(
     texts: list[str], references: list[str], sources: list[str], lower: bool
 ) -> dict[str, Figure]:
-    """BLEU of sentences by the number of words of their source, "first-last", as split at white
-    space.
+    """BLEU of sentences grouped by the number of words in the source, such as "10-14".
 
-    Without attention, one context vector has to hold the whole source: BLEU falls with its length.
+    Words are split at white space. Without attention, one context vector represents the whole
+    source, and BLEU falls with its length.
     """
     figures: dict[str, Figure] = {}
     for first, last in BUCKETS:
@@ -133,9 +138,9 @@ def exact_match(texts: list[str], references: list[str], lower: bool) -> Figure:
     """Share of translations that equal their references.
 
     Args:
-        texts: Translations.
+        texts: Translations to score.
         references: One reference for each translation.
-        lower: Whether both are compared in lower case.
+        lower: Whether texts are compared in lower case.
     """
     normalise = str.lower if lower else str
     equal = sum(

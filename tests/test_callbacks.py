@@ -1,4 +1,4 @@
-"""Run files, checkpoints and pictures."""
+"""Run files, checkpoints and previews."""
 
 import errno
 from pathlib import Path
@@ -30,14 +30,14 @@ def test_csv_grows_columns_and_cuts_back_to_the_checkpoint(tmp_path: Path) -> No
     log.log_metrics({"a": 3.0}, 30)
     whole = path.read_bytes()
     with open(path, "a") as file:
-        file.write("4")  # a kill in the middle of a line that would have begun with 40
+        file.write("4")  # a kill interrupts a line that starts with 40
     resumed = CSVLog(path, keep_until=20)
     resumed.log_metrics({"a": 3.0}, 30)
     assert path.read_bytes() == whole
     assert rows(path)[0] == "step,a,b"
     assert len(rows(path)) == 5
     CSVLog(path).log_metrics({"c": 1.0}, 5)
-    assert rows(path) == ["step,c", "5,1.0"], "a new run begins a new file"
+    assert rows(path) == ["step,c", "5,1.0"], "a new run starts a new file"
 
 
 def test_a_checkpoint_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(OSError, match="No space"):
             io.save_checkpoint({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
-    assert list(path.parent.iterdir()) == [path], "neither ours nor older leftovers stay"
+    assert list(path.parent.iterdir()) == [path], "no temporary file is left, not even an older one"
 
 
 def test_grid_puts_compared_rows_below_each_other() -> None:
@@ -91,7 +91,7 @@ def test_the_first_tensor_that_is_not_finite_is_named() -> None:
 def test_long_previews_are_announced_and_drawn_less_often(
     seconds: int, expected: list[int], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """A step takes 1 s and a preview `seconds`: above 20 steps, it is long."""
+    """A step takes 1 s and a preview takes `seconds`; previews above 20 steps are long."""
     now, drawn = 0, []
 
     def preview(batch: object) -> dict[str, Any]:
@@ -119,12 +119,12 @@ def test_long_previews_are_announced_and_drawn_less_often(
 
 
 def test_a_monitor_that_is_not_logged_is_named() -> None:
-    """With what validation does log, instead of a run without best.ckpt."""
+    """The message lists the logged values; without this check the run would have no best.ckpt."""
     trainer = SimpleNamespace(
         state=SimpleNamespace(fn="fit"),
         sanity_checking=False,
         callback_metrics={"val/loss": torch.ones(()), "train/loss": torch.ones(())},
     )
     module = SimpleNamespace(monitor=("val/los", "min"))
-    with pytest.raises(UserError, match=r"monitor is val/los, .* it logs val/loss$"):
+    with pytest.raises(UserError, match=r"monitor is val/los, but .* it logs val/loss$"):
         RunCheckpoint().on_validation_end(trainer, module)  # type: ignore[arg-type]

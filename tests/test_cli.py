@@ -82,7 +82,7 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(
     assert "latent_dim: 4" in out
     assert "3,483 train, 478 val" in out
     assert "32 samples x 1 processes x 4 accumulated = 128" in out
-    assert "27 an epoch, 54 in all" in out
+    assert "27 per epoch, 54 in total" in out
     assert "encoder.0" in out
     assert "2x8x8x8" in out
     assert not (tmp_path / "new").exists()

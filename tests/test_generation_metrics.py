@@ -1,4 +1,4 @@
-"""Metrics of sets of pictures: against independent implementations, and moving as they must."""
+"""Metrics of sets of images, compared with independent implementations and expected changes."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ from metrics.parzen import nearest_neighbour_error, parzen, parzen_log_likelihoo
 
 
 def clouds(n: int = 400, m: int = 300, dims: int = 16) -> tuple[Tensor, Tensor]:
-    """Two clouds of correlated features that lie a little apart."""
+    """Two sets of correlated features with slightly different distributions."""
     mix = torch.randn(dims, dims)
     return torch.randn(n, dims) @ mix, torch.randn(m, dims) @ mix * 1.2 + 0.5
 
@@ -60,7 +60,7 @@ def test_kid_equals_the_sum_over_pairs() -> None:
 
 
 def test_neighbourhoods_equal_loops() -> None:
-    """Precision, recall, density and coverage from their definitions, point by point."""
+    """Precision, recall, density and coverage equal their definitions, computed point by point."""
     real, fake = (cloud.double() for cloud in clouds(60, 50, 4))
 
     def distance(x: Tensor, y: Tensor) -> float:
@@ -83,9 +83,7 @@ def test_neighbourhoods_equal_loops() -> None:
 
 
 def test_inception_score_bounds() -> None:
-    """1 where all pictures look alike to the classifier, the number of classes where it is sure and
-    all occur equally often.
-    """
+    """The score is 1 for equal predictions and K for certain predictions of K balanced classes."""
     assert inception_score(torch.zeros(100, 7)) == pytest.approx(1)
     assert inception_score(100 * torch.eye(5).repeat(20, 1)) == pytest.approx(5)
 
@@ -107,15 +105,13 @@ def figures(real: Tensor, fake: Tensor) -> dict[str, float]:
 
 
 def test_every_distance_moves_as_it_must() -> None:
-    """The same set; fresh samples of the same law; a collapsed, a noisy and a memorising
-    generator.
-    """
+    """Equal sets, new samples of the same distribution, and three kinds of bad generators."""
     real, unseen = torch.randn(600, 8), torch.randn(600, 8)
     same = figures(real, real)
     assert same["fid"] == pytest.approx(0, abs=1e-6)
     assert (same["precision"], same["recall"], same["coverage"]) == (1, 1, 1)
     fresh = figures(real, unseen)
-    assert fresh["kid"] == pytest.approx(0, abs=0.05)  # unbiased; the FID of fresh samples is not
+    assert fresh["kid"] == pytest.approx(0, abs=0.05)  # unbiased, unlike FID
     assert fresh["fid"] > 0.05
     assert min(fresh["precision"], fresh["recall"], fresh["coverage"]) > 0.75
 
@@ -135,9 +131,9 @@ def test_every_distance_moves_as_it_must() -> None:
     assert memorised["precision"] == 1
     assert memorised["recall"] < 0.3, "copies span no neighbourhood"
     assert memorised["coverage"] > 2 * memorised["recall"], (
-        "coverage cannot tell copies: `novelty` in health.csv does"
+        "coverage does not detect copies; `novelty` in health.csv does"
     )
-    assert memorised["fid"] < collapsed["fid"] / 10, "nor can the FID"
+    assert memorised["fid"] < collapsed["fid"] / 10, "FID does not detect copies either"
 
 
 def test_order_changes_nothing() -> None:
@@ -188,9 +184,7 @@ def test_parzen_equals_the_density() -> None:
 
 
 def test_parzen_chooses_its_width_on_validation_pictures() -> None:
-    """Points spread with deviation 0.2 in 20 dimensions: far too narrow and far too wide kernels
-    lose.
-    """
+    """For a deviation of 0.2 in 20 dimensions, neither very narrow nor very wide kernels win."""
     samples, val, test = (0.5 + 0.2 * torch.randn(n, 20) for n in (2000, 100, 300))
     mean, error, sigma = parzen(samples, val, test)
     assert 0.1 < sigma < 0.3
@@ -212,14 +206,12 @@ def test_nearest_neighbour_error() -> None:
     )
 
 
-# Inception with random weights (the published ones are a download)
+# Inception with random weights, because the published weights are a download
 
 
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights in torch-fidelity's format, spread so that activations neither die nor
-    explode.
-    """
+    """File of random weights in torch-fidelity's format, scaled to keep activations stable."""
     import hashlib
 
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -242,7 +234,7 @@ def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_fid_on_inception_equals_torch_fidelity(inception: Path, tmp_path: Path) -> None:
-    """The whole way of torch-fidelity, from PNG files to the value, with the same network."""
+    """The value equals torch-fidelity's, computed from PNG files with the same network."""
     from torch_fidelity import calculate_metrics
 
     extractor = InceptionFeatures(inception, digest=inception.stem)
@@ -270,7 +262,7 @@ def test_fid_on_inception_equals_torch_fidelity(inception: Path, tmp_path: Path)
 def test_other_inception_weights_are_refused(inception: Path, capsys: Any) -> None:
     from common.errors import UserError
 
-    with pytest.raises(UserError, match="SHA-256 begins with"):
+    with pytest.raises(UserError, match="SHA-256 starts with"):
         InceptionFeatures(inception)
     with pytest.raises(UserError, match=r"download http.* to .*missing.pth"):
         InceptionFeatures(inception.with_name("missing.pth"))
@@ -281,7 +273,7 @@ def test_other_inception_weights_are_refused(inception: Path, capsys: Any) -> No
 
 @pytest.fixture
 def emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenMoji:
-    """A hundred emoji at 16 pixels, drawn once, whose caches are the test's own."""
+    """A hundred emoji at 16 pixels with a cache of the test's own."""
     data = OpenMoji(size=16, max_samples=100)
     data.prepare_data()
     for split in ("train", "val"):
@@ -291,9 +283,7 @@ def emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenMoji:
 
 
 def test_real_pictures_are_measured_once(emoji: OpenMoji, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Classifier and features come from the cache the second time, bit for bit; other data has a
-    cache of its own.
-    """
+    """The second call reads classifier and features from the cache; other data has its own."""
     first = real_features(emoji, "val", corpus_extractor(emoji, "classifier"))
     monkeypatch.setattr(cached, "train_classifier", None)
     monkeypatch.setattr(FeatureSet, "update", None)
@@ -313,7 +303,7 @@ def test_classifier_is_the_same_each_time(emoji: OpenMoji) -> None:
     one = corpus_classifier(emoji)
     for path in (emoji.root / "metrics").iterdir():
         path.unlink()
-    with torch.inference_mode():  # as callbacks are called
+    with torch.inference_mode():  # as in callbacks
         assert weights_hash(corpus_classifier(emoji)) == weights_hash(one)
 
 
@@ -328,9 +318,7 @@ def lines(capsys: Any) -> list[dict[str, Any]]:
 
 
 def test_evaluate_scores_a_folder(tmp_path: Path, capsys: Any) -> None:
-    """Real pictures in a folder have distance 0 from themselves; the answer has a line per metric,
-    with signatures.
-    """
+    """Real images have distance 0 from themselves; each metric is printed with its signature."""
     config = tmp_path / "data.yaml"
     config.write_text(
         "data:\n  class_path: datamodules.images.openmoji.OpenMoji\n"

@@ -1,4 +1,4 @@
-"""Metrics and floors against independent references."""
+"""Metrics and baselines compared with independent references."""
 
 from typing import Any
 
@@ -17,9 +17,7 @@ from metrics.likelihood import ActiveUnits, LabelAccuracy, SquaredError, bits_pe
 
 
 def test_pca_error_equals_the_singular_values() -> None:
-    """On the data it was fitted on, the error is the mean of the squared singular values that were
-    left out.
-    """
+    """The error on the training data is the sum of the other squared singular values over N."""
     images = torch.randint(0, 256, (200, 1, 6, 6), dtype=torch.uint8)
     x = images.flatten(1).double().numpy() / 255
     singular = np.linalg.svd(x - x.mean(0), compute_uv=False)
@@ -49,7 +47,7 @@ def test_means_over_pictures_do_not_depend_on_the_batches(sizes: list[int]) -> N
 
 
 def test_bits_per_dim_of_uniform_noise() -> None:
-    """A uniform density over [0, 1] says nothing: 0 nats, and 8 bits for each byte."""
+    """A uniform density over [0, 1] has 0 nats, and 8 bits per byte."""
     assert bits_per_dim(torch.tensor(0.0), 784, levels=256) == 8
     assert bits_per_dim(torch.tensor(784 * np.log(2)), 784) == pytest.approx(1)
 
@@ -75,8 +73,9 @@ def test_classifier_is_seeded_and_leaves_the_generator_alone() -> None:
 
 
 def valid_ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Wang et al. 2004, Eq. 13 for each image (N, C, H, W) in [0, 1]: 11x11 Gaussian window of
-    sigma 1.5, without padding.
+    """SSIM of images (N, C, H, W) in [0, 1] by Wang et al. 2004, Eq. 13.
+
+    The Gaussian filter is 11x11 with sigma 1.5, without padding.
     """
     tap = torch.exp(-((torch.arange(11.0, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))
     window = torch.outer(tap, tap) / tap.sum() ** 2
@@ -102,7 +101,7 @@ def valid_ssim(x: Tensor, y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("sides", [(11, 11), (16, 23), (64, 64)])
 def test_ssim_averages_the_valid_region(sides: tuple[int, int]) -> None:
-    """Also under autocast, and however the images are divided into batches."""
+    """The value is independent of autocast and of the division into batches."""
     truth = torch.rand(5, 3, *sides, generator=torch.Generator().manual_seed(0))
     made = (
         truth + 0.2 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
@@ -118,9 +117,7 @@ def test_ssim_averages_the_valid_region(sides: tuple[int, int]) -> None:
 
 
 def test_ssim_of_emoji_leaves_out_the_border() -> None:
-    """Line drawings have white borders, on which everything agrees: with them a copy of the colours
-    seems nearer.
-    """
+    """White borders of line drawings agree everywhere and would raise the value of a copy."""
     split: Any = OpenMojiPairs(size=64).split("val")
     line, colour = (images.images[:40] for images in (split.a, split.b))
     value, signature = translation_baseline(

@@ -1,6 +1,4 @@
-"""Figures of translations: each equals sacreBLEU's own call on words that the test splits by hand,
-and its signature says how.
-"""
+"""Metrics of translations, compared with sacreBLEU on words that are split by hand."""
 
 from pathlib import Path
 
@@ -40,7 +38,7 @@ DATA = Multi30k("de", "en")
 
 
 def words_bleu(texts: list[str], references: list[str], lower: bool = False) -> float:
-    """BLEU of texts whose words stand between spaces, by sacreBLEU's command line function."""
+    """BLEU of texts whose words are separated by spaces, by sacreBLEU's own function."""
     return sacrebleu.corpus_bleu(
         texts, [references], smooth_method="none", force=True, lowercase=lower, tokenize="none"
     ).score
@@ -48,7 +46,7 @@ def words_bleu(texts: list[str], references: list[str], lower: bool = False) -> 
 
 @pytest.mark.parametrize("lower", [False, True])
 def test_tokenised_bleu_has_the_case_of_its_signature(lower: bool) -> None:
-    """BLEU over spaCy's words; only `case:lc` compares "hat" with "Hat" as equal."""
+    """BLEU over spaCy's words; "hat" equals "Hat" only with `case:lc`."""
     value, signature = tokenised_bleu(TEXTS, REFERENCES, DATA.tokenise, DATA.word_rules, lower)
     assert value == pytest.approx(words_bleu(WORDS, REFERENCE_WORDS, lower))
     case = "lc" if lower else "mixed"
@@ -64,7 +62,7 @@ def test_tokenised_bleu_has_the_case_of_its_signature(lower: bool) -> None:
 
 
 def test_signatures_are_those_of_the_calls_that_compute() -> None:
-    """Each figure is lower-cased just where its signature has `case:lc`."""
+    """A metric ignores case if and only if its signature has `case:lc`."""
     upper = [text.upper() for text in TEXTS]
     for figure in (bleu, chrf, exact_match):
         for lower in (False, True):
@@ -82,9 +80,7 @@ def test_signatures_are_those_of_the_calls_that_compute() -> None:
 
 @pytest.mark.parametrize("retokenise", [False, True])
 def test_unknown_words_of_a_closed_vocabulary(retokenise: bool) -> None:
-    """Words outside of the vocabulary become `<unk>`, which spaCy splits into three; the rest of a
-    long translation is cut off.
-    """
+    """Unknown words become `<unk>`, which spaCy splits into three; long texts are truncated."""
     known = "a man , in red sleeps . two dogs run through the snow girl is n't here"
     vocabulary = frozenset(known.split())
     value, signature = closed_vocabulary_bleu(
@@ -107,7 +103,7 @@ def test_unknown_words_of_a_closed_vocabulary(retokenise: bool) -> None:
 
 
 def test_an_open_vocabulary_is_tokenised_bleu() -> None:
-    """Nothing is replaced or cut off: both figures are equal, and references equal themselves."""
+    """Both metrics are equal if no word is replaced or truncated; references score 100."""
     vocabulary = frozenset(
         word.lower() for line in (*WORDS, *REFERENCE_WORDS) for word in line.split()
     )
@@ -120,8 +116,9 @@ def test_an_open_vocabulary_is_tokenised_bleu() -> None:
 
 
 def test_bleu_of_words_equals_its_definition() -> None:
-    """Papineni et al. 2002, section 2.3: geometric mean of clipped precisions of order 1 to 4,
-    times the brevity penalty.
+    """BLEU is the geometric mean of clipped precisions times the brevity penalty.
+
+    Papineni et al. 2002, section 2.3.
     """
     value, _ = closed_vocabulary_bleu(
         ["a b c d e"], ["a b c d f g"], str.split, "", frozenset("abcdefg"), 49, False
@@ -152,9 +149,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_the_vocabulary_has_the_words_seen_twice(corpus: Path) -> None:
-    """Lower-cased words of all training targets and of no other split, also if `max_samples` is
-    set.
-    """
+    """The words come from all training targets, even if `max_samples` is set."""
     for options in ({}, {"lower": True}, {"max_samples": 1}):
         assert Multi30k(tokenizer="word", root=str(corpus), **options).vocabulary == {
             "a",
@@ -166,9 +161,7 @@ def test_the_vocabulary_has_the_words_seen_twice(corpus: Path) -> None:
 def test_a_test_run_prints_the_published_protocols(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside BLEU over all words: at most 24 words that are tokenised again, and at most 49 that
-    are not.
-    """
+    """BLEU of at most 24 words that are tokenised again, and of at most 49 that are not."""
     data = Multi30k(tokenizer="word", lower=True, root=str(corpus))
     model = Transformer(
         data.data_spec["source_vocab_size"], data.data_spec["vocab_size"], 1, 2, 8, 8
