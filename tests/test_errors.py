@@ -346,7 +346,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     "sample {d}/conditional/checkpoints/last.ckpt --label 99": ("--label 99", "give 0 to 9"),
     "sample {d}/conditional/checkpoints/last.ckpt --mode reconstruct --label 3": (
         "--label 3",
-        "have their own",
+        "leave it out",
     ),
     SAMPLE + "--mode reconstruct --data {d}/misspelt.yaml": (
         "{d}/misspelt.yaml",
