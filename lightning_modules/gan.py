@@ -6,8 +6,8 @@ Mirza and Osindero, "Conditional Generative Adversarial Nets", 2014.
     min_G max_D  E_x[log D(x)] + E_z[log(1 - D(G(z)))]                                           (1)
     D*(x) = p_data(x) / (p_data(x) + p_g(x))                                                     (2)
 
-Symbols: z `noise` (N, D) · G(z) `generator` · D = sigmoid(logit) with the logit `discriminator` ·
-y `label`, one-hot, a second input of both networks. Losses are means over the batch. In this table,
+Symbols: z `noise` (N, D) · G(z) `generator` · logit of D `discriminator`, D = sigmoid(logit) · y
+`label`, one-hot, a second input of both networks. Losses are means over the batch. In this table,
 `real` and `fake` are the discriminator's logits of real and generated images:
 
 | loss | D minimises | G minimises |
@@ -26,7 +26,7 @@ p(x): D evaluates one image at a time, so a single realistic image for all z suf
 collapse; see configs/gan/ring_collapse.yaml).
 
 The released code is github.com/goodfeli/adversarial (`mnist.yaml`, `__init__.py`), which uses
-pylearn2. For the conditional paper, no released code was compared. Departures:
+pylearn2. The conditional paper was not compared with any code. Departures:
 
 - Noise: U(-sqrt 3, sqrt 3)^100 ("unit_uniform"), as in the first version of the released
   `mnist.yaml`; its later version has normal noise.
@@ -38,7 +38,7 @@ pylearn2. For the conditional paper, no released code was compared. Departures:
 - Stopping: no fixed end in the released code; 100 epochs here.
 - Conditional, noise: U(0, 1)^100 in the paper (unit hypercube, section 4.1); U(-sqrt 3, sqrt 3)^100
   here, since with U(0, 1) all generated images were alike.
-- Conditional, dropout: 0.5 in both networks (section 4.1); here 0.2 on the input pixels of D.
+- Conditional, dropout: 0.5 in both networks (section 4.1); here 0.5, but 0.2 on D's input pixels.
 - Conditional, stopping: best validation likelihood (section 4.1); the last epoch here.
 """
 

@@ -1,11 +1,9 @@
 """VAE: an autoencoder with a probabilistic code; codes sampled from the prior decode to new images.
 
-Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014. Extensions:
-
-- tighter bound: Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016;
-- weight beta: Higgins et al., "beta-VAE", ICLR 2017;
-- conditional model: Sohn, Lee and Yan, "Learning Structured Output Representation using Deep
-  Conditional Generative Models", 2015.
+Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014. The tighter bound is
+from Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016. The weight beta
+is from Higgins et al., "beta-VAE", ICLR 2017. The conditional model is from Sohn, Lee and Yan,
+"Learning Structured Output Representation using Deep Conditional Generative Models", 2015.
 
     z ~ p(z) = N(0, I),  x ~ p(x|z);    q(z|x) = N(mu(x), diag sigma^2(x))                       (1)
     z = mu + sigma * eps,  eps ~ N(0, I)                                                         (2)
@@ -19,12 +17,13 @@ Symbols: x `x` in [0, 1] · z `z` (k, N, D) · mu, log sigma^2 `mean`, `log_var`
 the batch, in nats per image.
 
 The decoder defines p(x|z), a density over images; the encoder q(z|x) approximates the posterior.
-The encoder predicts log sigma^2, which Eq. 4 needs and which may have any sign; exp makes the
-variance positive and is smooth, unlike a clamp. KL is the information in nats that a code carries
-about its image. It is not symmetric: KL(q||p) penalises codes in regions without prior mass, but
-not prior mass in regions without codes. Eq. 5 with k = 1 equals Eq. 3 in expectation; with larger k
-it approaches log p(x). Some books give the *mean* squared or logistic loss over P pixel values a
-weight R: this equals beta = P / R for Bernoulli and P / (2 R) for Gaussian pixels with sigma = 1.
+The encoder predicts log sigma^2, which Eq. 4 needs. Its exponential is always positive and smooth,
+unlike a clamped variance. KL is the information in nats that a code carries about its image and
+that a sample from the prior lacks. KL is not symmetric: KL(q||p) penalises codes where the prior
+has no mass, but not prior mass where there are no codes. Eq. 5 with k = 1 equals Eq. 3 in
+expectation; with larger k it approaches log p(x). Some books give the *mean* squared or logistic
+loss over P pixel values a weight R. This is equivalent to beta = P / R for Bernoulli pixels and
+beta = P / (2 R) for Gaussian pixels with sigma = 1.
 
 Departures from the papers and from the released code of the importance weighted autoencoder:
 
