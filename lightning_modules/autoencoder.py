@@ -74,7 +74,7 @@ class Autoencoder(GenerativeModule):
 
     Args:
         image_shape: Shape (C, H, W) of an image, supplied by the data module.
-        network: Network type: fully connected ("mlp") or convolutional ("conv").
+        network: Architecture: fully connected ("mlp") or convolutional ("conv").
         hidden: Number of units ("mlp") or channels ("conv") of each encoder layer; the decoder has
             them in reverse order.
         activation: Activation of the hidden layers of the "mlp" network; the code is linear.

@@ -230,8 +230,8 @@ class DCGAN(AdversarialModule):
             32, 64 or 128 pixels, or 28 for "mnist".
         num_classes: Number of classes, supplied by the data module; used only if `conditional`.
         conditional: Whether to model p(x|y), with the class labels of the data.
-        network: Networks: those of the paper and the released code for faces ("radford"), or those
-            of the released code for conditional MNIST ("mnist").
+        network: Architecture: that of the paper and the released code for faces ("radford"), or
+            that of the released code for conditional MNIST ("mnist").
         width: Number of channels at half the image's side, doubled at each halving; 128 in the
             released code. For "radford" only.
         kernel: Kernel size of the convolutions, 5 in the released code. For "radford" only.
@@ -363,7 +363,7 @@ class DCGAN(AdversarialModule):
         self.log_dict(values, batch_size=len(real), sync_dist=True)
 
     def calibration_batches(self) -> Iterator[dict[str, Any]]:
-        """Yield labels for the batch-norm statistics of the averaged generator; no images."""
+        """Yield labels without images, for the averaged generator's batch-norm statistics."""
         label = torch.arange(CALIBRATION_SIZE) % max(1, self.classes)
         for _ in range(CALIBRATION_BATCHES):
             yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}

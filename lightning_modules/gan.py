@@ -272,7 +272,7 @@ class GAN(AdversarialModule):
         image_shape: Shape (C, H, W) of an image, supplied by the data module.
         num_classes: Number of classes, supplied by the data module; used only if `conditional`.
         conditional: Whether to model p(x|y), with the class labels of the data.
-        network: Networks: plain fully connected ("mlp"), or those of the papers ("maxout").
+        network: Architecture: plain fully connected ("mlp"), or that of the papers ("maxout").
         hidden: Number of units in each hidden layer of the "mlp" generator; the discriminator has
             the last two, reversed.
         latent_dim: Size of the noise vector z, D.
@@ -432,7 +432,7 @@ class GAN(AdversarialModule):
         self.log_dict(values, batch_size=len(real), sync_dist=True)
 
     def calibration_batches(self) -> Iterator[dict[str, Any]]:
-        """Yield labels for the batch-norm statistics of the averaged generator; no images."""
+        """Yield labels without images, for the averaged generator's batch-norm statistics."""
         label = torch.arange(CALIBRATION_SIZE) % max(1, self.classes)
         for _ in range(CALIBRATION_BATCHES):
             yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}

@@ -12,8 +12,8 @@ Symbols: x_d `x[:, d]`, a pixel in {0, 1} · y_d `self(x)[:, d].sigmoid()` · D,
 The degree of a unit is the maximum number of inputs that the unit may depend on.
 
 Input d has degree d + 1. A hidden unit of degree m depends on the inputs 0 .. m - 1 only (Eq. 3).
-Output d has inputs of degree at most d, so it depends on the pixels 0 .. d - 1 only (Eq. 4). One
-forward pass evaluates all D conditionals; sampling takes D passes, one per pixel.
+Output d is connected to units of degree at most d, so it depends on pixels 0 .. d - 1 only (Eq. 4).
+One forward pass evaluates all D conditionals; sampling takes D passes, one per pixel.
 
 | | paper | here |
 |---|---|---|
@@ -107,7 +107,10 @@ class MADE(GenerativeModule):
         return self.network(x)
 
     def nll(self, image: Tensor) -> Tensor:
-        """Negative log-likelihood in nats, (N,), of images (N, C, H, W) in [-1, 1], split at 0."""
+        """Negative log-likelihood in nats, (N,), of images (N, C, H, W) in [-1, 1].
+
+        Pixels above 0 count as 1.
+        """
         x = (image > 0).float().flatten(1)  # (N, D)
         return F.binary_cross_entropy_with_logits(self(x), x, reduction="none").sum(1)  # Eq. 2
 

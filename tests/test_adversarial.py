@@ -87,7 +87,7 @@ def test_a_swapped_discriminator_loses_more(name: LossName) -> None:
     real, fake = torch.randn(100) + 1, torch.randn(100) - 1
     assert discriminator_objective(name, real, fake) < discriminator_objective(name, fake, real)
     assert generator_objective(name, fake + 3) < generator_objective(name, fake), (
-        "a higher logit of generated images is a lower loss"
+        "raising the logits of generated images lowers the loss"
     )
 
 
