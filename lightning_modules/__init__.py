@@ -1,5 +1,6 @@
-"""Generative systems, one file each. `load` brings any checkpoint back:
-`load("runs/.../best.ckpt").sample([0, 1])`.
+"""Generative systems, one per file.
+
+`load` restores the system of a checkpoint: `load("runs/.../best.ckpt").sample([0, 1])`.
 """
 
 from lightning_modules.core.checkpoints import load

@@ -1,29 +1,32 @@
-"""Autoencoder: a network that must pass a picture through a code much smaller than the picture.
+"""Autoencoder: a network that compresses images to short codes and reconstructs them.
 
-Hinton and Salakhutdinov, "Reducing the Dimensionality of Data with Neural Networks", Science 2006;
-the denoising variant is Vincent et al., "Stacked Denoising Autoencoders", JMLR 2010.
+Hinton and Salakhutdinov, "Reducing the Dimensionality of Data with Neural Networks", Science 2006.
+The denoising variant is from Vincent et al., "Stacked Denoising Autoencoders", JMLR 2010.
 
     z = f(x),  y = g(z)                                                                          (1)
     L = sum_d [-x_d log y_d - (1 - x_d) log(1 - y_d)]                                            (2)
     L_denoising = L(x, g(f(x~))),  x~ ~ q(x~|x)                                                  (3)
 
-Symbols: x `x` in [0, 1] · z `z` (N, D) · y `logits.sigmoid()` · x~ `corrupt(image)`.
-L is a sum over pixels and a mean over the batch, in nats per picture.
+Symbols: x `x` in [0, 1] · z (the code) `z` (N, D) · y `logits.sigmoid()` · x~ `corrupt(image)`.
+L is summed over pixels and averaged over the batch, in nats per image.
 
-The code is a representation: near codes are alike pictures, and 30 numbers keep a digit better than
-its 30 principal components do. It is no generator: nothing makes the codes fill the space between
-them, so a code drawn at random decodes to a picture of nothing (`sample`; the histograms against
-N(0, 1) show why). The VAE mends just this.
+The code is a representation: nearby codes decode to similar images, and 30 values reconstruct a
+digit better than 30 principal components. The model is not generative: the loss does not make the
+codes follow a known distribution. A code sampled from N(0, I) usually lies far from the codes of
+images and decodes to no meaningful image (`sample` with mode "holes"). The latent histograms
+compare the codes with N(0, 1). The VAE adds a prior.
 
-Departures from the papers, and from the code released with the first:
+Departures from the papers and from the code released in 2006:
 
 - Initial weights (2006): restricted Boltzmann machines, trained layer by layer for 50 epochs each
   (10 in the released code); random here.
-- Training (2006): conjugate gradients, in the released code 200 epochs with 3 line searches for
-  each batch of 1,000; Adam with a cosine schedule here.
-- Hidden units (2006): logistic; here logistic, or ELU where the config says so.
-- Denoising: the paper trains each layer on the codes of the layer below; here all layers at once.
-- Masking: the paper masks components of the input vector; here pixels, in all channels together.
+- Optimizer (2006): conjugate gradients; the released code runs 200 epochs with 3 line searches per
+  batch of 1,000. Here Adam with a cosine schedule.
+- Hidden units (2006): logistic; here logistic or ELU (`activation`).
+- Denoising (2010): the paper trains each layer on the codes of the layer below; here all layers are
+  trained together.
+- Masking (2010): the paper masks components of the input vector; here a pixel is masked in all
+  channels together.
 """
 
 import math
@@ -44,37 +47,43 @@ from metrics.likelihood import SquaredError
 
 
 def corrupt(image: Tensor, corruption: str, level: float) -> Tensor:
-    """Corrupt the input of a denoising autoencoder, x~ of Eq. 3.
+    """Corrupt the inputs of a denoising autoencoder (x~ in Eq. 3).
 
-    A masked pixel is black in all channels: the value of one channel could be inferred from the
+    A masked pixel is black in all channels. Otherwise, one channel could be inferred from the
     other two.
 
     Args:
         image: Images (N, C, H, W) in [-1, 1].
-        corruption: "masking" sets pixels to black, "gaussian" adds noise, "none" does nothing.
-        level: Share of masked pixels, or standard deviation of the noise on the [0, 1] scale.
+        corruption: Type of corruption: "masking" sets pixels to black, "gaussian" adds noise,
+            "none" changes nothing.
+        level: Probability that a pixel is masked, or standard deviation of the noise on the [0, 1]
+            scale.
+
+    Returns:
+        Corrupted images (N, C, H, W); Gaussian noise may leave [-1, 1].
     """
     if corruption == "masking":
         return torch.where(torch.rand_like(image[:, :1]) < level, -1.0, image)
     if corruption == "gaussian":
-        return image + 2 * level * torch.randn_like(image)  # images span 2 here, 1 in the paper
+        return image + 2 * level * torch.randn_like(image)  # `level` is for pixels in [0, 1]
     return image
 
 
 class Autoencoder(GenerativeModule):
-    """Deterministic autoencoder.
+    """Deterministic autoencoder, optionally denoising.
 
     Args:
-        image_shape: (C, H, W), a fact of the data.
-        network: fully connected ("mlp") or convolutional ("conv").
-        hidden: widths of the encoder's layers, or its channels, from the picture inwards; the
-            decoder mirrors them.
-        activation: of the fully connected network; the code is linear.
-        latent_dim: D, number of values of z.
-        corruption: what is done to the input in training.
-        corruption_level: Share of masked pixels, or standard deviation of the Gaussian noise on the
-            [0, 1] scale.
-        learning_rate: Adam's step size, which falls to 0 on half a cosine.
+        image_shape: Shape (C, H, W) of an image, supplied by the data module.
+        network: Architecture: fully connected ("mlp") or convolutional ("conv").
+        hidden: Number of units ("mlp") or channels ("conv") of each encoder layer; the decoder has
+            them in reverse order.
+        activation: Activation of the hidden layers of the "mlp" network; the code is linear.
+        latent_dim: Size of the code z, D.
+        corruption: Corruption of training inputs: "masking" sets pixels to black, "gaussian" adds
+            noise.
+        corruption_level: Probability that a pixel is masked, or standard deviation of the Gaussian
+            noise on the [0, 1] scale.
+        learning_rate: Initial learning rate of Adam; decays to 0 by half a cosine.
     """
 
     has_latent_space = True
@@ -84,7 +93,7 @@ class Autoencoder(GenerativeModule):
         self,
         image_shape: list[int],
         network: Literal["mlp", "conv"] = "mlp",
-        hidden: list[int] = [1000, 500, 250],  # noqa: B006  # read only; a list is what a YAML file can hold
+        hidden: list[int] = [1000, 500, 250],  # noqa: B006  # read only
         activation: Literal["sigmoid", "elu"] = "sigmoid",
         latent_dim: PositiveInt = 30,
         corruption: Literal["none", "masking", "gaussian"] = "none",
@@ -105,22 +114,28 @@ class Autoencoder(GenerativeModule):
         self.squared_error = SquaredError()
 
     def encode(self, image: Tensor) -> Tensor:
-        """Encode images (N, C, H, W) in [-1, 1] as z (N, D)."""
+        """Encode images (N, C, H, W) in [-1, 1] as codes z (N, D)."""
         return self.encoder(image)  # Eq. 1
 
     def decode(self, z: Tensor) -> Tensor:
-        """Decode z (N, D) to images (N, C, H, W) in [-1, 1]."""
+        """Decode codes z (N, D) to images (N, C, H, W) in [-1, 1]."""
         return self.decoder(z).sigmoid() * 2 - 1  # Eq. 1
 
     embed = encode
 
     def reconstruct(self, image: Tensor) -> Tensor:
-        """Encode images (N, C, H, W) and decode them again."""
+        """Encode and decode images (N, C, H, W) in [-1, 1]."""
         return self.decode(self.encode(image))
 
     def reconstruction_error(self, image: Tensor, corrupted: Tensor) -> Tensor:
-        """Eq. 2 between images (N, C, H, W) and the reconstructions of corrupted ones, a scalar in
-        nats per image.
+        """Cross-entropy between images and the reconstructions of corrupted images (Eq. 2).
+
+        Args:
+            image: Target images (N, C, H, W) in [-1, 1].
+            corrupted: Encoder inputs (N, C, H, W).
+
+        Returns:
+            Scalar in nats per image.
         """
         x, logits = (image + 1) / 2, self.decoder(self.encoder(corrupted))
         return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
@@ -135,7 +150,7 @@ class Autoencoder(GenerativeModule):
         total = self.total_updates
 
         def rate(update: int) -> float:
-            """Factor of the learning rate: half a cosine to 0."""
+            """Learning rate factor: half a cosine from 1 to 0."""
             return 0.5 + 0.5 * math.cos(math.pi * min(1.0, update / max(1, total)))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(adam, rate)
@@ -162,20 +177,26 @@ class Autoencoder(GenerativeModule):
         batch: dict[str, Any] | None = None,
         mode: Literal["reconstruct", "holes"] = "reconstruct",
     ) -> Tensor:
-        """Reconstruct images, or decode z from N(0, I) to show the holes between encoded images.
+        """Reconstruct images, or decode codes sampled from N(0, I).
 
         Args:
-            seeds: row i depends on `seeds[i]` alone.
-            batch: Images to reconstruct, row i for seed i.
-            mode: "reconstruct" or "holes".
+            seeds: One seed per row; row i depends on `seeds[i]` alone.
+            batch: Images to reconstruct; row i belongs to seed i.
+            mode: Sampling mode: "reconstruct" pairs images with their reconstructions; "holes"
+                decodes random codes, which shows the gaps between the codes of images.
 
         Returns:
-            Pairs (N, 2, C, H, W), or images (N, C, H, W), in [-1, 1].
+            Pairs (N, 2, C, H, W) for "reconstruct", images (N, C, H, W) for "holes", in [-1, 1].
+
+        Raises:
+            UserError: If "reconstruct" gets no `batch`.
         """
         if mode == "holes":
             return self.decode(seeded_normal(seeds, (self.latent_dim,), self.device))
         if batch is None:
-            raise UserError("--mode reconstruct needs images: give the data they come from")
+            raise UserError(
+                "--mode reconstruct needs images: give --data CONFIG, or pass `batch` in Python"
+            )
         image = batch["image"].to(self.device)
         return torch.stack([image, self.reconstruct(image)], 1)
 

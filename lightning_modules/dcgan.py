@@ -1,8 +1,7 @@
-"""DCGAN: a GAN whose two networks are convolutional from end to end, which made GANs of pictures
-trainable.
+"""DCGAN: a GAN of two convolutional networks, with an architecture that trains stably on images.
 
 Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional Generative
-Adversarial Networks", ICLR 2016. Its contribution is the architecture (section 3):
+Adversarial Networks", ICLR 2016. The contribution is an architecture (section 3):
 
     no pooling: strided convolutions in D, transposed ("fractionally strided") ones in G         (1)
     batch norm in both, except at G's output and D's input                                       (2)
@@ -10,15 +9,15 @@ Adversarial Networks", ICLR 2016. Its contribution is the architecture (section 
     ReLU in G with tanh at the end; LeakyReLU 0.2 in D                                           (4)
     weights from N(0, 0.02); Adam 2e-4 with beta1 = 0.5; batches of 128; z from U(-1, 1)^100     (5)
 
-The loss is the non-saturating one of Goodfellow et al. 2014, section 3; "hinge" is the one of
-Miyato et al. 2018, Eq. 16 and 17. On D's logits, so that D(x) = sigmoid(logit):
+The loss is the non-saturating loss (Goodfellow et al. 2014, section 3) or the hinge loss (Miyato et
+al. 2018, Eq. 16 and 17). With D(x) = sigmoid(logit(x)):
 
     non_saturating  D: -E_x[log D(x)] - E_z[log(1 - D(G(z)))]       G: -E_z[log D(G(z))]         (6)
     hinge           D: E_x[relu(1 - logit(x))] + E_z[relu(1 + logit(G(z)))]
                     G: -E_z[logit(G(z))]                                                         (7)
 
-Symbols: z `noise` (N, L), L `latent_dim` · D `discriminator` · G(z) `generator` · class `label`,
-one-hot, where the model is conditional. Expectations are means over the batch.
+Symbols: z `noise` (N, L), L `latent_dim` · D `discriminator` · G(z) `generator` · y `label`,
+one-hot, for conditional models. Expectations are means over the batch.
 
 Sizes, for kernel k, stride s and padding p (`nn/convolution.py`, tested against PyTorch):
 
@@ -26,28 +25,29 @@ Sizes, for kernel k, stride s and padding p (`nn/convolution.py`, tested against
     transposed convolution  (in - 1) s - 2 p + k + output_padding
 
 A transposed convolution is the gradient of the convolution with the same k, s and p: it maps that
-convolution's output size back to its input size. More padding makes its output *smaller*. With
-k = 4, s = 2, p = 1 both are exact: halves and doubles. With the released k = 5 the padding is 2 and
-a transposed convolution needs output_padding 1.
+convolution's output size back to its input size. More padding makes the output *smaller*. With
+k = 4, s = 2, p = 1, sizes are exactly halved and doubled. The released k = 5 needs padding 2, and
+output_padding 1 in transposed convolutions.
 
-Network "radford" is the one of Figure 1 and of the released code for faces
-(github.com/Newmu/dcgan_code, faces/): 1024 channels at 4x4 for 64 pixels. Network "mnist" is the
-released one for conditional digits (mnist/): the label is given to every layer, two 5x5
-convolutions, 1024 units, batch norm without learnt scale and shift, pixels in [0, 1] inside; (3)
-and (4) hold for "radford" only. Linear layers and convolutions have no bias, except in D with norm
-"none". As in the released code, batch norm after the first layer of G normalises each
-of the 4x4xC units, and its epsilon is 1e-8. Departures:
+Network "radford" is from Figure 1 and the released code for faces (github.com/Newmu/dcgan_code,
+faces/). It has 1024 channels at 4x4 for images of 64 pixels. Network "mnist" is from the released
+code for conditional digits (mnist/). It has two 5x5 convolutions and 1024 units, and every layer
+gets the label. Its batch norm has no learned scale and shift, and pixels are in [0, 1] internally;
+(3) and (4) hold for "radford" only. Linear layers and convolutions have no bias, except in D with
+norm "none". As in the released code, batch norm has epsilon 1e-8, and after the first layer of G it
+normalises each of the 4x4xC units separately. Departures:
 
-- Base channels: 128 (Figure 1 and faces) or 64 (digits); `width` is smaller where a recipe says so.
-- Weight decay: none in the paper; the released code has L2 on all parameters, 1e-5 for faces and
-  2.5e-5 for digits; the recipes for faces and digits use the same values.
-- Noise: the default is normal, and U(-1, 1) where a recipe says so.
-- Batch norm when sampling: statistics of the batch of samples in the released code; here the
-  running ones, so that sample i depends on its seed alone.
-- Updates: the released code updates one network per batch, in turns; here both per batch, and half
-  as many epochs for digits.
+- Base channels: 128 (Figure 1 and faces) or 64 (digits); some recipes have a smaller `width`.
+- Weight decay: none in the paper. The released code has L2 on all parameters, 1e-5 for faces and
+  2.5e-5 for digits; the recipes for faces and digits have the same.
+- Noise: normal by default; U(-1, 1) in recipes with `noise: uniform`.
+- Batch norm when sampling: statistics of the sampled batch in the released code; running statistics
+  here, so that sample i depends on its seed alone.
+- Updates: the released code updates the networks alternately, one per batch; here both per batch,
+  with half as many epochs for digits.
 - Pixels of faces: the released code crops the centre to 64 pixels; here resized, then cropped.
-- Schedule: constant for faces; for digits 100 epochs, then 100 to zero, as in the released code.
+- Schedule: constant for faces; for digits 100 epochs constant, then 100 epochs of linear decay to
+  zero, as in the released code.
 """
 
 import itertools
@@ -76,28 +76,31 @@ from lightning_modules.nn.augmentation import diff_augment
 from lightning_modules.nn.convolution import init_normal, same_padding
 from lightning_modules.nn.spectral_norm import apply_spectral_norm
 
-EPSILON = 1e-8  # of batch norm
+EPSILON = 1e-8  # epsilon of batch norm in the released code
 
 
 def channel_plan(image_shape: list[int], width: int) -> list[int]:
-    """Channels of the grids 4x4, 8x8, ... up to half the image's side; halved at each, ending at
-    `width`.
+    """Number of channels of each grid: 4x4, 8x8, ... up to half the image's side.
+
+    The number is halved from grid to grid and ends at `width`.
 
     Raises:
-        UserError: if the image is not square with a side of 32, 64 or 128.
+        UserError: If the image is not square with a side of 32, 64 or 128.
     """
     _, height, side = image_shape
     if height != side or side not in (32, 64, 128):
         raise UserError(
-            f"images of {height}x{side}: DCGAN needs square ones of 32, 64 or 128 pixels; "
-            "set data.size"
+            f"DCGAN needs square images of 32, 64 or 128 pixels (got {height}x{side}): "
+            "set data.size or data.pad"
         )
     return [width * 2**level for level in reversed(range(int(log2(side)) - 2))]
 
 
 class Generator(nn.Module):
-    """Noise and label (N, L + classes) to images: a linear layer to 4x4, whose units are normalised
-    one by one, then one doubling per layer.
+    """Map noise and label (N, L + classes) to images.
+
+    A linear layer produces the 4x4 grid; batch norm normalises each of its units separately. Each
+    transposed convolution doubles the side.
     """
 
     def __init__(self, image_shape: list[int], inputs: int, width: int, kernel: int) -> None:
@@ -124,8 +127,9 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """One halving per layer down to a 4x4 grid, then one logit; without batch norm the layers have
-    biases.
+    """Map images (N, C, H, W) to logits (N,).
+
+    Each convolution halves the side, down to 4x4. Layers have biases only without batch norm.
     """
 
     def __init__(
@@ -158,7 +162,7 @@ def with_label(hidden: Tensor, label: Tensor | None) -> Tensor:
 
 
 class MnistGenerator(nn.Module):
-    """Released conditional generator for 28x28: 1024 units, 128 grids of 7x7, 64 of 14x14."""
+    """Released conditional generator for 28x28: 1024 units, 128 channels at 7x7, 64 at 14x14."""
 
     def __init__(self, image_shape: list[int], latent_dim: int, classes: int) -> None:
         super().__init__()
@@ -185,7 +189,7 @@ class MnistGenerator(nn.Module):
 
 
 class MnistDiscriminator(nn.Module):
-    """Released conditional discriminator for 28x28: two 5x5 convolutions of 64 and 128 filters,
+    """Released conditional discriminator for 28x28: 5x5 convolutions of 64 and 128 channels, then
     1024 units.
     """
 
@@ -213,35 +217,39 @@ def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 class DCGAN(AdversarialModule):
-    """Deep convolutional GAN, conditional where asked.
+    """Deep convolutional GAN, optionally conditional.
 
-    One update (`AdversarialModule.training_step`): `generate` images for a batch; step D on
-    `discriminator_loss` of these images, detached; then step G on `generator_loss` of the same
-    images through the updated D, whose parameters are frozen meanwhile.
+    One update (`AdversarialModule.training_step`):
+
+    1. `generate` images for a batch.
+    2. Update D on `discriminator_loss` of these images, detached.
+    3. Update G on `generator_loss` of the same images, through the updated and frozen D.
 
     Args:
-        image_shape: (C, H, W), a fact of the data; square with a side of 32, 64 or 128 pixels, or
-            28 for "mnist".
-        num_classes: Number of labels, a fact of the data; used only where `conditional`.
-        conditional: Model p(x|y) with the batch's labels.
-        network: Networks of the paper and of the released code for faces ("radford"), or the
-            released ones for conditional MNIST.
-        width: Number of channels at half the image's side, 128 in the released code; doubled at
-            each halving. For "radford" only.
-        kernel: Side of the convolutions, 5 in the released code. For "radford" only.
-        norm: Norm in the discriminator of "radford".
-        latent_dim: Size of the noise, L.
-        noise: Distribution of the noise: N(0, 1), or the paper's U(-1, 1).
-        loss: Eq. 6 or Eq. 7.
-        spectral: Divide the discriminator's weights by their largest singular values (Miyato et al.
+        image_shape: Shape (C, H, W) of an image, supplied by the data module; square with a side of
+            32, 64 or 128 pixels, or 28 for "mnist".
+        num_classes: Number of classes, supplied by the data module; used only if `conditional`.
+        conditional: Whether to model p(x|y), with the class labels of the data.
+        network: Architecture: that of the paper and the released code for faces ("radford"), or
+            that of the released code for conditional MNIST ("mnist").
+        width: Number of channels at half the image's side, doubled at each halving; 128 in the
+            released code. For "radford" only.
+        kernel: Kernel size of the convolutions, 5 in the released code. For "radford" only.
+        norm: Normalisation in the discriminator of "radford": batch norm, or none.
+        latent_dim: Size of the noise vector z, L.
+        noise: Distribution of the noise: "normal" is N(0, 1), "uniform" is the paper's U(-1, 1).
+        loss: Loss of D and G: non-saturating (Goodfellow et al. 2014) or hinge (Miyato et al.
             2018).
-        augment: DiffAugment of all images that the discriminator sees (Zhao et al. 2020).
+        spectral: Whether to divide the discriminator's weights by their largest singular values
+            (Miyato et al. 2018).
+        augment: Whether to apply DiffAugment to all inputs of the discriminator (Zhao et al. 2020).
         generator_optimizer: Factory of the generator's optimizer.
         discriminator_optimizer: Factory of the discriminator's optimizer.
-        **kwargs: See `AdversarialModule`: schedules, clipping, accumulation, averaged weights.
+        **kwargs: Arguments of `AdversarialModule`: schedules, clipping, accumulation, averaged
+            weights.
 
     Raises:
-        UserError: if the networks do not fit the size of the images.
+        UserError: If the networks do not fit the size of the images.
     """
 
     def __init__(
@@ -271,8 +279,8 @@ class DCGAN(AdversarialModule):
         if network == "mnist":
             if image_shape[1:] != [28, 28]:
                 raise UserError(
-                    "model.network mnist is for images of 28x28, "
-                    f"not {image_shape[1]}x{image_shape[2]}"
+                    "model.network mnist needs images of 28x28 pixels (got "
+                    f"{image_shape[1]}x{image_shape[2]}): set model.network to radford"
                 )
             generator = MnistGenerator(image_shape, latent_dim, classes)
             discriminator = MnistDiscriminator(image_shape, classes)
@@ -287,11 +295,11 @@ class DCGAN(AdversarialModule):
         self.set_networks(generator, discriminator)
 
     def one_hot(self, batch: dict[str, Any]) -> Tensor | None:
-        """Labels (N, classes) where the model is conditional."""
+        """One-hot labels (N, classes), or None if the model is not conditional."""
         return F.one_hot(batch["label"], self.classes).float() if self.classes else None
 
     def draw_noise(self, count: int) -> Tensor:
-        """z (count, L) from PyTorch's global generator, which the base class seeds."""
+        """Sample z (count, L) from PyTorch's global generator, which the base class seeds."""
         if self.hparams.noise == "normal":
             return torch.randn(count, self.latent_dim, device=self.device)
         return 2 * torch.rand(count, self.latent_dim, device=self.device) - 1
@@ -300,25 +308,23 @@ class DCGAN(AdversarialModule):
         return self.generator(self.draw_noise(len(batch["image"])), self.one_hot(batch))
 
     def discriminate(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """Logits (N,) of images, as float32, since losses take differences of them."""
+        """Logits (N,) of images, in float32, since the losses take differences of logits."""
         image = diff_augment(image) if self.hparams.augment else image
         return self.discriminator(image, label).float()
 
     def discriminator_objective(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Loss of D on its logits (N,) of real and generated images."""
+        """Discriminator loss from the logits (N,) of real and generated images."""
         if self.hparams.loss == "hinge":
             return F.relu(1 - real).mean() + F.relu(1 + fake).mean()  # Eq. 7
         return F.softplus(-real).mean() + F.softplus(fake).mean()  # Eq. 6
 
     def generator_objective(self, fake: Tensor) -> Tensor:
-        """Loss of G on the discriminator's logits (N,) of generated images."""
+        """Generator loss from the discriminator's logits (N,) of generated images."""
         return -fake.mean() if self.hparams.loss == "hinge" else F.softplus(-fake).mean()
 
     def discriminator_loss(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
         image, label = batch["image"], self.one_hot(batch)
-        if (
-            self.discriminator_batch_norm
-        ):  # its statistics are to be of real or of generated images, not of both
+        if self.discriminator_batch_norm:  # separate statistics of real and generated images
             real, fake = self.discriminate(image, label), self.discriminate(generated, label)
         else:
             twice = None if label is None else torch.cat([label, label])
@@ -336,14 +342,14 @@ class DCGAN(AdversarialModule):
         return {"loss": self.generator_objective(fake)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimizer and schedule per network: `adam` at a constant rate unless given."""
+        """Build one optimizer and schedule per network; by default `adam` at a constant rate."""
         return self.build_optimizers()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Log both losses and the mean logits of unseen and of generated images.
+        """Log both losses and the mean logits of unseen and generated images.
 
-        A `val/d_real` far below `train/d_real` may mean that D overfits; with batch norm, whose
-        running statistics are used here, the two differ anyway.
+        A `val/d_real` far below `train/d_real` may mean that D overfits. With batch norm they also
+        differ because validation uses the running statistics.
         """
         label = self.one_hot(batch)
         fake = self.generate(batch)
@@ -357,13 +363,13 @@ class DCGAN(AdversarialModule):
         self.log_dict(values, batch_size=len(real), sync_dist=True)
 
     def calibration_batches(self) -> Iterator[dict[str, Any]]:
-        """Labels for the batch-norm statistics of the averaged generator; it needs no images."""
+        """Yield labels without images, for the averaged generator's batch-norm statistics."""
         label = torch.arange(CALIBRATION_SIZE) % max(1, self.classes)
         for _ in range(CALIBRATION_BATCHES):
             yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}
 
     def seeded_noise(self, seeds: list[int]) -> Tensor:
-        """Two draws of z for each seed, (N, 2, L), the same on every device."""
+        """Two noise vectors per seed, (N, 2, L), identical on every device."""
         normal = seeded_normal(seeds, (2, self.latent_dim), self.device)
         return normal if self.hparams.noise == "normal" else 2 * torch.special.ndtr(normal) - 1
 
@@ -379,25 +385,24 @@ class DCGAN(AdversarialModule):
         minus: list[int] = [],  # noqa: B006
         plus: list[int] = [],  # noqa: B006
     ) -> Tensor:
-        """Generate images.
+        """Generate images from the prior, by interpolation or by arithmetic on noise vectors.
 
         Args:
-            seeds: One seed per image; image i depends on `seeds[i]` and the options below alone.
-            mode: Noise from the prior; on the line between two draws of the same seed; or the mean
-                noise of `base` less that of `minus` plus that of `plus`, with a little noise of its
-                own per seed (section 6.3.2).
-            label: Class of all images, for a conditional model; by default, the seed modulo the
-                number of classes.
-            steps: Images of an interpolation.
-            base: Seeds of images, such as of smiling women.
-            minus: Seeds of images with what is to be replaced, such as of neutral women.
-            plus: Seeds of images with the replacement, such as of neutral men.
+            seeds: One seed per image; image i depends on `seeds[i]` and the other options alone.
+            mode: Sampling mode: "prior" generates one image per seed, "interpolate" a strip between
+                two noise vectors of each seed, "arithmetic" images of mean noise `base` - `minus` +
+                `plus` with a small perturbation per seed (section 6.3.2).
+            label: Class of all images, for conditional models; None for class `seed % classes`.
+            steps: Number of images in a strip.
+            base: Seeds of images to change, such as smiling women, for "arithmetic".
+            minus: Seeds of images with the property to remove, such as neutral women.
+            plus: Seeds of images with the property to add, such as neutral men.
 
         Returns:
-            (N, C, H, W), or strips (N, steps, C, H, W), in [-1, 1].
+            Images (N, C, H, W), or strips (N, steps, C, H, W), in [-1, 1].
 
         Raises:
-            UserError: if the options do not fit the model, or each other.
+            UserError: If the options do not fit the model or each other.
         """
         check_label(label, self.classes)
         labels = torch.tensor(
@@ -410,7 +415,8 @@ class DCGAN(AdversarialModule):
         if mode == "arithmetic":
             if not (base and minus and plus):
                 raise UserError(
-                    "--mode arithmetic needs --base, --minus and --plus, each a seed or several"
+                    f"--mode arithmetic needs --base, --minus and --plus (got {base}, {minus} and "
+                    f"{plus}): give each at least once, such as --base 1 --base 4"
                 )
             mean = [self.seeded_noise(group)[:, 0].mean(0) for group in (base, minus, plus)]
             own = 0.25 * noise[:, 0].clamp(-1, 1)

@@ -1,45 +1,45 @@
-"""GAN: a generator learns p(x) from nothing but the judgement of a discriminator that learns to
-tell its pictures from real ones.
+"""GAN: a generator trained against a discriminator that classifies images as real or generated.
 
-Goodfellow et al., "Generative Adversarial Nets", NeurIPS 2014; the conditional p(x|y) is Mirza and
-Osindero, "Conditional Generative Adversarial Nets", 2014.
+Goodfellow et al., "Generative Adversarial Nets", NeurIPS 2014. The conditional model p(x|y) is from
+Mirza and Osindero, "Conditional Generative Adversarial Nets", 2014.
 
     min_G max_D  E_x[log D(x)] + E_z[log(1 - D(G(z)))]                                           (1)
     D*(x) = p_data(x) / (p_data(x) + p_g(x))                                                     (2)
 
-Symbols: z `noise` (N, D) · G(z) `generator` · logit of D `discriminator`, so that D =
-sigmoid(logit) · y `label`, one-hot, a second input of both networks. Losses are means over the
-batch. With `real` and `fake` for the discriminator's logits of real and generated images:
+Symbols: z `noise` (N, D) · G(z) `generator` · logit of D `discriminator`, D = sigmoid(logit) · y
+`label`, one-hot, a second input of both networks. Losses are means over the batch. In this table,
+`real` and `fake` are the discriminator's logits of real and generated images:
 
 | loss | D minimises | G minimises |
 |---|---|---|
 | minimax (Eq. 1) | softplus(-real) + softplus(fake) | -softplus(fake) = log(1 - D(G(z))) |
-| non_saturating (section 3) | the same | softplus(-fake) = -log D(G(z)) |
+| non_saturating (section 3) | as minimax | softplus(-fake) = -log D(G(z)) |
 | least_squares (Mao et al. 2017, Eq. 9) | ((real - 1)^2 + fake^2) / 2 | (fake - 1)^2 / 2 |
 | wasserstein (Arjovsky et al. 2017, Eq. 2) | fake - real | -fake |
 | hinge (Miyato et al. 2018, Eq. 16, 17) | relu(1 - real) + relu(1 + fake) | -fake |
 
-Where D is sure (fake far below 0), the slope of the minimax loss is sigmoid(fake), which vanishes;
-that of the non-saturating loss is sigmoid(fake) - 1, which does not. The fixed point of both is D =
-1/2, whatever the images look like: neither loss tells how good they are. The Wasserstein estimate
-E[D(x)] - E[D(G(z))] of a discriminator with a bounded slope does. Nothing in Eq. 1 rewards covering
-p(x): D sees one image at a time, so that one perfect image is enough (mode collapse; the ring of
-Gaussians shows it).
+If D rejects generated images confidently (fake far below 0), the gradient -sigmoid(fake) of the
+minimax loss vanishes. That of the non-saturating loss, sigmoid(fake) - 1, does not. At the fixed
+point of both, D = 1/2 for any images, so neither loss measures image quality. The Wasserstein
+estimate E[D(x)] - E[D(G(z))] does, if the slope of D is bounded. Eq. 1 does not reward covering
+p(x): D evaluates one image at a time, so a single realistic image for all z suffices (mode
+collapse; see configs/gan/ring_collapse.yaml).
 
-The released code is github.com/goodfeli/adversarial (`mnist.yaml`, `__init__.py`, and pylearn2
-beneath); the conditional paper was compared with no code. Departures:
+The released code is github.com/goodfeli/adversarial (`mnist.yaml`, `__init__.py`), which uses
+pylearn2. The conditional paper was not compared with any code. Departures:
 
 - Noise: U(-sqrt 3, sqrt 3)^100 ("unit_uniform"), as in the first version of the released
-  `mnist.yaml`; normal in its later one.
-- Loss of D: the released code minimises half of it at learning rate 0.1; here all of it at 0.05.
-- Output bias of G: logit of the training set's mean, clipped at 1e-7, as in the released code.
-- Updates: D first, then G (Algorithm 1); the recipe updates both at once by `simultaneous`, as the
-  released code does.
-- Stopping: none in the released code; 100 epochs here.
-- Conditional, noise: unit hypercube in the paper (section 4.1); here U(-sqrt 3, sqrt 3)^100, since
-  all images were alike from U(0, 1).
-- Conditional, dropout: 0.5 in both networks (section 4.1); here 0.2 at the pixels that D sees.
-- Conditional, stopping: best validation likelihood (section 4.1); here the last epoch.
+  `mnist.yaml`; its later version has normal noise.
+- Loss of D: the released code minimises half the loss at learning rate 0.1; here the whole loss at
+  0.05.
+- Output bias of G: logit of the mean training image, clipped at 1e-7, as in the released code.
+- Updates: D first, then G (Algorithm 1). The recipe sets `simultaneous` to update both at once, as
+  the released code does.
+- Stopping: no fixed end in the released code; 100 epochs here.
+- Conditional, noise: U(0, 1)^100 in the paper (unit hypercube, section 4.1); U(-sqrt 3, sqrt 3)^100
+  here, since with U(0, 1) all generated images were alike.
+- Conditional, dropout: 0.5 in both networks (section 4.1); here 0.5, but 0.2 on D's input pixels.
+- Conditional, stopping: best validation likelihood (section 4.1); the last epoch here.
 """
 
 import itertools
@@ -68,11 +68,11 @@ from lightning_modules.nn.spectral_norm import apply_spectral_norm
 
 LossName = Literal["non_saturating", "minimax", "least_squares", "wasserstein", "hinge"]
 SMOOTHABLE = ("non_saturating", "minimax", "least_squares")  # losses with a target for real images
-BIAS_CLIP = 1e-7  # of mean pixels, as in pylearn2's `init_sigmoid_bias_from_marginals`
+BIAS_CLIP = 1e-7  # clip of mean pixels, as in pylearn2's `init_sigmoid_bias_from_marginals`
 
 
 class Maxout(nn.Linear):
-    """The largest of `pieces` linear maps for each unit (Goodfellow et al. 2013)."""
+    """Maximum of `pieces` linear maps for each unit (Goodfellow et al. 2013)."""
 
     def __init__(self, inputs: int, outputs: int, pieces: int) -> None:
         super().__init__(inputs, outputs * pieces)
@@ -83,7 +83,7 @@ class Maxout(nn.Linear):
 
 
 def init_uniform(network: nn.Module, bound: float) -> None:
-    """Weights from U(-bound, bound), biases 0: the released recipe's `irange`."""
+    """Initialise weights from U(-bound, bound) and biases with 0 (`irange` of pylearn2)."""
     for part in network.modules():
         if isinstance(part, nn.Linear):
             nn.init.uniform_(part.weight, -bound, bound)
@@ -91,8 +91,10 @@ def init_uniform(network: nn.Module, bound: float) -> None:
 
 
 class GoodfellowGenerator(nn.Module):
-    """100 -> 1200 -> 1200 -> pixels; with labels 200 units see the noise, 1000 the label, and half
-    of each layer drops out.
+    """Generator of both papers: noise -> 1200 -> 1200 -> pixels.
+
+    With labels, the first layer has 200 units for the noise and 1000 for the label, and the dropout
+    rate is 0.5.
     """
 
     def __init__(self, image_shape: list[int], latent_dim: int, classes: int) -> None:
@@ -115,8 +117,9 @@ class GoodfellowGenerator(nn.Module):
 
 
 class MaxoutDiscriminator(nn.Module):
-    """Two maxout layers of 240 x 5 on pixels in [0, 1]; with labels 50 x 5 see the label and 240 x
-    4 join both.
+    """Discriminator of both papers: two maxout layers of 240 units x 5 pieces, pixels in [0, 1].
+
+    With labels, 50 x 5 more units get the label, and the second layer is 240 x 4.
     """
 
     def __init__(self, image_shape: list[int], classes: int) -> None:
@@ -137,7 +140,7 @@ class MaxoutDiscriminator(nn.Module):
 
 
 class PlainGenerator(nn.Module):
-    """Fully connected, with LeakyReLU, batch norm after all layers but the first, and tanh."""
+    """Fully connected: LeakyReLU, batch norm in all hidden layers but the first, tanh output."""
 
     def __init__(
         self, image_shape: list[int], latent_dim: int, classes: int, hidden: list[int]
@@ -160,7 +163,7 @@ class PlainGenerator(nn.Module):
 
 
 class PlainDiscriminator(nn.Module):
-    """Fully connected, with LeakyReLU and without norm; returns a logit."""
+    """Fully connected: LeakyReLU, no normalisation; returns logits (N,)."""
 
     def __init__(self, image_shape: list[int], classes: int, hidden: list[int]) -> None:
         super().__init__()
@@ -178,14 +181,17 @@ class PlainDiscriminator(nn.Module):
 def discriminator_objective(
     loss: LossName, real: Tensor, fake: Tensor, target: float = 1.0
 ) -> Tensor:
-    """Loss of D on its logits of real and generated images, from the table above.
+    """Discriminator loss from the logits of real and generated images.
 
     Args:
-        loss: Name of the loss.
+        loss: Row of the loss table at the top of this file.
         real: Logits of real images, any shape.
-        fake: Logits of generated images.
-        target: Target for real images; below 1, one-sided label smoothing (Salimans et al. 2016,
+        fake: Logits of generated images, any shape.
+        target: Target for real images; below 1 for one-sided label smoothing (Salimans et al. 2016,
             section 3.4).
+
+    Returns:
+        Scalar, averaged over the batch.
     """
     if loss == "least_squares":
         return ((real - target).square().mean() + fake.square().mean()) / 2
@@ -198,7 +204,7 @@ def discriminator_objective(
 
 
 def generator_objective(loss: LossName, fake: Tensor) -> Tensor:
-    """Loss of G on the discriminator's logits of generated images, from the table above."""
+    """Generator loss (a scalar) from the discriminator's logits of generated images."""
     if loss == "minimax":
         return -F.softplus(fake).mean()
     if loss == "non_saturating":
@@ -209,7 +215,7 @@ def generator_objective(loss: LossName, fake: Tensor) -> Tensor:
 
 
 def gradient_norm(logits: Tensor, image: Tensor) -> Tensor:
-    """(N,) norm of the gradient of each logit by its own image, itself differentiable."""
+    """Norm (N,) of the gradient of each logit with respect to its own image; differentiable."""
     (gradient,) = torch.autograd.grad(logits.sum(), image, create_graph=True)
     return gradient.flatten(1).norm(dim=1)
 
@@ -217,9 +223,15 @@ def gradient_norm(logits: Tensor, image: Tensor) -> Tensor:
 def gradient_penalty(
     discriminate: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor
 ) -> Tensor:
-    """E[(|gradient of D at x^| - 1)^2], x^ random interpolates of real and generated images.
+    """Gradient penalty E[(|grad D(x^)| - 1)^2] of WGAN-GP (Gulrajani et al. 2017, Eq. 3).
 
-    Gulrajani et al. 2017, Eq. 3.
+    Args:
+        discriminate: Maps images (N, C, H, W) to logits (N,).
+        real: Real images (N, C, H, W).
+        fake: Generated images, same shape; x^ are random interpolates of `real` and `fake`.
+
+    Returns:
+        Scalar penalty, differentiable with respect to the discriminator's parameters.
     """
     weight = torch.rand(len(real), *[1] * (real.dim() - 1), dtype=real.dtype, device=real.device)
     between = torch.lerp(real, fake.to(real), weight).detach().requires_grad_()
@@ -227,7 +239,7 @@ def gradient_penalty(
 
 
 def r1_penalty(discriminate: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
-    """1/2 E[|gradient of D at real images|^2] (Mescheder et al. 2018, Eq. 9)."""
+    """R1 penalty 1/2 E[|grad D(x)|^2] at real images (Mescheder et al. 2018, Eq. 9)."""
     real = real.detach().requires_grad_()
     return gradient_norm(discriminate(real), real).square().mean() / 2
 
@@ -245,34 +257,44 @@ def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 class GAN(AdversarialModule):
-    """Generative adversarial network of fully connected layers, conditional where asked.
+    """Generative adversarial network with fully connected layers, optionally conditional.
 
-    One update (`AdversarialModule.training_step`): `generate` images for a batch; step D on
-    `discriminator_loss` of these images, detached; then step G on `generator_loss` of the same
-    images through the updated D, whose parameters are frozen meanwhile. With `n_critic` G is
-    updated at every n-th update only; with `simultaneous` both gradients come before both steps.
+    One update (`AdversarialModule.training_step`):
+
+    1. `generate` images for a batch.
+    2. Update D on `discriminator_loss` of these images, detached.
+    3. Update G on `generator_loss` of the same images, through the updated and frozen D.
+
+    With `n_critic`, G is updated at every n-th update only. With `simultaneous`, both gradients are
+    computed before both updates.
 
     Args:
-        image_shape: (C, H, W), a fact of the data.
-        num_classes: Number of labels, a fact of the data; used only where `conditional`.
-        conditional: Model p(x|y) with the batch's labels.
-        network: Networks released with the papers ("maxout") or plain ones ("mlp").
-        hidden: Widths of the plain generator; the plain discriminator has the last two, reversed.
-        latent_dim: Size of the noise, D.
-        noise: Distribution of the noise: N(0, 1), or U(-sqrt 3, sqrt 3), whose variance is 1.
-        loss: Row of the table of losses.
-        label_smoothing: One-sided label smoothing: the target for real images is 1 less this.
-        spectral: Divide the discriminator's weights by their largest singular values.
-        penalty_weight: Weight of the gradient penalty, for the Wasserstein loss; 0 for none.
-        r1_weight: Weight of the R1 penalty; 0 for none.
-        weight_clip: Largest absolute weight of the discriminator, for the Wasserstein loss; 0 for
-            no limit.
+        image_shape: Shape (C, H, W) of an image, supplied by the data module.
+        num_classes: Number of classes, supplied by the data module; used only if `conditional`.
+        conditional: Whether to model p(x|y), with the class labels of the data.
+        network: Architecture: plain fully connected ("mlp"), or that of the papers ("maxout").
+        hidden: Number of units in each hidden layer of the "mlp" generator; the discriminator has
+            the last two, reversed.
+        latent_dim: Size of the noise vector z, D.
+        noise: Distribution of the noise: "normal" is N(0, 1), "unit_uniform" is U(-sqrt 3, sqrt 3),
+            whose variance is 1.
+        loss: Loss of D and G; the table at the top of `gan.py` gives the formulas.
+        label_smoothing: One-sided label smoothing: the target for real images is
+            `1 - label_smoothing`.
+        spectral: Whether to divide the discriminator's weights by their largest singular values
+            (Miyato et al. 2018).
+        penalty_weight: Weight of the gradient penalty (Gulrajani et al. 2017), for the Wasserstein
+            loss only; 0 for none.
+        r1_weight: Weight of the R1 penalty (Mescheder et al. 2018); 0 for none.
+        weight_clip: Maximum absolute weight of the discriminator, for the Wasserstein loss only; 0
+            for no limit.
         generator_optimizer: Factory of the generator's optimizer.
         discriminator_optimizer: Factory of the discriminator's optimizer.
-        **kwargs: See `AdversarialModule`: schedules, clipping, accumulation, averaged weights.
+        **kwargs: Arguments of `AdversarialModule`: schedules, clipping, accumulation, averaged
+            weights.
 
     Raises:
-        UserError: if a penalty or a limit contradicts the loss.
+        UserError: If a penalty or a weight limit does not fit the loss.
     """
 
     def __init__(
@@ -281,7 +303,7 @@ class GAN(AdversarialModule):
         num_classes: int | None = None,
         conditional: bool = False,
         network: Literal["mlp", "maxout"] = "mlp",
-        hidden: list[int] = [128, 256, 512, 1024],  # noqa: B006  # read only; a YAML file's list
+        hidden: list[int] = [128, 256, 512, 1024],  # noqa: B006  # read only
         latent_dim: PositiveInt = 100,
         noise: Literal["normal", "unit_uniform"] = "normal",
         loss: LossName = "non_saturating",
@@ -312,32 +334,38 @@ class GAN(AdversarialModule):
         self.set_networks(generator, discriminator)
 
     def check_losses(self) -> None:
-        """Check that the loss, its penalties and limits go together.
+        """Check that the penalties and limits fit the loss.
 
         Raises:
-            UserError: with the reason, if they do not.
+            UserError: If `label_smoothing`, `penalty_weight` or `weight_clip` does not fit the
+                loss, or if the Wasserstein loss has no bound on the slope of D.
         """
-        given = self.hparams
-        wasserstein = given.loss == "wasserstein"
+        given, loss = self.hparams, self.hparams.loss
+        if given.label_smoothing and loss not in SMOOTHABLE:
+            raise UserError(
+                f"model.label_smoothing must be 0 for model.loss {loss} (got "
+                f"{given.label_smoothing}): set it to 0, or model.loss to one of "
+                f"{', '.join(SMOOTHABLE)}"
+            )
         bounded = given.penalty_weight or given.weight_clip
-        reasons = {
-            "model.label_smoothing needs a loss with a target": given.label_smoothing
-            and given.loss not in SMOOTHABLE,
-            "model.penalty_weight and model.weight_clip belong to model.loss wasserstein": bounded
-            and not wasserstein,
-            "model.loss wasserstein needs a bounded slope: model.penalty_weight, model.weight_clip "
-            "or model.spectral": wasserstein and not (bounded or given.spectral),
-        }
-        for reason, broken in reasons.items():
-            if broken:
-                raise UserError(f"{reason} (model.loss is {given.loss})")
+        if bounded and loss != "wasserstein":
+            raise UserError(
+                f"model.penalty_weight and model.weight_clip must be 0 for model.loss {loss} (got "
+                f"{given.penalty_weight} and {given.weight_clip}): set them to 0, or model.loss to "
+                "wasserstein"
+            )
+        if loss == "wasserstein" and not (bounded or given.spectral):
+            raise UserError(
+                "model.loss wasserstein needs a discriminator of bounded slope: set "
+                "model.penalty_weight, model.weight_clip or model.spectral"
+            )
 
     def one_hot(self, batch: dict[str, Any]) -> Tensor | None:
-        """Labels (N, classes) where the model is conditional."""
+        """One-hot labels (N, classes), or None if the model is not conditional."""
         return F.one_hot(batch["label"], self.classes).float() if self.classes else None
 
     def draw_noise(self, count: int) -> Tensor:
-        """z (count, D) from the global random generator."""
+        """Sample z (count, D) from PyTorch's global generator, which the base class seeds."""
         if self.hparams.noise == "normal":
             return torch.randn(count, self.latent_dim, device=self.device)
         return 2 * sqrt(3) * torch.rand(count, self.latent_dim, device=self.device) - sqrt(3)
@@ -346,11 +374,11 @@ class GAN(AdversarialModule):
         return self.generator(self.draw_noise(len(batch["image"])), self.one_hot(batch))
 
     def discriminate(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """Logits (N,) of images, in full precision, since losses take differences of them."""
+        """Logits (N,) of images, in float32, since the losses take differences of logits."""
         return self.discriminator(image, label).float()
 
     def discriminator_objective(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Loss of D on its logits (N,), without penalties."""
+        """Discriminator loss without penalties, from logits (N,) of real and generated images."""
         target = 1 - self.hparams.label_smoothing
         return discriminator_objective(self.hparams.loss, real, fake, target)
 
@@ -379,7 +407,7 @@ class GAN(AdversarialModule):
         return {"loss": generator_objective(self.hparams.loss, fake)}  # Eq. 1, min
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimizer and schedule per network: `adam` at a constant rate unless given."""
+        """Build one optimizer and schedule per network; by default `adam` at a constant rate."""
         optimizers, schedules = self.build_optimizers()
         if limit := self.hparams.weight_clip:
             optimizers[1].register_step_post_hook(
@@ -404,13 +432,13 @@ class GAN(AdversarialModule):
         self.log_dict(values, batch_size=len(real), sync_dist=True)
 
     def calibration_batches(self) -> Iterator[dict[str, Any]]:
-        """Batches with labels 0, 1, 2, ...: noise needs no images of the data."""
+        """Yield labels without images, for the averaged generator's batch-norm statistics."""
         label = torch.arange(CALIBRATION_SIZE) % max(1, self.classes)
         for _ in range(CALIBRATION_BATCHES):
             yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}
 
     def seeded_noise(self, seeds: list[int]) -> Tensor:
-        """Two draws of z for each seed, (N, 2, D), the same on every device."""
+        """Two noise vectors per seed, (N, 2, D), identical on every device."""
         normal = seeded_normal(seeds, (2, self.latent_dim), self.device)
         if self.hparams.noise == "normal":
             return normal
@@ -425,20 +453,20 @@ class GAN(AdversarialModule):
         label: int | None = None,
         steps: PositiveInt = 9,
     ) -> Tensor:
-        """Generate images.
+        """Generate images, or strips that interpolate between two noise vectors.
 
         Args:
             seeds: One seed per image; image i depends on `seeds[i]` alone.
-            mode: Noise from the prior, or from the line between two draws.
-            label: Class of all images, for a conditional model; by default, the seed modulo the
-                number of classes.
-            steps: Images of an interpolation.
+            mode: Sampling mode: "prior" generates one image per seed, "interpolate" a strip between
+                two noise vectors of each seed.
+            label: Class of all images, for conditional models; None for class `seed % classes`.
+            steps: Number of images in a strip.
 
         Returns:
-            (N, C, H, W), or strips (N, steps, C, H, W), in [-1, 1].
+            Images (N, C, H, W), or strips (N, steps, C, H, W), in [-1, 1].
 
         Raises:
-            UserError: if the model does not know the class.
+            UserError: If the model has no class `label`.
         """
         check_label(label, self.classes)
         labels = torch.tensor(
@@ -458,7 +486,7 @@ class GAN(AdversarialModule):
         return {"samples": self.sample(list(range(len(batch["image"]))))}
 
     def on_train_start(self) -> None:
-        """Begin a maxout generator with the logits of the mean training image as output bias."""
+        """Set the output bias of a new maxout generator to the logits of the mean image."""
         generator: Any = self.generator
         if (
             self.hparams.network == "maxout"

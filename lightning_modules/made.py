@@ -1,28 +1,27 @@
-"""MADE: an autoencoder with masked weights, whose outputs are the conditionals of an exact
-autoregressive model of binary pixels.
+"""MADE: an autoencoder whose masked weights make it an autoregressive model of binary pixels.
 
 Germain, Gregor, Murray and Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML
-2015.
+2015. The outputs are the conditionals of an exact likelihood:
 
     p(x) = prod_d p(x_d | x_<d),    p(x_d = 1 | x_<d) = y_d                       (1)
     -log p(x) = sum_d [-x_d log y_d - (1 - x_d) log(1 - y_d)]                     (2)
     hidden mask: 1 where degree(out) >= degree(in)                                (3)
     output mask: 1 where degree(out) > degree(in)                                 (4)
 
-Symbols: x_d `x[:, d]`, a pixel in {0, 1} · logit of y_d `logits[:, d]` · degree m(k) of unit k, the
-number of inputs that it may depend on · D, the number of pixels.
+Symbols: x_d `x[:, d]`, a pixel in {0, 1} · y_d `self(x)[:, d].sigmoid()` · D, the number of pixels.
+The degree of a unit is the maximum number of inputs that the unit may depend on.
 
-Input d has degree d + 1. A hidden unit of degree m sees the inputs 0 .. m - 1 only (Eq. 3), so that
-output d, which sees units of degrees at most d, depends on the inputs before it (Eq. 4). One pass
-evaluates all D conditionals; sampling needs D passes, one for each pixel.
+Input d has degree d + 1. A hidden unit of degree m depends on the inputs 0 .. m - 1 only (Eq. 3).
+Output d is connected to units of degree at most d, so it depends on pixels 0 .. d - 1 only (Eq. 4).
+One forward pass evaluates all D conditionals; sampling takes D passes, one per pixel.
 
 | | paper | here |
 |---|---|---|
-| degrees of hidden units | drawn uniformly, and drawn again while training | evenly spread, fixed |
-| order of the pixels | drawn for each update; an ensemble in the test | that of the tensor |
+| degrees of hidden units | sampled uniformly, resampled in training | evenly spread, fixed |
+| order of the pixels | resampled at each update; ensemble in the test | order of the tensor |
 | optimizer | Adagrad or Adadelta, chosen on validation data | Adam |
 
-The first two rows make this the paper's model with one mask and one order, without an ensemble.
+The first two rows correspond to the paper's model with one mask, one order and no ensemble.
 """
 
 import itertools
@@ -42,7 +41,7 @@ class MaskedLinear(nn.Linear):
     """Linear layer whose weights are multiplied by a constant mask.
 
     Args:
-        mask: Zeros and ones, shape (outputs, inputs).
+        mask: Mask of zeros and ones, shape (outputs, inputs).
     """
 
     mask: Tensor
@@ -57,7 +56,7 @@ class MaskedLinear(nn.Linear):
 
 
 def autoregressive_masks(dims: int, hidden: list[int]) -> list[Tensor]:
-    """Masks of all layers, which let output d depend on the inputs 0 .. d - 1 only.
+    """Masks that make output d depend on the inputs 0 .. d - 1 only (Eq. 3 and 4).
 
     Args:
         dims: Number of inputs and of outputs, at least 2.
@@ -79,7 +78,7 @@ def autoregressive_masks(dims: int, hidden: list[int]) -> list[Tensor]:
 
 
 class MADE(GenerativeModule):
-    """Masked autoencoder for distribution estimation, on images of two values per channel.
+    """Masked autoencoder for distribution estimation, for binary images.
 
     Args:
         image_shape: Shape (C, H, W) of an image, supplied by the data module.
@@ -104,11 +103,14 @@ class MADE(GenerativeModule):
         self.network = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, D) of p(x_d = 1 | x_<d) of pixels x (N, D) in {0, 1}."""
+        """Logits (N, D) of p(x_d = 1 | x_<d) for pixels x (N, D) in {0, 1}."""
         return self.network(x)
 
     def nll(self, image: Tensor) -> Tensor:
-        """-log p(x) in nats, (N,), of images (N, C, H, W) in [-1, 1]; pixels above 0 count as 1."""
+        """Negative log-likelihood in nats, (N,), of images (N, C, H, W) in [-1, 1].
+
+        Pixels above 0 count as 1.
+        """
         x = (image > 0).float().flatten(1)  # (N, D)
         return F.binary_cross_entropy_with_logits(self(x), x, reduction="none").sum(1)  # Eq. 2
 
@@ -129,17 +131,17 @@ class MADE(GenerativeModule):
 
     @sampling
     def sample(self, seeds: list[int], *, temperature: PositiveFloat = 1.0) -> Tensor:
-        """Sample images pixel by pixel, in D passes.
+        """Sample images pixel by pixel, in D forward passes.
 
         Args:
             seeds: One seed per image; image i depends on `seeds[i]` alone.
-            temperature: Divisor of the logits; below 1 the images are less diverse.
+            temperature: Divisor of the logits; below 1, samples are less diverse.
 
         Returns:
             Images (N, C, H, W) with values -1 and 1.
         """
         shape = self.hparams.image_shape
-        # Drawn on the CPU, so that a seed gives the same numbers for every device.
+        # Sampled on the CPU, so that a seed gives the same noise on every device.
         rows = [
             torch.rand(prod(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds
         ]

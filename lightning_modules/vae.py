@@ -1,10 +1,9 @@
-"""VAE: an autoencoder whose code is a distribution, so that codes drawn from a prior decode to new
-pictures.
+"""VAE: an autoencoder with a probabilistic code; codes sampled from the prior decode to new images.
 
-Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014; the tighter bound is Burda, Grosse
-and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016; the weight beta is Higgins et al.,
-"beta-VAE", ICLR 2017; the conditional model is Sohn, Lee and Yan, "Learning Structured Output
-Representation using Deep Conditional Generative Models", 2015.
+Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014. The tighter bound is
+from Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016. The weight beta
+is from Higgins et al., "beta-VAE", ICLR 2017. The conditional model is from Sohn, Lee and Yan,
+"Learning Structured Output Representation using Deep Conditional Generative Models", 2015.
 
     z ~ p(z) = N(0, I),  x ~ p(x|z);    q(z|x) = N(mu(x), diag sigma^2(x))                       (1)
     z = mu + sigma * eps,  eps ~ N(0, I)                                                         (2)
@@ -14,31 +13,31 @@ Representation using Deep Conditional Generative Models", 2015.
     p(y|x) = p(x|y) p(y) / sum_y' p(x|y') p(y')                                                  (6)
 
 Symbols: x `x` in [0, 1] · z `z` (k, N, D) · mu, log sigma^2 `mean`, `log_var` (N, D) · log w
-`log_weight` (k, N) · y `label`. All terms are sums over pixels and coordinates and means over the
-batch: nats per picture.
+`log_weight` (k, N) · y `label`. All terms are sums over pixels and latent dimensions and means over
+the batch, in nats per image.
 
-Why it looks like this. The decoder is p(x|z), a density over pictures; the encoder q(z|x) only
-approximates the posterior. The encoder predicts log sigma^2 because a variance must be positive and
-its logarithm need not: exp is smooth where a clamp is not, and Eq. 4 asks for the logarithm anyway.
-KL is the information, in nats, that a code carries about its picture and that a sampler without the
-picture loses; it is not symmetric: KL(q||p) punishes codes where the prior has no mass, and lets
-the prior have mass where there are no codes. Eq. 5 with k = 1 is Eq. 3 in expectation, and grows
-towards log p(x) with k. A weight R on the *mean* squared or logistic loss over D values, as some
-books have it, is beta = D / R for Bernoulli and D / (2 R) for Gaussian pixels with sigma = 1.
+The decoder defines p(x|z), a density over images; the encoder q(z|x) approximates the posterior.
+The encoder predicts log sigma^2, which Eq. 4 needs. Its exponential is always positive and smooth,
+unlike a clamped variance. KL is the information in nats that a code carries about its image and
+that a sample from the prior lacks. KL is not symmetric: KL(q||p) penalises codes where the prior
+has no mass, but not prior mass where there are no codes. Eq. 5 with k = 1 equals Eq. 3 in
+expectation; with larger k it approaches log p(x). Some books give the *mean* squared or logistic
+loss over P pixel values a weight R. This is equivalent to beta = P / R for Bernoulli pixels and
+beta = P / (2 R) for Gaussian pixels with sigma = 1.
 
-Departures from the papers, and from the released code of the importance weighted autoencoder:
+Departures from the papers and from the released code of the importance weighted autoencoder:
 
 - Optimizer (2014): Adagrad in the paper; Adam here.
-- Adam (2016): the paper has beta1 0.9 and epsilon 1e-4; the released code has beta1 0.99, second
-  moments that begin at 1, and epsilon 1e-4 for gradients *summed* over 20 images (5e-6 for their
-  mean). Here beta1 is 0.9, second moments begin at 0, and epsilon 1e-4 is for the mean.
+- Adam (2016): beta1 0.9 and epsilon 1e-4 in the paper; here the same, for gradients averaged over
+  the batch. The released code has beta1 0.99, second moments that start at 1 (here 0), and epsilon
+  1e-4 for gradients *summed* over 20 images (5e-6 for their mean).
 - Learning rate of stage i (2016): 0.001 * 10^(-i/7) in the paper and here; rounded in the released
   code (1, 0.72, 0.52, ... 0.1 times 0.001).
-- Order of the images (2016): the same in each epoch of the released code; drawn anew here.
-- Training images (2016): 59,600, with 400 for validation, in the released code and here.
-- The encoder (2016) predicts log sigma in the released code; log sigma^2 in the paper and here.
-- Prior of the conditional model (2015): learned, given y, in the paper; p(z) here, and labels are
-  one-hot inputs of encoder and decoder.
+- Order of the images (2016): fixed in the released code; reshuffled in each epoch here.
+- Training images (2016): 59,600, and 400 for validation, in the released code and here.
+- Encoder (2016): predicts log sigma in the released code; log sigma^2 in the paper and here.
+- Conditional prior (2015): p(z|y), learned, in the paper; p(z) here. Labels are one-hot inputs of
+  encoder and decoder.
 """
 
 import math
@@ -72,17 +71,19 @@ from metrics.likelihood import (
     bits_per_dim,
 )
 
-BIAS_CLIP = 1e-3  # of mean pixels, as in Burda et al.'s released code
+BIAS_CLIP = 1e-3  # clip of mean pixels, as in Burda et al.'s released code
 
 
 def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
-    """log p(x|z) of x in [0, 1] summed over pixels, shape (..., C, H, W) -> (...)."""
+    """Bernoulli log-likelihood in nats of x in [0, 1], summed: (..., C, H, W) -> (...)."""
     nll = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
     return -nll.sum((-3, -2, -1))
 
 
 def gaussian_log_likelihood(logits: Tensor, x: Tensor, sigma: float) -> Tensor:
-    """log N(x; sigmoid(logits), sigma^2) summed over pixels, shape (..., C, H, W) -> (...)."""
+    """Gaussian log-likelihood log N(x; sigmoid(logits), sigma^2) in nats of x in [0, 1], summed
+    over pixels: (..., C, H, W) -> (...).
+    """
     error = (logits.sigmoid() - x).square().sum((-3, -2, -1))
     dims = prod(x.shape[-3:])
     return -error / (2 * sigma**2) - dims * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
@@ -94,19 +95,20 @@ def standard_normal_kl(mean: Tensor, log_var: Tensor) -> Tensor:
 
 
 def normal_log_density(z: Tensor, mean: Tensor | float, log_var: Tensor | float) -> Tensor:
-    """log N(z; mean, exp(log_var)) in nats, summed over the last axis."""
+    """Log density log N(z; mean, exp(log_var)) in nats, summed over the last axis."""
     log_var = torch.as_tensor(log_var, device=z.device)
     return -0.5 * (math.log(2 * math.pi) + log_var + (z - mean).square() / log_var.exp()).sum(-1)
 
 
 def importance_bound(log_weight: Tensor) -> Tensor:
-    """L_k of Eq. 5 from log w (k, N), shape (N,)."""
+    """Bound L_k (N,) of Eq. 5 in nats, from log weights log w (k, N)."""
     return log_weight.logsumexp(0) - math.log(len(log_weight))
 
 
 def stage_learning_rate(epoch: int) -> float:
-    """Factor 10^(-i/7) for 3^i epochs each, i = 0 .. 7 (Burda et al. 2016, section 5.1): lower
-    after 1, 4, 13, 40, ...
+    """Learning rate factor 10^(-i/7) of stage i = 0 .. 7, which lasts 3^i epochs.
+
+    The stages i = 1, 2, ... start at epochs 1, 4, 13, 40, ... (Burda et al. 2016, section 5.1).
     """
     stage = 0
     while stage < 7 and epoch >= (3 ** (stage + 1) - 1) // 2:
@@ -114,32 +116,35 @@ def stage_learning_rate(epoch: int) -> float:
     return 10 ** (-stage / 7)
 
 
-CLASSIFY_SAMPLES = 10  # k of L_k as the estimate of log p(x|y)
+CLASSIFY_SAMPLES = 10  # k of L_k, the estimate of log p(x|y) in Eq. 6
 
 
 class VAE(GenerativeModule):
-    """Variational autoencoder, importance-weighted and conditional where asked.
+    """Variational autoencoder, optionally importance-weighted or conditional.
 
     Args:
-        image_shape: (C, H, W), a fact of the data.
-        num_classes: number of labels, a fact of the data; used only where `conditional`.
-        network: fully connected ("mlp") or convolutional ("conv").
-        hidden: widths of the encoder's layers, or its channels, from the picture inwards; the
-            decoder mirrors them.
-        activation: of the fully connected network.
-        latent_dim: D, number of values of z.
-        likelihood: p(x|z): "bernoulli" for binary pictures, "gaussian" for others.
-        sigma: standard deviation of a Gaussian pixel, in units of the [0, 1] scale.
-        beta: weight of the KL term.
-        beta_warmup_steps: updates over which beta rises from 0.
-        bound: Eq. 3 ("elbo") or Eq. 5 ("iwae").
-        k: samples of z per picture in training.
-        conditional: model p(x|y) with the batch's labels.
-        learning_rate: Adam's step size.
-        adam_epsilon: Adam's epsilon.
-        schedule: "constant", half a cosine to 0 ("cosine"), or the eight stages of
-            `stage_learning_rate` ("stages").
-        test_samples: k of the test NLL.
+        image_shape: Shape (C, H, W) of an image, supplied by the data module.
+        num_classes: Number of classes, supplied by the data module; used only if `conditional`.
+        network: Architecture: fully connected ("mlp") or convolutional ("conv").
+        hidden: Number of units ("mlp") or channels ("conv") of each encoder layer; the decoder has
+            them in reverse order.
+        activation: Activation of the hidden layers of the "mlp" network.
+        latent_dim: Size of the code z, D.
+        likelihood: Pixel distribution p(x|z): "bernoulli" for binary images, "gaussian" for others.
+        sigma: Standard deviation of a Gaussian pixel, on the [0, 1] scale.
+        beta: Weight of the KL term; must be 1 if `bound` is "iwae".
+        beta_warmup_steps: Number of updates over which beta rises linearly from 0; 0 for none.
+        bound: Training objective: "elbo" (Eq. 3), or the importance-weighted bound "iwae" (Eq. 5).
+        k: Number of samples of z per image in training.
+        conditional: Whether to model p(x|y), with the class labels of the data.
+        learning_rate: Initial learning rate of Adam.
+        adam_epsilon: Epsilon of Adam, added to the denominator of each step.
+        schedule: Learning rate schedule: "constant", "cosine" (half a cosine to 0), or "stages"
+            (eight stages of Burda et al. 2016, section 5.1).
+        test_samples: Number of samples of z per image for the test NLL, k of Eq. 5.
+
+    Raises:
+        UserError: If the options contradict each other or do not fit the data.
     """
 
     has_latent_space = True
@@ -150,7 +155,7 @@ class VAE(GenerativeModule):
         image_shape: list[int],
         num_classes: int | None = None,
         network: Literal["mlp", "conv"] = "mlp",
-        hidden: list[int] = [512],  # noqa: B006  # read only; a list is what a YAML file can hold
+        hidden: list[int] = [512],  # noqa: B006  # read only
         activation: Literal["tanh", "relu"] = "tanh",
         latent_dim: PositiveInt = 16,
         likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
@@ -169,7 +174,8 @@ class VAE(GenerativeModule):
         self.save_hyperparameters()
         if bound == "iwae" and beta != 1:
             raise UserError(
-                "model.bound iwae has no beta: set model.beta to 1 or model.bound to elbo"
+                f"model.beta must be 1 for model.bound iwae (got model.beta={beta}): "
+                "set model.beta to 1, or model.bound to elbo"
             )
         self.latent_dim = latent_dim
         self.classes = classes_used(num_classes, conditional)
@@ -185,18 +191,18 @@ class VAE(GenerativeModule):
             inputs = (channels + self.classes) * prod(size)
             self.encoder = MLPEncoder(inputs, hidden, 2 * latent_dim, activation)
             self.decoder = MLPDecoder(latent_dim + self.classes, hidden, image_shape, activation)
-        nn.init.zeros_(output_bias(self.decoder))  # until training begins
+        nn.init.zeros_(output_bias(self.decoder))  # until `on_train_start`
         self.test_nll = ImportanceSampledNLL(test_samples)
         self.active_units = ActiveUnits(latent_dim)
         self.squared_error = SquaredError()
         self.accuracy = LabelAccuracy(f"bayes|k={CLASSIFY_SAMPLES}")
 
     def posterior(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """mu and log sigma^2 of q(z|x), or of q(z|x, y), each (N, D); images in [-1, 1]."""
+        """Mean and log variance (N, D) of q(z|x), or of q(z|x, y), for images in [-1, 1]."""
         if self.classes:
             one_hot = self._one_hot(label, len(image))[:, :, None, None]
             image = torch.cat([image, one_hot.expand(-1, -1, *image.shape[-2:])], 1)
-        mean, log_var = self.encoder(image).float().chunk(2, 1)  # in bf16, Eq. 4 loses digits
+        mean, log_var = self.encoder(image).float().chunk(2, 1)  # bf16 is imprecise for Eq. 4
         return mean, log_var
 
     def sample_posterior(self, mean: Tensor, log_var: Tensor, k: int) -> Tensor:
@@ -204,27 +210,27 @@ class VAE(GenerativeModule):
         return mean + (0.5 * log_var).exp() * torch.randn(k, *mean.shape, device=mean.device)
 
     def logits(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Decoder output (..., C, H, W) of z (..., N, D)."""
+        """Decode z (..., N, D) to pixel logits (..., N, C, H, W)."""
         if self.classes:
             z = torch.cat([z, self._one_hot(label, z.shape[-2]).expand(*z.shape[:-1], -1)], -1)
         return self.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
 
     def _one_hot(self, label: Tensor | None, count: int) -> Tensor:
-        if label is None:  # unknown: the mean of all labels
+        if label is None:  # unknown: equal weights for all classes
             return torch.full((count, self.classes), 1 / self.classes, device=self.device)
         return F.one_hot(label, self.classes).float()
 
     def reconstruction_log_likelihood(
         self, image: Tensor, z: Tensor, label: Tensor | None
     ) -> Tensor:
-        """log p(x|z), (k, N), of images (N, C, H, W) in [-1, 1]."""
+        """Log-likelihood log p(x|z) in nats, (k, N), of images (N, C, H, W) in [-1, 1]."""
         logits, x = self.logits(z, label), to_unit_interval(image)
         if self.hparams.likelihood == "gaussian":
             return gaussian_log_likelihood(logits, x, self.hparams.sigma)
         return bernoulli_log_likelihood(logits, x)
 
     def log_weight(self, image: Tensor, k: int, label: Tensor | None = None) -> Tensor:
-        """log w of Eq. 5 for k samples from the posterior, (k, N)."""
+        """Log importance weights log w (k, N) of k posterior samples per image (Eq. 5)."""
         mean, log_var = self.posterior(image, label)
         z = self.sample_posterior(mean, log_var, k)
         log_likelihood = self.reconstruction_log_likelihood(image, z, label)
@@ -232,7 +238,7 @@ class VAE(GenerativeModule):
         return log_joint - normal_log_density(z, mean, log_var)
 
     def objective(self, batch: dict[str, Any], beta: float) -> dict[str, Tensor]:
-        """Negative bound and its terms in nats per image, means over the batch."""
+        """Negative bound and its terms in nats per image, averaged over the batch."""
         image, label = batch["image"], batch.get("label")
         if self.hparams.bound == "iwae":
             return {"loss": -importance_bound(self.log_weight(image, self.hparams.k, label)).mean()}
@@ -251,11 +257,11 @@ class VAE(GenerativeModule):
 
     @torch.no_grad()
     def on_train_start(self) -> None:
-        """Set the output bias of a new decoder to the logits of the mean pixels of the training set
-        (Burda et al.'s release).
+        """Set the output bias of a new decoder to the logits of the mean training image, as in the
+        released code of Burda et al.
         """
         bias = output_bias(self.decoder)
-        if self.trainer.global_step == 0 and not bias.any():  # not loaded by --init_from
+        if self.trainer.global_step == 0 and not bias.any():  # nonzero if --init_from was used
             mean = self.trainer.datamodule.mean_image()  # type: ignore[attr-defined]
             mean = mean.flatten() if bias.numel() == mean.numel() else mean.mean((1, 2))
             bias.copy_(torch.logit(mean, eps=BIAS_CLIP))
@@ -270,7 +276,7 @@ class VAE(GenerativeModule):
         total = self.total_updates
 
         def rate(update: int) -> float:
-            """Factor of the learning rate: half a cosine to 0."""
+            """Learning rate factor: half a cosine from 1 to 0."""
             return 0.5 + 0.5 * math.cos(math.pi * min(1.0, update / max(1, total)))
 
         return [adam], [{"scheduler": LambdaLR(adam, rate), "interval": "step"}]
@@ -301,19 +307,20 @@ class VAE(GenerativeModule):
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
         h = self.hparams
-        levels = 256 if h.likelihood == "gaussian" else 1  # a density, or a probability
+        levels = 256 if h.likelihood == "gaussian" else 1  # density or probability
         nll = self.test_nll.compute()
         self.log("test/bpd", bits_per_dim(nll, prod(h.image_shape), levels))
         given = "|given=label" if self.classes else ""
         self.signatures["test/nll"] = f"nll[k={h.test_samples}{given}]"
-        # Bernoulli pixels give a probability of binary images; of grey or colour values they give a
-        # cross-entropy and no density.
+        # With Bernoulli pixels the value is a probability only for binary images; for grey or
+        # colour images it is a cross-entropy, not a density.
         self.signatures["test/bpd"] = f"bpd[k={h.test_samples}|pixels={h.likelihood}{given}]"
 
     @torch.no_grad()
     def classify(self, image: Tensor, k: int = CLASSIFY_SAMPLES) -> Tensor:
-        """log p(y|x) of Eq. 6 with a uniform p(y), (N, classes), from L_k as the estimate of log
-        p(x|y).
+        """Log-posterior log p(y|x) of the classes, (N, classes), for images in [-1, 1].
+
+        Eq. 6 with uniform p(y), where L_k with `k` samples of z estimates log p(x|y).
         """
         scores = [
             importance_bound(self.log_weight(image, k, label.expand(len(image))))
@@ -322,11 +329,11 @@ class VAE(GenerativeModule):
         return torch.stack(scores, 1).log_softmax(1)
 
     def encode(self, image: Tensor, label: Tensor | None = None) -> Tensor:
-        """Posterior means z (N, D) of images in [-1, 1]."""
+        """Encode images (N, C, H, W) in [-1, 1] as posterior means z (N, D)."""
         return self.posterior(image, label)[0]
 
     def decode(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Mean images (N, C, H, W) in [-1, 1] of p(x|z) for z (N, D)."""
+        """Decode z (N, D) to the mean images (N, C, H, W) of p(x|z), in [-1, 1]."""
         return self.logits(z, label).sigmoid() * 2 - 1
 
     embed = encode
@@ -350,28 +357,30 @@ class VAE(GenerativeModule):
         """Sample images, or strips of images that show the latent space.
 
         Args:
-            seeds: row i depends on `seeds[i]` alone.
-            batch: Unseen images, row i for seed i; for "attribute" also `positive` and `negative`
-                training images.
-            mode: z from the prior; on a line between two such z; along axis `seed % latent_dim`;
-                unseen images beside their reconstructions; or unseen images with -4 to 4 times an
-                attribute's direction added.
-            label: Class to sample, where the model is conditional; class `seed % classes` unless
-                given.
-            attribute: what `positive` images have, for "attribute".
+            seeds: One seed per row; row i depends on `seeds[i]` alone.
+            batch: Unseen images for "reconstruct" and "attribute", row i for seed i; for
+                "attribute" also `positive` and `negative` training images.
+            mode: Sampling mode. "prior" decodes z from N(0, I). "interpolate" decodes a line
+                between two such z. "traverse" varies coordinate `seed % latent_dim` of z = 0.
+                "reconstruct" pairs unseen images with their reconstructions. "attribute" adds -4 to
+                4 times the attribute's direction to the z of unseen images.
+            label: Class of all images, for conditional models; None for class `seed % classes`.
+            attribute: Attribute for mode "attribute", such as a word that occurs in image names.
             steps: Number of images in a strip.
             temperature: Factor of the noise; below 1, samples are less diverse.
 
         Returns:
-            (N, C, H, W), or strips (N, S, C, H, W), in [-1, 1].
+            Images (N, C, H, W) for "prior", else strips (N, S, C, H, W), in [-1, 1]. S is 2 for
+            "reconstruct" and `steps` otherwise.
 
         Raises:
-            UserError: if the options do not fit the model, or each other.
+            UserError: If the options do not fit the model or each other.
         """
         check_label(label, self.classes)
         if label is not None and mode in ("reconstruct", "attribute"):
             raise UserError(
-                f"--label {label}: --mode {mode} takes images of the data, which have their own"
+                f"--label {label} cannot be used with --mode {mode}, whose images come from "
+                "the data: leave it out"
             )
         labels = [seed if label is None else label for seed in seeds]
         given = [torch.tensor(labels, device=self.device) % self.classes] if self.classes else []
@@ -386,15 +395,16 @@ class VAE(GenerativeModule):
             origin = torch.zeros(self.latent_dim, device=self.device)
             return latent.traverse(self, origin, dims, steps, *given)
         if batch is None:
-            raise UserError(f"--mode {mode} needs images: give the data they come from")
+            raise UserError(
+                f"--mode {mode} needs images: give --data CONFIG, or pass `batch` in Python"
+            )
         image = batch["image"].to(self.device)
         if mode == "reconstruct":
             own = batch["label"].to(self.device) if self.classes else None
             return torch.stack([image, self.reconstruct(image, own)], 1)
         if attribute is None:
             raise UserError(
-                "--mode attribute needs --attribute, such as a word that occurs in the names of the"
-                " images"
+                "--mode attribute needs --attribute, such as a word that occurs in image names"
             )
         direction = latent.attribute_direction(
             self, batch["positive"].to(self.device), batch["negative"].to(self.device)
@@ -402,7 +412,7 @@ class VAE(GenerativeModule):
         return latent.add_attribute(self, image, direction, steps)
 
     def _noise(self, seeds: list[int]) -> Tensor:
-        """Two vectors from N(0, I) for each seed, (N, 2, D)."""
+        """Two vectors from N(0, I) per seed, (N, 2, D)."""
         return seeded_normal(seeds, (2, self.latent_dim), self.device)
 
     @sampling

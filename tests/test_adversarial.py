@@ -1,6 +1,4 @@
-"""The adversarial base and the losses: what manual optimization takes away is there, and each
-equation does what it says.
-"""
+"""Tests of the adversarial base class and of the losses, networks and recipes of GAN and DCGAN."""
 
 import csv
 import json
@@ -58,7 +56,7 @@ def test_sizes_are_those_of_pytorch() -> None:
                     made = nn.ConvTranspose1d(1, 1, kernel, stride, padding, extra)(x).shape[2]
                     assert made == transposed_size(17, kernel, stride, padding, extra)
                     assert conv_size(made, kernel, stride, padding) == 17, (
-                        "a transposed convolution undoes the size"
+                        "a transposed convolution restores the input size"
                     )
     assert transposed_size(7, 4, 2, 1) < transposed_size(7, 4, 2, 0), (
         "padding makes the output smaller"
@@ -89,12 +87,12 @@ def test_a_swapped_discriminator_loses_more(name: LossName) -> None:
     real, fake = torch.randn(100) + 1, torch.randn(100) - 1
     assert discriminator_objective(name, real, fake) < discriminator_objective(name, fake, real)
     assert generator_objective(name, fake + 3) < generator_objective(name, fake), (
-        "fooling the discriminator is the aim"
+        "raising the logits of generated images lowers the loss"
     )
 
 
 def test_eq_2_is_the_best_discriminator() -> None:
-    """Between two known densities, logits log p_data - log p_g beat any perturbation of them."""
+    """For two known densities, the logits log p_data - log p_g have a lower loss than others."""
     x_real, x_fake = (
         torch.randn(20000, dtype=torch.float64),
         torch.randn(20000, dtype=torch.float64) + 1,
@@ -126,7 +124,7 @@ def test_hinge_is_satisfied_beyond_the_margin() -> None:
 
 
 def test_penalties_of_a_linear_critic_are_known() -> None:
-    """D(x) = <w, x> has slope w everywhere."""
+    """The gradient of D(x) = <w, x> is w everywhere."""
     weight = torch.randn(3 * 4 * 4, dtype=torch.float64)
     real, fake = torch.randn(2, 5, 3, 4, 4, dtype=torch.float64)
     critic = lambda image: image.flatten(1) @ weight  # noqa: E731
@@ -162,7 +160,7 @@ def test_augmentation_moves_images_and_lets_gradients_through() -> None:
     augmented.sum().backward()
     assert image.grad is not None
     assert (image.grad.flatten(1).abs().sum(1) > 0).all()
-    zero = (augmented == 0).all(1).float().mean((1, 2))  # (N,) share that was cut out or moved in
+    zero = (augmented == 0).all(1).float().mean((1, 2))  # (N,) share of zero pixels
     assert zero.max() <= 0.25 + 2 * 2 / 16
     assert zero.min() < 0.2
     torch.manual_seed(5)
@@ -197,7 +195,7 @@ def test_schedule_of_the_released_recipe() -> None:
 
 
 def rates_of(updates: int, **options: int) -> list[float]:
-    """Learning rate at each update of `ConstantThenLinear`, from 1."""
+    """Learning rates of `ConstantThenLinear` at each update, starting at 1."""
     sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule, rates = ConstantThenLinear(sgd, **options), []
     for _ in range(updates):
@@ -212,13 +210,11 @@ def test_linear_decay() -> None:
 
 
 def test_linear_decay_in_epochs_equals_the_releases() -> None:
-    """100 epochs at the full rate and 100 of decay, three updates each: the rate is constant within
-    an epoch.
-    """
+    """The rates equal those of both released codes: constant within an epoch of three updates."""
     epochs = range(200)
     lua = [
         1 - max(0, e - 100) / 100 for e in epochs
-    ]  # train.lua, which lowers it after epochs 101, 102, ... counted from 1
+    ]  # train.lua lowers the rate after epochs 101, 102, ... counted from 1
     pytorch = [
         1 - max(0, e + 1 - 100) / (100 + 1) for e in epochs
     ]  # networks.get_scheduler, stepped after each epoch
@@ -226,7 +222,7 @@ def test_linear_decay_in_epochs_equals_the_releases() -> None:
         rates = rates_of(600, constant=constant, decay=decay, every=3)
         assert rates == pytest.approx([rate for rate in expected for _ in range(3)], abs=1e-12)
     assert rates[3 * 99 : 3 * 100 + 1] == pytest.approx([1, 1, 1, 100 / 101]), (
-        "the first lower rate is epoch 100's"
+        "the first lower rate is that of epoch 100"
     )
     assert rates[-1] == pytest.approx(1 / 101)
 
@@ -235,7 +231,7 @@ def test_linear_decay_in_epochs_equals_the_releases() -> None:
     ("name", "updates"), [("horse2zebra", 1334), ("monet2photo", 6287), ("vangogh2photo", 6287)]
 )
 def test_cyclegan_recipes_decay_as_the_release(name: str, updates: int) -> None:
-    """`updates` is the number of images of the larger domain, at batches of one image."""
+    """One epoch has one update per image of the larger domain."""
     config = yaml.safe_load((ROOT / f"configs/cyclegan/{name}.yaml").read_text())
     options = [
         config["model"]["init_args"][f"{network}_schedule"]["init_args"]
@@ -244,14 +240,12 @@ def test_cyclegan_recipes_decay_as_the_release(name: str, updates: int) -> None:
     assert config["trainer"]["max_steps"] == 200 * updates
     assert options == [{"constant": 99 * updates, "decay": 101 * updates, "every": updates}] * 2
     assert config["model"]["init_args"]["lambda_identity"] == 5.0, (
-        "the release's half of lambda_cycle"
+        "half of lambda_cycle, as in the released code"
     )
 
 
 def test_the_dcgan_recipe_for_digits_decays_as_the_release() -> None:
-    """200 released epochs of 195 updates of each player: 100 at the full rate, then a hundredth
-    less after each.
-    """
+    """The rate is constant for 100 epochs of 195 updates and falls linearly to 0 over 100 more."""
     config = yaml.safe_load((ROOT / "configs/dcgan/mnist_conditional.yaml").read_text())
     options = [
         config["model"]["init_args"][f"{network}_schedule"]["init_args"]
@@ -313,8 +307,9 @@ COMBINED = (
 
 
 def combinations() -> dict[str, list[str]]:
-    """Every combination of losses, regularisers and optimizers of a GAN or DCGAN recipe, as
-    arguments of a short run on the ring or on small emoji.
+    """Arguments of short runs on the ring or small emoji, by name of a GAN or DCGAN recipe.
+
+    Each run has the losses, regularisers and optimizers of the recipe; duplicates are dropped.
     """
     small = ["--model.width=4", "--data.size=32", "--data.batch_size=16", "--data.max_samples=400"]
     runs = {
@@ -398,7 +393,7 @@ def test_clipped_weights_are_so_after_every_update(tmp_path: Path) -> None:
 
 
 def recipe(path: str) -> dict[str, Any]:
-    """Arguments of a recipe's model."""
+    """Model arguments of a recipe."""
     init_args: dict[str, Any] = yaml.safe_load((ROOT / "configs" / path).read_text())["model"][
         "init_args"
     ]
@@ -415,8 +410,9 @@ def norm(channels: int) -> list[tuple[int, ...]]:
 
 
 def test_networks_for_faces_are_the_released_ones() -> None:
-    """gw to gwx and dw to dwy of `faces/train_uncond_dcgan.py`, ngf = ndf = 128; only batch norm
-    has biases.
+    """Weights equal gw..gwx and dw..dwy of `faces/train_uncond_dcgan.py` with ngf = ndf = 128.
+
+    Only batch norm has biases.
     """
     arguments = {
         name: value
@@ -446,8 +442,9 @@ def test_networks_for_faces_are_the_released_ones() -> None:
 
 
 def test_networks_for_digits_are_the_released_ones() -> None:
-    """gw to gwx and dw to dwy of `mnist/train_cond_dcgan.py`, ngf = ndf = 64: labels at each layer,
-    batch norm without gains.
+    """Weights equal gw..gwx and dw..dwy of `mnist/train_cond_dcgan.py` with ngf = ndf = 64.
+
+    Each layer gets the label, and batch norm has no parameters.
     """
     model = DCGAN(image_shape=[1, 28, 28], num_classes=10, conditional=True, network="mnist")
     assert shapes(model.generator) == [(1024, 110), (6272, 1034), (138, 64, 5, 5), (74, 1, 5, 5)]
@@ -473,7 +470,7 @@ def test_batch_norm_has_the_released_epsilon(network: Any) -> None:
     ("name", "decay"), [("celeba", 1e-5), ("celeba_hq", 1e-5), ("mnist_conditional", 2.5e-5)]
 )
 def test_recipes_have_the_released_weight_decay(name: str, decay: float) -> None:
-    """As L2 in Adam's gradient, not apart from it."""
+    """Weight decay is the L2 term in Adam's gradient, not decoupled."""
     for network in ("generator", "discriminator"):
         optimizer = recipe(f"dcgan/{name}.yaml")[f"{network}_optimizer"]
         assert optimizer["class_path"] == "torch.optim.Adam"
@@ -484,9 +481,7 @@ def test_recipes_have_the_released_weight_decay(name: str, decay: float) -> None
     "path", sorted((ROOT / "configs/dcgan").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_a_smaller_dcgan_says_so(path: Path) -> None:
-    """Base channels are the released 128, or the header says which part of them a recipe that names
-    the released code has.
-    """
+    """A recipe with fewer base channels than the released 128 says so in its header."""
     width = recipe(f"dcgan/{path.name}").get("width", 128)
     header = purpose(path)
     if "released" in header and recipe(f"dcgan/{path.name}").get("network") != "mnist":
@@ -504,7 +499,7 @@ def test_dcgan_sizes_and_start(size: int, kernel: int) -> None:
     assert model.discriminator(images, None).shape == (2,)
     norms = [part for part in model.discriminator.modules() if isinstance(part, nn.BatchNorm2d)]
     assert len(norms) == len(channel_plan([3, size, size], 4)) - 1, (
-        "none at the discriminator's input"
+        "no batch norm at the discriminator's input"
     )
     weights = torch.cat(
         [p.flatten() for name, p in model.generator.named_parameters() if p.dim() == 4]
@@ -528,7 +523,9 @@ def test_conditional_samples_follow_their_label(system: Any) -> None:
     one, other = (model.sample([0], label=label) for label in (1, 2))
     assert not torch.equal(one, other)
     torch.testing.assert_close(model.sample([3, 13])[0], model.sample([3])[0], atol=1e-5, rtol=0)
-    assert torch.equal(model.sample([3]), model.sample([3], label=3)), "classes take turns by seed"
+    assert torch.equal(model.sample([3]), model.sample([3], label=3)), (
+        "the class is the seed modulo the number of classes"
+    )
 
 
 @pytest.mark.parametrize(
@@ -577,7 +574,7 @@ def test_arithmetic() -> None:
 
 
 class MyDCGAN(DCGAN):
-    """What a user writes to extend a system."""
+    """Subclass of a system, as a user would write it."""
 
     def __init__(self, extra: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -617,7 +614,7 @@ def test_every_network_of_a_dictionary_is_compiled() -> None:
 
 
 def test_compiled_networks_make_the_same_checkpoint(tmp_path: Path) -> None:
-    """Compiled in place: no name and, where the backend only traces, no bit differs."""
+    """Compiling in place with a tracing backend changes neither names nor values."""
     argv = [
         "fit",
         "--config",
@@ -640,9 +637,7 @@ def test_compiled_networks_make_the_same_checkpoint(tmp_path: Path) -> None:
 
 
 def noise_statistics(model: Any, batches: int) -> list[tuple[Tensor, Tensor]]:
-    """Means and variances in front of each batch norm of the averaged generator, over `batches`
-    batches of 100 fresh draws.
-    """
+    """Input mean and variance of each batch norm of the average, over batches of 100 samples."""
     seen: dict[nn.Module, list[Tensor]] = {}
     norms = [
         part for part in model.ema.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)
@@ -664,9 +659,7 @@ def noise_statistics(model: Any, batches: int) -> list[tuple[Tensor, Tensor]]:
     model.ema.eval()
     moments = []
     for norm in norms:
-        each = [
-            x.transpose(0, 1).flatten(1) for x in seen[norm]
-        ]  # (C, values) of each batch, which was normalised by itself
+        each = [x.transpose(0, 1).flatten(1) for x in seen[norm]]  # (C, values) of each batch
         moments.append(
             (
                 torch.stack([x.mean(1) for x in each]).mean(0),
@@ -685,7 +678,7 @@ def running_statistics(generator: nn.Module) -> list[tuple[Tensor, Tensor]]:
 
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a small DCGAN whose averaged generator is far from the trained one."""
+    """Run of a small DCGAN whose averaged generator differs much from the trained one."""
     run = tmp_path_factory.mktemp("averaged") / "run"
     model = [
         "--model.width",
@@ -729,9 +722,7 @@ def averaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_averaged_generator_has_the_batch_norm_statistics_of_its_own_activations(
     averaged: Path,
 ) -> None:
-    """Within 2 % of those over 50 batches of other noise; those of the trained generator are
-    not.
-    """
+    """Statistics of the average are within 2 % of those of new noise; the trained ones are not."""
     model = load(averaged / "checkpoints/last.ckpt")
     far = 0.0
     for (mean, variance), (true_mean, true_variance), (_, trained) in zip(
@@ -747,9 +738,7 @@ def test_an_averaged_generator_has_the_batch_norm_statistics_of_its_own_activati
 
 
 def test_sampling_recomputes_the_statistics_of_an_averaged_generator(averaged: Path) -> None:
-    """After the average has moved; the result depends on the weights only, and no random state
-    changes.
-    """
+    """Recomputed statistics depend on the weights only, and no random state changes."""
     model = load(averaged / "checkpoints/last.ckpt")
     found = [value.clone() for value in model.ema.networks.buffers()]
     for value in model.ema.networks.buffers():
@@ -771,16 +760,14 @@ def test_sampling_recomputes_the_statistics_of_an_averaged_generator(averaged: P
 
 
 def test_synchronised_batch_norm_is_refused() -> None:
-    """Ranks average their statistics themselves; a preview on rank 0 would wait for the others."""
+    """A preview on rank 0 would wait for the statistics of the other ranks."""
     model = nn.SyncBatchNorm.convert_sync_batchnorm(DCGAN(image_shape=[3, 32, 32], width=8))
     with pytest.raises(UserError, match=r"trainer\.sync_batchnorm"):
         model.configure_optimizers()
 
 
 def test_every_calibration_of_pix2pix_reads_the_same_number_of_images() -> None:
-    """1,280 images at any batch size, spread over the training set, as many as the noise samples of
-    a GAN.
-    """
+    """Calibration reads 1,280 different training images, here with batches of one image."""
     data = OpenMojiPairs(size=32, paired=True, batch_size=1)
     model = Pix2Pix(image_shape=[3, 32, 32], width=8, patch=16, ema_decay=0.9)
     model._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
@@ -790,7 +777,7 @@ def test_every_calibration_of_pix2pix_reads_the_same_number_of_images() -> None:
 
 
 class Start(Callback):
-    """Keeps the weights with which training begins."""
+    """Stores the output biases at the start of training."""
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int
@@ -803,7 +790,7 @@ class Start(Callback):
 
 
 class Framed(ImageDataModule):
-    """Noise whose first row is black and whose last one is white, brighter in later images."""
+    """Noise images of increasing brightness, with a black first and a white last row."""
 
     data_spec = {"image_shape": [1, 4, 4]}
 
@@ -817,9 +804,7 @@ class Framed(ImageDataModule):
 
 
 def test_maxout_begins_with_the_training_set_s_mean() -> None:
-    """Output biases are logits of mean pixels over all training images, clipped at 1e-7 as in the
-    released code.
-    """
+    """Output biases start as logits of the mean training image, clipped at 1e-7."""
     data, start = Framed(batch_size=8), Start()
     quiet: dict[str, Any] = {
         "logger": False,
@@ -887,7 +872,7 @@ def test_maxout_resumes_with_the_bias_it_has(tmp_path: Path) -> None:
 
 
 def test_averages_of_a_new_run_begin_with_the_weights_it_was_given() -> None:
-    """--init_from a run without averages: not with the initial weights, which count as missing."""
+    """With --init_from a run without averages, averages start at the given weights."""
     source = GAN(image_shape=[1, 8, 8], hidden=[8, 8], latent_dim=2)
     model = GAN(image_shape=[1, 8, 8], hidden=[8, 8], latent_dim=2, ema_decay=0.999)
     copy_weights(model, source.state_dict())

@@ -1,4 +1,4 @@
-"""The autoencoder's equations and what makes it no generator."""
+"""Tests of the autoencoder's equations, corruption and decoded random codes."""
 
 import torch
 from torch.nn import functional as F
@@ -10,7 +10,7 @@ SHAPE = [1, 8, 8]
 
 
 def test_hinton_and_salakhutdinov_shape() -> None:
-    """784-1000-500-250-30 and its mirror, logistic units, a linear code."""
+    """The default widths are 784-1000-500-250-30, with logistic units and a linear code."""
     model = Autoencoder(image_shape=[1, 28, 28])
     widths = [part.out_features for part in model.modules() if isinstance(part, torch.nn.Linear)]
     assert widths == [1000, 500, 250, 30, 250, 500, 1000, 784]
@@ -45,7 +45,7 @@ def test_equation_3_corrupts_what_is_seen_and_not_what_is_asked() -> None:
     assert set(masked.unique().tolist()) == {-1.0, 0.0}
     assert abs((masked == -1).float().mean() - 0.25) < 0.01
     assert abs(corrupt(image, "gaussian", 0.1).std() - 0.2) < 0.01, (
-        "0.1 of the [0, 1] scale is 0.2 here"
+        "0.1 on the [0, 1] scale is 0.2 on the [-1, 1] scale"
     )
     assert corrupt(image, "none", 0.5) is image
     model = Autoencoder(image_shape=SHAPE, hidden=[16], latent_dim=3)
@@ -55,7 +55,7 @@ def test_equation_3_corrupts_what_is_seen_and_not_what_is_asked() -> None:
 
 
 def test_masking_blackens_whole_pixels() -> None:
-    """All channels of a pixel or none, a share `level` of the pixels, other ones in each image."""
+    """A masked pixel is black in all channels, and each image has its own mask."""
     image = torch.rand(4, 3, 64, 64) * 1.8 - 0.8
     seen = corrupt(image, "masking", 0.25)
     black = seen == -1
@@ -75,9 +75,7 @@ def test_squared_error_of_a_known_difference() -> None:
 
 
 def test_codes_drawn_at_random_fall_into_holes() -> None:
-    """Trained on bars, it reconstructs bars; from N(0, I) it draws pictures that are far from every
-    bar.
-    """
+    """An autoencoder reconstructs its training bars, but random codes decode to no bar."""
     bars = torch.full((8, *SHAPE), -1.0)
     bars[torch.arange(8), 0, torch.arange(8)] = 1
     model = Autoencoder(image_shape=SHAPE, hidden=[64], activation="elu", latent_dim=8)
@@ -91,5 +89,5 @@ def test_codes_drawn_at_random_fall_into_holes() -> None:
     drawn = model.sample(list(range(64)), mode="holes")
     nearest = torch.cdist(drawn.flatten(1), bars.flatten(1)).min(1).values
     assert nearest.median() > 2, (
-        "half of the draws differ from every bar by more than a whole pixel"
+        "half of the samples differ from every bar by more than a whole pixel"
     )

@@ -345,8 +345,8 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     SAMPLE + "--label 3": ("--label 3", "leave it out: this model is not conditional"),
     "sample {d}/conditional/checkpoints/last.ckpt --label 99": ("--label 99", "give 0 to 9"),
     "sample {d}/conditional/checkpoints/last.ckpt --mode reconstruct --label 3": (
-        "--label 3",
-        "have their own",
+        "--label 3 cannot be used with --mode reconstruct",
+        "leave it out",
     ),
     SAMPLE + "--mode reconstruct --data {d}/misspelt.yaml": (
         "{d}/misspelt.yaml",

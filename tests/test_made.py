@@ -1,4 +1,4 @@
-"""MADE: masks that make it autoregressive, an exact likelihood, and samples that follow it."""
+"""Tests of MADE: its masks, its exact likelihood and its samples."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from lightning_modules.made import MADE, autoregressive_masks
 
 
 def test_output_d_depends_on_the_inputs_before_it_and_on_no_other() -> None:
-    """The Jacobian of all outputs by all inputs, and paths through the masks for every pair."""
+    """The Jacobian is strictly lower triangular, and all such pairs are connected."""
     model = MADE(image_shape=[1, 3, 4], hidden=[40, 30])
     jacobian = torch.autograd.functional.jacobian(lambda x: model(x[None])[0], torch.rand(12))
     assert torch.equal(jacobian.triu(), torch.zeros(12, 12))
@@ -42,7 +42,7 @@ def test_one_pixel_has_no_order() -> None:
 
 
 def test_samples_follow_the_likelihood() -> None:
-    """Frequencies of the 16 images of 4 pixels in 4,000 samples, against exp(-nll)."""
+    """Frequencies of all 16 images of 4 pixels in 4,000 samples match exp(-nll)."""
     torch.manual_seed(1)
     model = MADE(image_shape=[1, 2, 2], hidden=[20])
     for parameter in model.parameters():
@@ -61,7 +61,7 @@ def test_samples_follow_the_likelihood() -> None:
 
 
 def test_it_learns_that_two_pixels_are_equal() -> None:
-    """The entropy of two equal fair bits is log 2, reached within 2 %."""
+    """The loss reaches log 2, the entropy of two equal fair bits, within 2 %."""
     torch.manual_seed(0)
     model = MADE(image_shape=[1, 1, 2], hidden=[16])
     image = torch.tensor([[-1.0, -1.0], [1.0, 1.0]]).view(2, 1, 1, 2)

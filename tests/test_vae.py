@@ -1,4 +1,4 @@
-"""The VAE's equations, each against something that is known otherwise."""
+"""Tests of the VAE's equations against independent computations."""
 
 import math
 from pathlib import Path
@@ -40,9 +40,7 @@ def images(count: int = 6) -> Tensor:
 
 
 class Bright(ImageDataModule):
-    """1,100 images of two channels, brighter in later ones; the first row is black, the last one
-    white.
-    """
+    """Two-channel images of increasing brightness; the first row is black, the last one white."""
 
     def load_split(self, split: str) -> InMemoryImages:
         later = torch.arange(1100)[:, None, None, None] // 20
@@ -55,9 +53,7 @@ class Bright(ImageDataModule):
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 def test_a_new_decoder_begins_with_the_training_set_s_mean(network: str) -> None:
-    """Output biases are the logits of mean pixels (mlp) or channels (conv) of all training images,
-    clipped at 1e-3.
-    """
+    """Output biases start as logits of the mean pixel (mlp) or channel (conv), clipped at 1e-3."""
     data = Bright(batch_size=8, binarize=True)
     model: Any = VAE(image_shape=[2, 8, 8], network=network, hidden=[16], latent_dim=4)  # type: ignore[arg-type]
     model._trainer = SimpleNamespace(global_step=0, datamodule=data)
@@ -74,13 +70,13 @@ def test_a_new_decoder_begins_with_the_training_set_s_mean(network: str) -> None
     bias = output_bias(model.decoder).detach().clone()
     np.testing.assert_allclose(bias.numpy(), np.log(clipped / (1 - clipped)), rtol=1e-5, atol=1e-5)
     output_bias(model.decoder).data.add_(1)
-    model.on_train_start()  # a decoder that was loaded by --init_from keeps its own
+    model.on_train_start()  # --init_from: a loaded bias is kept
     assert torch.equal(output_bias(model.decoder), bias + 1)
 
 
 @pytest.mark.parametrize("model", [["VAE"], ["GAN", "--model.network", "maxout"]])
 def test_output_biases_of_points_on_the_ring(model: list[str], tmp_path: Path) -> None:
-    """Data that is no uint8 image has a mean as well."""
+    """The mean image also exists for data that are not uint8 images."""
     data = Ring()
     points: Any = data.split("train")
     torch.testing.assert_close(data.mean_image(), (points.images.double().mean(0) + 1) / 2)
@@ -100,9 +96,7 @@ def test_output_biases_of_points_on_the_ring(model: list[str], tmp_path: Path) -
 
 
 def test_equation_2_samples_have_the_posterior_mean_and_variance() -> None:
-    """log w of Eq. 5 contains the density of its own sample: averaged over many draws, minus it is
-    the entropy of q.
-    """
+    """The mean of -log q(z) over many samples equals the entropy of q."""
     mean, log_var = torch.tensor([[0.5, -1.0]]), torch.tensor([[0.2, -0.7]])
     z = mean + (0.5 * log_var).exp() * torch.randn(200_000, 1, 2)
     torch.testing.assert_close(z.mean(0), mean, atol=0.01, rtol=0)
@@ -142,7 +136,7 @@ def test_equation_5_is_the_elbo_for_one_sample_and_grows_with_k() -> None:
     with torch.no_grad():
         torch.manual_seed(1)
         log_weight = model.log_weight(image, 6000)
-        torch.manual_seed(1)  # the same draws, so that only the two forms of the KL differ
+        torch.manual_seed(1)  # same noise: only the form of the KL differs
         mean, log_var = model.posterior(image)
         z = mean + (0.5 * log_var).exp() * torch.randn(6000, *mean.shape)
         log_likelihood = bernoulli_log_likelihood(model.logits(z), (image + 1) / 2)
@@ -153,9 +147,7 @@ def test_equation_5_is_the_elbo_for_one_sample_and_grows_with_k() -> None:
 
 
 def test_equation_6_finds_the_class_whose_density_is_highest() -> None:
-    """Decoders of three constant pictures: Bayes' rule names the nearest, and the classes'
-    probabilities add to 1.
-    """
+    """With three constant images as decoders, the nearest has the highest posterior probability."""
     model = small(conditional=True)
     prototypes = torch.where(torch.rand(3, *SHAPE) < 0.5, 3.0, -3.0)
     with torch.no_grad():
@@ -181,9 +173,7 @@ def test_likelihoods_equal_torch_distributions() -> None:
 
 
 def test_book_weight_on_the_mean_loss_is_beta() -> None:
-    """R times the *mean* squared error plus KL has the gradient of Eq. 3 with beta = D / (2 R),
-    scaled by R * 2 / D.
-    """
+    """R times the *mean* squared error plus KL is 2 R / P times Eq. 3 with beta = P / (2 R)."""
     logits, x, kl, weight = torch.randn(1, *SHAPE), torch.rand(1, *SHAPE), torch.tensor(7.0), 500.0
     dims = x.numel()
     book = weight * (logits.sigmoid() - x).square().mean() + kl
@@ -193,7 +183,7 @@ def test_book_weight_on_the_mean_loss_is_beta() -> None:
 
 
 def test_stages_fall_after_the_paper_epochs() -> None:
-    """Burda et al.: stage i lasts 3^i epochs at 10^(-i/7)."""
+    """Stage i lasts 3^i epochs with factor 10^(-i/7) (Burda et al. 2016)."""
     changes = [
         epoch
         for epoch in range(1, 3280)
@@ -205,8 +195,9 @@ def test_stages_fall_after_the_paper_epochs() -> None:
 
 
 def test_nll_of_a_linear_gaussian_model_is_exact() -> None:
-    """p(z) = N(0, 1), p(x|z) = N(a z, s^2) has p(x) = N(0, a^2 + s^2); importance sampling from a
-    wrong q must find it.
+    """Importance sampling from a wrong q recovers the exact p(x) of a linear Gaussian model.
+
+    For p(z) = N(0, 1) and p(x|z) = N(a z, s^2), p(x) is N(0, a^2 + s^2).
     """
     a, s, x = 1.5, 0.7, torch.tensor([0.3, -2.0, 1.1])
 
@@ -260,9 +251,7 @@ def test_interpolation_traversal_and_arithmetic_pass_through_what_they_should() 
 
 
 def test_training_learns_and_codes_follow_the_labels_when_conditional() -> None:
-    """A hundred steps on two kinds of pictures: the bound improves, and p(x|y) draws the kind that
-    was asked for.
-    """
+    """After 150 updates on two kinds of images, the loss falls and samples match their label."""
     model = small(conditional=True, learning_rate=1e-2)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     label = torch.arange(64) % 2
