@@ -38,7 +38,7 @@ def fetch(
 
     Args:
         addresses: URLs, tried in this order.
-        path: Destination.
+        path: Destination file.
         checksum: Expected SHA-256. If None, the SHA-256 of the first download is recorded in
             `<path>.sha256`, and later downloads must match the record.
         limit: Maximum size in bytes.
@@ -167,7 +167,7 @@ def extract(
 
     Args:
         archive: Archive to extract.
-        folder: Destination; must not exist.
+        folder: Destination folder; must not exist.
         limit: Maximum total size of the members in bytes.
         members: Maximum number of members.
 

@@ -25,14 +25,14 @@ def read_shards(path: Path) -> Iterator[str]:
             except UnicodeDecodeError as error:
                 where = place + error.start
                 raise UserError(
-                    f"{path}: is not UTF-8 (byte {where:,}); convert it, for example with iconv "
-                    "-f latin1 -t utf-8"
+                    f"{path}: is not UTF-8 (byte {where:,}); convert it, for example with "
+                    "iconv -f latin1 -t utf-8"
                 ) from error
             place += len(block)
         if decoder.getstate()[0]:
             raise UserError(
-                f"{path}: ends in the middle of a character (byte {place:,}); the file is cut short: "
-                "copy or download it again"
+                f"{path}: ends in the middle of a character (byte {place:,}); the file was cut "
+                "short: get it again"
             )
 
 
