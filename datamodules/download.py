@@ -131,7 +131,9 @@ def _zip_members(path: Path) -> Iterator[Member]:
         for entry in archive.infolist():
             kind = stat.S_IFMT(entry.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise UserError(f"{path}: {entry.filename} is a link or a device; refused")
+                raise UserError(
+                    f"{path}: {entry.filename} is a link or a device; refused: use another archive"
+                )
             content = None if entry.is_dir() else archive.open(entry)
             yield Member(_inside(entry.filename, path), entry.file_size, content)
 
@@ -140,7 +142,9 @@ def _tar_members(path: Path) -> Iterator[Member]:
     with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for entry in archive:
             if not (entry.isfile() or entry.isdir()):
-                raise UserError(f"{path}: {entry.name} is a link or a device; refused")
+                raise UserError(
+                    f"{path}: {entry.name} is a link or a device; refused: use another archive"
+                )
             yield Member(
                 _inside(entry.name, path),
                 entry.size,
@@ -154,7 +158,10 @@ def _inside(name: str, archive: Path) -> PurePosixPath:
     """Return the path of a member; refuse one outside of the folder."""
     place = PurePosixPath(name.replace("\\", "/"))
     if place.is_absolute() or ".." in place.parts or ":" in name:
-        raise UserError(f"{archive}: {name} would be written outside of its folder; refused")
+        raise UserError(
+            f"{archive}: {name} would be written outside of its folder; refused: use another "
+            "archive"
+        )
     return place
 
 
@@ -186,7 +193,7 @@ def extract(
             if total > limit or count > members:
                 raise UserError(
                     f"{archive}: would unpack to more than {limit:,} bytes or {members:,} files; "
-                    "refused"
+                    "refused: use another archive"
                 )
             target = temporary / member.name
             if member.content is None:

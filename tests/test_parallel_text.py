@@ -407,7 +407,7 @@ def broken(path: Path, content: dict[str, str | bytes], **options: Any) -> Paral
         ({"train.de": "a a a\na\n", "train.en": "a\na a a a\n"},
          {"max_length": 4, "batch_tokens": 9},
          r"train.en line 2: has 5 tokens, more than data.max_length 4; raise it, "
-         r"or leave out such pairs with --data.skip true"),
+         r"or skip such pairs with --data.skip true"),
         ({"train.de": b"good \xff bad\n" * 20}, {},
          r"train.de: is not UTF-8 \(byte 5\); convert it"),
         ({"test.de": "a\n"}, {}, r"test.en: there is no such file beside test.de; add it"),
@@ -465,7 +465,8 @@ def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
     ]
     data = files(tmp_path, train, [("a", "x y z w v u")], skip=True, max_length=4)
     assert data.sizes == {"train": 3, "val": 1, "test": 1}, "evaluation pairs may have any length"
-    assert capsys.readouterr().err == "left out 3 empty and 2 long pairs of 8\n"
+    assert capsys.readouterr().err == "skipped 3 empty and 2 long pairs of 8
+"
     assert list(zip(*data.texts("train"))) == [train[i] for i in (0, 2, 7)]
     assert data.tokenizer.source.decode(data.batch("train", [2])["source"][0].tolist()) == "b"
 

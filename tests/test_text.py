@@ -256,7 +256,7 @@ def test_batches_of_records_are_of_similar_lengths(world: int) -> None:
 
 
 def test_a_token_of_any_record_weighs_the_same_in_training() -> None:
-    """The numbers of tokens of two batches differ by at most the longest record."""
+    """Every batch has the mean number of tokens, to within the longest record."""
     lengths = np.random.default_rng(0).integers(3, 40, 1003)
     tokens = np.array([lengths[index].sum() for index, _ in drawn(lengths, 16)])
     assert np.abs(tokens - tokens.mean()).max() <= lengths.max()

@@ -3,9 +3,9 @@
 The SVG images are rasterised once into a uint8 cache. Graphics by OpenMoji (openmoji.org),
 CC BY-SA 4.0.
 
-Related glyphs form a *family*, such as a waving hand in five skin tones. The splits (80/10/10)
-assign whole families by a SHA-256, since a model that was trained on four of the hands would know
-the fifth. No image is in two splits. `split_by` defines the families:
+Related glyphs form a *family*, such as a waving hand in five skin tones: a model that was trained
+on four of the hands has in effect seen the fifth. The splits (80/10/10) therefore assign whole
+families, by a SHA-256. No image is in two splits. `split_by` defines the families:
 
 - `picture`: Families ignore variation selectors, joiners, skin tones and gender. Glyphs with
   pixel-identical images share a family.
@@ -44,7 +44,7 @@ from datamodules.splits import split_of, take_subset
 
 EmojiSize = restricted_number_type("EmojiSize", int, [(">=", 8), ("<=", 512)])  # pixels
 FAMILY_SIZE = 64  # pixels; images are compared at this size for every training size
-COLOURS = re.compile("color|hair|skin")  # ids of the filled SVG groups; the rest is lines
+COLOURS = re.compile("color|hair|skin")  # ids of the filled SVG groups; the rest are lines
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -214,8 +214,8 @@ class OpenMoji(ImageDataModule):
             for code, name in self.names.items():
                 if not words.issuperset(name.split()):
                     code_splits[code] = "train"
-            # The order matters: this step adds words to training, and moves whole groups of
-            # identical images.
+            # This step may follow the check of names, because it only adds words to training. It
+            # moves whole groups of identical images.
             groups = [codes for layers in self.compared for codes in self.identical_images(layers)]
             while mixed := [
                 codes for codes in groups if len({code_splits[code] for code in codes}) > 1

@@ -1,4 +1,4 @@
-"""Ring of Gaussians in the plane: a known density that shows mode collapse within a minute."""
+"""Ring of Gaussians in the plane, on which mode collapse of a GAN shows within a minute."""
 
 import math
 from typing import Any

@@ -88,7 +88,7 @@ def stem(name: str) -> str:
 
 
 class PairFolder(PairDataModule):
-    """Your own images of two domains, in the layouts that the module describes.
+    """Your own images of two domains, in one folder or in two.
 
     Args:
         folder: Folder with `trainA trainB testA testB`, or with side-by-side images in `train` and

@@ -207,7 +207,7 @@ class ParallelTextDataModule(DataModule):
             raise self._complaint(name, lengths, int(bad.any(0).argmax()))
         without = empty.any(0)
         print(
-            f"left out {without.sum():,} empty and {(bad.any(0) & ~without).sum():,} long pairs "
+            f"skipped {without.sum():,} empty and {(bad.any(0) & ~without).sum():,} long pairs "
             f"of {len(everything):,}",
             file=sys.stderr,
         )
@@ -220,7 +220,7 @@ class ParallelTextDataModule(DataModule):
         empty = [self.where(split, line, side) for side in range(2) if lengths[side, line] == 1]
         if empty and split == "train":
             return UserError(
-                f"{' and '.join(empty)}: empty; complete the pair, or leave out such pairs with "
+                f"{' and '.join(empty)}: empty; complete the pair, or skip such pairs with "
                 "--data.skip true"
             )
         if empty:
@@ -231,7 +231,7 @@ class ParallelTextDataModule(DataModule):
         return UserError(
             f"{self.where(split, line, side)}: has {lengths[side, line]} tokens, more than "
             f"data.max_length {self.max_length}; "
-            "raise it, or leave out such pairs with --data.skip true"
+            "raise it, or skip such pairs with --data.skip true"
         )
 
     def batch_sampler(

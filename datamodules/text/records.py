@@ -35,11 +35,12 @@ class LengthBatchSampler(ResumableBatchSampler):
 
     The order is a function of (seed, epoch) and can start at any batch. Each epoch leaves out a
     random remainder of less than a batch and sorts the other records by length (equal lengths in
-    random order). It cuts them into batches of nearly equal numbers of
-    tokens and shuffles the batches. In batches of about 64 captions, 99 % are then tokens instead
-    of 51 %; the rest is padding. Batches of equal numbers of records would change the objective:
-    the mean over the tokens of a batch would give each token of a short record several times the
-    weight of one of a long record.
+    random order). It cuts them into batches of nearly equal numbers of tokens and shuffles the
+    batches. In batches of about 64 captions, 99 % of the ids are then tokens instead of 51 %; the
+    rest is padding.
+
+    Batches of equal numbers of records would change the objective: the mean over the tokens of a
+    batch would give each token of a short record several times the weight of one of a long record.
 
     Args:
         lengths: Number of tokens of each record, int64 (N,).
