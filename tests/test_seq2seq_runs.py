@@ -276,7 +276,7 @@ MISTAKES = {
         "train.de line 5: empty; complete the pair, or skip such pairs with --data.skip true",
     ),
     FILES + "long": (
-        "train.en line 8: has 100001 tokens, more than data.max_length 256; raise it, or leave out",
+        "train.en line 8: has 100001 tokens, more than data.max_length 256; raise it, or skip",
     ),
     FILES + "lone": ("test.en: there is no such file beside test.de; add it, or remove test.de",),
     FIT + " --data.target tlh": (
