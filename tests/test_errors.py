@@ -462,7 +462,7 @@ def test_a_worker_s_mistake_is_one_line_too(
         PICTURES + "corrupt --data.num_workers 1 --data.batch_size 5", d, tmp_path / "new", capsys
     )
     assert code == 2
-    assert line.startswith(f"error: {d}/corrupt/train/bad.png: cannot be read as a picture")
+    assert line.startswith(f"error: {d}/corrupt/train/bad.png: cannot be read as an image")
 
 
 def test_a_full_disk_is_a_fault_of_the_machine_and_keeps_the_last_checkpoint(
