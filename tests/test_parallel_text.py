@@ -465,8 +465,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
     ]
     data = files(tmp_path, train, [("a", "x y z w v u")], skip=True, max_length=4)
     assert data.sizes == {"train": 3, "val": 1, "test": 1}, "evaluation pairs may have any length"
-    assert capsys.readouterr().err == "skipped 3 empty and 2 long pairs of 8
-"
+    assert capsys.readouterr().err == "skipped 3 empty and 2 long pairs of 8\n"
     assert list(zip(*data.texts("train"))) == [train[i] for i in (0, 2, 7)]
     assert data.tokenizer.source.decode(data.batch("train", [2])["source"][0].tolist()) == "b"
 
