@@ -12,7 +12,7 @@ from datamodules.splits import take_subset
 
 
 class CelebA(ImageDataModule):
-    """CelebA: 202,599 faces with 40 attributes (Liu et al. 2015).
+    """202,599 faces with 40 attributes (Liu et al. 2015).
 
     Files have torchvision's layout: `<root>/celeba/img_align_celeba/*.jpg`. All attributes work
     with `sample.py --mode attribute`. The download often fails; in that case place the files by

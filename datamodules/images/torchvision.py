@@ -27,8 +27,8 @@ class TorchvisionImages(ImageDataModule):
 
     Args:
         dataset: Name of the data set.
-        val_size: Number of training images, from the end, that are used for validation instead; 0
-            for none.
+        val_size: Number of training images set aside for validation, taken from the end; 0 for
+            none.
         pad: Number of black pixels added on each side, for a size that can be halved more often.
         **kwargs: Arguments of `ImageDataModule`.
     """
