@@ -1,1 +1,1 @@
-"""Corpora as batches. One file per source; nothing here knows a model."""
+"""Data modules, one file per source of data. They do not depend on any model."""

@@ -1,10 +1,9 @@
-"""What every data module promises: dictionaries as batches, counter-based randomness, and an order
-that can be resumed.
+"""Base class of all data modules: dictionary batches, counter-based randomness, resumable order.
 
-Resuming must be exact, so nothing here keeps a random state. The order of an epoch is a function of
-(seed, epoch), and each batch carries one integer `seed` mixed from (seed, rank, epoch, batch) from
-which everything random about that batch is drawn: augmentation here, noise and dropout in
-`GenerativeModule`. Skipping to batch n is then a slice.
+No random state is kept, so a run resumes exactly. The order of an epoch is a function of
+(seed, epoch). Each batch carries one integer `seed`, mixed from (seed, split, rank, epoch, batch).
+It determines all randomness of the batch: augmentation here, noise and dropout in
+`GenerativeModule`. Skipping to batch n is a slice.
 """
 
 import os
@@ -21,14 +20,12 @@ from datamodules.samplers import Request, ResumableBatchSampler, limit_batches
 
 
 def corpus_root(root: str | None) -> Path:
-    """Where corpora are kept: `data.root`, else the environment's DATA_ROOT, else `data/`."""
+    """Folder of all data: `root`, else the environment variable DATA_ROOT, else `data/`."""
     return Path(root or os.environ.get("DATA_ROOT") or "data")
 
 
 class BatchedDataset(Protocol):
-    """A dataset that gathers a whole batch in one call, which is 60 times as fast as sample by
-    sample.
-    """
+    """Dataset that gathers a batch in one call: 60 times as fast as one sample at a time."""
 
     def __len__(self) -> int: ...
 
@@ -36,27 +33,31 @@ class BatchedDataset(Protocol):
 
 
 def identity(batch: dict[str, Any]) -> dict[str, Any]:
-    """Collating is done by `__getitems__`; named, since workers pickle it."""
+    """Return the batch: `__getitems__` has collated it. A lambda could not be pickled."""
     return batch
 
 
 class DataModule(LightningDataModule):
-    """Base of all corpora. A subclass provides `data_spec`, `prepare_data` where something is to be
-    made, and `split`.
+    """Base class of all data modules.
+
+    A subclass implements `data_spec` and `load_split`, and `prepare_data` if the data are
+    downloaded or encoded first.
 
     Args:
-        batch_size: samples per process and training step.
-        eval_batch_size: samples per process in validation and test; `batch_size` unless given.
-        num_workers: loader processes; 0 is fastest for what lives in memory.
-        root: where corpora are kept; DATA_ROOT or `data/` unless given.
-        max_samples: a fixed random subset of that many training samples.
+        batch_size: Number of samples per process and training step.
+        eval_batch_size: Number of samples per process and step in validation and test. Defaults to
+            `batch_size`.
+        num_workers: Number of loader processes; 0 loads in the main process, which is fastest for
+            data in memory.
+        root: Folder of all data. Defaults to the environment variable DATA_ROOT, else `data/`.
+        max_samples: Number of training samples to use: a fixed random subset, or the first windows
+            or lines of a text. None uses all.
 
     Attributes:
-        embedded: whether it comes with the dependencies, so that nothing has to be downloaded or
-            placed.
-        batch_unit: what `batch_size` counts.
-        provides: Names of the values in `data_spec`, which a model receives if its `__init__` names
-            them.
+        embedded: Whether the data are part of an installed package and need no download.
+        batch_unit: Unit of `batch_size`, "samples" or "tokens".
+        provides: Names of the values in `data_spec`. A model receives those that its `__init__`
+            has as parameters.
     """
 
     embedded: ClassVar[bool] = False
@@ -80,24 +81,25 @@ class DataModule(LightningDataModule):
 
     @property
     def data_spec(self) -> dict[str, Any]:
-        """Values about the corpus, known before any of it is read.
+        """Values that a model may take as parameters, such as `image_shape` or `vocab_size`.
 
-        They go into checkpoints, so they are plain: `int(size)`, not the parser's `PositiveInt`.
+        Checkpoints store them, so they have plain types: `int(size)`, not the parser's
+        `PositiveInt`.
         """
         raise NotImplementedError
 
     def load_split(self, split: str) -> BatchedDataset:
-        """Read one of "train", "val", "test"."""
+        """Read the split "train", "val" or "test"."""
         raise NotImplementedError
 
     def split(self, name: str) -> BatchedDataset:
-        """One of "train", "val", "test", read at first use and kept."""
+        """Return the split "train", "val" or "test", which is read once and cached."""
         if name not in self._splits:
             self._splits[name] = self.load_split(name)
         return self._splits[name]
 
     def loader_dataset(self, split: str) -> BatchedDataset:
-        """The dataset that the loader of a split gathers its batches from."""
+        """Return the dataset from which the loader of a split gathers batches."""
         return self.split(split)
 
     @property
@@ -107,13 +109,17 @@ class DataModule(LightningDataModule):
 
     @property
     def seed(self) -> int:
-        """Base seed of the run: what `seed_everything` was given last."""
+        """Base seed of the run, as last set by `seed_everything`."""
         return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
     def loader(
         self, split: str, *, shuffle: bool = False, start: int = 0, batch_size: int | None = None
     ) -> DataLoader:
-        """Batches of one split as dictionaries, not yet transformed."""
+        """Return the loader of a split; its batches are dictionaries before `transform`.
+
+        Raises:
+            UserError: If the split has no samples, or fewer than there are processes.
+        """
         data = self.loader_dataset(split)
         rank, world = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -121,10 +127,10 @@ class DataModule(LightningDataModule):
         batch_size = batch_size or (self.batch_size if shuffle else self.eval_batch_size)
         if not len(data):
             raise UserError(f"the {split} split has no samples: add some")
-        if not shuffle and len(data) < world:  # a rank without any would leave the others waiting
+        if not shuffle and len(data) < world:  # a rank without samples would block the others
             raise UserError(
-                f"{world} processes are more than the {len(data)} samples of the {split} split: "
-                "use fewer"
+                f"the {split} split has {len(data)} samples, fewer than the {world} processes: "
+                "use fewer processes"
             )
         sampler = self.batch_sampler(
             data,
@@ -137,24 +143,26 @@ class DataModule(LightningDataModule):
             start=start,
         )
         return DataLoader(
-            data,  # type: ignore[arg-type]  # torch types a dataset by __getitem__, but calls __getitems__ where there is one
+            data,  # type: ignore[arg-type]  # typed by __getitem__; torch calls __getitems__
             batch_sampler=sampler,
-            collate_fn=identity,  # type: ignore[arg-type]  # gets the whole batch, since there is `__getitems__`
+            collate_fn=identity,  # type: ignore[arg-type]  # gets the batch of __getitems__
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
-            # otherwise each iterator draws its base seed from the global generator
+            # Without it, each iterator takes its base seed from the global generator.
             generator=torch.Generator(),
         )
 
     def batch_sampler(
         self, data: Any, batch_size: int, *, shuffle: bool, world: int, **options: Any
     ) -> Any:
-        """What decides which samples a batch holds; `options` are those of
-        `ResumableBatchSampler`.
+        """Return the sampler of a split's batches; `options` are those of `ResumableBatchSampler`.
+
+        Raises:
+            UserError: If a training batch needs more samples than the split has.
         """
         if shuffle and batch_size * world > len(data):
             raise UserError(
-                f"data.batch_size {batch_size} on {world} process(es) is more than the "
+                f"data.batch_size {batch_size} on {world} process(es) exceeds the "
                 f"{len(data)} training samples: lower it"
             )
         return ResumableBatchSampler(len(data), batch_size, shuffle=shuffle, world=world, **options)
@@ -162,19 +170,20 @@ class DataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         loader = self.loader("train", shuffle=True)
         sampler: Any = loader.batch_sampler
-        # Set here and not by Lightning alone: workers ask for their first batches before its
-        # `set_epoch` comes.
+        # Workers request their first batches before Lightning calls `set_epoch`.
         limit = self.trainer.limit_train_batches if self.trainer else 1.0
         epochs, sampler.start = divmod(self._resume_batch, limit_batches(len(sampler), limit))
         sampler.set_epoch(self._resume_epoch + epochs)
         return loader
 
     def state_dict(self) -> dict[str, int]:
-        """Position in the data. Lightning restores it before it builds the loaders; its own loops
-        only afterwards, which is too late where a schedule asks for the number of steps.
+        """Return the position in the data.
+
+        Lightning restores it before it builds the loaders. It restores its own loops later, too
+        late for a schedule that needs the number of steps.
         """
         fit: Any = self.trainer.fit_loop  # type: ignore[union-attr]
-        # `processed`, not `ready`: a batch that was fetched but not trained on comes again.
+        # `processed`, not `ready`: a batch that was fetched but not trained on is repeated.
         return {
             "epoch": fit.epoch_progress.current.ready - 1,
             "batch": fit.epoch_loop.batch_progress.current.processed,
@@ -194,13 +203,11 @@ class DataModule(LightningDataModule):
         return self.transform(batch, training=training)
 
     def transform(self, batch: dict[str, Any], *, training: bool = False) -> dict[str, Any]:
-        """What is done to a batch on its device; everything random in it draws from
-        `batch["seed"]`.
-        """
+        """Transform a batch on its device; `batch["seed"]` determines all randomness."""
         return batch
 
     def batch(self, split: str, index: list[int], *, seed: int = 0) -> dict[str, Any]:
-        """The named samples of a split as a finished batch on the CPU; indices wrap around."""
+        """Return samples of a split as a transformed batch on the CPU; indices wrap around."""
         data = self.split(split)
         if not len(data):
             raise UserError(f"the {split} split has no samples: add some")

@@ -1,4 +1,4 @@
-"""Folders of prepared corpora: written once, by one process, under the hash of their content."""
+"""Folders of prepared data, written once by one process and named by a hash."""
 
 import hashlib
 import os
@@ -11,20 +11,21 @@ from filelock import FileLock
 
 
 def sha256(path: Path) -> str:
-    """Checksum of a file."""
+    """SHA-256 of a file in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def token_folder(root: Path, settings: list[Any]) -> Path:
-    """Folder of an encoded corpus, named by the hash of everything that its content depends on."""
+    """Folder of an encoded corpus, named by the hash of all settings that affect its content."""
     name = hashlib.blake2b(repr(settings).encode(), digest_size=12).hexdigest()
     return root / "tokens" / name
 
 
 def make_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a folder, once, which appears when it is whole; other processes wait for
-    the one that does.
+    """Create a folder with the files that `write` puts into it, unless it exists.
+
+    One process writes to a temporary folder and renames it at the end; others wait.
     """
     if folder.is_dir():
         return
@@ -32,7 +33,7 @@ def make_folder(folder: Path, write: Callable[[Path], None]) -> None:
     with FileLock(f"{folder}.lock"):
         if folder.is_dir():
             return
-        for leftover in folder.parent.glob(f"{folder.name}.tmp*"):  # of a process that was killed
+        for leftover in folder.parent.glob(f"{folder.name}.tmp*"):  # left by a killed process
             shutil.rmtree(leftover)
         temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
         temporary.mkdir()

@@ -1,6 +1,4 @@
-"""Corpora by name: downloads that can be continued, and archives that cannot reach outside of their
-folder.
-"""
+"""Resumable downloads, and extraction of archives that never writes outside of its folder."""
 
 import gzip
 import hashlib
@@ -24,8 +22,8 @@ from datamodules.cache import sha256
 
 GIB = 2**30
 CHUNK = 2**20
-TIMEOUT = 30.0  # seconds without an answer
-BROKEN = (  # what the standard library raises for damaged archives
+TIMEOUT = 30.0  # seconds without a response
+BROKEN = (  # exceptions of the standard library for damaged archives
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error),
     *(EOFError, FileExistsError, RuntimeError, NotImplementedError),
 )
@@ -34,35 +32,36 @@ BROKEN = (  # what the standard library raises for damaged archives
 def fetch(
     addresses: list[str], path: Path, *, checksum: str | None = None, limit: int = 20 * GIB
 ) -> None:
-    """Download a file, continuing what an earlier attempt left in `<path>.*.part`; it appears at
-    `path` when it is whole.
+    """Download a file, resuming an interrupted download from `<path>.*.part`.
+
+    The file appears at `path` when it is complete. An existing file is left as it is.
 
     Args:
-        addresses: tried in their order.
-        path: where to; what is there already is left alone.
-        checksum: its SHA-256 where that is known; otherwise it is recorded in `<path>.sha256` at
-            the first download, and later ones have to have the same.
-        limit: in bytes, above which the download is refused.
+        addresses: URLs, tried in this order.
+        path: Destination file.
+        checksum: Expected SHA-256. If None, the SHA-256 of the first download is recorded in
+            `<path>.sha256`, and later downloads must match the record.
+        limit: Maximum size in bytes.
 
     Raises:
-        UserError: if no address answers, the file is too large or cut short, or the checksum is
-            another.
+        UserError: If every address fails, the file is too large, or the checksum differs.
     """
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):  # of several processes one downloads
+    with FileLock(f"{path}.lock"):  # only one process downloads
         if not path.exists():
             _download(addresses, path, checksum, limit)
 
 
 def _download(addresses: list[str], path: Path, checksum: str | None, limit: int) -> None:
-    """See `fetch`."""
+    """Download from the first address that works, and verify the checksum."""
     reasons = []
     for address in addresses:
+        # One partial file per address: mirrors may differ.
         part = path.with_name(
             f"{path.name}.{hashlib.sha256(address.encode()).hexdigest()[:8]}.part"
-        )  # mirrors may differ
+        )
         print(f"downloading {address}", file=sys.stderr)
         try:
             _continue(address, part, limit)
@@ -81,7 +80,7 @@ def _download(addresses: list[str], path: Path, checksum: str | None, limit: int
         part.unlink()
         raise UserError(
             f"{path.name}: its SHA-256 is {found}, not {expected}: it has changed or was "
-            f"damaged; place a good one at {path}"
+            f"damaged; place a good copy at {path}"
         )
     if checksum is None:
         record.write_text(f"{found}\n")
@@ -89,13 +88,13 @@ def _download(addresses: list[str], path: Path, checksum: str | None, limit: int
 
 
 def _continue(address: str, part: Path, limit: int) -> None:
-    """Append to `part` what is missing of it."""
+    """Append the missing bytes to `part`."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing is left to send
+        if error.code == 416 and have:  # `part` is complete
             return
         raise
     with answer:
@@ -120,7 +119,7 @@ def _continue(address: str, part: Path, limit: int) -> None:
 
 
 class Member(NamedTuple):
-    """One entry of an archive: where to, how large, and its content (None for a folder)."""
+    """Entry of an archive: relative path, size in bytes and content (None for a folder)."""
 
     name: PurePosixPath
     size: int
@@ -132,7 +131,9 @@ def _zip_members(path: Path) -> Iterator[Member]:
         for entry in archive.infolist():
             kind = stat.S_IFMT(entry.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise UserError(f"{path}: {entry.filename} is a link or a device; refused")
+                raise UserError(
+                    f"{path}: {entry.filename} is a link or a device; refused: use another archive"
+                )
             content = None if entry.is_dir() else archive.open(entry)
             yield Member(_inside(entry.filename, path), entry.file_size, content)
 
@@ -141,40 +142,45 @@ def _tar_members(path: Path) -> Iterator[Member]:
     with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for entry in archive:
             if not (entry.isfile() or entry.isdir()):
-                raise UserError(f"{path}: {entry.name} is a link or a device; refused")
+                raise UserError(
+                    f"{path}: {entry.name} is a link or a device; refused: use another archive"
+                )
             yield Member(
                 _inside(entry.name, path),
                 entry.size,
                 archive.extractfile(entry) if entry.isfile() else None,
             )
-        while stream.read(CHUNK):  # to its end, where the checksum is
+        while stream.read(CHUNK):  # gzip verifies its checksum at the end of the stream
             pass
 
 
 def _inside(name: str, archive: Path) -> PurePosixPath:
-    """A member's name, if it stays inside of the folder."""
+    """Return the path of a member; refuse one outside of the folder."""
     place = PurePosixPath(name.replace("\\", "/"))
     if place.is_absolute() or ".." in place.parts or ":" in name:
-        raise UserError(f"{archive}: {name} would be written outside of its folder; refused")
+        raise UserError(
+            f"{archive}: {name} would be written outside of its folder; refused: use another "
+            "archive"
+        )
     return place
 
 
 def extract(
     archive: Path, folder: Path, *, limit: int = 20 * GIB, members: int = 1_000_000
 ) -> None:
-    """Unpack a .zip or .tar.gz; `folder` appears when everything is in it. A single folder at the
-    archive's top becomes `folder`.
+    """Extract a .zip or .tar.gz into `folder`, which appears when it is complete.
+
+    If the archive has a single top-level folder, that folder becomes `folder`.
 
     Args:
-        archive: what is to be unpacked.
-        folder: where to; must not exist.
-        limit: bytes that all members may have together.
-        members: how many there may be.
+        archive: Archive to extract.
+        folder: Destination folder; must not exist.
+        limit: Maximum total size of the members in bytes.
+        members: Maximum number of members.
 
     Raises:
-        UserError: if a member has an absolute path, climbs out by `..`, or is a link or a device;
-            if there are too many or they are too large; if the archive is damaged. Nothing is left
-            behind then.
+        UserError: If a member has an absolute path, contains `..`, or is a link or a device; if the
+            members are too many or too large; if the archive is damaged. No files remain then.
     """
     temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
     temporary.mkdir(parents=True)
@@ -187,16 +193,14 @@ def extract(
             if total > limit or count > members:
                 raise UserError(
                     f"{archive}: would unpack to more than {limit:,} bytes or {members:,} files; "
-                    "refused"
+                    "refused: use another archive"
                 )
             target = temporary / member.name
             if member.content is None:
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            with open(
-                target, "xb"
-            ) as file:  # of two members with one name the second is a mistake or worse
+            with open(target, "xb") as file:  # fails if two members have the same name
                 shutil.copyfileobj(member.content, file, CHUNK)
         entries = list(temporary.iterdir())
         only = entries[0] if len(entries) == 1 and entries[0].is_dir() else temporary
@@ -210,10 +214,10 @@ def extract(
 
 
 def obtain(addresses: list[str], archive: Path, folder: Path) -> None:
-    """Download an archive, unless it was placed by hand, and unpack it into `folder`.
+    """Download an archive, unless it exists already, and extract it into `folder`.
 
     Raises:
-        UserError: as `fetch` and `extract`.
+        UserError: If `fetch` or `extract` fails.
     """
     fetch(addresses, archive)
     with FileLock(f"{archive}.lock"):
@@ -222,7 +226,6 @@ def obtain(addresses: list[str], archive: Path, folder: Path) -> None:
         try:
             extract(archive, folder)
         except UserError:
-            archive.with_name(f"{archive.name}.sha256").unlink(
-                missing_ok=True
-            )  # of what turned out to be no archive
+            # The next download may differ from the broken archive.
+            archive.with_name(f"{archive.name}.sha256").unlink(missing_ok=True)
             raise

@@ -1,4 +1,4 @@
-"""A batch that is gathered at first access."""
+"""Batch that is built at its first access."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -6,10 +6,10 @@ from typing import Any
 
 
 class LazyBatch(Mapping[str, Any]):
-    """A batch that is built at its first access.
+    """Batch that is built at its first access.
 
     Args:
-        make: makes it.
+        make: Function that returns the batch.
     """
 
     def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
@@ -17,7 +17,7 @@ class LazyBatch(Mapping[str, Any]):
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """All of it."""
+        """Complete batch."""
         return self.make()
 
     def __getitem__(self, key: str) -> Any:

@@ -12,34 +12,36 @@ from torch import Tensor
 
 
 def mix_seed(*parts: int | str) -> int:
-    """A 63-bit integer that depends on every part; unlike a sum, no two streams of it overlap."""
+    """Hash all parts to a 63-bit seed; sums of seeds would give overlapping streams instead."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 @dataclass(frozen=True)
 class Request:
-    """One batch as the sampler asks for it: the indices to gather and the seed of the batch."""
+    """Indices of the samples of one batch, and the seed of the batch."""
 
     index: Tensor
     seed: int
 
 
 class ResumableBatchSampler:
-    """Yields `Request`s whose order is a function of (seed, epoch) and which can start at any
-    batch.
+    """Batch sampler of `Request`s whose order is a function of (seed, epoch).
 
-    Global batch g holds the same samples on any number of ranks: rank r of W takes every W-th of
-    its `W * batch_size` samples. In training the incomplete last batch is dropped; in evaluation
-    every sample is seen exactly once, so that the last batches may differ in size between ranks.
+    It can start at any batch. Global batch g holds the same samples for any number of ranks: rank r
+    of W takes every W-th of its `W * batch_size` samples. In training, the incomplete last batch is
+    dropped. In evaluation, every sample occurs exactly once, and the last batches of two ranks may
+    differ in size.
 
     Args:
-        size: number of samples.
-        batch_size: samples per rank and batch.
-        shuffle: a new order each epoch, or the given one.
-        seed: base seed of the run.
-        name: split, mixed into the batch seeds so that training and validation never share noise.
-        start: batch of the first epoch to begin with; later epochs begin with 0.
+        size: Number of samples.
+        batch_size: Number of samples per rank and batch.
+        shuffle: Whether to shuffle in each epoch, as in training; otherwise in the given order.
+        seed: Base seed of the run.
+        name: Name of the split; gives training and validation different batch seeds.
+        rank: Rank of this process.
+        world: Number of processes.
+        start: Index of the first batch in the first epoch; later epochs start at 0.
     """
 
     def __init__(
@@ -62,9 +64,9 @@ class ResumableBatchSampler:
             name,
         )
         self.rank, self.world, self.start = rank, world, start
-        self.whole = not shuffle  # whether the last batch may be incomplete
+        self.whole = not shuffle  # whether to keep an incomplete last batch
         self.epoch = 0
-        self.sampler = self  # where Lightning looks for `set_epoch`
+        self.sampler = self  # Lightning calls `sampler.set_epoch`
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -82,7 +84,7 @@ class ResumableBatchSampler:
         step = self.batch_size * self.world
         for number in range(start, len(self)):
             place = slice(number * step, min((number + 1) * step, self.size))
-            # Without an order nothing is stored, so that memory does not grow with the corpus.
+            # Without shuffling, no order is stored: memory does not grow with the data.
             index = (order[place] if self.shuffle else torch.arange(place.start, place.stop))[
                 self.rank :: self.world
             ]
@@ -91,5 +93,5 @@ class ResumableBatchSampler:
 
 
 def limit_batches(batches: int, limit: int | float) -> int:
-    """How many of an epoch's batches `trainer.limit_train_batches` leaves: a number, or a share."""
+    """Number of batches per epoch under `trainer.limit_train_batches`, a number or a share."""
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)

@@ -10,18 +10,18 @@ SPLITS = ("train", "val", "test")
 
 
 def split_share(key: str) -> float:
-    """A number in [0, 1) that is the same for a key on every machine."""
+    """Map a key to a number in [0, 1) by its SHA-256, the same on every machine."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
 def split_of(key: str) -> str:
-    """The split of a family: "train" for 80 % of all keys, "val" and "test" for 10 % each."""
+    """Split of a key: "train" for 80 % of all keys, "val" and "test" for 10 % each."""
     share = split_share(key)
     return "train" if share < 0.8 else "val" if share < 0.9 else "test"
 
 
 class Subsettable(Protocol):
-    """A dataset that can give a part of itself."""
+    """Dataset with a `subset` method."""
 
     def __len__(self) -> int: ...
 
@@ -32,7 +32,7 @@ AnySubsettable = TypeVar("AnySubsettable", bound=Subsettable)
 
 
 def take_subset(data: AnySubsettable, count: int | None) -> AnySubsettable:
-    """A fixed random subset in the original order; the same one for every run."""
+    """Fixed random subset of `count` samples in their original order; None keeps all."""
     if count is None or count >= len(data):
         return data
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))

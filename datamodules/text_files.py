@@ -1,4 +1,4 @@
-"""Text and table files as streams; an error names the file and the byte or line."""
+"""Text and table files; error messages name the file and the byte or line."""
 
 import codecs
 import csv
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from common.errors import UserError
 
-SHARD_BYTES = 2**20  # bytes that are read at a time
+SHARD_BYTES = 2**20  # bytes read at a time
 
 
 def read_shards(path: Path) -> Iterator[str]:
-    """A file in UTF-8, a piece at a time.
+    """Yield the text of a UTF-8 file in shards of about `SHARD_BYTES`.
 
     Raises:
-        UserError: naming the file and the byte, if it is not UTF-8.
+        UserError: If the file is not valid UTF-8; the message names the first bad byte.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     place = 0
@@ -25,20 +25,21 @@ def read_shards(path: Path) -> Iterator[str]:
             except UnicodeDecodeError as error:
                 where = place + error.start
                 raise UserError(
-                    f"{path}: is not UTF-8 (byte {where:,}); convert it, such as with iconv -f "
-                    "latin1 -t utf-8"
+                    f"{path}: is not UTF-8 (byte {where:,}); convert it, for example with "
+                    "iconv -f latin1 -t utf-8"
                 ) from error
             place += len(block)
         if decoder.getstate()[0]:
             raise UserError(
-                f"{path}: ends in the middle of a character (byte {place:,}); it was cut short: "
-                "get it again"
+                f"{path}: ends in the middle of a character (byte {place:,}); the file was cut "
+                "short: get it again"
             )
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    r"""Lines of a file as editors count them: Unicode knows more ends of lines than "\n", which may
-    stand within a sentence.
+    r"""Yield the lines of a UTF-8 file, separated by "\n" only.
+
+    Unicode's other line separators may occur within a sentence.
     """
     rest = ""
     for text in read_shards(path):
@@ -49,16 +50,16 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Rows of a .csv.
+    """Read the rows of a .csv file with a header.
 
     Raises:
-        UserError: if it is not in UTF-8, has no row, or lacks a column.
+        UserError: If the file is not UTF-8, has no rows, or lacks one of `columns`.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: is not a table in UTF-8 ({error}); save it as one") from error
+        raise UserError(f"{path}: is not a .csv in UTF-8 ({error}); save it as one") from error
     if not rows or not rows[0].keys() >= set(columns):
         raise UserError(f"{path}: needs the columns {' and '.join(columns)}, and at least one row")
     return rows

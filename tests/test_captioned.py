@@ -175,7 +175,7 @@ def test_captions_that_cannot_be_read(
     sizes = data.sizes
     assert sum(sizes.values()) == 39
     assert (
-        f"train: skipped 1 of {sizes['train'] + 1} pictures, for their captions"
+        f"train: skipped 1 of {sizes['train'] + 1} images because of their captions"
         in capsys.readouterr().err
     )
 

@@ -229,7 +229,7 @@ def test_ranking_is_scored_beside_ceiling_and_floor(runs: Path, capsys: Any) -> 
 
 
 MISTAKES = {
-    "--prompt 'a \u2603'": "which is in no training caption: write it without",
+    "--prompt 'a \u2603'": "which is in no training caption: write the caption without it",
     "--prompt ''": "the caption is empty: write one",
     f"--prompt '{'red apple ' * 20}'": "more than the 24 of data.text_length: shorten it",
     "--prompt cat --guidance -1": "argument --guidance: -1 must be >=0",

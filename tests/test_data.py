@@ -1,4 +1,4 @@
-"""Batches, their order, their randomness, and what the embedded corpus promises."""
+"""Tests of data modules: batches, order, randomness, and the splits of OpenMoji."""
 
 import csv
 import importlib
@@ -82,9 +82,7 @@ def test_parser_refuses_values_out_of_range(
 def test_data_spec_of_parsed_options_can_be_loaded_safely(
     data: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Integers of the parser's restricted types are classes of their own, which
-    `torch.load(weights_only=True)` refuses.
-    """
+    """`torch.load(weights_only=True)` refuses integers of the parser's restricted types."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(DataModule, "data")
     words = [f"--data.{name}={value}" for name, value in options.items()]
@@ -101,7 +99,7 @@ def test_mask_is_flipped_with_its_image() -> None:
     flipped = data.transform(batch, training=True)
     assert not torch.equal(flipped["mask"], mask)
     assert torch.equal(flipped["mask"], (flipped["image"] > 0).float())
-    assert torch.equal(batch["mask"], mask), "the batch itself stays as it was"
+    assert torch.equal(batch["mask"], mask), "the given batch is not changed"
     assert torch.equal(data.transform(batch)["mask"], mask), "no flips in evaluation"
 
 
@@ -125,7 +123,7 @@ def test_data_spec_has_the_values_that_the_class_provides(data: DataModule) -> N
 def test_order_is_a_function_of_seed_and_epoch() -> None:
     first, second = sampler(), sampler()
     assert requests(first) == requests(second)
-    assert requests(first) == requests(second), "asked again, the same again"
+    assert requests(first) == requests(second), "iterating again gives the same order"
     second.set_epoch(1)
     assert requests(first) != requests(second)
     assert requests(first) != requests(sampler(seed=2))
@@ -151,7 +149,7 @@ def test_ranks_share_the_global_batch_of_one_process(shuffle: bool) -> None:
     two = [requests(sampler(shuffle=shuffle, rank=rank, world=2)) for rank in (0, 1)]
     for whole, left, right in zip(one, *two):
         assert sorted(left[0] + right[0]) == sorted(whole[0])
-        assert left[1] != right[1], "noise differs between ranks"
+        assert left[1] != right[1], "the noise differs between ranks"
 
 
 def test_seeds_never_collide() -> None:
@@ -184,7 +182,7 @@ def test_pictures_are_scaled_and_randomness_comes_from_the_batch_seed() -> None:
         raw.__getitems__(Request(torch.arange(8), 1)), training=True
     )["image"]
     torch.testing.assert_close(plain, raw.images.float() / 127.5 - 1)
-    assert raw.images.dtype == torch.uint8, "the corpus itself is left alone"
+    assert raw.images.dtype == torch.uint8, "the stored images are not changed"
 
 
 def test_dynamic_binarisation_has_the_grey_value_as_its_mean() -> None:
@@ -211,7 +209,7 @@ def emoji() -> OpenMoji:
 
 def test_family_keys() -> None:
     assert picture_key("1F469-1F3FB-200D-1F680") == picture_key("1F468-200D-1F680") == "1F9D1-1F680"
-    assert picture_key("1F3FB") == "1F3FB", "a skin tone by itself keeps itself"
+    assert picture_key("1F3FB") == "1F3FB", "a skin tone alone is its own family"
     assert composition_key("1F469-1F3FB-200D-1F680") == "1F469-200D-1F680"
     shares = [split_of(str(number)) for number in range(5000)]
     assert 0.78 < shares.count("train") / 5000 < 0.82
@@ -226,9 +224,7 @@ def test_picture_split_separates_families_and_identical_pictures(emoji: OpenMoji
 
 
 def images_of(recipe: Path) -> dict[str, list[tuple[str, torch.Tensor]]]:
-    """Images of each split that a recipe evaluates or trains on, by domain and at the size of
-    evaluation.
-    """
+    """Images of each split of a recipe's data, by domain, at the size used in evaluation."""
     data_config = yaml.safe_load(recipe.read_text())["data"]
     module, name = data_config["class_path"].rsplit(".", 1)
     options: dict[str, Any] = dict(data_config.get("init_args", {}))
@@ -280,7 +276,7 @@ def test_no_image_is_in_two_splits(recipe: Path) -> None:
 
 @pytest.mark.parametrize("split_by", ["picture", "composition"])
 def test_no_drawing_alone_is_in_two_splits(split_by: Any) -> None:
-    """A data module of line drawings compares these, too."""
+    """With `layers` line, the splits have no line drawing in common."""
     data = OpenMoji(32, "line", split_by=split_by)
     pixels = [
         {image.numpy().tobytes() for image in data.split(split).images}
@@ -301,8 +297,9 @@ def test_composition_split_holds_out_no_word() -> None:
 
 
 def test_a_composition_whose_image_was_trained_on_is_not_held_out() -> None:
-    """Of 250 and 237 held-out names 58 and 30 had the image of another name in training, such as
-    "man firefighter".
+    """Without this rule, 58 of 250 and 30 of 237 held-out names had an image of the training split.
+
+    An example is "man firefighter".
     """
     data = OpenMoji(split_by="composition", named=True)
     assert {split: len(data.rows(split)) for split in ("train", "val", "test")} == {
@@ -312,7 +309,7 @@ def test_a_composition_whose_image_was_trained_on_is_not_held_out() -> None:
     }
     split = {name: data.code_splits[code] for code, name in data.names.items()}
     assert split["firefighter"] == split["man firefighter"] == "train"
-    assert split["red square"] == "test", "an image of its own stays"
+    assert split["red square"] == "test", "a name with an image of its own stays held out"
     whole = OpenMoji(split_by="composition")
     assert {split: len(whole.rows(split)) for split in ("train", "val", "test")} == {
         "train": 3981,
@@ -359,7 +356,7 @@ def test_the_cache_is_written_once_and_whole(
     first = data._rasterised(8, "color")
     assert first.shape == (2, 3, 8, 8)
     files = [path for path in (tmp_path / "openmoji").iterdir() if path.suffix != ".lock"]
-    assert [path.suffix for path in files] == [".npy"], "no temporary file stays"
+    assert [path.suffix for path in files] == [".npy"], "no temporary file is left"
     stamp = files[0].stat().st_mtime_ns
     assert np.array_equal(data._rasterised(8, "color"), first)
     assert files[0].stat().st_mtime_ns == stamp
@@ -368,7 +365,7 @@ def test_the_cache_is_written_once_and_whole(
 def test_validation_images_of_torchvision_are_not_trained_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each of the training set's images is in one of the two splits."""
+    """Each training image is in exactly one of the splits train and val."""
     numbered = torch.arange(50, dtype=torch.uint8)[:, None, None].expand(-1, 28, 28)
     corpus = SimpleNamespace(data=numbered, targets=torch.zeros(50, dtype=torch.int64))
     monkeypatch.setattr(TorchvisionImages, "_dataset", lambda data, train: corpus)

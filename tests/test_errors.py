@@ -291,13 +291,13 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "give --ckpt_path FILE",
     ),
     # pictures
-    PICTURES + "none": ("data.folder {d}/none", "give one with pictures"),
+    PICTURES + "none": ("data.folder {d}/none", "give one with images"),
     PICTURES + "empty": (
-        "data.folder {d}/empty: there are no pictures in it",
+        "data.folder {d}/empty: there are no images in it",
         "put some there (.bmp, .gif",
     ),
     PICTURES + "held_out": (
-        "data.folder {d}/held_out: none of its 1 pictures falls to the training split",
+        "data.folder {d}/held_out: none of its 1 images falls into the training split",
         "add more",
     ),
     PICTURES + "corrupt": ("{d}/corrupt/train/bad.png: cannot be read", "repair or remove it"),
@@ -307,7 +307,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     PICTURES + "cmyk": ("{d}/cmyk/train/bad.jpg: is CMYK", "convert it to RGB"),
     PICTURES + "animated": ("{d}/animated/train/bad.gif: has 2 frames", "extract one"),
     PICTURES + "row_too_many": (
-        "{d}/row_too_many/labels.csv: test/lost.png is no picture in the folder",
+        "{d}/row_too_many/labels.csv: test/lost.png is not an image in the folder",
         "remove its row",
     ),
     PICTURES + "row_missing": ("{d}/row_missing/labels.csv: has no row for test/0.png", "add one"),
@@ -462,7 +462,7 @@ def test_a_worker_s_mistake_is_one_line_too(
         PICTURES + "corrupt --data.num_workers 1 --data.batch_size 5", d, tmp_path / "new", capsys
     )
     assert code == 2
-    assert line.startswith(f"error: {d}/corrupt/train/bad.png: cannot be read as a picture")
+    assert line.startswith(f"error: {d}/corrupt/train/bad.png: cannot be read as an image")
 
 
 def test_a_full_disk_is_a_fault_of_the_machine_and_keeps_the_last_checkpoint(

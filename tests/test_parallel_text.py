@@ -222,7 +222,7 @@ def test_no_rank_goes_without_in_training() -> None:
         1,
         2,
     ]
-    with pytest.raises(UserError, match="6 processes are more than the 5 training pairs"):
+    with pytest.raises(UserError, match="5 training pairs are fewer than the 6 processes"):
         sampler(lengths, 5, world=6)
 
 
@@ -406,16 +406,16 @@ def broken(path: Path, content: dict[str, str | bytes], **options: Any) -> Paral
          r"val.en line 2: empty; .* or remove it from both sides$"),
         ({"train.de": "a a a\na\n", "train.en": "a\na a a a\n"},
          {"max_length": 4, "batch_tokens": 9},
-         r"train.en line 2: has 5 tokens, more than data.max_length 4; raise that, "
-         r"or leave out such pairs with --data.skip true"),
+         r"train.en line 2: has 5 tokens, more than data.max_length 4; raise it, "
+         r"or skip such pairs with --data.skip true"),
         ({"train.de": b"good \xff bad\n" * 20}, {},
          r"train.de: is not UTF-8 \(byte 5\); convert it"),
         ({"test.de": "a\n"}, {}, r"test.en: there is no such file beside test.de; add it"),
         ({"train.de": "", "train.en": ""}, {}, r"train.de: is empty; put text into it"),
         ({}, {"max_length": 1},
-         r"train.\w\w line 1: has \d+ tokens, more than data.max_length 1; raise that"),
+         r"train.\w\w line 1: has \d+ tokens, more than data.max_length 1; raise it"),
         ({}, {"batch_tokens": 200},
-         "data.batch_tokens 200 are fewer than data.max_length 256: raise them"),
+         "data.batch_tokens 200 is below data.max_length 256: raise data.batch_tokens"),
     ],
 )  # fmt: skip
 def test_mistakes_end_in_one_line(
@@ -465,7 +465,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
     ]
     data = files(tmp_path, train, [("a", "x y z w v u")], skip=True, max_length=4)
     assert data.sizes == {"train": 3, "val": 1, "test": 1}, "evaluation pairs may have any length"
-    assert capsys.readouterr().err == "left out 3 empty and 2 long pairs of 8\n"
+    assert capsys.readouterr().err == "skipped 3 empty and 2 long pairs of 8\n"
     assert list(zip(*data.texts("train"))) == [train[i] for i in (0, 2, 7)]
     assert data.tokenizer.source.decode(data.batch("train", [2])["source"][0].tolist()) == "b"
 
@@ -624,7 +624,7 @@ def test_the_split_is_drawn_under_the_root(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_a_language_without_names_is_refused() -> None:
     with pytest.raises(
         UserError,
-        match=r"data.target tlh: emoji have no names in it; "
+        match=r"data.target tlh: emoji have no names in this language; "
         r"give one of ar, de, en, es, fa, fr, id, it, ja",
     ):
         EmojiTranslation("en", "tlh")

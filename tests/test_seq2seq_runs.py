@@ -273,15 +273,14 @@ FILES = "train fit --config {d}/files.yaml --run_dir {new} --data.folder {d}/"
 MISTAKES = {
     FILES + "uneven": ("train.de has 20 lines and", "train.en has 19", "look at line"),
     FILES + "empty": (
-        "train.de line 5: empty; complete the pair, or leave out such pairs with --data.skip true",
+        "train.de line 5: empty; complete the pair, or skip such pairs with --data.skip true",
     ),
     FILES + "long": (
-        "train.en line 8: has 100001 tokens, more than data.max_length 256; raise that, "
-        "or leave out",
+        "train.en line 8: has 100001 tokens, more than data.max_length 256; raise it, or skip",
     ),
-    FILES + "lone": ("test.en: there is no such file beside test.de; add it, or remove that one",),
+    FILES + "lone": ("test.en: there is no such file beside test.de; add it, or remove test.de",),
     FIT + " --data.target tlh": (
-        "data.target tlh: emoji have no names in it; give one of ar, de, en",
+        "data.target tlh: emoji have no names in this language; give one of ar, de, en",
     ),
     FIT + " --data.shared_vocabulary false": (
         "model.shared needs one vocabulary",

@@ -1,6 +1,4 @@
-"""Tokenizers and text corpora: nothing is lost on the way to numbers, and every token is met where
-it should be.
-"""
+"""Tests of tokenizers, text corpora and batches of text."""
 
 import itertools
 import json
@@ -64,7 +62,7 @@ def test_special_tokens_come_first_and_have_no_text(kind: str) -> None:
 
 
 def test_words() -> None:
-    """By frequency; what is rare is unknown, and the end of a line is a word."""
+    """Words are sorted by frequency; rare ones are `<unk>`, and the end of a line is a word."""
     tokenizer = WordTokenizer.train(["b a b\n", "c b a\n"], 4)
     assert tokenizer.words == ["b", "a"]
     assert tokenizer.decode(tokenizer.encode("a b c\nb").tolist()) == "a b <unk>\nb"
@@ -102,7 +100,7 @@ def test_byte_pairs_of_a_published_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["ByteLevel", "Metaspace"])
 @pytest.mark.parametrize("size", [50, 97])
 def test_pieces_of_a_published_tokenizer_do_not_show(kind: str, size: int) -> None:
-    """One that puts a blank before each text, which a piece in the middle must not get."""
+    """Some tokenizers put a space before each text; shards after the first must not get one."""
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     model.pre_tokenizer = getattr(tokenizers.pre_tokenizers, kind)()
     model.train_from_iterator(
@@ -163,7 +161,9 @@ def test_random_windows_are_a_function_of_the_batchs_seed(tmp_path: Path) -> Non
     one, again, other = (split.__getitems__(Request(torch.arange(50), seed)) for seed in (1, 1, 2))
     assert torch.equal(one["tokens"], again["tokens"])
     assert not torch.equal(one["tokens"], other["tokens"])
-    assert ((one["tokens"].diff(dim=1) % 26) == 1).all(), "each is a stretch of the text"
+    assert ((one["tokens"].diff(dim=1) % 26) == 1).all(), (
+        "each window is a contiguous part of the text"
+    )
     assert one["tokens"].shape == (50, 9)
     assert one["tokens"].dtype == torch.int64
 
@@ -224,7 +224,7 @@ def test_records_do_not_run_into_each_other(tmp_path: Path) -> None:
             tmp_path / "short", "a long line\n" * 30, batching="records", context=4, batch_size=8
         ).batch("train", [0])
     assert data.tokens("train").characters == data.tokens("train").targets, (
-        "of what is encoded, ends of lines included"
+        "characters of the encoded lines, line breaks included"
     )
 
 
@@ -238,9 +238,7 @@ def drawn(
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_batches_of_records_are_of_similar_lengths(world: int) -> None:
-    """Each rank has the same number of batches, no record comes twice in an epoch, and padding is
-    less than a tenth.
-    """
+    """Ranks have equal numbers of batches, no record occurs twice, and padding is below 10 %."""
     lengths = np.random.default_rng(0).integers(3, 40, 1003)
     ranks = [
         [index for index, _ in drawn(lengths, 8, epoch=2, rank=rank, world=world)]
@@ -258,9 +256,7 @@ def test_batches_of_records_are_of_similar_lengths(world: int) -> None:
 
 
 def test_a_token_of_any_record_weighs_the_same_in_training() -> None:
-    """Batches have equal numbers of tokens, to within the longest record: the mean over a batch
-    weighs all tokens alike.
-    """
+    """Every batch has the mean number of tokens, to within the longest record."""
     lengths = np.random.default_rng(0).integers(3, 40, 1003)
     tokens = np.array([lengths[index].sum() for index, _ in drawn(lengths, 16)])
     assert np.abs(tokens - tokens.mean()).max() <= lengths.max()
@@ -268,7 +264,7 @@ def test_a_token_of_any_record_weighs_the_same_in_training() -> None:
 
 
 def test_no_rank_is_without_a_record() -> None:
-    """One record for each rank where lengths differ much more than a batch holds."""
+    """Every rank gets a record of each batch, even if single records exceed the mean batch."""
     lengths = np.array([1] * 30 + [1000] * 6)
     batches = [[index for index, _ in drawn(lengths, 1, rank=rank, world=3)] for rank in range(3)]
     assert [len(rank) for rank in batches] == [12] * 3
@@ -292,18 +288,18 @@ def test_the_order_of_records_is_a_function_of_seed_and_epoch() -> None:
         assert not {seed for _, seed in first} & {seed for _, seed in different}
     longest = [lengths[index].max() for index, _ in first]
     assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.3, (
-        "short and long batches by turns"
+        "short and long batches alternate"
     )
     assert drawn(lengths, 8, start=50) == first[50:]
     dropped = [
         set(range(1003)) - {number for index, _ in drawn(lengths, 8, epoch) for number in index}
         for epoch in range(9)
     ]
-    assert len(set.union(*dropped)) > 20, "other ones each time"
+    assert len(set.union(*dropped)) > 20, "each epoch drops other records"
 
 
 def test_records_fill_their_training_batches() -> None:
-    """Of embedded names: 45 % before; every record of an evaluation is met once, in its order."""
+    """Over 90 % of a batch are tokens (45 % without sorting); evaluation keeps the order."""
     data = EmojiNames(batching="records", context=64, batch_size=32)
     batches = list(data.train_dataloader())
     assert (
@@ -321,12 +317,12 @@ def test_records_fill_their_training_batches() -> None:
 def test_a_corpus_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = corpus(tmp_path, TEXT * 50)
     data.prepare_data()
-    monkeypatch.setattr(TextFiles, "_encode", lambda *_: pytest.fail("it was there"))
+    monkeypatch.setattr(TextFiles, "_encode", lambda *_: pytest.fail("encoded again"))
     again = corpus(tmp_path, TEXT * 50)
     assert again.data_spec == data.data_spec
     monkeypatch.undo()
     changed = corpus(tmp_path, TEXT * 51)
-    assert changed.cache != data.cache, "by its content, not by its name"
+    assert changed.cache != data.cache, "the folder depends on the content, not on the name"
     assert [path.name for path in data.cache.parent.iterdir() if "tmp" in path.name] == []
 
 
@@ -375,7 +371,7 @@ def test_emoji_names() -> None:
     assert not set(names["val"]) & set(names["test"])
     words = {word for name in names["train"] for word in name.split()}
     assert all(words.issuperset(name.split()) for name in names["val"]), (
-        "what is held out is a combination, never a word"
+        "combinations of words are held out, never words"
     )
     assert not any("skin tone" in name for name in names["train"] if name.count(" ") > 3)
     assert (
@@ -421,7 +417,7 @@ def test_bad_texts(
 
 
 def test_shakespeare_is_the_published_file(tmp_path: Path) -> None:
-    """One that was placed by hand is taken as it is."""
+    """A file that was placed by hand is used as it is."""
     (tmp_path / "tiny_shakespeare").mkdir()
     (tmp_path / "tiny_shakespeare/input.txt").write_text(TEXT * 30)
     assert TinyShakespeare(context=8, root=str(tmp_path)).data_spec["vocab_size"] == len(set(TEXT))
@@ -433,11 +429,11 @@ def test_shakespeare_is_the_published_file(tmp_path: Path) -> None:
     )
 
 
-# The floor
+# Baseline
 
 
 def counted(train: list[int], context: tuple[int, ...], token: int, vocab_size: int) -> float:
-    """Witten and Bell's recursion, written out."""
+    """Probability of a token by Witten and Bell's recursion, written out."""
     shorter = counted(train, context[1:], token, vocab_size) if context else 1 / vocab_size
     size = len(context)
     after = [
@@ -463,13 +459,11 @@ def test_witten_bell_is_its_recursion(order: int) -> None:
     ) == pytest.approx(1)
 
 
-# What a fresh reader found
+# Regressions
 
 
 def test_test_text_is_never_trained_on(tmp_path: Path) -> None:
-    """A folder without val.txt: validation is cut from training, and the test text stays one of its
-    own.
-    """
+    """Without val.txt, validation text is the end of train.txt; test.txt remains the test text."""
     (tmp_path / "train.txt").write_text("a" * 100)
     (tmp_path / "test.txt").write_text("b" * 100)
     data = TextFiles(str(tmp_path), context=4, root=str(tmp_path / "data"))
@@ -508,7 +502,7 @@ def test_equal_files_in_other_places_are_another_corpus(tmp_path: Path) -> None:
     )
     assert one.cache != other.cache
     (one.cache.parent).mkdir(parents=True)
-    one.cache.with_name(f"{one.cache.name}.tmp1").mkdir()  # of a process that was killed
+    one.cache.with_name(f"{one.cache.name}.tmp1").mkdir()  # left by a killed process
     one.prepare_data()
     assert not list(one.cache.parent.glob("*.tmp*"))
 

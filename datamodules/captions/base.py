@@ -1,10 +1,10 @@
-"""Images with captions: emoji with their names, a folder of images and texts, a table.
+"""Base class of captioned images: emoji with names, a folder of images and texts, or a table.
 
-A batch holds `image` and `tokens` int64 (N, T), each caption's ids padded to `text_length` with
-`pad_id`. A training image has `VARIANTS` encodings of its captions, of which a batch picks one by
-its seed: the first eight of the image's captions take turns, with `group_captions` some name its
-group as well, and with `bpe_dropout` words are cut anew in each of them. Captions, and prompts
-alike, are lower-cased with single blanks between their words.
+A batch holds `image` and `tokens` int64 (N, T), the ids of one caption per image, padded to
+`text_length` with `pad_id`. Each training image has `VARIANTS` encodings, and the seed of a batch
+selects one of them. The encodings cycle through the first eight captions of the image. With
+`group_captions`, some also contain the group of the emoji; with `bpe_dropout`, each splits the
+words differently. Captions and prompts are lower-cased, with single spaces between words.
 """
 
 import random
@@ -32,7 +32,7 @@ Images = InMemoryImages | FileImages
 
 
 class CaptionedImageDataset:
-    """Images with their captions, gathered a batch at a time.
+    """Images with their captions, gathered batch by batch.
 
     Args:
         images: All images of a split.
@@ -47,7 +47,7 @@ class CaptionedImageDataset:
         return len(self.images)
 
     def caption_batch(self, request: Request) -> dict[str, Any]:
-        """The batch without its images."""
+        """Return the batch of a request without its images."""
         generator = torch.Generator().manual_seed(mix_seed(request.seed, "caption"))
         variant = torch.randint(self.tokens.shape[1], (len(request.index),), generator=generator)
         tokens = self.tokens[request.index, variant].long()
@@ -68,7 +68,7 @@ class CaptionedImageDataset:
 
 
 class CaptionBatch(dict[str, Any]):
-    """A batch that has no images."""
+    """Batch without images; reading its `image` raises a `UserError`."""
 
     def __missing__(self, key: str) -> Any:
         if key == "image":
@@ -80,7 +80,7 @@ class CaptionBatch(dict[str, Any]):
 
 
 class CaptionsOnly:
-    """Captions without their images, gathered a batch at a time.
+    """Captions without their images, gathered batch by batch.
 
     Args:
         data: Captioned images.
@@ -97,17 +97,21 @@ class CaptionsOnly:
 
 
 class CaptionedImages(ImageDataModule):
-    """Base of all captioned corpora. A subclass provides `image_shape` and `read`.
+    """Base class of data modules of captioned images.
+
+    A subclass sets `image_shape` and implements `read`.
 
     Args:
-        vocab_size: of the byte-pair encoding that is learnt from the training captions.
+        vocab_size: Maximum vocabulary size of the byte-pair encoding, which is learned from the
+            training captions.
         text_length: Maximum number of tokens of a caption, T.
-        bpe_dropout: probability that a merge is left out in training (Provilkov et al. 2020).
-        skip: leave out images whose captions are missing, empty, too long or of unknown
-            characters, and say how many, instead of stopping at the first.
+        bpe_dropout: Probability of skipping a merge of the byte-pair encoding in training, in
+            [0, 1] (Provilkov et al. 2020).
+        skip: Skip images that are unusable, or whose captions are missing, empty, too long or
+            contain unknown characters, and print their number, instead of stopping at the first.
         captions_only: Leave the images out of the loaders' batches, for a system that encodes all
             images once, such as DALL-E; `batch()` returns them in any case.
-        **kwargs: see `DataModule`.
+        **kwargs: Arguments of `DataModule`.
     """
 
     provides = (*ImageDataModule.provides, "vocab_size", "text_length", "pad_id")
@@ -134,8 +138,11 @@ class CaptionedImages(ImageDataModule):
         )
 
     def read(self, split: str) -> tuple[Callable[[list[int]], Images], list[list[str]], list[str]]:
-        """What makes the chosen ones of a split's images, the captions of each, and how each is
-        called in a message.
+        """Read a split.
+
+        Returns:
+            Function that returns the images of given indices, captions of each image, and name of
+            each image for messages.
         """
         raise NotImplementedError
 
@@ -150,7 +157,7 @@ class CaptionedImages(ImageDataModule):
 
     @cached_property
     def tokenizer(self) -> BPETokenizer:
-        """Learnt from the training captions."""
+        """Byte-pair encoding, learned from the training captions."""
         captions = [tidy(text) for texts in self.read("train")[1] for text in texts]
         return BPETokenizer.train(captions, self.vocab_size, [PAD], whole_alphabet=False)
 
@@ -168,12 +175,12 @@ class CaptionedImages(ImageDataModule):
             except UserError as error:
                 if not self.skip:
                     raise UserError(
-                        f"{places[number]}: {error}, or leave such pictures out with data.skip true"
+                        f"{places[number]}: {error}, or skip such images with --data.skip true"
                     ) from error
         if len(rows) < len(numbers):
             print(
-                f"{split}: skipped {len(numbers) - len(rows)} of {len(numbers)} pictures, for "
-                "their captions",
+                f"{split}: skipped {len(numbers) - len(rows)} of {len(numbers)} images because "
+                "of their captions",
                 file=sys.stderr,
             )
         images, kept = self._readable(make_images(list(rows)), list(rows), split)
@@ -185,9 +192,7 @@ class CaptionedImages(ImageDataModule):
         return CaptionedImageDataset(images, [tidy(captions[number][0]) for number in kept], tokens)
 
     def _readable(self, images: Images, numbers: list[int], split: str) -> tuple[Images, list[int]]:
-        """Images that are kept in memory where they fit, without those that cannot be read, and
-        the numbers of the others.
-        """
+        """Return the usable images, in memory if they fit, and their entries of `numbers`."""
         if isinstance(images, InMemoryImages):
             return images, numbers
         keep = fits_into_memory(images)
@@ -204,7 +209,7 @@ class CaptionedImages(ImageDataModule):
         return CaptionsOnly(data) if self.captions_only else data
 
     def _encodings(self, texts: list[str], split: str, place: str) -> Tensor:
-        """(R, T) of one image's captions; one row in evaluation."""
+        """Encode the captions of one image to int32 (R, T), with R = 1 in evaluation."""
         if not texts:
             raise UserError("has no caption: write one")
         numbers = random.Random(mix_seed(Path(place).name, "bpe"))

@@ -1,4 +1,4 @@
-"""Captions and prompts as rows of token ids of a fixed length."""
+"""Captions and prompts as token ids of a fixed length."""
 
 import random
 
@@ -10,7 +10,7 @@ from datamodules.tokenizers.bpe import BPETokenizer
 
 
 def tidy(caption: str) -> str:
-    """Lower-cased, with single blanks between words: how captions and prompts are read."""
+    """Lower-case a caption or prompt, and put single spaces between its words."""
     return " ".join(caption.lower().split())
 
 
@@ -21,18 +21,19 @@ def encode_caption(
     rate: float = 0.0,
     numbers: random.Random | None = None,
 ) -> list[int]:
-    """Ids of a tidy caption.
+    """Encode a caption as token ids.
 
     Args:
-        tokenizer: by which.
-        caption: the text.
-        max_tokens: tokens that there is room for.
-        rate: of `encode_dropout`, which then needs `numbers`; where its pieces are too many they
-            are merged as usual.
-        numbers: what it draws from.
+        tokenizer: Tokenizer of the captions.
+        caption: Caption, as returned by `tidy`.
+        max_tokens: Maximum number of tokens.
+        rate: Rate of BPE dropout, in [0, 1]; requires `numbers`. If dropout gives more than
+            `max_tokens` tokens, the ids without dropout are returned.
+        numbers: Random number generator of the dropout.
 
     Raises:
-        UserError: if it is empty, too long, or has characters that no training caption had.
+        UserError: If the caption is empty, too long, or has a character that is in no training
+            caption.
     """
     if not caption:
         raise UserError("the caption is empty: write one")
@@ -41,8 +42,8 @@ def encode_caption(
         known = set(tokenizer.decode(range(tokenizer.vocab_size)))
         strange = next((character for character in caption if character not in known), caption[0])
         raise UserError(
-            f"the caption {caption!r} has {strange!r}, which is in no training caption: write it "
-            "without"
+            f"the caption {caption!r} has {strange!r}, which is in no training caption: write the "
+            "caption without it"
         )
     if len(ids) > max_tokens:
         raise UserError(
@@ -56,10 +57,10 @@ def encode_caption(
 
 
 def caption_tokens(tokenizer: BPETokenizer, captions: list[str], max_tokens: int) -> Tensor:
-    """int64 (N, max_tokens) of captions as they come, padded with 0.
+    """Encode captions to int64 (N, max_tokens), padded with 0.
 
     Raises:
-        UserError: as `encode_caption`.
+        UserError: If `encode_caption` refuses a caption.
     """
     tokens = torch.zeros(len(captions), max_tokens, dtype=torch.int64)
     for row, caption in zip(tokens, captions):

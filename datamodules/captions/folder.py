@@ -18,17 +18,19 @@ from datamodules.text_files import read_table
 class CaptionedFolder(CaptionedImages):
     """Your own images and captions.
 
+    Without folders `train`, `val` and `test`, the split of an image follows from the SHA-256 of its
+    path (80/10/10). Files are not compared: copies of an image under several names may fall into
+    different splits.
+
     Args:
-        path: a folder with `NAME.png` (or another image) and `NAME.txt` beside it, a caption a
-            line, anywhere in it or in `train`, `val` and `test`; or a .csv with the columns file
-            and caption, whose files are named from where it lies, a row for each caption. Without
-            the three folders an image's split follows from the SHA-256 of its path (80/10/10), so
-            that copies of an image under several names may fall into different splits.
-        size: height and width in pixels; images are cut to their centre square and scaled.
-        **kwargs: see `CaptionedImages`.
+        path: Folder of images `NAME.png` (or another format) and texts `NAME.txt` with one caption
+            per line, in `train`, `val` and `test` or anywhere; or a .csv with the columns file
+            (relative to the table) and caption, one row per caption.
+        size: Height and width in pixels; images are cropped to their centre square and scaled.
+        **kwargs: Arguments of `CaptionedImages`.
 
     Raises:
-        UserError: if there are no images.
+        UserError: If there are no images.
     """
 
     def __init__(
@@ -44,34 +46,34 @@ class CaptionedFolder(CaptionedImages):
         self.image_shape = [3, self.size, self.size]
         if not self.path.exists():
             raise UserError(
-                f"data.path {path}: there is no such folder or table; give one with pictures and "
+                f"data.path {path}: there is no such folder or table; give one with images and "
                 "captions"
             )
         self.captions = self._table() if self.path.is_file() else self._folder()
         if not self.captions:
             raise UserError(
-                f"data.path {path}: there are no pictures in it; put some there "
+                f"data.path {path}: there are no images in it; put some there "
                 f"({', '.join(sorted(SUFFIXES))})"
             )
 
     def _folder(self) -> dict[Path, list[str]]:
-        """Captions of each image; none where there is no text beside it."""
+        """Captions of each image in the folder; an empty list if there is no text file."""
         found: dict[Path, list[str]] = {}
         for path in image_files(self.path):
             text = path.with_suffix(".txt")
             try:
                 lines = text.read_text(encoding="utf-8-sig").splitlines() if text.exists() else []
             except UnicodeDecodeError as error:
-                raise UserError(f"{text}: is not in UTF-8 ({error}); save it as such") from error
+                raise UserError(f"{text}: is not UTF-8 ({error}); save it in UTF-8") from error
             found[path] = [line for line in lines if line.strip()]
         return found
 
     def _table(self) -> dict[Path, list[str]]:
-        """The same from a table."""
+        """Captions of each image in the table."""
         found: dict[Path, list[str]] = {}
         for line, row in enumerate(read_table(self.path, ("file", "caption")), 2):
             if not row["file"]:
-                raise UserError(f"{self.path}: line {line} names no file; write one")
+                raise UserError(f"{self.path}: line {line} names no file; add the file")
             captions = found.setdefault((self.path.parent / row["file"]).absolute(), [])
             if row["caption"] and row["caption"].strip():
                 captions.append(row["caption"])
@@ -92,13 +94,13 @@ class CaptionedFolder(CaptionedImages):
             split = name.parts[0] if placed else split_of(name.as_posix())
             if split not in parts:
                 raise UserError(
-                    f"{path}: is in none of train, val and test, as others are; move it there"
+                    f"{path}: is in none of the folders train, val and test; move it into one"
                 )
             parts[split].append(path)
         if not parts["train"]:
             raise UserError(
-                f"data.path {self.path}: none of its {len(self.captions)} pictures falls to the "
-                "training split; add more"
+                f"data.path {self.path}: none of its {len(self.captions)} images falls into the "
+                "training split; add more images"
             )
         return parts
 

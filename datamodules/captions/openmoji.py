@@ -1,4 +1,4 @@
-"""Emoji captioned by their names."""
+"""Emoji with their names as captions."""
 
 import sys
 from collections.abc import Callable
@@ -13,22 +13,22 @@ from datamodules.images.openmoji import EmojiSize, OpenMoji
 
 
 class CaptionedEmoji(CaptionedImages):
-    """Colour emoji with their names in one of 14 languages, on the split by composition of
-    `OpenMoji`.
+    """Colour emoji with their names in one of 14 languages as captions.
 
-    Emoji are left out if their image does not show the skin tones of their name: an emoji with
-    other tones, or none, has the same image to the pixel. There are 40: people with bunny ears or
-    wrestling, of two different tones each. A message counts them.
+    The split is `composition` of `OpenMoji`. Emoji are left out if their image does not show the
+    skin tones of their name: another emoji, with other tones or none, has a pixel-identical image.
+    There are 40 of them: people with bunny ears or wrestling, of two different tones each. A
+    message gives their number.
 
     Args:
-        size: height and width in pixels.
-        language: of the names, such as en, de or ko.
-        group_captions: let every fourth encoding of a name have its group of Unicode behind it,
-            such as "food & drink".
-        **kwargs: see `CaptionedImages`.
+        size: Height and width in pixels, 8 to 512.
+        language: Language code of the names, such as en, de or ko.
+        group_captions: Append the Unicode group of an emoji, such as "food & drink", to every
+            fourth encoding of its name.
+        **kwargs: Arguments of `CaptionedImages`.
 
     Raises:
-        UserError: if there is no such language.
+        UserError: If emoji have no names in the language.
     """
 
     embedded = True

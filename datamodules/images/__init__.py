@@ -1,1 +1,1 @@
-"""Single images, with labels where there are any."""
+"""Single images, with labels if available."""

@@ -1,6 +1,4 @@
-"""Images as batches: uint8 in memory, one gather per batch, scaling and augmentation on the
-device.
-"""
+"""Base class of image data modules: uint8 images, scaled and augmented on the device."""
 
 import hashlib
 from typing import Any, cast
@@ -14,13 +12,12 @@ from datamodules.samplers import Request, mix_seed
 
 
 class InMemoryImages:
-    """uint8 images (N, C, H, W) with int64 labels (N,) and optional names, gathered a batch at a
-    time.
+    """Images in memory, gathered batch by batch.
 
     Args:
-        images: all images.
-        labels: their classes.
-        names: a text for each image, or none.
+        images: Images (N, C, H, W), usually uint8.
+        labels: Class of each image, int64 (N,).
+        names: Text for each image, in lower case; None without texts.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, names: list[str] | None = None) -> None:
@@ -51,19 +48,22 @@ class InMemoryImages:
     def having(self, attribute: str) -> Tensor:
         """(N,) bool: images whose name contains `attribute` as a whole word or phrase."""
         if self.names is None:
-            raise UserError("these pictures have no names or attributes; OpenMoji and CelebA do")
+            raise UserError(
+                "these images have no names or attributes; use data that have, such as OpenMoji or "
+                "CelebA"
+            )
         return torch.tensor([f" {attribute.lower()} " in f" {name} " for name in self.names])
 
 
 class ImageDataModule(DataModule):
-    """Images in [-1, 1], with the augmentations that apply to any of them.
+    """Base class of image data modules; images have values in [-1, 1].
 
     Args:
-        flip: mirror half of the training images left to right.
-        binarize: draw each pixel from a Bernoulli with its grey value, anew at each presentation
-            ("dynamic binarisation", Burda et al. 2015, section 5.1); the result is in {-1, 1}. Also
-            in evaluation, with the batch's fixed seed.
-        **kwargs: see `DataModule`.
+        flip: Mirror each training image left to right with probability 0.5.
+        binarize: Sample each pixel from {-1, 1}, with its grey value in [0, 1] as probability of 1,
+            at every presentation ("dynamic binarisation", Burda et al. 2015, section 5.1).
+            Evaluation does the same with fixed seeds.
+        **kwargs: Arguments of `DataModule`.
     """
 
     provides = (*DataModule.provides, "image_shape")
@@ -92,15 +92,13 @@ class ImageDataModule(DataModule):
         return {**batch, "image": image.mul_(2).sub_(1)}
 
     def fingerprint(self, split: str) -> str:
-        """Text that differs where the images of a split, as they are evaluated, differ."""
+        """Return a string that changes with the images of a split as they are evaluated."""
         return f"{self.split(split).fingerprint()} binarize={self.binarize}"  # type: ignore[attr-defined]
 
     def mean_image(self) -> Tensor:
-        """Mean (C, H, W) of the training images, in [0, 1] and double precision, before any
-        augmentation.
+        """Return the mean of the training images without augmentation, float64 (C, H, W) in [0, 1].
 
-        All images that are kept in memory count; of those that are read from files, about 1,000
-        spread evenly.
+        It uses all images in memory, or about 1,000 evenly spaced image files.
         """
         data = self.split("train")
         stride = 1 if isinstance(data, InMemoryImages) else -(-len(data) // 1000)
@@ -112,14 +110,16 @@ class ImageDataModule(DataModule):
         return cast(Tensor, total) / (255 * len(rows))
 
     def attribute_batch(self, attribute: str) -> dict[str, Tensor]:
-        """Training images in [-1, 1] that have a property, and that lack it: `positive` and
-        `negative`, at most 1,000 each.
+        """Return training images with and without an attribute.
 
         Args:
-            attribute: part of a name, or an attribute of the corpus.
+            attribute: Word or phrase of the images' names, or attribute of the data.
+
+        Returns:
+            `positive` and `negative`: at most 1,000 images each, (N, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: if no training image has it, or all have it.
+            UserError: If no training image or every training image has the attribute.
         """
         data = self.split("train")
         mask = data.having(attribute)  # type: ignore[attr-defined]
@@ -128,7 +128,7 @@ class ImageDataModule(DataModule):
             if not len(index):
                 raise UserError(
                     f"--attribute {attribute!r}: there are no {name} examples in the training "
-                    "split; give another"
+                    "split; give another attribute"
                 )
         return {
             name: self.batch("train", index[:: -(-len(index) // 1000)].tolist())["image"]

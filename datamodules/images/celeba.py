@@ -12,17 +12,16 @@ from datamodules.splits import take_subset
 
 
 class CelebA(ImageDataModule):
-    """202,599 faces with 40 attributes (Liu et al. 2015), in torchvision's layout:
-    `<root>/celeba/img_align_celeba/*.jpg`.
+    """202,599 faces with 40 attributes (Liu et al. 2015).
 
-    The label is the attribute `label`; all of them serve `sample.py --mode attribute`. The download
-    fails as often as not: then place the files by hand
-    (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html).
+    Files have torchvision's layout: `<root>/celeba/img_align_celeba/*.jpg`. All attributes work
+    with `sample.py --mode attribute`. The download often fails; in that case place the files by
+    hand (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html).
 
     Args:
-        size: height and width in pixels, of the centre square.
-        label: attribute that is the class.
-        **kwargs: see `ImageDataModule`.
+        size: Height and width in pixels; images are cropped to their centre square and scaled.
+        label: Attribute that is the class label.
+        **kwargs: Arguments of `ImageDataModule`.
     """
 
     provides = (*ImageDataModule.provides, "num_classes")
@@ -51,7 +50,7 @@ class CelebA(ImageDataModule):
 
         try:
             Download(self.root, download=True)
-        except Exception as error:  # gdown, quotas, checksums: all end in the same mend
+        except Exception as error:  # gdown, quotas, checksums: the remedy is the same
             raise UserError(
                 f"CelebA is not under {self.folder} and could not be downloaded: place "
                 "img_align_celeba/, list_attr_celeba.txt and "
@@ -70,7 +69,8 @@ class CelebA(ImageDataModule):
         attributes = dict(zip(header.split(), table.T))
         if self.label not in attributes:
             raise UserError(
-                f"data.label {self.label}: CelebA's attributes are {', '.join(attributes)}"
+                f"data.label {self.label}: there is no such attribute; give one of "
+                f"{', '.join(attributes)}"
             )
         paths = [self.folder / "img_align_celeba" / name for name in files]
         data = FileImages(paths, attributes[self.label].long(), self.size, 3, attributes)

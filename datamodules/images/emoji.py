@@ -1,4 +1,4 @@
-"""Emoji by their code points: families of related glyphs, groups and names."""
+"""Families of related emoji by their code points, Unicode groups and names."""
 
 import re
 
@@ -9,11 +9,8 @@ GENDER_SIGNS = {"2640", "2642"}
 INVISIBLE = {"FE0F", "200D"}  # variation selector and zero-width joiner
 PERSON = "1F9D1"
 GENDERED = {"1F468": PERSON, "1F469": PERSON}  # man, woman
-FLAG = re.compile(
-    "1F1[EF].-1F1[EF].|1F3F4-E00"
-)  # two regional indicators, or a black flag with a subdivision's tags
-
-
+# Two regional indicators, or a black flag with the tags of a subdivision.
+FLAG = re.compile("1F1[EF].-1F1[EF].|1F3F4-E00")
 FLAG_GROUP = 8
 GROUPS = (
     *("Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink"),
@@ -22,21 +19,21 @@ GROUPS = (
 
 
 def picture_key(code: str) -> str:
-    """Family of a glyph like "1F469-1F3FB-200D-1F680" by its code points; "1F9D1-1F680" here."""
+    """Family of a glyph: "1F469-1F3FB-200D-1F680" without gender and skin tone is "1F9D1-1F680"."""
     points = [GENDERED.get(point, point) for point in code.split("-")]
     kept = [point for point in points if point not in SKIN_TONES | GENDER_SIGNS | INVISIBLE]
-    return "-".join(kept) or code  # a skin tone by itself keeps itself
+    return "-".join(kept) or code  # a skin tone alone is its own family
 
 
 def composition_key(code: str) -> str:
-    """Family of a glyph that ignores its skin tone and nothing else."""
+    """Family of a glyph: its code points without the skin tone."""
     return (
         "-".join(point for point in code.split("-") if point not in SKIN_TONES | {"FE0F"}) or code
     )
 
 
 def emoji_names(codes: list[str], language: str) -> dict[str, str]:
-    """Names of the glyphs that have one: lower-cased, words separated by blanks."""
+    """Map code points to names in lower case; glyphs without a name are left out."""
     import emoji
 
     emoji.config.load_language(language)
@@ -57,15 +54,15 @@ def emoji_names(codes: list[str], language: str) -> dict[str, str]:
 
 
 def check_language(option: str, language: str) -> None:
-    """Refuse a language in which emoji have no names.
+    """Check that emoji have names in a language.
 
     Raises:
-        UserError: naming the option, and the languages that there are.
+        UserError: If they have none; the message lists the available languages.
     """
     import emoji
 
     if language not in emoji.LANGUAGES:
         raise UserError(
-            f"{option} {language}: emoji have no names in it; give one of "
+            f"{option} {language}: emoji have no names in this language; give one of "
             f"{', '.join(sorted(emoji.LANGUAGES))}"
         )

@@ -1,4 +1,4 @@
-"""Image files: decoding, checks, and data sets that decode them batch by batch."""
+"""Image files: reading, checking, and data sets that decode them batch by batch."""
 
 import hashlib
 import sys
@@ -14,25 +14,20 @@ from common.errors import UserError
 from datamodules.samplers import Request
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
-BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    Image.DecompressionBombError,
-)  # what Pillow raises for broken files
-IN_MEMORY_BYTES = 2 * 2**30  # above this, images are decoded batch by batch, best in workers
+# Exceptions of Pillow for broken files.
+BROKEN = (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError)
+IN_MEMORY_BYTES = 2 * 2**30  # larger data sets are decoded batch by batch; use workers for them
 
 
 class BadImage(UserError):
-    """A file that is not an image of the kind that can be trained on."""
+    """Image file that cannot be used for training."""
 
 
 def read_image(path: Path, channels: int) -> Image.Image:
-    """An image file in its own size, on white where it is transparent: mode L or RGB.
+    """Read an image file at its original size, as mode L or RGB; transparent pixels become white.
 
     Raises:
-        BadImage: naming the file, what is wrong with it, and the mend.
+        BadImage: If the file is broken, animated, CMYK, or has more than 8 bits per channel.
     """
     try:
         with Image.open(path) as image:
@@ -40,45 +35,45 @@ def read_image(path: Path, channels: int) -> Image.Image:
             if frames > 1:
                 raise BadImage(f"{path}: has {frames} frames; extract one")
             if image.mode.startswith("I") or image.mode == "F":
-                raise BadImage(f"{path}: has more than 8 bits a channel; convert it to 8 bits")
+                raise BadImage(f"{path}: has more than 8 bits per channel; convert it to 8 bits")
             if image.mode == "CMYK":
                 raise BadImage(
-                    f"{path}: is CMYK, which looks different in every program; convert it to RGB"
+                    f"{path}: is CMYK, whose colours depend on the program; convert it to RGB"
                 )
-            ImageOps.exif_transpose(image, in_place=True)  # the camera was held upright or not
+            ImageOps.exif_transpose(image, in_place=True)  # apply the orientation of the camera
             rgba = (
                 image.convert("RGBA")
                 if "transparency" in image.info or image.mode in ("LA", "RGBA", "PA")
                 else None
             )
-            if rgba is not None:  # what is transparent is white
+            if rgba is not None:
                 image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)  # type: ignore[assignment]
             return image.convert("L" if channels == 1 else "RGB")
     except BadImage:
         raise
     except BROKEN as error:
         raise BadImage(
-            f"{path}: cannot be read as a picture ({error}); repair or remove it"
+            f"{path}: cannot be read as an image ({error}); repair or remove it"
         ) from error
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """uint8 (C, H, W)."""
+    """Convert an image to uint8 (C, H, W)."""
     pixels = torch.from_numpy(np.array(image))
     return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
 
 
 def square(image: Image.Image, size: int, path: Path, min_size: int | None = None) -> Tensor:
-    """Centre square of an image, scaled to uint8 (C, size, size).
+    """Crop an image to its centre square and scale it to uint8 (C, size, size).
 
     Args:
-        image: the image.
-        size: height and width in pixels.
-        path: its file, for the message.
-        min_size: least height and width that it must have; `size` unless given.
+        image: Image of any size.
+        size: Height and width of the result in pixels.
+        path: File of the image, for the error message.
+        min_size: Minimum height and width of the image in pixels. Defaults to `size`.
 
     Raises:
-        BadImage: if it is smaller.
+        BadImage: If the image is smaller than `min_size`.
     """
     min_size = min_size or size
     if min(image.size) < min_size:
@@ -90,28 +85,28 @@ def square(image: Image.Image, size: int, path: Path, min_size: int | None = Non
 
 
 def image_files(folder: Path) -> list[Path]:
-    """All images anywhere in a folder, in the order of their names."""
+    """Image files anywhere below a folder, sorted by path."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
 def decode(path: Path, size: int, channels: int) -> Tensor:
-    """Centre square of an image file, scaled to (channels, size, size) uint8.
+    """Read the centre square of an image file, scaled to uint8 (channels, size, size).
 
     Raises:
-        BadImage: as `read_image` and `square`.
+        BadImage: If `read_image` or `square` refuses the file.
     """
     return square(read_image(path, channels), size, path)
 
 
 class FileImages:
-    """Images that are decoded when a batch asks for them.
+    """Image files that are decoded batch by batch.
 
     Args:
-        paths: their files.
-        labels: int64 (N,).
-        size: height and width in pixels.
-        channels: 1 or 3.
-        attributes: (N,) bool by name.
+        paths: Image files.
+        labels: Class of each image, int64 (N,).
+        size: Height and width in pixels.
+        channels: Number of channels, 1 or 3.
+        attributes: Maps the name of an attribute to a bool mask (N,).
     """
 
     def __init__(
@@ -139,11 +134,11 @@ class FileImages:
         return {"image": image, "label": self.labels[index], "index": index, "seed": request.seed}
 
     def read(self, path: Path) -> Tensor:
-        """One of the images."""
+        """Read one file as uint8 (C, size, size)."""
         return decode(path, self.size, self.channels)
 
     def fingerprint(self) -> str:
-        """Hash of names, sizes and dates of all files, with the labels; none of them is read."""
+        """Hash of the labels and of the files' names, sizes and dates; no file is read."""
         digest = hashlib.blake2b(
             f"{self.size} {self.channels} {self.labels.tolist()}".encode(), digest_size=16
         )
@@ -166,31 +161,35 @@ class FileImages:
         """(N,) bool: images that have the attribute."""
         if attribute not in self.attributes:
             raise UserError(
-                f"there is no attribute {attribute!r}; there are: "
-                f"{', '.join(self.attributes) or 'none'}"
+                f"there is no attribute {attribute!r} (available: "
+                f"{', '.join(self.attributes) or 'none'})"
             )
         return self.attributes[attribute]
 
 
 def fits_into_memory(data: FileImages) -> bool:
-    """Whether images are few and small enough to be kept as uint8."""
+    """Whether the images take at most `IN_MEMORY_BYTES` as uint8."""
     return len(data) * data.channels * data.size**2 <= IN_MEMORY_BYTES
 
 
 def read_all(
     data: FileImages, split: str, skip_bad: bool, keep: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """uint8 images (K, C, size, size) and the numbers (K,) of those that could be used.
+    """Read all image files of a data set.
 
     Args:
-        data: images in files.
-        split: their name, for the count of those that are skipped.
-        skip_bad: leave out what cannot be used, and say how many, instead of stopping at the first.
-        keep: keep the images; otherwise they are only tried, and come back with no height and
-            width.
+        data: Data set of image files.
+        split: Name of the data set, for the message about skipped files.
+        skip_bad: Whether to skip unusable files and print their number; otherwise the first one
+            raises `BadImage`.
+        keep: Whether to keep the images. If False, the files are only checked, and the returned
+            images have height and width 0.
+
+    Returns:
+        uint8 images (K, C, size, size) and indices (K,) of the usable files.
 
     Raises:
-        BadImage: unless `skip_bad`.
+        BadImage: If a file is unusable and `skip_bad` is False.
     """
     kept, images = [], []
     for number, path in enumerate(data.paths):

@@ -1,8 +1,8 @@
-"""Any folder of images, and CelebA, whose images are files as well.
+"""Your own folder of images.
 
-Layouts of a folder, from the simplest: images anywhere in it; one sub-folder per class; a
-`labels.csv` with the columns `file` and `label`; or any of these inside `train`, `val` and `test`.
-Without the latter an image's split follows from the SHA-256 of its path: 80/10/10. Files are not
+A folder has one of these layouts: images anywhere in it; one sub-folder per class; a `labels.csv`
+with the columns `file` and `label`; or any of these inside `train`, `val` and `test`. Without these
+three folders, the split of an image follows from the SHA-256 of its path (80/10/10). Files are not
 compared: copies of an image under several names may fall into different splits.
 """
 
@@ -20,15 +20,19 @@ from datamodules.text_files import read_table
 
 
 class ImageFolder(ImageDataModule):
-    """Your own images.
+    """Your own folder of images.
 
     Args:
-        folder: see the module's docstring.
-        size: height and width in pixels; images are cut to their centre square and scaled.
-        channels: 3 for colour, 1 for grey.
-        skip_bad: leave out files that cannot be used, and say how many, instead of stopping at the
-            first.
-        **kwargs: see `ImageDataModule`.
+        folder: Folder of images. Sub-folders or a `labels.csv` (columns file and label) give
+            classes; folders `train`, `val` and `test` give splits (otherwise 80/10/10 by path).
+        size: Height and width in pixels; images are cropped to their centre square and scaled.
+        channels: Number of channels: 3 for colour, 1 for grey.
+        skip_bad: Skip unusable files and print their number, instead of stopping at the first.
+        **kwargs: Arguments of `ImageDataModule`.
+
+    Raises:
+        UserError: If there is no such folder, it has no training images, or `labels.csv` does not
+            match the files.
     """
 
     provides = (*ImageDataModule.provides, "num_classes")
@@ -49,24 +53,22 @@ class ImageFolder(ImageDataModule):
             skip_bad,
         )
         if not self.folder.is_dir():
-            raise UserError(
-                f"data.folder {folder}: there is no such folder; give one with pictures"
-            )
+            raise UserError(f"data.folder {folder}: there is no such folder; give one with images")
         self.files = {split: image_files(self.folder / split) for split in ("train", "val", "test")}
-        if not self.files["train"]:  # `val` and `test` are then names like any others
+        if not self.files["train"]:  # then `val` and `test` are ordinary folders
             self.files = {split: [] for split in self.files}
             for path in image_files(self.folder):
                 self.files[split_of(path.relative_to(self.folder).as_posix())].append(path)
         found = sum(map(len, self.files.values()))
         if not found:
             raise UserError(
-                f"data.folder {folder}: there are no pictures in it; put some there "
+                f"data.folder {folder}: there are no images in it; put some there "
                 f"({', '.join(sorted(SUFFIXES))})"
             )
         if not self.files["train"]:
             raise UserError(
-                f"data.folder {folder}: none of its {found} pictures falls to the training "
-                "split; add more"
+                f"data.folder {folder}: none of its {found} images falls into the training "
+                "split; add more images"
             )
         self.classes, self._label_of = self._read_labels()
 
@@ -92,22 +94,18 @@ class ImageFolder(ImageDataModule):
             absent = named.keys() - set(everything)
             if absent:
                 raise UserError(
-                    f"{table}: {min(absent).relative_to(self.folder)} is no picture in the "
+                    f"{table}: {min(absent).relative_to(self.folder)} is not an image in the "
                     "folder; remove its row"
                 )
         else:
-            tops = [
-                self.folder,
-                *(self.folder / split for split in self.files),
-            ]  # their own names say nothing of a picture
+            # The names of these folders are not classes.
+            tops = [self.folder, *(self.folder / split for split in self.files)]
             named = {path: "" if path.parent in tops else path.parent.name for path in everything}
         return sorted({named[path] for path in everything}), named
 
     @property
     def data_spec(self) -> dict[str, Any]:
-        labels = (
-            {"num_classes": len(self.classes)} if len(self.classes) > 1 else {}
-        )  # one class tells nothing
+        labels = {"num_classes": len(self.classes)} if len(self.classes) > 1 else {}
         return {"image_shape": [self.channels, self.size, self.size], **labels}
 
     def load_split(self, split: str) -> InMemoryImages | FileImages:

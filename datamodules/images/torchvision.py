@@ -1,4 +1,4 @@
-"""What torchvision downloads and fits into memory: MNIST, FashionMNIST, KMNIST and CIFAR-10."""
+"""MNIST, FashionMNIST, KMNIST and CIFAR-10, downloaded by torchvision and kept in memory."""
 
 from typing import Any, Literal
 
@@ -19,17 +19,18 @@ SHAPES = {
 
 
 class TorchvisionImages(ImageDataModule):
-    """Small labelled images of ten classes, kept in torchvision's own layout under the data root.
+    """Small labelled images of ten classes, stored in torchvision's layout below `root`.
 
-    Training, validation and test images are different ones. No two images of MNIST are
-    pixel-identical, nor of FashionMNIST; of CIFAR-10's test images 3 % have a near-duplicate in its
-    training set (Barz and Denzler 2020).
+    Training, validation and test images are disjoint. MNIST and FashionMNIST contain no two
+    pixel-identical images. 3 % of CIFAR-10's test images have a near-duplicate in its training set
+    (Barz and Denzler 2020).
 
     Args:
-        dataset: which one.
-        val_size: the last training images, set aside for validation; 0 for none.
-        pad: pixels of black added on each side, to reach a size that halves more often.
-        **kwargs: see `ImageDataModule`.
+        dataset: Name of the data set.
+        val_size: Number of training images set aside for validation, taken from the end; 0 for
+            none.
+        pad: Number of black pixels added on each side, for a size that can be halved more often.
+        **kwargs: Arguments of `ImageDataModule`.
     """
 
     provides = (*ImageDataModule.provides, "num_classes")
@@ -61,7 +62,8 @@ class TorchvisionImages(ImageDataModule):
             return getattr(datasets, self.dataset)(self.root, train=train, download=True)
         except (RuntimeError, OSError) as error:
             raise UserError(
-                f"{self.dataset} is not under {self.root} and could not be downloaded ({error})"
+                f"{self.dataset} is not under {self.root} and could not be downloaded ({error}): "
+                "try again, or place it there"
             ) from error
 
     def load_split(self, split: str) -> InMemoryImages:
@@ -71,7 +73,10 @@ class TorchvisionImages(ImageDataModule):
         labels = torch.as_tensor(dataset.targets)
         if split != "test":
             if self.val_size >= len(images):
-                raise UserError(f"data.val_size {self.val_size} is not below {len(images)}")
+                raise UserError(
+                    f"data.val_size {self.val_size} leaves none of the {len(images)} training "
+                    "images: lower it"
+                )
             border = len(images) - self.val_size
             part = slice(0, border) if split == "train" else slice(border, None)
             images, labels = images[part], labels[part]

@@ -1,1 +1,1 @@
-"""Images of two domains, paired or not."""
+"""Images of two domains, paired or unpaired."""

@@ -1,4 +1,4 @@
-"""The archives of the CycleGAN and pix2pix papers."""
+"""Data sets of the CycleGAN and pix2pix papers."""
 
 from typing import Any, Literal
 
@@ -35,16 +35,17 @@ ADDRESSES = {
 
 
 class PaperArchive(PairFolder):
-    """A data set of the papers by its name: downloaded, or placed by hand under
-    `<root>/<collection>/`.
+    """Data set of the CycleGAN or pix2pix paper.
+
+    It is downloaded, or placed by hand in `<root>/<collection>/`.
 
     Args:
-        collection: whose archive; cyclegan's are unpaired, pix2pix's side by side.
-        dataset: its name there.
-        **kwargs: see `PairFolder`.
+        collection: Paper of the data set: `cyclegan` is unpaired, `pix2pix` has side-by-side pairs.
+        dataset: Name of the data set in the collection, such as horse2zebra or facades.
+        **kwargs: Arguments of `PairFolder`.
 
     Raises:
-        UserError: if the collection has no such data set.
+        UserError: If the collection has no such data set.
     """
 
     def __init__(
@@ -58,7 +59,8 @@ class PaperArchive(PairFolder):
         known = {"cyclegan": CYCLEGAN, "pix2pix": PIX2PIX}[collection]
         if dataset not in known:
             raise UserError(
-                f"data.dataset {dataset}: the {collection} archives are {', '.join(known)}"
+                f"data.dataset {dataset}: {collection} has no such data set; give one of "
+                f"{', '.join(known)}"
             )
         self.collection, self.dataset = collection, dataset
         folder, paired = str(corpus_root(root) / collection / dataset), collection == "pix2pix"
@@ -74,7 +76,7 @@ class PaperArchive(PairFolder):
         )
 
     def check(self) -> None:
-        """Nothing can be looked at before `prepare_data`."""
+        """Do nothing: the files may not exist before `prepare_data`."""
 
     def prepare_data(self) -> None:
         folder = self.folders[0]

@@ -1,9 +1,9 @@
-"""Two domains of images, a and b, as batches: paired, where image i of b is the answer to
-image i of a, or two piles.
+"""Base class of data modules with images of two domains, a and b, paired or unpaired.
 
-A batch holds `a`, `b` and `paired` (whether they belong together). Images are kept at `load_size`
-for training, which cuts a random square of `size` out of each and mirrors half of them, the same
-way in both of a pair; for evaluation they are kept at `size`.
+A batch holds `a`, `b` and `paired`: whether image i of b corresponds to image i of a. Training
+images are stored at `load_size`. A random square of `size` is cropped from each, and `flip` mirrors
+half of them; both images of a pair are cropped and mirrored alike. Evaluation images are stored at
+`size`.
 """
 
 from typing import Any
@@ -24,20 +24,24 @@ Images = InMemoryImages | FileImages
 
 
 class TwoDomains:
-    """Images of both domains, gathered a batch at a time; as long as the longer of them.
+    """Images of two domains, gathered batch by batch; the length is that of the larger domain.
 
     Args:
-        a: images of the first domain.
-        b: images of the second.
-        paired: whether image i of one belongs to image i of the other.
-        shuffle: in unpaired data, meet each image of a with any of b, anew each time; otherwise
-            with the one of its number.
+        a: Images of domain a.
+        b: Images of domain b.
+        paired: Whether image i of b corresponds to image i of a.
+        shuffle: Whether unpaired data combine image i of a with a random image of b, a new one at
+            each presentation. If False, the image of b has the same index.
+
+    Raises:
+        UserError: If paired domains have different numbers of images.
     """
 
     def __init__(self, a: Images, b: Images, *, paired: bool, shuffle: bool) -> None:
         if paired and len(a) != len(b):
             raise UserError(
-                f"pairs need as many pictures in a as in b, and there are {len(a)} and {len(b)}"
+                f"paired data need equal numbers of images in both domains (got {len(a)} in a and "
+                f"{len(b)} in b): add or remove images"
             )
         self.a, self.b, self.paired, self.shuffle = a, b, paired, shuffle
 
@@ -62,20 +66,21 @@ class TwoDomains:
 
 
 class PairDataModule(DataModule):
-    """Base of all corpora of two domains. A subclass provides `load_domains`, and `channels` where
-    there are not three.
+    """Base class of data modules with two domains.
+
+    A subclass implements `load_domains`, and sets `channels` if it is not 3.
 
     Args:
-        size: height and width in pixels of what a system gets.
-        load_size: height and width at which training images are kept; `size` unless given, which
-            leaves nothing to cut.
-        paired: train on pairs; otherwise on two piles.
-        swap: exchange the two domains.
-        flip: mirror half of the training images left to right.
-        **kwargs: see `DataModule`; `max_samples` counts in each domain.
+        size: Height and width in pixels of the images that a system receives.
+        load_size: Height and width in pixels of training images before the random crop to `size`.
+            Defaults to `size`: no crop.
+        paired: Train on pairs; otherwise on two unpaired collections.
+        swap: Exchange the two domains.
+        flip: Mirror each training image left to right with probability 0.5.
+        **kwargs: Arguments of `DataModule`; `max_samples` applies to each domain.
 
     Raises:
-        UserError: if `load_size` is below `size`.
+        UserError: If `load_size` is below `size`.
     """
 
     provides = (*DataModule.provides, "image_shape")
@@ -105,7 +110,7 @@ class PairDataModule(DataModule):
         return {"image_shape": [self.channels, self.size, self.size]}
 
     def load_domains(self, split: str) -> tuple[Images, Images, bool]:
-        """Images of a and of b, as they are kept, and whether they are pairs."""
+        """Return the stored images of a and of b, and whether they are pairs."""
         raise NotImplementedError
 
     def load_split(self, split: str) -> TwoDomains:
@@ -117,7 +122,7 @@ class PairDataModule(DataModule):
         return TwoDomains(a, b, paired=paired, shuffle=split == "train")
 
     def domain(self, name: str) -> "Domain":
-        """One of "a" and "b" as data of its own, for what measures images."""
+        """Return domain "a" or "b" as image data, for callbacks and metrics."""
         return Domain(self, name)
 
     def transform(self, batch: dict[str, Any], *, training: bool = False) -> dict[str, Any]:
@@ -134,7 +139,7 @@ class PairDataModule(DataModule):
         return {**batch, "a": self.finish(a), "b": self.finish(b)}
 
     def augment(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """A random square of `size` of each image (N, C, L, L), half of them mirrored."""
+        """Crop a random square of `size` from images (N, C, L, L); `flip` mirrors half of them."""
         count, span = len(image), image.shape[-1] - self.size + 1
         top, left, coin = torch.rand(3, count, 1, 1, generator=generator, device=image.device)
         steps = torch.arange(self.size, device=image.device)
@@ -146,7 +151,7 @@ class PairDataModule(DataModule):
         return image.permute(0, 2, 3, 1)[number, rows, columns].permute(0, 3, 1, 2).contiguous()
 
     def finish(self, image: Tensor) -> Tensor:
-        """(N, C, size, size) in [-1, 1]."""
+        """Resize uint8 images if necessary, and scale them to [-1, 1], (N, C, size, size)."""
         if image.shape[-1] != self.size:
             image = v2.functional.resize(
                 image, [self.size, self.size], v2.InterpolationMode.BICUBIC, antialias=True
@@ -155,12 +160,11 @@ class PairDataModule(DataModule):
 
 
 class Domain:
-    """One domain of two, with all that the callbacks and metrics ask of image data: `data_spec`,
-    `split`, `batch`, `fingerprint`.
+    """One of two domains as image data, with the methods that callbacks and metrics call.
 
     Args:
-        data: both domains.
-        name: "a" or "b".
+        data: Data module of both domains.
+        name: Name of the domain, "a" or "b".
     """
 
     def __init__(self, data: PairDataModule, name: str) -> None:
@@ -168,7 +172,7 @@ class Domain:
 
     @property
     def data_spec(self) -> dict[str, Any]:
-        """Those of both, and the number of classes where images have labels."""
+        """Data spec of both domains, and the number of classes if the images have labels."""
         labels: Tensor = self.split("train").labels
         return {
             **self.data.data_spec,
@@ -176,16 +180,16 @@ class Domain:
         }
 
     def split(self, split: str) -> Images:
-        """Images of one of "train", "val", "test"."""
+        """Return the images of the split "train", "val" or "test"."""
         images: Images = getattr(self.data.split(split), self.name)
         return images
 
     def batch(self, split: str, index: list[int], *, seed: int = 0) -> dict[str, Any]:
-        """The named images as they are evaluated: `image` in [-1, 1] and `label`."""
+        """Return images of a split as evaluated: `image` in [-1, 1] and `label`; indices wrap."""
         images = self.split(split)
         batch = images.__getitems__(Request(torch.tensor(index) % len(images), seed))
         return {**batch, "image": self.data.finish(batch["image"])}
 
     def fingerprint(self, split: str) -> str:
-        """Text that differs where the images of a split, as they are evaluated, differ."""
+        """Return a string that changes with the images of a split as they are evaluated."""
         return f"{self.split(split).fingerprint()} size={self.data.size}"

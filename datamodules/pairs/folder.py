@@ -1,12 +1,12 @@
 """Your own images of two domains.
 
-Layouts of a folder: `trainA trainB testA testB` (and `valA valB`); or `train` and `test` (and
-`val`) of side-by-side images, a left and b right; or two folders, one per domain, whose images
-fall to a split by the SHA-256 of their names: 80/10/10. Files are not compared: copies of an image
-under several names may fall into different splits. Where there is no `val`, the test images are
-shown while training, and the other way round: nothing is chosen by them.
+There are three layouts: `trainA trainB testA testB` (and `valA valB`); or `train` and `test` (and
+`val`) of side-by-side images, a left and b right; or two folders, one per domain. With two folders,
+the split of an image follows from the SHA-256 of its name (80/10/10). Files are not compared:
+copies of an image under several names may fall into different splits. If `val` or `test` is
+missing, the images of the other are used for both; no checkpoint is selected by them.
 
-Paired data matches the images of both domains by their names without the ending.
+The two images of a pair have the same name, apart from the file extension.
 """
 
 from functools import cached_property
@@ -35,14 +35,14 @@ Layout = Literal["domains", "side by side"]
 
 
 class DomainFiles(FileImages):
-    """Images of one domain that are decoded when a batch asks for them.
+    """Image files of one domain that are decoded batch by batch.
 
     Args:
-        paths: their files.
-        size: height and width in pixels that they are scaled to.
-        channels: 1 or 3.
-        min_size: least height and width that an image must have.
-        half: which half of the file it is, where two images stand side by side: 0 left, 1 right.
+        paths: Image files.
+        size: Height and width in pixels after scaling.
+        channels: Number of channels, 1 or 3.
+        min_size: Minimum height and width of an image in pixels.
+        half: Half of a side-by-side file, 0 left or 1 right; None for the whole file.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class DomainFiles(FileImages):
             middle = image.width // 2
             if image.width < 2 or image.width % 2:
                 raise BadImage(
-                    f"{path}: is {image.width} pixels wide, which two pictures side by side "
-                    "cannot be; repair or remove it"
+                    f"{path}: is {image.width} pixels wide, but two images side by side need "
+                    "an even width; repair or remove it"
                 )
             image = image.crop((self.half * middle, 0, (self.half + 1) * middle, image.height))
         return square(image, self.size, path, self.min_size)
@@ -77,30 +77,31 @@ class DomainFiles(FileImages):
 
 
 def images_in(folder: Path) -> dict[str, Path]:
-    """All image files below a folder by their names in it, sorted."""
+    """Image files below a folder by their path relative to it, sorted."""
     files = {path.relative_to(folder).as_posix(): path for path in image_files(folder)}
     return dict(sorted(files.items()))
 
 
 def stem(name: str) -> str:
-    """The name of a file without its ending."""
+    """Relative path of a file without its extension."""
     return PurePosixPath(name).with_suffix("").as_posix()
 
 
 class PairFolder(PairDataModule):
-    """Two domains in folders; see the module's docstring for the layouts.
+    """Your own images of two domains, in one folder or in two.
 
     Args:
-        folder: with all splits of both domains.
-        folder_a: instead of `folder`, all images of a.
-        folder_b: all images of b.
-        channels: 3 for colour, 1 for grey.
-        skip_bad: leave out files that cannot be used (of pairs, both), and say how many, instead of
+        folder: Folder with `trainA trainB testA testB`, or with side-by-side images in `train` and
+            `test`.
+        folder_a: Folder of all images of domain a; replaces `folder`, together with `folder_b`.
+        folder_b: Folder of all images of domain b.
+        channels: Number of channels: 3 for colour, 1 for grey.
+        skip_bad: Skip unusable files (for pairs, both images) and print their number, instead of
             stopping at the first.
-        **kwargs: see `PairDataModule`.
+        **kwargs: Arguments of `PairDataModule`.
 
     Raises:
-        UserError: if a folder is missing or empty, or an image of a pair has no partner.
+        UserError: If a folder is missing or empty, or an image of a pair has no partner.
     """
 
     def __init__(
@@ -126,24 +127,24 @@ class PairFolder(PairDataModule):
             self.folders = [Path(folder)]
         else:
             raise UserError(
-                "where are the pictures? give --data.folder DIR, or --data.folder_a DIR and "
+                "no folder of images is given: give --data.folder DIR, or --data.folder_a DIR and "
                 "--data.folder_b DIR"
             )
         self.check()
 
     def check(self) -> None:
-        """Find all files, so that a mistake about them ends before anything is built."""
+        """Find all files, to report mistakes before a model is built."""
         for folder in self.folders:
             if not folder.is_dir():
                 raise UserError(
-                    f"{folder}: there is no such folder; give one with pictures of two domains"
+                    f"{folder}: there is no such folder; give one with images of two domains"
                 )
         if not any(self.files["train"]):
-            raise UserError(f"{self.folders[0]}: has no training pictures; {LAYOUT}")
+            raise UserError(f"{self.folders[0]}: has no training images; {LAYOUT}")
 
     @cached_property
     def layout(self) -> Layout:
-        """How the two domains lie in the folder."""
+        """Layout of the folder."""
         side_by_side = len(self.folders) == 1 and (self.folders[0] / "train").is_dir()
         return "side by side" if side_by_side else "domains"
 
@@ -164,7 +165,7 @@ class PairFolder(PairDataModule):
                 )
             if bool(a) != bool(b):
                 raise UserError(
-                    f"{self.folders[0]}: its {split} split has no pictures of "
+                    f"{self.folders[0]}: its {split} split has no images of "
                     f"{'b' if a else 'a'}; {LAYOUT}"
                 )
             if self.paired:
@@ -176,9 +177,7 @@ class PairFolder(PairDataModule):
         return found
 
     def load_domains(self, split: str) -> tuple[Images, Images, bool]:
-        """Side-by-side images are pairs in evaluation even where they are trained on as two
-        piles.
-        """
+        """Load both domains; side-by-side images are pairs in evaluation in any case."""
         aside = self.layout == "side by side"
         paired = self.paired or (aside and split != "train")
         side = self.load_size if split == "train" else self.size
@@ -195,7 +194,7 @@ class PairFolder(PairDataModule):
             read_all(files, f"{split} {name}", self.skip_bad, keep=small)
             for name, files in (("a", a), ("b", b))
         )
-        if paired:  # of a pair both or none
+        if paired:  # keep a pair only if both of its images are usable
             both = kept_a[torch.isin(kept_a, kept_b)]
             images_a, images_b = (
                 images_a[torch.isin(kept_a, both)],
@@ -208,7 +207,7 @@ class PairFolder(PairDataModule):
 
 
 def unlabelled(images: Tensor) -> InMemoryImages:
-    """Images of one class."""
+    """Images that all have the label 0."""
     return InMemoryImages(images, torch.zeros(len(images), dtype=torch.int64))
 
 
@@ -216,14 +215,17 @@ LAYOUT = "lay them out as trainA trainB testA testB, or side by side in train an
 
 
 def partners(a: dict[str, Path], b: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
-    """The files of both domains by their names without the ending, in one order.
+    """Match the files of two domains by their names without the extension.
 
     Args:
-        a: files of one domain by their names.
-        b: those of the other.
+        a: Files of domain a by name.
+        b: Files of domain b by name.
+
+    Returns:
+        Files of a and of b by name without the extension, both in the same order.
 
     Raises:
-        UserError: naming the first that has no partner, or more than one.
+        UserError: If a file has no partner, or several; the message names the first such file.
     """
     by_stem: list[dict[str, Path]] = []
     for files in (a, b):
@@ -231,14 +233,14 @@ def partners(a: dict[str, Path], b: dict[str, Path]) -> tuple[dict[str, Path], d
         if len(by_stem[-1]) < len(files):
             twice = next(path for name, path in files.items() if by_stem[-1][stem(name)] != path)
             raise UserError(
-                f"{twice}: there is another picture of that name with another ending; remove one "
-                "of them"
+                f"{twice}: there is another image of this name with another extension; remove "
+                "one of them"
             )
     alone = sorted(by_stem[0].keys() ^ by_stem[1].keys())
     if alone:
         path = by_stem[0].get(alone[0]) or by_stem[1][alone[0]]
         raise UserError(
-            f"{path}: has no partner of its name in the other domain ({len(alone)} have none); "
-            "add or remove it"
+            f"{path}: has no partner of the same name in the other domain (files without a "
+            f"partner: {len(alone)}); add the partner, or remove the file"
         )
     return dict(sorted(by_stem[0].items())), dict(sorted(by_stem[1].items()))

@@ -12,16 +12,16 @@ from datamodules.splits import split_share
 
 
 class OpenMojiPairs(PairDataModule):
-    """Line drawings and colour images on white, of glyphs without skin tones and flags, whose
-    colours no drawing tells.
+    """Line drawings and colour images of emoji on white.
 
-    The split is `drawing` of `OpenMoji`: a held-out glyph has neither the image nor the line
-    drawing of a training glyph. Unpaired training has the drawings of one half of the families and
-    the colour images of the other half, so that no drawing and no image is in both. Validation and
-    test have pairs in any case: an unpaired translation is compared with the truth.
+    Skin tones and flags are left out, because a drawing does not determine their colours. The split
+    is `drawing` of `OpenMoji`: a held-out glyph has neither the image nor the line drawing of a
+    training glyph. Unpaired training uses the drawings of one half of the families and the colour
+    images of the other half, so no glyph is in both. Validation and test images are always pairs:
+    translations are compared with the true images.
 
     Args:
-        **kwargs: see `PairDataModule`.
+        **kwargs: Arguments of `PairDataModule`.
     """
 
     embedded = True

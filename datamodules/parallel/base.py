@@ -1,14 +1,13 @@
-"""Pairs of sentences for sequence-to-sequence systems: translation, question and answer, text and
-summary.
+"""Base class of sentence pairs for sequence-to-sequence systems, such as translation or summaries.
 
-A corpus is encoded once, as in `datamodules/text/base.py`. Pairs of like lengths share a batch,
-whose size is a number of padded tokens and not of pairs: of short sentences it holds many, and
-little of it is padding.
+A corpus is encoded once, as in `datamodules/text/base.py`. A batch holds pairs of similar lengths,
+and its size is a number of padded tokens instead of pairs. Batches of short sentences thus hold
+many pairs, and little padding.
 
-A batch holds `source` int64 (N, S), tokens and `<eos>`; `target` int64 (N, T + 1), `<bos>`, tokens
-and `<eos>`: the inputs of a decoder and, one further, its targets; both padded with `pad_id`;
-`source_length` (N,), how many of S count; `target_length` (N,), how many of the T targets do; and
-`targets`, how many that are together.
+A batch holds `source` int64 (N, S): tokens and `<eos>`; and `target` int64 (N, T + 1): `<bos>`,
+tokens and `<eos>`, the inputs of a decoder and, shifted by one, its targets. Both are padded with
+`pad_id`. `source_length` (N,) and `target_length` (N,) are the numbers of valid source tokens and
+targets; `num_targets` is the sum of the latter.
 """
 
 import itertools
@@ -34,29 +33,31 @@ from datamodules.tokenizers.kinds import KINDS, Kind, tokenizer_from_json
 from datamodules.tokenizers.pair import PairTokenizer
 
 SIDES = ("source", "target")
-VERSION = 2  # of the encoded files: a change of how they are written makes them anew
+VERSION = 2  # of the encoded files; increase it when their content changes
 
 
 class ParallelTextDataModule(DataModule):
-    """Base of all corpora of pairs. A subclass provides `sources`, `pairs` and `digest`, and
-    `where` if it has files.
+    """Base class of data modules of sentence pairs.
+
+    A subclass implements `sources`, `pairs` and `digest`, and `where` if it reads files.
 
     Args:
-        tokenizer: characters (all that occur), bytes, words or byte-pair encoding (learnt from the
-            training split).
-        vocab_size: largest number of ids of the latter two.
-        shared_vocabulary: one vocabulary for both sides, or one for each.
-        lower: make all letters small, before anything else.
-        batch_tokens: padded tokens per process and training step: pairs times the longest source or
-            target among them.
-        eval_batch_tokens: the same in validation and test; `batch_tokens` unless given.
-        max_length: most tokens that either side of a training pair may have, `<eos>` among them.
-        skip: leave out training pairs that are longer or have an empty side, and say how many,
+        tokenizer: Characters (`char`, all that occur), bytes (`byte`), words (`word`) or byte-pair
+            encoding (`bpe`); the last two are learned from the training split.
+        vocab_size: Maximum vocabulary size of the tokenizers `word` and `bpe`.
+        shared_vocabulary: One vocabulary for both sides; otherwise one for each side.
+        lower: Lower-case all text before it is encoded.
+        batch_tokens: Maximum number of padded tokens per process and training step: number of pairs
+            times the length of the longest source or target.
+        eval_batch_tokens: Maximum number of padded tokens per process and step in validation and
+            test. Defaults to `batch_tokens`.
+        max_length: Maximum number of tokens of either side of a training pair, `<eos>` included.
+        skip: Skip training pairs that are too long or have an empty side, and print their number,
             instead of stopping at the first.
-        **kwargs: see `DataModule`.
+        **kwargs: Arguments of `DataModule`.
 
     Raises:
-        UserError: if a batch could not hold a pair.
+        UserError: If `batch_tokens` is below `max_length`.
     """
 
     provides = (*DataModule.provides, "vocab_size", "source_vocab_size", "pad_id")
@@ -77,8 +78,8 @@ class ParallelTextDataModule(DataModule):
     ) -> None:
         if batch_tokens < max_length:
             raise UserError(
-                f"data.batch_tokens {batch_tokens} are fewer than data.max_length {max_length}: "
-                "raise them, or lower that"
+                f"data.batch_tokens {batch_tokens} is below data.max_length {max_length}: raise "
+                "data.batch_tokens, or lower data.max_length"
             )
         super().__init__(batch_size=batch_tokens, eval_batch_size=eval_batch_tokens, **kwargs)
         self.kind, self.vocab_size, self.shared_vocabulary, self.lower = (
@@ -90,31 +91,29 @@ class ParallelTextDataModule(DataModule):
         self.max_length, self.skip = max_length, skip
 
     def sources(self) -> dict[str, Any]:
-        """Where the pairs of "train", "val" and, if there is one, "test" are, as `pairs`
-        understands it.
-        """
+        """Return the source of "train", "val" and (optional) "test", in the form `pairs` reads."""
         raise NotImplementedError
 
     def pairs(self, source: Any) -> Iterator[tuple[str, str]]:
-        """The lines of a source."""
+        """Yield the sentence pairs of a source."""
         raise NotImplementedError
 
     def digest(self) -> str:
-        """Hash of the content."""
+        """Return a string that changes with the content of the corpus."""
         raise NotImplementedError
 
     def where(self, split: str, line: int, side: int) -> str:
-        """How a user finds one side of a pair."""
+        """Return the location of one side of a pair, for messages."""
         return f"{SIDES[side]} {line + 1} of the {split} split"
 
     @cached_property
     def split_sources(self) -> dict[str, Any]:
-        """What `sources` found."""
+        """Cached result of `sources`."""
         return self.sources()
 
     @property
     def data_spec(self) -> dict[str, Any]:
-        """Known once the corpus was read: a vocabulary is a fact of its text."""
+        """Vocabulary sizes and padding id, which require the encoded corpus."""
         tokenizer = self.tokenizer
         return {
             "vocab_size": tokenizer.target.vocab_size,
@@ -124,7 +123,7 @@ class ParallelTextDataModule(DataModule):
 
     @cached_property
     def tokenizer(self) -> PairTokenizer:
-        """Learnt from the corpus."""
+        """Tokenizers of the encoded corpus."""
         self.prepare_data()
         tokenizer = tokenizer_from_json((self.cache / "tokenizer.json").read_text(encoding="utf-8"))
         assert isinstance(tokenizer, PairTokenizer)
@@ -145,11 +144,11 @@ class ParallelTextDataModule(DataModule):
         return token_folder(self.root, settings)
 
     def prepare_data(self) -> None:
-        """Encode the corpus, once; other processes wait for the one that does."""
+        """Encode the corpus unless it is cached; one process encodes, others wait."""
         make_folder(self.cache, self._encode)
 
     def _encode(self, folder: Path) -> None:
-        """Write vocabularies, and lines and tokens of every split."""
+        """Write the tokenizers, and the lines and ids of every split."""
         tokenizer = self._learn()
         (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
         begin, end = RECORD[1:]
@@ -162,10 +161,9 @@ class ParallelTextDataModule(DataModule):
             )
 
     def _learn(self) -> PairTokenizer:
-        """Vocabularies of both sides."""
-        splits = (
-            list(self.split_sources) if self.kind == "char" else ["train"]
-        )  # an unknown character could not be scored
+        """Learn the vocabularies of both sides."""
+        # `char` has no unknown token, so it needs the characters of all splits.
+        splits = list(self.split_sources) if self.kind == "char" else ["train"]
 
         def learn(*sides: int) -> Tokenizer:
             lines = itertools.chain.from_iterable(
@@ -179,15 +177,13 @@ class ParallelTextDataModule(DataModule):
         return PairTokenizer(learn(0), learn(1), self.lower)
 
     def _lines(self, split: str, side: int) -> Iterator[str]:
-        """One side of a split as it is encoded."""
+        """Yield the lines of one side of a split in the form that is encoded."""
         for pair in self.pairs(self.split_sources[split]):
             line = pair[side].strip()
             yield line.lower() if self.lower else line
 
     def split_name(self, split: str) -> str:
-        """Which part a split really is: where there are no test pairs, it is the validation
-        pairs.
-        """
+        """Return the split whose pairs are used: "val" instead of "test" without test pairs."""
         return "val" if split == "test" and "test" not in self.split_sources else split
 
     def load_split(self, split: str) -> SentencePairs:
@@ -211,7 +207,7 @@ class ParallelTextDataModule(DataModule):
             raise self._complaint(name, lengths, int(bad.any(0).argmax()))
         without = empty.any(0)
         print(
-            f"left out {without.sum():,} empty and {(bad.any(0) & ~without).sum():,} long pairs "
+            f"skipped {without.sum():,} empty and {(bad.any(0) & ~without).sum():,} long pairs "
             f"of {len(everything):,}",
             file=sys.stderr,
         )
@@ -220,11 +216,11 @@ class ParallelTextDataModule(DataModule):
         )
 
     def _complaint(self, split: str, lengths: np.ndarray, line: int) -> UserError:
-        """About a pair with an empty or a long side."""
+        """Error message for a pair with an empty or too long side."""
         empty = [self.where(split, line, side) for side in range(2) if lengths[side, line] == 1]
         if empty and split == "train":
             return UserError(
-                f"{' and '.join(empty)}: empty; complete the pair, or leave out such pairs with "
+                f"{' and '.join(empty)}: empty; complete the pair, or skip such pairs with "
                 "--data.skip true"
             )
         if empty:
@@ -235,18 +231,19 @@ class ParallelTextDataModule(DataModule):
         return UserError(
             f"{self.where(split, line, side)}: has {lengths[side, line]} tokens, more than "
             f"data.max_length {self.max_length}; "
-            "raise that, or leave out such pairs with --data.skip true"
+            "raise it, or skip such pairs with --data.skip true"
         )
 
     def batch_sampler(
         self, data: SentencePairs, batch_size: int, **options: Any
     ) -> BucketBatchSampler:
-        """Like lengths; here `batch_size` counts tokens."""
+        """Return a sampler of pairs with similar lengths; `batch_size` is a number of tokens."""
         return BucketBatchSampler(data.lengths, batch_size, **options)
 
     def texts(self, split: str) -> tuple[list[str], list[str]]:
-        """Sources and targets of a split as they were before they were encoded; number i is the one
-        with `index` i in a batch.
+        """Return the sources and targets of a split as text.
+
+        Entry i belongs to the sample with `index` i in a batch.
         """
         numbers, name = self.split(split).lines, self.split_name(split)  # type: ignore[attr-defined]
         sides = []

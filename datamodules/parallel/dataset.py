@@ -1,4 +1,4 @@
-"""Encoded sentence pairs: written line by line, gathered a batch at a time."""
+"""Encoded sentence pairs: written line by line, gathered batch by batch."""
 
 from array import array
 from collections.abc import Iterable
@@ -14,11 +14,11 @@ from datamodules.tokenizers.base import Tokenizer
 
 
 class Rows(NamedTuple):
-    """One side of a split.
+    """One side of an encoded split.
 
     Attributes:
-        ids: memory-mapped (T,), all rows one after the other.
-        starts: int64 (R + 1,), where each row begins and the last one ends.
+        ids: Token ids of all rows, memory-mapped (L,).
+        starts: Start of each row, and end of the last, int64 (R + 1,).
     """
 
     ids: np.ndarray
@@ -26,13 +26,13 @@ class Rows(NamedTuple):
 
 
 class SentencePairs:
-    """Encoded pairs, gathered a batch at a time.
+    """Encoded sentence pairs, gathered batch by batch.
 
     Args:
-        source: rows that end with `<eos>`.
-        target: rows between `<bos>` and `<eos>`.
-        pad_id: what rows of a batch are filled up with.
-        lines: int64 (N,), which of the rows these are.
+        source: Source rows, which end with `<eos>`.
+        target: Target rows, which start with `<bos>` and end with `<eos>`.
+        pad_id: Id of the padding token.
+        lines: Row index of each pair, int64 (N,).
     """
 
     def __init__(self, source: Rows, target: Rows, pad_id: int, lines: np.ndarray) -> None:
@@ -43,7 +43,7 @@ class SentencePairs:
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 (2, N): tokens of each source, and targets of each target, `<eos>` among them."""
+        """Numbers of source tokens and of targets, `<eos>` included, int64 (2, N)."""
         source, target = (np.diff(side.starts)[self.lines] for side in (self.source, self.target))
         return np.stack([source, target - 1])
 
@@ -66,22 +66,22 @@ class SentencePairs:
 
 
 def id_type(tokenizer: Tokenizer) -> str:
-    """The smallest integers that hold all ids."""
+    """Name of the smallest integer type that holds all ids."""
     return np.min_scalar_type(tokenizer.vocab_size - 1).name
 
 
 def write_rows(
     path: Path, lines: Iterable[str], tokenizer: Tokenizer, before: list[str], after: list[str]
 ) -> None:
-    """Encode lines one by one.
+    """Encode lines and write them to three files.
 
     Args:
-        path: beginning of the names of three files: ids (`.bin`), where each row of them begins,
-            and the lines themselves.
-        lines: what is encoded.
-        tokenizer: by which.
-        before: special tokens that each row begins with.
-        after: special tokens that it ends with.
+        path: Common prefix of the files: ids (`.bin`), start of each row (`-starts.npy`) and lines
+            (`.txt`).
+        lines: Lines to encode.
+        tokenizer: Tokenizer of the lines.
+        before: Special tokens at the start of each row.
+        after: Special tokens at the end of each row.
     """
     first, last = (
         np.array([tokenizer.special(token) for token in tokens], np.int64)

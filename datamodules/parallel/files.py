@@ -13,13 +13,11 @@ from datamodules.cache import sha256
 from datamodules.parallel.base import ParallelTextDataModule
 from datamodules.text_files import read_lines
 
-SLACK = (
-    10  # characters that are added to a line's, so that the ratio of two short lines says little
-)
+SLACK = 10  # characters added to each length: ratios of short lines are unreliable
 
 
 class Lines(NamedTuple):
-    """Lines `first` to `last` of two files, or of one that holds both sides."""
+    """Lines `first` to `last` of a source and a target file, which may be the same file."""
 
     source: Path
     target: Path
@@ -28,12 +26,14 @@ class Lines(NamedTuple):
 
 
 class FilePairs(ParallelTextDataModule):
-    """Base of corpora whose pairs are lines of files. A subclass provides `files`, and `pairs` if
-    both sides are in one.
+    """Base class of corpora whose pairs are lines of files.
+
+    A subclass implements `files`, and `pairs` if one file holds both sides.
 
     Args:
-        val_share: last part of the training pairs, for validation, where there are no pairs for it.
-        **kwargs: see `ParallelTextDataModule`.
+        val_share: Share of the training pairs, in (0, 1), that is used for validation if there are
+            no validation pairs; taken from the end.
+        **kwargs: Arguments of `ParallelTextDataModule`.
     """
 
     SPLIT_FILES: ClassVar = {
@@ -47,7 +47,7 @@ class FilePairs(ParallelTextDataModule):
         self.val_share = val_share
 
     def files(self) -> dict[str, tuple[Path, Path]]:
-        """Files of sources and of targets of each split; the same one where it holds both."""
+        """Return the source and target file of each split; one file may hold both sides."""
         raise NotImplementedError
 
     def sources(self) -> dict[str, Lines]:
@@ -77,18 +77,19 @@ class FilePairs(ParallelTextDataModule):
 
 
 class ParallelFiles(FilePairs):
-    """Your own pairs in line-aligned files: `train.de` and `train.en`, `val.*` (or `valid.*`,
-    `validation.*`, `dev.*`), `test.*`.
+    """Your own sentence pairs in line-aligned files, such as `train.de` and `train.en`.
+
+    Validation files are `val.*` (or `valid.*`, `validation.*`, `dev.*`); test files are `test.*`.
 
     Args:
-        folder: with all of them.
-        source: ending of the files with sources.
-        target: ending of the files with targets.
-        **kwargs: see `FilePairs`.
+        folder: Folder of the files `train.*`, and optionally `val.*` and `test.*`.
+        source: Extension of the source files, such as de.
+        target: Extension of the target files, such as en.
+        **kwargs: Arguments of `FilePairs`.
 
     Raises:
-        UserError: if the folder or a file is missing or empty, or two files do not have as many
-            lines.
+        UserError: If the folder or a file is missing or empty, or two files differ in their number
+            of lines.
     """
 
     def __init__(self, folder: str, source: str, target: str, **kwargs: Any) -> None:
@@ -113,7 +114,7 @@ class ParallelFiles(FilePairs):
                     missing = files[1 - files.index(there[0])]
                     raise UserError(
                         f"{missing}: there is no such file beside {there[0].name}; add it, or "
-                        "remove that one"
+                        f"remove {there[0].name}"
                     )
                 if there:
                     found.setdefault(split, files)
@@ -126,10 +127,10 @@ class ParallelFiles(FilePairs):
 
 
 def count_pairs(source: Path, target: Path) -> int:
-    """How many lines two files have.
+    """Number of lines of two line-aligned files.
 
     Raises:
-        UserError: if one is empty, or they do not have as many.
+        UserError: If a file is empty, or the numbers of lines differ.
     """
     sizes = [sum(1 for _ in read_lines(path)) for path in (source, target)]
     for path, size in zip((source, target), sizes):
@@ -137,17 +138,19 @@ def count_pairs(source: Path, target: Path) -> int:
             raise UserError(f"{path}: is empty; put text into it, or remove it")
     if sizes[0] != sizes[1]:
         raise UserError(
-            f"{source} has {sizes[0]:,} lines and {target} has {sizes[1]:,}: each line needs its "
-            "other side; "
+            f"{source} has {sizes[0]:,} lines and {target} has {sizes[1]:,}: the files must have "
+            "the same number of lines; "
             f"look at line {suspicious_line(source, target):,} first"
         )
     return sizes[0]
 
 
 def suspicious_line(source: Path, target: Path) -> int:
-    """Number of the line at which two files most likely come apart: the first of which one side is
-    empty, or else the one from which on the lengths of the shorter file's lines go better with the
-    last lines of the longer file than with the first.
+    """Estimate the line at which two files stop being aligned.
+
+    It is the first line with one empty side. If there is none, the shorter file's lines are
+    compared by their lengths with the first and with the last lines of the longer file. The result
+    is the line from which on the last lines fit better.
     """
     sides = [
         np.array([len(line.strip()) for line in read_lines(path)]) for path in (source, target)
@@ -163,21 +166,19 @@ def suspicious_line(source: Path, target: Path) -> int:
 
     together = np.cumsum(misfit(long[: len(short)]) - misfit(long[-len(short) :]))
     costs = np.concatenate([[0.0], together])
-    return len(costs) - int(
-        costs[::-1].argmin()
-    )  # the last of equals: nothing is wrong before the end
+    return len(costs) - int(costs[::-1].argmin())  # the last of equal costs
 
 
 class PairTable(FilePairs):
-    """Your own pairs in a table of two columns with a tab between, and no heading.
+    """Your own sentence pairs in a table of two tab-separated columns, without a header.
 
     Args:
-        path: a `.tsv`; or a folder with `train.tsv`, `val.tsv` (or `valid.tsv`, `validation.tsv`,
-            `dev.tsv`) and `test.tsv`.
-        **kwargs: see `FilePairs`.
+        path: A `.tsv` file; or a folder with `train.tsv` and optionally `val.tsv` (or `valid.tsv`,
+            `validation.tsv`, `dev.tsv`) and `test.tsv`.
+        **kwargs: Arguments of `FilePairs`.
 
     Raises:
-        UserError: if a file is missing or empty, or a row has another number of columns.
+        UserError: If a file is missing or empty, or a row does not have two columns.
     """
 
     def __init__(self, path: str, **kwargs: Any) -> None:

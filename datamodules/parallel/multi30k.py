@@ -1,4 +1,4 @@
-"""Multi30k: captions in English and German."""
+"""Multi30k: image captions in English and German."""
 
 import gzip
 import shutil
@@ -21,15 +21,15 @@ from datamodules.tokenizers.kinds import Kind
 
 
 class Multi30k(ParallelFiles):
-    """31,014 captions of images in English and German (Elliott et al. 2016, task 1),
-    `<root>/multi30k/train.de` and so on.
+    """31,014 image captions in English and German (Elliott et al. 2016, task 1).
 
-    29,000 pairs are for training and 1,014 for validation; the test pairs are the 1,000 of 2016.
+    29,000 pairs are for training, 1,014 for validation and 1,000 for testing (test 2016). The files
+    are in `<root>/multi30k/`.
 
     Args:
-        source: language that is read.
-        target: language that is written.
-        **kwargs: see `ParallelTextDataModule`.
+        source: Source language, de or en.
+        target: Target language, de or en.
+        **kwargs: Arguments of `ParallelTextDataModule`.
     """
 
     SPLIT_FILES: ClassVar = {"train": ("train",), "val": ("val",), "test": ("test_2016_flickr",)}
@@ -61,15 +61,16 @@ class Multi30k(ParallelFiles):
 
     @property
     def word_rules(self) -> str:
-        """Name of what `tokenise` goes by."""
+        """Name of the rules of `tokenise`, for metric signatures."""
         return f"spacy-blank-{self.target}"
 
     def tokenise(self, text: str) -> list[str]:
-        """Words of the target language as spaCy's rules cut them, by which published BLEU on this
-        corpus counts.
+        """Split a text into words by spaCy's rules for the target language.
+
+        Published BLEU on this corpus uses these words.
 
         Raises:
-            UserError: if spaCy is not installed.
+            UserError: If spaCy is not installed.
         """
         return [str(word) for word in spacy_rules(self.target)(text)]
 
@@ -77,7 +78,8 @@ class Multi30k(ParallelFiles):
     def vocabulary(self) -> frozenset[str]:
         """Lower-cased words that occur at least twice in the training targets: 5,889 in English.
 
-        Published translators on this corpus (bentrevett's pytorch-seq2seq) write these and `<unk>`.
+        Published systems on this corpus (bentrevett's pytorch-seq2seq) have these words and `<unk>`
+        as their vocabulary.
         """
         counts = Counter(
             word.lower() for line in self._lines("train", 1) for word in self.tokenise(line)
@@ -85,7 +87,7 @@ class Multi30k(ParallelFiles):
         return frozenset(word for word, count in counts.items() if count > 1)
 
     def _obtain(self, path: Path) -> None:
-        """Download a file and unpack it."""
+        """Download a file and decompress it."""
         packed = path.with_name(f"{path.name}.gz")
         fetch([self.ADDRESS.format(path.name)], packed, checksum=self.CHECKSUMS[path.name])
         try:
@@ -98,11 +100,11 @@ class Multi30k(ParallelFiles):
 
 
 class Multi30kText(TextDataModule):
-    """One side of `Multi30k`, a caption a line.
+    """One language of `Multi30k`, one caption per line.
 
     Args:
-        language: "en" or "de".
-        **kwargs: see `TextDataModule`.
+        language: Language of the captions, de or en.
+        **kwargs: Arguments of `TextDataModule`.
     """
 
     def __init__(
@@ -136,16 +138,16 @@ class Multi30kText(TextDataModule):
 
 @cache
 def spacy_rules(language: str) -> Any:
-    """spaCy's rules for a language, which need no trained model.
+    """Load spaCy's tokenization rules for a language; they need no trained model.
 
     Raises:
-        UserError: if spaCy is not installed.
+        UserError: If spaCy is not installed.
     """
     try:
         import spacy
     except ImportError as error:
         raise UserError(
-            "published BLEU on Multi30k counts spaCy's words, which is not installed: pip "
-            "install spacy"
+            "BLEU on Multi30k needs spaCy's word rules, and spaCy is not installed: pip install "
+            "spacy"
         ) from error
     return spacy.blank(language)

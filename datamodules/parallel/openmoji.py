@@ -1,4 +1,4 @@
-"""Names of emoji in two languages."""
+"""Emoji names in two languages."""
 
 import hashlib
 import json
@@ -11,19 +11,18 @@ from datamodules.parallel.base import SIDES, ParallelTextDataModule
 
 
 class EmojiTranslation(ParallelTextDataModule):
-    """Names of emoji in two of the languages that the `emoji` package knows, those of skin tones
-    among them.
+    """Emoji names in two languages of the `emoji` package, names with skin tones included.
 
-    The split is the one by composition of `OpenMoji`: a combination of English words is held out,
-    never a word. Emoji of different splits that have one name as source are all for training.
+    The split is `composition` of `OpenMoji`: combinations of English words are held out, never a
+    word. If emoji of different splits have the same source name, all of them are used for training.
 
     Args:
-        source: language that is read.
-        target: language that is written.
-        **kwargs: see `ParallelTextDataModule`.
+        source: Code of the source language, such as en.
+        target: Code of the target language, such as de.
+        **kwargs: Arguments of `ParallelTextDataModule`.
 
     Raises:
-        UserError: if there is no such language.
+        UserError: If emoji have no names in one of the languages.
     """
 
     embedded = True

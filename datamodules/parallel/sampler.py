@@ -10,30 +10,32 @@ from datamodules.samplers import Request, mix_seed
 
 
 class BucketBatchSampler:
-    """Yields `Request`s for pairs of like lengths, in an order that is a function of (seed, epoch)
-    and can start at any batch.
+    """Batch sampler of `Request`s for pairs of similar lengths.
 
-    The pairs are sorted by (longer side, source length, chance) and cut from the longest on into
-    global batches of at most `world * batch_tokens` padded tokens on either side; in training these
-    come in a random order. Where the cuts are depends on the lengths alone, so that all epochs have
-    as many batches.
+    The order is a function of (seed, epoch) and can start at any batch. Pairs are sorted from long
+    to short by the longer side, then by the source, with ties in random order. They are cut into
+    global batches of at most `world * batch_tokens` padded tokens on either side; in training, the
+    batches are then shuffled. The cuts depend on the lengths only, so all epochs have the same
+    number of batches.
 
-    Rank r of W takes every W-th pair of each global batch, so that W ranks see what one rank with W
-    times as many tokens sees. In training each rank has a part of each batch, for which the last
-    one, of fewer pairs than ranks, joins the one before; in evaluation a rank may get nothing of
-    it.
+    Rank r of W takes every W-th pair of each global batch. W ranks thus see the same pairs as one
+    rank with W times as many tokens. In training, every rank gets a part of each batch: a last
+    batch with fewer pairs than ranks is merged into the one before. In evaluation, some ranks get
+    nothing of such a batch.
 
     Args:
-        lengths: int64 (2, N), of sources and of targets.
-        batch_tokens: rows times the longest of them, on an average of the ranks; as many pairs as
-            ranks may have more.
-        shuffle: a new order each epoch, or from the longest to the shortest.
-        seed: base seed of the run.
-        name: split, mixed into the batch seeds so that training and validation never share noise.
-        start: batch of the first epoch to begin with; later epochs begin with 0.
+        lengths: Number of tokens of each source and of each target, int64 (2, N).
+        batch_tokens: Maximum number of padded tokens per rank and batch (rows times longest row),
+            averaged over the ranks. A batch of one pair per rank may exceed the maximum.
+        shuffle: Whether to shuffle in each epoch, as in training; otherwise from long to short.
+        seed: Base seed of the run.
+        name: Name of the split; gives training and validation different batch seeds.
+        rank: Rank of this process.
+        world: Number of processes.
+        start: Index of the first batch in the first epoch; later epochs start at 0.
 
     Raises:
-        UserError: if there are fewer pairs to train on than ranks.
+        UserError: If there are fewer training pairs than ranks.
     """
 
     def __init__(
@@ -54,18 +56,16 @@ class BucketBatchSampler:
         self.cuts = token_cuts(longer, batch_tokens * world, world)
         if shuffle and len(longer) < world:
             raise UserError(
-                f"{world} processes are more than the {len(longer)} training pairs: add pairs, "
+                f"{len(longer)} training pairs are fewer than the {world} processes: add pairs, "
                 "or use fewer processes"
             )
         if shuffle and self.cuts[-1] - self.cuts[-2] < world:
             del self.cuts[-2]
         self.epoch = 0
-        self.sampler = self  # where Lightning looks for `set_epoch`
+        self.sampler = self  # Lightning calls `sampler.set_epoch`
 
     def _by_length(self, chance: np.ndarray) -> np.ndarray:
-        """Numbers of the pairs from the longest to the shortest, equal ones in the order of
-        `chance` (N,).
-        """
+        """Indices of the pairs from long to short; `chance` (N,) orders pairs of equal lengths."""
         return np.lexsort((chance, -self.lengths[0], -self.lengths.max(0)))
 
     def set_epoch(self, epoch: int) -> None:
@@ -90,12 +90,15 @@ class BucketBatchSampler:
 
 
 def token_cuts(lengths: np.ndarray, budget: int, min_rows: int) -> list[int]:
-    """Where to cut rows into batches, 0 and N included, each as large as it may be.
+    """Cut rows into batches that are as large as the budget allows.
 
     Args:
-        lengths: (N,) of the rows in their order.
-        budget: rows of a batch times the longest of them.
-        min_rows: rows that a batch has even where they are beyond the budget.
+        lengths: Length of each row, in order (N,).
+        budget: Maximum number of padded tokens of a batch: rows times longest row.
+        min_rows: Minimum number of rows of a batch, even if they exceed the budget.
+
+    Returns:
+        Positions of the cuts, 0 and N included.
     """
     cuts = [0]
     while cuts[-1] < len(lengths):

@@ -1,1 +1,1 @@
-"""Text for language models."""
+"""Text corpora for language models."""

@@ -1,21 +1,20 @@
-"""Text corpora as memory-mapped tokens: any `.txt`, one file, many files or a folder, and some that
-need no file at all.
+"""Base class of text data modules: text corpora as memory-mapped token ids.
 
-A corpus is read twice in a streaming pass, once for its vocabulary and once to be encoded, and kept
-under `<root>/tokens/<hash of its content and tokenizer>`: neither its size nor the number of epochs
-shows in memory. Three ways to batch it:
+A corpus is streamed twice, to learn the vocabulary and to encode the text. The ids are cached in
+`<root>/tokens/<hash of content and tokenizer>`. Memory use does not depend on the size of the
+corpus. There are three ways of batching:
 
-- `windows`: training windows begin anywhere, as nanoGPT has it; evaluation takes disjoint ones, the
-  last one cut short;
-- `streams`: row r of batch n continues row r of batch n - 1, so that a recurrent state can be
-  carried over, in training (truncated back-propagation through time) and in evaluation;
-- `records`: every line is an example of its own, between `<bos>` and `<eos>`, padded to the longest
-  of its batch; training batches hold lines of similar lengths and equal numbers of tokens, of
+- `windows`: training windows start at random positions, as in nanoGPT; evaluation windows are
+  disjoint, and the last one may be shorter.
+- `streams`: row r of batch n continues row r of batch n - 1. A recurrent state can be carried over,
+  in training (truncated back-propagation through time) and in evaluation.
+- `records`: every line is a separate example between `<bos>` and `<eos>`, padded to the longest of
+  its batch. Training batches hold lines of similar lengths, about equal numbers of tokens, and
   `batch_size` lines on average.
 
-A batch holds `tokens` int64 (N, T + 1), the inputs and, one further, the targets; `length` (N,),
-how many of a row's targets count; `targets`, how many that are together; and `first`, whether a
-recurrent state is reset.
+A batch holds `tokens` int64 (N, T + 1), the inputs and, shifted by one, the targets; `length` (N,),
+the number of valid targets of each row; `num_targets`, their sum; and `first`, whether a recurrent
+state is reset.
 """
 
 import itertools
@@ -42,23 +41,26 @@ from datamodules.tokenizers.base import RECORD, Tokenizer
 from datamodules.tokenizers.kinds import KINDS, Kind, read_tokenizer, tokenizer_from_json
 
 Batching = Literal["windows", "streams", "records"]
-VERSION = 1  # of the encoded files: a change of how they are written makes them anew
+VERSION = 1  # of the encoded files; increase it when their content changes
 
 
 class TextDataModule(DataModule):
-    """Base of all text corpora. A subclass provides `sources`.
+    """Base class of text data modules. A subclass implements `sources`, `shards` and `digest`.
 
     Args:
-        context: T, tokens that a model sees at once.
-        batching: see the module's docstring.
-        tokenizer: characters (all that occur), bytes, words or byte-pair encoding (learnt from the
-            training split).
-        vocab_size: largest number of ids of the latter two.
-        tokenizer_file: instead of learning one, that of a checkpoint (.ckpt), or the
-            `tokenizer.json` of the `tokenizers` library.
-        val_share: last part of a text that comes in one piece, for validation.
-        **kwargs: see `DataModule`; `max_samples` takes that many windows of training from its
-            beginning (records: lines).
+        context: Context length T in tokens; with `records`, the maximum length of a line, `<eos>`
+            included.
+        batching: Random context `windows`, continued `streams` for a recurrent state, or `records`:
+            one example per line.
+        tokenizer: Characters (`char`, all that occur), bytes (`byte`), words (`word`) or byte-pair
+            encoding (`bpe`); the last two are learned from the training split.
+        vocab_size: Maximum vocabulary size of the tokenizers `word` and `bpe`.
+        tokenizer_file: Checkpoint (.ckpt) or `tokenizer.json` (of the `tokenizers` library) that
+            provides the tokenizer. Without it, one is learned.
+        val_share: Share of the training text, in (0, 1), that is used for validation if there is no
+            validation text; taken from the end.
+        **kwargs: Arguments of `DataModule`; `max_samples` takes the first windows of the training
+            text, or its first lines with `records`.
     """
 
     provides = (*DataModule.provides, "vocab_size", "pad_id", "special_ids")
@@ -84,27 +86,28 @@ class TextDataModule(DataModule):
         self.tokenizer_file, self.val_share = tokenizer_file, val_share
 
     def sources(self) -> dict[str, Any]:
-        """Where each split's text is, as `shards` understands it; a corpus without "val" is cut at
-        `val_share`.
+        """Return the source of each split, in the form that `shards` reads.
+
+        Without "val", the end of the training text is used (`val_share`).
         """
         raise NotImplementedError
 
     def shards(self, source: Any) -> Iterator[str]:
-        """The text of a source, a piece at a time."""
+        """Yield the text of a source in shards."""
         raise NotImplementedError
 
     def digest(self) -> str:
-        """Hash of the content."""
+        """Return a string that changes with the content of the corpus."""
         raise NotImplementedError
 
     @cached_property
     def split_sources(self) -> dict[str, Any]:
-        """What `sources` found."""
+        """Cached result of `sources`."""
         return self.sources()
 
     @property
     def data_spec(self) -> dict[str, Any]:
-        """Known once the corpus was read: a vocabulary is a fact of its text."""
+        """Vocabulary size and special ids, which require the encoded corpus."""
         special = (
             [self.tokenizer.special(token) for token in RECORD]
             if self.batching == "records"
@@ -115,7 +118,7 @@ class TextDataModule(DataModule):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Learnt, or read."""
+        """Tokenizer of the encoded corpus."""
         self.prepare_data()
         return tokenizer_from_json((self.cache / "tokenizer.json").read_text())
 
@@ -132,23 +135,25 @@ class TextDataModule(DataModule):
         ]
         if self.tokenizer_file:
             if not Path(self.tokenizer_file).is_file():
-                raise UserError(f"data.tokenizer_file {self.tokenizer_file}: there is no such file")
+                raise UserError(
+                    f"data.tokenizer_file {self.tokenizer_file}: there is no such file; give a "
+                    "checkpoint of a text system, or a tokenizer.json"
+                )
             settings.append(sha256(Path(self.tokenizer_file)))
         return token_folder(self.root, settings)
 
     def prepare_data(self) -> None:
-        """Encode the corpus, once; other processes wait for the one that does."""
+        """Encode the corpus unless it is cached; one process encodes, others wait."""
         make_folder(self.cache, self._encode)
 
     def _encode(self, folder: Path) -> None:
-        """Write vocabulary and tokens of every split."""
+        """Write the tokenizer and the ids of every split."""
         specials = RECORD if self.batching == "records" else ()
         if self.tokenizer_file:
             tokenizer = read_tokenizer(Path(self.tokenizer_file), specials)
         else:
-            learnt_from = (
-                SPLITS if self.kind == "char" else SPLITS[:1]
-            )  # an unknown character could not be scored
+            # `char` has no unknown token, so it needs the characters of all splits.
+            learnt_from = SPLITS if self.kind == "char" else SPLITS[:1]
             shards = itertools.chain.from_iterable(map(self._split_shards, learnt_from))
             tokenizer = KINDS[self.kind].train(shards, self.vocab_size, specials)
         (folder / "tokenizer.json").write_text(tokenizer.to_json())
@@ -188,8 +193,10 @@ class TextDataModule(DataModule):
 
     @cached_property
     def _border(self) -> int:
-        """Character at which validation begins in a text that comes in one piece; not within a line
-        where lines or words matter.
+        """Character at which validation starts in a training text that is cut in two.
+
+        It is the start of a line if the examples are lines or the tokens can be longer than one
+        character.
         """
         source = self.split_sources["train"]
         border = int(sum(map(len, self.shards(source))) * (1 - self.val_share))
@@ -203,23 +210,21 @@ class TextDataModule(DataModule):
         return border
 
     def _split_shards(self, split: str) -> Iterator[str]:
-        """The text of a split."""
+        """Yield the text of a split in shards."""
         if split in self.split_sources:
             border = self._border if split == "train" and "val" not in self.split_sources else None
             yield from text_slice(self.shards(self.split_sources[split]), 0, border)
         elif "val" in self.split_sources:
-            yield from self._split_shards(
-                "val"
-            )  # a corpus of two parts: what is measured is the second
+            yield from self._split_shards("val")  # without test text, test on the validation text
         else:
             yield from text_slice(self.shards(self.split_sources["train"]), self._border, None)
 
     def split_name(self, split: str) -> str:
-        """Which part a split really is: where there is no test text, it is the validation text."""
+        """Return the split whose text is used: "val" instead of "test" if there is no test text."""
         return "val" if split == "test" and "test" not in self.split_sources else split
 
     def tokens(self, split: str) -> Tokens:
-        """The encoded text of a split, memory-mapped."""
+        """Return the encoded text of a split, memory-mapped."""
         self.prepare_data()
         about = json.loads((self.cache / f"{split}.json").read_text())
         ids = open_ids(self.cache / f"{split}.bin", about["dtype"])
@@ -270,15 +275,14 @@ class TextDataModule(DataModule):
 
     def train_dataloader(self) -> DataLoader:
         loader = super().train_dataloader()
-        if (
-            self.batching != "records"
-        ):  # windows begin anywhere, and streams have the text's own order
+        # Windows start at random positions anyway, and streams follow the order of the text.
+        if self.batching != "records":
             loader.batch_sampler.shuffle = False  # type: ignore[union-attr]
         return loader
 
 
 def text_slice(texts: Iterator[str], first: int, last: int | None) -> Iterator[str]:
-    """Characters `first` to `last` of a text that comes in shards."""
+    """Yield characters `first` to `last` of a text that comes in shards."""
     place = 0
     for text in texts:
         part = text[max(0, first - place) : None if last is None else max(0, last - place)]
@@ -290,7 +294,7 @@ def text_slice(texts: Iterator[str], first: int, last: int | None) -> Iterator[s
 
 
 def nonempty_lines(texts: Iterator[str]) -> Iterator[str]:
-    """Lines that are not empty."""
+    """Yield the non-empty lines of a text that comes in shards, stripped of white space."""
     rest = ""
     for text in texts:
         *lines, rest = (rest + text).split("\n")
@@ -298,13 +302,13 @@ def nonempty_lines(texts: Iterator[str]) -> Iterator[str]:
     yield from filter(None, [rest.strip()])
 
 
-# characters that a published tokenizer is shown before a piece, since it treats the beginning of a
-# text in its own way
+# Number of preceding characters that are encoded along with a shard and then dropped: published
+# tokenizers treat the start of a text differently.
 BEFORE = 64
 
 
 def encode_shards(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
-    """Ids of a long text that comes in shards, as if it had been encoded at once."""
+    """Yield the ids of a text that comes in shards, equal to those of the whole text."""
     before = rest = ""
     for text in texts:
         rest += text

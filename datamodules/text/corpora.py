@@ -18,7 +18,7 @@ class TinyShakespeare(TextFiles):
     """1,115,394 characters of Shakespeare (Karpathy 2015), `<root>/tiny_shakespeare/input.txt`.
 
     Args:
-        **kwargs: see `TextDataModule`.
+        **kwargs: Arguments of `TextDataModule`.
     """
 
     ADDRESS = (
@@ -36,11 +36,12 @@ class TinyShakespeare(TextFiles):
 
 
 class PythonDocs(TextDataModule):
-    """The help texts of Python's standard library (`pydoc_data.topics`): 465,000 characters on
-    Python 3.11, other ones elsewhere.
+    """Help texts of Python's standard library (`pydoc_data.topics`).
+
+    They have 465,000 characters in Python 3.11; other versions have other texts.
 
     Args:
-        **kwargs: see `TextDataModule`.
+        **kwargs: Arguments of `TextDataModule`.
     """
 
     embedded = True
@@ -58,18 +59,19 @@ class PythonDocs(TextDataModule):
 
 
 class EmojiNames(TextDataModule):
-    """The English names of emoji, one a line, without those of skin tones, on the split by
-    composition of `OpenMoji`.
+    """English names of emoji without skin tones, one name per line.
+
+    The splits are those of `OpenMoji` with `split_by` composition.
 
     Args:
-        **kwargs: see `TextDataModule`.
+        **kwargs: Arguments of `TextDataModule`.
     """
 
     embedded = True
 
     @cached_property
     def names(self) -> dict[str, list[str]]:
-        """Names of each split."""
+        """Sorted names of each split."""
         from datamodules.images.emoji import SKIN_TONES
 
         data = OpenMoji(split_by="composition", named=True, root=str(self.root))

@@ -1,4 +1,4 @@
-"""Your own texts."""
+"""Your own text files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +11,16 @@ from datamodules.text_files import read_shards
 
 
 class TextFiles(TextDataModule):
-    """Your own texts.
+    """Your own text files.
 
     Args:
-        path: a `.txt`; or a folder with `train.txt`, `val.txt` (or `valid.txt`) and `test.txt`; or
-            a folder of `.txt`, which are joined in the order of their names, by a line break and
-            without an end-of-text token between documents.
-        **kwargs: see `TextDataModule`.
+        path: A `.txt` file; or a folder with `train.txt`, `val.txt` (or `valid.txt`) and
+            `test.txt`; or a folder of `.txt` files. Files of such a folder are joined in the order
+            of their names by a line break, without an end-of-text token between documents.
+        **kwargs: Arguments of `TextDataModule`.
 
     Raises:
-        UserError: if there is no text.
+        UserError: If there is no text.
     """
 
     SPLIT_FILES: ClassVar = {
@@ -36,13 +36,14 @@ class TextFiles(TextDataModule):
     def sources(self) -> dict[str, list[Path]]:
         if not self.path.exists():
             raise UserError(
-                f"data.path {self.path}: there is no such file or folder; give a .txt, or a "
-                "folder of them"
+                f"data.path {self.path}: there is no such file or folder; give a .txt file or "
+                "a folder of .txt files"
             )
         files = sorted(self.path.rglob("*.txt")) if self.path.is_dir() else [self.path]
         if not files or not any(path.stat().st_size for path in files):
             raise UserError(
-                f"data.path {self.path}: is empty; give a .txt with text in it, or a folder of them"
+                f"data.path {self.path}: is empty; give a .txt with text in it, or a folder of such"
+                " files"
             )
         named = {path.stem: path for path in files if path.parent == self.path}
         parts = {
@@ -57,7 +58,7 @@ class TextFiles(TextDataModule):
         return parts if "train" in parts else {"train": files}
 
     def shards(self, source: list[Path]) -> Iterator[str]:
-        """Files that do not end with a line are joined by the end of one."""
+        """Yield the text of all files, with a line break after each that does not end with one."""
         last = "\n"
         for path in source:
             if last != "\n":

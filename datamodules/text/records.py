@@ -1,4 +1,4 @@
-"""Records, which are examples of their own, and batches of records of similar lengths."""
+"""Records (independent examples of a corpus) and batches of records of similar lengths."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +14,9 @@ class Records:
     """Examples between `<bos>` and `<eos>`, padded to the longest of a batch.
 
     Args:
-        ids: (L,).
-        starts: (R + 1,).
-        pad_id: what rows are filled up with.
+        ids: Token ids of all records (L,).
+        starts: Start of each record, and end of the last, int64 (R + 1,).
+        pad_id: Id of the padding token.
     """
 
     def __init__(self, ids: np.ndarray, starts: np.ndarray, pad_id: int) -> None:
@@ -31,20 +31,21 @@ class Records:
 
 
 class LengthBatchSampler(ResumableBatchSampler):
-    """Yields `Request`s for records of similar lengths, in an order that is a function of (seed,
-    epoch) and can start at any batch.
+    """Batch sampler of `Request`s for records of similar lengths.
 
-    Each epoch leaves out a random remainder of less than a batch and sorts the other records by
-    length (equal lengths in random order). It cuts them into batches of nearly equal numbers of
-    tokens and shuffles the batches. In batches of about 64 captions, 99 % are then tokens instead
-    of 51 %; the rest is padding. Batches of equal numbers of records would change the objective:
-    the mean over the tokens of a batch would give each token of a short record several times the
-    weight of one of a long record.
+    The order is a function of (seed, epoch) and can start at any batch. Each epoch leaves out a
+    random remainder of less than a batch and sorts the other records by length (equal lengths in
+    random order). It cuts them into batches of nearly equal numbers of tokens and shuffles the
+    batches. In batches of about 64 captions, 99 % of the ids are then tokens instead of 51 %; the
+    rest is padding.
+
+    Batches of equal numbers of records would change the objective: the mean over the tokens of a
+    batch would give each token of a short record several times the weight of one of a long record.
 
     Args:
         lengths: Number of tokens of each record, int64 (N,).
-        batch_size: Records per rank and batch, on average over an epoch; each rank has at least
-            one.
+        batch_size: Number of records per rank and batch, averaged over an epoch; at least 1 in
+            each batch.
         **options: Arguments of `ResumableBatchSampler`.
     """
 
@@ -63,7 +64,7 @@ class LengthBatchSampler(ResumableBatchSampler):
         tokens = self.lengths[chosen].cumsum(0)
         batch = torch.arange(1, count + 1)
         ends = torch.searchsorted(tokens, tokens[-1] * batch // count) + 1
-        # No batch has less than one record for each rank.
+        # Each batch has at least one record for each rank.
         ends = (ends - batch * self.world).cummax(0).values + batch * self.world
         ends = torch.minimum(ends, len(chosen) - (count - batch) * self.world)
         parts = chosen.tensor_split(ends[:-1])

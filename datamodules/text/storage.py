@@ -1,4 +1,4 @@
-"""Encoded corpora as memory-mapped token ids, gathered a batch at a time."""
+"""Memory-mapped token ids of encoded corpora, gathered batch by batch."""
 
 import mmap
 from pathlib import Path
@@ -12,14 +12,13 @@ from datamodules.samplers import Request
 
 
 class Tokens(NamedTuple):
-    """One split: its ids, where its records begin (empty without records), and what it was encoded
-    from.
+    """Encoded split of a corpus.
 
     Attributes:
-        ids: memory-mapped uint16 or uint32 (T,).
-        starts: int64 (R + 1,), where each record begins and the last one ends.
-        characters: of the text.
-        bytes: of the text in UTF-8.
+        ids: Token ids, memory-mapped uint16 or uint32 (L,).
+        starts: Start of each record, and end of the last, int64 (R + 1,); empty without records.
+        characters: Number of characters of the text.
+        bytes: Number of bytes of the text in UTF-8.
     """
 
     ids: np.ndarray
@@ -29,20 +28,16 @@ class Tokens(NamedTuple):
 
     @property
     def targets(self) -> int:
-        """Tokens that are predicted from others: all but the first, or the first of each record."""
+        """Number of predicted tokens: all but the first of the split, or of each record."""
         return len(self.ids) - max(1, len(self.starts) - 1)
 
 
 def gather(ids: np.ndarray, starts: np.ndarray, width: int) -> Tensor:
-    """int64 (N, width) of ids (T,), row i from `starts[i]` on; what is past the end repeats the
-    last id.
-    """
+    """Gather `width` ids from each start to int64 (N, width); past the end, repeat the last id."""
     place = np.minimum(starts[:, None] + np.arange(width), len(ids) - 1)
     rows = torch.from_numpy(ids[place].astype(np.int64))
     mapped = getattr(ids, "_mmap", None)
-    if (
-        mapped is not None
-    ):  # the pages stay with the system, and do not count as this process' memory
+    if mapped is not None:  # release the pages, which would count as memory of this process
         mapped.madvise(mmap.MADV_DONTNEED)
     return rows
 
@@ -50,16 +45,16 @@ def gather(ids: np.ndarray, starts: np.ndarray, width: int) -> Tensor:
 def padded(
     ids: np.ndarray, starts: np.ndarray, index: np.ndarray, pad_id: int
 ) -> tuple[Tensor, Tensor]:
-    """Some of the rows that ids (T,) consist of, in one rectangle.
+    """Gather rows of different lengths, padded to the longest.
 
     Args:
-        ids: (T,).
-        starts: (R + 1,), where each row begins and the last one ends.
-        index: (N,), which rows.
-        pad_id: what they are filled up with.
+        ids: Token ids of all rows (L,).
+        starts: Start of each row, and end of the last (R + 1,).
+        index: Indices of the rows to gather (N,).
+        pad_id: Id of the padding token.
 
     Returns:
-        int64 (N, length of the longest) and the length of each, int64 (N,).
+        Token ids, int64 (N, length of the longest row), and length of each row, int64 (N,).
     """
     lengths = torch.from_numpy(starts[index + 1] - starts[index])
     rows = gather(ids, starts[index], int(lengths.max()))
@@ -68,11 +63,11 @@ def padded(
 
 
 def open_ids(path: Path, dtype: str) -> np.ndarray:
-    """Ids of a file, memory-mapped, which an empty one cannot be."""
+    """Memory-map the ids of a file; an empty file, which cannot be mapped, gives an empty array."""
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
 
 
 def batch_of(tokens: Tensor, length: Tensor, request: Request, *, first: bool) -> dict[str, Any]:
-    """The dictionary that all of them give."""
+    """Assemble the dictionary of a batch of text."""
     parts = {"tokens": tokens, "length": length, "num_targets": int(length.sum()), "first": first}
     return {**parts, "index": request.index, "seed": request.seed}

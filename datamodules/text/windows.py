@@ -1,4 +1,4 @@
-"""Context windows of a text: random, side by side, or continued from batch to batch."""
+"""Context windows of a text: random, disjoint, or continued from batch to batch."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from datamodules.text.storage import batch_of, gather
 
 
 class RandomWindows:
-    """Windows that begin anywhere: an epoch sees as many tokens as there are.
+    """Windows at random positions; an epoch has about as many tokens as the text.
 
     Args:
-        ids: (L,).
-        context: T.
+        ids: Token ids of the text (L,).
+        context: Context length T in tokens.
     """
 
     def __init__(self, ids: np.ndarray, context: int) -> None:
@@ -32,11 +32,11 @@ class RandomWindows:
 
 
 class DisjointWindows:
-    """All of a text in windows side by side; every token but the first is a target just once.
+    """Adjacent windows of a text: every token but the first is a target exactly once.
 
     Args:
-        ids: (L,).
-        context: T.
+        ids: Token ids of the text (L,).
+        context: Context length T in tokens.
     """
 
     def __init__(self, ids: np.ndarray, context: int) -> None:
@@ -52,23 +52,22 @@ class DisjointWindows:
 
 
 class Streams:
-    """A text cut into `rows` of equal length, which are read side by side, a step of `context`
-    tokens at a time.
+    """Text cut into `rows` of equal length, which are read in parallel, `context` tokens per step.
 
     Args:
-        ids: (L,).
-        context: T, tokens per step.
-        rows: of a batch over all ranks.
-        whole: every token but the first is a target just once, so that the last steps may be short
-            or empty; otherwise what does not fill a step of all rows is left out.
+        ids: Token ids of the text (L,).
+        context: Number of tokens per step and row, T.
+        rows: Number of rows of a batch over all ranks.
+        whole: If True, every token but the first is a target exactly once, and rows may be short or
+            empty in the last step. If False, tokens that do not fill a step of all rows are
+            dropped.
     """
 
     def __init__(self, ids: np.ndarray, context: int, rows: int, whole: bool) -> None:
         self.ids, self.context, self.rows = ids, context, rows
         targets = len(ids) - 1
-        self.span = (
-            -(-targets // rows) if whole else targets // rows // context * context
-        )  # targets of a row
+        # Number of targets per row.
+        self.span = -(-targets // rows) if whole else targets // rows // context * context
 
     def __len__(self) -> int:
         return self.rows * -(-self.span // self.context)

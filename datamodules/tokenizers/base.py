@@ -1,8 +1,8 @@
-"""What every tokenizer promises.
+"""Base class of all tokenizers.
 
-A tokenizer is a small object that travels as a string (`to_json`, `tokenizer_from_json`) inside of
-a checkpoint and beside the encoded corpus. Ids are dense, from 0; special tokens come first, except
-in a published `tokenizer.json`.
+Checkpoints and encoded corpora store a tokenizer as a JSON string (`to_json`,
+`tokenizer_from_json`). Ids are dense and start at 0. Special tokens come first, except in a
+published `tokenizer.json`.
 """
 
 import json
@@ -11,23 +11,24 @@ from typing import Any
 
 import numpy as np
 
-RECORD = ("<pad>", "<bos>", "<eos>")  # special tokens of corpora whose examples are lines
+RECORD = ("<pad>", "<bos>", "<eos>")  # special tokens of corpora with one example per line
 
 
 class Tokenizer:
-    """Base of all kinds.
+    """Base class of all tokenizers.
 
     Args:
-        specials: special tokens, whose ids are their places.
+        specials: Special tokens; their positions in the list are their ids.
 
     Attributes:
-        kind: how it is called on the command line.
-        vocab_size: number of ids.
+        kind: Name of the tokenizer on the command line.
+        vocab_size: Number of ids.
+        lossless: Whether decoding restores the encoded text exactly.
     """
 
     kind: str
     vocab_size: int
-    lossless = True  # whether decoding gives the text back
+    lossless = True
 
     def __init__(self, specials: Iterable[str] = ()) -> None:
         self.specials = list(specials)
@@ -36,12 +37,12 @@ class Tokenizer:
     def train(
         cls, texts: Iterable[str], vocab_size: int, specials: Iterable[str] = ()
     ) -> "Tokenizer":
-        """Learn a vocabulary from pieces of text in one pass.
+        """Learn a vocabulary in one pass over a corpus.
 
         Args:
-            texts: the corpus, a piece at a time.
-            vocab_size: largest number of ids, where the kind has a choice.
-            specials: special tokens.
+            texts: Corpus in shards.
+            vocab_size: Maximum number of ids; has no effect on characters and bytes.
+            specials: Special tokens.
         """
         raise NotImplementedError
 
@@ -50,39 +51,40 @@ class Tokenizer:
         return self.specials.index(token)
 
     def encode(self, text: str, before: str = "") -> np.ndarray:
-        """int64 ids (T,).
+        """Encode a text as int64 ids (T,).
 
         Args:
-            text: what is encoded.
-            before: what stands before it, where its ids depend on that.
+            text: Text to encode.
+            before: Preceding text, on which the first ids may depend.
 
         Raises:
-            UserError: if the vocabulary lacks something in the text.
+            UserError: If a character of the text is not in the vocabulary.
         """
         raise NotImplementedError
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; special tokens have none."""
+        """Decode ids to a text without the special tokens."""
         raise NotImplementedError
 
     def token(self, number: int) -> str:
-        """How one id is shown: its text, or the name of a special token."""
+        """Text of one id, or the name of a special token."""
         return self.decode([number]) or next(
             (name for name in self.specials if self.special(name) == number), ""
         )
 
     def stable_prefix(self, text: str) -> int:
-        """How much of a text can be encoded before more of it is known: a corpus is encoded a piece
-        at a time.
+        """Length of the prefix whose ids do not depend on the text that follows `text`.
+
+        A corpus is encoded shard by shard.
         """
         return len(text)
 
     def state(self) -> dict[str, Any]:
-        """Plain values that the kind is made of."""
+        """Plain values from which the tokenizer can be rebuilt."""
         return {}
 
     def to_json(self) -> str:
-        """All of it as a string."""
+        """Serialise the tokenizer to a JSON string."""
         return json.dumps(
             {"kind": self.kind, "specials": self.specials, **self.state()}, ensure_ascii=False
         )

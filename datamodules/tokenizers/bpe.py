@@ -1,4 +1,4 @@
-"""Byte-pair encoding, by the `tokenizers` library."""
+"""Byte-pair encoding with the `tokenizers` library."""
 
 import itertools
 import json
@@ -15,15 +15,15 @@ from datamodules.tokenizers.base import Tokenizer
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-level byte-pair encoding (Sennrich et al. 2016; on bytes, Radford et al. 2019) by the
-    `tokenizers` library.
+    """Byte-pair encoding (Sennrich et al. 2016), on bytes (Radford et al. 2019).
 
     Args:
-        model: the library's own JSON, such as the `tokenizer.json` that published models come with.
-        specials: special tokens, which the model has to have.
+        model: JSON of the `tokenizers` library, such as the `tokenizer.json` of a published model.
+        specials: Special tokens, all of which the model must have.
 
     Raises:
-        UserError: if the library is missing, or the JSON is not of its kind.
+        UserError: If the library is missing, the JSON is not of this library, or the model lacks a
+            special token.
     """
 
     kind = "bpe"
@@ -33,18 +33,18 @@ class BPETokenizer(Tokenizer):
         library = tokenizers_library()
         try:
             self.model = library.Tokenizer.from_str(model)
-        except Exception as error:  # the library raises a bare one
+        except Exception as error:  # the library raises a bare Exception
             raise UserError(
-                f"this is not a tokenizer of the `tokenizers` library ({error}): give its "
+                f"this is not a tokenizer of the `tokenizers` library ({error}): give a "
                 "tokenizer.json"
             ) from error
-        self.model.encode_special_tokens = True  # a text that spells one is only a text
+        self.model.encode_special_tokens = True  # "<eos>" in a text is encoded as text
         self.vocab_size = self.model.get_vocab_size()
         missing = [token for token in self.specials if self.model.token_to_id(token) is None]
         if missing:
             raise UserError(
-                f"the tokenizer lacks the special token {missing[0]}, which examples on lines "
-                "need: train one instead"
+                f"the tokenizer lacks the special token {missing[0]}, which this data "
+                "needs: leave out data.tokenizer_file to train a tokenizer"
             )
 
     @classmethod
@@ -55,8 +55,17 @@ class BPETokenizer(Tokenizer):
         specials: Iterable[str] = (),
         whole_alphabet: bool = True,
     ) -> "BPETokenizer":
-        """See `Tokenizer`; unless `whole_alphabet`, bytes that the texts lack have no ids, and
-        `encode` leaves them out.
+        """Learn merges in one pass over a corpus.
+
+        Args:
+            texts: Corpus in shards.
+            vocab_size: Maximum number of ids, special tokens and bytes included.
+            specials: Special tokens.
+            whole_alphabet: Whether every byte gets an id. If False, `encode` drops bytes that the
+                corpus lacks.
+
+        Raises:
+            UserError: If `vocab_size` is too small for the special tokens and bytes.
         """
         library = tokenizers_library()
         model = library.Tokenizer(library.models.BPE())
@@ -66,7 +75,7 @@ class BPETokenizer(Tokenizer):
         if vocab_size < len(alphabet) + len(list(specials)):
             raise UserError(
                 f"data.vocab_size {vocab_size}: give at least "
-                f"{len(alphabet) + len(list(specials))}, for every byte has an id"
+                f"{len(alphabet) + len(list(specials))}, since every byte has an id"
             )
         trainer = library.trainers.BpeTrainer(
             vocab_size=vocab_size,
@@ -86,8 +95,12 @@ class BPETokenizer(Tokenizer):
         return np.array(coded.ids[first:], dtype=np.int64)
 
     def encode_dropout(self, text: str, rate: float, numbers: random.Random) -> list[int]:
-        """Ids by merges of which each is left out with a probability (Provilkov et al. 2020,
-        Algorithm 1), by `numbers` alone.
+        """Encode a text with BPE dropout (Provilkov et al. 2020, Algorithm 1).
+
+        Args:
+            text: Text to encode.
+            rate: Probability of skipping a merge, in [0, 1].
+            numbers: Random number generator.
         """
         ids: list[int] = []
         for word, _ in self.model.pre_tokenizer.pre_tokenize_str(text):
@@ -110,7 +123,7 @@ class BPETokenizer(Tokenizer):
 
     @cached_property
     def _merges(self) -> dict[tuple[str, str], int]:
-        """Rank of each pair that is merged."""
+        """Rank of each merge; lower ranks are merged first."""
         merges = json.loads(self.model.to_str())["model"]["merges"]
         return {(left, right): rank for rank, (left, right) in enumerate(merges)}
 
@@ -118,8 +131,9 @@ class BPETokenizer(Tokenizer):
         return str(self.model.decode([int(i) for i in ids], skip_special_tokens=True))
 
     def stable_prefix(self, text: str) -> int:
-        """Up to the last blank before a word, or the last line where there is none: no pair is
-        merged across it.
+        """Position of the last space before a word, or else of the last line break.
+
+        No merge crosses these positions.
         """
         cuts = (
             max((match.start() for match in re.finditer(rf"(?<=\S){gap}(?=\S)", text)), default=0)
@@ -132,10 +146,10 @@ class BPETokenizer(Tokenizer):
 
 
 def tokenizers_library() -> Any:
-    """The `tokenizers` package.
+    """Import the `tokenizers` package.
 
     Raises:
-        UserError: if it is not installed.
+        UserError: If the package is not installed.
     """
     try:
         import tokenizers

@@ -1,4 +1,4 @@
-"""Tokenizers by the name of their kind, and from their JSON."""
+"""Tokenizers by name, and from files."""
 
 import json
 from pathlib import Path
@@ -19,10 +19,10 @@ KINDS: dict[str, type[Tokenizer]] = {
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
-    """What `to_json` wrote.
+    """Rebuild a tokenizer from the string of `to_json`.
 
     Raises:
-        UserError: if it is anything else.
+        UserError: If the text is not such a string.
     """
     try:
         state = json.loads(text)
@@ -33,38 +33,45 @@ def tokenizer_from_json(text: str) -> Tokenizer:
         return KINDS[kind](**state)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"this is not a tokenizer of this template ({error}): give one that a run has made"
+            f"this is not a tokenizer of this template ({error}): give one that a run has saved"
         ) from error
 
 
 def read_tokenizer(path: Path, specials: tuple[str, ...]) -> Tokenizer:
-    """A checkpoint's tokenizer, or the library's `tokenizer.json`.
+    """Read the tokenizer of a checkpoint, or a `tokenizer.json` of the `tokenizers` library.
+
+    Args:
+        path: Checkpoint (.ckpt) or JSON file.
+        specials: Special tokens that the tokenizer must have.
 
     Raises:
-        UserError: if the file is missing or is neither, or lacks what records need.
+        UserError: If the file is missing or holds no suitable tokenizer.
     """
     if not path.is_file():
-        raise UserError(f"data.tokenizer_file {path}: there is no such file")
+        raise UserError(
+            f"data.tokenizer_file {path}: there is no such file; give a checkpoint of a text "
+            "system, or a tokenizer.json"
+        )
     try:
         text = (
             torch.load(path, weights_only=True, mmap=True)["tokenizer"]
             if path.suffix == ".ckpt"
             else path.read_text()
         )
-    except Exception as error:  # torch raises half a dozen kinds here
+    except Exception as error:  # torch raises many types
         raise UserError(
-            f"data.tokenizer_file {path}: holds no tokenizer; give a checkpoint of a text, or a "
-            "tokenizer.json"
+            f"data.tokenizer_file {path}: holds no tokenizer; give a checkpoint of a text "
+            "system, or a tokenizer.json"
         ) from error
     tokenizer = tokenizer_from_json(text) if '"kind"' in text[:20] else BPETokenizer(text, specials)
     if isinstance(tokenizer, PairTokenizer):
         raise UserError(
-            f"data.tokenizer_file {path}: is of a translation, which has two tokenizers: give "
-            "that of a language model"
+            f"data.tokenizer_file {path}: has two tokenizers, of a translation system; give the "
+            "checkpoint of a language model"
         )
     if set(specials) - set(tokenizer.specials):
         raise UserError(
-            f"data.tokenizer_file {path}: lacks {', '.join(specials)}, which records need: learn "
-            "one, or use windows"
+            f"data.tokenizer_file {path}: lacks {', '.join(specials)}, which data.batching records "
+            "needs; leave the file out, or set data.batching windows"
         )
     return tokenizer

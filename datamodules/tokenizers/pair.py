@@ -1,4 +1,4 @@
-"""Source and target tokenizer of a translation as one."""
+"""Source and target tokenizer of a translation system as one."""
 
 import json
 from collections.abc import Iterable
@@ -9,13 +9,12 @@ from datamodules.tokenizers.base import Tokenizer
 
 
 class PairTokenizer(Tokenizer):
-    """Two tokenizers for sequence-to-sequence systems: sources are encoded by one, targets are
-    decoded by the other.
+    """Tokenizer pair of a sequence-to-sequence system: encodes sources and decodes targets.
 
     Args:
-        source: of what a system reads.
-        target: of what it writes; the same object where the vocabulary is shared.
-        lower: whether what is read is lower-cased.
+        source: Tokenizer of the source side.
+        target: Tokenizer of the target side; the same object if the vocabulary is shared.
+        lower: Whether to lower-case sources.
     """
 
     kind = "pair"
@@ -32,7 +31,7 @@ class PairTokenizer(Tokenizer):
         return self.target.decode(ids)
 
     def to_json(self) -> str:
-        parts = dict.fromkeys([self.source, self.target])  # one, where it is shared
+        parts = dict.fromkeys([self.source, self.target])  # a shared tokenizer is stored once
         state = {
             "kind": self.kind,
             "lower": self.lower,

@@ -14,11 +14,11 @@ UNKNOWN = "<unk>"
 
 
 class CharTokenizer(Tokenizer):
-    """One id per character, in the order of their code points.
+    """One id per character, in the order of the code points.
 
     Args:
-        characters: all that can be encoded.
-        specials: special tokens.
+        characters: All characters that can be encoded.
+        specials: Special tokens.
     """
 
     kind = "char"
@@ -65,7 +65,7 @@ class CharTokenizer(Tokenizer):
 
 
 class ByteTokenizer(Tokenizer):
-    """One id per byte of UTF-8: nothing is unknown, and no vocabulary has to be learnt."""
+    """One id per byte of UTF-8: no unknown tokens, and no vocabulary to learn."""
 
     kind = "byte"
 
@@ -88,14 +88,14 @@ class ByteTokenizer(Tokenizer):
 
 
 class WordTokenizer(Tokenizer):
-    """Words between blanks, with the end of a line as a word of its own; rare words are `<unk>`.
+    """Words separated by white space; the end of a line is a word, and rare words are `<unk>`.
 
-    The convention of the Penn Treebank and of WikiText, whose texts are prepared for it: decoding
-    puts one blank between words.
+    This is the convention of the Penn Treebank and of WikiText, whose texts are pre-tokenized.
+    Decoding puts one space between words.
 
     Args:
-        words: the vocabulary, most frequent first; `<unk>` and the end of a line are added.
-        specials: special tokens.
+        words: Vocabulary, most frequent word first; `<unk>` and the end of a line are added.
+        specials: Special tokens.
     """
 
     kind = "word"
@@ -139,7 +139,7 @@ class WordTokenizer(Tokenizer):
         return re.sub(f" ?{self.END_OF_LINE} ?", "\n", " ".join(words))
 
     def stable_prefix(self, text: str) -> int:
-        """Up to the last white space, since the word after it may go on."""
+        """Position after the last white space; the word after it may continue."""
         return max((match.end() for match in re.finditer(r"\s", text)), default=0)
 
     def state(self) -> dict[str, Any]:
