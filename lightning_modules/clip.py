@@ -1,36 +1,35 @@
-"""CLIP: does the image fit the words? Two networks that map images and captions into one space, by
-telling pairs from others.
+"""CLIP: contrastive training of an image encoder and a text encoder with a joint embedding space.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021,
-section 2.3 and Figure 3; the loss is van den Oord et al., "Representation Learning with Contrastive
-Predictive Coding", 2018. For N pairs of a batch, over all ranks,
+section 2.3 and Figure 3. The loss is that of van den Oord et al., "Representation Learning with
+Contrastive Predictive Coding", 2018. For the N pairs of a batch, gathered from all ranks:
 
     u_i = f(image_i) / |f(image_i)|,  v_i = g(caption_i) / |g(caption_i)|                      (1)
     logits_ij = exp(t) u_i' v_j                                                                (2)
     loss = 1/2 mean_i -log softmax_j(logits_ij)_i + 1/2 mean_j -log softmax_i(logits_ij)_j     (3)
 
-It models p(y|x) among given captions, not p(x): it cannot generate, but it can tell which of many
-samples fits a caption best. DALL-E's samples are ranked by it, and measured by how often it prefers
-a sample's own caption among 32.
+CLIP models p(y|x) among given captions, not p(x). It cannot generate images, but it can select the
+sample that fits a caption best. DALL-E's samples are ranked by CLIP, and evaluated by how often
+CLIP prefers a sample's own caption among 32.
 
-Symbols: f, g `image_encoder`, `text_encoder` · u, v of Eq. 1 `u`, `v` (N, D) · t `log_scale`, at
-most ln 100, from ln(1 / 0.07) (section 2.5).
+Symbols: f, g `image_encoder`, `text_encoder` · u, v of Eq. 1 `u`, `v` (N, D) · t `log_scale`,
+initially ln(1 / 0.07), at most ln 100 (section 2.5).
 
-Departures from the paper, and from the released code (`openai/CLIP`, clip/model.py), which has the
+Departures from the paper and from the released code (`openai/CLIP`, clip/model.py), which has the
 networks and no training:
 
 - f: residual blocks (`nn/bottleneck.py`) with mean pooling; a ResNet with attention pooling or a
   ViT in both (section 2.4).
-- Feature of a text: at its last token, without [SOS] and [EOS]; at its [EOS] token in both, which
-  the released code finds as the largest token id.
+- Feature of a text: taken at the last token, without [SOS] and [EOS]; at the [EOS] token in both,
+  which the released code finds as the largest token id.
 - Activation in g: GELU; not stated in the paper, x sigmoid(1.702 x) in the released code.
-- Initial weights of g: blocks as PyTorch; by width and depth in the released code.
-- Adam (appendix F): as for ViT (.9, .98), 1e-6, though f is convolutional; ResNet has (.9, .999),
-  1e-8.
-- Dropout of the branches of g; none in both.
+- Initial weights of g: PyTorch's defaults in the blocks; by width and depth in the released code.
+- Adam (appendix F): betas (.9, .98) and epsilon 1e-6 as for the ViT, though f is convolutional; the
+  ResNet has (.9, .999) and 1e-8.
+- Dropout in the residual branches of g; none in both.
 - Augmentation: shifts by up to `shift` pixels; random crops in the paper.
-- Equal captions in a batch: the target of Eq. 3 is spread evenly over them; in both each counts as
-  a negative of the others. They are rare in 400 million pairs and common in small data sets.
+- Equal captions in a batch: the target of Eq. 3 is spread evenly over them; in both, equal captions
+  are negatives of each other. They are rare in 400 million pairs and common in small data sets.
 """
 
 import math
@@ -65,9 +64,9 @@ def contrastive_loss(u: Tensor, v: Tensor, scale: Tensor, tokens: Tensor) -> Ten
 
     Args:
         u: Normalised features (N, D) of images.
-        v: Normalised features (N, D) of their captions.
-        scale: exp(t).
-        tokens: The captions (N, T); equal ones share their targets.
+        v: Normalised features (N, D) of the images' captions.
+        scale: Scalar exp(t), the inverse temperature.
+        tokens: Captions (N, T); equal captions share their targets.
     """
     with torch.autocast(u.device.type, enabled=False):
         logits = scale * u @ v.T  # Eq. 2
@@ -77,7 +76,7 @@ def contrastive_loss(u: Tensor, v: Tensor, scale: Tensor, tokens: Tensor) -> Ten
 
 
 class TextEncoder(nn.Module):
-    """g: a Transformer over the tokens, whose last hidden state is the feature."""
+    """Text encoder g: a Transformer, and a projection of its hidden state at the last token."""
 
     def __init__(
         self,
@@ -99,7 +98,7 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.positions.weight, 0.0, 0.01)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(N, D) of tokens (N, T), padded with 0."""
+        """Features (N, D), not normalised, of tokens (N, T) padded with 0."""
         x = self.embedding(tokens) + self.positions.weight[: tokens.shape[1]]
         for block in self.blocks:
             x = block(x)
@@ -109,24 +108,26 @@ class TextEncoder(nn.Module):
 
 
 class CLIP(GenerativeModule):
-    """Contrastive pre-training of images and captions.
+    """CLIP: contrastive pre-training on images and captions.
 
     Args:
-        image_shape: (C, H, W), supplied by the data module.
-        vocab_size: Number of text tokens, supplied by the data module.
-        text_length: Maximum number of tokens of a caption, supplied by the data module.
-        channels: Channels of the first group of f's blocks, doubled by each further one.
-        downsamplings: Number of times that the image is halved.
-        blocks: Number of blocks in each group.
-        layers: Number of Transformer blocks of g.
-        heads: Number of its attention heads; must divide `width`.
-        width: Width of its residual stream.
-        dropout: Dropout of its branches.
-        features: D of Eq. 1.
-        shift: Maximum number of pixels by which training images are shifted; edges are repeated.
+        image_shape: Shape (C, H, W) of an image; supplied by the data module.
+        vocab_size: Number of text tokens; supplied by the data module.
+        text_length: Maximum number of tokens of a caption; supplied by the data module.
+        channels: Number of channels in the image encoder's first group of blocks; doubled in each
+            further group.
+        downsamplings: Number of halvings of the image; H and W must be multiples of
+            2^downsamplings.
+        blocks: Number of blocks per group of the image encoder.
+        layers: Number of Transformer blocks of the text encoder.
+        heads: Number of attention heads of the text encoder; must divide `width`.
+        width: Width of the text encoder's residual stream.
+        dropout: Dropout probability of the text encoder's residual branches.
+        features: Dimension D of the joint embedding space (Eq. 1).
+        shift: Maximum shift of training images in pixels; edge pixels are repeated.
         learning_rate: Peak learning rate of AdamW.
-        weight_decay: Weight decay of matrices.
-        warmup_steps: Number of updates over which the learning rate rises.
+        weight_decay: Weight decay of matrices; none for gains, biases and t.
+        warmup_steps: Number of updates over which the learning rate rises to its peak.
     """
 
     modality = "embeddings"
@@ -172,11 +173,11 @@ class CLIP(GenerativeModule):
         self.ranking = RankingAccuracy()
 
     def image_features(self, image: Tensor) -> Tensor:
-        """u of Eq. 1, (N, D), of images (N, C, H, W) in [-1, 1]."""
+        """Normalised features u (N, D) of images (N, C, H, W) in [-1, 1] (Eq. 1)."""
         return F.normalize(self.image_encoder(image).float(), dim=1)
 
     def text_features(self, tokens: Tensor) -> Tensor:
-        """v of Eq. 1, (N, D), of tokens (N, T)."""
+        """Normalised features v (N, D) of tokens (N, T) (Eq. 1)."""
         return F.normalize(self.text_encoder(tokens).float(), dim=1)
 
     # Training
@@ -184,7 +185,7 @@ class CLIP(GenerativeModule):
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         tokens = batch["tokens"]
         u, v = self.image_features(self.shift(batch["image"])), self.text_features(tokens)
-        if self.trainer.world_size > 1:  # pairs of all ranks; gradients flow back to each
+        if self.trainer.world_size > 1:  # gather the pairs of all ranks, with gradients
             u, v = (
                 cast(Tensor, self.all_gather(part, sync_grads=True)).flatten(0, 1)
                 for part in (u, v)
@@ -194,7 +195,7 @@ class CLIP(GenerativeModule):
         return {"loss": loss, "scale": self.log_scale.exp()}
 
     def shift(self, image: Tensor) -> Tensor:
-        """Images (N, C, H, W), each shifted by up to `shift` pixels."""
+        """Shift each of the images (N, C, H, W) by up to `shift` pixels in both directions."""
         max_shift, (height, width) = self.hparams.shift, image.shape[-2:]
         if not max_shift:
             return image
@@ -212,14 +213,14 @@ class CLIP(GenerativeModule):
         ]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One update, and the limit of section 2.5, before a checkpoint can be written."""
+        """Take an optimizer step, then limit t (section 2.5) before any checkpoint is saved."""
         super().optimizer_step(*args, **kwargs)
         self.log_scale.data.clamp_(max=math.log(100))
 
     def configure_optimizers(self) -> Any:
         h, total = self.hparams, self.total_updates
         adam = torch.optim.AdamW(
-            decay_groups(self.parameters(), h.weight_decay),  # not for gains, biases and t
+            decay_groups(self.parameters(), h.weight_decay),  # none for gains, biases and t
             h.learning_rate,
             (0.9, 0.98),
             eps=1e-6,
@@ -254,33 +255,34 @@ class CLIP(GenerativeModule):
 
     @sampling
     def features(self, what: Tensor | list[str]) -> Tensor:
-        """Features (N, D) of Eq. 1 of images (N, C, H, W) in [-1, 1] or of N captions.
+        """Normalised features (N, D) of images (N, C, H, W) in [-1, 1] or of N captions (Eq. 1).
 
         Raises:
-            UserError: If the images have another size, or a caption cannot be encoded.
+            UserError: If the shape is not that of the training images, or a caption cannot be
+                encoded.
         """
         if isinstance(what, Tensor):
             shape = list(what.shape[1:])
             if shape != self.hparams.image_shape:
                 raise UserError(
-                    f"this CLIP knows images of {self.hparams.image_shape}, not {shape}: train one "
-                    "on these"
+                    f"this CLIP encodes images of shape {self.hparams.image_shape}, not {shape}: "
+                    "train a CLIP on this shape"
                 )
             return self.image_features(what.to(self.device))
         return self.text_features(self.tokenize(what))
 
     def tokenize(self, captions: list[str]) -> Tensor:
-        """Tokens (N, T) of captions; complains as `encode_caption`."""
+        """Tokens (N, T) of N captions; raises a `UserError` if a caption cannot be encoded."""
         tokens = caption_tokens(self.known_tokenizer(), captions, self.hparams.text_length)
         return tokens.to(self.device)
 
     def score(self, image: Tensor, captions: list[str]) -> Tensor:
-        """Cosine (N, M) of images (N, C, H, W) in [-1, 1] and M captions."""
+        """Cosine similarities (N, M) of images (N, C, H, W) in [-1, 1] and M captions."""
         return self.features(image) @ self.features(captions).T
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """For each image the three captions of the batch that fit it best, its own marked."""
+        """List the batch's three best captions per image; "*" marks the image's own caption."""
         if self.tokenizer is None:
             return {}
         scores = self.image_features(batch["image"]) @ self.text_features(batch["tokens"]).T

@@ -1,42 +1,44 @@
-"""CycleGAN: two translators between two piles of pictures that nobody has paired, held together by
-the way back.
+"""CycleGAN: image-to-image translation between two unpaired image collections.
 
 Zhu, Park, Isola and Efros, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial
-Networks", ICCV 2017. Domains A and B, generators G: A -> B and F: B -> A, discriminators D_B and
-D_A. The least-squares form of section 4:
+Networks", ICCV 2017. Generators G: A -> B and F: B -> A translate between the domains A and B.
+Discriminators D_B and D_A tell real images from translated ones. The losses, in the least-squares
+form of section 4:
 
-    validity        L_GAN(G, D_B) = E_b[(D_B(b) - 1)^2] + E_a[D_B(G(a))^2]                       (1)
-    reconstruction  L_cyc = E_a[|F(G(a)) - a|_1] + E_b[|G(F(b)) - b|_1]                          (2)
+    adversarial     L_GAN(G, D_B) = E_b[(D_B(b) - 1)^2] + E_a[D_B(G(a))^2]                       (1)
+    cycle           L_cyc = E_a[|F(G(a)) - a|_1] + E_b[|G(F(b)) - b|_1]                          (2)
     full objective  L_GAN(G, D_B) + L_GAN(F, D_A) + lambda_cycle L_cyc + lambda_identity L_idt   (3)
     identity        L_idt = E_b[|G(b) - b|_1] + E_a[|F(a) - a|_1]   (section 5.2)
 
-In Eq. 1 a discriminator minimises half of what stands there, and a generator E_a[(D_B(G(a)) -
-1)^2]. Validity alone lets G send any painting to any photograph: that each picture comes back is
-what ties G(a) to its a. Identity says that what is a photograph already needs no change, without
-which the colours of paintings wander. Absolute differences are means over pixels, channels and the
-batch.
+D_B minimises half of Eq. 1, and G minimises E_a[(D_B(G(a)) - 1)^2]. The adversarial loss alone lets
+G map any a to any b; the cycle loss ties G(a) to a, since F must recover a from it. The identity
+loss requires that G leaves images of B unchanged, which preserves the colours of paintings.
+Absolute differences are means over pixels, channels and the batch.
 
-Names: G and F are generator.a2b and generator.b2a, D_B and D_A are discriminator.b and
-discriminator.a, lambda is `lambda_cycle`; `cycle` chooses the forward cycle a -> G(a) -> F(G(a)),
-the backward cycle b -> F(b) -> G(F(b)), or both.
+Symbols: G, F `generator.a2b`, `generator.b2a` · D_B, D_A `discriminator.b`, `discriminator.a` ·
+lambda `lambda_cycle`. `cycle` selects the forward cycle a -> G(a) -> F(G(a)), the backward cycle
+b -> F(b) -> G(F(b)), or both.
 
-Discriminators are trained on a pool of the last 50 fakes (section 4, after Shrivastava et al.
-2017), against oscillation. One optimizer updates both generators, another both discriminators.
+Discriminators are trained on a pool of 50 past generated images (section 4, after Shrivastava et
+al. 2017), which reduces oscillation. One optimizer updates both generators, another one both
+discriminators.
+
 Departures from the paper and its two releases (Lua, then PyTorch):
 
-- lambda_identity: lambda_cycle / 2 for paintings (section 5.2) and in the PyTorch release, 0 in the
-  Lua release; here 0 by default and 5.0 in the recipes of the paper's archives.
-- Learning rate: 100 epochs constant, 100 to 0 (section 4), changed after each epoch in the
-  releases; the recipes of the archives do as the PyTorch release.
-- Order of an update: the Lua release updates G, D_B, F, D_A, the PyTorch release the generators,
-  then the discriminators; here the discriminators, then the generators.
-- Target for real images: 1 (section 4); 0.9 in the Lua release.
-- Gradient of the discriminators: halved, as in the paper and the PyTorch release, not in the Lua
+- lambda_identity: 0 by default and 5.0 in the recipes of the paper's archives. It is
+  lambda_cycle / 2 for paintings in the paper (section 5.2) and in the PyTorch release, 0 in the Lua
   release.
-- Residual blocks: 6 at 128 pixels, 9 from 256 on (section 7.2), 9 in the PyTorch release; here 6
-  below 256 pixels, 9 from there on.
-- Biases before instance norm, which removes them: none; the Lua release sets them to 0 at each
-  step, the PyTorch release has them.
+- Learning rate: constant for 100 epochs, then falling to 0 over 100 epochs (section 4). The
+  releases change it after each epoch; the recipes of the archives follow the PyTorch release.
+- Order of an update: discriminators, then generators. The Lua release updates G, D_B, F, D_A; the
+  PyTorch release updates the generators, then the discriminators.
+- Target for real images: 1 (section 4); 0.9 in the Lua release.
+- Gradient of the discriminators: halved, as in the paper and the PyTorch release, but not in the
+  Lua release.
+- Residual blocks: 6 below 256 pixels, otherwise 9. The paper has 6 at 128 pixels and 9 from 256
+  pixels on (appendix 7.2); the PyTorch release has 9.
+- Biases before instance norm: none, because the norm cancels them. The Lua release sets them to 0
+  at each step; the PyTorch release keeps them.
 """
 
 from collections.abc import Iterable
@@ -60,7 +62,7 @@ Direction = Literal["a2b", "b2a"]
 
 
 class Residual(nn.Module):
-    """x plus two 3x3 convolutions of it."""
+    """Residual block: x plus two 3x3 convolutions of x."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -75,8 +77,9 @@ class Residual(nn.Module):
 
 
 class ResnetGenerator(nn.Sequential):
-    """c7s1-w, d2w, d4w, residual blocks, u2w, uw, c7s1-C (appendix 7.2): (N, C, H, W) to the same;
-    sides multiples of 4.
+    """Generator of residual blocks; keeps the shape (N, C, H, W), with H and W multiples of 4.
+
+    Layers (appendix 7.2), with w `width`: c7s1-w, d2w, d4w, residual blocks, u2w, uw, c7s1-C.
     """
 
     def __init__(self, channels: int, width: int, blocks: int) -> None:
@@ -106,7 +109,7 @@ class ImagePool:
     otherwise it returns the new image.
 
     Args:
-        size: Number of images that are stored; 0 returns what is given.
+        size: Number of stored images; 0 disables the pool.
     """
 
     def __init__(self, size: int) -> None:
@@ -115,15 +118,16 @@ class ImagePool:
         self.count = 0
 
     def query(self, images: Tensor) -> Tensor:
-        """Exchange images (N, C, H, W); the choice is drawn from the CPU's generator, so that
-        nothing waits for a device.
+        """Exchange images (N, C, H, W) with the pool.
+
+        Random numbers come from the CPU's generator, which avoids synchronisation with a GPU.
         """
         if not self.size:
             return images
         return torch.cat([self._exchange(part) for part in images.split(self.size)])
 
     def _exchange(self, images: Tensor) -> Tensor:
-        """Exchange at most `size` images, whose slots are distinct."""
+        """Exchange at most `size` images, each with a slot of its own."""
         if self.images is None:
             self.images = images.new_empty(self.size, *images.shape[1:])
         self.images = self.images.to(images)  # after resuming, it may be on another device
@@ -160,33 +164,38 @@ def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 class CycleGAN(AdversarialModule):
-    """Unpaired translation in both directions.
+    """CycleGAN: unpaired image-to-image translation in both directions.
 
-    One update (`AdversarialModule.training_step`): `generate` translations of a batch; step both
-    discriminators on `discriminator_loss` of these images, detached; then step both generators on
-    `generator_loss` of the same images through the updated discriminators, whose parameters are
-    frozen meanwhile.
+    One update (`AdversarialModule.training_step`):
+
+    1. `generate` translates a batch.
+    2. Both discriminators take a step on `discriminator_loss` of these images, detached.
+    3. Both generators take a step on `generator_loss` of the same images, through the updated
+       discriminators with frozen parameters.
 
     Args:
-        image_shape: (C, H, W), a fact of the data; sides multiples of 4.
-        width: Channels of the largest grids in all four networks; the paper's 64.
-        blocks: Residual blocks; the paper's 6 below 256 pixels and 9 from there on unless given.
-        patch: Side in pixels of the patch that a logit of a discriminator depends on.
-        lambda_cycle: Weight of Eq. 2.
-        lambda_identity: Weight of the identity loss; half of lambda_cycle in the PyTorch release, 0
-            leaves it out.
-        lambda_gan: Weight of Eq. 1 for the generators; 0 leaves the cycle alone, as in the paper's
-            Tables 4 and 5.
-        cycle: Both cycles, or only a -> b -> a (forward) or b -> a -> b (backward), as in these
-            tables.
-        pool_size: Number of past fakes that a discriminator may be trained on.
-        generator_optimizer: Factory of the generators' optimizer.
-        discriminator_optimizer: Factory of the discriminators' optimizer.
-        **kwargs: See `AdversarialModule`: schedules, clipping, accumulation, averaged weights.
+        image_shape: Shape (C, H, W) of an image, with H and W multiples of 4; supplied by the data
+            module.
+        width: Number of channels after the first convolution of each network; 64 in the paper.
+        blocks: Number of residual blocks per generator; None for the paper's 6 below 256 pixels,
+            otherwise 9.
+        patch: Side in pixels of the square patch that a discriminator's logit depends on.
+        lambda_cycle: Weight of the cycle loss (Eq. 2).
+        lambda_identity: Weight of the identity loss; 0 for no identity loss. The PyTorch release
+            uses half of `lambda_cycle`.
+        lambda_gan: Weight of the generators' adversarial loss (Eq. 1); 0 trains on the cycle loss
+            alone, as in the paper's Tables 4 and 5.
+        cycle: Terms of the cycle loss: "both", only a -> b -> a ("forward") or only b -> a -> b
+            ("backward"), as in the paper's Tables 4 and 5.
+        pool_size: Number of past generated images in each discriminator's pool; 0 for no pool.
+        generator_optimizer: Factory of the optimizer of both generators.
+        discriminator_optimizer: Factory of the optimizer of both discriminators.
+        **kwargs: Arguments of `AdversarialModule`: schedules, clipping, accumulation, averaged
+            weights.
 
     Raises:
-        UserError: if the sides are no multiples of 4, too small for the patch, or all weights are
-            0.
+        UserError: If a side is not a multiple of 4 or too small for the patch, or if all weights
+            are 0.
     """
 
     modality = "image-to-image"
@@ -221,7 +230,7 @@ class CycleGAN(AdversarialModule):
         if not any(self.weights.values()):
             raise UserError(
                 "model.lambda_gan, model.lambda_cycle and model.lambda_identity are all 0: "
-                "nothing is left to learn"
+                "give at least one of them a positive value"
             )
         channels, height, side = image_shape
         self.check_sides(height, side)
@@ -239,22 +248,23 @@ class CycleGAN(AdversarialModule):
 
     @staticmethod
     def check_sides(height: int, width: int) -> None:
-        """Check that two halvings and two doublings return images of this size in the same size."""
+        """Raise a `UserError` if the generators cannot keep this image size."""
         if height % 4 or width % 4 or min(height, width) < 8:
             fit = [
                 f"{max(8, side - side % 4)} or {max(8, side - side % 4) + 4}"
                 for side in (height, width)
             ]
             raise UserError(
-                f"images of {height}x{width}: sides must be multiples of 4 "
-                f"(here {fit[0]} high, {fit[1]} wide)"
+                f"images of {height}x{width}: sides must be multiples of 4 and at least 8 "
+                f"(resize them to a height of {fit[0]} and a width of {fit[1]})"
             )
 
     def generate(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         return {"a": self.generator["b2a"](batch["b"]), "b": self.generator["a2b"](batch["a"])}
 
     def domain_loss(self, domain: str, real: Tensor, fake: Tensor) -> Tensor:
-        """Half of Eq. 1. One pass for both: instance norm keeps the images of a batch apart."""
+        """Loss of a domain's discriminator: half of Eq. 1."""
+        # One pass for real and fake images: instance norm normalises each image separately.
         on_real, on_fake = self.discriminator[domain](torch.cat([real, fake])).chunk(2)
         return ((on_real - 1).square().mean() + on_fake.square().mean()) / 2  # Eq. 1
 
@@ -270,7 +280,7 @@ class CycleGAN(AdversarialModule):
     def generator_losses(
         self, batch: dict[str, Any], generated: dict[str, Tensor], every: bool = False
     ) -> dict[str, Tensor]:
-        """Terms of Eq. 3 by their names, without weights: those of weight > 0, or all."""
+        """Unweighted terms of Eq. 3 by name: those of positive weight, or all with `every`."""
         g, d, a, b = self.generator, self.discriminator, batch["a"], batch["b"]
         terms = {
             "gan_a2b": lambda: (d["b"](generated["b"]) - 1).square().mean(),  # Eq. 1
@@ -283,7 +293,7 @@ class CycleGAN(AdversarialModule):
         return {name: term() for name, term in terms.items() if every or self.weights[name]}
 
     def weigh(self, losses: dict[str, Tensor]) -> Tensor:
-        """Eq. 3."""
+        """Weighted sum of the terms (Eq. 3)."""
         return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
 
     def generator_loss(
@@ -293,8 +303,9 @@ class CycleGAN(AdversarialModule):
         return {"loss": self.weigh(losses), **losses}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimizer and schedule for both generators, one for both discriminators: `adam` at a
-        constant rate unless given.
+        """Build one optimizer for both generators and one for both discriminators.
+
+        The defaults are `adam` and a constant learning rate.
         """
         return self.build_optimizers()
 
@@ -316,7 +327,7 @@ class CycleGAN(AdversarialModule):
     def _log_fidelity(
         self, batch: dict[str, Any], generated: dict[str, Tensor], stage: str
     ) -> None:
-        """Compare with the true images, where the data has them; training never sees them."""
+        """Compare translations with the true images, if the evaluation data is paired."""
         if batch["paired"]:
             log_fidelity(self, generated["b"], batch["b"], stage, "a2b")
             log_fidelity(self, generated["a"], batch["a"], stage, "b2a")
@@ -331,13 +342,13 @@ class CycleGAN(AdversarialModule):
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A rank without saved pools begins with empty ones."""
+        """Restore the pools of this rank; a rank without saved pools starts with empty ones."""
         super().on_load_checkpoint(checkpoint)
         if self._trainer is not None and self.trainer.global_rank < len(checkpoint["pools"]):
             for name, pool in self.pools.items():
                 pool.load_state(checkpoint["pools"][self.trainer.global_rank][name])
 
-    # What a user calls
+    # Sampling
 
     @sampling
     def sample(
@@ -347,19 +358,19 @@ class CycleGAN(AdversarialModule):
         batch: dict[str, Any] | None = None,
         direction: Direction = "a2b",
     ) -> Tensor:
-        """Translate images; nothing in it is random.
+        """Translate images, deterministically.
 
         Args:
-            seeds: One per image, without effect.
-            batch: Images (N, C, H, W) in [-1, 1] under `a` or `b`, whichever the direction begins
-                with; any size whose sides are multiples of 4.
-            direction: From which domain to which.
+            seeds: One seed per image; ignored, because translation is deterministic.
+            batch: Images (N, C, H, W) in [-1, 1] under `a` for "a2b" or `b` for "b2a"; H and W must
+                be multiples of 4.
+            direction: Translation from domain A to B ("a2b") or from B to A ("b2a").
 
         Returns:
-            (N, C, H, W) in [-1, 1].
+            Translated images (N, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: if there are no images, or the networks do not take their size.
+            UserError: If there are no images, or a side is not a multiple of 4.
         """
         if batch is None:
             raise UserError(
@@ -371,7 +382,7 @@ class CycleGAN(AdversarialModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Rows of images, translations, reconstructions, and identity translations."""
+        """Grids with rows of images, translations, reconstructions and identity translations."""
         g = self.generator
         a, b = batch["a"], batch["b"]
         fake_a, fake_b = g["b2a"](b), g["a2b"](a)

@@ -1,43 +1,43 @@
-"""DALL-E: a Transformer that reads a caption and goes on with an image, both of them tokens of one
-sequence.
+"""DALL-E: text-to-image generation by a Transformer over one sequence of text and image tokens.
 
-Ramesh et al., "Zero-Shot Text-to-Image Generation", ICML 2021, section 2.2 and appendix B. With an
-image x as image tokens z of a discrete VAE (`dvae.py`, frozen) and its caption y as T tokens:
+Ramesh et al., "Zero-Shot Text-to-Image Generation", ICML 2021, section 2.2 and appendix B. A frozen
+discrete VAE (`dvae.py`) encodes the image x as M image tokens z. The caption y is T text tokens.
 
-    log p(x, y) >= E_q(z|x)[log p(x|y, z)] + log p(y) + log p(z|y),  of which this is the last
-        two terms                                                                              (1)
+    log p(x, y) >= E_q(z|x)[log p(x|y, z)] + log p(y) + log p(z|y)                             (1)
     p(y) p(z|y) = prod_t p(y_t | y_<t) prod_m p(z_m | y, z_<m)                                 (2)
     loss = 1/8 mean_t -log p(y_t | y_<t) + 7/8 mean_m -log p(z_m | y, z_<m)                    (3)
     row: j <= m and m - j <= w;  column: j <= m and w divides m - j;
         conv: j <= m and j is in the kernel around m                                           (4)
     log p = log p(z_m | none) + s * (log p(z_m | y) - log p(z_m | none))                       (5)
 
-After the end of a caption, each position up to T has a padding token of its own, which is learnt
-and predicted like any other. Text and image tokens have a head each: the same as one softmax over
-all tokens in which the other kind is masked, without computing what is masked. Eq. 4 says which
-image tokens j (of a grid w wide, in raster order) image token m attends to besides all text (Figure
-11). Layers alternate where attention is "sparse": column where (layer - 2) mod 4 = 0, conv in the
-last one, row in all others; "dense" attends to everything before. Eq. 5 is classifier-free guidance
-(Ho and Salimans 2021): some captions are dropped in training, so that p(z_m | none) is learnt too,
-and s > 1 extrapolates beyond p(z_m | y).
+This system models the last two terms of Eq. 1. Each position of the text after the end of a caption
+has a padding token of its own, which is learnt and predicted like any other token. Text and image
+tokens have separate output heads. This is equal to one softmax over all tokens in which the other
+kind is masked.
 
-Symbols: y `text` (N, T) with padding tokens V + t, from `tokens` (N, T) with 0 for no token · z
-`image_tokens` (N, M), M = h * w of `grid` · s `guidance`. BPE dropout is data.bpe_dropout, and
-reranking `sample.py --ranker` with `clip.py`.
+Eq. 4 defines the image tokens j that image token m attends to, in raster order on a grid of width
+w; it also attends to all text (Figure 11). With "sparse" attention, layers alternate: column where
+(layer - 2) mod 4 = 0, conv in the last layer, row in all others. With "dense" attention, each token
+attends to all previous ones. Eq. 5 is classifier-free guidance (Ho and Salimans 2021). Training
+drops some captions to learn p(z_m | none), and s > 1 extrapolates beyond p(z_m | y).
+
+Symbols: y `text` (N, T), which is `tokens` (N, T) with padding token V + t for a 0 at position t ·
+z `image_tokens` (N, M), M = h * w of `grid` · s `guidance`. BPE dropout is `data.bpe_dropout`.
+Reranking is `sample.py --ranker` with a checkpoint of `clip.py`.
 
 Departures from the paper; the released code (`openai/DALL-E`) has the networks of the discrete VAE,
 not the Transformer:
 
-- Size (section 2.2): that of the configuration; 64 layers with 62 heads of 64, 256 text tokens and
-  1,024 image tokens out of 8,192 in the paper.
+- Size (section 2.2): set by the configuration. The paper has 64 layers with 62 heads of 64, 256
+  text tokens and 1,024 image tokens out of 8,192.
 - Optimizer (appendix B.2): AdamW 4.5e-4 (.9, .96), decay .045, with a cosine instead of halving by
   hand on plateaus; or Muon.
-- No average of the weights (appendix B.2: .99, once in 25 updates).
-- Dropout, which is not stated in the paper, is of branches and embeddings.
+- Averaged weights: none; in the paper with a decay of .99, once in 25 updates (appendix B.2).
+- Dropout of residual branches and embeddings; not stated in the paper.
 - Padding tokens count in Eq. 3; not stated in the paper.
-- `caption_dropout` drops captions, whose text then has no loss.
-- Sampling (section 2.6): temperature .5 and s = 1.5 unless given otherwise; temperature 1, no
-  guidance and the best of 512 by CLIP in the paper.
+- `caption_dropout` drops captions; dropped text has no loss.
+- Sampling (section 2.6): temperature .5 and s = 1.5 by default; temperature 1, no guidance and the
+  best of 512 by CLIP in the paper.
 """
 
 import math
@@ -72,20 +72,20 @@ from lightning_modules.optim.muon import muon_or_adamw
 from metrics.language import TokenNLL
 
 Pattern = Literal["row", "column", "conv"]
-EMBEDDING_RATE = 2e-3  # peak learning rate of what Muon leaves to AdamW
+EMBEDDING_RATE = 2e-3  # with Muon, peak learning rate of the parameters trained by AdamW
 
 
 def image_mask(pattern: Pattern, height: int, width: int, kernel: int) -> Tensor:
-    """Attention mask between image tokens (Eq. 4), itself included, in raster order.
+    """Causal attention mask between the image tokens of a grid, in raster order (Eq. 4).
 
     Args:
-        pattern: One of Eq. 4.
-        height: Height h of the grid, M = h * w.
+        pattern: Attention pattern, "row", "column" or "conv".
+        height: Height h of the grid; M = h * w.
         width: Width w of the grid.
-        kernel: Side of the convolution, odd; it wraps around at the sides of the grid.
+        kernel: Side of the conv pattern, odd; the pattern wraps around at the sides of the grid.
 
     Returns:
-        bool (M, M), True where the token of a row attends to that of a column.
+        Boolean mask (M, M); entry (m, j) is True where image token m attends to image token j.
     """
     position = torch.arange(height * width)
     distance = position[:, None] - position
@@ -105,8 +105,9 @@ def layer_pattern(layer: int, layers: int) -> Pattern:
 
 
 def sequence_mask(mask: Tensor, text_length: int) -> Tensor:
-    """Attention mask, bool (T + M, T + M), over [BOS], text and all image tokens but the last: text
-    is causal, image tokens attend to all text and by a mask (M, M) to each other.
+    """Boolean attention mask (T + M, T + M) over [BOS], text and all image tokens but the last.
+
+    Text is causal. Image tokens attend to all text, and to each other by `mask` (M, M).
     """
     length = text_length + len(mask)
     whole = torch.ones(length, length, dtype=torch.bool).tril()
@@ -115,31 +116,34 @@ def sequence_mask(mask: Tensor, text_length: int) -> Tensor:
 
 
 class DALLE(GenerativeModule):
-    """Captions to images.
+    """DALL-E: text-to-image generation with the image tokens of a discrete VAE.
 
     Args:
-        dvae: Checkpoint of a discrete VAE; in hyper-parameters, those of the discrete VAE.
-        image_shape: (C, H, W), supplied by the data module.
-        vocab_size: V, number of text tokens, supplied by the data module.
-        text_length: T, maximum number of tokens of a caption, supplied by the data module.
+        dvae: Path of a discrete VAE's checkpoint. Checkpoints of DALL-E contain the discrete VAE,
+            and have its hyper-parameters here.
+        image_shape: Shape (C, H, W) of an image; supplied by the data module.
+        vocab_size: Number V of text tokens; supplied by the data module.
+        text_length: Maximum number T of tokens of a caption; supplied by the data module.
         layers: Number of Transformer blocks.
         heads: Number of attention heads; must divide `width`.
         width: Width of the residual stream.
-        dropout: Dropout of branches and embeddings.
-        attention: Attention to everything before ("dense"), or alternating patterns of Eq. 4
+        dropout: Dropout probability of residual branches and embeddings.
+        attention: Attention to all previous tokens ("dense"), or the alternating patterns of Eq. 4
             ("sparse").
-        kernel: Side of the convolutional pattern, odd.
-        caption_dropout: Probability that an image is trained on without its caption.
-        prompts: Captions that are sampled during training, with the same seeds each time; two
-            successive ones are shown side by side.
-        optimizer: AdamW, or Muon for the blocks' matrices and AdamW for all else
-            (`optim/muon.py`).
+        kernel: Side of the conv pattern of "sparse" attention, in image tokens; odd.
+        caption_dropout: Probability of dropping a training image's caption; guidance needs more
+            than 0.
+        prompts: Captions that are sampled for previews, always with the same seeds; two successive
+            captions form a pair, shown one above the other.
+        optimizer: AdamW ("adamw"), or Muon for the blocks' matrices and AdamW for all other
+            parameters ("muon", `optim/muon.py`).
         learning_rate: Peak learning rate; with Muon, that of the blocks' matrices.
         weight_decay: Weight decay of matrices.
-        warmup_steps: Number of updates over which the learning rate rises.
+        warmup_steps: Number of updates over which the learning rate rises to its peak.
 
     Raises:
-        UserError: If the discrete VAE does not fit the images, or prompts are no pairs.
+        UserError: If the discrete VAE does not fit the images, the number of prompts is odd, or
+            `kernel` is even.
     """
 
     modality = "text-to-image"
@@ -170,11 +174,11 @@ class DALLE(GenerativeModule):
         super().__init__()
         if len(prompts) % 2 or kernel % 2 == 0:
             raise UserError(
-                f"model.prompts ({len(prompts)}) and model.kernel ({kernel}): give pairs, and an "
-                "odd number"
+                "model.prompts must have an even number of captions, and model.kernel must be odd "
+                f"(got {len(prompts)} captions, kernel={kernel})"
             )
         discrete_vae = load_discrete_vae(dvae, image_shape)
-        dvae = dict(discrete_vae.hparams)  # saved instead of the path
+        dvae = dict(discrete_vae.hparams)  # saved instead of a path
         self.save_hyperparameters()
         self.grid, self.text_length = discrete_vae.grid, text_length
         height, columns = self.grid
@@ -196,7 +200,7 @@ class DALLE(GenerativeModule):
             masks = torch.stack([sequence_mask(mask, text_length) for mask in images])
         self.register_buffer("masks", masks, persistent=False)  # (layers, T + M, T + M)
         init_gpt(self, layers)
-        self.dvae = discrete_vae  # not initialised by the line above
+        self.dvae = discrete_vae  # assigned after `init_gpt`, which would overwrite it
         self.text_nll, self.nll = TokenNLL(), TokenNLL()
         self._image_tokens: dict[str, Tensor] = {}
 
@@ -208,26 +212,27 @@ class DALLE(GenerativeModule):
     # The sequence: [BOS], T text tokens, M image tokens
 
     def pad_text(self, tokens: Tensor) -> Tensor:
-        """Text (N, T) of tokens (N, T): padding token V + t at each position t without a token."""
+        """Replace each 0 of tokens (N, T) by the padding token V + t of its position t."""
         padding = self.hparams.vocab_size + torch.arange(self.text_length, device=tokens.device)
         return torch.where(tokens > 0, tokens, padding)
 
     def embed(self, text: Tensor, image_tokens: Tensor) -> Tensor:
-        """(N, 1 + T + m, width) of text (N, T) and the first image tokens (N, m)."""
+        """Embed [BOS], text (N, T) and image tokens (N, m): (N, 1 + T + m, width)."""
         bos = torch.full_like(text[:, :1], self.text_embedding.num_embeddings - 1)
         embedded = self.text_embedding(torch.cat([bos, text], 1)) + self.text_positions.weight
         return torch.cat([embedded, self.embed_image(image_tokens, 0)], 1)
 
     def embed_image(self, image_tokens: Tensor, start: int) -> Tensor:
-        """(N, m, width) of image tokens (N, m), the first of which is at position `start`."""
+        """Embed image tokens (N, m) at positions from `start` on: (N, m, width)."""
         stop, columns = start + image_tokens.shape[1], self.grid[1]
         position = torch.arange(start, stop, device=image_tokens.device)
         row, column = self.rows(position // columns), self.columns(position % columns)
         return self.image_embedding(image_tokens) + row + column
 
     def hidden(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        """(N, S, width) of embeddings (N, S, width): the whole sequence or, with a cache that is
-        filled, its next token.
+        """Hidden states (N, S, width) of embeddings (N, S, width).
+
+        The embeddings are a whole sequence or, if the cache is filled, its next token.
         """
         last = x.shape[1] + (0 if cache is None else cache.length)
         x = F.dropout(x, self.hparams.dropout, self.training)
@@ -241,8 +246,11 @@ class DALLE(GenerativeModule):
         return self.norm(x)
 
     def forward(self, text: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of all text (N, T, V + T) and all image tokens (N, M, K), each from what is before
-        it (Eq. 2).
+        """Logits of text (N, T, V + T) and of image tokens (N, M, K), given all previous tokens.
+
+        Args:
+            text: Text (N, T) with padding tokens, from `pad_text`.
+            image_tokens: Image tokens (N, M).
         """
         hidden = self.hidden(self.embed(text, image_tokens[:, :-1]))  # (N, T + M, width)
         of_text, of_image = hidden[:, : self.text_length], hidden[:, self.text_length :]
@@ -253,13 +261,13 @@ class DALLE(GenerativeModule):
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         tokens = self.drop_captions(batch["tokens"], batch["seed"])
         text_nll, image_nll = self.token_nll(tokens, self.image_tokens(batch, "train"))
-        has_caption = tokens[:, :1] > 0  # text that was dropped says nothing about p(y)
+        has_caption = tokens[:, :1] > 0  # dropped text has no loss
         count = has_caption.sum() * self.text_length
         text, image = (text_nll * has_caption).sum() / count.clamp(min=1), image_nll.mean()
         return {"loss": (text + 7 * image) / 8, "loss_text": text, "loss_image": image}  # Eq. 3
 
     def token_nll(self, tokens: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """-log p in nats of each text token (N, T) and image token (N, M)."""
+        """Negative log-likelihood in nats of each text token (N, T) and image token (N, M)."""
         text = self.pad_text(tokens)
         text_logits, image_logits = self(text, image_tokens)
         return (
@@ -268,7 +276,7 @@ class DALLE(GenerativeModule):
         )
 
     def drop_captions(self, tokens: Tensor, seed: int) -> Tensor:
-        """Captions (N, T), some of which are replaced by 0, by the batch's seed."""
+        """Set captions (N, T) to 0 with probability `caption_dropout`; `seed` is the batch's."""
         generator = torch.Generator(tokens.device)
         generator.manual_seed(mix_seed(seed, "caption dropout"))
         numbers = torch.rand(len(tokens), 1, generator=generator, device=tokens.device)
@@ -295,7 +303,7 @@ class DALLE(GenerativeModule):
 
         return [optimizer], [{"scheduler": LambdaLR(optimizer, rate), "interval": "step"}]
 
-    # Image tokens of the data, encoded once since the discrete VAE never changes
+    # Image tokens of the data, encoded once because the discrete VAE is frozen
 
     def on_fit_start(self) -> None:
         for split in ("train", "val"):
@@ -336,20 +344,21 @@ class DALLE(GenerativeModule):
         self.log(f"{stage}/loss", loss, batch_size=len(text), sync_dist=True)
         for metric, losses, name, sample in (
             (self.text_nll, text, "nll_text", "caption"),
-            (self.nll, image, "nll", "picture|given=caption"),
+            (self.nll, image, "nll", "image|given=caption"),
         ):
             metric.description = f"unit=nats/{sample}"
             metric.update(losses, len(losses))
             self.log_metric(f"{stage}/{name}", metric)
 
-    # Sampling: a plain loop, and the same with a cache
+    # Sampling: a plain loop, and an equivalent one with a cache
 
     @sampling
     def sample_tokens(
         self, tokens: Tensor, seeds: list[int], guidance: float = 1.5, temperature: float = 0.5
     ) -> Tensor:
-        """Sample image tokens (N, h, w) for captions (N, T), recomputing the whole sequence for
-        each: the reference of `generate_tokens`.
+        """Sample image tokens (N, h, w) for captions (N, T) with a plain loop.
+
+        It recomputes the whole sequence for each token; `generate_tokens` is the fast version.
         """
         text, none = self.pad_text(tokens), self.pad_text(torch.zeros_like(tokens))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -361,7 +370,7 @@ class DALLE(GenerativeModule):
             )  # each (N, K)
             logits = unguided + guidance * (logits - unguided)  # Eq. 5
             cdf = (logits / temperature).softmax(-1).double().cumsum(-1)
-            # From the CPU, so that a seed gives the same numbers on every device.
+            # From the CPU: a seed gives the same numbers on every device.
             numbers = torch.stack([torch.rand(1, generator=generator) for generator in generators])
             numbers = numbers.to(cdf).double() * cdf[:, -1:]
             next_token = torch.searchsorted(cdf, numbers, right=True)  # (N, 1)
@@ -369,7 +378,7 @@ class DALLE(GenerativeModule):
         return image_tokens.view(-1, *self.grid)
 
     def prefill(self, prompts: Tensor) -> tuple[Tensor, KVCache]:
-        """See `DecodableModel`. A prompt is T text tokens and the image tokens that are given."""
+        """Process prompts of T text tokens and any number of image tokens (`DecodableModel`)."""
         cache = KVCache(self.hparams.layers, self.text_length + prod(self.grid))
         text, image_tokens = prompts[:, : self.text_length], prompts[:, self.text_length :]
         hidden = self.hidden(self.embed(text, image_tokens), cache)
@@ -380,7 +389,7 @@ class DALLE(GenerativeModule):
         return self.image_head(self.hidden(x, state)[:, 0]), state
 
     def guided(self, guidance: float) -> DecodableModel:
-        """The system with the guidance of Eq. 5."""
+        """Return a model whose logits are guided by Eq. 5; this system itself if s = 1."""
         if guidance == 1:
             return self
 
@@ -398,8 +407,9 @@ class DALLE(GenerativeModule):
         config: SamplingConfig,
         given: Tensor | None = None,
     ) -> Tensor:
-        """Sample image tokens (N, h, w) for captions (N, T) with a cache, row i by seed i; the
-        first ones may be given, (m,).
+        """Sample image tokens (N, h, w) for captions (N, T) with a cache, row i with `seeds[i]`.
+
+        If image tokens `given` (m,) are passed, they are the first ones of every row.
         """
         first = tokens.new_empty(0) if given is None else given
         prompts = torch.cat([self.pad_text(tokens), first.expand(len(tokens), -1)], 1)
@@ -409,7 +419,7 @@ class DALLE(GenerativeModule):
         return torch.cat([prompts[:, self.text_length :], image_tokens], 1).view(-1, *self.grid)
 
     def tokenize(self, prompts: list[str]) -> Tensor:
-        """Text tokens (N, T) of prompts; complains as `encode_caption`."""
+        """Text tokens (N, T) of N prompts; raises a `UserError` if a prompt cannot be encoded."""
         return caption_tokens(self.known_tokenizer(), prompts, self.text_length).to(self.device)
 
     @sampling
@@ -429,28 +439,28 @@ class DALLE(GenerativeModule):
         """Sample images for captions.
 
         Args:
-            seeds: row i depends on `seeds[i]` and its caption alone.
-            batch: `tokens` (N, T) for row i, where there is no prompt: captions of unseen images.
-            prompt: A caption for all rows, or one for each.
-            guidance: s of Eq. 5; 1 for none.
+            seeds: One seed per image; image i depends on `seeds[i]` and its caption alone.
+            batch: Captions of unseen images, `tokens` (N, T), one per seed; unused with a prompt.
+            prompt: Caption of all images, or one caption per image.
+            guidance: Guidance scale s of Eq. 5; 1 for no guidance.
             temperature: Divisor of the logits; 0 takes the most probable token.
-            top_k: Sample among the k most probable tokens; 0 for all.
-            top_p: Sample among the smallest set of tokens with at least this probability.
-            prime: An image (C, H, W) in [-1, 1], whose upper part is kept.
-            prime_share: Share of its height.
+            top_k: Sample among the k most probable tokens; 0 for all tokens.
+            top_p: Sample among the smallest set of tokens with at least this total probability.
+            prime: Image (C, H, W) in [-1, 1] whose upper part is kept.
+            prime_share: Share of the height of `prime` that is kept, between 0 and 1.
 
         Returns:
-            (N, C, H, W) in [-1, 1].
+            Images (N, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: If an option is out of its range, a prompt cannot be encoded, or there are
-                not as many as seeds.
+            UserError: If an option is out of range, a caption is missing or cannot be encoded, or
+                the number of captions is neither 1 nor that of seeds.
         """
         config = SamplingConfig(temperature, top_k, top_p)
         if guidance != 1 and not self.hparams.caption_dropout:
             raise UserError(
-                "this model never saw an image without its caption (model.caption_dropout 0): give "
-                "--guidance 1"
+                f"--guidance {guidance} needs a model trained with model.caption_dropout above 0, "
+                "and this model was not: give --guidance 1"
             )
         if prime is not None and not 0 < prime_share < 1:
             raise UserError(f"--prime_share {prime_share}: give more than 0 and less than 1")
@@ -465,27 +475,28 @@ class DALLE(GenerativeModule):
     def _captions(
         self, count: int, batch: dict[str, Any] | None, prompt: list[str] | None
     ) -> Tensor:
-        """Text tokens (count, T) of prompts or of a batch; see `sample`."""
+        """Text tokens (count, T) of prompts or of a batch."""
         if prompt is not None:
             tokens = self.tokenize(prompt)
         elif batch is not None:
             tokens = batch["tokens"].to(self.device)
         else:
             raise UserError(
-                "DALL-E draws from words: give --prompt TEXT, or --data CONFIG for the captions of "
+                "DALL-E needs captions: give --prompt TEXT, or --data CONFIG for the captions of "
                 "its test split"
             )
         tokens = tokens.expand(count, -1) if len(tokens) == 1 else tokens
         if len(tokens) != count:
             raise UserError(
-                f"{len(tokens)} captions for {count} seeds: give one for all, or as many"
+                f"{len(tokens)} captions for {count} seeds: give one caption, or one per seed"
             )
         return tokens
 
     @sampling
     def score(self, image: Tensor, captions: list[str]) -> Tensor:
-        """log p(z|y), (N, M), of the image tokens of images (N, C, H, W) under M captions: a
-        ranker's measure of how well they fit.
+        """Log-likelihoods log p(z|y) (N, M) in nats of images (N, C, H, W) for M captions.
+
+        Ranks images by how well they fit a caption.
         """
         image_tokens = self.dvae.encode_tokens(image.to(self.device)).flatten(1)
         scores = [
@@ -496,8 +507,9 @@ class DALLE(GenerativeModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Images above their reconstructions and above samples for their captions; and pairs of
-        prompts, one above the other.
+        """Grids of images above their reconstructions and samples for their captions.
+
+        Samples for `model.prompts` are a second grid, with each pair one above the other.
         """
         image, tokens = batch["image"], batch["tokens"]
         guidance = 1.5 if self.hparams.caption_dropout else 1.0

@@ -1,11 +1,10 @@
-"""Discrete VAE: an image as a small grid of image tokens out of a codebook, which a language model
-can then generate.
+"""Discrete VAE: compresses an image to a small grid of discrete tokens, for a language model.
 
-Ramesh et al., "Zero-Shot Text-to-Image Generation", ICML 2021, section 2.1 and appendix A (with the
-networks of the released code); the relaxation is Jang et al. and Maddison et al., both ICLR 2017.
-The other quantiser is van den Oord et al., "Neural Discrete Representation Learning", NIPS 2017,
-with the averages of its appendix A.1 and the restarts of Dhariwal et al., "Jukebox", 2020, section
-3.1.
+Ramesh et al., "Zero-Shot Text-to-Image Generation", ICML 2021, section 2.1 and appendix A, with the
+networks of the released code. The relaxation is that of Jang et al. and Maddison et al., both ICLR
+2017. The second quantiser is that of van den Oord et al., "Neural Discrete Representation
+Learning", NIPS 2017, with the moving averages of its appendix A.1 and the random restarts of
+Dhariwal et al., "Jukebox", 2020, section 3.1.
 
     q(k|x) = softmax of the encoder's logits at each position,  p(k) = 1 / K                   (1)
     z = sum_k y_k e_k,  y = softmax((logits + g) / tau),  g = -log(-log u),  u ~ U(0, 1)       (2)
@@ -16,42 +15,43 @@ with the averages of its appendix A.1 and the restarts of Dhariwal et al., "Juke
     n_k <- d n_k + (1 - d) sum_i [k_i = k],
         m_k <- d m_k + (1 - d) sum_i h_i [k_i = k],  e_k = m_k / n_k                           (7)
 
-A choice has no gradient. Eq. 2 makes it soft and anneals tau, so that what is trained comes near to
-what is used; Eq. 6 chooses hard and copies the gradient straight through. Evaluation, image tokens
-and samples always use the hard choice: the most probable vector, the nearest one. Image tokens from
-the uniform prior of Eq. 1 decode to no plausible image (`sample.py --mode prior`): `dalle.py`
-learns which ones occur together.
+The choice of a codebook vector is not differentiable. "gumbel" relaxes the choice (Eq. 2) and
+lowers tau, so that it approaches the hard choice. "vq" makes the hard choice and copies the
+gradient from z to h (Eq. 6). Evaluation and samples use the hard choice: the most probable vector
+("gumbel") or the nearest one ("vq"). Image tokens sampled from the uniform prior of Eq. 1 do not
+decode to plausible images (`sample.py --mode prior`); `dalle.py` learns their joint distribution.
 
 Symbols: K `codebook_size` · D `token_width` · h `features`, z `z` (N, D, h, w) · image tokens
-`tokens` (N, h, w), `tokens_per_position` rows for each of image_shape / 2^downsamplings · e
-`codebook` (K, D) · m, n `sums`, `uses` · tau, beta `temperature`, `beta`, each on half a cosine
-over its steps; beta also weighs the commitment of Eq. 6 · mu, b `mean`, exp(`log_scale`) +
-MIN_SCALE, for each value of the image · n_hid, post-gain 1 / L^2 `width`, `gain`
-(`nn/bottleneck.py`).
+`tokens` (N, h, w), with `tokens_per_position` rows for each of the H / 2^`downsamplings` rows of
+the encoder's output · e `codebook` (K, D) · m, n `sums`, `uses` · tau, beta `temperature`, `beta`,
+the final values of half-cosine schedules; beta is also the weight of the commitment (Eq. 6) · mu, b
+`mean`, exp(`log_scale`) + MIN_SCALE, for each value of the image · n_hid, post-gain 1 / L^2
+`width`, `gain` (`nn/bottleneck.py`).
 
-Terms are sums over pixels and image tokens and means over the batch, in nats per image.
+Losses are in nats per image: sums over pixels and image tokens, means over the batch.
 
 Departures from DALL-E's discrete VAE, whose released code (openai/DALL-E) has no training:
 
-- The paper divides Eq. 3 by the number of values; the ratio of its terms is the same.
+- Eq. 3 is not divided by the number of pixel values; the ratio of its terms is the same.
 - Pixels get uniform noise (Theis et al. 2016) before they are mapped to [eps, 1 - eps].
-- b is at least MIN_SCALE: the density of a constant white is not bounded.
-- The learning rate falls to 1 / 80 when training ends; in the paper from 1e-4 to 1.25e-6 in 1.2
+- b is at least MIN_SCALE: otherwise the density of constant white pixels is unbounded.
+- The learning rate falls to 1 / 80 by the end of training; in the paper from 1e-4 to 1.25e-6 in 1.2
   million updates.
 - `gain` is 0.4 in `configs/dvae/openmoji.yaml`, which trains for minutes; 1 / L^2 in the paper.
 
 Departures from VQ-VAE and its released code (deepmind/sonnet, `vqvae.py`):
 
-- Networks are those of DALL-E's; in the paper 2 strided convolutions and 2 residual blocks of 256
-  units (section 4.1).
-- p(x|z) is Eq. 5; not named in the paper, Gaussian with a mean over values in the released code.
-- Commitment: a sum over image tokens; a mean over them in the paper (section 3.2), whose beta of
-  0.25 is 0.25 / tokens per image here, and a mean over values in the released code.
-- Latent for CIFAR-10: 8x8x10 of 512 vectors by `tokens_per_position`; 8x8x10 in the paper, which
-  does not state their number, and 8x8 of 512 in the released code.
+- Networks: those of DALL-E's discrete VAE; in the paper 2 strided convolutions and 2 residual
+  blocks of 256 units (section 4.1).
+- p(x|z): Eq. 5. The paper does not state it; the released code has a Gaussian with a mean over
+  values.
+- Commitment: a sum over image tokens. The paper has a mean over image tokens (section 3.2), so that
+  its beta of 0.25 is 0.25 / tokens per image here; the released code has a mean over values.
+- Latent for CIFAR-10: 8x8x10 with 512 vectors, by `tokens_per_position`. The paper has 8x8x10 and
+  does not state the number of vectors; the released code has 8x8 with 512 vectors.
 - Unused vectors are replaced by features of the batch; the released code smooths counts by 1e-5.
-- Evaluation and samples use averages of the weights. Eq. 7's sums and counts are averaged with the
-  same decay, so that codebook and encoder are averages over the same updates.
+- Evaluation and samples use averaged weights. The sums and counts of Eq. 7 are averaged with the
+  same decay, so that the averaged codebook fits the averaged encoder.
 """
 
 import math
@@ -84,29 +84,30 @@ from metrics.image_tokens import ImageTokensKept, ImageTokenUsage
 from metrics.likelihood import ImportanceSampledNLL, SquaredError, bits_per_dim
 
 EPSILON = 0.1  # eps of Eq. 5
-MIN_SCALE = 0.1  # of b, some 3 of 256 levels: otherwise constant pixels, such as white, dominate
+MIN_SCALE = 0.1  # minimum of b, about 3 of 256 levels: otherwise constant (white) pixels dominate
 VQ_DECAY = 0.99  # d of Eq. 7
-INITIAL_USE = 1e-6  # n_k before the first batch: below every threshold, so that it replaces all
-FINAL_RATE = 0.0125  # factor of the learning rate when training ends
-MIN_USE = 0.1  # of the average n_k: codebook vectors that are used less are replaced
+INITIAL_USE = 1e-6  # initial n_k; so small that the first batch replaces all vectors
+FINAL_RATE = 0.0125  # factor of the learning rate at the end of training
+MIN_USE = 0.1  # share of the mean use below which a codebook vector is replaced
 
 CodebookSize = restricted_number_type("CodebookSize", int, (">=", 2))
 
 
 def full_precision(device: torch.device) -> torch.autocast:
-    """Context without mixed precision: small differences tell codebook vectors apart."""
+    """Context without mixed precision, which is too coarse to separate close codebook vectors."""
     return torch.autocast(device.type, enabled=False)
 
 
 def annealed(step: int, first: float, last: float, steps: int) -> float:
-    """From `first` to `last` on half a cosine over `steps` updates, then `last` (appendix A.2)."""
+    """Half a cosine from `first` to `last` over `steps` updates, then `last` (appendix A.2)."""
     progress = min(1.0, step / steps) if steps else 1.0
     return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def logit_laplace_log_likelihood(mean: Tensor, log_scale: Tensor, x: Tensor) -> Tensor:
-    """log p(x|z) of x in [0, 1], a density in these units, summed over pixels: (N, C, H, W) ->
-    (N,).
+    """Log-density (N,) in nats of images x (N, C, H, W) in [0, 1] (Eq. 5), summed over pixels.
+
+    `mean` is mu and exp(`log_scale`) + MIN_SCALE is b, both of shape (N, C, H, W).
     """
     squeezed = (1 - 2 * EPSILON) * x + EPSILON  # x'
     scale = log_scale.exp() + MIN_SCALE  # b
@@ -116,17 +117,17 @@ def logit_laplace_log_likelihood(mean: Tensor, log_scale: Tensor, x: Tensor) -> 
 
 
 def uniform_kl(logits: Tensor) -> Tensor:
-    """KL of Eq. 4 in nats, shape (N, K, h, w) -> (N,)."""
+    """KL divergence (N,) of Eq. 4 in nats, from logits (N, K, h, w) of q(k|x)."""
     log_q = logits.log_softmax(1)
     return (log_q.exp() * (log_q + math.log(logits.shape[1]))).sum((1, 2, 3))
 
 
 class GumbelQuantiser(nn.Module):
-    """Relaxed one-hot choice of codebook vectors (Eq. 2); the encoder's features are logits.
+    """Gumbel-softmax relaxation of the choice (Eq. 2); the encoder's features are logits.
 
     Args:
-        codebook_size: K.
-        token_width: D, number of values of a codebook vector.
+        codebook_size: Number K of codebook vectors.
+        token_width: Number D of values per codebook vector.
     """
 
     def __init__(self, codebook_size: int, token_width: int) -> None:
@@ -135,7 +136,7 @@ class GumbelQuantiser(nn.Module):
         self.codebook = nn.Parameter(torch.randn(codebook_size, token_width))
 
     def forward(self, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """z (N, D, h, w) of logits (N, K, h, w), and the KL of Eq. 4 (N,)."""
+        """Return z (N, D, h, w) for logits (N, K, h, w), and the KL of Eq. 4 (N,)."""
         noise = -torch.empty_like(features).exponential_().log()  # g
         y = ((features + noise) / temperature).softmax(1)
         return torch.einsum("nkhw,kd->ndhw", y, self.codebook), uniform_kl(features)  # Eq. 2
@@ -146,14 +147,14 @@ class GumbelQuantiser(nn.Module):
 
 
 class VectorQuantiser(nn.Module):
-    """Choice of the nearest codebook vector (Eq. 6), and the codebook's averages (Eq. 7).
+    """Choice of the nearest codebook vector (Eq. 6), with a codebook of moving averages (Eq. 7).
 
-    The codebook is computed as `sums / uses`. An average of both over updates is an average of the
-    codebook, weighted by its use.
+    The codebook is `sums / uses`. If both buffers are averaged over updates, the result is an
+    average of the codebook, weighted by use.
 
     Args:
-        codebook_size: K.
-        token_width: D, number of values of a codebook vector.
+        codebook_size: Number K of codebook vectors.
+        token_width: Number D of values per codebook vector.
     """
 
     uses: Tensor  # n
@@ -167,11 +168,11 @@ class VectorQuantiser(nn.Module):
 
     @property
     def codebook(self) -> Tensor:
-        """e_k of Eq. 7, (K, D)."""
+        """Codebook vectors e_k (K, D) of Eq. 7."""
         return self.sums / self.uses[:, None]
 
     def forward(self, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """z (N, D, h, w) of features h of that shape, and the commitment |h - sg(e_k)|^2 (N,)."""
+        """Return z for features h, both (N, D, h, w), and the commitment |h - sg(e_k)|^2 (N,)."""
         chosen = F.embedding(self.nearest(features), self.codebook).movedim(3, 1)
         commitment = (features - chosen.detach()).square().sum((1, 2, 3))
         return features + (chosen - features).detach(), commitment  # Eq. 6
@@ -192,20 +193,21 @@ class VectorQuantiser(nn.Module):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """Update the averages of Eq. 7 over the batches of all ranks, and replace vectors that are
-        hardly used by features of these batches, chosen at random.
+        """Update the moving averages of Eq. 7 with the batches of all ranks.
+
+        Vectors whose use is below MIN_USE are replaced by random features of these batches.
 
         Args:
-            features: Features (N, D, h, w) of this rank's batch: every `world_size`-th sample.
-            seed: Seed of the replacements, the same on all ranks.
-            reduce: Sum of a tensor over ranks.
-            rank: This rank.
+            features: Features (N, D, h, w) of this rank's batch, every `world_size`-th sample.
+            seed: Seed of the replacements; equal on all ranks.
+            reduce: Function that sums a tensor over ranks.
+            rank: Index of this rank.
             world_size: Number of ranks.
         """
         rows, tokens = features.movedim(1, 3).flatten(0, 2), self.nearest(features).flatten()
         sums = torch.zeros_like(self.sums).index_add_(0, tokens, rows)
         counts = torch.zeros_like(self.uses).index_add_(0, tokens, torch.ones_like(rows[:, 0]))
-        # Row `choice[k]` of all ranks' batches may replace vector k.
+        # `choice[k]` is the row, in the joined batch of all ranks, that may replace vector k.
         generator = torch.Generator(rows.device).manual_seed(seed)
         choice = torch.randint(
             len(rows) * world_size, self.uses.shape, generator=generator, device=rows.device
@@ -226,19 +228,21 @@ class VectorQuantiser(nn.Module):
 
 
 class Network(nn.Module):
-    """Encoder, quantiser and decoder of the released code: groups of bottlenecks, with max pooling
-    between those of the encoder and repetition of pixels between those of the decoder.
+    """Encoder, quantiser and decoder of the released code.
+
+    Encoder and decoder are groups of bottleneck blocks. Between groups, the encoder halves the
+    image with max pooling, and the decoder doubles it by repeating pixels.
 
     Args:
-        channels: C of the images.
-        width: Channels of the first group, doubled by each further one.
-        downsamplings: Number of halvings, one less than groups.
-        blocks: Number of blocks in a group.
-        codebook_size: K.
-        token_width: D, number of values of a codebook vector.
+        channels: Number C of image channels.
+        width: Number of channels in the first group; doubled in each further group.
+        downsamplings: Number of halvings; the number of groups is larger by 1.
+        blocks: Number of blocks per group.
+        codebook_size: Number K of codebook vectors.
+        token_width: Number D of values per codebook vector.
         tokens_per_position: Number of image tokens at each position.
-        quantiser: "gumbel" or "vq".
-        gain: Factor of each block's branch; 0 for 1 / L^2.
+        quantiser: Type of quantiser, "gumbel" or "vq".
+        gain: Factor of each block's residual branch; 0 for 1 / L^2 with L blocks.
     """
 
     def __init__(
@@ -271,45 +275,50 @@ class Network(nn.Module):
         )
 
     def encode(self, image: Tensor) -> Tensor:
-        """Features (N, F, h, w) of images (N, C, H, W) in float32. Tokens of one position are
-        adjacent rows.
+        """Encode images (N, C, H, W) as float32 features (N, F, h, w).
+
+        Features of the tokens at one position are in adjacent rows.
         """
         features = self.encoder(image).unflatten(1, (self.tokens_per_position, -1))
         return features.movedim(1, 3).flatten(2, 3).float()
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-scale of p(x|z), each (N, C, H, W), of z (N, D, h, w)."""
+        """Decode z (N, D, h, w) to the mean and log-scale of p(x|z), each (N, C, H, W)."""
         z = z.unflatten(2, (-1, self.tokens_per_position)).movedim(3, 1).flatten(1, 2)
         mean, log_scale = self.decoder(z).float().chunk(2, 1)
         return mean, log_scale
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """z (N, D, h, w) of image tokens (N, h, w)."""
+        """Codebook vectors z (N, D, h, w) of image tokens (N, h, w)."""
         return F.embedding(tokens, self.quantiser.codebook).movedim(3, 1)
 
 
 class DiscreteVAE(GenerativeModule):
-    """Discrete variational autoencoder, or VQ-VAE.
+    """Discrete VAE of DALL-E ("gumbel") or VQ-VAE ("vq").
 
     Args:
-        image_shape: (C, H, W), supplied by the data module.
-        codebook_size: K, number of codebook vectors.
-        token_width: D, number of values of a codebook vector.
-        quantiser: Relaxed choice of Eq. 2 ("gumbel") or nearest vector of Eq. 6 ("vq").
-        width: Channels of the first group of blocks, a multiple of 4.
-        downsamplings: Number of times that the image is halved.
+        image_shape: Shape (C, H, W) of an image; supplied by the data module.
+        codebook_size: Number K of codebook vectors.
+        token_width: Number D of values per codebook vector.
+        quantiser: Choice of codebook vectors: relaxed ("gumbel", Eq. 2) or nearest ("vq", Eq. 6).
+        width: Number of channels in the first group of blocks; a multiple of 4.
+        downsamplings: Number of halvings of the image; H and W must be multiples of
+            2^downsamplings.
         tokens_per_position: Number of image tokens at each position; the grid of image tokens has
-            that many times as many rows.
-        blocks: Number of blocks in each group.
-        gain: Factor of their branches; 0 for the paper's 1 / L^2 with L blocks.
-        beta: Weight of the KL of Eq. 4, or of the commitment of Eq. 6.
+            this many times as many rows.
+        blocks: Number of blocks per group.
+        gain: Factor of each block's residual branch; 0 for the paper's 1 / L^2 with L blocks.
+        beta: Final weight of the KL (Eq. 4) or of the commitment (Eq. 6).
         beta_steps: Number of updates over which beta rises from 0.
-        temperature: tau at the end; it begins at 1.
-        temperature_steps: Number of updates until then.
-        learning_rate: Learning rate of AdamW at the beginning.
+        temperature: Final temperature tau of "gumbel"; it starts at 1.
+        temperature_steps: Number of updates over which tau falls from 1.
+        learning_rate: Initial learning rate of AdamW.
         weight_decay: Weight decay of all weights.
-        ema_decay: Decay of the averaged weights, which evaluation and samples use; less in the
+        ema_decay: Decay of the averaged weights, which evaluation and samples use; smaller in the
             first updates.
+
+    Raises:
+        UserError: If `width` is not a multiple of 4, or the image cannot be halved this often.
     """
 
     monitor = ("val/nll", "min")
@@ -337,7 +346,8 @@ class DiscreteVAE(GenerativeModule):
         super().__init__()
         if width % 4:
             raise UserError(
-                f"model.width {width}: give a multiple of 4, for a block narrows it to a quarter"
+                f"model.width must be a multiple of 4 (got {width}), because blocks use a quarter "
+                "of it"
             )
         self.save_hyperparameters()
         height, columns = conv_grid(image_shape, [0] * downsamplings)
@@ -379,7 +389,7 @@ class DiscreteVAE(GenerativeModule):
         return {"loss": loss, "reconstruction": reconstruction, name: term.mean()}
 
     def log_likelihood(self, z: Tensor, image: Tensor) -> Tensor:
-        """log p(x|z), (N,), of images in [-1, 1] with uniform noise of the width of a level."""
+        """log p(x|z) (N,) of images (N, C, H, W) in [-1, 1], dequantised with uniform noise."""
         mean, log_scale = self.network.decode(z)
         levels = (image + 1) * 127.5
         x = (levels + torch.rand_like(levels)) / 256
@@ -445,23 +455,23 @@ class DiscreteVAE(GenerativeModule):
 
     @sampling
     def encode_tokens(self, image: Tensor) -> Tensor:
-        """Image tokens (N, h, w) of images (N, C, H, W) in [-1, 1].
+        """Encode images (N, C, H, W) in [-1, 1] as image tokens (N, h, w).
 
         Raises:
-            UserError: If the images have another size.
+            UserError: If the shape is not that of the training images.
         """
         shape = list(image.shape[1:])
         if shape != self.hparams.image_shape:
             raise UserError(
                 f"this discrete VAE encodes images of shape {self.hparams.image_shape}, not "
-                f"{shape}: train one on them"
+                f"{shape}: train a discrete VAE on this shape"
             )
         with full_precision(image.device):
             return self.network.quantiser.nearest(self.network.encode(image))
 
     @sampling
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """Images (N, C, H, W) in [-1, 1] of image tokens (N, h, w): the medians of Eq. 5."""
+        """Decode image tokens (N, h, w) to images (N, C, H, W) in [-1, 1], medians of Eq. 5."""
         return self._median(self.network.embed(tokens))
 
     def _median(self, z: Tensor) -> Tensor:
@@ -469,7 +479,7 @@ class DiscreteVAE(GenerativeModule):
         return ((squeezed - EPSILON) / (1 - 2 * EPSILON)).clamp(0, 1) * 2 - 1
 
     def reconstruct(self, image: Tensor) -> Tensor:
-        """Encode images (N, C, H, W) as image tokens and decode these."""
+        """Encode images (N, C, H, W) in [-1, 1] as image tokens, and decode the tokens."""
         return self.decode_tokens(self.encode_tokens(image))
 
     @sampling
@@ -480,22 +490,23 @@ class DiscreteVAE(GenerativeModule):
         batch: dict[str, Any] | None = None,
         mode: Literal["prior", "reconstruct"] = "prior",
     ) -> Tensor:
-        """Decode image tokens from the uniform prior, or show what image tokens keep of images.
+        """Decode random image tokens, or reconstruct images.
 
         Args:
-            seeds: row i depends on `seeds[i]` alone.
-            batch: Unseen images, row i for seed i.
-            mode: Image tokens from Eq. 1, or reconstructions of unseen images beside them.
+            seeds: One seed per image; image i depends on `seeds[i]` alone.
+            batch: Images to reconstruct under `image`, one per seed; only for mode "reconstruct".
+            mode: Image tokens sampled from the uniform prior of Eq. 1 ("prior"), or pairs of unseen
+                images and their reconstructions ("reconstruct").
 
         Returns:
-            (N, C, H, W), or pairs (N, 2, C, H, W), in [-1, 1].
+            Images (N, C, H, W), or pairs (N, 2, C, H, W), in [-1, 1].
 
         Raises:
             UserError: If there are no images to reconstruct.
         """
         if mode == "reconstruct":
             if batch is None:
-                raise UserError("--mode reconstruct needs images: give the data they come from")
+                raise UserError("--mode reconstruct needs images: give --data CONFIG")
             image = batch["image"].to(self.device)
             return torch.stack([image, self.reconstruct(image)], 1)
         rows = []
@@ -506,8 +517,9 @@ class DiscreteVAE(GenerativeModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Images above their reconstructions, from the mean of the relaxed choice and from image
-        tokens; and codebook vectors as patches.
+        """Grids of images above their reconstructions, and of codebook vectors as patches.
+
+        With "gumbel", a middle row is decoded from the mean of the codebook vectors under q(k|x).
         """
         image, network = batch["image"], self.network
         features = network.encode(image)
@@ -518,8 +530,9 @@ class DiscreteVAE(GenerativeModule):
         return {"reconstructions": torch.stack(rows), "codebook": self._patches()}
 
     def _patches(self) -> Tensor:
-        """Patch (K, C, P, P) of each of the first 1,024 codebook vectors, surrounded by its own
-        copies.
+        """Patches (K, C, P, P) of the first 1,024 codebook vectors.
+
+        Each is the centre of the image decoded from 3x3 copies of its vector.
         """
         side = 2**self.hparams.downsamplings
         tokens = torch.arange(min(1024, self.hparams.codebook_size), device=self.device)
@@ -528,17 +541,18 @@ class DiscreteVAE(GenerativeModule):
 
 
 def load_discrete_vae(dvae: str | dict[str, Any], image_shape: list[int]) -> DiscreteVAE:
-    """Build the frozen discrete VAE of another system, with its averaged weights only.
+    """Load a discrete VAE for use in another system: frozen, with its averaged weights only.
 
-    It is a function of its own because an `__init__` that calls another system's would get the
-    arguments of both as hyper-parameters from Lightning.
+    Not part of that system's `__init__`, because Lightning would then save the arguments of both
+    as hyper-parameters.
 
     Args:
-        dvae: Checkpoint, or hyper-parameters of a new one.
+        dvae: Path of a checkpoint, or hyper-parameters of a new discrete VAE.
         image_shape: Shape (C, H, W) of the other system's images.
 
     Raises:
-        UserError: If it is another system, or was trained on images of another shape.
+        UserError: If the checkpoint is missing, is of another system, or was trained on images of
+            another shape.
     """
     if isinstance(dvae, str) and not Path(dvae).is_file():
         raise UserError(
@@ -552,8 +566,8 @@ def load_discrete_vae(dvae: str | dict[str, Any], image_shape: list[int]) -> Dis
         )
     if model.hparams.image_shape != image_shape:
         raise UserError(
-            f"model.dvae {dvae}: was trained on images of shape {model.hparams.image_shape}, this "
-            f"data has {image_shape}; train one on it"
+            f"model.dvae {dvae}: was trained on images of shape {model.hparams.image_shape}, but "
+            f"this data has {image_shape}; train a discrete VAE on this data"
         )
     if model.ema is not None and model.has_averaged_weights:
         model.network = cast(Network, model.ema.networks["network"])

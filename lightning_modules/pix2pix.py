@@ -1,5 +1,4 @@
-"""pix2pix: a U-Net translates pictures whose answers are known, and a discriminator sees to it that
-the answers are sharp.
+"""pix2pix: image-to-image translation learnt from pairs, with a U-Net and a patch discriminator.
 
 Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversarial Networks", CVPR
 2017:
@@ -9,33 +8,34 @@ Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversa
     L_L1(G)      = E_{a,b,z}[|b - G(a, z)|_1]                                              (3)
     G*           = arg min_G max_D L_cGAN(G, D) + lambda_l1 L_L1(G)                        (4)
 
-Where many answers are right, L1 alone gives their median, which is grey and blurred; the
-discriminator, which sees question and answer side by side, accepts only an answer that somebody
-could have given. Skip connections hand every outline to the layer of its own size (section 3.2.1).
-The noise z is dropout, in training and when sampling alike (section 3.1).
+If several outputs are plausible for an input, L1 alone leads to their median, which is grey and
+blurred. The discriminator receives the input and an output, and penalises such implausible outputs.
+Skip connections pass details such as outlines between layers of equal resolution (section 3.2.1).
+The noise z is dropout, in training and in sampling (section 3.1).
 
 G maximises log D instead of minimising log(1 - D), and D's loss is halved (section 3.3). Absolute
 differences are means over pixels, channels and the batch.
 
-Names: the paper's x and y are a and b here; lambda is `lambda_l1`; "batch normalization using the
-statistics of the test batch", which has one image, is `test_statistics` image; the rows of Table 1
-are `loss`, those of Table 3 `patch`. Departures from the paper and its two releases (Lua, then
-PyTorch):
+Symbols: the paper's x, y are a, b here · lambda `lambda_l1` · rows of Table 1 `loss` · rows of
+Table 3 `patch`. `test_statistics` "image" is the paper's "batch normalization using the statistics
+of the test batch", a batch of one image.
+
+Departures from the paper and its two releases (Lua, then PyTorch):
 
 - Learning rate: constant, as in the paper for 200 epochs of facades (section 6.2); the PyTorch
   release decays it to 0 in the second half.
-- G's gradient is that of D after its step (section 3.3); the Lua release takes D's output from
-  before the step.
-- Loss of D: halved (section 3.3), which has no effect in Adam; the Lua release halves only the
-  printed one.
-- Norm of the 1x1 grid: none, as in later releases; batch norm in the paper makes it 0 at batches of
-  one image (section 6.3).
-- Dropout: first three levels of the decoder (section 6.1); levels two to four in the PyTorch
-  release.
-- Levels: log2(side), at most 8; 8 in the paper, for 256 pixels, and 7 for 128 in the PyTorch
-  release.
-- Biases before batch norm, which removes them: none, as in the PyTorch release; the Lua release
-  sets them to 0 at each step.
+- Gradient of G: computed through D after D's step (section 3.3); the Lua release uses D's output
+  from before the step.
+- Loss of D: halved (section 3.3), which has no effect with Adam; the Lua release halves only the
+  printed value.
+- Norm of the 1x1 grid: none, as in later releases. The paper's batch norm sets this grid to 0 for
+  batches of one image (section 6.3).
+- Dropout: in the first three levels of the decoder (section 6.1); in levels two to four in the
+  PyTorch release.
+- Levels: log2(side), at most 8. The paper has 8 for 256 pixels; the PyTorch release has 7 for 128
+  pixels.
+- Biases before batch norm: none, because the norm cancels them; as in the PyTorch release. The Lua
+  release sets them to 0 at each step.
 """
 
 from collections.abc import Iterable
@@ -57,15 +57,16 @@ from lightning_modules.nn.convolution import init_normal
 from lightning_modules.nn.patch_discriminator import Patch, PatchDiscriminator
 from metrics.fidelity import fidelity_metrics, log_fidelity
 
-DROPPING = 3  # levels of the decoder, from its middle, with dropout
+DROPPING = 3  # number of decoder levels with dropout, counted from the bottleneck
 
 
 class StatisticsBatchNorm(nn.BatchNorm2d):
-    """Batch norm with the statistics of each image, or the running ones, outside of training.
+    """Batch norm that uses per-image or running statistics in eval mode.
 
     Args:
-        channels: C.
-        test_statistics: "image", which equals a batch of one in training mode, or "running".
+        channels: Number of channels.
+        test_statistics: Statistics in eval mode: "image", equal to training mode with a batch of
+            one image, or "running".
     """
 
     def __init__(self, channels: int, test_statistics: str) -> None:
@@ -79,14 +80,14 @@ class StatisticsBatchNorm(nn.BatchNorm2d):
 
 
 class UNet(nn.Module):
-    """Halvings down to 1x1 and doublings back, with a skip between grids of one size: (N, C, H, W)
-    to the same.
+    """U-Net: L halvings and L doublings, with skip connections between grids of equal size.
 
     Args:
-        channels: C.
-        width: channels of the first level; doubled at each of the next three.
-        levels: L, number of halvings; sides must be multiples of 2^L.
-        test_statistics: see `StatisticsBatchNorm`.
+        channels: Number C of image channels.
+        width: Number of channels at the first level; doubled at each of the next three levels.
+        levels: Number L of halvings; H and W must be multiples of 2^L.
+        test_statistics: Batch-norm statistics in eval mode, "image" or "running"; see
+            `StatisticsBatchNorm`.
     """
 
     def __init__(self, channels: int, width: int, levels: int, test_statistics: str) -> None:
@@ -97,7 +98,7 @@ class UNet(nn.Module):
             outer, inner = level == 0, level == levels - 1
             before = channels if outer else widths[level - 1]
             halve = [nn.Conv2d(before, after, 4, 2, 1, bias=outer or inner)]
-            # In place, also on the skip: the decoder's ReLU takes away all that it leaves below 0.
+            # In place, which changes the skip too, without effect: the decoder starts with a ReLU.
             down = [*([] if outer else [nn.LeakyReLU(0.2, inplace=True)]), *halve]
             self.down.append(
                 nn.Sequential(
@@ -110,7 +111,9 @@ class UNet(nn.Module):
             self.up.append(nn.Sequential(nn.ReLU(inplace=True), double, end))
 
     def forward(self, image: Tensor, seeds: list[int] | None = None) -> Tensor:
-        """With `seeds` row i depends on `seeds[i]` alone; otherwise the noise comes from the
+        """Translate images (N, C, H, W); the output has the same shape.
+
+        With `seeds`, the dropout of row i depends on `seeds[i]` alone. Otherwise it uses the
         device's generator.
         """
         skips: list[Tensor] = []
@@ -127,7 +130,7 @@ class UNet(nn.Module):
 
     @staticmethod
     def drop(hidden: Tensor, level: int, seeds: list[int] | None) -> Tensor:
-        """Half of all values become 0 and the others double, also in eval mode."""
+        """Dropout with probability 0.5, also in eval mode; reproducible with `seeds`."""
         if seeds is None:
             return F.dropout(hidden, 0.5)
         noise = seeded_normal(
@@ -142,29 +145,33 @@ def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 class Pix2Pix(AdversarialModule):
-    """Paired translation from a to b.
+    """pix2pix: paired image-to-image translation from a to b.
 
-    One update (`AdversarialModule.training_step`): `generate` translations of a batch; step D on
-    `discriminator_loss` of these images, detached; then step G on `generator_loss` of the same
-    images through the updated D, whose parameters are frozen meanwhile.
+    One update (`AdversarialModule.training_step`):
+
+    1. `generate` translates a batch.
+    2. D takes a step on `discriminator_loss` of these images, detached.
+    3. G takes a step on `generator_loss` of the same images, through the updated D with frozen
+       parameters.
 
     Args:
-        image_shape: (C, H, W), a fact of the data; sides multiples of 2^L with L = log2(side), at
-            most 8 levels.
-        width: Channels of the largest grids in both networks; the paper's 64.
-        loss: Terms of Eq. 4 that are added up. With "l1" the discriminator is trained, as in
-            "l1+cgan", but has no effect.
-        lambda_l1: Weight of Eq. 3.
-        patch: Side in pixels of the patch that a logit of the discriminator depends on.
-        test_statistics: Statistics of batch norm outside of training: those of each image, as in
-            the paper, whose batches are of one image, or training's running ones, which fit better
-            where training batches are larger.
+        image_shape: Shape (C, H, W) of an image, supplied by the data module; H and W must be
+            multiples of 2^L for L = log2(min(H, W)) levels, at most 8.
+        width: Number of channels after the first convolution of each network; 64 in the paper.
+        loss: Terms of the generator's loss (Eq. 4): "l1" for Eq. 3, "cgan" for Eq. 1, "gan" for
+            Eq. 2. With "l1" alone, D is trained as with "l1+cgan" but does not affect G.
+        lambda_l1: Weight of the L1 loss (Eq. 3).
+        patch: Side in pixels of the square patch that a discriminator's logit depends on.
+        test_statistics: Batch-norm statistics in evaluation: those of each image ("image"), as in
+            the paper with batches of one image, or running ones ("running"), which suit larger
+            training batches.
         generator_optimizer: Factory of the generator's optimizer.
         discriminator_optimizer: Factory of the discriminator's optimizer.
-        **kwargs: See `AdversarialModule`: schedules, clipping, accumulation, averaged weights.
+        **kwargs: Arguments of `AdversarialModule`: schedules, clipping, accumulation, averaged
+            weights.
 
     Raises:
-        UserError: if the sides do not fit the U-Net or the patch.
+        UserError: If a side is not a multiple of 2^L, or too small for the patch.
     """
 
     modality = "image-to-image"
@@ -197,12 +204,12 @@ class Pix2Pix(AdversarialModule):
         super().setup(stage)
         if not getattr(self.trainer.datamodule, "paired", False):  # type: ignore[attr-defined]
             raise UserError(
-                "pix2pix learns from pairs, and this data has none: set data.paired to true, "
-                "or take CycleGAN"
+                "pix2pix needs paired images, and data.paired is not true: give --data.paired "
+                "true, or train CycleGAN"
             )
 
     def check_sides(self, height: int, width: int) -> None:
-        """Check that the U-Net returns images of this size in the same size."""
+        """Raise a `UserError` if the U-Net cannot keep this image size."""
         step = 2**self.levels
         if height % step or width % step:
             raise UserError(
@@ -214,25 +221,26 @@ class Pix2Pix(AdversarialModule):
         return self.generator(batch["a"])
 
     def discriminate(self, a: Tensor, b: Tensor) -> Tensor:
-        """Logits (N, 1, h, w) of images b, beside their inputs a in Eq. 1."""
+        """Logits (N, 1, h, w) of images b, given their inputs a if conditional (Eq. 1)."""
         return self.discriminator(torch.cat([a, b], 1) if self.conditional else b)
 
     def discriminator_loss(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
         real = self.discriminate(batch["a"], batch["b"])
         fake = self.discriminate(batch["a"], generated)
-        loss = F.softplus(-real).mean() + F.softplus(fake).mean()  # Eq. 1 or 2, negated:
-        return {"loss": loss / 2}  # -log D(a, b) = softplus(-logit)
+        # Eq. 1 or 2, negated; -log D(a, b) = softplus(-logit).
+        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
+        return {"loss": loss / 2}
 
     def generator_losses(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
-        """Terms of Eq. 4 by their names, without weights."""
-        losses = {"l1": F.l1_loss(generated, batch["b"])}  # Eq. 3, logged in any case
+        """Unweighted terms of Eq. 4 by name."""
+        losses = {"l1": F.l1_loss(generated, batch["b"])}  # Eq. 3, always logged
         if self.hparams.loss != "l1":
             fake = self.discriminate(batch["a"], generated)
             losses["gan"] = F.softplus(-fake).mean()  # -log D of Eq. 1 or 2
         return losses
 
     def weigh(self, losses: dict[str, Tensor]) -> Tensor:
-        """Sum of the terms of Eq. 4 that `loss` names."""
+        """Weighted sum of the terms of Eq. 4 that `model.loss` names."""
         terms = [losses["gan"]] if "gan" in losses else []
         if self.hparams.loss.startswith("l1"):
             terms.append(self.hparams.lambda_l1 * losses["l1"])
@@ -243,11 +251,11 @@ class Pix2Pix(AdversarialModule):
         return {"loss": self.weigh(losses), **losses}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimizer and schedule per network: `adam` at a constant rate unless given."""
+        """Build one optimizer per network; the defaults are `adam` and a constant rate."""
         return self.build_optimizers()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Log the losses of training, with the running statistics of D's batch norm."""
+        """Log the training losses, computed with the running statistics of D's batch norm."""
         generated = self.generate(batch)
         losses = self.generator_losses(batch, generated)
         every = {
@@ -262,7 +270,7 @@ class Pix2Pix(AdversarialModule):
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         log_fidelity(self, self.generate(batch), batch["b"], "test", "a2b")
 
-    # What a user calls
+    # Sampling
 
     @sampling
     def sample(
@@ -275,16 +283,16 @@ class Pix2Pix(AdversarialModule):
         """Translate images.
 
         Args:
-            seeds: Seed of each image's noise.
-            batch: Images (N, C, H, W) in [-1, 1] under `a`; any size whose sides are multiples of
-                the U-Net's 2^L.
-            direction: The direction that was trained; `data.swap true` trains the other one.
+            seeds: One seed per image, for its dropout noise.
+            batch: Input images (N, C, H, W) in [-1, 1] under `a`; H and W must be multiples of 2^L.
+            direction: Direction of the translation, always "a2b"; to train the reverse direction,
+                set `data.swap true`.
 
         Returns:
-            (N, C, H, W) in [-1, 1].
+            Translated images (N, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: if there are no images, or the network does not take their size.
+            UserError: If there are no images, or a side is not a multiple of 2^L.
         """
         if batch is None:
             raise UserError(
@@ -296,7 +304,7 @@ class Pix2Pix(AdversarialModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Rows of inputs, translations, and the true images."""
+        """Grid with rows of inputs, translations and true images."""
         return {
             "a_to_b": torch.stack(
                 [batch["a"], self.sample(list(range(len(batch["a"]))), batch=batch), batch["b"]]

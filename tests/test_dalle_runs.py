@@ -259,7 +259,7 @@ def test_mistakes_are_one_line(options: str, runs: Path, tmp_path: Path, capsys:
 
 @pytest.mark.parametrize(
     ("dvae", "message"),
-    [("clip", "is a CLIP; give the checkpoint of a discrete VAE"), ("dvae", "train one on it")],
+    [("clip", "is a CLIP; give the checkpoint of a discrete VAE"), ("dvae", "train a discrete VAE on this data")],
 )
 def test_the_wrong_dvae(dvae: str, message: str, runs: Path, tmp_path: Path, capsys: Any) -> None:
     """Another system, or pictures of another size."""

@@ -157,7 +157,7 @@ def test_each_loss_can_be_left_out(options: dict[str, Any], left: set[str]) -> N
 
 
 def test_no_loss_at_all_is_refused() -> None:
-    with pytest.raises(UserError, match="nothing is left to learn"):
+    with pytest.raises(UserError, match="are all 0: give at least one of them a positive value"):
         cyclegan(lambda_gan=0, lambda_cycle=0, lambda_identity=0)
 
 
@@ -605,8 +605,8 @@ def test_a_folder_is_translated_under_its_names_and_sizes(
     err = capsys.readouterr().err
     assert "warning: " + str(tmp_path / "in/broken.png") in err
     assert (
-        "odd.png: images of 17x16: sides must be multiples of 4 "
-        "(here 16 or 20 high, 16 or 20 wide)" in err
+        "odd.png: images of 17x16: sides must be multiples of 4 and at least 8 "
+        "(resize them to a height of 16 or 20 and a width of 16 or 20)" in err
     )
     assert "error: 2 of 6 pictures could not be translated" in err.splitlines()[-1]
     assert len(list((tmp_path / "again").rglob("*.*"))) == 4
