@@ -1,4 +1,4 @@
-"""Captioned pictures: emoji, folders and tables, and captions that cannot be read."""
+"""Captioned images: emoji, folders and tables, and invalid captions."""
 
 import random
 from pathlib import Path
@@ -38,9 +38,7 @@ def test_held_out_names_combine_known_words(emoji: CaptionedEmoji) -> None:
 
 
 def test_tones_that_no_image_shows_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    """People with bunny ears and wrestlers of two different tones are drawn in yellow, as those
-    without tones are.
-    """
+    """Names with two skin tones are left out if the image shows yellow skin instead."""
     data = CaptionedEmoji(size=16, text_length=24)
     assert data.sizes == {"train": 3554 - 40, "val": 207, "test": 192}
     assert (
@@ -63,15 +61,15 @@ def test_loaders_can_leave_the_images_out() -> None:
     batch, without = (next(iter(data.loader("train", shuffle=True))) for data in (both, captions))
     assert set(batch) - set(without) == {"image", "label"}
     assert without["tokens"].equal(batch["tokens"])
-    assert captions.on_after_batch_transfer(without, 0) is without, "nothing is left to transform"
+    assert captions.on_after_batch_transfer(without, 0) is without, (
+        "there are no images to transform"
+    )
     index = batch["index"].tolist()
     assert captions.batch("train", index)["image"].equal(both.batch("train", index)["image"])
 
 
 def test_captions_say_what_the_picture_is(emoji: CaptionedEmoji) -> None:
-    """In evaluation the plain name; in training the name, with its group behind it at times,
-    however it is cut.
-    """
+    """Captions are names in evaluation; training sometimes adds the group, with BPE dropout."""
     batch = emoji.batch("test", [0, 5, 9])
     assert texts(emoji, batch["tokens"]) == [emoji.split("test").captions[i] for i in (0, 5, 9)]  # type: ignore[attr-defined]
     assert batch["image"].shape == (3, 3, 16, 16)
@@ -84,10 +82,10 @@ def test_captions_say_what_the_picture_is(emoji: CaptionedEmoji) -> None:
     cuts = {
         tuple(emoji.batch("train", [number], seed=seed)["tokens"][0].tolist()) for seed in range(40)
     }
-    assert len(cuts) > 2, "byte pairs are left out at random"
+    assert len(cuts) > 2, "BPE dropout skips merges at random"
     again = emoji.batch("train", [number], seed=7)["tokens"]
     assert torch.equal(again, emoji.batch("train", [number], seed=7)["tokens"]), (
-        "by the batch's seed"
+        "reproducible by the batch's seed"
     )
 
 
@@ -99,9 +97,7 @@ def test_names_in_other_languages() -> None:
 
 
 def test_dropping_no_merge_is_plain_encoding() -> None:
-    """Algorithm 1 of Provilkov et al.: with probability 0 the library's own ids, with 1 single
-    bytes, in between the same text.
-    """
+    """BPE dropout (Provilkov et al., Algorithm 1): plain ids at rate 0, single bytes at rate 1."""
     corpus = ["red apple", "green apple", "red heart", "a blue heart"] * 5
     tokenizer = BPETokenizer.train(corpus, 60, ["<pad>"], whole_alphabet=False)
     numbers = random.Random(0)
@@ -113,7 +109,7 @@ def test_dropping_no_merge_is_plain_encoding() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Previews with captions of two lines, enough for each split to have some."""
+    """Folder of 40 images, each with two captions; every split gets some."""
     for number in range(40):
         Image.new("RGB", (20, 20), (number, 0, 0)).save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text(f"A Picture  of {number}\na square\n")
@@ -121,7 +117,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def trained(folder: Path) -> Path:
-    """Text beside the first training picture."""
+    """Caption file of the first training image."""
     return next(
         path
         for path in sorted(folder.glob("*.txt"))
@@ -134,7 +130,7 @@ def test_folder_and_table_say_the_same(folder: Path) -> None:
     assert sum(data.sizes.values()) == 40
     number = int(data.files["train"][0].stem)
     seen = {texts(data, data.batch("train", [0], seed=seed)["tokens"])[0] for seed in range(20)}
-    assert seen == {f"a picture of {number}", "a square"}, "all captions take turns"
+    assert seen == {f"a picture of {number}", "a square"}, "every caption of an image is used"
     assert data.batch("train", [0])["image"][0, 0].mean().item() == pytest.approx(
         number / 127.5 - 1
     )
@@ -163,7 +159,7 @@ def test_folder_and_table_say_the_same(folder: Path) -> None:
 def test_captions_that_cannot_be_read(
     folder: Path, text: str | None, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line that names the picture; or, with skip, a count."""
+    """A bad caption is an error that names the image or, with `skip`, is counted."""
     bad = trained(folder)
     if text is None:
         bad.unlink()
@@ -181,7 +177,7 @@ def test_captions_that_cannot_be_read(
 
 
 def test_unknown_script(folder: Path) -> None:
-    """A character that training never had, in a held-out caption or a prompt."""
+    """Characters that no training caption has are refused in held-out captions and prompts."""
     held = next(
         path
         for path in sorted(folder.glob("*.txt"))

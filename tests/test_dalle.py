@@ -1,6 +1,4 @@
-"""DALL-E: sequence, masks, guidance and cache; the quantisers and likelihood of its discrete VAE;
-CLIP.
-"""
+"""DALL-E (sequence, masks, guidance, cache), its discrete VAE (quantisers, likelihood), CLIP."""
 
 import math
 from pathlib import Path
@@ -45,7 +43,7 @@ VOCABULARY, LENGTH, POSITIONS = 11, 5, 16
 
 
 def dalle(**options: Any) -> DALLE:
-    """A small one with weights large enough that logits differ."""
+    """Small DALL-E with weights so large that logits differ clearly."""
     torch.manual_seed(0)
     model = DALLE(
         DVAE, [3, 16, 16], VOCABULARY, LENGTH, 4, 2, 16, **{"kernel": 3, **options}
@@ -57,7 +55,7 @@ def dalle(**options: Any) -> DALLE:
 
 
 def captions(count: int) -> Tensor:
-    """Token rows of different lengths, padded with 0."""
+    """Random captions of different lengths, padded with 0."""
     tokens = torch.randint(1, VOCABULARY, (count, LENGTH))
     return tokens * (torch.arange(LENGTH) < torch.randint(1, LENGTH + 1, (count, 1)))
 
@@ -66,9 +64,7 @@ def captions(count: int) -> Tensor:
 
 
 def test_kl_is_a_sum_over_positions() -> None:
-    """Eq. 4 against torch.distributions, position by position: a sum, and no mean over the batch of
-    one picture.
-    """
+    """Eq. 4 equals the KL of torch.distributions, summed over positions."""
     logits = torch.randn(3, 7, 2, 4)
     q = torch.distributions.Categorical(logits=logits.movedim(1, 3))
     p = torch.distributions.Categorical(logits=torch.zeros_like(logits).movedim(1, 3))
@@ -81,9 +77,7 @@ def test_kl_is_a_sum_over_positions() -> None:
 
 
 def test_annealing() -> None:
-    """Half a cosine: temperature 1 to 1/16 and beta 0 to 6.6, at the beginning, half way, at the
-    end and after it.
-    """
+    """Half a cosine for temperature (1 to 1/16) and beta (0 to 6.6), constant after the end."""
     assert [annealed(step, 1, 1 / 16, 100) for step in (0, 50, 100, 500)] == pytest.approx(
         [1, 17 / 32, 1 / 16, 1 / 16]
     )
@@ -92,9 +86,7 @@ def test_annealing() -> None:
 
 
 def test_logit_laplace_is_a_density() -> None:
-    """Eq. 5 integrates to what its support in [0, 1] holds, and is largest where x' has the logit
-    mu.
-    """
+    """Eq. 5 integrates over [0, 1] to the Laplace probability between the logits of 0.1 and 0.9."""
     x = torch.linspace(0, 1, 20001).view(-1, 1, 1, 1)
     mean, log_scale = (
         torch.full_like(x, 0.3),
@@ -107,9 +99,7 @@ def test_logit_laplace_is_a_density() -> None:
 
 
 def test_gumbel_samples_become_choices() -> None:
-    """Eq. 2: at a low temperature the codes are drawn with the probabilities of the softmax, and
-    gradients reach the logits.
-    """
+    """Eq. 2 at a low temperature samples from the softmax, and gradients reach the logits."""
     torch.manual_seed(0)
     quantiser = GumbelQuantiser(3, 3)
     quantiser.codebook.data.copy_(torch.eye(3))
@@ -127,9 +117,7 @@ def test_gumbel_samples_become_choices() -> None:
 
 
 def test_straight_through() -> None:
-    """Eq. 6: forward the nearest code, backward the identity; the term pulls vectors towards their
-    codes.
-    """
+    """Eq. 6: the nearest codebook vector in the forward pass, the identity in the backward pass."""
     quantiser = VectorQuantiser(7, 4)
     features = torch.randn(2, 4, 3, 3, requires_grad=True)
     z, term = quantiser(features, 1.0)
@@ -145,9 +133,7 @@ def test_straight_through() -> None:
 
 
 def test_codebook_follows_and_unused_vectors_are_replaced() -> None:
-    """Eq. 7: codes become means of their vectors; one that nobody uses becomes a vector of the
-    batch.
-    """
+    """Eq. 7: codebook vectors become means of their features; features replace unused vectors."""
     torch.manual_seed(0)
     quantiser = VectorQuantiser(3, 2)
     centres = torch.tensor([[5.0, 0.0], [-5.0, 0.0]])
@@ -156,13 +142,13 @@ def test_codebook_follows_and_unused_vectors_are_replaced() -> None:
         quantiser.update_codebook(features, step, lambda x: x)
     assert torch.cdist(centres, quantiser.codebook).min(1).values.max() < 0.05
     assert torch.cdist(quantiser.codebook, centres).min(1).values.max() < 0.05, (
-        "no code is left where no vector is"
+        "no codebook vector is far from all features"
     )
     assert quantiser.uses.sum().item() == pytest.approx(64, rel=0.1)
 
 
 class History(Callback):
-    """Keeps the trained network's state after each update."""
+    """Stores the trained network's state after each update."""
 
     def __init__(self) -> None:
         self.states: list[dict[str, Tensor]] = []
@@ -174,9 +160,7 @@ class History(Callback):
 
 
 def test_the_averaged_codebook_belongs_to_the_averaged_encoder() -> None:
-    """Weights, sums and counts are averages of all updates with the same decay, and codes are sums
-    / counts (Eq. 7).
-    """
+    """Weights, sums and counts share one decay; the averaged codebook is sums / counts (Eq. 7)."""
     model = DiscreteVAE(**DVAE, quantiser="vq")
     expected = {name: value.double().clone() for name, value in model.network.state_dict().items()}
     history = History()
@@ -201,7 +185,7 @@ def test_the_averaged_codebook_belongs_to_the_averaged_encoder() -> None:
     codes = expected["quantiser.sums"] / expected["quantiser.uses"][:, None]
     torch.testing.assert_close(averaged.quantiser.codebook.double(), codes, atol=1e-4, rtol=1e-4)
     assert (codes - model.network.quantiser.codebook).abs().max() > 1e-3, (
-        "the trained network's codes are others"
+        "the codebook of the trained network differs"
     )
     looked_up = averaged.embed(torch.arange(7)[None, None])[0, :, 0].T
     torch.testing.assert_close(looked_up.double(), codes, atol=1e-4, rtol=1e-4)
@@ -209,9 +193,7 @@ def test_the_averaged_codebook_belongs_to_the_averaged_encoder() -> None:
 
 @torch.no_grad()
 def test_several_image_tokens_at_each_position() -> None:
-    """A latent of 4x4x3: each position's features are three vectors, quantised apart, below each
-    other in the grid of codes.
-    """
+    """Three vectors per position are quantised separately, and are three rows of the token grid."""
     model = DiscreteVAE(**DVAE, tokens_per_position=3, quantiser="vq").eval()
     image = torch.rand(2, 3, 16, 16) * 2 - 1
     network = model.network
@@ -230,9 +212,7 @@ def test_several_image_tokens_at_each_position() -> None:
 
 
 def test_the_latent_of_cifar10_is_8x8x10() -> None:
-    """Section 3.2 of van den Oord et al. 2017: 8x8x10 codes, and the commitment is a mean over
-    them, weighted by 0.25.
-    """
+    """As in van den Oord et al. 2017, section 3.2: the commitment is a mean, weighted by 0.25."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "configs/dvae/cifar10.yaml").read_text())[
         "model"
     ]["init_args"]
@@ -249,9 +229,7 @@ def test_the_latent_of_cifar10_is_8x8x10() -> None:
 @pytest.mark.parametrize("quantiser", ["gumbel", "vq"])
 @torch.no_grad()
 def test_image_tokens_and_images(quantiser: Any) -> None:
-    """A picture's codes are ids on the grid, and their picture is what is reconstructed, in [-1,
-    1].
-    """
+    """Image tokens are ids on the grid, and decode to the reconstruction in [-1, 1]."""
     model = DiscreteVAE(**DVAE, quantiser=quantiser).eval()
     image = torch.rand(2, 3, 16, 16) * 2 - 1
     codes = model.encode_tokens(image)
@@ -266,9 +244,7 @@ def test_image_tokens_and_images(quantiser: Any) -> None:
 
 @torch.no_grad()
 def test_image_tokens_are_the_same_in_any_step() -> None:
-    """A step in bf16 would take near codes for each other; and pictures of another size would have
-    another grid.
-    """
+    """Mixed precision does not change image tokens; images of another shape are refused."""
     model = DiscreteVAE(**{**DVAE, "codebook_size": 64}, quantiser="vq").eval()
     image = torch.rand(32, 3, 16, 16) * 2 - 1
     with torch.autocast("cpu", torch.bfloat16):
@@ -296,9 +272,7 @@ def test_image_token_metrics() -> None:
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (3, 5)])
 @pytest.mark.parametrize("pattern", ["row", "column", "conv"])
 def test_masks_are_their_definitions(pattern: Pattern, height: int, width: int) -> None:
-    """Figure 11 of the paper by enumeration: row, the last w codes and itself; column, the same
-    column; conv, a kernel of 3x3.
-    """
+    """Masks equal an enumeration of the paper's Figure 11, with a 3x3 kernel for conv."""
     mask = image_mask(pattern, height, width, 3)
     for m in range(height * width):
         seen = {
@@ -310,9 +284,7 @@ def test_masks_are_their_definitions(pattern: Pattern, height: int, width: int) 
 
 
 def test_layers_alternate() -> None:
-    """Appendix B.1 for 64 layers: column where (i - 2) mod 4 is 0, conv in the last one, row
-    elsewhere.
-    """
+    """Appendix B.1 for 64 layers: column where (i - 2) mod 4 = 0, conv in the last, else row."""
     patterns = [layer_pattern(layer, 64) for layer in range(1, 65)]
     assert patterns[:7] == ["row", "column", "row", "row", "row", "column", "row"]
     assert patterns[-1] == "conv"
@@ -322,9 +294,7 @@ def test_layers_alternate() -> None:
 @pytest.mark.parametrize("attention", ["dense", "sparse"])
 @torch.no_grad()
 def test_nothing_looks_ahead(attention: str) -> None:
-    """A later token changes no logits before it, an earlier one changes some after it; text is
-    never predicted from codes.
-    """
+    """A changed token affects later logits only, and every image token depends on all text."""
     model = dalle(attention=attention)
     text, codes = model.pad_text(captions(1)), torch.randint(7, (1, POSITIONS))
     of_text, of_codes = model(text, codes)
@@ -336,15 +306,13 @@ def test_nothing_looks_ahead(attention: str) -> None:
     assert (again[1][:, 10:] - of_codes[:, 10:]).abs().max() > 1e-3
     text[0, -1] = (text[0, -1] + 1) % VOCABULARY
     assert (model(text, codes)[1] - of_codes).abs().amax((0, 2)).min() > 1e-6, (
-        "every code sees all text"
+        "every image token attends to all text"
     )
 
 
 @torch.no_grad()
 def test_two_heads_are_one_masked_softmax() -> None:
-    """Text positions never predict codes and the reverse: one softmax over all in which the other
-    kind is masked.
-    """
+    """Separate heads equal one softmax over all tokens in which the other kind is masked."""
     model = dalle()
     text, codes = model.pad_text(captions(2)), torch.randint(7, (2, POSITIONS))
     joint = torch.cat(
@@ -369,9 +337,7 @@ def test_padding_has_a_token_at_each_position() -> None:
 
 
 def test_caption_dropout_leaves_the_batch_alone() -> None:
-    """Whole captions go, as many as asked for, by the batch's seed; the caller's tensor stays as it
-    is.
-    """
+    """Whole captions are dropped at the given rate, by seed; the input tensor is unchanged."""
     model, tokens = dalle(caption_dropout=0.3), torch.randint(1, VOCABULARY, (2000, LENGTH))
     before = tokens.clone()
     dropped = model.drop_captions(tokens, 5)
@@ -387,9 +353,7 @@ def test_caption_dropout_leaves_the_batch_alone() -> None:
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @torch.no_grad()
 def test_cached_equals_uncached(attention: str, guidance: float) -> None:
-    """With and without guidance, whose other half has a cache of its own: logits of every step
-    against reading all again.
-    """
+    """Cached logits equal those of a full forward pass at every step, with and without guidance."""
     model = dalle(attention=attention)
     text = model.pad_text(captions(3))
     codes = torch.randint(7, (3, POSITIONS))
@@ -410,7 +374,7 @@ def test_cached_equals_uncached(attention: str, guidance: float) -> None:
 @pytest.mark.parametrize("attention", ["dense", "sparse"])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_the_plain_loop_and_the_cache_give_the_same_tokens(attention: str, guidance: float) -> None:
-    """The loop that recomputes the whole sequence for each token, and the cached one."""
+    """`sample_tokens` without a cache and `generate_tokens` with a cache agree."""
     model, tokens, seeds = dalle(attention=attention), captions(3), [4, 5, 6]
     plain = model.sample_tokens(tokens, seeds, guidance, temperature=0.7)
     cached = model.generate_tokens(tokens, seeds, guidance, SamplingConfig(temperature=0.7))
@@ -421,7 +385,7 @@ def test_the_plain_loop_and_the_cache_give_the_same_tokens(attention: str, guida
 
 @pytest.mark.parametrize("updates", [0, 3])
 def test_averaged_weights_are_the_only_ones(updates: int, tmp_path: Path) -> None:
-    """The frozen discrete VAE has the averages where there are any, and a second copy nowhere."""
+    """The frozen discrete VAE holds the averaged weights, if there are any, and no second copy."""
     trained = DiscreteVAE(**DVAE)
     for update in range(updates):
         for parameter in trained.network.parameters():
@@ -447,9 +411,7 @@ def test_averaged_weights_are_the_only_ones(updates: int, tmp_path: Path) -> Non
 
 @torch.no_grad()
 def test_drawing() -> None:
-    """Rows depend on their seed and caption alone; guidance 1 is none; what primes a picture
-    stays.
-    """
+    """Rows depend on seed and caption alone; guidance 1 has no effect; given tokens are kept."""
     model = dalle()
     tokens = captions(3)
     together = model.generate_tokens(tokens, [4, 5, 6], 3.0, SamplingConfig())
@@ -483,7 +445,7 @@ def test_drawing() -> None:
 
 
 def test_losses_are_those_of_each_token() -> None:
-    """Eq. 2, from probabilities that are looked up one by one."""
+    """Eq. 2 equals a sum over single log-probabilities."""
     model = dalle()
     tokens, codes = captions(2), torch.randint(7, (2, POSITIONS))
     text, image = model.token_nll(tokens, codes)
@@ -498,7 +460,7 @@ def test_losses_are_those_of_each_token() -> None:
 
 
 def test_training_weighs_images_seven_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eq. 3 in the step itself; captions that were dropped are drawn for, but not predicted."""
+    """The training loss is Eq. 3; dropped captions count in the image loss, not the text loss."""
     model = dalle(caption_dropout=0.5)
     tokens, codes = captions(6), torch.randint(7, (6, POSITIONS))
     tokens[:, 0] = 1
@@ -515,9 +477,7 @@ def test_training_weighs_images_seven_times(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_dvae_is_frozen() -> None:
-    """It is part of the weights, not of what is trained, and stays in eval mode; hyper-parameters
-    keep its recipe.
-    """
+    """The discrete VAE is saved with its hyper-parameters, frozen, and always in eval mode."""
     model = dalle().train()
     assert not model.dvae.training
     assert all(not parameter.requires_grad for parameter in model.dvae.parameters())
@@ -531,9 +491,7 @@ def test_the_dvae_is_frozen() -> None:
 
 
 def test_contrastive_loss() -> None:
-    """Eq. 3: log N where nothing is told apart, near 0 where all is; equal captions are not
-    negatives.
-    """
+    """Eq. 3 is log N for equal features, 0 for orthogonal ones; equal captions are no negatives."""
     tokens = torch.arange(4)[:, None]
     flat = F.normalize(torch.ones(4, 8), dim=1)
     assert contrastive_loss(flat, flat, torch.tensor(10.0), tokens).item() == pytest.approx(
@@ -553,7 +511,7 @@ def test_contrastive_loss() -> None:
 
 
 def test_ranking_accuracy() -> None:
-    """1 where every image has its caption's features, chance where they are shuffled."""
+    """Accuracy is 1 for features equal to the caption's, and 1/32 for shuffled features."""
     torch.manual_seed(0)
     features = F.normalize(torch.randn(3200, 64), dim=1)
     tokens, keys = torch.arange(3200)[:, None], torch.arange(3200)
@@ -564,9 +522,7 @@ def test_ranking_accuracy() -> None:
 
 
 def test_negatives_have_another_caption_and_another_image() -> None:
-    """Of 20 copies each of two images, told apart: equal captions are no negatives, nor are
-    different captions of equal images.
-    """
+    """Equal captions are no negatives, nor are different captions of equal images."""
     features = torch.eye(2, 8).repeat(20, 1)
     captions, numbers = torch.arange(2)[:, None].repeat(20, 1), torch.arange(40)
     assert ranking_accuracy(features, features, captions, numbers) == 1, "40 images, two captions"
@@ -579,9 +535,7 @@ def test_negatives_have_another_caption_and_another_image() -> None:
 
 
 def test_image_keys_tell_pixels_apart() -> None:
-    """Equal exactly where all pixels are, for one value of one pixel too, in a batch of any
-    size.
-    """
+    """Keys are equal if and only if all pixels are, whatever the batch size."""
     images = (
         torch.randint(0, 256, (50, 3, 8, 8), generator=torch.Generator().manual_seed(0)).float()
         / 127.5
@@ -597,9 +551,7 @@ def test_image_keys_tell_pixels_apart() -> None:
 
 
 def test_images_of_one_split_that_are_equal_are_one() -> None:
-    """Equal images have equal keys in a batch as it is evaluated, where they are named
-    differently.
-    """
+    """Equal images of the evaluated data have equal keys, even if their names differ."""
     data = CaptionedEmoji(size=16, text_length=24)
     whole = data.split("train")
     numbers = [

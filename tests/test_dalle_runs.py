@@ -1,6 +1,4 @@
-"""From pictures to pictures for words by the command line: three runs, prompts, ranking, priming,
-scores, and what goes wrong.
-"""
+"""DALL-E with a discrete VAE and CLIP by the command line: prompts, ranking, priming, errors."""
 
 import io
 import json
@@ -52,7 +50,7 @@ def draw(runs: Path, *options: str) -> int:
 
 
 def test_one_file_is_enough(runs: Path) -> None:
-    """The checkpoint carries the dVAE's averaged weights and the tokenizer, and keeps no path."""
+    """The checkpoint holds the discrete VAE's averaged weights and the tokenizer, but no path."""
     model, dvae = (
         load(runs / "dalle/checkpoints/last.ckpt"),
         load(runs / "dvae/checkpoints/last.ckpt"),
@@ -78,9 +76,7 @@ def test_previews_show_pairs_of_prompts(runs: Path) -> None:
 
 
 def test_prompts_are_drawn_ranked_and_labelled(runs: Path, tmp_path: Path, capsys: Any) -> None:
-    """All seeds for each prompt, the best of them by the ranker's own scores, one file each and a
-    grid with their words.
-    """
+    """`--ranker` keeps the best samples of each prompt, as files and in a labelled grid."""
     ranker = str(runs / "clip/checkpoints/last.ckpt")
     options = [
         "--prompt",
@@ -107,11 +103,11 @@ def test_prompts_are_drawn_ranked_and_labelled(runs: Path, tmp_path: Path, capsy
     assert [float(row[2]) for row in rows[:2]] == pytest.approx(scores[best].tolist(), abs=1e-3)
     width, height = Image.open(tmp_path / "grid.png").size
     assert height == 2 * (64 + 2), "a line for each prompt"
-    assert width > 2 * 64 + 40, "two pictures, and the words"
+    assert width > 2 * 64 + 40, "two images and the caption"
 
 
 def test_it_ranks_by_its_own_likelihood(runs: Path, tmp_path: Path, capsys: Any) -> None:
-    """log p(z|y) of a picture's codes, caption by caption; and `--ranker` takes it."""
+    """`score` is log p(z|y) of an image's tokens, and `--ranker` accepts a DALL-E."""
     checkpoint = runs / "dalle/checkpoints/last.ckpt"
     model = load(checkpoint)
     drawn = model.sample([0, 1, 2], prompt=["red apple"])
@@ -145,9 +141,7 @@ def test_it_ranks_by_its_own_likelihood(runs: Path, tmp_path: Path, capsys: Any)
 def test_lines_of_another_program_are_painted(
     runs: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`sample.py GPT | sample.py DALLE --prompt -`: what cannot be drawn is counted, everything
-    else is drawn.
-    """
+    """`--prompt -` reads lines from stdin; prompts that cannot be encoded are counted."""
     monkeypatch.setattr("sys.stdin", io.StringIO("red apple\n\nквадрат\nDog  Face\n"))
     assert draw(runs, "--prompt", "-", "--num", "1", "--out", str(tmp_path)) == 2
     captured = capsys.readouterr()
@@ -157,7 +151,7 @@ def test_lines_of_another_program_are_painted(
 
 
 def test_primed_pictures_keep_their_upper_half(runs: Path, tmp_path: Path) -> None:
-    """`--prime` reads a picture file, and its codes begin what is drawn."""
+    """`--prime` reads an image file, whose first image tokens are kept in every sample."""
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)).save(
         tmp_path / "a.png"
     )
@@ -186,7 +180,7 @@ def test_primed_pictures_keep_their_upper_half(runs: Path, tmp_path: Path) -> No
 
 
 def test_captions_are_those_of_the_split(runs: Path, capsys: Any) -> None:
-    """`--split val` draws the validation captions: a row's picture is that of its own caption."""
+    """`--split val` samples for the validation captions, row i for caption i."""
     from callbacks.targets import targets
 
     model, data = (
@@ -259,10 +253,13 @@ def test_mistakes_are_one_line(options: str, runs: Path, tmp_path: Path, capsys:
 
 @pytest.mark.parametrize(
     ("dvae", "message"),
-    [("clip", "is a CLIP; give the checkpoint of a discrete VAE"), ("dvae", "train a discrete VAE on this data")],
+    [
+        ("clip", "is a CLIP; give the checkpoint of a discrete VAE"),
+        ("dvae", "train a discrete VAE on this data"),
+    ],
 )
 def test_the_wrong_dvae(dvae: str, message: str, runs: Path, tmp_path: Path, capsys: Any) -> None:
-    """Another system, or pictures of another size."""
+    """Checkpoints of another system, or for images of another size, are refused."""
     argv = ["fit", "--config", str(runs / "dalle.yaml"), "--run_dir", str(tmp_path / "run")]
     argv += [
         "--model.dvae",

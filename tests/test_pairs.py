@@ -1,6 +1,4 @@
-"""Two domains: what stays together, what must not meet, the layouts of folders, and archives and
-downloads that mean harm.
-"""
+"""Data of two domains: paired and unpaired batches, splits, folders, archives and downloads."""
 
 import contextlib
 import hashlib
@@ -35,7 +33,7 @@ from datamodules.samplers import Request
 
 
 def heap(count: int, first: int = 0, side: int = 20) -> InMemoryImages:
-    """Previews whose pixels hold their number, their row and their column."""
+    """Images whose three channels hold the image's number, the row and the column."""
     number, row, column = torch.meshgrid(
         torch.arange(count) + first, torch.arange(side), torch.arange(side), indexing="ij"
     )
@@ -45,7 +43,7 @@ def heap(count: int, first: int = 0, side: int = 20) -> InMemoryImages:
 
 
 class Heaps(PairDataModule):
-    """Known pictures."""
+    """Data module of images with known pixels."""
 
     def load_domains(self, split: str) -> tuple[InMemoryImages, InMemoryImages, bool]:
         return heap(12), heap(12 if self.paired else 7, 0 if self.paired else 100), self.paired
@@ -61,7 +59,7 @@ def test_both_of_a_pair_are_cut_and_mirrored_alike() -> None:
     assert (rows.diff(dim=1) == 1).all(), "one square"
     assert set(columns.diff(dim=1).unique().tolist()) == {-1, 1}, "some are mirrored, some not"
     assert len({*zip(rows[:, 0].tolist(), columns[:, 0].tolist())}) > 6, (
-        "each picture is cut elsewhere"
+        "crops differ between images"
     )
     assert raw[:, 0, 0, 0].tolist() == list(range(12))
     again = data.transform(
@@ -80,20 +78,18 @@ def test_unpaired_pictures_are_cut_apart_and_meet_by_chance() -> None:
     ]
     assert partners[0] != partners[1]
     assert {number for row in partners for number in row} == set(range(100, 107)), (
-        "all of the shorter domain are met"
+        "every image of the smaller domain is used"
     )
     done = data.transform(split.__getitems__(Request(torch.arange(12), 0)), training=True)
     assert not torch.equal(done["a"][:, 1:], done["b"][:, 1:])
     val = data.split("val").__getitems__(Request(torch.arange(12), 3))
     assert val["b"][:, 0, 0, 0].tolist() == [100 + i % 7 for i in range(12)], (
-        "in evaluation always the same"
+        "pairs are fixed in evaluation"
     )
 
 
 def test_evaluation_sees_the_whole_picture() -> None:
-    """Previews for evaluation are kept at their size; training ones that are looked at are scaled
-    to it.
-    """
+    """Evaluation uses whole images at `size`; training previews are resized to the same size."""
     data = OpenMojiPairs(size=16, load_size=18, paired=True)
     plain = OpenMojiPairs(size=16, paired=True)
     assert torch.equal(data.batch("test", [3])["b"], plain.batch("test", [3])["b"])
@@ -127,9 +123,7 @@ def test_swap_exchanges_the_domains() -> None:
 
 
 def test_line_drawings_belong_to_their_colours() -> None:
-    """Hardly a drawing has ink where its colour picture is white (a few letters are painted over);
-    drawings are grey.
-    """
+    """Drawings are grey, and at most 5 % have ink where the colour image is white (letters)."""
     data = OpenMojiPairs(size=32, paired=True)
     for split in ("train", "val", "test"):
         pairs = data.split(split)
@@ -144,9 +138,7 @@ def test_line_drawings_belong_to_their_colours() -> None:
 
 @pytest.mark.parametrize("side", ["a", "b"])
 def test_no_drawing_and_no_colours_are_in_two_splits(side: str) -> None:
-    """At the size of the ablations; 14 of 224 test drawings were a training drawing, such as those
-    of squares in all colours.
-    """
+    """Splits share no pixels at 32 pixels; before, 14 of 224 test drawings were in training."""
     data = OpenMojiPairs(size=32, paired=True)
     parts = {split: data.split(split) for split in ("train", "val", "test")}
     pixels = {
@@ -164,9 +156,7 @@ def test_no_drawing_and_no_colours_are_in_two_splits(side: str) -> None:
 
 
 def test_unpaired_domains_share_no_drawing() -> None:
-    """No drawing of one domain is that of a colour image in the other, whichever glyph either
-    belongs to.
-    """
+    """No training drawing equals the drawing of a colour image in the other domain."""
     halves, whole = (
         OpenMojiPairs(size=32).split("train"),
         OpenMojiPairs(size=32, paired=True).split("train"),
@@ -181,9 +171,7 @@ def test_unpaired_domains_share_no_drawing() -> None:
 
 
 def test_unpaired_domains_share_no_glyph() -> None:
-    """The names of the drawings and of the colours in training are of different families; held-out
-    ones are pairs.
-    """
+    """Drawings and colour images in training have different names; held-out images are pairs."""
     data = OpenMojiPairs(size=32)
     train = data.split("train")
     assert not train.paired
@@ -239,7 +227,7 @@ def test_two_piles_of_unequal_counts(tmp_path: Path) -> None:
 
 def test_pairs_by_name(tmp_path: Path) -> None:
     home = domains(tmp_path, {"trainA": 3, "trainB": 3, "testA": 2, "testB": 2})
-    (home / "trainB/1.png").rename(home / "trainB/1.webp")  # another ending, the same name
+    (home / "trainB/1.png").rename(home / "trainB/1.webp")  # another extension, same name
     data = PairFolder(str(home), size=16, paired=True)
     batch = data.batch("train", [0, 1, 2])
     assert batch["paired"]
@@ -250,7 +238,7 @@ def test_pairs_by_name(tmp_path: Path) -> None:
         match=r"trainA/0.jpg: there is another image of this name|trainA/0.png: there is another",
     ):
         PairFolder(str(home), size=16, paired=True)
-    assert PairFolder(str(home), size=16).sizes["train"] == 4, "of a pile, both"
+    assert PairFolder(str(home), size=16).sizes["train"] == 4, "unpaired: both files count"
     (home / "trainA/0.jpg").unlink()
     (home / "trainB/2.png").unlink()
     with pytest.raises(
@@ -287,7 +275,7 @@ def test_side_by_side(tmp_path: Path) -> None:
     assert data.domain("a").fingerprint("train") != data.domain("b").fingerprint("train")
     unpaired = PairFolder(str(tmp_path), size=16)
     assert not unpaired.split("train").paired
-    assert unpaired.split("test").paired, "in evaluation the answers are known"
+    assert unpaired.split("test").paired, "evaluation data is paired"
     picture(tmp_path / "train/odd.png", (24, 47))
     with pytest.raises(BadImage, match="47 pixels wide"):
         PairFolder(str(tmp_path), size=16, paired=True).split("train")
@@ -297,7 +285,7 @@ def test_side_by_side(tmp_path: Path) -> None:
 def test_bad_files_stop_or_are_counted(
     in_memory: bool, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Corrupt, or smaller than the crop; grey is made colour. Below `load_size` is enough."""
+    """Corrupt files and images smaller than `size` are bad; grey or below `load_size` is fine."""
     if not in_memory:
         monkeypatch.setattr("datamodules.images.files.IN_MEMORY_BYTES", 0)
     home = domains(tmp_path, {"trainA": 4, "trainB": 4, "testA": 1, "testB": 1})
@@ -317,7 +305,7 @@ def test_bad_files_stop_or_are_counted(
         data.batch("train", [0, 1])
     (home / "trainB/2.png").write_bytes(b"broken")
     data = PairFolder(str(home), skip_bad=True, paired=True, **options)
-    assert data.sizes["train"] == 2, "of a pair both are left out"
+    assert data.sizes["train"] == 2, "both files of a pair are left out"
     batch = data.batch("train", [0, 1])
     assert [round((value + 1) * 127.5) for value in batch["b"][:, 0, 0, 0].tolist()] == [0, 12]
     err = capsys.readouterr().err
@@ -435,7 +423,7 @@ def test_hostile_archives_are_refused_and_leave_nothing(name: str, tmp_path: Pat
 
 
 def test_flipped_bits_of_a_tar_are_noticed(tmp_path: Path) -> None:
-    """By the checksum of gzip, which comes after everything."""
+    """The checksum at the end of a gzip file detects a flipped bit."""
     archive = tarred(tmp_path / "x.tar.gz", {"a": b"content"})
     content = bytearray(archive.read_bytes())
     content[-6] ^= 1
@@ -456,17 +444,17 @@ def test_damaged_archives_are_refused(write: Callable[..., Path], cut: int, tmp_
     assert not (tmp_path / "out").exists()
 
 
-# Downloads, from a server of our own
+# Downloads from a local server
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `content`; the first answer may stop half-way.
+    """Serves `content`; the first response may be cut short.
 
     Attributes:
-        content: bytes by path.
-        cut: after how many bytes the next answer ends.
-        ranges: the Range headers that came.
-        announce: whether the length is told.
+        content: Bytes to serve, by path.
+        cut: Number of bytes after which the next response ends; None for all bytes.
+        ranges: Range headers of the requests so far.
+        announce: Whether responses have a Content-Length.
     """
 
     def __init__(self) -> None:
@@ -496,7 +484,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content) - first))
         self.end_headers()
         cut, self.server.cut = self.server.cut, None
-        with contextlib.suppress(ConnectionError):  # of a client that has enough
+        with contextlib.suppress(ConnectionError):  # the client closed the connection
             self.wfile.write(content[first : None if cut is None else first + cut])
 
     def log_message(self, *args: Any) -> None:
@@ -527,7 +515,7 @@ def test_a_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> 
         content
     ).hexdigest()
     server.content.clear()
-    fetch([server.address("/x.bin")], target)  # is there already, and nothing is asked
+    fetch([server.address("/x.bin")], target)  # the file exists: no request
 
 
 def test_of_several_processes_one_downloads(server: Server, tmp_path: Path) -> None:
@@ -548,7 +536,7 @@ def test_the_second_address_helps(server: Server, tmp_path: Path) -> None:
 
 
 def test_another_content_is_refused(server: Server, tmp_path: Path) -> None:
-    """By the checksum that is known, or by the one that was recorded at first use."""
+    """Downloads are checked against a given SHA-256, or the one recorded at the first download."""
     server.content["/x"] = b"first"
     with pytest.raises(UserError, match="its SHA-256 is"):
         fetch([server.address("/x")], tmp_path / "x", checksum="0" * 64)
@@ -582,7 +570,7 @@ def test_what_turns_out_to_be_no_archive_can_be_replaced(server: Server, tmp_pat
 def test_an_archive_of_the_papers_by_name(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fetched, unpacked once, trained on; placed by hand it is not asked for."""
+    """A named archive is downloaded and unpacked once, and gives the expected splits."""
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((24, 24, 3), np.uint8)).save(buffer, "PNG")
     names = [
