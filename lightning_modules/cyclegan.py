@@ -109,7 +109,7 @@ class ImagePool:
     otherwise it returns the new image.
 
     Args:
-        size: Number of stored images; 0 disables the pool.
+        size: Maximum number of stored images; 0 disables the pool.
     """
 
     def __init__(self, size: int) -> None:

@@ -119,8 +119,8 @@ class DALLE(GenerativeModule):
     """DALL-E: text-to-image generation with the image tokens of a discrete VAE.
 
     Args:
-        dvae: Path of a discrete VAE's checkpoint. Checkpoints of DALL-E contain the discrete VAE,
-            and have its hyper-parameters here.
+        dvae: Path of a discrete VAE's checkpoint, or hyper-parameters of a new discrete VAE.
+            Checkpoints of DALL-E contain the discrete VAE.
         image_shape: Shape (C, H, W) of an image; supplied by the data module.
         vocab_size: Number V of text tokens; supplied by the data module.
         text_length: Maximum number T of tokens of a caption; supplied by the data module.
@@ -131,13 +131,13 @@ class DALLE(GenerativeModule):
         attention: Attention to all previous tokens ("dense"), or the alternating patterns of Eq. 4
             ("sparse").
         kernel: Side of the conv pattern of "sparse" attention, in image tokens; odd.
-        caption_dropout: Probability of dropping a training image's caption; guidance needs more
-            than 0.
+        caption_dropout: Probability of dropping a training image's caption; must be above 0 for
+            guidance.
         prompts: Captions that are sampled for previews, always with the same seeds; two successive
             captions form a pair, shown one above the other.
         optimizer: AdamW ("adamw"), or Muon for the blocks' matrices and AdamW for all other
             parameters ("muon", `optim/muon.py`).
-        learning_rate: Peak learning rate; with Muon, that of the blocks' matrices.
+        learning_rate: Peak learning rate; with Muon, only of the blocks' matrices.
         weight_decay: Weight decay of matrices.
         warmup_steps: Number of updates over which the learning rate rises to its peak.
 
@@ -496,7 +496,7 @@ class DALLE(GenerativeModule):
     def score(self, image: Tensor, captions: list[str]) -> Tensor:
         """Log-likelihoods log p(z|y) (N, M) in nats of images (N, C, H, W) for M captions.
 
-        Ranks images by how well they fit a caption.
+        `sample.py --ranker` ranks images by these scores.
         """
         image_tokens = self.dvae.encode_tokens(image.to(self.device)).flatten(1)
         scores = [
@@ -507,7 +507,7 @@ class DALLE(GenerativeModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Grids of images above their reconstructions and samples for their captions.
+        """Grid of images, their reconstructions and samples for their captions.
 
         Samples for `model.prompts` are a second grid, with each pair one above the other.
         """

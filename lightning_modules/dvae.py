@@ -123,7 +123,7 @@ def uniform_kl(logits: Tensor) -> Tensor:
 
 
 class GumbelQuantiser(nn.Module):
-    """Gumbel-softmax relaxation of the choice (Eq. 2); the encoder's features are logits.
+    """Relaxed choice of codebook vectors by Gumbel-softmax (Eq. 2); features are logits.
 
     Args:
         codebook_size: Number K of codebook vectors.
@@ -195,7 +195,8 @@ class VectorQuantiser(nn.Module):
     ) -> None:
         """Update the moving averages of Eq. 7 with the batches of all ranks.
 
-        Vectors whose use is below MIN_USE are replaced by random features of these batches.
+        Vectors used less than MIN_USE times the mean are replaced by random features of these
+        batches.
 
         Args:
             features: Features (N, D, h, w) of this rank's batch, every `world_size`-th sample.
