@@ -663,7 +663,7 @@ def test_pix2pix_refuses_what_is_no_pair(tmp_path: Path, capsys: Any) -> None:
         train.main([*argv, "--data.size", "16", "--model.patch", "16", "--trainer.max_steps", "1"])
         == 2
     )
-    assert "set data.paired to true" in capsys.readouterr().err.splitlines()[-1]
+    assert "give --data.paired true" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_restored_pool_follows_its_images() -> None:
