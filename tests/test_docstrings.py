@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from cli.class_help import class_help, docstring_entries
+from cli.class_help import docstring_entries
 from tests.test_architecture import MODULES
 
 FRAGMENT = re.compile(
