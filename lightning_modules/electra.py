@@ -155,8 +155,8 @@ class ELECTRA(TokenModule):
     Args:
         vocab_size: Vocabulary size V, without [MASK]; supplied by the data module.
         context: Maximum number of tokens in a text after the first token; at least data.context.
-        objective: Pre-training objective (Table 5): replaced-token detection at all positions or
-            at m only, or prediction of all tokens, of replaced tokens or of masked tokens.
+        objective: Pre-training objective (Table 5): detection of replaced tokens at all positions
+            or at the chosen 15 %, or prediction of all, replaced or masked tokens.
         layers: Number of blocks of both encoders.
         heads: Number of attention heads of the large encoder.
         width: Width of the large encoder; the generator is a quarter as wide.

@@ -97,7 +97,7 @@ class GPT(LanguageModel):
         bias: Use biases in linear layers and layer norms, as GPT-2 does; nanoGPT's default is
             False.
         optimizer: AdamW, or Muon for the matrices of the blocks and AdamW for all other parameters.
-        learning_rate: Peak learning rate; with Muon, that of the matrices of the blocks.
+        learning_rate: Peak learning rate; with Muon, only for the matrices of the blocks.
         embedding_rate: Peak learning rate of embeddings, gains and biases with Muon; unused with
             AdamW.
         betas: Decay rates of Adam's first and second moments.

@@ -81,7 +81,7 @@ class ConstantThenExponential(LRScheduler):
     Args:
         optimizer: Optimizer whose learning rates are scaled.
         constant: Number of epochs at the full learning rate.
-        factor: Factor of the learning rate in each later epoch, below 1.
+        factor: Factor that multiplies the learning rate in each later epoch, below 1.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, constant: int, factor: float) -> None:

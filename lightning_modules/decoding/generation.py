@@ -1,6 +1,6 @@
 """Sampling of token sequences, for every system that predicts the next token.
 
-Each row has its own random generator, so a sample does not depend on the rest of the batch.
+Each row has its own random generator: a sample depends on its prompt and its seed only.
 """
 
 from collections.abc import Callable
