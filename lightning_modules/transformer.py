@@ -208,14 +208,14 @@ class Transformer(Translator):
         heads: Number of attention heads, h.
         width: Width of the residual stream, d_model; a multiple of `heads`.
         hidden: Width of the feed-forward layers, d_ff.
-        dropout: Dropout probability P_drop.
+        dropout: Dropout probability of embeddings and branches, P_drop.
         norm_first: Normalise the input of each branch instead of the sum.
         shared: Use the target embedding for sources too; requires data.shared_vocabulary. The
             output matrix is always the target embedding.
         smoothing: Label-smoothing factor epsilon_ls, in [0, 1].
-        scale: Factor of the learning rate in Eq. 4; 1 in the paper.
-        warmup_steps: Number of updates of the warm-up in Eq. 4.
-        average: Number of states of the weights to average; the last is the end of training.
+        scale: Factor of the learning-rate schedule (Eq. 4); 1 in the paper.
+        warmup_steps: Number of updates of the linear warm-up (Eq. 4).
+        average: Number of states of the weights to average; the last is the final state.
         average_every: Number of updates between two averaged states.
 
     Raises:
