@@ -9,20 +9,20 @@ Clark et al., "ELECTRA: Pre-training Text Encoders as Discriminators Rather Than
     L_Disc = mean over all i of the cross-entropy of D(x_corrupt, i) with [x_corrupt_i = x_i]    (4)
     L = L_MLM + lambda L_Disc                                                                    (5)
 
-Is this a GAN for text? It has a generator and a discriminator, but the generator is trained by
-maximum likelihood (Eq. 3) and not to deceive: a sampled token has no gradient, so the discriminator
-teaches it nothing. There is no noise input, and where the generator samples the true token, it
-counts as original. The gain is that the discriminator learns from every token; a masked language
-model learns from 15 % of them. After pre-training the generator is discarded.
+ELECTRA is not a GAN. The generator is trained by maximum likelihood (Eq. 3), not adversarially: a
+sampled token has no gradient, so the discriminator's loss does not reach the generator. There is no
+noise input, and a sampled token that equals the true token counts as original. The discriminator
+learns from every token, a masked language model from 15 % of them. After pre-training, the
+generator is discarded.
 
-Training: one update is AdamW on Eq. 5, with a linear warm-up and a linear decay of the learning
-rate to 0. `replace` samples the replacements. ELECTRA does not generate texts; `preview` shows
-replaced tokens and which of them are detected.
+Training: each update is an AdamW step on Eq. 5, with a linear warm-up and a linear decay of the
+learning rate to 0. `replace` samples the replacements. ELECTRA does not generate texts; `preview`
+marks replaced tokens and detected tokens.
 
-`objective` has Table 5 of the paper, each with a head on the large model: electra (Eq. 4) ·
-electra_15 (Eq. 4 at m only) · all_tokens (the identity of every token of x_corrupt, with a gate
-that may copy it) · replace_mlm (the identity at m, of x_corrupt) · mlm (BERT's: the identity at m,
-of x_masked, without a generator).
+`objective` selects an experiment of Table 5, with a head on the large model: electra (Eq. 4) ·
+electra_15 (Eq. 4 at m only) · all_tokens (predict every token of x from x_corrupt, with a gate that
+copies the input) · replace_mlm (predict the tokens at m from x_corrupt) · mlm (BERT: predict the
+tokens at m from x_masked, without a generator).
 
 | paper | here |
 |---|---|
@@ -41,13 +41,13 @@ Where the paper, the released code (google-research/electra) and this file diffe
 | at m, BERT's x_masked has | [MASK] 80 %, x 10 %, random 10 % | as ELECTRA | [MASK] |
 | L_MLM is divided by | size of m | size of m | 15 % of all tokens (1) |
 | dropout of attention weights | .1 | .1 | 0, for PyTorch's fused kernel |
-| Adam | with weight decay | and without bias correction | AdamW |
+| Adam | with weight decay | with weight decay, no bias correction | AdamW |
 | learning rate at update s of S | linear | min(1, s / w) (1 - s / S) | as the paper (2) |
 | epsilon of layer norms | - | 1e-12 | 1e-5 |
-| a text | [CLS], [SEP], segments, WordPiece | as the paper | a window or a line, BPE |
+| format of a text | [CLS], [SEP], segments, WordPiece | as the paper | window or line, BPE |
 
-(1) One count then serves both losses on all ranks.
-(2) s / w up to the warm-up w, then (S - s) / (S - w).
+(1) Both losses then use one token count on all ranks.
+(2) s / w during the warm-up of w updates, then (S - s) / (S - w).
 """
 
 from typing import Any, Literal, NamedTuple, cast
@@ -78,7 +78,7 @@ Objective = Literal["electra", "electra_15", "all_tokens", "replace_mlm", "mlm"]
 
 
 class Encoder(nn.Module):
-    """Bidirectional Transformer over shared embeddings.
+    """Bidirectional Transformer on top of shared embeddings.
 
     Args:
         embedding: Width of the embeddings, E.
@@ -97,11 +97,11 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList([Block(config, layer) for layer in range(layers)])
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Hidden states (N, T, width) of embeddings (N, T, E).
+        """Hidden states (N, T, width) of embeddings.
 
         Args:
-            x: Embeddings.
-            mask: True where there is a token, (N, 1, 1, T).
+            x: Token embeddings (N, T, E).
+            mask: True at tokens and False at padding, (N, 1, 1, T).
         """
         x = self.input(x)
         for block in self.blocks:
@@ -110,16 +110,16 @@ class Encoder(nn.Module):
 
 
 class Output(NamedTuple):
-    """Losses and intermediate results of one batch, (N, T) each.
+    """Losses and intermediate results of one batch; tensors have shape (N, T).
 
     Attributes:
-        valid: True where there is a token.
-        chosen: m of Eq. 1.
-        corrupt: x_corrupt, or x_masked for "mlm".
-        generator_nll: -log p_G of the true tokens at m, 0 elsewhere (terms of Eq. 3).
-        main_nll: Loss of the large model where it has one, 0 elsewhere (terms of Eq. 4).
-        main_share: Share of the positions that have such a loss.
-        replaced_logits: Logits that a token was replaced; None without a discriminator.
+        valid: True at tokens and False at padding.
+        chosen: True at the positions m of Eq. 1.
+        corrupt: Input of the large model: x_corrupt, or x_masked for "mlm".
+        generator_nll: Generator loss -log p_G of the true tokens at m, 0 elsewhere (Eq. 3).
+        main_nll: Loss of the large model at each position, 0 where no loss applies (Eq. 4).
+        main_share: Fraction of the positions at which the loss of the large model applies.
+        replaced_logits: Logits for "this token was replaced"; None without a discriminator.
     """
 
     valid: Tensor
@@ -132,42 +132,42 @@ class Output(NamedTuple):
 
 
 def true_first(mask: Tensor, size: int) -> Tensor:
-    """Flat positions of a mask, in order: those of True, then others.
+    """First `size` flat positions (size,) of a mask, True positions before False positions.
 
     Indexing with the mask itself would make the host wait for the device to count.
 
     Args:
-        mask: Mask of any shape.
-        size: Number of positions, at least the number of True.
+        mask: Boolean mask of any shape.
+        size: Number of positions to return; at least the number of True values.
     """
     return (~mask).flatten().byte().argsort(stable=True)[:size]
 
 
 def spread(values: Tensor, at: Tensor, mask: Tensor) -> Tensor:
-    """Values (M,) put at flat positions (M,), where the mask is True; 0 elsewhere."""
+    """Put values (M,) at flat positions (M,) of the mask's shape; 0 where the mask is False."""
     flat = values.new_zeros(mask.numel()).index_copy(0, at, values)
     return flat.view(mask.shape).masked_fill(~mask, 0)
 
 
 class ELECTRA(TokenModule):
-    """Replaced-token detection, and the objectives that it is compared with.
+    """Replaced-token detection, and the other objectives of Table 5.
 
     Args:
         vocab_size: Vocabulary size V, without [MASK]; supplied by the data module.
-        context: Maximum number of predicted tokens in a text, as data.context; a text has one token
-            more.
-        objective: Objective of Table 5.
+        context: Maximum number of tokens in a text after the first token; at least data.context.
+        objective: Pre-training objective (Table 5): detection of replaced tokens at all positions
+            or at the chosen 15 %, or prediction of all, replaced or masked tokens.
         layers: Number of blocks of both encoders.
         heads: Number of attention heads of the large encoder.
-        width: Width of the large encoder; the generator has a quarter.
+        width: Width of the large encoder; the generator is a quarter as wide.
         embedding: Width of token and position embeddings, E.
         dropout: Dropout probability of embeddings and branches.
         lambda_disc: Weight lambda of the discriminator's loss in Eq. 5.
         learning_rate: Peak learning rate of AdamW.
         warmup_steps: Number of updates of the linear warm-up.
-        weight_decay: Decoupled weight decay of matrices.
-        special_ids: Special tokens, which are never masked; supplied by the data module if its
-            texts are lines.
+        weight_decay: Decoupled weight decay of matrices; gains and biases do not decay.
+        special_ids: Ids of special tokens, which are never masked; supplied by the data module if
+            each text is a line.
     """
 
     modality = "embeddings"
@@ -205,7 +205,7 @@ class ELECTRA(TokenModule):
         if objective != "mlm":
             self.generator = Encoder(embedding, width // 4, layers, max(1, heads // 4), dropout)
             self.generator_head = self._word_head(width // 4, embedding)
-        if objective not in ("replace_mlm", "mlm"):  # for all_tokens, this is the gate
+        if objective not in ("replace_mlm", "mlm"):  # the gate of all_tokens
             self.discriminator_head = nn.Sequential(
                 nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1)
             )
@@ -234,7 +234,7 @@ class ELECTRA(TokenModule):
         return nn.Sequential(nn.Linear(width, embedding), nn.GELU(), nn.LayerNorm(embedding))
 
     def word_logits(self, head: nn.Module, hidden: Tensor) -> Tensor:
-        """Logits (..., V) of the tokens at hidden states (..., width)."""
+        """Token logits (..., V) of hidden states (..., width)."""
         return F.linear(head(hidden), self.embedding.weight[:-1], self.bias)
 
     def encode(self, encoder: Encoder, tokens: Tensor, valid: Tensor) -> Tensor:
@@ -247,10 +247,10 @@ class ELECTRA(TokenModule):
     # Training
 
     def choose(self, valid: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Choose the positions m (N, T) to be masked among valid ones (N, T) (Eq. 1)."""
+        """Choose the positions m (N, T) to mask among the valid positions (N, T) (Eq. 1)."""
         order = self._uniform(valid.shape, generator).masked_fill(~valid, 2.0)
         rank = order.argsort(1).argsort(1)
-        count = (15 * valid.sum(1, keepdim=True) + 99) // 100  # ceil(.15 n), without rounding
+        count = (15 * valid.sum(1, keepdim=True) + 99) // 100  # ceil(.15 n) in integers
         return rank < count
 
     def replace(
@@ -265,14 +265,14 @@ class ELECTRA(TokenModule):
 
         Args:
             tokens: Tokens (N, T).
-            chosen: m of Eq. 1 (N, T).
-            valid: True where there is a token (N, T).
-            at: Flat positions (M,), all chosen ones among them.
+            chosen: True at the positions m of Eq. 1 (N, T).
+            valid: True at tokens and False at padding (N, T).
+            at: Flat positions (M,) to compute; must include all chosen positions.
             generator: Random generator on the CPU; the global one by default.
 
         Returns:
-            x_corrupt (N, T) of Eq. 2, and the generator's loss at the chosen positions, 0 elsewhere
-            (N, T), of Eq. 3.
+            x_corrupt (N, T) of Eq. 2, and the generator's loss (N, T) of Eq. 3, which is 0 outside
+            of the chosen positions.
         """
         assert self.generator is not None
         masked = tokens.masked_fill(chosen, self.mask_id)
@@ -293,12 +293,12 @@ class ELECTRA(TokenModule):
         count: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Output:
-        """Corrupt a batch and compute the losses of each position.
+        """Corrupt a batch and compute the losses at each position.
 
         Args:
             tokens: Tokens (N, T).
             length: Number of tokens of each text (N,).
-            count: Sum of `length`; without it, more is computed than needed.
+            count: Sum of `length`, which avoids computing padding; None computes all positions.
             generator: Random generator on the CPU; the global one by default.
         """
         count = tokens.numel() if count is None else count
@@ -338,13 +338,13 @@ class ELECTRA(TokenModule):
         nll = F.cross_entropy(logits, tokens, reduction="none")
         if self.hparams.objective != "all_tokens":
             return nll
-        # The input is copied with probability c: p = c [same] + (1 - c) softmax.
+        # The model copies its input with probability c: p = c [same] + (1 - c) softmax.
         gate = self.discriminator_head(hidden)[:, 0].float()
         copied = F.logsigmoid(gate).masked_fill(corrupt != tokens, -torch.inf)
         return -torch.logaddexp(copied, F.logsigmoid(-gate) - nll)
 
     def losses(self, output: Output, count: int) -> dict[str, Tensor]:
-        """Losses of a batch with `count` tokens: Eq. 5, Eq. 4 (or what replaces it) and Eq. 3."""
+        """Losses of a batch with `count` tokens: total, large model and generator."""
         main = output.main_nll.sum() / (output.main_share * count)  # Eq. 4
         if self.generator is None:
             return {"loss": main, "loss_main": main}
@@ -374,11 +374,11 @@ class ELECTRA(TokenModule):
 
     @staticmethod
     def texts(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """All tokens of a batch (N, T), and the number of tokens of each text (N,)."""
+        """Tokens of a batch (N, T), and the number of tokens of each text (N,)."""
         return batch["tokens"], batch["length"] + 1
 
     def target_count(self, batch: dict[str, Any]) -> int:
-        """Number of tokens: `targets` leaves out the first one of each text."""
+        """Number of tokens in a batch; `num_targets` omits the first token of each text."""
         return int(batch["num_targets"]) + len(batch["tokens"])
 
     def _uniform(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
@@ -390,9 +390,7 @@ class ELECTRA(TokenModule):
     # Metrics
 
     def measure(self, batch: dict[str, Any], stage: str) -> None:
-        """Losses, detection metrics, and the accuracy of calling every token original
-        ("baseline").
-        """
+        """Log losses, detection metrics and "baseline", the accuracy of never detecting a token."""
         tokens, length = self.texts(batch)
         count = self.target_count(batch)
         output = self(tokens, length, count)
@@ -431,11 +429,11 @@ class ELECTRA(TokenModule):
 
     @sampling
     def represent(self, tokens: Tensor, length: Tensor) -> Tensor:
-        """Hidden states (N, T, width) of the large model for texts that are not corrupted.
+        """Hidden states (N, T, width) of the large model for uncorrupted texts.
 
         Args:
             tokens: Tokens (N, T).
-            length: Number of tokens of each text (N,); states behind it are undefined.
+            length: Number of tokens of each text (N,); hidden states of padding are undefined.
         """
         valid = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
         return self.encode(self.main, tokens, valid)

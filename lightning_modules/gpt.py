@@ -8,12 +8,12 @@ and initialisation of "Language Models are Unsupervised Multitask Learners" (201
     h_l = Block(h_{l-1}),  l = 1 .. L                       (3)
     p(x_{t+1} | x_<=t) = softmax(W_e norm(h_L[t]))          (4)
 
-The first token of a text is an input only. Blocks normalise before each branch, and position t
-attends to the positions up to t (`nn/transformer.py`).
+The first token of a text is only an input, never a target. Blocks normalise before each branch, and
+position t attends to positions 1 .. t (`nn/transformer.py`).
 
-A text is sampled by feeding each sampled token back in. Choosing a token is discrete, so that no
-gradient passes through it, which a text GAN would need. Fluent samples say little about the
-likelihood: runs report samples and validation loss. (GPT-1's fine-tuning is out of scope.)
+Sampling feeds each sampled token back as the next input. This choice is discrete and has no
+gradient; a text GAN would need one. Fluent samples say little about the likelihood, so runs report
+both samples and validation loss. Fine-tuning (GPT-1) is not implemented.
 
 | paper | here |
 |---|---|
@@ -22,13 +22,13 @@ likelihood: runs report samples and validation loss. (GPT-1's fine-tuning is out
 | weights of std .02; last layer of a residual branch: .02 / sqrt(2 L) | `init_gpt` |
 | modified L2 on all but gains and biases | decoupled weight decay, embeddings included |
 
-Training: the base class calls `loss` once per mini-batch, and one update of AdamW (or of Muon for
-the matrices of the blocks) follows, with a linear warm-up and a cosine decay of the learning rate
-(`configure_optimizers`). Gradients are clipped by `trainer.gradient_clip_val`.
+Training: the base class calls `loss` for each mini-batch. `configure_optimizers` builds AdamW, or
+Muon for the matrices of the blocks; the learning rate has a linear warm-up and a cosine decay.
+Gradients are clipped to the norm `trainer.gradient_clip_val`.
 
 Sampling: `sample_plain` recomputes the whole context window for every token. `sample`, inherited
-from `LanguageModel`, gives the same tokens faster, with a key-value cache (`decoding/`). When a
-token more than the context would be needed, both keep the newest half of the window only.
+from `LanguageModel`, gives the same tokens faster, with a key-value cache (`decoding/`). When the
+context window is full, both drop its older half.
 
 Where the papers, Karpathy's nanoGPT and this file differ:
 
@@ -40,7 +40,7 @@ Where the papers, Karpathy's nanoGPT and this file differ:
 | vocabulary of GPT-2 | 50,257 | 50,304, for speed | 50,257 |
 | between documents | end-of-text token | end-of-text token | nothing, or a line break |
 | OpenWebText, validation | - | 0.05 % of documents, at random | last 0.05 % of the text |
-| validation loss | - | mean of some random windows | every token once |
+| validation loss | - | mean over random windows | mean over all tokens, each once |
 """
 
 import math
@@ -71,7 +71,7 @@ class DecodingState(NamedTuple):
 
     Attributes:
         window: Tokens (N, T) in the context window.
-        cache: Their keys and values.
+        cache: Keys and values of the tokens in the window.
     """
 
     window: Tensor
@@ -88,23 +88,25 @@ class GPT(LanguageModel):
         heads: Number of attention heads.
         width: Width of the residual stream, a multiple of `heads`.
         dropout: Dropout probability of embeddings and branches.
-        attention_dropout: Dropout probability of attention weights; `dropout` by default. With 0,
-            PyTorch uses a fused kernel, which makes training 1.5 times as fast on a CPU.
-        norm: Layer norm, or RMS norm (papers of these options: `nn/transformer.py`).
-        positions: Learned embeddings, or rotary ones.
-        feed_forward: Two layers with GELU, or gated ones (SwiGLU).
-        qk_norm: Normalise queries and keys.
-        bias: Use biases in linear layers and layer norms, as GPT-2 does; nanoGPT by default does
-            not.
+        attention_dropout: Dropout probability of attention weights; None uses `dropout`. With 0,
+            PyTorch uses a fused kernel: training on a CPU is 1.5 times as fast.
+        norm: Layer norm or RMS norm (sources of these options: `nn/transformer.py`).
+        positions: Learned position embeddings or rotary position embeddings.
+        feed_forward: Two feed-forward layers with GELU, or gated layers (SwiGLU).
+        qk_norm: Normalise queries and keys to unit scale.
+        bias: Use biases in linear layers and layer norms, as GPT-2 does; nanoGPT's default is
+            False.
         optimizer: AdamW, or Muon for the matrices of the blocks and AdamW for all other parameters.
-        learning_rate: Peak learning rate; under Muon, of the matrices of the blocks.
-        embedding_rate: Peak learning rate of embeddings, gains and biases under Muon.
-        betas: Decay rates of Adam's moments.
-        weight_decay: Decoupled weight decay of matrices; gains and biases have none.
+        learning_rate: Peak learning rate; with Muon, only for the matrices of the blocks.
+        embedding_rate: Peak learning rate of embeddings, gains and biases with Muon; unused with
+            AdamW.
+        betas: Decay rates of Adam's first and second moments.
+        weight_decay: Decoupled weight decay of matrices; gains and biases do not decay.
         warmup_steps: Number of updates of the linear warm-up.
 
     Raises:
-        UserError: If `width` is not a multiple of `heads`.
+        UserError: If `width` is not a multiple of `heads`, or of twice `heads` with rotary
+            positions.
     """
 
     modality = "text"
@@ -155,7 +157,7 @@ class GPT(LanguageModel):
         return F.linear(self.hidden(tokens), self.embedding.weight)  # Eq. 4
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Hidden states (N, T, width) of tokens (N, T) that continue those in the cache."""
+        """Hidden states (N, T, width) of new tokens (N, T), which follow the cached tokens."""
         first = 0 if cache is None else cache.length
         x = self.embedding(tokens)  # Eq. 2
         if self.positions is not None:
@@ -173,8 +175,8 @@ class GPT(LanguageModel):
         """-log p of each target token (N, T) in nats, 0 for padding (terms of Eq. 1).
 
         Args:
-            batch: `tokens` (N, T + 1), padded at the end, and `length` (N,), the number of targets
-                of each row.
+            batch: Mini-batch with `tokens` (N, T + 1), padded at the end, and `length` (N,), the
+                number of targets in each row.
         """
         inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]  # (N, T)
         logits = self(inputs).flatten(0, 1).float()  # (N * T, V)
@@ -194,7 +196,7 @@ class GPT(LanguageModel):
         gains_and_biases = [p for p in self.parameters() if p.dim() < 2]
         groups: list[dict[str, Any]] = [
             {"params": matrices, "weight_decay": h.weight_decay, "lr": h.learning_rate},
-            # The optimizer's own learning rate, below, is that of the other groups.
+            # The groups below take the default learning rate of the optimizer.
             {"params": embeddings, "weight_decay": h.weight_decay},
             {"params": gains_and_biases, "weight_decay": 0.0},
         ]
@@ -207,7 +209,7 @@ class GPT(LanguageModel):
         warmup, total = h.warmup_steps, self.total_updates
 
         def factor(step: int) -> float:
-            """Linear warm-up, then half a period of a cosine from 1 to 0.1; step 0, 1, ..."""
+            """Linear warm-up, then half a period of a cosine from 1 to 0.1 (`step` starts at 0)."""
             if step < warmup:
                 return (step + 1) / warmup
             progress = min(1.0, (step - warmup) / max(1, total - warmup))
@@ -223,6 +225,12 @@ class GPT(LanguageModel):
     ) -> list[list[int]]:
         """Sample tokens after a prompt, recomputing the whole context window for each token.
 
+        Args:
+            prompt: Token ids that all rows start with, at least 1.
+            seeds: One seed per row.
+            max_new_tokens: Number of tokens to sample per row.
+            temperature: Divisor of the logits, positive.
+
         Returns:
             New tokens of each row; row i depends on `seeds[i]` alone.
         """
@@ -233,8 +241,8 @@ class GPT(LanguageModel):
             window = self.truncate(window)
             logits = self(window)[:, -1].float()  # (N, V)
             cumulative = (logits / temperature).softmax(-1).double().cumsum(-1)
-            # Invert the distribution function, whose last value is 1 up to rounding, at one
-            # uniform number per row.
+            # Invert the cumulative distribution at one uniform number per row, which is scaled
+            # by the last value because rounding may make it differ from 1.
             uniform = torch.cat([torch.rand(1, generator=generator) for generator in generators])
             threshold = uniform.to(self.device).double()[:, None] * cumulative[:, -1:]
             token = torch.searchsorted(cumulative, threshold, right=True)  # (N, 1)
@@ -243,7 +251,7 @@ class GPT(LanguageModel):
         return torch.cat(outputs, 1).tolist()
 
     def truncate(self, window: Tensor) -> Tensor:
-        """Shorten tokens (N, T) that exceed the context: of `context + 1`, keep the newest half."""
+        """Drop the oldest tokens (N, T), half a context at a time, until they fit the context."""
         keep = max(1, self.context // 2)
         while window.shape[1] > self.context:
             window = window[:, self.context + 1 - keep :]
@@ -257,7 +265,7 @@ class GPT(LanguageModel):
 
     def decode_step(self, tokens: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:
         window = torch.cat([state.window, tokens[:, None]], 1)
-        if window.shape[1] > self.context:  # the same cache, filled again
+        if window.shape[1] > self.context:  # refill the cache from the newest half
             window, state.cache.length = self.truncate(window), 0
             hidden = self.hidden(window, state.cache)
             return F.linear(hidden[:, -1], self.embedding.weight), state._replace(window=window)
@@ -266,7 +274,7 @@ class GPT(LanguageModel):
 
     @sampling
     def attention_maps(self, batch: dict[str, Any]) -> dict[str, AttentionMap]:
-        """Attention weights of each layer for the first 24 tokens of a batch."""
+        """Attention weights of each layer for the first 24 tokens of the first row."""
         tokenizer = self.known_tokenizer()
         tokens = batch["tokens"][:1, : min(24, int(batch["length"][0]))]
         words = [tokenizer.token(i) for i in tokens[0].tolist()]

@@ -8,22 +8,24 @@ character as in Karpathy's char-rnn (2015).
     h^l_t = f(D h^{l-1}_t, h^l_{t-1})                  (2)
     p(x_{t+1} | x_1 .. x_t) = softmax(W D h^L_t + b)   (3)
 
-f is a recurrent cell. An LSTM carries a second state that is only added to, through which a
-gradient survives many steps. D is dropout: between layers, never along time, where it would erase
+f is a recurrent cell. An LSTM has a second state with additive updates, through which gradients
+survive many steps. D is dropout. It acts between layers and never along time, where it would erase
 the state (Zaremba et al., Eq. 4 and Figure 2).
 
-Text is one long sequence. A batch has N rows, each at another position of the text; the next batch
-continues where this one stopped, with the state that it left. Gradients stop at the border
-(truncated back-propagation through time, Williams and Peng 1990). The state has a fixed size: all
-that a sentence said has to fit into it, which is why attention was invented.
+Text is one long sequence, which the N rows of a batch read from N different positions. The next
+batch continues each row from its last state. Gradients stop at the border between batches
+(truncated back-propagation through time, Williams and Peng 1990). The state has a fixed size,
+however long the text is; attention removes this limit.
 
-Training: one update is an optimizer step (Adam, 2e-3, unless configured) on the mean loss per
-target token; the schedule, if any, is stepped once per epoch. Sampling: `sample_plain` recomputes
-the whole text for every token; `sample` gives the same tokens faster, from the carried state.
+Training: each update is an optimizer step (by default Adam with learning rate 2e-3) on the mean
+loss per target token. A learning-rate schedule, if given, is stepped once per epoch.
+
+Sampling: `sample_plain` recomputes the whole text for every token. `sample` gives the same tokens
+faster, from the carried state.
 
 | paper | here |
 |---|---|
-| h^0_t, the symbol | embedding, or a one-hot vector where its size is 0 |
+| h^0_t | embedding of the token, or a one-hot vector if `embedding` is 0 |
 | unrolled steps | data.context |
 | weights from U(-r, r) | initial_range |
 
@@ -33,15 +35,15 @@ Where papers, released codes (Zaremba's main.lua, char-rnn's train.lua) and this
 |---|---|---|---|
 | Mikolov: f | sigmoid | - | tanh in the cell "rnn" |
 | Zaremba: loss of T steps | sum | as the paper | mean |
-| Zaremba: norm of the gradient, step size | at most 5; 1 | as the paper | at most 5 / T; T |
-| Zaremba: first lower step size | after 4, 6 or 14 epochs | one epoch later | as the paper |
-| Zaremba: both biases of a forget gate | - | U(-r, r) | one is `forget_bias` |
+| Zaremba: maximum gradient norm; step size | 5; 1 | as the paper | 5 / T; T |
+| Zaremba: first decay of the step size | after 4, 6 or 14 epochs | one epoch later | as the paper |
+| Zaremba: the two biases of a forget gate | - | U(-r, r) | one U(-r, r), one `forget_bias` |
 | char-rnn: loss of T steps | - | sum | mean |
-| char-rnn: elements of the gradient, epsilon | - | at most 5; 1e-8 | 5 / T; 1e-8 / T |
-| char-rnn: state when an epoch begins | - | that of the end of the last epoch | zero |
+| char-rnn: maximum of gradient elements; epsilon | - | 5; 1e-8 | 5 / T; 1e-8 / T |
+| char-rnn: state at the start of an epoch | - | final state of the previous epoch | zero |
 | char-rnn: validation text | - | last 5 % of each row | end of the text, `data.val_share` |
 
-The last steps of a row that do not fill a batch are not trained on.
+Training skips the last tokens of a row if they do not fill a batch.
 """
 
 from collections.abc import Iterable
@@ -79,7 +81,7 @@ class ConstantThenExponential(LRScheduler):
     Args:
         optimizer: Optimizer whose learning rates are scaled.
         constant: Number of epochs at the full learning rate.
-        factor: Factor of the learning rate after each later epoch, below 1.
+        factor: Factor that multiplies the learning rate in each later epoch, below 1.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, constant: int, factor: float) -> None:
@@ -96,16 +98,16 @@ class RNNLM(LanguageModel):
 
     Args:
         vocab_size: Vocabulary size V; supplied by the data module.
-        cell: Recurrent cell, f of Eq. 2.
+        cell: Recurrent cell (f in Eq. 2): tanh RNN, GRU or LSTM.
         layers: Number of layers, L.
-        width: Width of each state.
+        width: Width of the state of each layer.
         embedding: Width of token embeddings; 0 for one-hot vectors.
-        dropout: Dropout probability of D.
+        dropout: Dropout probability of embeddings, between layers and before the output.
         initial_range: Initial weights are uniform in [-initial_range, initial_range].
-        forget_bias: Initial bias of an LSTM's forget gate, which makes it remember at first
-            (Jozefowicz et al. 2015).
-        optimizer: Optimizer of all parameters.
-        schedule: Learning-rate schedule, stepped once per epoch; none by default.
+        forget_bias: Initial bias of an LSTM's forget gate; a positive value preserves the state
+            early in training (Jozefowicz et al. 2015).
+        optimizer: Optimizer of all parameters; by default Adam with learning rate 2e-3.
+        schedule: Learning-rate schedule, stepped once per epoch; None keeps the rate constant.
     """
 
     modality = "text"
@@ -149,7 +151,7 @@ class RNNLM(LanguageModel):
         return self.step(tokens, None)[0]
 
     def step(self, tokens: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """Next-token logits (N, T, V) and the next state after tokens (N, T)."""
+        """Next-token logits (N, T, V) of tokens (N, T) and the new state; None is a zero state."""
         x = self.embed(tokens)  # (N, T, D)
         # PyTorch's cells take and return a tuple for an LSTM and a tensor otherwise.
         initial = state[0] if state is not None and len(state) == 1 else state
@@ -168,7 +170,7 @@ class RNNLM(LanguageModel):
     def token_nll(self, batch: dict[str, Any]) -> Tensor:
         """-log p of each target token (N, T) in nats, 0 for padding (terms of Eq. 1).
 
-        Starts from the state that the previous batch left, or from zero at the beginning of a text.
+        Starts from the final state of the previous batch, or from zero at the start of a text.
         """
         inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]  # (N, T)
         state = self.states[self.training]
@@ -202,6 +204,12 @@ class RNNLM(LanguageModel):
     ) -> list[list[int]]:
         """Sample tokens after a prompt, recomputing the whole text for each token.
 
+        Args:
+            prompt: Token ids that all rows start with, at least 1.
+            seeds: One seed per row.
+            max_new_tokens: Number of tokens to sample per row.
+            temperature: Divisor of the logits, positive.
+
         Returns:
             New tokens of each row; row i depends on `seeds[i]` alone.
         """
@@ -210,7 +218,7 @@ class RNNLM(LanguageModel):
         for _ in range(max_new_tokens):
             logits = self(tokens)[:, -1].float()  # (N, V)
             cumulative = (logits / temperature).softmax(-1).double().cumsum(-1)
-            # Invert the distribution function at one uniform number per row.
+            # Invert the cumulative distribution at one uniform number per row.
             uniform = torch.cat([torch.rand(1, generator=generator) for generator in generators])
             threshold = uniform.to(self.device).double()[:, None] * cumulative[:, -1:]
             token = torch.searchsorted(cumulative, threshold, right=True)  # (N, 1)
@@ -231,7 +239,7 @@ class RNNLM(LanguageModel):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the state of every rank: each rank reads other positions of the text."""
+        """Store the states of all ranks, since each rank reads other positions of the text."""
         super().on_save_checkpoint(checkpoint)
         state = self.states[True]
         checkpoint["recurrent_states"] = self.of_all_ranks(

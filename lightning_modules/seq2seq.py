@@ -1,4 +1,4 @@
-"""Encoder-decoder: a recurrent network reads a sentence, another one generates its translation.
+"""Seq2Seq: a recurrent encoder reads a sentence, and a recurrent decoder translates it.
 
 Sutskever, Vinyals and Le, "Sequence to Sequence Learning with Neural Networks", NIPS 2014, and Cho
 et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014 (no attention);
@@ -14,22 +14,23 @@ Machine Translation", EMNLP 2015 (multiplicative).
     additive:        c_t = sum_j a_tj h_j,  a_tj = softmax_j v' tanh(W_a s_{t-1} + U_a h_j)  (6)
     multiplicative:  c_t = sum_j a_tj h_j,  a_tj = softmax_j s_{t-1}' W_a h_j                (7)
 
-Without attention, c is the only path from the source to the translation, and its size does not
-grow with the sentence. Sutskever et al. read the source backwards, which brings its first words
-near to those of the translation. With attention, each step reads the states of all source words;
-`attention_maps` shows the weights, and `test/bleu_source_...` has BLEU by source length.
+Without attention, all information about the source passes through c, whose size is fixed.
+Sutskever et al. reverse the source, which moves its first words closer to the first words of the
+translation. With attention, each step reads the states of all source words. `attention_maps`
+returns the weights, and `test/bleu_source_...` is BLEU by source length.
 
-Training: one update is Adam on the mean of Eq. 1 per target token, with label smoothing, a linear
-warm-up and a cosine decay of the learning rate. Translation: `translate_greedy` recomputes the
-whole target for every token; `sample` uses beam search from the recurrent state, whose beam of 1
-gives the same tokens (`decoding/beam_search.py`).
+Training: each update is an Adam step on the mean of Eq. 1 per target token, with label smoothing, a
+linear warm-up and a cosine decay of the learning rate.
+
+Translation: `translate_greedy` recomputes the whole target for every token. `sample` uses beam
+search from the recurrent state (`decoding/beam_search.py`); a beam of 1 gives the same tokens.
 
 | paper | here |
 |---|---|
 | h_j, s_t, c_t | memory.states (N, S, E), state (L, N, width), context (N, E) |
 | E | width, or 2 width for both directions |
 | x_j, y_t | source_embedding, target_embedding |
-| teacher forcing | y_{t-1} is the true word with probability teacher_forcing, or predicted |
+| teacher forcing | y_{t-1} is true with probability teacher_forcing, else predicted |
 
 Where the papers, a released implementation (bentrevett's pytorch-seq2seq, notebooks 2 and 3 of
 2024) and this file differ:
@@ -37,14 +38,14 @@ Where the papers, a released implementation (bentrevett's pytorch-seq2seq, noteb
 | | papers | pytorch-seq2seq | here |
 |---|---|---|---|
 | s_0, no attention | Cho: tanh(V' tanh(V h_S)); Sutskever: last h, cell | h_S | tanh(W_0 h_S) |
-| s_0, attention | Bahdanau: tanh(W <-h_1); Luong: last h, cell | both directions | the same |
+| s_0, attention | Bahdanau: tanh(W <-h_1); Luong: last h, cell | tanh(W c) | tanh(W_0 c) |
 | c in Eq. 3 and 4 | Cho: in both (after tanh(V h_S)); Sutskever: in neither | in both | in both |
 | a_t is computed from | Bahdanau: s_{t-1}; Luong: s_t | s_{t-1} | s_{t-1} |
-| next step is fed | Bahdanau: c_t; Luong: tanh(W_c [c_t; s_t]) | c_t | c_t |
+| input of the next step | Bahdanau: c_t; Luong: tanh(W_c [c_t; s_t]) | c_t | c_t |
 | W_a of Eq. 6 | without bias | with bias | with bias |
 | padding in a_t | masked | has weight | masked |
 | output layer | Cho, Bahdanau: maxout; Luong: tanh; Sutskever: linear | linear | tanh |
-| output matrix | its own | its own | the target embedding (Press and Wolf 2017) |
+| output matrix | separate | separate | target embedding (Press and Wolf 2017) |
 | GRU's reset gate r | U (r * s), before the matrix | r * (U s), PyTorch's | r * (U s), PyTorch's |
 | optimizer | SGD; Bahdanau: Adadelta | Adam, constant | Adam, warm-up and half a cosine |
 """
@@ -80,11 +81,11 @@ class Memory(NamedTuple):
     """Encoded sources.
 
     Attributes:
-        states: h, (N, S, E).
+        states: Encoder states h, (N, S, E).
         keys: Keys of the attention in Eq. 6 and 7, (N, S, width).
-        mask: True where there is a word, (N, S).
-        first: s_0.
-        context: c of Eq. 5, (N, E).
+        mask: True at words and False at padding, (N, S).
+        first: Initial decoder state s_0.
+        context: Last encoder state c of Eq. 5, (N, E).
     """
 
     states: Tensor
@@ -103,16 +104,18 @@ class Seq2Seq(Translator, RecordsAttention):
     Args:
         source_vocab_size: Vocabulary size of sources; supplied by the data module.
         vocab_size: Vocabulary size of targets; supplied by the data module.
-        attention: Eq. 5, 6 or 7.
-        cell: Recurrent cell of both networks.
+        attention: No attention (Eq. 5), additive attention (Eq. 6) or multiplicative attention
+            (Eq. 7).
+        cell: Recurrent cell of the encoder and of the decoder.
         layers: Number of layers of the encoder and of the decoder, L.
-        width: Width of each state.
+        width: Width of the state of each layer and direction.
         embedding: Width of word embeddings.
-        dropout: Dropout probability D, also of embeddings and between layers.
-        reading: Direction in which sources are read: both (Bahdanau et al.), forward (Cho et al.),
-            or backward with `<eos>` last (Sutskever et al.).
-        teacher_forcing: Probability that a step of training is given the true previous word.
-        smoothing: Label-smoothing factor.
+        dropout: Dropout probability of embeddings, between layers and before the output.
+        reading: Reading direction of the encoder: both (Bahdanau et al.), forward (Cho et al.), or
+            backward with `<eos>` last (Sutskever et al.).
+        teacher_forcing: Probability of feeding the true previous word instead of the predicted
+            word in training.
+        smoothing: Label-smoothing factor, in [0, 1].
         learning_rate: Peak learning rate of Adam.
         warmup_steps: Number of updates of the linear warm-up.
     """
@@ -148,7 +151,7 @@ class Seq2Seq(Translator, RecordsAttention):
         self.bridge = nn.Linear(encoded, layers * width * (2 if cell == "lstm" else 1))  # W_0
         self.keys = (
             nn.Linear(encoded, width, bias=False) if attention != "none" else None
-        )  # U_a, W_a of Eq. 7
+        )  # U_a of Eq. 6 or W_a of Eq. 7
         self.query = nn.Linear(width, width) if attention == "additive" else None  # W_a of Eq. 6
         self.score = nn.Linear(width, 1, bias=False) if attention == "additive" else None  # v
         self.decoder = CELLS[cell](
@@ -164,7 +167,7 @@ class Seq2Seq(Translator, RecordsAttention):
     def encode(self, source: Tensor, length: Tensor) -> Memory:
         position = torch.arange(source.shape[1], device=source.device)
         if self.hparams.reading == "backward":
-            mirrored = length[:, None] - 2 - position  # negative for <eos> and padding: not moved
+            mirrored = length[:, None] - 2 - position  # negative at <eos> and padding, which stay
             source = source.gather(1, torch.where(mirrored >= 0, mirrored, position))
         packed = pack_padded_sequence(
             self._dropout(self.source_embedding(source)),
@@ -174,7 +177,7 @@ class Seq2Seq(Translator, RecordsAttention):
         )
         outputs, last = self.encoder(packed)
         states, _ = pad_packed_sequence(outputs, batch_first=True, total_length=source.shape[1])
-        last = last[0] if isinstance(last, tuple) else last  # (L, N, width), 2 L for both
+        last = last[0] if isinstance(last, tuple) else last  # (L or 2 L, N, width)
         both = self.hparams.reading == "both"
         context = torch.cat([last[-2], last[-1]], 1) if both else last[-1]
         first = self.bridge(context).tanh()  # Eq. 2
@@ -189,7 +192,7 @@ class Seq2Seq(Translator, RecordsAttention):
         )
 
     def attend(self, memory: Memory, state: Tensor) -> Tensor:
-        """Contexts c_t (N, K, E) of decoder states (N, K, width), K for each source."""
+        """Contexts c_t (N, K, E) for decoder states (N, K, width), K states per source."""
         if self.hparams.attention == "none":
             return memory.context[:, None].expand(-1, state.shape[1], -1)  # Eq. 5
         if self.query is None or self.score is None:
@@ -205,11 +208,11 @@ class Seq2Seq(Translator, RecordsAttention):
     def decoder_step(
         self, words: Tensor, context: Tensor, state: RecurrentState
     ) -> tuple[Tensor, RecurrentState]:
-        """s_t (N, T, width) and the next state (Eq. 3).
+        """Compute s_t (N, T, width) and the next recurrent state (Eq. 3).
 
         Args:
             words: Embeddings of y_{t-1}, (N, T, embedding).
-            context: c_t, (N, T, E).
+            context: Contexts c_t, (N, T, E).
             state: Recurrent state before the first word.
         """
         inputs = torch.cat([words, context], 2)
@@ -217,7 +220,7 @@ class Seq2Seq(Translator, RecordsAttention):
         return outputs, state if isinstance(state, tuple) else (state,)
 
     def logits(self, outputs: Tensor, words: Tensor, context: Tensor) -> Tensor:
-        """Logits (N, T, V) of s_t, y_{t-1} and c_t (Eq. 4)."""
+        """Compute logits (N, T, V) from s_t, y_{t-1} and c_t (Eq. 4)."""
         hidden = self._dropout(self.readout(torch.cat([outputs, words, context], 2)).tanh())
         return F.linear(hidden, self.target_embedding.weight, self.bias)
 
@@ -238,7 +241,7 @@ class Seq2Seq(Translator, RecordsAttention):
             context = self.attend(memory, state[0][-1][:, None])
             output, state = self.decoder_step(word, context, state)
             steps.append((output, word, context))
-        # One large product instead of T small ones.
+        # One large matrix product is faster than T small ones.
         return self.logits(*(torch.cat(parts, 1) for parts in zip(*steps)))
 
     def _dropout(self, x: Tensor) -> Tensor:
@@ -265,7 +268,7 @@ class Seq2Seq(Translator, RecordsAttention):
         warmup, total = self.hparams.warmup_steps, self.total_updates
 
         def factor(step: int) -> float:
-            """Linear warm-up, then half a cosine from 1 to 0."""
+            """Linear warm-up, then half a period of a cosine from 1 to 0."""
             if step < warmup:
                 return (step + 1) / warmup
             progress = min(1.0, (step - warmup) / max(1, total - warmup))
@@ -277,7 +280,7 @@ class Seq2Seq(Translator, RecordsAttention):
 
     @sampling
     def translate_greedy(self, source: Tensor, length: Tensor, max_length: int) -> list[list[int]]:
-        """Take the most likely token at each step, recomputing the whole target for each token.
+        """Choose the most likely token at each step, recomputing the whole target for each token.
 
         Args:
             source: Sources (N, S).
@@ -300,7 +303,7 @@ class Seq2Seq(Translator, RecordsAttention):
     def decode_step(self, tokens: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:
         memory, recurrent = state
         words = self.target_embedding(tokens)[:, None]  # (R, 1, embedding)
-        # K hypotheses of each of N sources attend to it together: R = N * K.
+        # R = N * K: the K hypotheses of a source share its memory.
         query = recurrent[0][-1].view(len(memory.mask), -1, self.hparams.width)
         context = self.attend(memory, query).flatten(0, 1)[:, None]
         outputs, recurrent = self.decoder_step(words, context, recurrent)
@@ -321,6 +324,6 @@ class Seq2Seq(Translator, RecordsAttention):
         if not weights:
             return {}
         maps = torch.cat(weights, 2)  # (1, 1, T, S)
-        if self.hparams.reading == "backward":  # in the order of the source, <eos> last
+        if self.hparams.reading == "backward":  # undo the reversal; <eos> stays last
             maps = torch.cat([maps[..., :-1].flip(-1), maps[..., -1:]], -1)
         return {"source": maps}

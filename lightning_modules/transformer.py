@@ -1,4 +1,4 @@
-"""Transformer: an encoder-decoder of attention without recurrence, for translation.
+"""Transformer: an encoder-decoder for translation, with attention instead of recurrence.
 
 Vaswani et al., "Attention Is All You Need", NIPS 2017.
 
@@ -8,15 +8,15 @@ Vaswani et al., "Attention Is All You Need", NIPS 2017.
     rate = scale * d^-1/2 * min(step^-1/2, step * warmup^-3/2)                         (4)
     PE(pos, 2i) = sin(pos / 10000^(2i/d)),  PE(pos, 2i + 1) = cos(pos / 10000^(2i/d))  (5)
 
-Each position attends to all others at once: the path between two words has length one, and all
-positions of a sentence are trained in parallel. Attention alone does not see word order; Eq. 5 adds
-it to the embeddings. The decoder's self-attention is causal. A block adds each of its branches f to
-its input (`Residual.add`): x + dropout(f(norm(x))) with norm_first, else norm(x + dropout(f(x))).
+Each position attends directly to all others: the path between two words has length one, and all
+positions of a sentence are trained in parallel. Attention alone ignores word order, so the
+encodings of Eq. 5 are added to the embeddings. The decoder's self-attention is causal. A block adds
+each branch f to its input: x + dropout(f(norm(x))) with norm_first, else norm(x + dropout(f(x))).
 
-Training: the base class calls `loss` for each mini-batch, Eq. 1 with label smoothing as a mean over
-target tokens; each update is an Adam step with the learning rate of Eq. 4. The mean of the last
-`average` states of the weights, `average_every` updates apart (section 6.1), replaces the weights
-in validation and translation; before the first of these states, the current weights are used.
+Training: the base class calls `loss` for each mini-batch: Eq. 1 with label smoothing, as a mean
+over target tokens. Each update is an Adam step with the learning rate of Eq. 4. Validation and
+translation use the mean of the last `average` states of the weights, `average_every` updates apart
+(section 6.1). Before the first of these states, they use the current weights.
 
 Translation: `translate_greedy` recomputes the whole target for every token. `sample`, inherited
 from `Translator`, is beam search with a key-value cache (`decoding/`); a beam of 1 gives the same
@@ -27,7 +27,7 @@ tokens.
 | N, d_model, d_ff, h | layers, width, hidden, heads (here N is the batch size) |
 | P_drop, on the output of each branch, and on embeddings plus positions (section 5.4) | dropout |
 | epsilon_ls (section 5.4) | smoothing |
-| one matrix for embeddings and output (section 3.4) | embedding.weight; of sources if `shared` |
+| one matrix for embeddings and output (section 3.4) | embedding.weight; sources if `shared` |
 | average of the last 5 checkpoints (section 6.1) | average, average_every |
 
 Where the paper, the released code (tensor2tensor, `transformer_base_v1` unless named) and this file
@@ -37,7 +37,7 @@ differ:
 |---|---|---|---|
 | norms [a] | after each addition | v1 after; v2 and v3 before | after; before with norm_first |
 | dropout of attention and in Eq. 3 | none | v1 none; v2 and v3 0.1 | none |
-| biases of projections in attention | none | at first, later none | biases |
+| biases of projections in attention | no | at first yes, later no | yes |
 | sinusoids of Eq. 5 | interleaved | all sines, then all cosines | interleaved |
 | label smoothing spreads epsilon over | not stated | the V - 1 other tokens | all V tokens |
 | initial weights | not stated | uniform unit scaling | Glorot uniform |
@@ -45,7 +45,7 @@ differ:
 | updates of the warm-up | 4000 | v1 4000; v2 8000 | as configured |
 | beta_2 of Adam | 0.98 | v1 0.98; v3 0.997 | 0.98 |
 | maximum length of a translation | source + 50 | source + 50, later + 100 | 2 source + 10 |
-| beams of the test results | 4, alpha 0.6 | 4, alpha 0.6 | two results: 1, and 5 with alpha 0.6 |
+| beam size of the test results | 4, alpha 0.6 | 4, alpha 0.6 | 1; also 5 with alpha 0.6 |
 
 [a] Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020.
 """
@@ -73,20 +73,20 @@ from lightning_modules.nn.transformer import (
     TransformerConfig,
 )
 
-# Encoded sources: keys and values (N, H, S, D) of each decoder block, and the mask (N, 1, 1, S),
-# True where a source has a word.
+# Encoded sources: keys and values (N, H, S, D) of each decoder block, and a mask (N, 1, 1, S), True
+# at words and False at padding.
 Memory = tuple[list[tuple[Tensor, Tensor]], Tensor]
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
-    """Encodings (T, width) of positions (T,) (Eq. 5)."""
+    """Positional encodings (T, width) of positions (T,) (Eq. 5)."""
     even = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32)
     angles = positions[:, None] * 10000.0 ** (-even / width)  # (T, width / 2)
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
 
 
 class DecoderBlock(Residual):
-    """Causal self-attention, attention to the source, feed-forward."""
+    """Decoder block: causal self-attention, attention to the source, feed-forward layers."""
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__(config, branches=3)
@@ -103,7 +103,7 @@ class DecoderBlock(Residual):
             grouped = y.view(len(keys), -1, y.shape[-1])  # (N, K * T, width)
             return self.cross(grouped, keys, values, mask).view_as(y)
 
-        x = self.add(0, x, lambda y: self.attention(y, cache))  # causal: no mask is given
+        x = self.add(0, x, lambda y: self.attention(y, cache))  # no mask: causal
         x = self.add(1, x, attend_to_source)
         return self.add(2, x, self.feed_forward)
 
@@ -112,7 +112,7 @@ class DecodingState(NamedTuple):
     """State of cached decoding.
 
     Attributes:
-        memory: Encoded sources.
+        memory: Encoded sources (`Memory`).
         cache: Keys and values of the target tokens so far.
     """
 
@@ -126,9 +126,9 @@ class EncoderDecoder(nn.Module):
     Args:
         source_vocab_size: Vocabulary size of sources.
         vocab_size: Vocabulary size of targets, V.
-        config: Sizes and choices of all blocks.
+        config: Sizes and options of all blocks.
         layers: Number of blocks of the encoder and of the decoder.
-        shared: Use the embedding of targets, which is also the output matrix, for sources.
+        shared: Use the target embedding, which is also the output matrix, for sources.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class EncoderDecoder(nn.Module):
         )
         self.encoder = nn.ModuleList([Block(config, layer) for layer in range(layers)])
         self.decoder = nn.ModuleList([DecoderBlock(config, layer) for layer in range(layers)])
-        # Final norms of both stacks; with norms after the branches, the last block has one already.
+        # Final norms of encoder and decoder; without norm_first, the last block ends with a norm.
         self.norms = nn.ModuleList(
             [nn.LayerNorm(config.width) if config.norm_first else nn.Identity() for _ in range(2)]
         )
@@ -160,7 +160,7 @@ class EncoderDecoder(nn.Module):
                 nn.init.xavier_uniform_(part.weight)
             elif isinstance(part, nn.Embedding):
                 nn.init.normal_(part.weight, 0.0, self.config.width**-0.5)
-        for part in self.modules():  # queries, keys and values each are a matrix
+        for part in self.modules():  # queries, keys and values are separate matrices
             if isinstance(part, SelfAttention | CrossAttention):
                 joined = part.qkv if isinstance(part, SelfAttention) else part.keys_values
                 for matrix in joined.weight.split(self.config.width):
@@ -185,7 +185,7 @@ class EncoderDecoder(nn.Module):
         return [block.cross.project(x) for block in self.decoder], mask  # type: ignore[union-attr, operator]
 
     def decode(self, memory: Memory, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Next-token logits (R, T, V) of target tokens (R, T) that continue those in the cache.
+        """Next-token logits (R, T, V) of new target tokens (R, T), which follow the cached tokens.
 
         R is N * K: K rows for each of the N sources.
         """
@@ -208,19 +208,19 @@ class Transformer(Translator):
         heads: Number of attention heads, h.
         width: Width of the residual stream, d_model; a multiple of `heads`.
         hidden: Width of the feed-forward layers, d_ff.
-        dropout: Dropout probability P_drop.
-        norm_first: Normalise before the branches instead of after them.
-        shared: Use the embedding of targets for sources too; needs data.shared_vocabulary. The
-            output always uses the embedding of targets.
-        smoothing: Label-smoothing factor, epsilon_ls.
-        scale: Factor of the learning rate in Eq. 4; 1 in the paper.
-        warmup_steps: Number of updates of the warm-up in Eq. 4.
-        average: Number of states of the weights to average; the last is the end of training.
-        average_every: Number of updates between two of these states.
+        dropout: Dropout probability of embeddings and branches, P_drop.
+        norm_first: Normalise the input of each branch instead of the sum.
+        shared: Use the target embedding for sources too; requires data.shared_vocabulary. The
+            output matrix is always the target embedding.
+        smoothing: Label-smoothing factor epsilon_ls, in [0, 1].
+        scale: Factor of the learning-rate schedule (Eq. 4); 1 in the paper.
+        warmup_steps: Number of updates of the linear warm-up (Eq. 4).
+        average: Number of states of the weights to average; the last is the final state.
+        average_every: Number of updates between two averaged states.
 
     Raises:
-        UserError: If `width` is not a multiple of `heads`, or `shared` is set and there are two
-            vocabularies.
+        UserError: If `width` is not a multiple of `heads`, or if `shared` is True and sources and
+            targets have separate vocabularies.
     """
 
     modality = "text-to-text"
@@ -267,8 +267,8 @@ class Transformer(Translator):
             and self.tokenizer.source is not self.tokenizer.target
         ):
             raise UserError(
-                "model.shared needs one vocabulary for both sides: "
-                "set data.shared_vocabulary true, or this to false"
+                "model.shared needs one vocabulary for sources and targets, but they have two: "
+                "set data.shared_vocabulary to true, or model.shared to false"
             )
 
     def encode(self, source: Tensor, length: Tensor) -> Memory:
@@ -307,7 +307,7 @@ class Transformer(Translator):
     # Average of the last weights
 
     def on_train_start(self) -> None:
-        """Discard the average of another run (--init_from), or of a run that is now extended."""
+        """Discard an average that belongs to another run (--init_from) or to a shorter run."""
         h, total, done = self.hparams, self.total_updates, self.trainer.global_step
         updates = (total - number * h.average_every for number in range(h.average))
         assert self.ema is not None
@@ -315,9 +315,9 @@ class Transformer(Translator):
             self.ema.updates.zero_()
 
     def ema_decay_at(self, update: int) -> float | None:
-        """Decay (k - 1) / k for the k-th of the last states, which makes their arithmetic mean.
+        """Decay (k - 1) / k for the k-th averaged state, which gives the arithmetic mean.
 
-        None leaves the average as it is.
+        Returns None at updates after which the average stays unchanged.
         """
         left, rest = divmod(self.total_updates - update, self.hparams.average_every)
         if rest or left >= self.hparams.average:
@@ -334,7 +334,7 @@ class Transformer(Translator):
 
     @sampling
     def translate_greedy(self, source: Tensor, length: Tensor, max_length: int) -> list[list[int]]:
-        """Take the most likely token at each step, recomputing the whole target for each token.
+        """Choose the most likely token at each step, recomputing the whole target for each token.
 
         Always runs `max_length` steps; rows are cut at `<eos>` afterwards.
 
@@ -362,12 +362,12 @@ class Transformer(Translator):
     def reorder_cache(self, state: DecodingState, sentences: Tensor, rows: Tensor) -> DecodingState:
         state.cache.reorder(rows)
         keys_values, mask = state.memory
-        if len(sentences) == len(mask):  # all sentences are left
+        if len(sentences) == len(mask):  # no sentence has finished
             return state
         keys_values = [(keys[sentences], values[sentences]) for keys, values in keys_values]
         return state._replace(memory=(keys_values, mask[sentences]))
 
     def cross_attention(self, weights: list[Tensor]) -> dict[str, Tensor]:
-        # First the encoder's, then those of each decoder block: to the target, to the source.
+        # The encoder's weights come first, then self- and cross-attention of each decoder block.
         cross = weights[self.hparams.layers + 1 :: 2]
         return {f"layer{number}": one for number, one in enumerate(cross, 1)}

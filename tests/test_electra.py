@@ -1,4 +1,4 @@
-"""ELECTRA: what is masked, what counts as forged, and which loss teaches whom."""
+"""ELECTRA: masking, labels of replaced tokens, losses and gradients, and the probe."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def texts(*lengths: int) -> tuple[Tensor, Tensor]:
 
 
 def test_fifteen_per_cent_are_masked_and_no_special_token() -> None:
-    """Eq. 1: rounded up, of the words alone, other ones each time."""
+    """15 % of the words, rounded up, are masked at new random positions each time (Eq. 1)."""
     model, (tokens, length) = electra(), texts(20, 9, 4)
     found = [model(tokens, length) for _ in range(30)]
     for outcome in found:
@@ -54,9 +54,7 @@ def test_fifteen_per_cent_are_masked_and_no_special_token() -> None:
 
 
 def test_special_tokens_may_have_any_ids(tmp_path: Path) -> None:
-    """A tokenizer.json whose special tokens come last; from the data into a run's checkpoint and
-    back, only words are masked.
-    """
+    """Only words are masked if special tokens have the last ids, also after loading."""
     trained = BPETokenizer.train(["the cat sat on a mat"] * 9, 280)
     words = trained.vocab_size
     trained.model.add_special_tokens(["<eos>", "<pad>", "<bos>"])
@@ -86,13 +84,11 @@ def test_special_tokens_may_have_any_ids(tmp_path: Path) -> None:
         outcome = model(batch["tokens"], batch["length"] + 1)
         assert outcome.chosen.any(1).all()
         assert batch["tokens"][outcome.chosen].max() < words
-        assert (outcome.corrupt[:, 0] == words + 2).all(), "each still begins with <bos>"
+        assert (outcome.corrupt[:, 0] == words + 2).all(), "each text starts with <bos>"
 
 
 def test_a_guess_that_is_right_counts_as_original() -> None:
-    """A generator that always says 7: forged is what was masked and is no 7. Eq. 4 against these
-    labels, made by hand.
-    """
+    """With a generator that always samples 7, masked 7s count as original (Eq. 4)."""
     model = electra()
     with torch.no_grad():
         model.bias[7] = 1e4
@@ -113,7 +109,7 @@ def test_a_guess_that_is_right_counts_as_original() -> None:
 
 
 def test_both_losses_reach_the_total_with_their_weights() -> None:
-    """Eq. 5 with lambda 50."""
+    """The total loss is Eq. 5 with lambda = 50."""
     model, (tokens, length) = electra(), texts(20, 20)
     outcome = model(tokens, length)
     assert outcome.generator_nll.sum() > 0
@@ -124,7 +120,7 @@ def test_both_losses_reach_the_total_with_their_weights() -> None:
 
 @pytest.mark.parametrize("objective", ["electra", "all_tokens", "replace_mlm"])
 def test_fewer_positions_give_the_same_losses(objective: Any) -> None:
-    """With the number of tokens, only as many positions are computed as may have been chosen."""
+    """Computing only the positions needed (`count`) gives the same losses."""
     torch.manual_seed(0)
     model = ELECTRA(20, context=29, objective=objective, layers=1, width=16, embedding=8).eval()
     tokens, length = torch.randint(20, (4, 30)), torch.tensor([30, 19, 3, 1])
@@ -138,7 +134,7 @@ def test_fewer_positions_give_the_same_losses(objective: Any) -> None:
 
 
 def test_the_discriminator_teaches_the_generator_nothing() -> None:
-    """A drawn word has no gradient; the tied embeddings learn from both."""
+    """Sampled tokens have no gradient; the tied embeddings get gradients of both losses."""
     model, (tokens, length) = electra(), texts(20, 12)
     assert model.generator is not None
     model(tokens, length).main_nll.sum().backward()
@@ -167,7 +163,7 @@ def test_the_generator_has_a_quarter_of_the_width() -> None:
      ("replace_mlm", False, False), ("mlm", False, True)],
 )  # fmt: skip
 def test_objectives_of_table_5(objective: Any, everywhere: bool, masked: bool) -> None:
-    """Where each has a loss, and what the large model sees."""
+    """Each objective has its positions with a loss and its input of the large model."""
     model, (tokens, length) = electra(objective=objective), texts(20, 12)
     outcome = model(tokens, length)
     assert torch.equal(outcome.main_nll > 0, outcome.valid if everywhere else outcome.chosen)
@@ -178,7 +174,7 @@ def test_objectives_of_table_5(objective: Any, everywhere: bool, masked: bool) -
 
 
 def test_words_of_all_tokens_have_probabilities() -> None:
-    """The gate and the words: over all words they sum to 1, so that the loss is a likelihood."""
+    """Probabilities of gate and softmax sum to 1 over all words."""
     model = electra(objective="all_tokens").eval()
     tokens, length = texts(12)
     total = torch.zeros(12)
@@ -197,7 +193,7 @@ def test_padding_never_shows() -> None:
 
 
 def test_a_preview_shows_forged_words() -> None:
-    """And leaves the generator of random numbers alone."""
+    """Replaced tokens are marked, and the global random state does not change."""
 
     class Letters:
         def token(self, number: int) -> str:
@@ -210,7 +206,7 @@ def test_a_preview_shows_forged_words() -> None:
     before = torch.get_rng_state()
     lines = model.preview({"tokens": tokens, "length": length - 1, "num_targets": 27})["corrupted"]
     assert torch.equal(before, torch.get_rng_state())
-    assert [line.count("[") for line in lines] == [20, 9], "it suspects everything"
+    assert [line.count("[") for line in lines] == [20, 9], "all tokens are detected"
     assert 0 < "".join(lines).count("(") <= 5  # type: ignore[arg-type]
 
 
@@ -223,7 +219,7 @@ def test_two_neighbours_are_exchanged() -> None:
     for row, size in enumerate(length.tolist()):
         (places,) = (swapped[row] != tokens[row]).nonzero(as_tuple=True)
         if size == 3:
-            assert len(places) == 0, "there are no two"
+            assert len(places) == 0, "too short to swap"
             continue
         first, second = places.tolist()
         assert second == first + 1
@@ -233,7 +229,7 @@ def test_two_neighbours_are_exchanged() -> None:
 
 
 class Sorted:
-    """Rising numbers: an exchange is where they fall."""
+    """Data of increasing numbers: a swap is the only decrease."""
 
     def split(self, name: str) -> range:
         return range(400)
@@ -259,7 +255,7 @@ def test_a_probe_finds_what_is_there_and_nothing_else() -> None:
     assert "n_train=400|n=200|split=test" in seen[1]
 
 
-# How many training captions of Multi30k have 0, 1, 2, … tokens, <bos> and <eos> among them
+# Number of training captions of Multi30k with 0, 1, 2, … tokens, including <bos> and <eos>
 # (byte-pair encoding of 4,000 ids).
 CAPTIONS = [
     *(
@@ -326,9 +322,7 @@ CAPTIONS = [
 
 
 def test_the_comparison_is_at_equal_compute() -> None:
-    """Matrix products of an update, forward and backward, times updates, counted on every 8th row
-    of batches of real lengths.
-    """
+    """Training FLOPs of the variants, estimated on every 8th row, differ by less than 1 %."""
     entry = yaml.safe_load((ROOT / "configs/_reproduce/electra-probe.yaml").read_text())
     recipe = yaml.safe_load((ROOT / entry["config"]).read_text())
     lengths = np.repeat(np.arange(len(CAPTIONS)), CAPTIONS)

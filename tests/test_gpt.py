@@ -1,6 +1,4 @@
-"""GPT and decoding: the cache changes nothing, rows are alone, filters keep what they should, the
-model is the published one.
-"""
+"""GPT and decoding: cached decoding, independent rows, filters, and the published architecture."""
 
 import ast
 import io
@@ -75,9 +73,7 @@ def test_no_token_sees_what_comes_after_it(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("options", [{}, MODERN], ids=["gpt-2", "modern"])
 def test_attention_that_is_watched_is_the_same(options: dict[str, Any]) -> None:
-    """The maps come from the pass itself: equal logits, rows that sum to 1, and nobody looks
-    ahead.
-    """
+    """Recording keeps the logits; attention rows sum to 1 and are causal."""
     model, tokens = gpt(**options), torch.randint(11, (2, 12))
     expected = model(tokens)
     with recording_attention(model) as weights:
@@ -89,7 +85,7 @@ def test_attention_that_is_watched_is_the_same(options: dict[str, Any]) -> None:
 
 
 def test_blocks_are_those_of_pytorch() -> None:
-    """The same weights in `nn.TransformerEncoderLayer` with a causal mask and the norms before."""
+    """A pre-norm `nn.TransformerEncoderLayer` with the same weights gives the same outputs."""
     model = gpt()
     reference = nn.TransformerEncoderLayer(
         16, 2, 64, 0.0, F.gelu, batch_first=True, norm_first=True
@@ -126,7 +122,7 @@ def test_blocks_are_those_of_pytorch() -> None:
 
 
 def test_logits_are_pinned() -> None:
-    """Fixed weights give fixed logits: a change of the arithmetic shows here."""
+    """Fixed weights give fixed logits, which detects changes of the arithmetic."""
     model = GPT(vocab_size=5, context=4, layers=1, heads=1, width=4)
     with torch.no_grad():
         for number, p in enumerate(model.parameters()):
@@ -160,9 +156,7 @@ def test_gpt_2_has_its_124_million_parameters() -> None:
 def test_configurations_of_nanogpt_have_its_parameters(
     name: str, vocab_size: int, printed: str
 ) -> None:
-    """No biases; and what nanoGPT prints as "number of parameters", which leaves out the
-    positions.
-    """
+    """Models have no biases and nanoGPT's printed parameter count, which omits the positions."""
     options = yaml.safe_load((ROOT / f"configs/gpt/{name}.yaml").read_text())["model"]["init_args"]
     with torch.device("meta"):
         model = GPT(vocab_size=vocab_size, **options)
@@ -175,7 +169,7 @@ def test_configurations_of_nanogpt_have_its_parameters(
 
 
 def test_a_gpt_without_biases_is_one_whose_biases_are_zero() -> None:
-    """Logits, step by step with the cache as well: the option leaves nothing else out."""
+    """The option removes only the biases, with and without the cache."""
     plain, biased = gpt(bias=False), gpt(bias=True)
     with torch.no_grad():
         biased.load_state_dict(
@@ -208,11 +202,13 @@ def test_weights_begin_as_in_gpt_2() -> None:
     loss = F.cross_entropy(
         model(torch.randint(100, (4, 64))).flatten(0, 1), torch.randint(100, (256,))
     )
-    assert loss.item() == pytest.approx(math.log(100), abs=0.1), "it begins with no opinion"
+    assert loss.item() == pytest.approx(math.log(100), abs=0.1), (
+        "the initial distribution is nearly uniform"
+    )
 
 
 def test_rotary_positions_are_relative() -> None:
-    """A query and a key meet by their distance alone, and keep their lengths."""
+    """Dot products of rotated queries and keys depend on the distance only; norms are kept."""
     q, k = torch.randn(2, 1, 1, 1, 8)
     meets = [
         (rotate(q, torch.tensor([m])) * rotate(k, torch.tensor([n]))).sum().item()
@@ -240,7 +236,7 @@ def uncached(model: GPT, history: Tensor) -> Tensor:
 @pytest.mark.parametrize("length", [1, 5, 12, 30])
 @torch.no_grad()
 def test_cached_logits_are_the_uncached_ones(options: dict[str, Any], length: int) -> None:
-    """Also past the context."""
+    """Cached and uncached logits agree, also after the context is full."""
     model = gpt(**options)
     history = torch.randint(11, (3, length))
     logits, state = model.prefill(history)
@@ -288,7 +284,7 @@ def test_what_is_seen_never_exceeds_the_context() -> None:
         for length in range(1, 60):
             start = context_start(length, context)
             assert 1 <= length - start <= context
-            assert start >= before, "what is forgotten stays forgotten"
+            assert start >= before, "the context window never moves back"
             before = start
 
 
@@ -426,9 +422,7 @@ def test_matrices_decay_and_gains_do_not() -> None:
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 48), (48, 16)])
 def test_muon_moves_alike_in_all_directions(shape: tuple[int, int]) -> None:
-    """Newton-Schulz gives the factor U V' of the singular value decomposition, with values about
-    1.
-    """
+    """Newton-Schulz approximates U V' of the SVD, with singular values near 1."""
     matrix = torch.randn(shape)
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
     made = orthogonalise(matrix)
@@ -454,9 +448,7 @@ def test_the_rest_of_muon_is_adamw() -> None:
 
 
 def test_whole_validation_split_is_measured(tmp_path: Path) -> None:
-    """`val/nll` equals a plain loop over the text, and `val/bpc` is it in bits, since a token is a
-    character.
-    """
+    """`val/nll` equals a plain loop over the text; `val/bpc` converts it to bits."""
     argv = [
         "fit",
         "--config",
@@ -503,9 +495,7 @@ def test_whole_validation_split_is_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("stride", "length"), [(1, 40), (5, 40), (6, 41), (12, 40), (6, 9)])
 @torch.no_grad()
 def test_overlapping_windows_score_each_token_once(stride: int, length: int) -> None:
-    """The NLL of a loop over tokens, each with the context that it is promised; a stride of the
-    context is disjoint windows.
-    """
+    """The NLL equals that of a loop over tokens; stride = context gives disjoint windows."""
     model, ids = gpt(), np.random.default_rng(0).integers(0, 11, length)
     total = 0.0
     for token in range(1, length):
@@ -531,13 +521,13 @@ def test_overlapping_windows_score_each_token_once(stride: int, length: int) -> 
 
 
 def windows(ids: Tensor, context: int) -> list[Tensor]:
-    """Side by side, each with the target of its last input."""
+    """Split tokens into disjoint windows of `context` inputs and one more target."""
     return [ids[start : start + context + 1] for start in range(0, len(ids) - 1, context)]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model that has learnt next to nothing."""
+    """Checkpoint of a GPT after two updates."""
     run = tmp_path_factory.mktemp("gpt") / "run"
     argv = [
         "fit",
@@ -588,7 +578,7 @@ def test_a_test_has_the_nll_of_overlapping_windows_as_well(checkpoint: str) -> N
 def test_a_checkpoint_continues_a_prompt(
     checkpoint: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tokenizer is in it; no data is opened; text goes to stdout and nothing else does."""
+    """Sampling uses the checkpoint's tokenizer, opens no data and prints only text to stdout."""
     assert isinstance(load(checkpoint).tokenizer, CharTokenizer)
     monkeypatch.setattr(
         "datamodules.text.corpora.PythonDocs.__init__", lambda *_: pytest.fail("no data is needed")
@@ -621,7 +611,7 @@ def test_a_checkpoint_continues_a_prompt(
 def test_a_terminal_sees_the_text_grow(
     checkpoint: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Piece by piece, and the same text in the end."""
+    """On a terminal, text is printed token by token and is the same in total."""
     argv = [checkpoint, "--prompt", "The ", "--max_new_tokens", "20", "--num", "2"]
     assert sample.main(argv) == 0
     at_once = capsys.readouterr().out
@@ -636,7 +626,7 @@ def test_a_terminal_sees_the_text_grow(
 
 
 def test_candidates_of_each_step_are_shown(checkpoint: str, capsys: Any) -> None:
-    """On stderr, likeliest first; the text is the one that is drawn without them."""
+    """`--show_probs` prints candidates to stderr and does not change the text."""
     argv = [checkpoint, "--prompt", "The ", "--max_new_tokens", "6", "--num", "1"]
     assert sample.main(argv) == 0
     text = capsys.readouterr().out
@@ -651,7 +641,7 @@ def test_candidates_of_each_step_are_shown(checkpoint: str, capsys: Any) -> None
 
 
 def test_surprisals_are_those_of_writing(checkpoint: str, tmp_path: Path, capsys: Any) -> None:
-    """Each token costs what `generate` would have given it, also past the context of 32."""
+    """Surprisals equal -log p in cached decoding, also after the context of 32 is full."""
     model, text = (
         load(checkpoint),
         "The assert statement is a convenient way to insert debugging assertions into a program."
@@ -678,9 +668,7 @@ def test_surprisals_are_those_of_writing(checkpoint: str, tmp_path: Path, capsys
 def test_bits_per_character_are_of_what_is_scored(
     specials: tuple[str, ...], tmp_path: Path, capsys: Any
 ) -> None:
-    """By hand: of a stream all but the first token and its characters; of records all, and the end
-    of each line as one.
-    """
+    """Streams score all but the first token; records score all characters and line ends."""
     text = "the cat sat on the mat\nthe mat sat\n"
     tokenizer = BPETokenizer.train([text * 9], 280, specials)
     model = gpt(vocab_size=tokenizer.vocab_size, context=64)
@@ -710,9 +698,7 @@ def test_bits_per_character_are_of_what_is_scored(
 
 
 def test_weights_and_tokens_belong_together(checkpoint: str, tmp_path: Path, capsys: Any) -> None:
-    """Weights are not taken over to other tokens; the checkpoint's own can be given to other
-    data.
-    """
+    """`--init_from` refuses another tokenizer; new data can use the checkpoint's tokenizer."""
     (tmp_path / "x.txt").write_text("The assert statement\n" * 300)
     own = [
         "--data",
@@ -746,7 +732,7 @@ def test_weights_and_tokens_belong_together(checkpoint: str, tmp_path: Path, cap
         ("--score nowhere.txt", "--score nowhere.txt: there is no such file"),
         ("--show_probs -1", "--show_probs -1: give at least 1"),
         ("--prompt ☃", "the character '☃' (number 1 of the text) was not in the corpus"),
-        ("--temperature 0 --top_k 3", "leave them out"),
+        ("--temperature 0 --top_k 3", "leave out --top_k, --top_p and --min_p"),
         ("--top_p 2", "--top_p"),
         ("--top_p 0", "--top_p"),
         ("--top_p 1.1", "--top_p"),
@@ -764,7 +750,7 @@ def test_sampling_mistakes(options: str, fragment: str, checkpoint: str, capsys:
 
 
 def test_mistakes_about_the_data(checkpoint: str, tmp_path: Path, capsys: Any) -> None:
-    """A context that the model does not have, and a checkpoint of another vocabulary."""
+    """A context beyond the model's and a checkpoint with another vocabulary are refused."""
     config = str(Path(checkpoint).parents[1] / "config.yaml")
     argv = ["fit", "--config", config, "--run_dir", str(tmp_path / "run")]
     assert train.main([*argv, "--data.context", "64"]) == 2
@@ -807,9 +793,7 @@ def test_a_long_prompt_is_seen_at_its_end(checkpoint: str, capsys: Any) -> None:
 
 
 def test_ranks_and_accumulation_equal_the_joined_batch(tmp_path: Path) -> None:
-    """Names of unequal lengths, all of them in each update: loss and gradient are divided by the
-    targets of the whole update.
-    """
+    """Loss and gradient are means over all targets of an update, whatever the lengths."""
     sgd = {"norm": "rms", "layers": 1, "heads": 2, "width": 8, "context": 64}
     config = {
         "model": {"class_path": "tests.parallel.PlainGPT", "init_args": sgd},

@@ -1,6 +1,4 @@
-"""RNN language model: the state goes where the text goes, through batches, checkpoints and
-ranks.
-"""
+"""RNN language model: carried states across batches, checkpoints and ranks."""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +44,7 @@ def batch(tokens: torch.Tensor, first: bool) -> dict[str, Any]:
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 @pytest.mark.parametrize("embedding", [6, 0])
 def test_steps_with_a_carried_state_are_one_long_read(cell: str, embedding: int) -> None:
-    """Eq. 2 over a batch border, and not over the beginning of a text."""
+    """The state is carried across batches (Eq. 2) and reset at the start of a text."""
     model, tokens = rnn(cell=cell, embedding=embedding), torch.randint(11, (3, 21))
     whole = -model(tokens[:, :-1]).log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]
     parts = [
@@ -89,7 +87,7 @@ def test_decoding_equals_reading(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_the_plain_sampling_loop_gives_the_tokens_of_the_fast_one(cell: str) -> None:
-    """And a row depends on its seed alone."""
+    """Both loops sample the same tokens, and a row depends on its seed only."""
     model, prompt = rnn(cell=cell), torch.tensor([[7, 8]])
     fast = generate(
         model, prompt.repeat(3, 1), [2, 3, 4], max_new_tokens=30, config=SamplingConfig()
@@ -110,9 +108,7 @@ def test_weights_begin_as_in_the_papers() -> None:
 
 
 def test_dropout_never_goes_along_time() -> None:
-    """Zaremba's D is on the input, between the layers and on the output: a single layer's states
-    feel it only by the input.
-    """
+    """Dropout of the output does not change the states of a single layer (Zaremba et al.)."""
     model = rnn(layers=1, dropout=0.5, embedding=0).train()  # one-hot inputs are not dropped
     tokens = torch.randint(11, (3, 20))
     (one, first), (other, second) = (model.step(tokens, None) for _ in range(2))
@@ -127,16 +123,14 @@ def test_schedule_of_zaremba() -> None:
         rates.append(sgd.param_groups[0]["lr"])
         sgd.step()
         schedule.step()
-    assert rates == [1.0, 1.0, 1.0, 1.0, 0.5, 0.25, 0.125], "small: halved after four epochs"
+    assert rates == [1.0, 1.0, 1.0, 1.0, 0.5, 0.25, 0.125], "small model: halved after four epochs"
 
 
 @pytest.mark.parametrize(
     ("name", "scale"), [("tiny_shakespeare", 3.0), ("ptb_zaremba_medium", 0.1)]
 )
 def test_recipes_of_a_summed_loss_take_its_steps(name: str, scale: float) -> None:
-    """Both released codes sum the gradient over time and then clip it; ours is the mean: the
-    updates have to be equal.
-    """
+    """Updates of our mean loss equal those of the released codes, which sum over time."""
     recipe = yaml.safe_load((ROOT / f"configs/rnn_lm/{name}.yaml").read_text())
     options, steps = recipe["model"]["init_args"], recipe["data"]["init_args"]["context"]
     ours, theirs = (
@@ -175,7 +169,7 @@ def test_recipes_of_a_summed_loss_take_its_steps(name: str, scale: float) -> Non
                 clipped.append(float(norm > 5))
                 for p, gradient in zip(theirs.parameters(), gradients):
                     p.sub_(gradient * min(1.0, 5 / norm))
-    assert 0 < sum(clipped) < len(clipped), "some are clipped, and not all"
+    assert 0 < sum(clipped) < len(clipped), "some gradients are clipped, but not all"
     for one, other in zip(ours.parameters(), theirs.parameters()):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
@@ -210,7 +204,7 @@ def config(path: Path, **data: Any) -> Path:
 
 
 def test_a_resumed_run_goes_on_with_its_state_and_its_place(tmp_path: Path) -> None:
-    """Stopped in the middle of the text, twice."""
+    """A run stopped twice in the middle of the text ends like an uninterrupted run."""
     argv = ["fit", "--config", str(config(tmp_path / "c.yaml"))]
     assert train.main([*argv, "--run_dir", str(tmp_path / "one")]) == 0
     for step in (3, 15):
@@ -226,7 +220,7 @@ def test_a_resumed_run_goes_on_with_its_state_and_its_place(tmp_path: Path) -> N
 
 
 def test_a_run_goes_on_with_its_own_optimizer(tmp_path: Path, capsys: Any) -> None:
-    """Its state would silently bring the old step size back."""
+    """Refuses a new learning rate, which the restored optimizer state would override."""
     argv = [
         "fit",
         "--config",
@@ -245,7 +239,7 @@ def test_a_run_goes_on_with_its_own_optimizer(tmp_path: Path, capsys: Any) -> No
 
 
 def test_whole_validation_split_is_measured_with_its_state(tmp_path: Path) -> None:
-    """One row reads all of it: `val/nll` is that of one long pass."""
+    """With one row, `val/nll` equals that of one pass over the whole text."""
     from lightning_modules import load
 
     argv = [
@@ -268,7 +262,7 @@ def test_whole_validation_split_is_measured_with_its_state(tmp_path: Path) -> No
 
 
 def test_two_processes_read_two_halves_of_every_batch(tmp_path: Path) -> None:
-    """Ranks are equal, and together they are the joined batch, whose rows stay where they are."""
+    """Two ranks train like one process with the joined batch, and each stores its own state."""
     content = yaml.safe_load(config(tmp_path / "c.yaml").read_text())
     content["model"]["init_args"]["optimizer"] = {
         "class_path": "torch.optim.SGD",

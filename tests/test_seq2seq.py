@@ -1,6 +1,4 @@
-"""Systems that write one text for another: padding never shows, writing equals reading, the search
-finds what there is, and the networks are the published ones.
-"""
+"""Translation systems: padding, cached decoding, beam search and the published architectures."""
 
 import dataclasses
 import importlib
@@ -53,7 +51,7 @@ def model(request: pytest.FixtureRequest) -> Translator:
 
 
 def sources(*lengths: int) -> tuple[Tensor, Tensor]:
-    """Random sources (N, S) that end with EOS, padded with noise that nobody may see."""
+    """Random sources (N, S) that end with EOS, padded with random tokens."""
     source = torch.randint(3, VOCABULARY, (len(lengths), max(lengths)))
     for row, length in enumerate(lengths):
         source[row, length - 1] = EOS
@@ -62,7 +60,7 @@ def sources(*lengths: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def test_padding_never_shows(model: Translator) -> None:
-    """A batch of unequal sentences gives what each gives alone, whatever stands in the padding."""
+    """Logits in a batch of unequal sentences equal the logits of each sentence alone."""
     (source, length), tokens = sources(7, 3, 5), torch.randint(3, VOCABULARY, (3, 6))
     together = model.decode(model.encode(source, length), tokens)
     for row, size in enumerate(length.tolist()):
@@ -85,9 +83,7 @@ def test_no_target_is_seen_before_it_is_predicted(model: Translator) -> None:
 
 @torch.no_grad()
 def test_writing_token_by_token_is_reading_them_at_once(model: Translator) -> None:
-    """The cache and the recurrent state, also when rows are reordered, repeated and dropped on the
-    way, as a beam does.
-    """
+    """Cached logits equal uncached logits, also after rows are reordered, repeated or dropped."""
     source, length = sources(7, 3, 5)
     state = model.init_state(model.encode(source, length), 12)
     targets = torch.empty(3, 0, dtype=torch.int64)
@@ -117,7 +113,7 @@ def search(
 
 @torch.no_grad()
 def test_the_plain_greedy_loop_is_a_beam_of_one(model: Any) -> None:
-    """The whole target recomputed for each token gives what the cache gives."""
+    """Greedy decoding without a cache gives the tokens of beam search with beam 1."""
     source, length = sources(7, 3, 5, 6)
     hypotheses = search(model, source, length, BeamSearchConfig())
     greedy = model.translate_greedy(source, length, 12)
@@ -135,7 +131,7 @@ def test_the_plain_greedy_loop_is_a_beam_of_one(model: Any) -> None:
 
 @torch.no_grad()
 def test_beams_are_alone(model: Translator) -> None:
-    """Sentences that end at other times, and leave, change nothing for those that stay."""
+    """Hypotheses do not depend on the other sentences of the batch, which end earlier or later."""
     source, length = sources(7, 2, 5, 6)
     together = search(model, source, length, BeamSearchConfig(beam=3))
     for row, found in enumerate(together):
@@ -152,7 +148,7 @@ def test_beams_are_alone(model: Translator) -> None:
 
 
 class Chain:
-    """p(next | last token) by a table; the state is nothing, so that the search alone is tested."""
+    """Stateless model with a table of p(next token | last token), to test the search alone."""
 
     def __init__(self, table: Tensor) -> None:
         self.table = table
@@ -167,7 +163,7 @@ class Chain:
 @pytest.mark.parametrize("penalty", ["wu", "plain"])
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
 def test_a_beam_as_wide_as_the_space_finds_the_best_there_is(penalty: Any, alpha: float) -> None:
-    """Against all texts of at most four tokens, for two sentences at a time."""
+    """A full beam finds the best of all texts of at most four tokens, for two sentences."""
     tables = torch.randn(5, 5, generator=torch.Generator().manual_seed(3)).log_softmax(-1)
     options = BeamSearchConfig(beam=700, length_penalty=alpha, penalty=penalty)
     found = beam_search(
@@ -189,14 +185,14 @@ def test_a_beam_as_wide_as_the_space_finds_the_best_there_is(penalty: Any, alpha
 
 def test_lengths_are_kept() -> None:
     tables = torch.zeros(5, 5)
-    tables[:, EOS] = 5.0  # would stop at once
+    tables[:, EOS] = 5.0  # ends at once without a minimum
     for least in (0, 1, 3):
         options = BeamSearchConfig(beam=2, min_length=least)
         (((_, ids), *_),) = beam_search(
             Chain(tables), None, [6], options, bos=BOS, eos=EOS, device=torch.device("cpu")
         )
         assert len(ids) == least
-    tables[:, EOS] = -9.0  # would never stop
+    tables[:, EOS] = -9.0  # ends at the maximum only
     found = beam_search(
         Chain(tables),
         None,
@@ -210,7 +206,7 @@ def test_lengths_are_kept() -> None:
 
 
 def test_length_penalties() -> None:
-    """Wu et al. 2016, Eq. 14, and the plain one."""
+    """Scores follow Wu et al. 2016, Eq. 14, or the plain length penalty."""
     assert BeamSearchConfig(length_penalty=0.6).normalised(-3.0, 7) == pytest.approx(-3 / 2**0.6)
     assert BeamSearchConfig(length_penalty=0.5, penalty="plain").normalised(
         -3.0, 9
@@ -219,7 +215,7 @@ def test_length_penalties() -> None:
 
 
 def test_impossible_searches_are_refused() -> None:
-    with pytest.raises(UserError, match="--min_length 5 --max_length 4"):
+    with pytest.raises(UserError, match="--min_length 5 exceeds --max_length 4"):
         BeamSearchConfig(min_length=5, max_length=4)
 
 
@@ -240,7 +236,7 @@ def test_options_have_ranges(option: str, value: str) -> None:
 @pytest.mark.parametrize("norm_first", [False, True])
 @torch.no_grad()
 def test_stacks_are_those_of_pytorch(norm_first: bool) -> None:
-    """`nn.Transformer` with the same weights."""
+    """`nn.Transformer` with the same weights gives the same logits."""
     model = Transformer(VOCABULARY, VOCABULARY, 2, 2, 16, 24, norm_first=norm_first).eval()
     reference = nn.Transformer(
         16, 2, 2, 2, 24, 0.0, F.relu, batch_first=True, norm_first=norm_first
@@ -275,7 +271,7 @@ def test_stacks_are_those_of_pytorch(norm_first: bool) -> None:
             ours = f"{'cross' if cross else 'attention'}.output.{kind}"
         state[name] = mine[f"{stack}.{number}.{ours}"]
     reference.load_state_dict(state)
-    if not norm_first:  # PyTorch's has a last norm in either case, the paper's has none
+    if not norm_first:  # PyTorch adds final norms, which the paper lacks
         reference.encoder.norm = reference.decoder.norm = None
     (source, length), tokens = sources(7, 4), torch.randint(3, VOCABULARY, (2, 5))
     embed = model.network.embed
@@ -292,13 +288,13 @@ def test_stacks_are_those_of_pytorch(norm_first: bool) -> None:
 
 
 def test_transformer_base_has_its_65_million_parameters() -> None:
-    """Table 3: 65M with 37,000 shared byte pairs; this one has biases in its attention."""
+    """Table 3 has 65M with 37,000 shared byte pairs; here attention has biases."""
     with torch.device("meta"):
         model = Transformer(37_000, 37_000)
     assert sum(p.numel() for p in model.network.parameters()) / 1e6 == pytest.approx(63.1, abs=0.2)
 
 
-# parameters in millions, as headers of recipes and protocols of reproductions have them
+# Millions of parameters, and the config whose text states the number.
 RECIPES = {
     "seq2seq/multi30k": (6.3, "_reproduce/seq2seq-attention-multi30k"),
     "seq2seq/multi30k_no_attention": (7.9, "_reproduce/seq2seq-multi30k"),
@@ -324,7 +320,7 @@ def test_recipes_state_their_size(recipe: str) -> None:
 
 
 def test_weights_begin_as_glorot_has_them() -> None:
-    """Queries, keys and values each as a matrix of their own, whatever the widths are."""
+    """Queries, keys and values are initialised as separate matrices."""
     network = Transformer(VOCABULARY, VOCABULARY, 1, 2, 64, 128).network
     block = network.decoder[0]
     for matrix in [
@@ -338,7 +334,7 @@ def test_weights_begin_as_glorot_has_them() -> None:
 
 
 def test_sinusoids() -> None:
-    """Eq. 5, and a shift of position is a rotation."""
+    """Values follow Eq. 5, and dot products depend on the distance of positions only."""
     table = sinusoids(torch.arange(50), 8)
     assert table[7, 4].item() == pytest.approx(math.sin(7 / 10000 ** (4 / 8)), abs=1e-6)
     assert table[7, 5].item() == pytest.approx(math.cos(7 / 10000 ** (4 / 8)), abs=1e-6)
@@ -348,7 +344,7 @@ def test_sinusoids() -> None:
 
 @torch.no_grad()
 def test_label_smoothing(model: Any) -> None:
-    """(1 - e) of the true token's loss and e of the mean over all tokens; nothing of padding."""
+    """The loss is (1 - e) times that of the true token plus e times the mean, without padding."""
     (source, length), target = sources(7, 3), torch.randint(3, VOCABULARY, (2, 6))
     target[1, 4:] = PAD
     batch = {"source": source, "source_length": length, "target": target, "num_targets": 8}
@@ -360,9 +356,7 @@ def test_label_smoothing(model: Any) -> None:
 
 
 def test_schedules() -> None:
-    """Eq. 4 at, before and after the end of the warm-up; the cosine at its ends and in its
-    middle.
-    """
+    """Learning rates follow Eq. 4 (Transformer) and half a cosine (Seq2Seq)."""
 
     def rates(model: Any, steps: int) -> list[float]:
         model._trainer = type("Stub", (), {"estimated_stepping_batches": 101})()
@@ -386,7 +380,7 @@ def test_schedules() -> None:
 
 @torch.no_grad()
 def test_attention_looks_only_at_words(model: Translator) -> None:
-    """Weights of each step sum to 1 over the source's own words, and watching changes nothing."""
+    """Attention weights sum to 1 over the source words, and recording keeps the logits."""
     (source, length), tokens = sources(7, 3), torch.randint(3, VOCABULARY, (2, 5))
     expected = model.decode(model.encode(source, length), tokens)
     with recording_attention(model) as weights:
@@ -406,9 +400,7 @@ def test_attention_looks_only_at_words(model: Translator) -> None:
 
 @torch.no_grad()
 def test_backward_reading_leaves_the_end_last() -> None:
-    """Sutskever et al. 2014, section 3.3: words are reversed, `<eos>` is read last; maps have the
-    order of the source.
-    """
+    """Words are reversed, `<eos>` stays last (Sutskever et al. 2014, section 3.3)."""
     torch.manual_seed(2)
     forward, backward = (
         Seq2Seq(VOCABULARY, VOCABULARY, "multiplicative", "lstm", 2, 12, 6, reading=reading).eval()
@@ -431,9 +423,7 @@ def test_backward_reading_leaves_the_end_last() -> None:
 
 
 def test_teacher_forcing() -> None:
-    """Never forced, a step sees its own likeliest word and not the true one; always forced, nothing
-    is drawn.
-    """
+    """Without teacher forcing, each step is fed its own most likely word."""
     torch.manual_seed(0)
     own = Seq2Seq(
         VOCABULARY, VOCABULARY, width=12, embedding=6, dropout=0.0, teacher_forcing=0.0
@@ -449,9 +439,7 @@ def test_teacher_forcing() -> None:
 @pytest.mark.parametrize("system", ["GPT", "Transformer"])
 @torch.no_grad()
 def test_blocks_are_compiled(system: str) -> None:
-    """`--compile` reaches what is called within lists and by other methods than `forward`, and
-    changes nothing.
-    """
+    """`--compile` covers blocks in lists and methods besides `forward`; outputs stay equal."""
     model = (
         GPT(VOCABULARY, 8, 2, 2, 16).eval() if system == "GPT" else SYSTEMS["post-norm"]().eval()
     )
@@ -474,7 +462,7 @@ def test_blocks_are_compiled(system: str) -> None:
 
 
 def test_averages_are_of_the_last_states() -> None:
-    """Section 6.1: after updates 60, 80 and 100 of 100, and only then."""
+    """The average covers updates 60, 80 and 100 of 100 only (section 6.1)."""
     model = Transformer(VOCABULARY, VOCABULARY, 1, 2, 8, 8, average=3, average_every=20)
     model._trainer = type("Stub", (), {"estimated_stepping_batches": 100, "global_step": 0})()
     optimizer = type("Still", (), {"step": lambda self, closure: None})()
@@ -491,8 +479,8 @@ def test_averages_are_of_the_last_states() -> None:
         model.ema.networks["network"].embedding.weight, torch.full((VOCABULARY, 8), 80.0)
     )
     assert model.network is trained
-    # Extended to 140 updates, the run averages those after 100, 120 and 140; 100 is in an average
-    # with 60 and 80, which is discarded.
+    # A run extended to 140 updates averages 120 and 140 only: the old average of 60, 80 and 100 is
+    # discarded.
     model._trainer.estimated_stepping_batches, model._trainer.global_step = 140, 100
     model.on_train_start()
     for step in range(101, 141):

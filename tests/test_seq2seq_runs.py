@@ -1,6 +1,4 @@
-"""Runs of systems that translate: any number of ranks trains the same, checkpoints translate, and
-mistakes are one line.
-"""
+"""Runs of translation systems: ranks, averaged weights, translations and error messages."""
 
 import csv
 import itertools
@@ -27,12 +25,12 @@ from tests.test_parallel import fit
 
 SIZES: dict[str, Any] = {"layers": 1, "heads": 2, "width": 48, "hidden": 96, "dropout": 0.0}
 DATA: dict[str, Any] = {"vocab_size": 600, "lower": True, "max_length": 64}
-PAIRS = 64  # that the ranks train on
+PAIRS = 64  # size of the training split
 
 
 @pytest.fixture(scope="module")
 def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that has learnt the commonest words, and corpora with one mistake each."""
+    """Folder with a run of 150 updates, and corpora with one mistake each."""
     folder = tmp_path_factory.mktemp("seq2seq")
     config = tiny_config(folder / "tiny.yaml", "transformer", **DATA, max_samples=600)
     argv = [
@@ -92,15 +90,13 @@ def checkpoint(d: Path) -> str:
 
 
 def first(run: Path, name: str) -> float:
-    """A figure of a run's first validation."""
+    """Value of a metric in a run's first validation."""
     with open(run / "metrics.csv") as file:
         return next(float(row[name]) for row in csv.DictReader(file) if row[name])
 
 
 def test_ranks_train_and_translate_the_same(checkpoint: str, tmp_path: Path) -> None:
-    """One process and two of half its batches, two batches to an update: the same weights, each
-    pair once an epoch, and figures of all that both have written.
-    """
+    """Two ranks with half batches equal one process: weights, order of the pairs and metrics."""
     config = {
         "model": {"class_path": "tests.parallel.PlainTransformer", "init_args": SIZES},
         "data": {
@@ -145,9 +141,7 @@ def test_ranks_train_and_translate_the_same(checkpoint: str, tmp_path: Path) -> 
 
 
 def test_an_update_is_a_mean_over_the_targets_of_all_its_batches() -> None:
-    """The gradient of two accumulated batches is that of one batch of all their pairs, however
-    unequal they are.
-    """
+    """Two accumulated batches of unequal size have the gradient of the joined batch."""
     data = EmojiTranslation(**DATA, batch_tokens=64, max_samples=PAIRS)
     model = PlainTransformer(
         data.data_spec["source_vocab_size"], data.data_spec["vocab_size"], **SIZES
@@ -175,7 +169,7 @@ def test_an_update_is_a_mean_over_the_targets_of_all_its_batches() -> None:
 
 
 def test_the_last_checkpoint_has_the_average(checkpoint: str) -> None:
-    """Also where no validation comes after the last update."""
+    """The last checkpoint contains the average even without a final validation."""
     assert torch.load(checkpoint, weights_only=True)["state_dict"]["ema.updates"] == 2
 
 
@@ -205,9 +199,7 @@ def test_a_run_that_stops_where_it_averages_goes_on_with_the_average(
 
 
 def test_another_runs_average_is_not_the_new_runs(checkpoint: str, d: Path, tmp_path: Path) -> None:
-    """What begins with the weights of another run is judged by its own, and averages none but its
-    own.
-    """
+    """A run started with `--init_from` averages its own weights only."""
     argv = [
         "fit",
         "--config",
@@ -231,7 +223,7 @@ def test_another_runs_average_is_not_the_new_runs(checkpoint: str, d: Path, tmp_
 def test_a_checkpoint_translates_its_test_split(
     checkpoint: str, d: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line each, in the order of the seeds, and nothing else on stdout."""
+    """Stdout has one translation per seed, in the order of the seeds."""
     assert (
         sample.main([checkpoint, "--seeds", "3,0-2", "--beam", "2", "--length_penalty", "1"]) == 0
     )
@@ -257,8 +249,8 @@ def test_texts_are_translated_alone_and_in_order(
     ]
     made = model.translate(texts)
     assert made[1] == made[4] == ""
-    assert made[3] == made[0] != made[2] != "", "small letters, as in the corpus"
-    assert made[6] == made[2], "no blanks around, as in the corpus"
+    assert made[3] == made[0] != made[2] != "", "lower case, as in the corpus"
+    assert made[6] == made[2], "stripped, as in the corpus"
     assert model.translate(texts[::-1]) == made[::-1]
     assert model.translate([]) == []
     for characters in (1, 60):
@@ -284,11 +276,11 @@ MISTAKES = {
     ),
     FIT + " --data.shared_vocabulary false": (
         "model.shared needs one vocabulary",
-        "set data.shared_vocabulary true, or this to",
+        "set data.shared_vocabulary to true, or model.shared to false",
     ),
     "sample {d}/run/checkpoints/last.ckpt --beam 0": ("--beam", "0 must be >0"),
     "sample {d}/run/checkpoints/last.ckpt --min_length 5 --max_length 4": (
-        "--min_length 5 --max_length 4: give a range",
+        "--min_length 5 exceeds --max_length 4: give a larger --max_length",
     ),
 }
 
@@ -306,7 +298,7 @@ def test_a_mistake_is_one_line_with_its_mend(
 def test_averaged_and_live_weights_are_scored_by_own_figures(
     d: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`evaluate.py` on a system that generates no images; `train.py test` scores the averages."""
+    """`evaluate.py` scores averaged and live weights; `train.py test` scores the average."""
     checkpoint = str(d / "run/checkpoints/last.ckpt")
     capsys.readouterr()
     assert evaluate.main([checkpoint]) == 0

@@ -1,6 +1,4 @@
-"""CycleGAN and pix2pix: each loss alone, the pool, the fields of view, and what a resumed or shared
-run keeps.
-"""
+"""CycleGAN and pix2pix: losses, networks, image pool, resumed and parallel runs, translation."""
 
 import csv
 import math
@@ -61,7 +59,7 @@ BATCH = {
 
 
 def test_identity_generators_have_no_cycle_and_no_identity_loss() -> None:
-    """Eq. 2 and the identity loss, and only they, are zero."""
+    """Only Eq. 2 and the identity loss are zero."""
     model = cyclegan()
     model.generator = nn.ModuleDict({"a2b": nn.Identity(), "b2a": nn.Identity()})
     losses = model.generator_losses(BATCH, model.generate(BATCH))
@@ -75,7 +73,7 @@ def test_identity_generators_have_no_cycle_and_no_identity_loss() -> None:
 
 
 class Shift(nn.Module):
-    """Adds a number."""
+    """Network that adds a number to its input."""
 
     def __init__(self, by: float) -> None:
         super().__init__()
@@ -86,7 +84,7 @@ class Shift(nn.Module):
 
 
 def test_eq_1_to_3_with_known_networks() -> None:
-    """Generators that add 0.3 and 0.1; a discriminator whose output is 0.25."""
+    """Generators add 0.3 and 0.1, and discriminators return 0.25: losses are known."""
     model = cyclegan(lambda_cycle=10.0)
     model.generator = nn.ModuleDict({"a2b": Shift(0.3), "b2a": Shift(0.1)})
     constant = nn.Sequential(nn.Flatten(), Shift(0.0))
@@ -150,9 +148,7 @@ def test_each_loss_can_be_left_out(options: dict[str, Any], left: set[str]) -> N
     losses = model.generator_losses(BATCH, model.generate(BATCH))
     assert set(losses) == left
     every = model.generator_losses(BATCH, model.generate(BATCH), every=True)
-    assert len(every) == 6, (
-        "validation shows validity, reconstruction and identity whatever they weigh"
-    )
+    assert len(every) == 6, "validation logs adversarial, cycle and identity losses at any weight"
     torch.testing.assert_close(model.weigh(every), model.weigh(losses))
 
 
@@ -182,7 +178,7 @@ def test_gradients_of_either_network_do_not_reach_the_other(model: Any) -> None:
 
 @pytest.mark.parametrize("conditional", [True, False])
 def test_pix2pix_eq_1_to_4(conditional: bool) -> None:
-    """D's loss is half the negated Eq. 1 (2), G's is -log D plus lambda times Eq. 3."""
+    """D minimises half the negated Eq. 1 (or 2), G minimises -log D + lambda * Eq. 3."""
     model = pix2pix(loss="l1+cgan" if conditional else "l1+gan")
     generated = random_images(seed=3)
     discriminate = lambda b: (  # noqa: E731
@@ -225,7 +221,7 @@ def test_losses_of_table_1(loss: Any, weights: tuple[int, int | None]) -> None:
 
 @pytest.mark.parametrize("patch", [1, 16, 70, 286])
 def test_a_logit_sees_its_patch(patch: Any) -> None:
-    """The pixels that one logit in the middle depends on form a square of just that side."""
+    """The receptive field of a logit is a square with side `patch`."""
     side = max(320, smallest_side(patch))
     network = PatchDiscriminator(1, 1, patch, "instance", side)
     for part in network:
@@ -233,7 +229,7 @@ def test_a_logit_sees_its_patch(patch: Any) -> None:
             nn.init.constant_(part.weight, 1.0)
     network = nn.Sequential(
         *[part for part in network if not isinstance(part, nn.InstanceNorm2d)]
-    )  # which sees everything
+    )  # its statistics depend on all pixels
     image = torch.rand(1, 1, side, side, requires_grad=True)
     logits = network(image)
     logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
@@ -258,9 +254,7 @@ def parameters(network: nn.Module) -> int:
 
 
 def test_networks_have_the_papers_size() -> None:
-    """Parameter counts of the released code: 11.378 M and 2.765 M, 54.414 M and 2.769 M; ours lack
-    biases that norms take out.
-    """
+    """Parameter counts equal those of the released code, except for biases before norms."""
     biases_g = 64 + 128 + 256 + 9 * 2 * 256 + 128 + 64
     assert parameters(ResnetGenerator(3, 64, 9)) + biases_g == 11_378_179
     assert parameters(PatchDiscriminator(3, 64, 70, "instance", 256)) + 128 + 256 + 512 == 2_764_737
@@ -301,9 +295,7 @@ def test_weights_begin_as_in_the_papers() -> None:
 
 
 def test_statistics_of_one_image_are_a_batch_of_one() -> None:
-    """The paper's policy at test time: what training does to a batch of one, for any number of
-    pictures.
-    """
+    """At test time, each image is normalised like a training batch of one image."""
     norm, x = StatisticsBatchNorm(3, "image"), random_images(4)
     nn.init.normal_(norm.weight)
     trained = torch.cat(
@@ -318,9 +310,7 @@ def test_statistics_of_one_image_are_a_batch_of_one() -> None:
 
 
 def test_dropout_is_the_noise_also_when_sampling() -> None:
-    """A seed is a drawing, whatever stands beside it; half of the values are dropped and the mean
-    stays.
-    """
+    """An image depends on its own seed only; dropout zeroes half of the values."""
     model = pix2pix()
     batch = {"a": BATCH["a"][:1].repeat(3, 1, 1, 1)}
     drawn = model.sample([5, 6, 5], batch=batch)
@@ -340,7 +330,7 @@ def test_dropout_is_the_noise_also_when_sampling() -> None:
 
 
 def test_pool_by_exact_trace() -> None:
-    """For batches of one, step by step as the paper has it, with the same draws."""
+    """Batches of one equal a plain implementation of the paper with the same random numbers."""
     pool, kept = ImagePool(5), []
     torch.manual_seed(3)
     answers = [pool.query(torch.full((1, 1, 1, 1), float(step))).item() for step in range(60)]
@@ -360,9 +350,7 @@ def test_pool_by_exact_trace() -> None:
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 70])
 def test_pool_statistics(batch: int) -> None:
-    """Half of the answers are old ones; none is given twice; a picture stays about twice as many
-    queries as there are slots.
-    """
+    """Half of the returned images are old, none repeats; the mean age is twice the pool size."""
     pool, size, count = ImagePool(50), 50, 8400 // batch * batch
     torch.manual_seed(0)
     asked = torch.arange(count, dtype=torch.float32).view(-1, 1, 1, 1)
@@ -374,9 +362,7 @@ def test_pool_statistics(batch: int) -> None:
     assert len(replayed.unique()) == len(replayed)
     age = (asked.flatten()[size:][old] - replayed).mean().item()
     assert age == pytest.approx(2 * size, rel=0.25 if batch < size else 0.6)
-    assert torch.equal(answers[:size], asked[:size]), (
-        "while it fills, it answers with what it is given"
-    )
+    assert torch.equal(answers[:size], asked[:size]), "a pool that is not full returns its input"
 
 
 def test_no_pool_answers_with_what_it_is_given() -> None:
@@ -431,9 +417,7 @@ def tiny(path: Path, system: str, **model: Any) -> Path:
 def test_a_run_resumed_in_its_decay_goes_on_along_the_same_line(
     system: str, tmp_path: Path
 ) -> None:
-    """Pool, schedules and position included: stopped twice, before and after the decay began, and
-    every bit is the same.
-    """
+    """A run stopped before and during the decay ends bit for bit like an uninterrupted run."""
     model = {"pool_size": 3, "blocks": 1} if system == "cyclegan" else {}
     argv = [
         "fit",
@@ -462,8 +446,8 @@ def test_a_run_resumed_in_its_decay_goes_on_along_the_same_line(
     assert rates == pytest.approx(line)
 
 
-# Small steps, since instance norm over weights of 0.02 and the jumping slope of absolute errors
-# magnify rounding errors.
+# Small learning rate: instance norm after small weights and the sign gradient of absolute errors
+# amplify rounding errors.
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e-4, "momentum": 0.5}}
 PARALLEL: dict[str, Any] = {
     "model": {
@@ -487,9 +471,7 @@ PARALLEL: dict[str, Any] = {
 
 
 def test_two_processes_equal_one_with_the_joined_batch(tmp_path: Path) -> None:
-    """The weights of both ranks are equal bits; they went the way of the joined batch to a
-    thousandth of its length.
-    """
+    """Ranks are bit-identical, and their total update equals the joined batch's to 0.1 %."""
     one, other = fit(tmp_path / "two", PARALLEL, "--trainer.devices", "2", "--data.batch_size", "2")
     (joined,) = fit(tmp_path / "one", PARALLEL, "--trainer.devices", "1", "--data.batch_size", "4")
     before = torch.load(tmp_path / "one/seen/rank0-epoch0.pt", weights_only=True)["state"]
@@ -501,9 +483,7 @@ def test_two_processes_equal_one_with_the_joined_batch(tmp_path: Path) -> None:
 
 
 def test_every_rank_keeps_a_pool_of_its_own(tmp_path: Path) -> None:
-    """All of them are in the checkpoint, and a run that goes on with them ends as one that never
-    stopped.
-    """
+    """A checkpoint has the pools of all ranks, and a resumed run equals an uninterrupted one."""
     common = ["--trainer.devices", "2", "--data.batch_size", "2", "--model.pool_size", "3"]
     fit(tmp_path / "whole", PARALLEL, *common)
     pools = torch.load(tmp_path / "whole/run/checkpoints/last.ckpt", weights_only=True)["pools"]
@@ -520,16 +500,16 @@ def test_every_rank_keeps_a_pool_of_its_own(tmp_path: Path) -> None:
     )
     last = str(tmp_path / "half/run/checkpoints/last.ckpt")
     fit(tmp_path / "rest", PARALLEL, *common, "--ckpt_path", last)
-    tables = ["metrics.csv", "health.csv"]  # of a run directory of its own, which begins later
+    tables = ["metrics.csv", "health.csv"]  # these start at the resumed step
     assert run_differences(tmp_path / "whole/run", tmp_path / "rest/run") == tables
 
 
-# The user's pictures
+# Translation of the user's images
 
 
 @pytest.fixture(scope="module")
 def translators(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A checkpoint of each system."""
+    """Checkpoints of CycleGAN and pix2pix after one update."""
     home = tmp_path_factory.mktemp("translators")
     for system in ("cyclegan", "pix2pix"):
         argv = [
@@ -552,7 +532,7 @@ def write_image(path: Path, height: int, width: int, mode: str = "RGB") -> None:
 def test_a_folder_is_translated_under_its_names_and_sizes(
     translators: dict[str, Path], tmp_path: Path, capsys: Any
 ) -> None:
-    """What cannot be read or has another size is told of, and all else is done."""
+    """Unreadable images and wrong sizes are reported, and all other images are translated."""
     good = {"a.png": (16, 16), "b.png": (32, 48), "deep/c.jpg": (16, 16), "grey.png": (16, 16)}
     for name, (height, width) in good.items():
         write_image(tmp_path / "in" / name, height, width, "L" if name == "grey.png" else "RGB")
@@ -667,7 +647,7 @@ def test_pix2pix_refuses_what_is_no_pair(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_a_restored_pool_follows_its_images() -> None:
-    """A run restores it before anything is on its device, and perhaps in another precision."""
+    """A restored pool adopts the data type of its queries."""
     pool, restored = ImagePool(2), ImagePool(2)
     pool.query(random_images(2))
     restored.load_state(pool.state())
@@ -678,7 +658,7 @@ def test_a_restored_pool_follows_its_images() -> None:
 def test_many_pictures_pass_through_in_small_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At most `MAX_PIXELS` at a time, and only pictures of one size together."""
+    """Batches have at most `MAX_PIXELS` pixels and images of one size."""
     for number in range(9):
         write_image(tmp_path / f"{number}.png", 16, 16 if number < 7 else 32)
     monkeypatch.setattr(image_inputs, "MAX_PIXELS", 3 * 16 * 16)
@@ -696,9 +676,7 @@ def test_many_pictures_pass_through_in_small_batches(
 
 
 def test_a_run_has_the_losses_of_a_plain_loop(tmp_path: Path) -> None:
-    """The same networks, batches and pools by hand: each loss of each update to 1e-5, with no pass
-    but those written there.
-    """
+    """Losses equal those of a plain loop to 1e-5 in each update."""
     from benchmarks.translation import plain_step
     from datamodules.pairs.openmoji import OpenMojiPairs
     from lightning_modules.core.seeding import seed_generators
@@ -741,9 +719,7 @@ def test_a_run_has_the_losses_of_a_plain_loop(tmp_path: Path) -> None:
 
 
 def test_no_forward_pass_is_done_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Per update: each generator translates, goes back and keeps; each discriminator judges once
-    for itself and once for them.
-    """
+    """Per update, each generator runs 3 times (fake, cycle, identity), each discriminator twice."""
     calls: list[str] = []
     original = CycleGAN.set_networks
 
@@ -788,9 +764,7 @@ def test_no_forward_pass_is_done_twice(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_folders_are_scored_against_either_domain(
     tmp_path: Path, translators: dict[str, Path], capsys: Any
 ) -> None:
-    """The true colours are at distance 0 from themselves, and the true drawings are not; a
-    translation is scored per direction.
-    """
+    """FID is 0 against the same domain only; a checkpoint is scored per direction."""
     import json
 
     import evaluate
@@ -826,7 +800,7 @@ def test_folders_are_scored_against_either_domain(
         "l1/b2a",
     ]
     assert f"n_fake={len(data.split('test'))}" in lines[0]["signature"], (
-        "no picture is translated twice"
+        "each image is translated once"
     )
 
 
@@ -856,7 +830,7 @@ def test_fid_says_at_once_what_is_missing(tmp_path: Path, capsys: Any) -> None:
     )
     assert not (tmp_path / "run/checkpoints/last.ckpt").exists()
     assert train.main([*argv[:-2], "--data.batch_size", "4", "--trainer.max_steps", "3"]) == 0, (
-        "and all else needs no labels"
+        "training without FID needs no labels"
     )
     assert "val/cycle_a" in (tmp_path / "run/metrics.csv").read_text()
 

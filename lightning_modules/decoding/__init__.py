@@ -1,1 +1,1 @@
-"""From next-token logits to text: filters, sampling, beam search, key-value cache."""
+"""Decoding of next-token logits: filters, sampling, beam search and a key-value cache."""

@@ -18,10 +18,10 @@ class BeamSearchConfig:
         beam: Beam size, at least 1; 1 is greedy decoding.
         length_penalty: Exponent alpha of the length normalisation, at least 0; 0 favours short
             hypotheses.
-        penalty: "wu" divides scores by ((5 + length) / 6)^alpha (Wu et al. 2016, Eq. 14), "plain"
-            by length^alpha.
+        penalty: Divisor of the scores: ((5 + length) / 6)^alpha for "wu" (Wu et al. 2016, Eq. 14),
+            length^alpha for "plain".
         min_length: Minimum number of tokens, without the end token.
-        max_length: Maximum number of tokens; 0 for twice the source length plus 10.
+        max_length: Maximum number of tokens; 0 means twice the source length plus 10.
 
     Raises:
         UserError: If `max_length` is below `min_length`.
@@ -36,8 +36,8 @@ class BeamSearchConfig:
     def __post_init__(self) -> None:
         if 0 < self.max_length < self.min_length:
             raise UserError(
-                f"--min_length {self.min_length} --max_length {self.max_length}: "
-                "give a range of at least 1 token"
+                f"--min_length {self.min_length} exceeds --max_length {self.max_length}: "
+                "give a larger --max_length"
             )
 
     def max_lengths(self, source_lengths: list[int]) -> list[int]:
@@ -47,15 +47,18 @@ class BeamSearchConfig:
         return [max(self.min_length, 2 * length + 10) for length in source_lengths]
 
     def normalised(self, score: float, length: int) -> float:
-        """Score of a hypothesis with log-probability `score` and `length` tokens, its end
-        included.
+        """Length-normalised score of a hypothesis.
+
+        Args:
+            score: Log-probability of the hypothesis.
+            length: Number of tokens, including the end token.
         """
         base = (5 + length) / 6 if self.penalty == "wu" else length
         return float(score / base**self.length_penalty)
 
     @property
     def signature(self) -> str:
-        """Part of a metric's signature."""
+        """Beam size and length normalisation, as a part of a metric's signature."""
         return f"beam={self.beam}" + (
             f"|alpha={self.length_penalty:g}({self.penalty})" if self.beam > 1 else ""
         )
@@ -72,9 +75,12 @@ class BeamSearchModel(Protocol):
         """Select rows of the state.
 
         Args:
-            state: State with K rows for each sentence.
-            sentences: Indices (M,) of the sentences that remain.
-            rows: Indices (M * K',) of the rows that remain, K' for each sentence.
+            state: State with K rows per sentence.
+            sentences: Indices (M,) of the sentences to keep.
+            rows: Indices (M * K',) of the rows to keep, K' per sentence; rows may be repeated.
+
+        Returns:
+            State with K' rows per sentence.
         """
         ...
 
@@ -103,12 +109,12 @@ def beam_search(
         state: Initial state with one row for each sentence.
         max_lengths: Maximum number of tokens for each of N sentences.
         config: Beam size, length normalisation and minimum length.
-        bos: First token of all hypotheses, not part of the result.
-        eos: Token that ends a hypothesis, not part of the result.
+        bos: First token of all hypotheses; not returned.
+        eos: Token that ends a hypothesis; not returned.
         device: Device of the model.
 
     Returns:
-        Hypotheses of each sentence, best first: normalised log-probability and tokens.
+        Hypotheses (normalised log-probability, tokens) of each sentence, best first.
     """
     finished: list[list[Hypothesis]] = [[] for _ in max_lengths]
     active = list(range(len(max_lengths)))  # indices of the M sentences in the batch
@@ -121,7 +127,7 @@ def beam_search(
         normaliser = logits.logsumexp(-1, keepdim=True)
         if length <= config.min_length:
             logits = logits.index_fill(1, torch.tensor([eos], device=device), -math.inf)
-        # The best candidates of each row first, then those of all K rows of a sentence.
+        # Find the best candidates of each row, then the best among all K rows of a sentence.
         width = min(2 * config.beam, logits.shape[1])
         values, words = logits.topk(width)
         cumulative = (scores.reshape(-1, 1) + values - normaliser).view(len(active), -1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.errors import UserError
 
-# Ranges of the options below, for parsers.
+# Types with the ranges of the options below, for the command line.
 if TYPE_CHECKING:
     NucleusProbability = float
     MinimumShare = float
@@ -27,19 +27,19 @@ else:
 
 
 def repetition_penalty(logits: Tensor, history: Tensor, penalty: float) -> Tensor:
-    """Make tokens that occurred less likely (Keskar et al. 2019, section 4.1).
+    """Lower the logits of tokens that have occurred (Keskar et al. 2019, section 4.1).
 
     Args:
         logits: Next-token logits (N, V).
-        history: Tokens (N, T) that occurred.
-        penalty: Divisor of positive logits and factor of negative ones.
+        history: Tokens (N, T) that have occurred.
+        penalty: Divisor of positive logits and factor of negative logits; 1 changes nothing.
     """
     chosen = logits.gather(1, history)
     return logits.scatter(1, history, torch.where(chosen > 0, chosen / penalty, chosen * penalty))
 
 
 def top_k_filter(logits: Tensor, k: int) -> Tensor:
-    """Keep the k likeliest tokens (Fan et al. 2018)."""
+    """Keep the k most likely tokens (Fan et al. 2018)."""
     if k >= logits.shape[-1]:
         return logits
     threshold = logits.topk(k).values[..., -1:]
@@ -47,18 +47,19 @@ def top_k_filter(logits: Tensor, k: int) -> Tensor:
 
 
 def top_p_filter(logits: Tensor, p: float) -> Tensor:
-    """Keep the fewest tokens whose probabilities reach p together ("nucleus", Holtzman et al.
-    2020).
+    """Keep the smallest set of most likely tokens with total probability at least p.
+
+    Nucleus sampling (Holtzman et al. 2020).
     """
     ordered, index = logits.sort(descending=True)
     probabilities = ordered.softmax(-1)
-    likelier = probabilities.cumsum(-1) - probabilities  # probability of all likelier tokens
+    likelier = probabilities.cumsum(-1) - probabilities  # total probability of more likely tokens
     ordered = ordered.masked_fill(likelier >= p, -math.inf)
     return torch.empty_like(logits).scatter_(-1, index, ordered)
 
 
 def min_p_filter(logits: Tensor, p: float) -> Tensor:
-    """Keep the tokens that are at least p times as likely as the likeliest (Nguyen et al. 2024)."""
+    """Keep tokens with at least p times the highest probability (Nguyen et al. 2024)."""
     probabilities = logits.softmax(-1)
     return logits.masked_fill(probabilities < p * probabilities.amax(-1, keepdim=True), -math.inf)
 
@@ -69,11 +70,12 @@ class SamplingConfig:
 
     Args:
         temperature: Divisor of the logits, at least 0; 0 always takes the most likely token.
-        top_k: Keep the k most likely tokens (`top_k_filter`); 0 keeps all.
-        top_p: Keep the fewest tokens of that probability, in (0, 1] (`top_p_filter`); 1 keeps all.
-        min_p: Keep tokens of that share of the highest probability, in [0, 1) (`min_p_filter`); 0
+        top_k: Number of most likely tokens to keep (`top_k_filter`); 0 keeps all.
+        top_p: Total probability of the most likely tokens to keep, in (0, 1] (`top_p_filter`); 1
             keeps all.
-        repetition_penalty: Penalty of tokens that occurred, positive; 1 for none.
+        min_p: Minimum probability of a token as a fraction of the highest, in [0, 1)
+            (`min_p_filter`); 0 keeps all.
+        repetition_penalty: Penalty of tokens that have occurred, positive; 1 changes nothing.
 
     Raises:
         UserError: If temperature 0 is combined with a filter.
@@ -88,12 +90,12 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.temperature == 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0):
             raise UserError(
-                "--temperature 0 takes the likeliest token and leaves --top_k, --top_p, --min_p "
-                "no choice: leave them out"
+                "--temperature 0 always takes the most likely token: "
+                "leave out --top_k, --top_p and --min_p"
             )
 
     def probabilities(self, logits: Tensor, history: Tensor) -> Tensor:
-        """Probabilities (N, V) to draw from, given logits (N, V) and all tokens (N, T) so far."""
+        """Sampling probabilities (N, V), given logits (N, V) and all tokens (N, T) so far."""
         logits = logits.float()
         if self.repetition_penalty != 1:
             logits = repetition_penalty(logits, history, self.repetition_penalty)

@@ -1,6 +1,6 @@
 """Sampling of token sequences, for every system that predicts the next token.
 
-Each row has its own random generator: a sample depends on its seed, not on the rest of the batch.
+Each row has its own random generator: a sample depends on its prompt and its seed only.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_modules.decoding.filters import SamplingConfig
 
-# Called after each step with the tokens and the probabilities (N, V) that they were drawn from.
+# Called after each step with the sampled tokens and their sampling probabilities (N, V).
 Listener = Callable[[list[int], Tensor], None]
 
 
@@ -19,9 +19,7 @@ class DecodableModel(Protocol):
     """Interface of a system that `generate` can sample from."""
 
     def prefill(self, prompts: Tensor) -> tuple[Tensor, Any]:
-        """Next-token logits (N, V) after prompts (N, T), and the state: a cache, a recurrent
-        state.
-        """
+        """Next-token logits (N, V) after prompts (N, T), and the state (cache or recurrent)."""
         ...
 
     def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -30,11 +28,11 @@ class DecodableModel(Protocol):
 
 
 def draw(probabilities: Tensor, generators: list[torch.Generator]) -> Tensor:
-    """Draw one token per row by inverting the distribution function.
+    """Sample one token per row by inverting the cumulative distribution.
 
     Args:
         probabilities: Probabilities (N, V).
-        generators: One generator per row, which yields one number.
+        generators: One random generator per row; one number is taken from each generator.
 
     Returns:
         Tokens (N,), int64.
@@ -52,8 +50,8 @@ class Guided:
     log p = log p(x | none) + scale * (log p(x | condition) - log p(x | none)), up to a constant.
 
     Args:
-        model: Model to guide; it decodes a batch of twice the size.
-        scale: Guidance scale: 1 is the model itself, 0 the model without conditions.
+        model: Model to guide; decodes a batch of twice the size.
+        scale: Guidance scale; 1 gives the conditional model, 0 the unconditional model.
         unconditional: Maps prompts (N, T) to the same prompts without their conditions.
     """
 
@@ -94,8 +92,8 @@ def generate(
         seeds: One seed per prompt; row i depends on `prompts[i]` and `seeds[i]` alone.
         max_new_tokens: Maximum number of new tokens per row.
         config: Temperature and filters.
-        eos: Token that ends its row and is not part of it; None for none.
-        listener: Called after each step.
+        eos: Token that ends a row and is not returned; None if rows have no end token.
+        listener: Function to call after each step (see `Listener`).
 
     Returns:
         New tokens of each row.
@@ -120,5 +118,5 @@ def generate(
 
 
 def until(tokens: list[int], eos: int | None) -> list[int]:
-    """Tokens before the first `eos`."""
+    """Tokens before the first `eos`, or all tokens if there is no `eos`."""
     return tokens[: tokens.index(eos)] if eos in tokens else tokens

@@ -24,8 +24,8 @@ class KVCache:
         self.layers, self.max_length = layers, max_length
         self.values: Tensor | None = None
         self.length = 0
-        # Row that wrote each column (N, max_length), up to date for the columns before `_ordered`:
-        # rows with equal writers in a column share its keys and values.
+        # Index of the row that wrote each position, (N, max_length), valid before `_ordered`. Rows
+        # with equal writers at a position share its keys and values.
         self._writers: Tensor | None = None
         self._ordered = 0
 
@@ -46,10 +46,10 @@ class KVCache:
         return cached[0, :, :, :end], cached[1, :, :, :end]
 
     def reorder(self, rows: Tensor) -> None:
-        """Keep rows (K,) in that order; a row may be repeated.
+        """Keep rows (K,) in the given order; rows may be repeated.
 
-        Copies only the columns that differ from the row being replaced: hypotheses of a beam share
-        most of their history.
+        Copies only the positions that differ from the row being replaced, since hypotheses of a
+        beam share most of their history.
         """
         assert self.values is not None
         old = self.values.shape[2]
@@ -63,8 +63,8 @@ class KVCache:
             self.values = self.values[:, :, rows]
         else:
             differs = (writers != self._writers[: len(rows)])[:, : self.length]
-            row, column = differs.nonzero(as_tuple=True)
-            copied = self.values[:, :, rows[row], :, column]
+            row, position = differs.nonzero(as_tuple=True)
+            copied = self.values[:, :, rows[row], :, position]
             self.values = self.values[:, :, : len(rows)]
-            self.values[:, :, row, :, column] = copied
+            self.values[:, :, row, :, position] = copied
         self._writers = writers
