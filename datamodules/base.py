@@ -44,11 +44,13 @@ class DataModule(LightningDataModule):
     downloaded or encoded first.
 
     Args:
+        Batches:
         batch_size: Number of samples per process and training step.
         eval_batch_size: Number of samples per process and step in validation and test. Defaults to
             `batch_size`.
         num_workers: Number of loader processes; 0 loads in the main process, which is fastest for
             data in memory.
+        Files:
         root: Folder of all data. Defaults to the environment variable DATA_ROOT, else `data/`.
         max_samples: Number of training samples to use: a fixed random subset, or the first windows
             or lines of a text. None uses all.

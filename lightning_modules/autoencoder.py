@@ -73,16 +73,20 @@ class Autoencoder(GenerativeModule):
     """Deterministic autoencoder, optionally denoising.
 
     Args:
+        Data:
         image_shape: Shape (C, H, W) of an image, supplied by the data module.
+        Network:
         network: Architecture: fully connected ("mlp") or convolutional ("conv").
         hidden: Number of units ("mlp") or channels ("conv") of each encoder layer; the decoder has
             them in reverse order.
         activation: Activation of the hidden layers of the "mlp" network; the code is linear.
         latent_dim: Size of the code z, D.
+        Objective:
         corruption: Corruption of training inputs: "masking" sets pixels to black, "gaussian" adds
             noise.
         corruption_level: Probability that a pixel is masked, or standard deviation of the Gaussian
             noise on the [0, 1] scale.
+        Optimizer:
         learning_rate: Initial learning rate of Adam; decays to 0 by half a cosine.
     """
 

@@ -111,9 +111,11 @@ class CLIP(GenerativeModule):
     """CLIP: contrastive pre-training on images and captions.
 
     Args:
+        Data:
         image_shape: Shape (C, H, W) of an image; supplied by the data module.
         vocab_size: Number of text tokens; supplied by the data module.
         text_length: Maximum number of tokens of a caption; supplied by the data module.
+        Network:
         channels: Number of channels in the image encoder's first group of blocks; doubled in each
             further group.
         downsamplings: Number of halvings of the image; H and W must be multiples of
@@ -124,7 +126,9 @@ class CLIP(GenerativeModule):
         width: Width of the text encoder's residual stream.
         dropout: Dropout probability of the text encoder's residual branches.
         features: Dimension D of the joint embedding space (Eq. 1).
+        Objective:
         shift: Maximum shift of training images in pixels; edge pixels are repeated.
+        Optimizer:
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Weight decay of matrices; none for gains, biases and t.
         warmup_steps: Number of updates over which the learning rate rises to its peak.

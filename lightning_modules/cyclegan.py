@@ -174,12 +174,15 @@ class CycleGAN(AdversarialModule):
        discriminators with frozen parameters.
 
     Args:
+        Data:
         image_shape: Shape (C, H, W) of an image, with H and W multiples of 4; supplied by the data
             module.
+        Network:
         width: Number of channels after the first convolution of each network; 64 in the paper.
         blocks: Number of residual blocks per generator; None for the paper's 6 below 256 pixels,
             otherwise 9.
         patch: Side in pixels of the square patch that a discriminator's logit depends on.
+        Objective:
         lambda_cycle: Weight of the cycle loss (Eq. 2).
         lambda_identity: Weight of the identity loss; 0 for no identity loss. The PyTorch release
             uses half of `lambda_cycle`.
@@ -188,6 +191,7 @@ class CycleGAN(AdversarialModule):
         cycle: Terms of the cycle loss: "both", only a -> b -> a ("forward") or only b -> a -> b
             ("backward"), as in the paper's Tables 4 and 5.
         pool_size: Number of past generated images in each discriminator's pool; 0 for no pool.
+        Optimizer:
         generator_optimizer: Factory of the optimizer of both generators.
         discriminator_optimizer: Factory of the optimizer of both discriminators.
         **kwargs: Arguments of `AdversarialModule`: schedules, clipping, accumulation, averaged

@@ -119,11 +119,13 @@ class DALLE(GenerativeModule):
     """DALL-E: text-to-image generation with the image tokens of a discrete VAE.
 
     Args:
+        Inputs:
         dvae: Path of a discrete VAE's checkpoint, or hyper-parameters of a new discrete VAE.
             Checkpoints of DALL-E contain the discrete VAE.
         image_shape: Shape (C, H, W) of an image; supplied by the data module.
         vocab_size: Number V of text tokens; supplied by the data module.
         text_length: Maximum number T of tokens of a caption; supplied by the data module.
+        Network:
         layers: Number of Transformer blocks.
         heads: Number of attention heads; must divide `width`.
         width: Width of the residual stream.
@@ -131,10 +133,13 @@ class DALLE(GenerativeModule):
         attention: Attention to all previous tokens ("dense"), or the alternating patterns of Eq. 4
             ("sparse").
         kernel: Side of the conv pattern of "sparse" attention, in image tokens; odd.
+        Objective:
         caption_dropout: Probability of dropping a training image's caption; must be above 0 for
             guidance.
+        Previews:
         prompts: Captions that are sampled for previews, always with the same seeds; two successive
             captions form a pair, shown one above the other.
+        Optimizer:
         optimizer: AdamW ("adamw"), or Muon for the blocks' matrices and AdamW for all other
             parameters ("muon", `optim/muon.py`).
         learning_rate: Peak learning rate; with Muon, only of the blocks' matrices.

@@ -226,9 +226,11 @@ class DCGAN(AdversarialModule):
     3. Update G on `generator_loss` of the same images, through the updated and frozen D.
 
     Args:
+        Data:
         image_shape: Shape (C, H, W) of an image, supplied by the data module; square with a side of
             32, 64 or 128 pixels, or 28 for "mnist".
         num_classes: Number of classes, supplied by the data module; used only if `conditional`.
+        Network:
         conditional: Whether to model p(x|y), with the class labels of the data.
         network: Architecture: that of the paper and the released code for faces ("radford"), or
             that of the released code for conditional MNIST ("mnist").
@@ -238,11 +240,13 @@ class DCGAN(AdversarialModule):
         norm: Normalisation in the discriminator of "radford": batch norm, or none.
         latent_dim: Size of the noise vector z, L.
         noise: Distribution of the noise: "normal" is N(0, 1), "uniform" is the paper's U(-1, 1).
+        Objective:
         loss: Loss of D and G: non-saturating (Goodfellow et al. 2014) or hinge (Miyato et al.
             2018).
         spectral: Whether to divide the discriminator's weights by their largest singular values
             (Miyato et al. 2018).
         augment: Whether to apply DiffAugment to all inputs of the discriminator (Zhao et al. 2020).
+        Optimizer:
         generator_optimizer: Factory of the generator's optimizer.
         discriminator_optimizer: Factory of the discriminator's optimizer.
         **kwargs: Arguments of `AdversarialModule`: schedules, clipping, accumulation, averaged

@@ -298,7 +298,9 @@ class DiscreteVAE(GenerativeModule):
     """Discrete VAE of DALL-E ("gumbel") or VQ-VAE ("vq").
 
     Args:
+        Data:
         image_shape: Shape (C, H, W) of an image; supplied by the data module.
+        Network:
         codebook_size: Number K of codebook vectors.
         token_width: Number D of values per codebook vector.
         quantiser: Choice of codebook vectors: relaxed ("gumbel", Eq. 2) or nearest ("vq", Eq. 6).
@@ -309,10 +311,12 @@ class DiscreteVAE(GenerativeModule):
             this many times as many rows.
         blocks: Number of blocks per group.
         gain: Factor of each block's residual branch; 0 for the paper's 1 / L^2 with L blocks.
+        Objective:
         beta: Final weight of the KL (Eq. 4) or of the commitment (Eq. 6).
         beta_steps: Number of updates over which beta rises from 0.
         temperature: Final temperature tau of "gumbel"; it starts at 1.
         temperature_steps: Number of updates over which tau falls from 1.
+        Optimizer:
         learning_rate: Initial learning rate of AdamW.
         weight_decay: Weight decay of all weights.
         ema_decay: Decay of the averaged weights, which evaluation and samples use; smaller in the

@@ -153,21 +153,25 @@ class ELECTRA(TokenModule):
     """Replaced-token detection, and the other objectives of Table 5.
 
     Args:
+        Data:
         vocab_size: Vocabulary size V, without [MASK]; supplied by the data module.
         context: Maximum number of tokens in a text after the first token; at least data.context.
+        special_ids: Ids of special tokens, which are never masked; supplied by the data module if
+            each text is a line.
+        Objective:
         objective: Pre-training objective (Table 5): detection of replaced tokens at all positions
             or at the chosen 15 %, or prediction of all, replaced or masked tokens.
+        lambda_disc: Weight lambda of the discriminator's loss in Eq. 5.
+        Network:
         layers: Number of blocks of both encoders.
         heads: Number of attention heads of the large encoder.
         width: Width of the large encoder; the generator is a quarter as wide.
         embedding: Width of token and position embeddings, E.
         dropout: Dropout probability of embeddings and branches.
-        lambda_disc: Weight lambda of the discriminator's loss in Eq. 5.
+        Optimizer:
         learning_rate: Peak learning rate of AdamW.
         warmup_steps: Number of updates of the linear warm-up.
         weight_decay: Decoupled weight decay of matrices; gains and biases do not decay.
-        special_ids: Ids of special tokens, which are never masked; supplied by the data module if
-            each text is a line.
     """
 
     modality = "embeddings"

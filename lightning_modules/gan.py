@@ -269,8 +269,10 @@ class GAN(AdversarialModule):
     computed before both updates.
 
     Args:
+        Data:
         image_shape: Shape (C, H, W) of an image, supplied by the data module.
         num_classes: Number of classes, supplied by the data module; used only if `conditional`.
+        Network:
         conditional: Whether to model p(x|y), with the class labels of the data.
         network: Architecture: plain fully connected ("mlp"), or that of the papers ("maxout").
         hidden: Number of units in each hidden layer of the "mlp" generator; the discriminator has
@@ -278,6 +280,7 @@ class GAN(AdversarialModule):
         latent_dim: Size of the noise vector z, D.
         noise: Distribution of the noise: "normal" is N(0, 1), "unit_uniform" is U(-sqrt 3, sqrt 3),
             whose variance is 1.
+        Objective:
         loss: Loss of D and G; the table at the top of `gan.py` gives the formulas.
         label_smoothing: One-sided label smoothing: the target for real images is
             `1 - label_smoothing`.
@@ -288,6 +291,7 @@ class GAN(AdversarialModule):
         r1_weight: Weight of the R1 penalty (Mescheder et al. 2018); 0 for none.
         weight_clip: Maximum absolute weight of the discriminator, for the Wasserstein loss only; 0
             for no limit.
+        Optimizer:
         generator_optimizer: Factory of the generator's optimizer.
         discriminator_optimizer: Factory of the discriminator's optimizer.
         **kwargs: Arguments of `AdversarialModule`: schedules, clipping, accumulation, averaged

@@ -82,8 +82,10 @@ class GPT(LanguageModel):
     """Decoder-only Transformer.
 
     Args:
+        Data:
         vocab_size: Vocabulary size V; supplied by the data module.
         context: Maximum number of tokens in the context window, T.
+        Network:
         layers: Number of Transformer blocks, L.
         heads: Number of attention heads.
         width: Width of the residual stream, a multiple of `heads`.
@@ -96,6 +98,7 @@ class GPT(LanguageModel):
         qk_norm: Normalise queries and keys to unit scale.
         bias: Use biases in linear layers and layer norms, as GPT-2 does; nanoGPT's default is
             False.
+        Optimizer:
         optimizer: AdamW, or Muon for the matrices of the blocks and AdamW for all other parameters.
         learning_rate: Peak learning rate; with Muon, only for the matrices of the blocks.
         embedding_rate: Peak learning rate of embeddings, gains and biases with Muon; unused with

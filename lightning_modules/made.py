@@ -81,8 +81,11 @@ class MADE(GenerativeModule):
     """Masked autoencoder for distribution estimation, for binary images.
 
     Args:
+        Data:
         image_shape: Shape (C, H, W) of an image, supplied by the data module.
+        Network:
         hidden: Number of units in each hidden layer.
+        Optimizer:
         learning_rate: Learning rate of Adam.
     """
 

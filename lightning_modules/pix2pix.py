@@ -155,16 +155,21 @@ class Pix2Pix(AdversarialModule):
        parameters.
 
     Args:
+        Data:
         image_shape: Shape (C, H, W) of an image, supplied by the data module; H and W must be
             multiples of 2^L for L = log2(min(H, W)) levels, at most 8.
+        Network:
         width: Number of channels after the first convolution of each network; 64 in the paper.
+        Objective:
         loss: Terms of the generator's loss (Eq. 4): "l1" for Eq. 3, "cgan" for Eq. 1, "gan" for
             Eq. 2. With "l1" alone, D is trained as with "l1+cgan" but does not affect G.
         lambda_l1: Weight of the L1 loss (Eq. 3).
         patch: Side in pixels of the square patch that a discriminator's logit depends on.
+        Sampling:
         test_statistics: Batch-norm statistics in evaluation: those of each image ("image"), as in
             the paper with batches of one image, or running ones ("running"), which suit larger
             training batches.
+        Optimizer:
         generator_optimizer: Factory of the generator's optimizer.
         discriminator_optimizer: Factory of the discriminator's optimizer.
         **kwargs: Arguments of `AdversarialModule`: schedules, clipping, accumulation, averaged

@@ -97,7 +97,9 @@ class RNNLM(LanguageModel):
     """Recurrent language model.
 
     Args:
+        Data:
         vocab_size: Vocabulary size V; supplied by the data module.
+        Network:
         cell: Recurrent cell (f in Eq. 2): tanh RNN, GRU or LSTM.
         layers: Number of layers, L.
         width: Width of the state of each layer.
@@ -106,6 +108,7 @@ class RNNLM(LanguageModel):
         initial_range: Initial weights are uniform in [-initial_range, initial_range].
         forget_bias: Initial bias of an LSTM's forget gate; a positive value preserves the state
             early in training (Jozefowicz et al. 2015).
+        Optimizer:
         optimizer: Optimizer of all parameters; by default Adam with learning rate 2e-3.
         schedule: Learning-rate schedule, stepped once per epoch; None keeps the rate constant.
     """

@@ -102,8 +102,10 @@ class Seq2Seq(Translator, RecordsAttention):
     """Recurrent encoder-decoder.
 
     Args:
+        Data:
         source_vocab_size: Vocabulary size of sources; supplied by the data module.
         vocab_size: Vocabulary size of targets; supplied by the data module.
+        Network:
         attention: No attention (Eq. 5), additive attention (Eq. 6) or multiplicative attention
             (Eq. 7).
         cell: Recurrent cell of the encoder and of the decoder.
@@ -113,9 +115,11 @@ class Seq2Seq(Translator, RecordsAttention):
         dropout: Dropout probability of embeddings, between layers and before the output.
         reading: Reading direction of the encoder: both (Bahdanau et al.), forward (Cho et al.), or
             backward with `<eos>` last (Sutskever et al.).
+        Objective:
         teacher_forcing: Probability of feeding the true previous word instead of the predicted
             word in training.
         smoothing: Label-smoothing factor, in [0, 1].
+        Optimizer:
         learning_rate: Peak learning rate of Adam.
         warmup_steps: Number of updates of the linear warm-up.
     """

@@ -202,8 +202,10 @@ class Transformer(Translator):
     """Encoder-decoder Transformer.
 
     Args:
+        Data:
         source_vocab_size: Vocabulary size of sources; supplied by the data module.
         vocab_size: Vocabulary size of targets; supplied by the data module.
+        Network:
         layers: Number of blocks of the encoder and of the decoder.
         heads: Number of attention heads, h.
         width: Width of the residual stream, d_model; a multiple of `heads`.
@@ -212,9 +214,12 @@ class Transformer(Translator):
         norm_first: Normalise the input of each branch instead of the sum.
         shared: Use the target embedding for sources too; requires data.shared_vocabulary. The
             output matrix is always the target embedding.
+        Objective:
         smoothing: Label-smoothing factor epsilon_ls, in [0, 1].
+        Optimizer:
         scale: Factor of the learning-rate schedule (Eq. 4); 1 in the paper.
         warmup_steps: Number of updates of the linear warm-up (Eq. 4).
+        Averaging:
         average: Number of states of the weights to average; the last is the final state.
         average_every: Number of updates between two averaged states.
 

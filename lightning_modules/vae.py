@@ -123,13 +123,16 @@ class VAE(GenerativeModule):
     """Variational autoencoder, optionally importance-weighted or conditional.
 
     Args:
+        Data:
         image_shape: Shape (C, H, W) of an image, supplied by the data module.
         num_classes: Number of classes, supplied by the data module; used only if `conditional`.
+        Network:
         network: Architecture: fully connected ("mlp") or convolutional ("conv").
         hidden: Number of units ("mlp") or channels ("conv") of each encoder layer; the decoder has
             them in reverse order.
         activation: Activation of the hidden layers of the "mlp" network.
         latent_dim: Size of the code z, D.
+        Objective:
         likelihood: Pixel distribution p(x|z): "bernoulli" for binary images, "gaussian" for others.
         sigma: Standard deviation of a Gaussian pixel, on the [0, 1] scale.
         beta: Weight of the KL term; must be 1 if `bound` is "iwae".
@@ -137,10 +140,12 @@ class VAE(GenerativeModule):
         bound: Training objective: "elbo" (Eq. 3), or the importance-weighted bound "iwae" (Eq. 5).
         k: Number of samples of z per image in training.
         conditional: Whether to model p(x|y), with the class labels of the data.
+        Optimizer:
         learning_rate: Initial learning rate of Adam.
         adam_epsilon: Epsilon of Adam, added to the denominator of each step.
         schedule: Learning rate schedule: "constant", "cosine" (half a cosine to 0), or "stages"
             (eight stages of Burda et al. 2016, section 5.1).
+        Test:
         test_samples: Number of samples of z per image for the test NLL, k of Eq. 5.
 
     Raises:

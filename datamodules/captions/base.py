@@ -102,6 +102,7 @@ class CaptionedImages(ImageDataModule):
     A subclass sets `image_shape` and implements `read`.
 
     Args:
+        Captions:
         vocab_size: Maximum vocabulary size of the byte-pair encoding, which is learned from the
             training captions.
         text_length: Maximum number of tokens of a caption, T.

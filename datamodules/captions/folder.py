@@ -23,6 +23,7 @@ class CaptionedFolder(CaptionedImages):
     different splits.
 
     Args:
+        Corpus:
         path: Folder of images `NAME.png` (or another format) and texts `NAME.txt` with one caption
             per line, in `train`, `val` and `test` or anywhere; or a .csv with the columns file
             (relative to the table) and caption, one row per caption.

@@ -21,6 +21,7 @@ class CaptionedEmoji(CaptionedImages):
     message gives their number.
 
     Args:
+        Corpus:
         size: Height and width in pixels, 8 to 512.
         language: Language code of the names, such as en, de or ko.
         group_captions: Append the Unicode group of an emoji, such as "food & drink", to every

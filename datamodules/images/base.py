@@ -59,6 +59,7 @@ class ImageDataModule(DataModule):
     """Base class of image data modules; images have values in [-1, 1].
 
     Args:
+        Augmentation:
         flip: Mirror each training image left to right with probability 0.5.
         binarize: Sample each pixel from {-1, 1}, with its grey value in [0, 1] as probability of 1,
             at every presentation ("dynamic binarisation", Burda et al. 2015, section 5.1).

@@ -19,6 +19,7 @@ class CelebA(ImageDataModule):
     hand (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html).
 
     Args:
+        Corpus:
         size: Height and width in pixels; images are cropped to their centre square and scaled.
         label: Attribute that is the class label.
         **kwargs: Arguments of `ImageDataModule`.

@@ -23,6 +23,7 @@ class ImageFolder(ImageDataModule):
     """Your own folder of images.
 
     Args:
+        Corpus:
         folder: Folder of images. Sub-folders or a `labels.csv` (columns file and label) give
             classes; folders `train`, `val` and `test` give splits (otherwise 80/10/10 by path).
         size: Height and width in pixels; images are cropped to their centre square and scaled.

@@ -62,6 +62,7 @@ class OpenMoji(ImageDataModule):
     """Colour emoji, or their line drawings, on white.
 
     Args:
+        Corpus:
         size: Height and width in pixels, 8 to 512.
         layers: Complete images (`color`) or outlines only (`line`).
         split_by: Property in which each held-out glyph differs from all training glyphs: its image

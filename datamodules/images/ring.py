@@ -21,6 +21,7 @@ class Ring(DataModule):
     The label of a point is the index of its Gaussian.
 
     Args:
+        Corpus:
         modes: Number of Gaussians, evenly spaced on the ring.
         radius: Radius of the ring, around 0; below 1, as images have values in [-1, 1].
         deviation: Standard deviation of each Gaussian, equal in both directions.

@@ -26,6 +26,7 @@ class TorchvisionImages(ImageDataModule):
     (Barz and Denzler 2020).
 
     Args:
+        Corpus:
         dataset: Name of the data set.
         val_size: Number of training images set aside for validation, taken from the end; 0 for
             none.

@@ -71,6 +71,7 @@ class PairDataModule(DataModule):
     A subclass implements `load_domains`, and sets `channels` if it is not 3.
 
     Args:
+        Pairs:
         size: Height and width in pixels of the images that a system receives.
         load_size: Height and width in pixels of training images before the random crop to `size`.
             Defaults to `size`: no crop.

@@ -91,6 +91,7 @@ class PairFolder(PairDataModule):
     """Your own images of two domains, in one folder or in two.
 
     Args:
+        Corpus:
         folder: Folder with `trainA trainB testA testB`, or with side-by-side images in `train` and
             `test`.
         folder_a: Folder of all images of domain a; replaces `folder`, together with `folder_b`.

@@ -42,11 +42,13 @@ class ParallelTextDataModule(DataModule):
     A subclass implements `sources`, `pairs` and `digest`, and `where` if it reads files.
 
     Args:
+        Vocabulary:
         tokenizer: Characters (`char`, all that occur), bytes (`byte`), words (`word`) or byte-pair
             encoding (`bpe`); the last two are learned from the training split.
         vocab_size: Maximum vocabulary size of the tokenizers `word` and `bpe`.
         shared_vocabulary: One vocabulary for both sides; otherwise one for each side.
         lower: Lower-case all text before it is encoded.
+        Batches:
         batch_tokens: Maximum number of padded tokens per process and training step: number of pairs
             times the length of the longest source or target.
         eval_batch_tokens: Maximum number of padded tokens per process and step in validation and

@@ -31,6 +31,7 @@ class FilePairs(ParallelTextDataModule):
     A subclass implements `files`, and `pairs` if one file holds both sides.
 
     Args:
+        Corpus:
         val_share: Share of the training pairs, in (0, 1), that is used for validation if there are
             no validation pairs; taken from the end.
         **kwargs: Arguments of `ParallelTextDataModule`.
@@ -82,6 +83,7 @@ class ParallelFiles(FilePairs):
     Validation files are `val.*` (or `valid.*`, `validation.*`, `dev.*`); test files are `test.*`.
 
     Args:
+        Corpus:
         folder: Folder of the files `train.*`, and optionally `val.*` and `test.*`.
         source: Extension of the source files, such as de.
         target: Extension of the target files, such as en.
@@ -173,6 +175,7 @@ class PairTable(FilePairs):
     """Your own sentence pairs in a table of two tab-separated columns, without a header.
 
     Args:
+        Corpus:
         path: A `.tsv` file; or a folder with `train.tsv` and optionally `val.tsv` (or `valid.tsv`,
             `validation.tsv`, `dev.tsv`) and `test.tsv`.
         **kwargs: Arguments of `FilePairs`.

@@ -27,6 +27,7 @@ class Multi30k(ParallelFiles):
     are in `<root>/multi30k/`.
 
     Args:
+        Corpus:
         source: Source language, de or en.
         target: Target language, de or en.
         **kwargs: Arguments of `ParallelTextDataModule`.
@@ -103,6 +104,7 @@ class Multi30kText(TextDataModule):
     """One language of `Multi30k`, one caption per line.
 
     Args:
+        Corpus:
         language: Language of the captions, de or en.
         **kwargs: Arguments of `TextDataModule`.
     """

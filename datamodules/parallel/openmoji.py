@@ -17,6 +17,7 @@ class EmojiTranslation(ParallelTextDataModule):
     word. If emoji of different splits have the same source name, all of them are used for training.
 
     Args:
+        Corpus:
         source: Code of the source language, such as en.
         target: Code of the target language, such as de.
         **kwargs: Arguments of `ParallelTextDataModule`.

@@ -48,15 +48,18 @@ class TextDataModule(DataModule):
     """Base class of text data modules. A subclass implements `sources`, `shards` and `digest`.
 
     Args:
+        Windows:
         context: Context length T in tokens; with `records`, the maximum length of a line, `<eos>`
             included.
         batching: Random context `windows`, continued `streams` for a recurrent state, or `records`:
             one example per line.
+        Vocabulary:
         tokenizer: Characters (`char`, all that occur), bytes (`byte`), words (`word`) or byte-pair
             encoding (`bpe`); the last two are learned from the training split.
         vocab_size: Maximum vocabulary size of the tokenizers `word` and `bpe`.
         tokenizer_file: Checkpoint (.ckpt) or `tokenizer.json` (of the `tokenizers` library) that
             provides the tokenizer. Without it, one is learned.
+        Corpus:
         val_share: Share of the training text, in (0, 1), that is used for validation if there is no
             validation text; taken from the end.
         **kwargs: Arguments of `DataModule`; `max_samples` takes the first windows of the training

@@ -14,6 +14,7 @@ class TextFiles(TextDataModule):
     """Your own text files.
 
     Args:
+        Corpus:
         path: A `.txt` file; or a folder with `train.txt`, `val.txt` (or `valid.txt`) and
             `test.txt`; or a folder of `.txt` files. Files of such a folder are joined in the order
             of their names by a line break, without an end-of-text token between documents.

@@ -64,6 +64,7 @@ class AdversarialModule(GenerativeModule):
     - returns `build_optimizers()` from `configure_optimizers`.
 
     Args:
+        Optimizer:
         generator_optimizer: Factory of the generator's optimizer, called with its parameters.
         discriminator_optimizer: Factory of the discriminator's optimizer. A learning rate other
             than the generator's gives a two time-scale update rule (Heusel et al. 2017).
@@ -71,6 +72,7 @@ class AdversarialModule(GenerativeModule):
             update of the generator.
         discriminator_schedule: Factory of the discriminator's learning rate schedule, stepped once
             per update.
+        Updates:
         n_critic: Number of discriminator updates per generator update.
         simultaneous: Compute both gradients before either network is updated. Otherwise the
             generator's gradient passes through the updated discriminator.
