@@ -96,6 +96,7 @@ def number(kind: Callable[[str], Any]) -> Callable[[str], Any]:
             return kind(text)
         except ValueError as error:
             rule = str(error).partition("does not conform to restriction v")[2]
+            rule = rule.replace(" and v", " and ")  # of "v>=0 and v<=1"
             reason = f"{text} must be {rule}" if rule else f"{text!r} is not a number"
             raise argparse.ArgumentTypeError(reason) from error
 

@@ -22,7 +22,7 @@ def evaluate(options: argparse.Namespace) -> Iterator[Line]:
 
 
 def folder_scores(options: argparse.Namespace) -> Iterator[Line]:
-    """Metrics of a folder of images; of data with two domains, `options.domain` is compared with."""
+    """Metrics of a folder of images; data with two domains is reduced to `options.domain`."""
     data = data_module(options.against)
     if isinstance(data, PairDataModule):
         data = data.domain(options.domain)
