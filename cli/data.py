@@ -40,7 +40,7 @@ opened = functools.cache(data_module)
 
 
 def unseen_batch(model: Any, config: Path, seeds: list[int], attribute: str | None) -> LazyBatch:
-    """Batch of test samples for a `sample` method; seed i selects sample `i % size of the split`.
+    """Batch of test samples for `sample`; seed i selects sample i, modulo the split's size.
 
     The data module is built only when the batch is used.
 
@@ -48,7 +48,7 @@ def unseen_batch(model: Any, config: Path, seeds: list[int], attribute: str | No
         model: System that samples.
         config: Configuration of the data.
         seeds: One seed per sample.
-        attribute: Property that the training images in `positive` have and those in `negative` lack.
+        attribute: Property of the training images in `positive` that those in `negative` lack.
 
     Returns:
         Batch that is read on first use; then it raises a UserError if the vocabularies differ.

@@ -21,13 +21,13 @@ def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> Non
             type=int,
             default=0,
             metavar="K",
-            help="Print the K most probable tokens of each step to stderr; 0 for none (default: 0).",
+            help="Print the K most probable tokens of each step to stderr (default: 0).",
         )
         parser.add_argument(
             "--score",
             type=Path,
             metavar="FILE",
-            help="Text file; print the surprisal of each of its tokens in bits instead of sampling.",
+            help="Text file; print the surprisal of its tokens in bits instead of sampling.",
         )
 
 

@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> Non
         "--ranker",
         type=Path,
         metavar="CKPT",
-        help="Checkpoint that ranks the images of each prompt: a CLIP, or a DALL-E (by likelihood).",
+        help="Checkpoint that ranks the images of a prompt: a CLIP, or a DALL-E by likelihood.",
     )
     parser.add_argument(
         "--keep",
