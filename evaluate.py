@@ -1,10 +1,10 @@
 """Evaluate generated images: `python evaluate.py CKPT|FOLDER [--against CONFIG]
 [--metrics fid,kid,...] [--seed 0]`.
 
-CKPT is a checkpoint; its averaged and its current weights are evaluated separately. A system that
-generates no images is evaluated by its own test metrics, such as BLEU. FOLDER holds images from any
-source and needs --against CONFIG, the configuration of the real data. Each value is one line of
-JSON on stdout, with its signature.
+CKPT is a checkpoint. Its averaged weights ("ema") and its current ones ("live") are evaluated
+separately. A system that generates no images is evaluated by its own test metrics, such as BLEU.
+FOLDER holds images from any source and needs --against CONFIG, the configuration of the real data.
+Each value is one line of JSON on stdout, with its signature.
 
 Metrics: fid, kid, precision, recall, density, coverage, is (Inception Score, with --extractor
 inception only), parzen, nn (conditional systems only), l1, psnr and ssim (translations with
@@ -14,8 +14,8 @@ Ranking needs captions and `--ranker CKPT`, a CLIP. It is the share of images wh
 ranks first among 32. It is also computed for the real images and for shuffled captions.
 
 All metrics use the same generated images and one pass through the feature extractor. The features
-of the real images are computed once and cached with the data. Image translation systems
-translate the images of the split and are evaluated per direction.
+of the real images are computed once and cached with the data. Image translation systems translate
+the images of the split and are evaluated per direction.
 """
 
 import json

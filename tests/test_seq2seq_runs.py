@@ -310,7 +310,7 @@ def test_averaged_and_live_weights_are_scored_by_own_figures(
     assert train.main(["test", *config]) == 0
     assert f"test/nll {nll['ema']['value']:.6g} " in capsys.readouterr().out
     assert evaluate.main([checkpoint, "--metrics", "fid"]) == 2
-    assert "draws no pictures: leave out --metrics" in capsys.readouterr().err
+    assert "its own metrics on the test split; leave out --metrics" in capsys.readouterr().err
 
 
 def test_live_weights_translate_on_request(
