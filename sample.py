@@ -4,8 +4,8 @@
 parameters of its `sample` method. Each sample depends on its seed only, not on the other samples.
 
 Images: `--out DIR` receives one file per seed, and grid.png with the first 64 (translations: the
-first 16). Their paths are printed to stdout. Systems that fill in
-images take `--input IMAGE` and `--mask IMAGE`, white where to fill in.
+first 16). Their paths are printed to stdout. Systems that fill in images take `--input IMAGE` and
+`--mask IMAGE`, which is white where the image is to be filled in.
 
 Texts: one sample per line is printed to stdout, token by token in a terminal. `--prompt TEXT` is
 the beginning of each text; `--prompt -` reads it from stdin. `--show_probs 5` shows the 5 most

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv in ([], ["-h"], ["--help"]):
         print(f"{__doc__}\nRecipes:\n\n{recipe_list()}\n")
         return 0
-    return run(lambda: train(argv), "interrupted; continue with --ckpt_path last")
+    return run(lambda: train(argv), "interrupted; resume with --ckpt_path last")
 
 
 if __name__ == "__main__":

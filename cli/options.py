@@ -31,7 +31,7 @@ def parse_seeds(text: str) -> list[int]:
     """Parse numbers and inclusive ranges such as `0-31,85` into a list of seeds.
 
     Raises:
-        UserError: If the text has another form, or its last range is empty.
+        UserError: If the text has another form, or contains no seed.
     """
     if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
         raise UserError(f"--seeds must be numbers and ranges, such as 0-31,85 (got {text!r})")

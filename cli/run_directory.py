@@ -114,7 +114,7 @@ def check_system(path: str, checkpoint: dict[str, Any], model: GenerativeModule)
     here = f"{type(model).__module__}.{type(model).__qualname__}"
     if checkpoint["class_path"] != here:
         raise UserError(
-            f"--ckpt_path {path} is a {checkpoint['class_path']}, but --model is {here}; "
+            f"--ckpt_path {path} is a {checkpoint['class_path']}, but this model is a {here}; "
             "use the config.yaml of its run"
         )
 

@@ -121,7 +121,7 @@ class TrainCLI(LightningCLI):
             "--init_from",
             type=str | None,
             metavar="FILE",
-            help="Checkpoint whose weights initialise a new run; all that match are copied.",
+            help="Checkpoint whose weights initialise a new run; those that match are copied.",
         )
         parser.add_argument(
             "--compile",

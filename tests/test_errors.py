@@ -507,7 +507,7 @@ def test_an_interrupted_run_exits_with_130(
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
     assert code == 130
-    assert line == "error: interrupted; continue with --ckpt_path last"
+    assert line == "error: interrupted; resume with --ckpt_path last"
 
 
 def test_a_split_without_samples_is_a_mistake(tmp_path: Path) -> None:

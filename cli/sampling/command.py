@@ -72,10 +72,13 @@ def common_options(path: str, model: GenerativeModule) -> argparse.ArgumentParse
         help="Seeds, one sample each, such as 0-31,85 (default: --num seeds from --seed on).",
     )
     parser.add_argument(
-        "--num", type=int, default=16, help="Number of samples, without --seeds (default: 16)."
+        "--num",
+        type=int,
+        default=16,
+        help="Number of samples if --seeds is not given (default: 16).",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="First seed, without --seeds (default: 0)."
+        "--seed", type=int, default=0, help="First seed if --seeds is not given (default: 0)."
     )
     parser.add_argument(
         "--data",
