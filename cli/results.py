@@ -95,7 +95,7 @@ def ablation(result: dict[str, Any]) -> str:
 def more_figures(result: dict[str, Any]) -> str:
     """Table of the further metrics of one result."""
     bar = "\\|"  # within a cell
-    lines = [f"\n## {result['id']}\n", "| figure | ours | signature |", "|---|---|---|"]
+    lines = [f"\n## {result['id']}\n", "| metric | ours | signature |", "|---|---|---|"]
     for name, value in result["figures"].items():
         ours = " ± ".join([f"{value[0]:.4g}", *(f"{spread:.2g}" for spread in value[1:])])
         lines.append(f"| {name} | {ours} | {result['signatures'][name].replace('|', bar)} |")
@@ -104,7 +104,7 @@ def more_figures(result: dict[str, Any]) -> str:
 
 def changed_figures(entries: dict[str, dict[str, Any]], results: dict[str, dict[str, Any]]) -> str:
     """Table of replaced and withdrawn values, with the reasons."""
-    lines = ["\n## Figures that changed\n", "| id | before | now | why |", "|---|---|---|---|"]
+    lines = ["\n## Changed values\n", "| id | before | now | why |", "|---|---|---|---|"]
     for name, entry in entries.items():
         now = f"{results[name]['value']:.5g}" if name in results else "withdrawn"
         steps = entry.get("earlier", [])

@@ -75,7 +75,7 @@ def ranking(
     spread = f"passes={len(passes)}|std={right.std(correction=0):.3f}{note}"
     for name, value, extra in (
         ("ranking", right.mean(), spread),
-        ("ranking-real", real, "pictures=real"),
+        ("ranking-real", real, "images=real"),
         ("ranking-shuffled", wrong.mean(), f"captions=shuffled{note}"),
     ):
         yield {"metric": name, "value": value.item(), "signature": f"ranking[{base}|{extra}]"}
