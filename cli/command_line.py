@@ -6,6 +6,7 @@ file finds the classes of model and data first, and then checks every option aga
 
 import difflib
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,17 @@ ALTERNATIVES = (
     *("Expected a <class 'NoneType'>", "Given value type: "),
     *("Given value: NestedArg", "Given value: {", "Given value: Namespace"),
 )
+
+# Lines with the expected type or range (rule), the allowed values (choices) or the given value.
+EXPECTED = (
+    r"Not of type \w+: (?P<value>.*?) ?does not conform to restriction v(?P<rule>.*)",
+    r"Not of type \w+: invalid literal for (?P<rule>int)\(\) .*?: '(?P<value>.*)'",
+    r"Not of type \w+: could not convert string to (?P<rule>float): '(?P<value>.*)'",
+    r"Expected a <class '(?P<rule>\w+)'>(\. Got value: (?P<value>.*))?",
+    r"Expected a typing\.Literal\[(?P<choices>.*)\](\. Got value: (?P<value>.*))?",
+    r"Given value: (?P<value>.*)",
+)
+TYPES = {"bool": "true or false", "int": "an integer", "float": "a number"}
 
 
 class CommandLine:
@@ -88,9 +100,9 @@ class CommandLine:
         Raises:
             UserError: If an option is unknown, missing or provided by the data.
         """
-        missing = [f"{self.words[0]}.{key}" for key in FOLDERS if key not in self.classes]
+        missing = [key for key in FOLDERS if key not in self.classes]
         if self.classes and missing and not any(word.endswith("help") for word in self.words):
-            raise UserError(f"the following arguments are required: {missing[0]}; {A_RECIPE}")
+            raise UserError(f"the following arguments are required: --{missing[0]}; {A_RECIPE}")
         for name in sorted(self.given("model") & set(self.provided)):
             raise UserError(f"model.{name} is provided by the data and cannot be set; leave it out")
         accepted = {key: init_parameters(cls) for key, cls in self.classes.items()}
@@ -138,20 +150,27 @@ def parser_message(message: str, known: set[str]) -> str:
     if unknown != message:
         return no_such_option(unknown.split()[0].lstrip("-").partition("=")[0], known)
     if "arguments are required" in message:
-        return f"{message}; {A_RECIPE}"
+        return re.sub(r"\b(fit|validate|test)\.", "--", f"{message}; {A_RECIPE}")
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    keys = [line.split('"')[1] for line in lines if line.startswith('Parser key "')]
-    rest = [
-        plain_words(line)
-        for line in lines
-        if line and not line.startswith(('Parser key "', *ALTERNATIVES))
+    key = ".".join(line.split('"')[1] for line in lines if line.startswith('Parser key "'))
+    lines = [
+        line for line in lines if line and not line.startswith(('Parser key "', *ALTERNATIVES))
     ]
-    return ": ".join([".".join(keys), " ".join(rest)] if keys else rest)
+    matches = [match_line(line) for line in lines]
+    expected = [text for text, _ in matches if text]
+    values = [value for _, value in matches if value]
+    if key and expected and values and all(map(any, matches)):
+        return f"{key} must be {' or '.join(expected)} (got {values[-1]})"
+    plain = (re.sub(r"<class '(.*?)'>", r"\1", line.replace("typing.", "")) for line in lines)
+    return ": ".join([*([key] if key else []), " ".join(plain)])
 
 
-def plain_words(line: str) -> str:
-    """Remove the names of Python types from a line of jsonargparse's messages."""
-    rule = "does not conform to restriction v"
-    if rule in line:  # Not of type PositiveInt: 0 does not conform to restriction v>0
-        return line.partition(": ")[2].replace(rule, "must be ").replace(" and v", " and ")
-    return line.replace("<class '", "").replace("'>", "").replace("typing.", "")
+def match_line(line: str) -> tuple[str, str]:
+    """Expected type or range, and given value, of a line of jsonargparse; "" for what it lacks."""
+    for pattern in EXPECTED:
+        if match := re.fullmatch(pattern, line):
+            found = match.groupdict(default="")
+            rule = found.get("rule", "").replace(" and v", " and ")  # v>=0 and v<=1
+            choices = found.get("choices") and f"one of {found['choices']}"
+            return choices or TYPES.get(rule, rule), found.get("value", "")
+    return "", ""

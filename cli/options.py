@@ -24,6 +24,7 @@ class OptionParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument (--\w+): must", r"\1 must", message)
         raise UserError(f"{message}; `python {self.prog} --help` lists the options")
 
 
@@ -97,7 +98,7 @@ def number(kind: Callable[[str], Any]) -> Callable[[str], Any]:
         except ValueError as error:
             rule = str(error).partition("does not conform to restriction v")[2]
             rule = rule.replace(" and v", " and ")  # of "v>=0 and v<=1"
-            reason = f"{text} must be {rule}" if rule else f"{text!r} is not a number"
+            reason = f"must be {rule or 'a number'} (got {text})"
             raise argparse.ArgumentTypeError(reason) from error
 
     return parse

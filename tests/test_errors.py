@@ -171,11 +171,19 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "trainer.max_epoch;",
         "did you mean --trainer.max_epochs",
     ),  # no abbreviations
-    FIT + "--model.latent_dim many": ("model.latent_dim: Not of type PositiveInt", "many"),
-    FIT + "--trainer.max_epochs x": ("trainer.max_epochs: Expected a int", "x"),
+    FIT + "--model.latent_dim many": ("model.latent_dim must be an integer", "got many"),
+    FIT + "--trainer.max_epochs x": ("trainer.max_epochs must be an integer", "got x"),
+    FIT + "--trainer.limit_val_batches x": (
+        "trainer.limit_val_batches must be an integer or a number",
+        "got x",
+    ),
+    "train fit --config configs/gpt/python_docs.yaml --model.dropout 2": (
+        "model.dropout must be >=0 and <=1",
+        "got 2",
+    ),
     FIT + "--model.network transformer": (
-        "model.network: Expected a Literal['mlp', 'conv']",
-        "transformer",
+        "model.network must be one of 'mlp', 'conv'",
+        "got transformer",
     ),
     FIT + "--model Vea": ("--model Vea", "similar names: VAE"),
     FIT + "--data OpenMojo": ("--data OpenMojo", "similar names: OpenMoji"),
@@ -187,12 +195,12 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "model.image_shape is provided by the data",
         "leave it out",
     ),
-    FIT + "--data.batch_size 0": ("data.batch_size: 0", "must be >0"),
-    FIT + "--data.batch_size -4": ("data.batch_size: -4", "must be >0"),
-    FIT + "--data.eval_batch_size -1": ("data.eval_batch_size: ", "must be >0"),
-    FIT + "--data.num_workers -1": ("data.num_workers: -1", "must be >=0"),
-    FIT + "--previews.every_n_train_steps 0": ("previews.every_n_train_steps: 0", "must be >0"),
-    FIT + "--previews.count 0": ("previews.count: 0", "must be >0"),
+    FIT + "--data.batch_size 0": ("data.batch_size must be >0", "got 0"),
+    FIT + "--data.batch_size -4": ("data.batch_size must be >0", "got -4"),
+    FIT + "--data.eval_batch_size -1": ("data.eval_batch_size must be >0", "got -1"),
+    FIT + "--data.num_workers -1": ("data.num_workers must be >=0", "got -1"),
+    FIT + "--previews.every_n_train_steps 0": ("previews.every_n_train_steps must be >0", "got 0"),
+    FIT + "--previews.count 0": ("previews.count must be >0", "got 0"),
     FIT + "--trainer.log_every_n_steps 0": (
         "trainer.log_every_n_steps must be at least 1",
         "got 0",
@@ -204,7 +212,8 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "lower the learning rate or set --trainer.gradient_clip_val",
     ),
     "train fitt --config {d}/tiny.yaml": ("'fitt'", "'fit', 'validate', 'test'"),
-    "train fit": ("fit.model", "give --config FILE"),
+    "train fit": ("--data, --model", "give --config FILE"),
+    "train fit --model VAE": ("--data", "give --config FILE"),
     "train fit --config configs/cyclegan/openmoji.yaml --run_dir {new} --model.lambda_cycl 3": (
         "lambda_cycl",
         "did you mean --model.lambda_cycle?",
@@ -226,7 +235,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "did you mean --trainer.log_every_n_steps",
     ),
     "train fit --config {d}/class.yaml": ("lightning_modules.vae.Vea", "similar names: VAE"),
-    "train fit --config {d}/type.yaml": ("model.latent_dim: Not of type PositiveInt", "many"),
+    "train fit --config {d}/type.yaml": ("model.latent_dim must be an integer", "got many"),
     # checkpoints and run directories
     FIT + "--ckpt_path {d}/none.ckpt": (
         "{d}/none.ckpt: there is no such checkpoint",
@@ -345,13 +354,13 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     ),
     SAMPLE + "--temprature 2": ("--temprature", "--help` lists the options"),
     SAMPLE + "--temperature hot": (
-        "--temperature: 'hot' is not a number",
+        "--temperature must be a number (got hot)",
         "--help` lists the options",
     ),
     SAMPLE + "--seeds a-b": ("--seeds must be numbers and ranges, such as 0-31,85", "got 'a-b'"),
     SAMPLE + "--num -3": ("--num must be at least 1", "got -3"),
     SAMPLE + "--device gpuu": ("--device gpuu", "give cpu"),
-    SAMPLE + "--mode interpolate --steps 0": ("--steps", "0 must be >0"),
+    SAMPLE + "--mode interpolate --steps 0": ("--steps must be >0", "got 0"),
     SAMPLE + "--label 3": ("--label 3", "leave it out: this model is not conditional"),
     "sample {d}/conditional/checkpoints/last.ckpt --label 99": ("--label 99", "give 0 to 9"),
     "sample {d}/conditional/checkpoints/last.ckpt --mode reconstruct --label 3": (
@@ -454,7 +463,7 @@ def test_debug_shows_the_traceback(
     )
     err = capsys.readouterr().err
     assert "Traceback" in err
-    assert "error: data.batch_size: 0" in err.splitlines()[-1]
+    assert "error: data.batch_size must be >0 (got 0)" in err.splitlines()[-1]
 
 
 def test_a_worker_s_mistake_is_one_line_too(

@@ -278,7 +278,7 @@ MISTAKES = {
         "model.shared needs one vocabulary",
         "set data.shared_vocabulary to true, or model.shared to false",
     ),
-    "sample {d}/run/checkpoints/last.ckpt --beam 0": ("--beam", "0 must be >0"),
+    "sample {d}/run/checkpoints/last.ckpt --beam 0": ("--beam must be >0 (got 0)",),
     "sample {d}/run/checkpoints/last.ckpt --min_length 5 --max_length 4": (
         "--min_length 5 exceeds --max_length 4: give a larger --max_length",
     ),
