@@ -181,7 +181,8 @@ class TrainCLI(LightningCLI):
             self.saved_config.pop(name, None)
         options.model.dict_kwargs = self._data_spec()
         options.trainer.strategy = strategy_for(
-            options.trainer, self.command_line.classes["model"].find_unused_parameters
+            options.trainer,
+            self.command_line.classes["model"].find_unused_parameters,  # type: ignore[attr-defined]
         )
 
     def _data_spec(self) -> dict[str, Any]:
