@@ -226,7 +226,7 @@ MISTAKES = {
     "--prompt 'a \u2603'": "which is in no training caption: write the caption without it",
     "--prompt ''": "the caption is empty: write one",
     f"--prompt '{'red apple ' * 20}'": "more than the 24 of data.text_length: shorten it",
-    "--prompt cat --guidance -1": "--guidance must be >=0 (got -1)",
+    "--prompt cat --guidance -1": "--guidance must be >=0 and <inf (got -1)",
     "--prompt cat --prime {runs}/nothing.png": "there is no such file; give an image",
     "--prompt cat --prime_share 2 --prime {runs}/dvae/samples/real.png": (
         "--prime_share 2.0: give more than 0 and less than 1"
@@ -239,7 +239,7 @@ MISTAKES = {
         "--keep needs --ranker, which selects the best images; give --ranker CKPT"
     ),
     "--keep 2": "--ranker and --keep select images of a prompt; give --prompt TEXT",
-    "--prompt cat --temperature -1": "--temperature must be >=0 (got -1)",
+    "--prompt cat --temperature -1": "--temperature must be >=0 and <inf (got -1)",
 }
 
 
