@@ -1,4 +1,4 @@
-# Everything a newcomer needs: `make train` and `make test` set up a virtual environment by themselves.
+# `make train` and `make test` create the virtual environment .venv when it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -8,7 +8,7 @@ STAGE = $(BIN)/python train.py fit --config configs/$(1)/openmoji.yaml --run_dir
 
 .PHONY: setup train dalle test trials lint bench gpu-check gpu-records reproduce readme
 
-setup: $(STAMP)
+setup: $(STAMP)  ## create .venv and install the requirements
 
 $(STAMP): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
@@ -16,28 +16,28 @@ $(STAMP): requirements.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-train: setup  ## a VAE on emoji, a few minutes on a laptop
+train: setup  ## train a VAE on emoji, a few minutes on a laptop
 	$(BIN)/python train.py fit --config configs/vae/openmoji.yaml
 
-dalle: setup  ## a DALL-E that draws emoji from words, an hour; run again, it goes on where it was interrupted
+dalle: setup  ## train a DALL-E that generates emoji from text, an hour; run again to resume
 	$(call STAGE,dvae)
 	$(call STAGE,clip)
 	$(call STAGE,dalle)
 	$(BIN)/python sample.py runs/dalle/dalle/seed0/checkpoints/last.ckpt --prompt - --ranker runs/dalle/clip/seed0/checkpoints/best.ckpt \
 		--num 16 --keep 4 --out runs/dalle/pictures < configs/dalle/prompts.txt
 
-test: setup  ## everything that is fast
+test: setup  ## run the fast tests
 	$(BIN)/python -m pytest
 
-trials: setup  ## what takes longer: killed runs, trained models
+trials: setup  ## run the slow tests: killed runs, trained models
 	$(BIN)/python -m pytest tests/trials
 
-lint: setup
+lint: setup  ## check formatting, lint rules and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup  ## side by side with plain PyTorch, and with peers where they are installed
+bench: setup  ## compare speed with plain PyTorch, and with other libraries if installed
 	$(BIN)/python benchmarks/vae.py
 	$(BIN)/python benchmarks/gan.py
 	$(BIN)/python benchmarks/translation.py
@@ -45,13 +45,13 @@ bench: setup  ## side by side with plain PyTorch, and with peers where they are 
 	$(BIN)/python benchmarks/seq2seq.py
 	$(BIN)/python benchmarks/dalle.py
 
-gpu-check: setup  ## checks on a GPU, 8 minutes; DEVICE=cpu TINY=1 tests the script
+gpu-check: setup  ## check everything on a GPU, 8 minutes; DEVICE=cpu TINY=1 tests the script
 	$(BIN)/python benchmarks/gpu_check.py $(if $(DEVICE),--device $(DEVICE)) $(if $(TINY),--tiny)
 
-gpu-records: setup  ## published numbers that a GPU reaches in minutes
+gpu-records: setup  ## reproduce the published results that take minutes on a GPU
 	$(BIN)/python benchmarks/gpu_records.py
 
-reproduce: setup  ## make reproduce ID=vae-mnist-nll
+reproduce: setup  ## list the reproductions; ID=vae-mnist-nll runs one
 	$(BIN)/python reproduce.py $(if $(ID),run $(ID),list)
 
 readme: setup  ## rewrite the table of systems in README.md

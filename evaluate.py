@@ -1,16 +1,21 @@
-"""Score pictures: `python evaluate.py CKPT|FOLDER [--against CONFIG] [--metrics fid,kid,...]
-[--seed 0]`.
+"""Evaluate generated images: `python evaluate.py CKPT|FOLDER [--against CONFIG]
+[--metrics fid,kid,...] [--seed 0]`.
 
-CKPT is a checkpoint; its averaged weights and its live ones are scored side by side. A system that
-draws no pictures is scored by its own figures on the test split, such as BLEU. FOLDER holds
-pictures that anything made. One generation and one pass through the feature extractor serve all
-metrics; the real pictures' features are computed once and kept beside the corpora. Each value is a
-line of JSON on stdout, with its signature. Systems that translate are given the split's pictures
-and scored per direction. Metrics: fid, kid, precision, recall, density, coverage, is (Inception
-only), parzen, nn (conditional systems only), and l1, psnr, ssim (translations whose answers are
-known). Systems that draw from captions are also asked by `--ranker CKPT`, a CLIP, for ranking: how
-often a picture's caption fits it best among 32, beside the same of the real pictures and of
-shuffled captions.
+CKPT is a checkpoint. Its averaged weights ("ema") and its current ones ("live") are evaluated
+separately. A system that generates no images is evaluated by its own test metrics, such as BLEU.
+FOLDER holds images from any source and needs --against CONFIG, the configuration of the real data.
+Each value is one line of JSON on stdout, with its signature.
+
+Metrics: fid, kid, precision, recall, density, coverage, is (Inception Score, with --extractor
+inception only), parzen, nn (conditional systems only), l1, psnr and ssim (translations with
+reference images only), and ranking.
+
+Ranking needs captions and `--ranker CKPT`, a CLIP. It is the share of images whose own caption
+ranks first among 32. It is also computed for the real images and for shuffled captions.
+
+All metrics use the same generated images and one pass through the feature extractor. The features
+of the real images are computed once and cached with the data. Image translation systems translate
+the images of the split and are evaluated per direction.
 """
 
 import json
@@ -20,7 +25,7 @@ from common.errors import run
 
 
 def evaluate(argv: list[str]) -> None:
-    """Print the answer, a line per value as soon as it is known."""
+    """Print each value as a line of JSON as soon as it is computed."""
     from cli.evaluation import options, program  # import torch, which takes seconds
 
     for line in program.evaluate(options.parse(argv, __doc__)):
@@ -30,7 +35,7 @@ def evaluate(argv: list[str]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv in ([], ["-h"], ["--help"]):
+    if not argv:
         print(__doc__)
         return 0
     return run(lambda: evaluate(argv))

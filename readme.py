@@ -1,4 +1,4 @@
-"""Rewrite the table of systems in README.md from the files themselves: `make readme`."""
+"""Rewrite the table of systems in README.md from the systems and recipes: `make readme`."""
 
 import ast
 import re
@@ -10,9 +10,7 @@ BEGIN, END = "<!-- systems: written by `make readme` -->", "<!-- end of systems 
 
 
 def systems_table() -> str:
-    """One row per system that has a recipe: the first line of its file, and its recipes with their
-    purposes.
-    """
+    """Table with one row per system that has a recipe: title of its file, recipes and purposes."""
     rows = ["| System | What it is | Recipes |", "|---|---|---|"]
     by_system: dict[str, list[str]] = {}
     for path in recipes():
@@ -30,7 +28,7 @@ def systems_table() -> str:
 
 
 def with_table(text: str) -> str:
-    """The README's text with the table of today."""
+    """Replace the table of systems in the text of README.md."""
     return re.sub(
         f"{re.escape(BEGIN)}.*{re.escape(END)}",
         lambda _: f"{BEGIN}\n{systems_table()}\n{END}",

@@ -1,16 +1,16 @@
-"""Train and score the papers' recipes: `python reproduce.py list | run ID [--seeds 0,1,2] |
-render`.
+"""Reproduce published results: `python reproduce.py list | run ID [--seeds 0,1,2] | render`.
 
 A reproduction is a file `configs/_reproduce/<id>.yaml`. `run` trains in
-`runs/reproduce/<id>/seed<k>` (continuing where it was interrupted), tests, writes what it measured
-to `results/<id>.json`, and renders RESULTS.md. `render` only does the last of these. RESULTS.md
-takes measured values from `results/` and everything else (protocol, published value, source) from
-the entries.
+`runs/reproduce/<id>/seed<k>`, resuming an interrupted run, and tests the result. It writes the
+measured values to `results/<id>.json` and renders RESULTS.md. `render` only renders RESULTS.md:
+measured values come from `results/`, everything else (protocol, published value, source) from the
+YAML files.
 
-Beside its `metric` an entry may want other `figures` of the same test, and with `run_dir` several
-score one run. An ablation has `variants`, each with overrides of its own; what counts of it is
-their order, by the first figure of each. `earlier` lists values that no longer hold, each with its
-reason; such an entry is withdrawn as long as it has no file in `results/`.
+Optional keys of a reproduction: `figures` are further test metrics to record besides `metric`.
+`run_dir` is the run's folder, so that several reproductions can evaluate one run. `variants` are
+the settings of an ablation, each with its own overrides; only their order by the first metric
+counts. `earlier` lists values that were replaced, with the reasons. A reproduction with `earlier`
+but no file in `results/` is withdrawn.
 """
 
 import argparse
@@ -23,19 +23,25 @@ from common.files import ROOT
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = OptionParser(prog="reproduce.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="what there is, with our value beside the published one")
-    commands.add_parser("render", help="write RESULTS.md again, after an entry was edited")
-    runner = commands.add_parser("run", help="train, test and record one of them")
-    runner.add_argument("id")
-    runner.add_argument("--seeds", default="0", help="such as 0-2 (default: 0)")
+    commands.add_parser(
+        "list", help="List all reproductions with our values and the published ones."
+    )
+    commands.add_parser("render", help="Rewrite RESULTS.md, such as after editing a reproduction.")
+    runner = commands.add_parser("run", help="Train, test and record one reproduction.")
+    runner.add_argument(
+        "id", help="Reproduction, a file name in configs/_reproduce/ without .yaml."
+    )
+    runner.add_argument(
+        "--seeds", default="0", help="Seeds, one run each, such as 0-2 or 0,3 (default: 0)."
+    )
     return parser.parse_args(argv)
 
 
 def program(argv: list[str]) -> None:
-    """Dispatch the command."""
+    """Run one command: list, run or render."""
     options = parse(argv)
     if options.command == "list":
         print(results.listing())

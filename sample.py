@@ -1,19 +1,26 @@
-"""Draw from any checkpoint: `python sample.py CKPT [options]`; `python sample.py CKPT --help` lists
-what its system offers.
+"""Generate samples from a checkpoint: `python sample.py CKPT [options]`.
 
-The options are those of the system's `sample` method. Previews go to `--out`, one file per seed and
-the first 64 side by side in grid.png, and their paths to stdout; texts go to stdout, one sample a
-line. Picture i depends on its seed alone, whatever is drawn beside it.
+`python sample.py CKPT --help` lists the options of the checkpoint's system. They include all
+parameters of its `sample` method. Each sample depends on its seed only, not on the other samples.
 
-Texts go on from `--prompt TEXT`, or from what stdin brings with `--prompt -`; a terminal sees them
-grow. `--show_probs 5` shows each step's likeliest tokens, and `--score FILE` how much every token
-of a text surprises the model. Systems that translate pictures take your own: `--input
-FOLDER_OR_IMAGE --direction a2b --out DIR` keeps names and sizes. Those that translate texts take a
-file of any length or a sentence, `--input FILE --out FILE`, a line for a line, and `--attention
-DIR` draws what the first lines looked at. Systems that draw from words take a `--prompt` as often
-as you like, or a line for each from stdin; `--ranker CKPT` has a CLIP choose the `--keep K`
-pictures that fit best. Systems that fill in a picture take `--input IMAGE` and `--mask IMAGE`,
-white where they are to draw. `--no-ema` uses live weights instead of averaged ones.
+Images: `--out DIR` receives one file per seed, and grid.png with the first 64 (translations: the
+first 16). Their paths are printed to stdout. Systems that fill in images take `--input IMAGE` and
+`--mask IMAGE`, which is white where the image is to be filled in.
+
+Texts: one sample per line is printed to stdout, token by token in a terminal. `--prompt TEXT` is
+the beginning of each text; `--prompt -` reads it from stdin. `--show_probs 5` shows the 5 most
+probable tokens of each step. `--score FILE` prints the surprisal of each token of a text in bits.
+
+Image translation: `--input FOLDER_OR_IMAGE --direction a2b --out DIR` translates your own images
+and keeps their names and sizes.
+
+Text translation: `--input FILE --out FILE` translates a file line by line; `--input` also takes
+one sentence. `--attention DIR` saves the attention weights of the first lines as images.
+
+Text to image: `--prompt TEXT` may be given several times; `--prompt -` reads one prompt per line
+from stdin. `--ranker CKPT --keep K` saves only the K images that a CLIP ranks highest.
+
+`--no-ema` samples with the current weights instead of their moving average.
 """
 
 import sys
@@ -22,7 +29,7 @@ from common.errors import run
 
 
 def sample(argv: list[str]) -> None:
-    """Sample from the checkpoint that the command line names."""
+    """Load the checkpoint and print or save its samples."""
     from cli.sampling import command  # imports torch, which takes seconds
 
     command.run(argv)

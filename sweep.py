@@ -1,10 +1,11 @@
-"""How much a GAN depends on its step size and momentum: modes of the ring covered for each lr x
-beta1.
+"""Sensitivity of a GAN to learning rate and momentum: number of modes of the ring covered for each
+lr and beta1.
 
     python sweep.py                          the grid of configs/_sweep/ring.yaml, as a table
-    python sweep.py --lr 1e-3 --beta1 0.5    one point of it, as W&B's agents call it
+    python sweep.py --lr 1e-3 --beta1 0.5    one point, as W&B's agents call it
 
-All else is `configs/gan/ring.yaml`. Both players get the same values. Runs go to `runs/sweep/`.
+All other settings are those of `configs/gan/ring.yaml`. The generator and the discriminator use the
+same values. Runs are saved in `runs/sweep/`.
 """
 
 import argparse
@@ -24,20 +25,33 @@ SWEEP, RECIPE, RUNS = (
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = OptionParser(prog="sweep.py", description=__doc__)
-    parser.add_argument("--lr", type=float, help="of both players; all of the grid's unless given")
     parser.add_argument(
-        "--beta1", type=float, help="of both players; all of the grid's unless given"
+        "--lr",
+        type=float,
+        help="Learning rate of both networks (default: all values of the grid).",
     )
-    parser.add_argument("--max_steps", type=int, default=1500, help="updates (default: 1500)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases")
+    parser.add_argument(
+        "--beta1",
+        type=float,
+        help="Beta1 of Adam for both networks, in [0, 1) (default: all values of the grid).",
+    )
+    parser.add_argument(
+        "--max_steps",
+        type=int,
+        default=1500,
+        help="Number of updates of each run (default: 1500).",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Random seed of each run (default: 0).")
+    parser.add_argument(
+        "--wandb", metavar="PROJECT", help="Log to this Weights & Biases project too."
+    )
     return parser.parse_args(argv)
 
 
 def modes(lr: float, beta1: float, options: argparse.Namespace) -> int | None:
-    """Modes covered at the end of one run; None if it became non-finite."""
+    """Number of modes covered at the end of one run; None if it became non-finite."""
     folder = RUNS / f"lr{lr:g}-beta{beta1:g}-seed{options.seed}"
     command = [
         sys.executable,
@@ -69,13 +83,16 @@ def modes(lr: float, beta1: float, options: argparse.Namespace) -> int | None:
     if done.returncode and "is not finite" in done.stderr:
         return None
     if done.returncode:
-        raise UserError(f"lr {lr:g}, beta1 {beta1:g}: {done.stderr.strip().splitlines()[-1]}")
+        raise UserError(
+            f"the run with --lr {lr:g} --beta1 {beta1:g} failed: "
+            f"{done.stderr.strip().splitlines()[-1].removeprefix('error: ')}"
+        )
     with open(folder / "health.csv") as file:
         return int(float(list(csv.DictReader(file))[-1]["modes"]))
 
 
 def program(argv: list[str]) -> None:
-    """Run the points that are asked for and print the table as it grows."""
+    """Run the selected points of the grid and print each result in a table."""
     import yaml
 
     options = parse(argv)
@@ -95,9 +112,6 @@ def program(argv: list[str]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv in (["-h"], ["--help"]):
-        print(__doc__)
-        return 0
     return run(lambda: program(argv))
 
 

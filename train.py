@@ -1,18 +1,18 @@
-"""Train, validate or test any system: `python train.py fit|validate|test --config
+"""Train, validate or test a system: `python train.py fit|validate|test --config
 configs/<system>/<dataset>.yaml`.
 
-Every argument of the model, the data and Lightning's trainer is an option: `--model.latent_dim 64`,
-`--data.batch_size 32`, `--trainer.max_epochs 5`, `--trainer.devices 2`. `fit --model.help GPT` and
-`fit --data.help OpenMoji` list those of one class. Without arguments this prints the recipes. The
-options of its own:
+Every argument of the model, the data module and Lightning's Trainer is an option, such as
+`--model.latent_dim 64`, `--data.batch_size 32`, `--trainer.max_epochs 5` or `--trainer.devices 2`.
+`python train.py fit --model.help GPT` and `python train.py fit --data.help OpenMoji` list the
+options of one class. Other options:
 
-    --run_dir DIR          where the run's files go; runs/<system>/<dataset>/<time> unless given
-    --ckpt_path last|FILE  continue that run exactly (fit), or the weights to judge (validate, test)
-    --init_from FILE       begin a new run with the weights of another one
-    --compile BACKEND      compile the networks, such as with inductor; checkpoints stay the same
-    --wandb PROJECT        also log to Weights & Biases; offline without an API key
-    --tensorboard          also log to TensorBoard
-    --dry_run              print configuration, sizes, layers and steps, and stop
+    --run_dir DIR          Directory for the run's files (default: runs/<system>/<dataset>/<time>).
+    --ckpt_path last|FILE  Checkpoint: fit resumes it exactly, validate and test evaluate it.
+    --init_from FILE       Checkpoint whose weights initialise a new run.
+    --compile BACKEND      Compile the networks with a torch.compile backend, such as inductor.
+    --wandb PROJECT        Log to this Weights & Biases project too; offline without an API key.
+    --tensorboard          Log to TensorBoard too.
+    --dry_run              Print the configuration, layers, data sizes and steps, then exit.
 """
 
 import sys
@@ -22,7 +22,7 @@ from common.errors import UserError, run
 
 
 def train(argv: list[str]) -> None:
-    """Run one subcommand of the command line."""
+    """Run one subcommand: fit, validate or test."""
     from pytorch_lightning.utilities.exceptions import MisconfigurationException  # takes seconds
 
     from cli.training import TrainCLI
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv in ([], ["-h"], ["--help"]):
         print(f"{__doc__}\nRecipes:\n\n{recipe_list()}\n")
         return 0
-    return run(lambda: train(argv), "interrupted; continue with --ckpt_path last")
+    return run(lambda: train(argv), "interrupted; resume with --ckpt_path last")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What the programs do: options, discovery of recipes and classes, training, sampling, scoring."""
+"""Programs: options, discovery of recipes and classes, training, sampling and evaluation."""

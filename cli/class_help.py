@@ -61,7 +61,7 @@ def class_help(key: str, cls: type) -> str:
 
 
 def requested_help(words: list[str]) -> str | None:
-    """Help of the class that follows `--model.help` or `--data.help`, if one of them is there.
+    """Help of the class named by `--model.help` or `--data.help`; None without these options.
 
     Args:
         words: Command line with full class paths.

@@ -1,4 +1,4 @@
-"""Classes of the project by name, found by reading the sources; only those named are imported."""
+"""Find classes of the project by name in the source files, and import only the named ones."""
 
 import ast
 import difflib
@@ -13,14 +13,12 @@ FOLDERS = {"model": "lightning_modules", "data": "datamodules"}
 
 
 def classes_in(folder: str) -> dict[str, str]:
-    """Class name to import path of every public class in a folder's files, read as text and not
-    imported.
-    """
+    """Import path of every public class in a folder's files, by class name; nothing is imported."""
     found = {}
     for path in sorted((ROOT / folder).rglob("*.py")):
         try:
             tree = ast.parse(path.read_text())
-        except SyntaxError:  # a broken file hides its own classes and no others
+        except SyntaxError:  # skip a broken file; the classes of other files stay usable
             continue
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
@@ -35,7 +33,7 @@ def full_class_paths(argv: list[str]) -> list[str]:
     `--model=VAE` becomes the two words `--model lightning_modules.vae.VAE`.
 
     Raises:
-        UserError: if there is no such class; names the nearest ones.
+        UserError: If there is no such class; the message names similar ones.
     """
     assigned = re.compile(r"--(config|(model|data)(\.help)?)=")
     words = [
@@ -53,18 +51,18 @@ def full_class_paths(argv: list[str]) -> list[str]:
 
 
 def no_such_class(name: str, folder: str) -> str:
-    """What to say of a class name that is in no file of the folder."""
+    """Error message for a class name that is in no file of the folder."""
     known = {one.lower(): one for one in classes_in(folder)}
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0)
     names = ", ".join(known[one] for one in near) or "none"
-    return f"there is no such class in {folder}/; near: {names}"
+    return f"there is no such class in {folder}/; similar names: {names}"
 
 
 def import_class(class_path: str) -> type:
-    """The class of an import path.
+    """Import a class by its path, such as `lightning_modules.vae.VAE`.
 
     Raises:
-        UserError: if it is not there; names the nearest ones.
+        UserError: If there is no such class; the message names similar ones.
     """
     module, _, name = class_path.rpartition(".")
     try:
@@ -82,8 +80,9 @@ def import_class(class_path: str) -> type:
 
 
 def init_parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """Parameters of a class' `__init__`, and of the next one along the MRO while there is
-    `**kwargs`.
+    """Parameters of a class' `__init__` by name.
+
+    If it takes `**kwargs`, the parameters of the next `__init__` along the MRO are included.
     """
     found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:

@@ -1,11 +1,12 @@
-"""What a command line of `train.py` names, checked before it is parsed.
+"""Check the options of `train.py` before jsonargparse parses them.
 
-jsonargparse knows neither which options a class would accept nor which of them come from the data.
-Here both classes are resolved first, so that a mistake can be answered with the nearest option.
+jsonargparse does not know which options come from the data, and suggests no similar options. This
+file finds the classes of model and data first, and then checks every option against both.
 """
 
 import difflib
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +16,40 @@ from common.errors import UserError
 
 Given = dict[str, Any]
 
-A_RECIPE = "a recipe has them: give --config FILE, `python train.py` lists what there is"
+A_RECIPE = "give --config FILE with a recipe (`python train.py` lists the recipes)"
 
-# Lines of jsonargparse's messages that list the alternatives it tried.
+# Beginnings of the lines in which jsonargparse lists the types it tried.
 ALTERNATIVES = (
     *("Does not validate", "Subtypes: ", "Errors:", "Problem with given class_path"),
     *("Expected a <class 'NoneType'>", "Given value type: "),
     *("Given value: NestedArg", "Given value: {", "Given value: Namespace"),
 )
 
+# Lines with the expected type or range (rule), the allowed values (choices) or the given value.
+EXPECTED = (
+    r"Not of type \w+: (?P<value>.*?) ?does not conform to restriction v(?P<rule>.*)",
+    r"Not of type \w+: invalid literal for (?P<rule>int)\(\) .*?: '(?P<value>.*)'",
+    r"Not of type \w+: could not convert string to (?P<rule>float): '(?P<value>.*)'",
+    r"Expected a <class '(?P<rule>\w+)'>(\. Got value: (?P<value>.*))?",
+    r"Expected a typing\.Literal\[(?P<choices>.*)\](\. Got value: (?P<value>.*))?",
+    r"Given value: (?P<value>.*)",
+)
+TYPES = {"bool": "true or false", "int": "an integer", "float": "a number"}
+
 
 class CommandLine:
     """Words of a command line, the configurations it names, and the classes of model and data.
 
     Args:
-        argv: Words as typed.
+        argv: Words of the command line as typed.
 
     Attributes:
-        words: Words with full class paths.
-        configs: Content of the configuration files in their order.
-        classes: Class of "model" and of "data", where one is named; the last one counts.
+        words: Words of the command line, with full class paths.
+        configs: Content of each configuration file, in the order of the command line.
+        classes: Classes of "model" and "data"; if a class is named twice, the last name counts.
 
     Raises:
-        UserError: if a file or a class does not exist.
+        UserError: If a file or a class does not exist.
     """
 
     def __init__(self, argv: list[str]) -> None:
@@ -58,12 +70,12 @@ class CommandLine:
 
     @property
     def provided(self) -> tuple[str, ...]:
-        """Names of the values that the data passes to the model."""
+        """Names of the values that the data module passes to the model."""
         provides: tuple[str, ...] = getattr(self.classes.get("data"), "provides", ())
         return provides
 
     def given(self, key: str) -> set[str]:
-        """Arguments of "model" or "data" that command line or configurations set."""
+        """Arguments of "model" or "data" that the command line or a configuration sets."""
         options = (
             word.removeprefix(f"--{key}.") for word in self.words if word.startswith(f"--{key}.")
         )
@@ -80,21 +92,19 @@ class CommandLine:
         return names - {"help", "class_path", "init_args", "dict_kwargs"}
 
     def check(self, options: set[str]) -> None:
-        """Refuse options that do not exist, or that only the data can give.
+        """Check that all options exist and that none sets a value of the data spec.
 
         Args:
             options: Options of the subcommand, such as `--trainer.max_steps`.
 
         Raises:
-            UserError: naming the nearest option.
+            UserError: If an option is unknown, missing or provided by the data.
         """
-        missing = [f"{self.words[0]}.{key}" for key in FOLDERS if key not in self.classes]
+        missing = [key for key in FOLDERS if key not in self.classes]
         if self.classes and missing and not any(word.endswith("help") for word in self.words):
-            raise UserError(f"the following arguments are required: {missing[0]}; {A_RECIPE}")
+            raise UserError(f"the following arguments are required: --{missing[0]}; {A_RECIPE}")
         for name in sorted(self.given("model") & set(self.provided)):
-            raise UserError(
-                f"model.{name} is a fact of the data and cannot be given by hand: leave it out"
-            )
+            raise UserError(f"model.{name} is provided by the data and cannot be set; leave it out")
         accepted = {key: init_parameters(cls) for key, cls in self.classes.items()}
         known = options | {f"--{key}.{name}" for key in accepted for name in accepted[key]}
         for key, parameters in accepted.items():
@@ -110,12 +120,12 @@ class CommandLine:
                 if parameter.default is parameter.empty and name not in given:
                     raise UserError(
                         f"model {self.classes['model'].__name__} needs {name}, which "
-                        f"{self.classes['data'].__name__} does not have: choose other data"
+                        f"{self.classes['data'].__name__} does not provide; choose other data"
                     )
 
 
 def flat_names(config: Given, options: set[str]) -> set[str]:
-    """Option names of a configuration, "section.name" for a section; model and data left out."""
+    """Option names of a configuration except model and data; "section.name" within a section."""
     names: set[str] = set()
     for key, value in config.items():
         if key in ("model", "data"):
@@ -126,7 +136,7 @@ def flat_names(config: Given, options: set[str]) -> set[str]:
 
 
 def no_such_option(name: str, known: set[str]) -> str:
-    """What to say of an option that does not exist: the nearest ones that do."""
+    """Error message for an unknown option, with similar options."""
     names = {option.lstrip("-"): option for option in known}
     names |= {option.rpartition(".")[2]: option for option in known}
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
@@ -135,25 +145,32 @@ def no_such_option(name: str, known: set[str]) -> str:
 
 
 def parser_message(message: str, known: set[str]) -> str:
-    """One line of jsonargparse's message: the option, what is expected, and the value."""
+    """Shorten a message of jsonargparse to one line: the option, the expected type, the value."""
     unknown = message.removeprefix("unrecognized arguments: ")
     if unknown != message:
         return no_such_option(unknown.split()[0].lstrip("-").partition("=")[0], known)
     if "arguments are required" in message:
-        return f"{message}; {A_RECIPE}"
+        return re.sub(r"\b(fit|validate|test)\.", "--", f"{message}; {A_RECIPE}")
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    keys = [line.split('"')[1] for line in lines if line.startswith('Parser key "')]
-    rest = [
-        plain_words(line)
-        for line in lines
-        if line and not line.startswith(('Parser key "', *ALTERNATIVES))
+    key = ".".join(line.split('"')[1] for line in lines if line.startswith('Parser key "'))
+    lines = [
+        line for line in lines if line and not line.startswith(('Parser key "', *ALTERNATIVES))
     ]
-    return ": ".join([".".join(keys), " ".join(rest)] if keys else rest)
+    matches = [match_line(line) for line in lines]
+    expected = [text for text, _ in matches if text]
+    values = [value for _, value in matches if value]
+    if key and expected and values and all(map(any, matches)):
+        return f"{key} must be {' or '.join(expected)} (got {values[-1]})"
+    plain = (re.sub(r"<class '(.*?)'>", r"\1", line.replace("typing.", "")) for line in lines)
+    return ": ".join([*([key] if key else []), " ".join(plain)])
 
 
-def plain_words(line: str) -> str:
-    """A line of jsonargparse's messages without its names of Python types."""
-    rule = "does not conform to restriction v"
-    if rule in line:  # Not of type PositiveInt: 0 does not conform to restriction v>0
-        return line.partition(": ")[2].replace(rule, "must be ")
-    return line.replace("<class '", "").replace("'>", "").replace("typing.", "")
+def match_line(line: str) -> tuple[str, str]:
+    """Expected type or range, and given value, of a line of jsonargparse; "" for what it lacks."""
+    for pattern in EXPECTED:
+        if match := re.fullmatch(pattern, line):
+            found = match.groupdict(default="")
+            rule = found.get("rule", "").replace(" and v", " and ")  # v>=0 and v<=1
+            choices = found.get("choices") and f"one of {found['choices']}"
+            return choices or TYPES.get(rule, rule), found.get("value", "")
+    return "", ""

@@ -1,4 +1,4 @@
-"""`torch.compile` of the networks of a system."""
+"""`--compile`: compile the networks of a system with `torch.compile`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,24 +9,27 @@ from common.errors import UserError
 
 
 def compile_networks(model: torch.nn.Module, backend: str) -> None:
-    """Compile every network of a system in place, so that names in checkpoints stay.
+    """Compile every network of a system in place; the names in its checkpoints stay the same.
+
+    Args:
+        model: System whose networks are compiled.
+        backend: Backend of `torch.compile`, such as "inductor".
 
     Raises:
-        UserError: if PyTorch has no such backend.
+        UserError: If PyTorch has no such backend.
     """
     known = torch.compiler.list_backends()
     if backend not in [*known, "eager"]:
         raise UserError(
-            f"--compile {backend}: there is no such backend here; give one of {', '.join(known)}"
+            f"--compile {backend}: PyTorch has no such backend; give one of {', '.join(known)}"
         )
     compile_called(model, backend)
 
 
 def compile_called(module: torch.nn.Module, backend: str | Callable[..., Any]) -> None:
-    """Compile the submodules that have a `forward`.
+    """Compile the submodules that have a `forward` and trainable parameters.
 
-    Containers (`ModuleList`, `ModuleDict`, and modules used by other methods only) have none: their
-    children are compiled instead.
+    Modules without a `forward`, such as `ModuleList`, are skipped; their children are compiled.
     """
     for part in module.children():
         if type(part).forward is torch.nn.Module.forward:

@@ -1,4 +1,4 @@
-"""Data modules of a configuration, built and prepared for sampling and evaluation."""
+"""Build and prepare the data module of a configuration, for sampling and evaluation."""
 
 import functools
 from pathlib import Path
@@ -11,26 +11,26 @@ from datamodules.lazy_batch import LazyBatch
 
 
 def data_module(config: Path, overrides: dict[str, Any] | None = None) -> Any:
-    """The data module of a configuration, prepared.
+    """Build the data module of a configuration and prepare its data.
 
     Args:
-        config: Recipe, or the config.yaml of a run.
+        config: Recipe, or config.yaml of a run.
         overrides: Arguments that replace those of the configuration.
 
     Raises:
-        UserError: if the file is missing or names no data.
+        UserError: If the file is missing, names no data, or its arguments are wrong.
     """
     if not config.is_file():
-        raise UserError(f"{config}: no such file; give the data with --data CONFIG")
+        raise UserError(f"{config}: there is no such file; name the data with --data CONFIG")
     entry = read_config(config).get("data")
     if not entry:
-        raise UserError(f"{config}: there is no `data:` in it; give the data with --data CONFIG")
+        raise UserError(f"{config} has no key data:; name the data with --data CONFIG")
     try:
         arguments = {**entry.get("init_args", {}), **(overrides or {})}
         data = import_class(entry["class_path"])(**arguments)
     except (ImportError, KeyError, TypeError) as error:
         raise UserError(
-            f"{config}: its data cannot be made ({error}); correct its class_path or init_args"
+            f"{config}: cannot build its data module ({error}); correct class_path or init_args"
         ) from error
     data.prepare_data()
     return data
@@ -40,14 +40,18 @@ opened = functools.cache(data_module)
 
 
 def unseen_batch(model: Any, config: Path, seeds: list[int], attribute: str | None) -> LazyBatch:
-    """The batch that `sample` may ask for: seed i picks sample `i` of the test split, modulo its
-    size.
+    """Batch of test samples for `sample`; seed i selects sample i, modulo the split's size.
+
+    The data module is built only when the batch is used.
 
     Args:
         model: System that samples.
         config: Configuration of the data.
         seeds: One seed per sample.
-        attribute: Property that `positive` training images have and `negative` ones have not.
+        attribute: Property of the training images in `positive` that those in `negative` lack.
+
+    Returns:
+        Batch that is read on first use; then it raises a UserError if the vocabularies differ.
     """
 
     def make() -> dict[str, Any]:
@@ -55,8 +59,8 @@ def unseen_batch(model: Any, config: Path, seeds: list[int], attribute: str | No
         theirs = getattr(data, "tokenizer", None)
         if model.tokenizer and theirs and model.tokenizer.to_json() != theirs.to_json():
             raise UserError(
-                f"--data {config}: its texts have another vocabulary than the checkpoint's; "
-                "give the data of its run"
+                f"--data {config} has another vocabulary than the checkpoint; "
+                "give the data that the checkpoint was trained on"
             )
         content: dict[str, Any] = data.batch("test", seeds)
         return content | (data.attribute_batch(attribute) if attribute else {})

@@ -1,4 +1,4 @@
-"""The device that a program computes on."""
+"""`--device`: the device of a computation."""
 
 import torch
 
@@ -6,14 +6,14 @@ from common.errors import UserError
 
 
 def move_to(model: torch.nn.Module, device: str) -> None:
-    """Move a system to `--device`.
+    """Move a system to a device.
 
     Raises:
-        UserError: if there is no such device.
+        UserError: If there is no such device.
     """
     try:
         model.to(device)
     except (RuntimeError, AssertionError) as error:  # torch: an unknown or a missing device
         raise UserError(
-            f"--device {device}: there is no such device here; give cpu, or leave it out"
+            f"--device {device}: this machine has no such device; give cpu, or leave it out"
         ) from error

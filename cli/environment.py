@@ -1,6 +1,4 @@
-"""Settings of the process that trains: which warnings are shown, how memory is returned, which
-kernels compute.
-"""
+"""Settings of the training process: shown warnings, memory of glibc, kernels of cuDNN."""
 
 import ctypes
 import logging
@@ -18,7 +16,7 @@ GLIBC_OPTIONS = {
 
 
 def silence_lightning() -> None:
-    """Hide Lightning's own messages, so that stderr holds the lines of this template only."""
+    """Hide the messages of Lightning; stderr then holds those of this template only."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings(
@@ -39,20 +37,19 @@ def keep_freed_memory() -> None:
 
 
 def skip_search_for_gpus() -> None:
-    """Make PyTorch's question whether there is a GPU cheap on machines without one.
+    """Make `torch.cuda.is_available()` fast on machines without a GPU.
 
-    Fused optimizers ask at every step, and Lightning has the answer looked up by NVML, which takes
-    0.04 to 0.4 ms. With a GPU the answer is kept.
+    Fused optimizers call it at every step, and Lightning makes it use NVML, which takes 0.04 to
+    0.4 ms. With a GPU, PyTorch caches the answer.
     """
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
 
 def choose_deterministic_convolutions() -> None:
-    """Make cuDNN use kernels that give the same bits in each run, so that a resumed run equals one
-    that was not interrupted.
+    """Make cuDNN use deterministic kernels, which a bitwise identical resumed run needs.
 
-    On an H100 this costs nothing measurable and is enough for all systems but CycleGAN and the
-    discrete VAE, which need `--trainer.deterministic true` too.
+    On an H100 the cost is not measurable. CycleGAN and the discrete VAE also need
+    `--trainer.deterministic true`; for all other systems this setting is enough.
     """
     torch.backends.cudnn.deterministic = True

@@ -1,4 +1,4 @@
-"""Image files that a user gives: an input of `sample`, its mask, or a folder to translate."""
+"""Read the user's image files: inputs of `sample`, masks, and folders to translate."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,48 +16,53 @@ from datamodules.images.files import (
     to_tensor,
 )
 
-MAX_PIXELS = 2**20  # of the images that are translated at a time
+MAX_PIXELS = 2**20  # per batch of images to translate
 
 
 def image_input(path: Path, shape: list[int], option: str) -> Tensor:
-    """An image file in a system's size, (C, H, W) in [-1, 1].
+    """Read an image file and resize it to a system's size.
 
     Args:
         path: Image file; cropped to a square and resized.
         shape: Shape (C, H, W) of the system's images.
         option: Option that names the file, for the error message.
 
+    Returns:
+        Image (C, H, W) in [-1, 1].
+
     Raises:
-        UserError: if there is no such file, or it cannot be read.
+        UserError: If there is no such file, or it cannot be read.
     """
     if not path.is_file():
-        raise UserError(f"{option} {path}: there is no such picture")
+        raise UserError(f"{option} {path}: there is no such file; give an image")
     return square(read_image(path, shape[0]), shape[-1], path, min_size=1).float() / 127.5 - 1
 
 
 def mask_input(path: Path, shape: list[int], option: str) -> Tensor:
-    """A black-and-white image file as a mask (1, 1, H, W): 1 where it is white, 0 where black."""
+    """Read an image file as a mask (1, 1, H, W): 1 where it is white, 0 where it is black."""
     return (image_input(path, [1, *shape[1:]], option) > 0).float()[None]
 
 
 def image_batches(
     source: Path, channels: int, failed: list[str]
 ) -> Iterator[tuple[list[Path], Tensor]]:
-    """Images of one size, as many as `MAX_PIXELS` allows but at least one: files and uint8
-    (N, C, H, W).
+    """Read images in batches of equal size, with at most `MAX_PIXELS` pixels or one image each.
 
     Args:
-        source: Image file, or folder with images anywhere in it.
-        channels: 1 or 3.
-        failed: Gets a line for each file that cannot be read.
+        source: Image file, or folder whose subfolders are searched too.
+        channels: Number of channels, 1 or 3.
+        failed: List that receives an error message for each unreadable file.
+
+    Yields:
+        Paths of the files, and images (N, C, H, W) in uint8.
 
     Raises:
-        UserError: if there is nothing to read.
+        UserError: If a folder has no images.
     """
     found = image_files(source) if source.is_dir() else [source]
     if not found:
         raise UserError(
-            f"--input {source}: there are no pictures in it ({', '.join(sorted(SUFFIXES))})"
+            f"--input {source} has no images; give a folder with {', '.join(sorted(SUFFIXES))}"
         )
     paths: list[Path] = []
     images: list[Tensor] = []

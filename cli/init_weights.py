@@ -1,4 +1,4 @@
-"""`--init_from`: start a new run from the weights of another one."""
+"""`--init_from`: initialise a new run with the weights of a checkpoint."""
 
 from typing import Any
 
@@ -11,10 +11,18 @@ from lightning_modules.core.module import GenerativeModule
 
 
 def init_from(path: str, model: GenerativeModule, data: LightningDataModule) -> str:
-    """Copy the weights of a checkpoint that fit; return what was and was not loaded.
+    """Copy the weights of a checkpoint that match by name and shape.
+
+    Args:
+        path: Checkpoint to read.
+        model: System to initialise, of any class.
+        data: Data module of the new run.
+
+    Returns:
+        Report with the names of the loaded, missing, mismatched and unused weights.
 
     Raises:
-        UserError: if no weight fits, or the checkpoint's tokens have another meaning.
+        UserError: If no weight matches, or the checkpoint has another tokenizer than the data.
     """
     checkpoint = read_checkpoint(path)
     check_tokenizer(path, checkpoint, data)
@@ -22,33 +30,33 @@ def init_from(path: str, model: GenerativeModule, data: LightningDataModule) -> 
 
 
 def check_tokenizer(path: str, checkpoint: dict[str, Any], data: LightningDataModule) -> None:
-    """Refuse weights whose tokens mean something else than those of the data."""
+    """Check that the tokenizers of the checkpoint and of the data are equal."""
     theirs, ours = checkpoint.get("tokenizer"), getattr(data, "tokenizer", None)
     if theirs is not None and (ours is None or ours.to_json() != theirs):
         mend = (
             f"give --data.tokenizer_file {path}"
             if hasattr(data, "tokenizer_file")
-            else "give its own data"
+            else "give the data of its run"
         )
-        raise UserError(f"--init_from {path} counts in other tokens than this data: {mend}")
+        raise UserError(f"--init_from {path} has another tokenizer than this data; {mend}")
 
 
 def copy_weights(model: GenerativeModule, theirs: dict[str, torch.Tensor]) -> str:
-    """Copy all weights that fit by name and shape; list those loaded, missing and mismatched."""
+    """Copy all weights that match by name and shape, and report the others."""
     ours = model.state_dict()
     loaded = {
         name: value
         for name, value in theirs.items()
         if name in ours and ours[name].shape == value.shape
     }
-    if not any(value.dim() > 1 for value in loaded.values()):  # a bias or a counter fits by chance
+    if not any(value.dim() > 1 for value in loaded.values()):  # biases may match by chance
         raise UserError(
-            "--init_from: not one of its weights fits this model by name and shape; "
-            "is it of another system?"
+            "--init_from: no weight of the checkpoint matches this model by name and shape; "
+            "give a checkpoint of the same system"
         )
     model.load_state_dict(loaded, strict=False)
     if model.ema is not None and not any(name.startswith("ema.") for name in loaded):
-        model.init_ema()  # of the loaded weights, instead of the initial ones
+        model.init_ema()  # from the loaded weights
     lists = {
         "loaded": list(loaded),
         "missing": [name for name in ours if name not in theirs],

@@ -14,12 +14,12 @@ from callbacks.run_files import CSVLog
 def run_loggers(
     run_dir: Path, checkpoint: dict[str, Any], wandb_project: str | None, tensorboard: bool
 ) -> list[Logger]:
-    """Loggers of one run.
+    """Create the loggers of a run.
 
     Args:
-        run_dir: Directory of the run.
-        checkpoint: Checkpoint that the run continues; empty for a new run.
-        wandb_project: Project on Weights & Biases; None for no such log.
+        run_dir: Directory of the run's files.
+        checkpoint: Content of the checkpoint to resume; empty for a new run.
+        wandb_project: Project of Weights & Biases; None disables this logger.
         tensorboard: Whether to log to TensorBoard.
     """
     loggers: list[Logger] = [CSVLog(run_dir / "metrics.csv", checkpoint.get("global_step", 0))]
@@ -31,11 +31,11 @@ def run_loggers(
 
 
 def wandb_logger(project: str, run_dir: Path, run_id: str | None) -> WandbLogger:
-    """Weights & Biases; offline without an API key, since it would otherwise raise or wait."""
+    """Create the logger of Weights & Biases; without an API key offline, else it would fail."""
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     try:
         stored = netrc().authenticators(host) is not None
-    except (OSError, NetrcParseError):  # there is no such file, or none that can be read
+    except (OSError, NetrcParseError):  # no readable ~/.netrc
         stored = False
     offline = not stored and not {"WANDB_API_KEY", "WANDB_MODE"} & os.environ.keys()
     return WandbLogger(
@@ -44,7 +44,7 @@ def wandb_logger(project: str, run_dir: Path, run_id: str | None) -> WandbLogger
 
 
 def close_wandb(loggers: list[Logger]) -> None:
-    """End the run on Weights & Biases, so that the next run of this process is a new one."""
+    """End the run on Weights & Biases; the next run of this process is then a new one."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()

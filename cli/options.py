@@ -1,4 +1,4 @@
-"""Command-line options: one-line errors, seeds, and the options of a `sample` method."""
+"""Command-line options: one-line errors, lists of seeds, and the options of a `sample` method."""
 
 import argparse
 import inspect
@@ -15,34 +15,38 @@ NOT_OPTIONS = ("seeds", "batch")  # arguments of `sample` that the programs supp
 
 
 class OptionParser(argparse.ArgumentParser):
-    """Parser that reports a mistake in one line and knows no abbreviations."""
+    """Parser that reports errors in one line, accepts no abbreviations and does not wrap its
+    description.
+    """
 
     def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `python {self.prog} --help` lists what there is")
+        message = re.sub(r"^argument (--\w+): must", r"\1 must", message)
+        raise UserError(f"{message}; `python {self.prog} --help` lists the options")
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`0-31,85` as a list of seeds.
+    """Parse numbers and inclusive ranges such as `0-31,85` into a list of seeds.
 
     Raises:
-        UserError: if it is anything else.
+        UserError: If the text has another form, or contains no seed.
     """
     if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise UserError(f"--seeds {text!r}: write numbers and ranges, such as 0-31,85")
+        raise UserError(f"--seeds must be numbers and ranges, such as 0-31,85 (got {text!r})")
     seeds: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
         seeds += range(int(first), int(last or first) + 1)
     if not seeds:
-        raise UserError(f"--seeds {text}: the range is empty, its end is before its beginning")
+        raise UserError(f"--seeds {text}: the range is empty; give its smaller number first")
     return seeds
 
 
 def sample_parameters(sample: typing.Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Parameters of a `sample` method that are options, by name."""
+    """Parameters of a `sample` method that become options, by name."""
     parameters = inspect.signature(sample).parameters
     return {
         name: parameter
@@ -52,7 +56,7 @@ def sample_parameters(sample: typing.Callable[..., Any]) -> dict[str, inspect.Pa
 
 
 def add_sample_options(parser: argparse.ArgumentParser, sample: typing.Callable[..., Any]) -> None:
-    """Add an option for each parameter of a `sample` method; its docstring is the help."""
+    """Add an option for each parameter of a `sample` method; the help text is its `Args:` entry."""
     from docstring_parser import parse
 
     described = {
@@ -72,20 +76,20 @@ def base_type(parameter: inspect.Parameter) -> Any:
 
 
 def is_tensor(parameter: inspect.Parameter) -> bool:
-    """Whether a parameter takes a tensor, which an option gives as an image file."""
+    """Whether a parameter is a tensor; its option takes an image file."""
     return getattr(base_type(parameter), "__name__", "") == "Tensor"
 
 
 def option_name(parameter: inspect.Parameter) -> str:
-    """Name of a parameter's option: `--input` for an image, its own name for all others."""
+    """Option name of a parameter: `input` for `image`, the parameter's name otherwise."""
     return "input" if parameter.name == "image" else parameter.name
 
 
 def number(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Parser of a number whose errors say what is allowed.
+    """Return a parser of option values whose error message states the allowed range.
 
     Args:
-        kind: int, float, str, or a restricted number of `jsonargparse.typing`.
+        kind: Type of the value: int, float, str, or a restricted number of `jsonargparse.typing`.
     """
 
     def parse(text: str) -> Any:
@@ -93,19 +97,23 @@ def number(kind: Callable[[str], Any]) -> Callable[[str], Any]:
             return kind(text)
         except ValueError as error:
             rule = str(error).partition("does not conform to restriction v")[2]
-            reason = f"{text} must be {rule}" if rule else f"{text!r} is not a number"
+            rule = rule.replace(" and v", " and ")  # of "v>=0 and v<=1"
+            reason = f"must be {rule or 'a number'} (got {text})"
             raise argparse.ArgumentTypeError(reason) from error
 
     return parse
 
 
 def add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, text: str) -> None:
-    """Add one parameter: bool -> --x/--no-x, Literal -> choices, list -> repeatable, Tensor -> an
-    image file.
+    """Add the option of one parameter.
+
+    bool becomes --x/--no-x, Literal a choice, list a repeatable option, Tensor an image file.
     """
     kind, flag = base_type(parameter), f"--{option_name(parameter)}"
     required = parameter.default is parameter.empty
-    help_text = text if required else f"{text} (default: {parameter.default})"
+    help_text = text
+    if not required and parameter.default is not None:
+        help_text = f"{text.removesuffix('.')} (default: {parameter.default})."
     common: dict[str, Any] = {
         "dest": parameter.name,
         "default": None if required else parameter.default,
@@ -127,15 +135,15 @@ def add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, te
 def sample_arguments(
     options: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter], shape: list[int] | None
 ) -> dict[str, Any]:
-    """Arguments of `sample` from parsed options; image files are read in the system's size.
+    """Arguments of `sample` from parsed options; image files are resized to the system's size.
 
     Args:
         options: Parsed options by name.
         parameters: Parameters of `sample` that are options.
-        shape: Shape (C, H, W) of the system's images, if it has any.
+        shape: Shape (C, H, W) of the system's images; None for a system without images.
 
     Raises:
-        UserError: if an image file cannot be read.
+        UserError: If an image file cannot be read.
     """
     from cli.image_inputs import image_input, mask_input
 

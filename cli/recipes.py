@@ -1,4 +1,4 @@
-"""The recipes in `configs/`: which there are, what they are for, and their content."""
+"""The recipes in `configs/`: their paths, purposes and contents."""
 
 import itertools
 import re
@@ -10,13 +10,13 @@ from common.files import ROOT
 
 
 def recipes() -> list[Path]:
-    """Every `configs/<system>/<dataset>.yaml` that has a `model:` key, sorted."""
+    """Paths of all `configs/<system>/<dataset>.yaml` with a `model:` key, sorted."""
     found = ROOT.glob("configs/[!_]*/*.yaml")
     return sorted(path for path in found if re.search(r"^model:", path.read_text(), re.MULTILINE))
 
 
 def purpose(path: Path) -> str:
-    """The comment that begins a recipe, up to its first empty line: what it is for."""
+    """Purpose of a recipe: the comment at the top of its file, up to the first other line."""
     lines = itertools.takewhile(
         lambda line: line.startswith("# "), path.read_text(encoding="utf-8").splitlines()
     )
@@ -24,17 +24,17 @@ def purpose(path: Path) -> str:
 
 
 def recipe_list() -> str:
-    """The recipes with their purposes, as `python train.py` prints them."""
+    """List of all recipes with their purposes, as `python train.py` prints it."""
     paths = [path.relative_to(ROOT).as_posix() for path in recipes()]
     width = max(map(len, paths), default=0)
     return "\n".join(f"  {path:{width}}  {purpose(ROOT / path)}" for path in paths)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The content of a configuration file.
+    """Read a configuration file.
 
     Raises:
-        UserError: if it is missing, or holds anything but YAML with `name: value` pairs.
+        UserError: If the file is missing, or is not a YAML mapping.
     """
     import yaml
 
@@ -45,7 +45,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not YAML, correct it ({error})") from error
+        raise UserError(f"{path} is not valid YAML; correct it ({error})") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: is not a configuration; it needs the keys model: and data:")
+        raise UserError(f"{path} is not a configuration; it needs the keys model: and data:")
     return content

@@ -1,4 +1,4 @@
-"""Reproductions: train the papers' recipes, measure them, and write the results."""
+"""Reproductions: train recipes of papers, test them, and write the results."""
 
 import csv
 import difflib
@@ -22,7 +22,7 @@ Entry = dict[str, Any]
 
 
 def registry() -> dict[str, Entry]:
-    """Every reproduction by id."""
+    """Read every `configs/_reproduce/<id>.yaml`; entries by id."""
     return {
         path.stem: yaml.safe_load(path.read_text())
         for path in sorted((ROOT / "configs/_reproduce").glob("*.yaml"))
@@ -30,20 +30,24 @@ def registry() -> dict[str, Entry]:
 
 
 def reproduce(name: str, seeds: list[int]) -> dict[str, Any]:
-    """Run every seed of one reproduction, write its result to `results/` and return it."""
+    """Run all seeds of a reproduction, write the result to `results/<id>.json` and return it.
+
+    Raises:
+        UserError: If there is no such reproduction.
+    """
     entries = registry()
     if name not in entries:
         near = ", ".join(difflib.get_close_matches(name, entries, n=3, cutoff=0))
         raise UserError(
             f"{name}: there is no such reproduction; "
-            f"`python reproduce.py list` names them all, near: {near}"
+            f"`python reproduce.py list` lists all; similar names: {near}"
         )
     entry = entries[name]
     variants = {
         variant: run_seeds(f"{name}/{variant}", with_overrides(entry, overrides), seeds)
         for variant, overrides in entry.get("variants", {}).items()
     }
-    # The first variant is the one of the paper.
+    # The first variant is the setting of the paper.
     runs = next(iter(variants.values()), None) or run_seeds(name, entry, seeds)
     values = [one["value"] for one in runs]
     result = {
@@ -65,21 +69,21 @@ def reproduce(name: str, seeds: list[int]) -> dict[str, Any]:
 
 
 def with_overrides(entry: Entry, overrides: dict[str, Any]) -> Entry:
-    """An entry with further overrides."""
+    """Add overrides to an entry."""
     return {**entry, "overrides": {**entry.get("overrides", {}), **overrides}}
 
 
 def run_seeds(name: str, entry: Entry, seeds: list[int]) -> list[dict[str, Any]]:
-    """Value, signature, epochs and minutes of each seed."""
+    """Run each seed; return its value, signature, epochs and minutes."""
     if "function" in entry:
         return [run_function(entry, seed) for seed in seeds]
     return [run_model(name, entry, seed) for seed in seeds]
 
 
 def run_function(entry: Entry, seed: int) -> dict[str, Any]:
-    """Call the baseline that the entry names.
+    """Call the function of an entry, a baseline that is not a system.
 
-    Its parameters name tensors of the data: `train_images`, `test_labels`, `val_texts`, and so on.
+    Its parameters are named after tensors of the data, such as `train_images` or `test_labels`.
     """
     from cli.data import data_module
     from datamodules.images.base import InMemoryImages
@@ -101,8 +105,9 @@ def run_function(entry: Entry, seed: int) -> dict[str, Any]:
 
 
 def run_model(name: str, entry: Entry, seed: int) -> dict[str, Any]:
-    """Train, continue or find finished one seed, and test it, or score its images where the entry
-    has `evaluate`.
+    """Train one seed unless it is finished, then test it.
+
+    If the entry has `evaluate`, `evaluate.py` with these options replaces the test.
     """
     from cli.training import TrainCLI  # imports torch, which takes seconds
 
@@ -133,7 +138,7 @@ def run_model(name: str, entry: Entry, seed: int) -> dict[str, Any]:
 
 
 def scored(checkpoint: Path, options: dict[str, Any]) -> dict[str, tuple[float, str]]:
-    """Values and signatures by `evaluate.py`, of the averaged weights where there are any."""
+    """Values and signatures of `evaluate.py`, with averaged weights if the model has them."""
     import torch
 
     from cli.evaluation.options import parse
@@ -149,13 +154,13 @@ def scored(checkpoint: Path, options: dict[str, Any]) -> dict[str, tuple[float, 
 
 
 def training_seconds(folder: Path) -> float:
-    """Wall-clock seconds of all logging intervals of a run, over all its starts."""
+    """Wall-clock seconds of all logging intervals of a run, including resumed parts."""
     with open(folder / "throughput.csv") as file:
         return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 
 def figures_of(runs: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Mean of every figure over the runs, and its standard deviation where there are several."""
+    """Mean of every metric over the runs, and its standard deviation if there are several runs."""
     columns = {name: [one["figures"][name] for one in runs] for name in runs[0]["figures"]}
     return {
         name: [statistics.fmean(values), *([statistics.stdev(values)] if len(values) > 1 else [])]

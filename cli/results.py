@@ -1,4 +1,4 @@
-"""Tables of results: RESULTS.md and the list of reproductions."""
+"""Tables of results: RESULTS.md and the list of `reproduce.py`."""
 
 import json
 from typing import Any
@@ -7,11 +7,11 @@ from cli.reproduction import RESULTS, registry
 
 HEADER = """# Results
 
-Written by `python reproduce.py run ID`; every row is one command. A value counts as a \
-reproduction of the published one only where
-data, split, protocol and metric are the same; where the protocol column says less, it is less. \
-Minutes are wall-clock on 2 CPU
-cores that other work shared.
+Written by `python reproduce.py run ID`, which reproduces one row. A value reproduces the \
+published one only if data, split,
+protocol and metric are the same; the protocol column lists the differences. Minutes are \
+wall-clock time on 2 CPU cores that were
+shared with other work.
 
 | id | ours | published | better | n | epochs | min | protocol | signature | source |
 |---|---|---|---|---|---|---|---|---|---|
@@ -19,7 +19,7 @@ cores that other work shared.
 
 
 def listing() -> str:
-    """One line per reproduction."""
+    """List of all reproductions, one line each."""
     lines = []
     for name, entry in registry().items():
         done = (
@@ -37,7 +37,7 @@ def listing() -> str:
 
 
 def render() -> str:
-    """RESULTS.md from the files in `results/` and the entries."""
+    """Text of RESULTS.md, from `results/` and `configs/_reproduce/`."""
     entries = registry()
     results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
     rows, tables = [], []
@@ -69,7 +69,7 @@ def render() -> str:
 
 
 def ablation(result: dict[str, Any]) -> str:
-    """The variants of one result as a table, best first by the first figure."""
+    """Table of the variants of one result, sorted by the first metric, best first."""
     variants, (first, *_) = result["variants"], result["variants"][next(iter(result["variants"]))]
     order = sorted(
         variants,
@@ -79,7 +79,7 @@ def ablation(result: dict[str, Any]) -> str:
     names = list(variants[order[0]])
     lines = [
         f"\n## {result['id']}\n",
-        f"Order only, by {first}. {result['protocol']}; "
+        f"Only the order by {first} is compared. {result['protocol']}; "
         f"mean ± standard deviation of {result['n_seeds']} seeds.\n",
     ]
     lines += ["| variant | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
@@ -93,9 +93,9 @@ def ablation(result: dict[str, Any]) -> str:
 
 
 def more_figures(result: dict[str, Any]) -> str:
-    """The other figures of one result as a table."""
+    """Table of the further metrics of one result."""
     bar = "\\|"  # within a cell
-    lines = [f"\n## {result['id']}\n", "| figure | ours | signature |", "|---|---|---|"]
+    lines = [f"\n## {result['id']}\n", "| metric | ours | signature |", "|---|---|---|"]
     for name, value in result["figures"].items():
         ours = " ± ".join([f"{value[0]:.4g}", *(f"{spread:.2g}" for spread in value[1:])])
         lines.append(f"| {name} | {ours} | {result['signatures'][name].replace('|', bar)} |")
@@ -103,8 +103,8 @@ def more_figures(result: dict[str, Any]) -> str:
 
 
 def changed_figures(entries: dict[str, dict[str, Any]], results: dict[str, dict[str, Any]]) -> str:
-    """Table of values that were replaced or withdrawn, with the reasons."""
-    lines = ["\n## Figures that changed\n", "| id | before | now | why |", "|---|---|---|---|"]
+    """Table of replaced and withdrawn values, with the reasons."""
+    lines = ["\n## Changed values\n", "| id | before | now | why |", "|---|---|---|---|"]
     for name, entry in entries.items():
         now = f"{results[name]['value']:.5g}" if name in results else "withdrawn"
         steps = entry.get("earlier", [])

@@ -1,4 +1,4 @@
-"""The directory of a run: where it is, what it continues, and whether it may be written to."""
+"""The directory of a run and the checkpoint that it resumes."""
 
 import os
 import time
@@ -17,29 +17,29 @@ LAST = Path("checkpoints/last.ckpt")
 
 
 def find_run(subcommand: str, options: Namespace) -> tuple[Path, dict[str, Any]]:
-    """Settle run directory and checkpoint of one start of the program, before anything is built.
+    """Find the run directory and the checkpoint, before any object is built.
 
-    `--ckpt_path last` in `options` is replaced by the path of the file.
+    In `options`, `--ckpt_path last` is replaced by the path of the checkpoint.
 
     Args:
         subcommand: One of "fit", "validate", "test".
         options: Parsed options of the subcommand.
 
     Returns:
-        The run's directory and the content of the checkpoint, empty if there is none.
+        Directory of the run, and content of the checkpoint; empty without a checkpoint.
 
     Raises:
-        UserError: if directory or checkpoint cannot be used.
+        UserError: If the directory or the checkpoint cannot be used.
     """
     given, home = options.run_dir, recipe_home(options)
     if options.init_from and options.ckpt_path:
         raise UserError(
-            "--init_from begins a new run and --ckpt_path continues one: give one of them"
+            "--init_from starts a new run and --ckpt_path resumes one; give one of them"
         )
     if options.ckpt_path == "last":
         given, options.ckpt_path = last_checkpoint(given, home)
     if subcommand != "fit" and not options.ckpt_path:
-        raise UserError(f"{subcommand} judges a checkpoint: give --ckpt_path FILE")
+        raise UserError(f"{subcommand} evaluates a checkpoint; give --ckpt_path FILE")
     checkpoint = read_checkpoint(options.ckpt_path) if options.ckpt_path else {}
     if checkpoint and not given:
         given = run_of_checkpoint(options.ckpt_path, needs_run=subcommand == "fit")
@@ -50,7 +50,7 @@ def find_run(subcommand: str, options: Namespace) -> tuple[Path, dict[str, Any]]
 
 
 def recipe_home(options: Namespace) -> Path:
-    """runs/<system>/<dataset>, named by the first recipe, or by the modules of both classes."""
+    """runs/<system>/<dataset>, named after the first recipe or the modules of both classes."""
     for path in options.config or []:
         path = Path(str(path)).resolve()
         if path.parent.parent == ROOT / "configs" and not path.parent.name.startswith("_"):
@@ -60,13 +60,13 @@ def recipe_home(options: Namespace) -> Path:
 
 
 def last_checkpoint(run_dir: str | None, home: Path) -> tuple[str, str]:
-    """Directory and last checkpoint of a run, or of the newest run in `home` that has one."""
+    """Directory and last checkpoint of `run_dir`, or of the newest run in `home` that has one."""
     runs = [Path(run_dir)] if run_dir else sorted(home.glob("*/"), reverse=True)
     found = [run for run in runs if (run / LAST).is_file()]
     if not found:
         raise UserError(
-            f"--ckpt_path last: there is no {LAST} in {run_dir or home}: "
-            "name its run with --run_dir, or leave --ckpt_path out to begin one"
+            f"--ckpt_path last: there is no {LAST} in {run_dir or home}; "
+            "name the run with --run_dir, or leave out --ckpt_path to start a new one"
         )
     return str(found[0]), str(found[0] / LAST)
 
@@ -76,13 +76,14 @@ def run_of_checkpoint(path: str, needs_run: bool) -> str:
     folder = Path(path).resolve().parent
     if needs_run and folder.name != "checkpoints":
         raise UserError(
-            f"--ckpt_path {path} is in no run's checkpoints/: say with --run_dir where to go on"
+            f"--ckpt_path {path} is not in the folder checkpoints/ of a run; "
+            "name the directory of the resumed run with --run_dir"
         )
     return str(folder.parent)
 
 
 def new_run(home: Path) -> str:
-    """A new directory named by the time; processes that rank 0 started get its directory."""
+    """New directory named after the time; all ranks of a run share the directory of rank 0."""
     run_dir = str(home / time.strftime("%Y-%m-%d_%H-%M-%S"))
     if "LOCAL_RANK" in os.environ:
         run_dir = os.environ.get("MAQUETTE_RUN_DIR", run_dir)
@@ -91,38 +92,39 @@ def new_run(home: Path) -> str:
 
 
 def claim(run_dir: Path, resuming: bool) -> None:
-    """Create the directory; refuse one that holds another run or cannot be written."""
+    """Create the run directory, which must be writable and hold no other run."""
     if not resuming and (run_dir / LAST).exists():
         raise UserError(
-            f"{run_dir} already holds a run: "
-            "continue it with --ckpt_path last or choose another --run_dir"
+            f"--run_dir {run_dir} already holds a run; "
+            "resume it with --ckpt_path last or choose another --run_dir"
         )
-    if getattr(rank_zero_only, "rank", 0) != 0:  # torchrun's processes may have read other clocks
+    if getattr(rank_zero_only, "rank", 0) != 0:  # under torchrun, times may differ between ranks
         return
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "config.yaml").touch()
     except OSError as error:
         raise UserError(
-            f"--run_dir {run_dir} cannot be written ({error.strerror}): choose another"
+            f"--run_dir {run_dir} cannot be written ({error.strerror}); choose another"
         ) from error
 
 
 def check_system(path: str, checkpoint: dict[str, Any], model: GenerativeModule) -> None:
-    """Refuse the checkpoint of another system."""
+    """Check that a checkpoint has the class of the model."""
     here = f"{type(model).__module__}.{type(model).__qualname__}"
     if checkpoint["class_path"] != here:
         raise UserError(
-            f"{path} is a {checkpoint['class_path']}, this is a {here}: use the config of its run"
+            f"--ckpt_path {path} is a {checkpoint['class_path']}, but this model is a {here}; "
+            "use the config.yaml of its run"
         )
 
 
 def check_resume(checkpoint: dict[str, Any], model: GenerativeModule) -> None:
-    """Refuse to continue a run with other settings, which its optimizer state would undo."""
+    """Check that a resumed run has the hyper-parameters of its checkpoint."""
     then = checkpoint["hyper_parameters"]
     for name, value in model.hparams.items():
         if name in then and then[name] != value:
             raise UserError(
-                f"--ckpt_path continues a run with model.{name} {then[name]}, not {value}: "
-                "leave it out, or begin a new run from these weights with --init_from"
+                f"--ckpt_path resumes a run with model.{name} {then[name]}, not {value}; "
+                "leave it out, or start a new run from these weights with --init_from"
             )

@@ -1,4 +1,4 @@
-"""Options of DDP that depend on the system."""
+"""Choose the options of DDP that a system needs."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ DDP = ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
 
 
 def strategy_for(config: Namespace, find_unused_parameters: bool) -> Any:
-    """`trainer.strategy`, made to find unused parameters where the system needs that.
+    """Return `trainer.strategy`, with DDP's search for unused parameters if the system needs it.
 
     Only DDP is changed: by name, as a class with arguments, or as Lightning's choice for several
     processes.
 
     Args:
         config: Options of the trainer.
-        find_unused_parameters: Whether a backward pass of the system leaves parameters out.
+        find_unused_parameters: Whether some parameters of the system get no gradient in a step.
     """
     name = config.strategy
     if not find_unused_parameters:

@@ -1,4 +1,4 @@
-"""The command line of `train.py`: builds data, model and trainer from their arguments."""
+"""The command line of `train.py`: build data, model and trainer from the options, and run them."""
 
 import sys
 from argparse import ArgumentError
@@ -37,7 +37,7 @@ from common.errors import UserError
 from datamodules.base import DataModule
 from lightning_modules.core.module import GenerativeModule
 
-# Options of one start of the program, which a saved configuration leaves out.
+# Options of a single start of the program; a saved configuration does not contain them.
 START_OPTIONS = (
     *("config", "run_dir", "init_from", "ckpt_path", "dry_run", "compile"),
     *("wandb", "tensorboard", "verbose", "weights_only"),
@@ -45,10 +45,10 @@ START_OPTIONS = (
 
 
 class TrainCLI(LightningCLI):
-    """LightningCLI with run directories, and models that get the data spec of their data.
+    """LightningCLI with run directories, whose models receive the data spec of the data.
 
     Args:
-        argv: Subcommand and options.
+        argv: Subcommand and options, as typed.
     """
 
     model: GenerativeModule
@@ -76,7 +76,7 @@ class TrainCLI(LightningCLI):
                 "num_sanity_val_steps": 0,
                 "enable_model_summary": False,
                 "enable_progress_bar": False,
-                "use_distributed_sampler": False,  # our batch sampler knows its rank
+                "use_distributed_sampler": False,  # our batch sampler handles ranks
             },
             args=self.command_line.words,
         )
@@ -93,7 +93,7 @@ class TrainCLI(LightningCLI):
         }
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add Lightning's groups; values that the data provides are no options of the model."""
+        """Add the trainer, the model without the values that the data provides, and the data."""
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults(
             {f"trainer.{name}": value for name, value in self.trainer_defaults.items()}
@@ -111,22 +111,35 @@ class TrainCLI(LightningCLI):
         parser.add_class_arguments(RunCheckpoint, "checkpoint")
         parser.add_class_arguments(Previews, "previews")
         parser.add_class_arguments(FID, "fid")
-        parser.add_argument("--run_dir", type=str | None, help="Where the run's files go.")
         parser.add_argument(
-            "--init_from", type=str | None, help="Checkpoint whose weights a new run begins with."
+            "--run_dir",
+            type=str | None,
+            metavar="DIR",
+            help="Directory for the run's files; runs/<system>/<dataset>/<time> if not given.",
+        )
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            metavar="FILE",
+            help="Checkpoint whose weights initialise a new run; those that match are copied.",
         )
         parser.add_argument(
             "--compile",
             type=str | None,
             metavar="BACKEND",
-            help="Compile the networks, such as with inductor.",
+            help="Compile the networks with this torch.compile backend, such as inductor.",
         )
         parser.add_argument(
-            "--wandb", type=str | None, metavar="PROJECT", help="Also log to Weights & Biases."
+            "--wandb",
+            type=str | None,
+            metavar="PROJECT",
+            help="Log to this Weights & Biases project too; offline without an API key.",
         )
-        parser.add_argument("--tensorboard", action="store_true", help="Also log to TensorBoard.")
+        parser.add_argument("--tensorboard", action="store_true", help="Log to TensorBoard too.")
         parser.add_argument(
-            "--dry_run", action="store_true", help="Print what would be trained, and stop."
+            "--dry_run",
+            action="store_true",
+            help="Print the configuration, layers, data sizes and steps, then exit.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -142,13 +155,15 @@ class TrainCLI(LightningCLI):
             raise UserError(parser_message(str(error), options)) from error
 
     def _parse_ckpt_path(self) -> None:
-        """Skip what Lightning does here: put a checkpoint's hyper-parameters over the options.
+        """Do not replace options by the checkpoint's hyper-parameters, as Lightning does here.
+
         `check_resume` compares them instead.
         """
 
     def _add_instantiators(self) -> None:
-        """Skip what Lightning does here: store hyper-parameters without the data spec.
-        `save_hyperparameters` stores all.
+        """Do not let Lightning store hyper-parameters here: it would leave out the data spec.
+
+        `save_hyperparameters` stores all of them.
         """
 
     # Building
@@ -157,7 +172,7 @@ class TrainCLI(LightningCLI):
         self.options = options = self.config[self.subcommand]
         interval = options.trainer.log_every_n_steps
         if interval is not None and interval < 1:
-            raise UserError(f"trainer.log_every_n_steps {interval}: give at least 1")
+            raise UserError(f"trainer.log_every_n_steps must be at least 1 (got {interval})")
         self.run_dir, self.checkpoint = find_run(str(self.subcommand), options)
         self.saved_config = yaml.safe_load(
             self._parser(self.subcommand).dump(options, skip_unset=True)
@@ -166,11 +181,12 @@ class TrainCLI(LightningCLI):
             self.saved_config.pop(name, None)
         options.model.dict_kwargs = self._data_spec()
         options.trainer.strategy = strategy_for(
-            options.trainer, self.command_line.classes["model"].find_unused_parameters
+            options.trainer,
+            self.command_line.classes["model"].find_unused_parameters,  # type: ignore[attr-defined]
         )
 
     def _data_spec(self) -> dict[str, Any]:
-        """Those values of the data spec that the model's `__init__` names."""
+        """Values of the data spec that are parameters of the model's `__init__`."""
         options = Namespace(data=self.options.data)
         data: DataModule = self._parser(self.subcommand).instantiate(options).data
         model = self.command_line.classes["model"]
@@ -180,7 +196,7 @@ class TrainCLI(LightningCLI):
             if wanted[name].default is wanted[name].empty:
                 raise UserError(
                     f"model {model.__name__} needs {name}, which this {type(data).__name__} "
-                    "does not have: choose other data"
+                    "does not provide; choose other data"
                 )
         return {name: value for name, value in data.data_spec.items() if name in wanted}
 
@@ -188,8 +204,8 @@ class TrainCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         if config.default_root_dir is not None:
             raise UserError(
-                "trainer.default_root_dir is decided here: leave it out, "
-                "--run_dir says where the run's files go"
+                "trainer.default_root_dir cannot be set; leave it out and give --run_dir, "
+                "the directory for the run's files"
             )
         loggers = []
         if self.subcommand == "fit" and config.logger is not False:
@@ -216,7 +232,7 @@ class TrainCLI(LightningCLI):
             Throughput(),
             self._get(self.config_init, "previews"),
         ]
-        # Lightning calls every hook of every callback at every step: leave out those without work.
+        # Lightning calls every hook of every callback at every step: leave out unused callbacks.
         optional = (
             LatentPlots(),
             AttentionMaps(),
@@ -240,8 +256,8 @@ class TrainCLI(LightningCLI):
             print(init_from(options.init_from, self.model, self.datamodule), file=sys.stderr)
         if subcommand == "test" and type(self.model).test_step is LightningModule.test_step:
             raise UserError(
-                f"{type(self.model).__name__} has no figures of its own: "
-                "score its pictures with evaluate.py"
+                f"{type(self.model).__name__} logs no test metrics; "
+                "evaluate its images with evaluate.py"
             )
         if options.dry_run:
             self.datamodule.prepare_data()
@@ -272,8 +288,8 @@ class TrainCLI(LightningCLI):
         except RuntimeError as error:
             if "loading state_dict" in str(error):
                 raise UserError(
-                    f"{self.options.ckpt_path}: its weights do not fit this model: "
-                    f"{str(error).split(':', 1)[1]}"
+                    f"--ckpt_path {self.options.ckpt_path} does not match this model; "
+                    f"use the config.yaml of its run: {str(error).split(':', 1)[1]}"
                 ) from error
             raise
         except SystemExit as stop:
@@ -287,11 +303,11 @@ class TrainCLI(LightningCLI):
             if name.startswith(("val/", "test/")):
                 print(f"{name} {value.item():.6g}  {self.model.signatures.get(name, '')}".rstrip())
         if self.subcommand == "fit":
-            print(f"run: {self.run_dir}\npictures: {self.run_dir / 'samples'}")
+            print(f"run: {self.run_dir}\nsamples: {self.run_dir / 'samples'}")
 
 
 def as_list(value: Any) -> list[Any]:
-    """None, one object or a list as a list; a bool, which asks for Lightning's default, as none."""
+    """Turn None, one object or a list into a list; a bool (Lightning's default) becomes empty."""
     if value is None or isinstance(value, bool):
         return []
     return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,4 +1,4 @@
-"""The command lines as a user types them."""
+"""Command lines of the programs, as a user types them."""
 
 import importlib
 import json
@@ -165,10 +165,9 @@ def test_wandb_goes_offline_by_itself_and_keeps_its_id(
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    """Two gloo ranks with half the batch each end where one process ends, and leave the same files.
+    """Two gloo ranks with half the batch each give the same weights and files as one process.
 
-    The autoencoder without corruption and batch norm: nothing in it depends on how a batch is
-    split.
+    The autoencoder is used without corruption and batch norm, which depend on the batch's split.
     """
     config = tiny_config(tmp_path / "tiny.yaml", "autoencoder", flip=False)
     common = [
@@ -227,9 +226,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", ["5", "0.05"])
 def test_short_epochs_are_resumed_where_they_were(limit: str, run: Path, tmp_path: Path) -> None:
-    """`limit_train_batches` ends epochs early; a run that stopped at such an end begins the next
-    epoch at its own beginning.
-    """
+    """A run that stopped at the end of a shortened epoch resumes with the next epoch."""
     argv = [
         "fit",
         "--config",
@@ -262,7 +259,7 @@ def test_short_epochs_are_resumed_where_they_were(limit: str, run: Path, tmp_pat
 
 
 def test_runs_without_validation_are_kept_too(run: Path, tmp_path: Path) -> None:
-    """Every epoch, and not only when training ends."""
+    """The checkpoint is saved every epoch, not only when training ends."""
     for name in ("train/0", "train/1"):
         path = tmp_path / "pictures" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -325,9 +322,7 @@ def test_the_comparison_of_runs_can_fail(run: Path) -> None:
 
 
 def test_results_are_rendered_from_their_files() -> None:
-    """RESULTS.md agrees with results/ and with the entries; `python reproduce.py render` writes it
-    again.
-    """
+    """RESULTS.md agrees with results/ and configs/_reproduce/ (else: `reproduce.py render`)."""
     assert (ROOT / "RESULTS.md").read_text() == results.render()
 
 
@@ -343,7 +338,7 @@ def test_every_changed_figure_has_a_reason() -> None:
 
 
 def test_every_reproduction_can_be_run() -> None:
-    """Its file is complete, its recipe and function exist, and its protocol fits into a table."""
+    """Every reproduction has all keys, an existing recipe and function, and a one-line protocol."""
     for name, entry in reproduction.registry().items():
         assert {"what", "minutes", "config", "better", "protocol"} <= entry.keys(), name
         assert (ROOT / entry["config"]).is_file(), name
@@ -362,7 +357,7 @@ def test_every_reproduction_can_be_run() -> None:
             assert entry["metric"].startswith("test/")
 
 
-USER_SYSTEM = '''"""A system that passes what it does not name on to its base class."""
+USER_SYSTEM = '''"""A system that passes further arguments to its base class."""
 from typing import Any
 
 from lightning_modules.dcgan import DCGAN
@@ -383,7 +378,7 @@ class MyDCGAN(DCGAN):
 
 @pytest.fixture
 def user_files() -> Iterator[None]:
-    """A system of a user's, and a broken one beside it."""
+    """A user's system, and a broken file in the same folder."""
     files = {"my_dcgan.py": USER_SYSTEM, "broken_system.py": "import nothing\nclass Broken(:\n"}
     paths = [ROOT / "lightning_modules" / name for name in files]
     try:
@@ -421,9 +416,22 @@ def test_a_subclass_with_kwargs_gets_the_data_spec(
 def test_help_of_one_class_by_its_short_name(
     option: str, name: str, known: str, user_files: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Only its file is imported: a broken one beside it does not matter."""
+    """Only the file of the class is imported, so a broken file does not matter."""
     assert train.main(["fit", option, name]) == 0
     assert known in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("program", "known"), [("evaluate", "--batch_size"), ("reproduce", "run"), ("sweep", "--beta1")]
+)
+def test_help_of_a_program_has_its_docstring_and_its_options(
+    program: str, known: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module(program)
+    assert module.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert module.__doc__.strip() in out
+    assert known in out.partition(module.__doc__.strip())[2]
 
 
 def test_an_image_and_its_mask_are_read_as_options(tmp_path: Path) -> None:

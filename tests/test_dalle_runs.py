@@ -146,7 +146,7 @@ def test_lines_of_another_program_are_painted(
     assert draw(runs, "--prompt", "-", "--num", "1", "--out", str(tmp_path)) == 2
     captured = capsys.readouterr()
     assert "'к', which is in no training caption" in captured.err
-    assert "error: 1 of 3 prompts could not be drawn" in captured.err
+    assert "error: 1 of 3 prompts could not be used" in captured.err
     assert (tmp_path / "prompt03-seed0000.png").exists()
 
 
@@ -226,18 +226,20 @@ MISTAKES = {
     "--prompt 'a \u2603'": "which is in no training caption: write the caption without it",
     "--prompt ''": "the caption is empty: write one",
     f"--prompt '{'red apple ' * 20}'": "more than the 24 of data.text_length: shorten it",
-    "--prompt cat --guidance -1": "argument --guidance: -1 must be >=0",
-    "--prompt cat --prime {runs}/nothing.png": "there is no such picture",
+    "--prompt cat --guidance -1": "--guidance must be >=0 and <inf (got -1)",
+    "--prompt cat --prime {runs}/nothing.png": "there is no such file; give an image",
     "--prompt cat --prime_share 2 --prime {runs}/dvae/samples/real.png": (
         "--prime_share 2.0: give more than 0 and less than 1"
     ),
     "--prompt cat --ranker {runs}/dvae/checkpoints/last.ckpt": (
         "is a DiscreteVAE; give the checkpoint of a CLIP"
     ),
-    "--prompt cat --keep 0": "--keep 0: give at least 1",
-    "--prompt cat --keep 2": "--keep takes the pictures that fit best: give --ranker CKPT",
-    "--keep 2": "--ranker and --keep choose among the pictures of a prompt: give --prompt TEXT",
-    "--prompt cat --temperature -1": "argument --temperature: -1 must be >=0",
+    "--prompt cat --keep 0": "--keep must be at least 1 (got 0)",
+    "--prompt cat --keep 2": (
+        "--keep needs --ranker, which selects the best images; give --ranker CKPT"
+    ),
+    "--keep 2": "--ranker and --keep select images of a prompt; give --prompt TEXT",
+    "--prompt cat --temperature -1": "--temperature must be >=0 and <inf (got -1)",
 }
 
 

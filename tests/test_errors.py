@@ -1,6 +1,4 @@
-"""Every mistake ends in one line that names the thing and the mend, and in the exit code that
-scripts can rely on.
-"""
+"""Every user error is reported in one line, with the cause and the remedy, and exit code 2."""
 
 import errno
 import os
@@ -37,7 +35,7 @@ PROGRAMS = {
     "reproduce": reproduce,
     "sweep": sweep,
 }
-# {d} is the folder of the fixture, {new} a path where there is nothing yet.
+# {d} is the folder of the fixture, {new} a path that does not exist yet.
 FIT = (
     "train fit --config {d}/tiny.yaml --run_dir {new} "
     "--trainer.max_steps 2 --trainer.limit_val_batches 1 "
@@ -50,7 +48,7 @@ LAST = "{d}/run/checkpoints/last.ckpt"
 
 
 class Trap:
-    """Makes a folder when it is unpickled."""
+    """Create a folder when unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,7 +61,7 @@ def picture(path: Path, mode: str = "RGB", size: int = 20, **options: Any) -> No
     Image.new(mode, (size, size)).save(path, **options)
 
 
-# What is wrong with one picture of an otherwise good folder, by the name of the folder.
+# Writers of one bad image in an otherwise good folder, by path.
 PICTURE_WRITERS: dict[str, Callable[[Path], object]] = {
     "corrupt/train/bad.png": lambda path: path.write_bytes(b"no picture"),
     "cut/train/bad.jpg": lambda path: (picture(path), path.write_bytes(path.read_bytes()[:-40])),
@@ -96,7 +94,7 @@ def folder(path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three tiny runs, configurations, checkpoints and folders of pictures, good and bad."""
+    """Three tiny runs, and good and bad configurations, checkpoints and image folders."""
     d = tmp_path_factory.mktemp("errors")
     config = tiny_config(d / "tiny.yaml", "vae")
     runs = {
@@ -164,7 +162,7 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return d
 
 
-# Command line -> what the line must contain: first the thing, then the mend.
+# Command line -> parts of its error message: first the cause, then the remedy.
 MISTAKES: dict[str, tuple[str, ...]] = {
     # options
     FIT + "--model.latent_dm 3": ("latent_dm", "did you mean --model.latent_dim?"),
@@ -173,23 +171,40 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "trainer.max_epoch;",
         "did you mean --trainer.max_epochs",
     ),  # no abbreviations
-    FIT + "--model.latent_dim many": ("model.latent_dim: Not of type PositiveInt", "many"),
-    FIT + "--trainer.max_epochs x": ("trainer.max_epochs: Expected a int", "x"),
-    FIT + "--model.network transformer": (
-        "model.network: Expected a Literal['mlp', 'conv']",
-        "transformer",
+    FIT + "--model.latent_dim many": ("model.latent_dim must be an integer", "got many"),
+    FIT + "--trainer.max_epochs x": ("trainer.max_epochs must be an integer", "got x"),
+    FIT + "--trainer.limit_val_batches x": (
+        "trainer.limit_val_batches must be an integer or a number",
+        "got x",
     ),
-    FIT + "--model Vea": ("--model Vea", "near: VAE"),
-    FIT + "--data OpenMojo": ("--data OpenMojo", "near: OpenMoji"),
-    FIT + "--model.num_classes 10": ("model.num_classes is a fact", "leave it out"),
-    FIT + "--model.image_shape [3,16,16]": ("model.image_shape is a fact", "leave it out"),
-    FIT + "--data.batch_size 0": ("data.batch_size: 0", "must be >0"),
-    FIT + "--data.batch_size -4": ("data.batch_size: -4", "must be >0"),
-    FIT + "--data.eval_batch_size -1": ("data.eval_batch_size: ", "must be >0"),
-    FIT + "--data.num_workers -1": ("data.num_workers: -1", "must be >=0"),
-    FIT + "--previews.every_n_train_steps 0": ("previews.every_n_train_steps: 0", "must be >0"),
-    FIT + "--previews.count 0": ("previews.count: 0", "must be >0"),
-    FIT + "--trainer.log_every_n_steps 0": ("trainer.log_every_n_steps 0", "at least 1"),
+    "train fit --config configs/gpt/python_docs.yaml --model.dropout 2": (
+        "model.dropout must be >=0 and <=1",
+        "got 2",
+    ),
+    FIT + "--model.network transformer": (
+        "model.network must be one of 'mlp', 'conv'",
+        "got transformer",
+    ),
+    FIT + "--model Vea": ("--model Vea", "similar names: VAE"),
+    FIT + "--data OpenMojo": ("--data OpenMojo", "similar names: OpenMoji"),
+    FIT + "--model.num_classes 10": (
+        "model.num_classes is provided by the data",
+        "leave it out",
+    ),
+    FIT + "--model.image_shape [3,16,16]": (
+        "model.image_shape is provided by the data",
+        "leave it out",
+    ),
+    FIT + "--data.batch_size 0": ("data.batch_size must be >0", "got 0"),
+    FIT + "--data.batch_size -4": ("data.batch_size must be >0", "got -4"),
+    FIT + "--data.eval_batch_size -1": ("data.eval_batch_size must be >0", "got -1"),
+    FIT + "--data.num_workers -1": ("data.num_workers must be >=0", "got -1"),
+    FIT + "--previews.every_n_train_steps 0": ("previews.every_n_train_steps must be >0", "got 0"),
+    FIT + "--previews.count 0": ("previews.count must be >0", "got 0"),
+    FIT + "--trainer.log_every_n_steps 0": (
+        "trainer.log_every_n_steps must be at least 1",
+        "got 0",
+    ),
     FIT + "--data.batch_size 5000": ("data.batch_size 5000", "3483 training samples: lower it"),
     FIT + "--data.size 18": ("18x18 cannot be halved 2 times", "must be multiples of 4"),
     FIT + "--trainer.max_steps 9 --model.learning_rate 1e30": (
@@ -197,7 +212,8 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "lower the learning rate or set --trainer.gradient_clip_val",
     ),
     "train fitt --config {d}/tiny.yaml": ("'fitt'", "'fit', 'validate', 'test'"),
-    "train fit": ("fit.model", "give --config FILE"),
+    "train fit": ("--data, --model", "give --config FILE"),
+    "train fit --model VAE": ("--data", "give --config FILE"),
     "train fit --config configs/cyclegan/openmoji.yaml --run_dir {new} --model.lambda_cycl 3": (
         "lambda_cycl",
         "did you mean --model.lambda_cycle?",
@@ -218,8 +234,8 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "trainr.log_every_n_steps",
         "did you mean --trainer.log_every_n_steps",
     ),
-    "train fit --config {d}/class.yaml": ("lightning_modules.vae.Vea", "near: VAE"),
-    "train fit --config {d}/type.yaml": ("model.latent_dim: Not of type PositiveInt", "many"),
+    "train fit --config {d}/class.yaml": ("lightning_modules.vae.Vea", "similar names: VAE"),
+    "train fit --config {d}/type.yaml": ("model.latent_dim must be an integer", "got many"),
     # checkpoints and run directories
     FIT + "--ckpt_path {d}/none.ckpt": (
         "{d}/none.ckpt: there is no such checkpoint",
@@ -261,7 +277,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "use the config",
     ),
     "train fit --config {d}/tiny.yaml --ckpt_path {d}/loose.ckpt": (
-        "{d}/loose.ckpt is in no run's checkpoints/",
+        "{d}/loose.ckpt is not in the folder checkpoints/ of a run",
         "--run_dir",
     ),
     FIT + f"--ckpt_path {LAST} --model.latent_dim 5": (
@@ -276,21 +292,21 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     ),
     FIT + "--ckpt_path last": (
         "--ckpt_path last: there is no checkpoints/last.ckpt in {new}",
-        "name its run with --run_dir",
+        "name the run with --run_dir",
     ),
     FIT + "--run_dir {d}/run": (
         "{d}/run already holds a run",
-        "continue it with --ckpt_path last or choose another --run_dir",
+        "resume it with --ckpt_path last or choose another --run_dir",
     ),
     FIT + "--run_dir {d}/tiny.yaml/run": (
         "--run_dir {d}/tiny.yaml/run cannot be written",
         "choose another",
     ),  # root cannot either
     "train validate --config {d}/tiny.yaml": (
-        "validate judges a checkpoint",
+        "validate evaluates a checkpoint",
         "give --ckpt_path FILE",
     ),
-    # pictures
+    # images
     PICTURES + "none": ("data.folder {d}/none", "give one with images"),
     PICTURES + "empty": (
         "data.folder {d}/empty: there are no images in it",
@@ -324,7 +340,10 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "needs labels, and this data has none",
     ),
     # sample.py
-    "sample --num 3": ("which checkpoint?", "python sample.py runs/"),
+    "sample --num 3": (
+        "the first argument must be a checkpoint (got --num)",
+        "python sample.py runs/",
+    ),
     "sample {d}/cut.ckpt": (
         "{d}/cut.ckpt: not a readable checkpoint",
         "give a checkpoint written by train.py",
@@ -333,15 +352,15 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "'dream'",
         "'prior', 'interpolate', 'traverse', 'reconstruct', 'attribute'",
     ),
-    SAMPLE + "--temprature 2": ("--temprature", "--help` lists what there is"),
+    SAMPLE + "--temprature 2": ("--temprature", "--help` lists the options"),
     SAMPLE + "--temperature hot": (
-        "--temperature: 'hot' is not a number",
-        "--help` lists what there is",
+        "--temperature must be a number (got hot)",
+        "--help` lists the options",
     ),
-    SAMPLE + "--seeds a-b": ("--seeds 'a-b'", "write numbers and ranges, such as 0-31,85"),
-    SAMPLE + "--num -3": ("--num -3", "give at least 1"),
+    SAMPLE + "--seeds a-b": ("--seeds must be numbers and ranges, such as 0-31,85", "got 'a-b'"),
+    SAMPLE + "--num -3": ("--num must be at least 1", "got -3"),
     SAMPLE + "--device gpuu": ("--device gpuu", "give cpu"),
-    SAMPLE + "--mode interpolate --steps 0": ("--steps", "0 must be >0"),
+    SAMPLE + "--mode interpolate --steps 0": ("--steps must be >0", "got 0"),
     SAMPLE + "--label 3": ("--label 3", "leave it out: this model is not conditional"),
     "sample {d}/conditional/checkpoints/last.ckpt --label 99": ("--label 99", "give 0 to 9"),
     "sample {d}/conditional/checkpoints/last.ckpt --mode reconstruct --label 3": (
@@ -351,7 +370,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     SAMPLE + "--mode reconstruct --data {d}/misspelt.yaml": (
         "{d}/misspelt.yaml",
         "'sise'",
-        "correct its class_path or init_args",
+        "correct class_path or init_args",
     ),
     SAMPLE + "--mode attribute": ("--mode attribute", "needs --attribute, such as a word"),
     SAMPLE + "--mode attribute --attribute xyzzy": (
@@ -361,7 +380,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     ),
     SAMPLE + "--mode reconstruct --data {d}/none.yaml": (
         "{d}/none.yaml",
-        "give the data with --data CONFIG",
+        "name the data with --data CONFIG",
     ),
     SAMPLE + "--mode reconstruct --data {d}/prose.yaml": (
         "{d}/prose.yaml",
@@ -373,24 +392,24 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "checkpoints/",
     ),
     "evaluate {d}/corrupt": (
-        "{d}/corrupt: a folder does not know its data",
-        "give --against CONFIG",
+        "{d}/corrupt is a folder",
+        "name the real data with --against CONFIG",
     ),
-    f"evaluate {LAST} --metrics fid,fidd": ("--metrics fidd", "there are fid, kid, precision"),
+    f"evaluate {LAST} --metrics fid,fidd": ("--metrics fidd", "give some of fid, kid, precision"),
     f"evaluate {LAST} --metrics is": ("--metrics is", "use --extractor inception"),
     f"evaluate {LAST} --metrics nn --num 10": (
-        "--metrics nn compares classes",
-        "give a checkpoint of a conditional system",
+        "--metrics nn needs class labels",
+        "give the checkpoint of a conditional system",
     ),
-    f"evaluate {LAST} --num 1": ("--num 1", "give at least 10"),
+    f"evaluate {LAST} --num 1": ("--num must be at least 10", "got 1"),
     f"evaluate {LAST} --extractor inception": (
         "no Inception weights: download http",
         "or use --extractor classifier",
     ),
     f"evaluate {LAST} --device gpuu": ("--device gpuu", "give cpu"),
-    "evaluate {d}/empty --against {d}/tiny.yaml": ("{d}/empty: has 0 pictures", "give at least 10"),
+    "evaluate {d}/empty --against {d}/tiny.yaml": ("{d}/empty has 0 images", "give at least 10"),
     # sweep.py
-    "sweep --lr fast": ("invalid float value: 'fast'", "--help` lists what there is"),
+    "sweep --lr fast": ("invalid float value: 'fast'", "--help` lists the options"),
     # reproduce.py
     "reproduce run vae-mnst": (
         "vae-mnst: there is no such reproduction",
@@ -398,14 +417,12 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "vae-mnist-nll",
     ),
     "reproduce rnu vae-mnist-nll": ("'rnu'", "'list', 'render', 'run'"),
-    "reproduce run vae-mnist-nll --seeds x": ("--seeds 'x'", "write numbers and ranges"),
+    "reproduce run vae-mnist-nll --seeds x": ("--seeds must be numbers and ranges", "got 'x'"),
 }
 
 
 def call(command: str, d: Path, new: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Run a command line; its exit code and the one line in which all that is said of the mistake
-    must be.
-    """
+    """Run a command line; return its exit code and its only error line."""
     program, *argv = command.format(d=d, new=new).split()
     code = PROGRAMS[program].main(argv)
     out, err = capsys.readouterr()
@@ -446,7 +463,7 @@ def test_debug_shows_the_traceback(
     )
     err = capsys.readouterr().err
     assert "Traceback" in err
-    assert "error: data.batch_size: 0" in err.splitlines()[-1]
+    assert "error: data.batch_size must be >0 (got 0)" in err.splitlines()[-1]
 
 
 def test_a_worker_s_mistake_is_one_line_too(
@@ -499,7 +516,7 @@ def test_an_interrupted_run_exits_with_130(
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
     assert code == 130
-    assert line == "error: interrupted; continue with --ckpt_path last"
+    assert line == "error: interrupted; resume with --ckpt_path last"
 
 
 def test_a_split_without_samples_is_a_mistake(tmp_path: Path) -> None:
@@ -511,9 +528,7 @@ def test_a_split_without_samples_is_a_mistake(tmp_path: Path) -> None:
 
 
 def test_folders_named_like_splits_are_none_without_train(tmp_path: Path) -> None:
-    """Without `train`, `val` and `test` are classes like any others: no picture is in two
-    splits.
-    """
+    """Without a folder `train`, folders `val` and `test` are classes; no image is in two splits."""
     for name in [f"{kind}/{number}" for kind in ("val", "test", "other") for number in range(20)]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         picture(tmp_path / f"{name}.png")
@@ -529,12 +544,12 @@ def test_names_of_splits_are_no_labels(tmp_path: Path) -> None:
         (tmp_path / "train" / name).mkdir()
         picture(tmp_path / "train" / name / "0.png")
     assert ImageFolder(str(tmp_path), size=16).data_spec["num_classes"] == 3, (
-        "cat, dog, and those that are neither"
+        "cat, dog, and images without a class folder"
     )
 
 
 def write_png16(path: Path, red: int, green: int, blue: int, side: int = 20) -> None:
-    """A PNG of one colour with 16 bits a channel, which Pillow reads but does not write."""
+    """Write a PNG of one colour with 16 bits per channel, which Pillow cannot write."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return (
@@ -552,7 +567,7 @@ def write_png16(path: Path, red: int, green: int, blue: int, side: int = 20) -> 
 
 
 def test_unusual_pictures_that_are_read_have_the_right_colours(tmp_path: Path) -> None:
-    """Those whose colours are not certain are refused (above): 16-bit grey, CMYK, animations."""
+    """Images with uncertain colours (16-bit grey, CMYK, animations) are refused, see above."""
     write_png16(tmp_path / "deep.png", 32768, 65535, 0)
     palette = Image.new("P", (20, 20), 1)
     palette.putpalette([0, 0, 0, 200, 10, 60])

@@ -691,9 +691,8 @@ def test_bits_per_character_are_of_what_is_scored(
     print_surprisals(model, tmp_path / "x.txt")
     bits = sum(nats) / math.log(2)
     tokens = sum(len(row) - 1 for row in rows)
-    assert (
-        capsys.readouterr().err
-        == f"{bits:.1f} bits, {bits / tokens:.3f} a token, {bits / characters:.3f} a character\n"
+    assert capsys.readouterr().err == (
+        f"{bits:.1f} bits, {bits / tokens:.3f} per token, {bits / characters:.3f} per character\n"
     )
 
 
@@ -714,7 +713,7 @@ def test_weights_and_tokens_belong_together(checkpoint: str, tmp_path: Path, cap
     argv = ["fit", *model, *own, "--init_from", checkpoint, "--dry_run"]
     assert train.main(argv) == 2
     assert (
-        "counts in other tokens than this data: give --data.tokenizer_file"
+        "has another tokenizer than this data; give --data.tokenizer_file"
         in capsys.readouterr().err
     )
     assert train.main([*argv, "--data.tokenizer_file", checkpoint]) == 0
@@ -730,7 +729,7 @@ def test_weights_and_tokens_belong_together(checkpoint: str, tmp_path: Path, cap
     ("options", "fragment"),
     [
         ("--score nowhere.txt", "--score nowhere.txt: there is no such file"),
-        ("--show_probs -1", "--show_probs -1: give at least 1"),
+        ("--show_probs -1", "--show_probs must be at least 0 (got -1)"),
         ("--prompt ☃", "the character '☃' (number 1 of the text) was not in the corpus"),
         ("--temperature 0 --top_k 3", "leave out --top_k, --top_p and --min_p"),
         ("--top_p 2", "--top_p"),
@@ -772,7 +771,7 @@ def test_mistakes_about_the_data(checkpoint: str, tmp_path: Path, capsys: Any) -
         == 2
     )
     assert (
-        "--ckpt_path continues a run with model.vocab_size"
+        "--ckpt_path resumes a run with model.vocab_size"
         in capsys.readouterr().err.splitlines()[-1]
     )
 

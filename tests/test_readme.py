@@ -1,4 +1,4 @@
-"""README.md is true: its table is today's, and what its commands name exists."""
+"""README.md is up to date: its table, and the files and options of its commands."""
 
 import re
 
@@ -22,9 +22,7 @@ def test_files_and_recipes_it_names_exist() -> None:
 
 
 def test_commands_parse(capsys) -> None:  # type: ignore[no-untyped-def]
-    """Every `train.py fit` line is accepted by the parser, up to checkpoints that a reader makes on
-    the way.
-    """
+    """The parser accepts every `train.py fit` line, apart from its checkpoints."""
     lines = re.findall(r"^python train\.py (fit[^#\n]*)", TEXT, re.MULTILINE)
     assert len(lines) >= 3
     for line in lines:

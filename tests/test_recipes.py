@@ -1,6 +1,4 @@
-"""docs/recipes.md has one row per recipe: its paper's settings, the released code's, ours, and
-where the first two are written.
-"""
+"""docs/recipes.md has one row per recipe: settings of paper, released code and ours; sources."""
 
 import re
 
@@ -14,14 +12,12 @@ COLUMNS = ["config", "paper", "released code", "ours", "source"]
 TEXT = (ROOT / "docs" / "recipes.md").read_text()
 PLACE = re.compile(
     r"Table|Figure|[Ss]ection|[Aa]ppendix|Eq\.|Algorithm|`[\w.-]+/[\w.-]+`"
-)  # of a paper, or `owner/repository`
+)  # place in a paper, or `owner/repository`
 QUOTES = re.compile(r"published|paper|release|against|Table|et al\.", re.IGNORECASE)
 
 
 def rows() -> dict[str, dict[str, str]]:
-    """Cells by column name of every row, by the path of its config; each section holds the configs
-    of its own directory.
-    """
+    """Cells of every row by column name, by config path; each section holds one directory."""
     found: dict[str, dict[str, str]] = {}
     for section in re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]:
         system = section.partition("\n")[0].strip()
@@ -56,12 +52,12 @@ def test_row_is_complete(recipe: str) -> None:
     assert all(row.values()), row
     if QUOTES.search(purpose(ROOT / recipe)):
         assert PLACE.search(row["source"]), (
-            f"{recipe} names a paper or its figure, and its row has no table, section or repository"
+            f"{recipe} names a paper or its result, but its row has no table, section or repository"
         )
 
 
 def test_published_figures_stand_in_the_row_of_their_config() -> None:
-    """Every `published` value that RESULTS.md compares a trained model with."""
+    """Every published value of a trained model in RESULTS.md is in the row of its config."""
     checked = 0
     for path in sorted(ROOT.glob("configs/_reproduce/*.yaml")):
         plan = yaml.safe_load(path.read_text())

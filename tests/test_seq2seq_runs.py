@@ -278,7 +278,7 @@ MISTAKES = {
         "model.shared needs one vocabulary",
         "set data.shared_vocabulary to true, or model.shared to false",
     ),
-    "sample {d}/run/checkpoints/last.ckpt --beam 0": ("--beam", "0 must be >0"),
+    "sample {d}/run/checkpoints/last.ckpt --beam 0": ("--beam must be >0 (got 0)",),
     "sample {d}/run/checkpoints/last.ckpt --min_length 5 --max_length 4": (
         "--min_length 5 exceeds --max_length 4: give a larger --max_length",
     ),
@@ -310,7 +310,7 @@ def test_averaged_and_live_weights_are_scored_by_own_figures(
     assert train.main(["test", *config]) == 0
     assert f"test/nll {nll['ema']['value']:.6g} " in capsys.readouterr().out
     assert evaluate.main([checkpoint, "--metrics", "fid"]) == 2
-    assert "draws no pictures: leave out --metrics" in capsys.readouterr().err
+    assert "its own metrics on the test split; leave out --metrics" in capsys.readouterr().err
 
 
 def test_live_weights_translate_on_request(

@@ -588,21 +588,21 @@ def test_a_folder_is_translated_under_its_names_and_sizes(
         "odd.png: images of 17x16: sides must be multiples of 4 and at least 8 "
         "(resize them to a height of 16 or 20 and a width of 16 or 20)" in err
     )
-    assert "error: 2 of 6 pictures could not be translated" in err.splitlines()[-1]
+    assert "error: 2 of 6 images could not be translated" in err.splitlines()[-1]
     assert len(list((tmp_path / "again").rglob("*.*"))) == 4
 
 
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
-        ("--input {d}/none", ("there is no such picture or folder",)),
-        ("--input {d}/empty", ("there are no pictures in it",)),
+        ("--input {d}/none", ("there is no such file or folder",)),
+        ("--input {d}/empty", ("has no images", "give a folder with")),
         ("--input {d}/in --out {d}/in", ("would overwrite", "give another folder")),
         ("--input {d}/in/odd.png", ("images of 17x16", "multiples of 16, such as 16 or 32")),
         ("--input {d}/in/good.png --direction b2a", ("'b2a'", "'a2b'")),
         (
             "--input {d}/in/good.png --seeds 3",
-            ("--seeds picks pictures of the test split", "give --seed"),
+            ("--seeds selects images of the test split", "give --seed"),
         ),
     ],
 )

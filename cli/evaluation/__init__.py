@@ -1,1 +1,1 @@
-"""Scores of generated images: distances, fidelity, Parzen windows, ranking by captions."""
+"""Metrics of generated images: distances, fidelity, Parzen windows, ranking of captions."""

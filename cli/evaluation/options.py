@@ -9,86 +9,93 @@ from common.errors import UserError
 
 
 def parse(argv: list[str], description: str | None = None) -> argparse.Namespace:
-    """Options of a command line."""
+    """Parse and check a command line.
+
+    Raises:
+        UserError: If an option is unknown or out of its range, or options contradict each other.
+    """
     parser = OptionParser(prog="evaluate.py", description=description)
-    parser.add_argument("source", type=Path, help="checkpoint, or folder of pictures")
+    parser.add_argument("source", type=Path, help="Checkpoint, or folder of images.")
     parser.add_argument(
         "--against",
         type=Path,
-        help="configuration of the real data; the run's config.yaml unless given",
+        help="Configuration of the real data (default: config.yaml of the checkpoint's run).",
     )
     parser.add_argument(
         "--split",
         default="test",
         choices=("train", "val", "test"),
-        help="real pictures (default: test)",
+        help="Split of the real images (default: test).",
     )
     parser.add_argument(
         "--metrics",
         default=",".join(DISTANCES),
-        help=f"some of {','.join(METRICS)} (default: the first six)",
+        help=f"Metrics, separated by commas, out of {','.join(METRICS)} (default: the first six).",
     )
     parser.add_argument(
-        "--num", type=int, help="pictures to generate; as many as there are real ones unless given"
+        "--num",
+        type=int,
+        help="Number of images to evaluate, at least 10 (default: the size of the split).",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the first picture (default: 0)"
+        "--seed", type=int, default=0, help="Seed of the first generated image (default: 0)."
     )
     parser.add_argument(
         "--extractor",
         default="classifier",
         choices=("classifier", "inception"),
-        help="(default: classifier)",
+        help="Feature extractor: a small classifier trained on the real data, or Inception-v3 "
+        "(default: classifier).",
     )
     parser.add_argument(
-        "--ranker", type=Path, metavar="CKPT", help="CLIP that judges by captions, for ranking"
+        "--ranker", type=Path, metavar="CKPT", help="Checkpoint of the CLIP for --metrics ranking."
     )
     parser.add_argument(
         "--domain",
         default="b",
         choices=("a", "b"),
-        help="of data that has two, which a folder is scored against",
+        help="Domain of the real images, for a folder and data with two domains (default: b).",
     )
     parser.add_argument(
-        "--batch_size", type=int, default=250, help="pictures at a time (default: 250)"
+        "--batch_size", type=int, default=250, help="Number of images per batch (default: 250)."
     )
     parser.add_argument(
-        "--device", default="cpu", help="where to compute, such as cuda (default: cpu)"
+        "--device", default="cpu", help="Device for the computation, such as cuda (default: cpu)."
     )
     options = parser.parse_args(argv)
     options.metrics, options.default_metrics = options.metrics.split(","), list(DISTANCES)
     unknown = [name for name in options.metrics if name not in METRICS]
     if unknown:
         raise UserError(
-            f"--metrics {unknown[0]}: there is no such metric; there are {', '.join(METRICS)}"
+            f"--metrics {unknown[0]}: there is no such metric; give some of {', '.join(METRICS)}"
         )
     return check(options)
 
 
 def check(options: argparse.Namespace) -> argparse.Namespace:
-    """Refuse what cannot be scored, before anything is read.
+    """Check options before any file is read, and find the configuration of the real data.
 
     Raises:
-        UserError: naming the option and the mend.
+        UserError: If an option is out of its range, or options contradict each other.
     """
     if "is" in options.metrics and options.extractor != "inception":
         raise UserError(
-            "--metrics is: the Inception Score is one only with Inception's classes: "
+            "--metrics is (Inception Score) needs the classes of Inception-v3; "
             "use --extractor inception"
         )
     if ("ranking" in options.metrics) != (options.ranker is not None):
-        raise UserError("--metrics ranking asks a CLIP: give --ranker CKPT, and only with it")
+        raise UserError("--metrics ranking and --ranker CKPT need each other; give both or neither")
     if options.num is not None and options.num < 10:
-        raise UserError(f"--num {options.num}: give at least 10")
+        raise UserError(f"--num must be at least 10 (got {options.num})")
     if options.batch_size < 1:
-        raise UserError(f"--batch_size {options.batch_size}: give at least 1")
+        raise UserError(f"--batch_size must be at least 1 (got {options.batch_size})")
     if not options.source.exists():
         raise UserError(
             f"{options.source}: there is no such checkpoint or folder; "
-            "a run keeps its checkpoints in checkpoints/"
+            "the checkpoints of a run are in its folder checkpoints/"
         )
     if options.source.is_dir() and options.against is None:
-        raise UserError(f"{options.source}: a folder does not know its data: give --against CONFIG")
+        raise UserError(f"{options.source} is a folder; name the real data with --against CONFIG")
     if options.against is None:
         options.against = options.source.resolve().parents[1] / "config.yaml"
     return options

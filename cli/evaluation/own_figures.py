@@ -1,4 +1,4 @@
-"""Figures that a system logs in its own `test_step`, such as BLEU or perplexity."""
+"""Test metrics that a system logs in its own `test_step`, such as BLEU or perplexity."""
 
 import argparse
 from collections.abc import Iterator
@@ -14,19 +14,20 @@ from lightning_modules.core.module import GenerativeModule
 
 
 def own_figures(model: GenerativeModule, data: Any, options: argparse.Namespace) -> Iterator[Line]:
-    """All `test/*` figures of the test split, with the weights that the model has now.
+    """All `test/*` metrics of the test split, with the current weights of the model.
 
     Raises:
-        UserError: if the system has no figures, or another split or metrics are wanted.
+        UserError: If the system has no test metrics, or other metrics or another split are given.
     """
     if type(model).test_step is LightningModule.test_step:
         raise UserError(
-            f"{options.source}: {type(model).__name__} draws no pictures and has no figures"
+            f"{options.source}: {type(model).__name__} generates no images and logs no test "
+            "metrics; there is nothing to evaluate"
         )
     if options.split != "test" or options.metrics != options.default_metrics:
         raise UserError(
-            f"{options.source}: {type(model).__name__} draws no pictures: "
-            "leave out --metrics and --split, its own figures are of the test split"
+            f"{options.source}: {type(model).__name__} generates no images and is evaluated by its "
+            "own metrics on the test split; leave out --metrics and --split"
         )
     silence_lightning()
     device = torch.device(options.device)

@@ -1,4 +1,4 @@
-"""Scores of a checkpoint, or of a folder of images."""
+"""Evaluate a checkpoint, or a folder of images."""
 
 import argparse
 from collections.abc import Iterator
@@ -17,26 +17,27 @@ from lightning_modules.core.module import GenerativeModule
 
 
 def evaluate(options: argparse.Namespace) -> Iterator[Line]:
-    """All lines of the answer."""
+    """Values of all metrics, one line each."""
     return folder_scores(options) if options.source.is_dir() else checkpoint_scores(options)
 
 
 def folder_scores(options: argparse.Namespace) -> Iterator[Line]:
-    """Scores of a folder of images, against one domain of data that has two."""
+    """Metrics of a folder of images; data with two domains is reduced to `options.domain`."""
     data = data_module(options.against)
     if isinstance(data, PairDataModule):
         data = data.domain(options.domain)
     if options.ranker is not None:
         raise UserError(
-            f"{options.source}: a folder of images has no captions: give --ranker with a checkpoint"
+            f"{options.source}: a folder of images has no captions; give a checkpoint for --ranker"
         )
     images = folder_images(options.source, data.data_spec["image_shape"], options)
     yield from scores(images, data, options, "")
 
 
 def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
-    """Scores of a system with averaged and with live weights: of the images that it generates, or
-    its own figures where it generates none.
+    """Metrics of a system with its averaged and with its current weights.
+
+    They compare its generated images with real ones. A system without images has its own metrics.
     """
     data = data_module(options.against)
     model = load(options.source)
@@ -51,7 +52,7 @@ def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
         options.ranker = load_ranker(data, options)
     for target in targets(model, data, options.split):
         most = target.inputs or options.num or len(data.split(options.split))
-        count = min(options.num or most, most)  # more inputs than there are would repeat
+        count = min(options.num or most, most)  # a translation of the same input adds nothing
         for averaged in weight_choices(model):
             note = f"|seed={options.seed}"
             if model.has_averaged_weights:
@@ -64,5 +65,5 @@ def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
 
 
 def weight_choices(model: GenerativeModule) -> tuple[bool, ...]:
-    """Whether to use averaged weights: with and without where there are any."""
+    """Values of `averaged_weights` to evaluate: both, if the model has averaged weights."""
     return (True, False) if model.has_averaged_weights else (False,)

@@ -1,4 +1,4 @@
-"""How often a CLIP ranks an image's own caption first."""
+"""Ranking accuracy: how often a CLIP ranks an image's own caption first."""
 
 import argparse
 from collections.abc import Iterator
@@ -15,35 +15,40 @@ from metrics.retrieval import NEGATIVES, WAYS, image_keys, ranking_accuracy
 
 
 def load_ranker(data: Any, options: argparse.Namespace) -> Any:
-    """The CLIP of `--ranker`.
+    """Load the CLIP of `--ranker`.
 
     Raises:
-        UserError: if it is none, or does not fit the data or the number of images.
+        UserError: If the checkpoint is no CLIP, the data has no captions, or `--num` does not fit.
     """
     ranker = load(options.ranker)
     if not (ranker.scores_captions and ranker.modality == "embeddings"):
         raise UserError(
-            f"--ranker {options.ranker}: is a {type(ranker).__name__}; "
-            "give the checkpoint of a CLIP"
+            f"--ranker {options.ranker} is a {type(ranker).__name__}; give the checkpoint of a CLIP"
         )
     if "text_length" not in data.data_spec:
         raise UserError(
-            "--metrics ranking goes by captions, and this data has none: give data that has"
+            "--metrics ranking needs captions, and this data has none; give data with captions"
         )
     size = len(data.split(options.split).captions)
     if options.num and options.num > size and options.num % size:
-        raise UserError(f"--num {options.num}: for ranking give a multiple of the {size} captions")
+        raise UserError(
+            f"--num must be a multiple of the {size} captions, for ranking (got {options.num})"
+        )
     return ranker.to(options.device)
 
 
 def ranking(
     generated: Tensor, data: Any, options: argparse.Namespace, note: str
 ) -> Iterator[dict[str, Any]]:
-    """Accuracy with which a CLIP finds the captions of uint8 images (N, C, H, W), of the split's
-    own, and by wrong captions.
+    """Ranking accuracy of generated images, of the split's real images, and with wrong captions.
 
-    Where N is several times the size of the split, each multiple is a pass with other seeds: the
-    value is their mean.
+    If there are several times as many images as captions, the value is the mean over these passes.
+
+    Args:
+        generated: Images (N, C, H, W) in uint8; image i belongs to caption `(seed + i) % captions`.
+        data: Prepared data with captions.
+        options: Parsed options.
+        note: Last part of the signatures.
     """
     captions, ranker = data.split(options.split).captions, options.ranker
     size = min(len(captions), len(generated))
@@ -70,12 +75,12 @@ def ranking(
     spread = f"passes={len(passes)}|std={right.std(correction=0):.3f}{note}"
     for name, value, extra in (
         ("ranking", right.mean(), spread),
-        ("ranking-real", real, "pictures=real"),
+        ("ranking-real", real, "images=real"),
         ("ranking-shuffled", wrong.mean(), f"captions=shuffled{note}"),
     ):
         yield {"metric": name, "value": value.item(), "signature": f"ranking[{base}|{extra}]"}
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 images in [-1, 1]."""
+    """Map uint8 images to [-1, 1]."""
     return images.float() / 127.5 - 1

@@ -1,4 +1,4 @@
-"""Values and signatures of every metric that is wanted, from one pass over the images."""
+"""Values and signatures of the selected metrics, from one pass over the images."""
 
 import argparse
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ DISTANCES = ("fid", "kid", "precision", "recall", "density", "coverage")
 FIDELITIES = ("l1", "psnr", "ssim")
 IN_PIXELS = ("parzen", "nn", "ranking", *FIDELITIES)
 METRICS = (*DISTANCES, "is", *IN_PIXELS)
-PARZEN_IMAGES = 1000  # validation images on which the width of the Parzen window is chosen
+PARZEN_IMAGES = 1000  # validation images that select the kernel width of the Parzen estimate
 
 Line = dict[str, Any]  # metric, value, signature
 
 
 def line(metric: str, value: float, signature: str) -> Line:
-    """One line of the answer."""
+    """One value with its metric and signature."""
     return {"metric": metric, "value": value, "signature": signature}
 
 
@@ -38,22 +38,25 @@ def scores(
     suffix: str = "",
     paired: bool = False,
 ) -> Iterator[Line]:
-    """Score images by every metric in `options.metrics`.
+    """Evaluate images by every metric in `options.metrics`.
 
     Args:
-        images: Batches of uint8 images with labels or None.
+        images: Batches of uint8 images (N, C, H, W), each with labels (N,) or None.
         data: Prepared data of the real images.
         options: Parsed options.
         note: Last part of every signature.
         suffix: Suffix of every metric's name.
-        paired: Whether image i of `data` is the reference of the i-th one here.
+        paired: Whether image i of `data` is the reference of generated image i.
+
+    Raises:
+        UserError: If a metric needs references, classes or more images than there are.
     """
     wanted = options.metrics
     featured = [name for name in wanted if name not in IN_PIXELS]
     if set(FIDELITIES) & set(wanted) and not paired:
         raise UserError(
-            "--metrics l1, psnr and ssim need the answers: "
-            "give the checkpoint of a translation, and data that has pairs"
+            "--metrics l1, psnr and ssim need reference images; "
+            "give the checkpoint of an image translation and paired data"
         )
     extractor = measured = None
     if featured:
@@ -90,7 +93,7 @@ def distance_scores(
     note: str,
     suffix: str,
 ) -> Iterator[Line]:
-    """Metrics that compare features of generated and of real images."""
+    """Metrics that compare the features of generated and real images."""
     wanted = options.metrics
     fake, logits = (one.cpu() for one in measured.compute())
     real = real_features(data, options.split, extractor, options.device)
@@ -132,11 +135,11 @@ def fidelity_scores(
 def pixel_scores(
     generated: Tensor, asked: Tensor | None, data: Any, options: argparse.Namespace, note: str
 ) -> Iterator[Line]:
-    """Log-likelihood of a Parzen window, and the error of a nearest-neighbour classifier.
+    """Log-likelihood of a Parzen estimate, and error of a nearest-neighbour classifier in percent.
 
     Args:
-        generated: uint8 images (N, C, H, W).
-        asked: Labels (N,) that the images were asked to have; None for an unconditional system.
+        generated: Images (N, C, H, W) in uint8.
+        asked: Class labels (N,) of the images; None for an unconditional system.
         data: Prepared data of the real images.
         options: Parsed options.
         note: Last part of every signature.
@@ -147,8 +150,8 @@ def pixel_scores(
         size = len(data.split("val"))
         if size < PARZEN_IMAGES:
             raise UserError(
-                f"--metrics parzen chooses its width on {PARZEN_IMAGES:,} validation pictures, "
-                f"and there are {size}"
+                f"--metrics parzen needs {PARZEN_IMAGES:,} validation images (got {size}); "
+                "give data with more, or leave it out"
             )
         chosen_on, _ = real_images(data, "val", list(range(PARZEN_IMAGES)))
         mean, error, sigma = parzen.parzen(generated, chosen_on, test)
@@ -157,8 +160,8 @@ def pixel_scores(
     if "nn" in options.metrics:
         if test_labels is None or asked is None:
             raise UserError(
-                "--metrics nn compares classes: "
-                "give a checkpoint of a conditional system, and data with labels"
+                "--metrics nn needs class labels; "
+                "give the checkpoint of a conditional system and data with labels"
             )
         value = 100 * parzen.nearest_neighbour_error(generated, asked, test, test_labels)
         yield line("nn-error", value, f"nn-error[{counts}|distance=euclidean{note}]")

@@ -1,1 +1,1 @@
-"""Sampling from a checkpoint, one file per modality."""
+"""Sample from a checkpoint; one file per modality."""

@@ -1,4 +1,4 @@
-"""The command line of `sample.py`: options by the system's modality and its `sample` method."""
+"""The command line of `sample.py`, with options for the system's modality and `sample` method."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ from common.errors import UserError
 from lightning_modules import load
 from lightning_modules.core.module import GenerativeModule, Modality
 
-# Each has `add_options(parser, model)` and `run(model, options)`.
+# Each module has `add_options(parser, model)` and `run(model, options)`.
 BY_MODALITY: dict[Modality, ModuleType] = {
     "images": images,
     "text": text,
@@ -22,23 +22,25 @@ BY_MODALITY: dict[Modality, ModuleType] = {
 
 
 def run(argv: list[str]) -> None:
-    """Load a checkpoint, parse the options that its system has, and sample.
+    """Load a checkpoint, parse the options of its system, and sample.
 
     Args:
-        argv: Checkpoint, then options.
+        argv: Path of the checkpoint, then options.
 
     Raises:
-        UserError: if the first word is an option, or the system does not generate.
+        UserError: If the checkpoint is missing, or its system does not generate samples.
     """
     path = argv[0]
     if path.startswith("-"):
         raise UserError(
-            "which checkpoint? python sample.py runs/.../checkpoints/best.ckpt [options]"
+            f"the first argument must be a checkpoint (got {path}); "
+            "python sample.py runs/.../checkpoints/best.ckpt [options]"
         )
     model = load(path)
     if model.modality not in BY_MODALITY:
         raise UserError(
-            f"{type(model).__name__} does not generate; its `preview` shows what it does"
+            f"{path}: {type(model).__name__} does not generate samples; "
+            "give the checkpoint of another system"
         )
     program = BY_MODALITY[model.modality]
     parser = common_options(path, model)
@@ -48,7 +50,7 @@ def run(argv: list[str]) -> None:
             "--ema",
             action=argparse.BooleanOptionalAction,
             default=True,
-            help="use averaged weights (default: True)",
+            help="Sample with the moving average of the weights (default: True).",
         )
     add_sample_options(parser, model.sample)
     options = parser.parse_args(argv[1:])
@@ -60,18 +62,30 @@ def run(argv: list[str]) -> None:
 
 
 def common_options(path: str, model: GenerativeModule) -> argparse.ArgumentParser:
-    """Options of every system."""
+    """Create a parser with the options of all systems."""
     name = type(model).__name__
-    parser = OptionParser(prog=f"sample.py {path}", description=f"Draw from a {name}.")
-    parser.add_argument("--seeds", help="seeds to draw, such as 0-31,85")
-    parser.add_argument(
-        "--num", type=int, default=16, help="how many, where no --seeds are given (default: 16)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="first of them (default: 0)")
-    parser.add_argument(
-        "--data", type=Path, help="configuration of the data; the run's config.yaml unless given"
+    parser = OptionParser(
+        prog=f"sample.py {path}", description=f"Generate samples with this {name}."
     )
     parser.add_argument(
-        "--device", default="cpu", help="where to compute, such as cuda (default: cpu)"
+        "--seeds",
+        help="Seeds, one sample each, such as 0-31,85 (default: --num seeds from --seed on).",
+    )
+    parser.add_argument(
+        "--num",
+        type=int,
+        default=16,
+        help="Number of samples if --seeds is not given (default: 16).",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="First seed if --seeds is not given (default: 0)."
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="Configuration of the data (default: config.yaml of the checkpoint's run).",
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="Device for the computation, such as cuda (default: cpu)."
     )
     return parser

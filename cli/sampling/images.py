@@ -1,4 +1,4 @@
-"""Sampling images from seeds: one PNG per seed, and the first ones side by side."""
+"""Sample images: one PNG file per seed, and a grid of the first ones."""
 
 import argparse
 from pathlib import Path
@@ -11,19 +11,22 @@ from lightning_modules.core.module import GenerativeModule
 
 
 def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> None:
-    """Add the folder for the images."""
+    """Add the option for the output folder."""
     parser.add_argument(
-        "--out", type=Path, default=Path("samples"), help="folder for images (default: samples)"
+        "--out",
+        type=Path,
+        default=Path("samples"),
+        help="Folder for the images (default: samples).",
     )
 
 
 def run(model: GenerativeModule, options: argparse.Namespace, size: int = CHUNK) -> None:
-    """Sample all seeds; print the paths of the images and of their grid.
+    """Sample and save an image per seed and a grid of the first `size`; print their paths.
 
     Args:
         model: System that samples images (N, C, H, W), or strips of images (N, S, C, H, W).
         options: Parsed options.
-        size: Number of seeds sampled at a time.
+        size: Number of seeds per call of `sample`.
     """
     seeds, arguments = wanted_seeds(options), arguments_of(model, options)
     for chunk, images in sample_chunks(model, options, seeds, arguments, size):

@@ -1,4 +1,4 @@
-"""What all modalities share: seeds, the arguments of `sample`, and sampling a chunk at a time."""
+"""Shared by all modalities: seeds, arguments of `sample`, and sampling in chunks."""
 
 import argparse
 import inspect
@@ -12,20 +12,24 @@ from cli.options import parse_seeds, sample_arguments, sample_parameters
 from common.errors import UserError
 from lightning_modules.core.module import GenerativeModule
 
-CHUNK = 64  # seeds sampled at a time, so that memory does not grow with their number
+CHUNK = 64  # seeds per call of `sample`, which bounds memory
 
 
 def wanted_seeds(options: argparse.Namespace) -> list[int]:
-    """Seeds of `--seeds`, or `--num` of them from `--seed` on."""
+    """Seeds of `--seeds`, or `--num` seeds from `--seed` on.
+
+    Raises:
+        UserError: If `--seeds` is malformed or `--num` is below 1.
+    """
     if options.seeds:
         return parse_seeds(options.seeds)
     if options.num < 1:
-        raise UserError(f"--num {options.num} draws nothing: give at least 1")
+        raise UserError(f"--num must be at least 1 (got {options.num})")
     return list(range(options.seed, options.seed + options.num))
 
 
 def arguments_of(model: GenerativeModule, options: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of the model's `sample` that the command line sets."""
+    """Arguments of the model's `sample` method from the parsed options."""
     return sample_arguments(
         vars(options), sample_parameters(model.sample), model.hparams.get("image_shape")
     )
@@ -38,7 +42,11 @@ def sample_chunks(
     arguments: dict[str, Any],
     size: int = CHUNK,
 ) -> Iterator[tuple[list[int], Tensor | list[str]]]:
-    """Seeds and their samples, `size` at a time; systems that read data get unseen samples."""
+    """Sample `size` seeds at a time; a `sample` method with `batch` gets test samples.
+
+    Yields:
+        Seeds of the chunk, and their samples: images or texts.
+    """
     takes_batch = "batch" in inspect.signature(model.sample).parameters
     for start in range(0, len(seeds), size):
         chunk = seeds[start : start + size]

@@ -1,4 +1,4 @@
-"""Sampling texts from seeds, and scoring the tokens of a given text."""
+"""Sample texts, and compute the surprisal of the tokens of a given text."""
 
 import argparse
 import math
@@ -14,25 +14,25 @@ from lightning_modules.core.module import GenerativeModule
 
 
 def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> None:
-    """Add what language models can show of their probabilities."""
+    """Add the options of language models that print probabilities."""
     if isinstance(model, LanguageModel):
         parser.add_argument(
             "--show_probs",
             type=int,
             default=0,
             metavar="K",
-            help="show the K likeliest tokens of each step",
+            help="Print the K most probable tokens of each step to stderr (default: 0).",
         )
         parser.add_argument(
             "--score",
             type=Path,
             metavar="FILE",
-            help="how many bits each token of this text surprises by",
+            help="Text file; print the surprisal of its tokens in bits instead of sampling.",
         )
 
 
 def run(model: GenerativeModule, options: argparse.Namespace) -> None:
-    """Print a text per seed, or the surprisal of each token of `--score`."""
+    """Print one text per seed, or the surprisal of each token of the file `--score`."""
     if isinstance(model, LanguageModel) and options.score:
         print_surprisals(model, options.score)
         return
@@ -49,13 +49,13 @@ def run(model: GenerativeModule, options: argparse.Namespace) -> None:
 
 
 class Typewriter:
-    """Listener of `generate` that shows one text while it is generated.
+    """Listener of `generate` that prints a text, or token probabilities, during generation.
 
     Args:
         model: Language model.
         prompt: Beginning of the text.
-        show_probs: Number of likeliest tokens shown on stderr for each step; 0 writes the text
-            itself to stdout.
+        show_probs: Number of most probable tokens to print to stderr at each step; 0 prints the
+            text to stdout.
     """
 
     def __init__(self, model: LanguageModel, prompt: str, show_probs: int) -> None:
@@ -64,7 +64,7 @@ class Typewriter:
         self.printed = len(self.tokenizer.decode(self.ids))
 
     def __call__(self, tokens: list[int], probabilities: Tensor) -> None:
-        """Show one step of one text."""
+        """Print one step of a text."""
         self.ids.append(tokens[0])
         if self.show_probs:
             top = probabilities[0].topk(min(self.show_probs, probabilities.shape[1]))
@@ -75,7 +75,7 @@ class Typewriter:
             print(f"{self.tokenizer.token(tokens[0])!r:12} {likely}", file=sys.stderr)
             return
         text = self.tokenizer.decode(self.ids)
-        if not text.endswith("\ufffd"):  # half a character
+        if not text.endswith("\ufffd"):  # an incomplete character
             print(text[self.printed :], end="", flush=True)
             self.printed = len(text)
 
@@ -83,13 +83,13 @@ class Typewriter:
 def type_texts(
     model: LanguageModel, seeds: list[int], arguments: dict[str, object], show_probs: int
 ) -> None:
-    """Sample one text after the other, each shown while it is generated.
+    """Sample one text after the other and print each during generation.
 
     Raises:
-        UserError: if `show_probs` is negative.
+        UserError: If `show_probs` is negative.
     """
     if show_probs < 0:
-        raise UserError(f"--show_probs {show_probs}: give at least 1")
+        raise UserError(f"--show_probs must be at least 0 (got {show_probs})")
     prompt = str(arguments["prompt"])
     for seed in seeds:
         model.listener = Typewriter(model, prompt, show_probs)
@@ -100,17 +100,21 @@ def type_texts(
 
 
 def print_surprisals(model: LanguageModel, source: Path) -> None:
-    """Print the surprisal of each token of a text in bits, one a line, and their sum on stderr."""
+    """Print the surprisal of each token in bits, one per line, and the sum to stderr.
+
+    Raises:
+        UserError: If there is no such file.
+    """
     from datamodules.text_files import read_shards
 
     if not source.is_file():
-        raise UserError(f"--score {source}: there is no such file")
+        raise UserError(f"--score {source}: there is no such file; give a text file")
     surprisals, characters = model.surprisals("".join(read_shards(source)))
     for token, nats in surprisals:
         print(f"{nats / math.log(2):.3f}\t{token!r}")
     total = sum(nats for _, nats in surprisals) / math.log(2)
     lossless = model.known_tokenizer().lossless
-    per_character = f", {total / characters:.3f} a character" if lossless else ""
+    per_character = f", {total / characters:.3f} per character" if lossless else ""
     print(
-        f"{total:.1f} bits, {total / len(surprisals):.3f} a token{per_character}", file=sys.stderr
+        f"{total:.1f} bits, {total / len(surprisals):.3f} per token{per_character}", file=sys.stderr
     )

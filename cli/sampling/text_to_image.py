@@ -1,4 +1,4 @@
-"""Sampling images for prompts, and ranking them by how well they fit."""
+"""Sample images for prompts, and rank them by their match with the prompt."""
 
 import argparse
 import sys
@@ -18,16 +18,18 @@ from lightning_modules.core.module import GenerativeModule
 
 
 def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> None:
-    """Add the folder for the images, and their ranking."""
+    """Add the options for the output folder and the ranking."""
     images.add_options(parser, model)
     parser.add_argument(
         "--ranker",
         type=Path,
         metavar="CKPT",
-        help="CLIP (or DALL-E, by its likelihood) that ranks the images of a prompt",
+        help="Checkpoint that ranks the images of a prompt: a CLIP, or a DALL-E by likelihood.",
     )
     parser.add_argument(
-        "--keep", type=int, help="number of images kept, the best first; all unless given"
+        "--keep",
+        type=int,
+        help="Number of best images to save per prompt, with --ranker (default: all).",
     )
 
 
@@ -37,52 +39,55 @@ def run(model: GenerativeModule, options: argparse.Namespace) -> None:
         sample_prompts(model, options)
         return
     if options.ranker or options.keep:
-        raise UserError(
-            "--ranker and --keep choose among the pictures of a prompt: give --prompt TEXT"
-        )
+        raise UserError("--ranker and --keep select images of a prompt; give --prompt TEXT")
     images.run(model, options)
 
 
 def load_ranker(options: argparse.Namespace) -> Any:
-    """System of `--ranker`, or None.
+    """Load the system of `--ranker`; None without the option.
 
     Raises:
-        UserError: if it cannot score captions, or `--keep` does not fit.
+        UserError: If the system cannot score captions, `--keep` is below 1 or has no ranker.
     """
     if options.keep is not None and options.keep < 1:
-        raise UserError(f"--keep {options.keep}: give at least 1")
+        raise UserError(f"--keep must be at least 1 (got {options.keep})")
     if options.ranker is None:
         if options.keep is not None:
             raise UserError(
-                "--keep takes the pictures that fit best: "
-                "give --ranker CKPT, which says so, or leave it out"
+                "--keep needs --ranker, which selects the best images; "
+                "give --ranker CKPT, or leave out --keep"
             )
         return None
     ranker = load(options.ranker)
     if not ranker.scores_captions:
         raise UserError(
-            f"--ranker {options.ranker}: is a {type(ranker).__name__}; "
-            "give the checkpoint of a CLIP, or of a DALL-E"
+            f"--ranker {options.ranker} is a {type(ranker).__name__}; "
+            "give the checkpoint of a CLIP or a DALL-E"
         )
     move_to(ranker, options.device)
     return ranker
 
 
 def read_prompts(prompts: list[str]) -> list[str]:
-    """Prompts of the command line, or with `-` a prompt per line of stdin."""
+    """Prompts of the command line; `-` reads one prompt per line from stdin.
+
+    Raises:
+        UserError: If stdin has no prompt.
+    """
     if prompts == ["-"]:
         prompts = [line for line in map(str.strip, sys.stdin) if line]
     if not prompts:
-        raise UserError("--prompt -: stdin holds no prompt; give one a line")
+        raise UserError("--prompt -: stdin is empty; give one prompt per line")
     return prompts
 
 
 def sample_prompts(model: GenerativeModule, options: argparse.Namespace) -> None:
-    """Sample all seeds for each prompt, rank them, and save those that are kept, and a grid.
+    """Sample all seeds for each prompt, rank them, and save the best images and a grid.
+
+    A prompt that cannot be used is skipped, with a warning on stderr.
 
     Raises:
-        UserError: if a prompt could not be used, after all others were; a line on stderr says why
-            for each.
+        UserError: If prompts were skipped; raised after all others were sampled.
     """
     seeds, arguments = wanted_seeds(options), arguments_of(model, options)
     prompts, ranker = read_prompts(arguments.pop("prompt")), load_ranker(options)
@@ -109,14 +114,14 @@ def sample_prompts(model: GenerativeModule, options: argparse.Namespace) -> None
     if failed and len(prompts) > 1:
         print("\n".join(f"warning: {line}" for line in failed), file=sys.stderr)
         raise UserError(
-            f"{len(failed)} of {len(prompts)} prompts could not be drawn, see the lines above"
+            f"{len(failed)} of {len(prompts)} prompts could not be used; see the warnings above"
         )
     if failed:
         raise UserError(failed[0])
 
 
 def check_prompt(prompt: str, model: Any, ranker: Any) -> None:
-    """Refuse a prompt that the model or the ranker cannot read."""
+    """Raise a UserError if the model or the ranker cannot tokenize the prompt."""
     model.tokenize([prompt])
     if ranker is not None:
         ranker.tokenize([prompt])

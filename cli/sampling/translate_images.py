@@ -1,4 +1,4 @@
-"""Translating images: those of the test split, or a file or folder of your own."""
+"""Translate images: those of the test split, or those of `--input`."""
 
 import argparse
 import sys
@@ -16,17 +16,17 @@ from metrics.features import to_bytes
 
 
 def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> None:
-    """Add the images to translate and the folder for the translations."""
+    """Add the options for the input images and the output folder."""
     images.add_options(parser, model)
     parser.add_argument(
         "--input",
         type=Path,
-        help="image, or folder of images, to be translated; the test split unless given",
+        help="Image, or folder of images, to translate (default: the test split).",
     )
 
 
 def run(model: GenerativeModule, options: argparse.Namespace) -> None:
-    """Translate `--input`, or as many images of the test split as there are seeds."""
+    """Translate `--input`, or one image of the test split per seed."""
     if options.input:
         translate(model, options)
     else:
@@ -34,24 +34,26 @@ def run(model: GenerativeModule, options: argparse.Namespace) -> None:
 
 
 def translate(model: Any, options: argparse.Namespace) -> None:
-    """Translate the images of `--input` into `--out`, under their names and in their sizes.
+    """Translate the images of `--input` and save them in `--out` with their names and sizes.
+
+    An image that cannot be translated is skipped, with a warning on stderr.
 
     Raises:
-        UserError: if an image could not be translated, after all others were; a line on stderr
-            says why for each.
+        UserError: If `--input` and `--out` cannot be used, or images were skipped; the latter is
+            raised after all other images were translated.
     """
     source, out, done = options.input, options.out, 0
     if options.seeds:
         raise UserError(
-            "--seeds picks pictures of the test split: "
-            "with --input give --seed, the noise of every picture"
+            "--seeds selects images of the test split; "
+            "with --input give --seed, the seed for every image"
         )
     failed: list[str] = []
     if not source.exists():
-        raise UserError(f"--input {source}: there is no such picture or folder")
+        raise UserError(f"--input {source}: there is no such file or folder; give images")
     home = source if source.is_dir() else source.parent
     if out.resolve() == home.resolve():
-        raise UserError(f"--out {out} would overwrite the pictures of --input: give another folder")
+        raise UserError(f"--out {out} would overwrite the images of --input; give another folder")
     arguments = arguments_of(model, options)
     domain = arguments["direction"][0]
     for paths, inputs in image_batches(source, model.hparams.image_shape[0], failed):
@@ -70,8 +72,8 @@ def translate(model: Any, options: argparse.Namespace) -> None:
     if failed and source.is_dir():
         print("\n".join(f"warning: {line}" for line in failed), file=sys.stderr)
         raise UserError(
-            f"{len(failed)} of {done + len(failed)} pictures could not be translated, "
-            "see the lines above; repair them"
+            f"{len(failed)} of {done + len(failed)} images could not be translated; "
+            "see the warnings above"
         )
     if failed:
         raise UserError(failed[0])

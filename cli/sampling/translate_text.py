@@ -1,4 +1,4 @@
-"""Translating texts: those of the test split, a file of any length, or one sentence."""
+"""Translate texts: those of the test split, a file of any length, or one sentence."""
 
 import argparse
 import itertools
@@ -16,33 +16,34 @@ from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.translator import Translator
 from lightning_modules.decoding.beam_search import BeamSearchConfig
 
-CHUNK = 512  # lines translated at a time
-MAPS = 8  # first lines whose attention is shown
+CHUNK = 512  # lines per call of `translate`
+MAPS = 8  # number of first lines whose attention weights are saved
 
 
 def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> None:
-    """Add the texts to translate and the files for translations and attention."""
+    """Add the options for the input, the translations and the attention weights."""
     if isinstance(model, Translator):
         parser.add_argument(
-            "--input", help="file with a text on each line, or a text; the test split unless given"
+            "--input",
+            help="File with one text per line, or a single text (default: the test split).",
         )
-        parser.add_argument("--out", type=Path, help="file for translations; stdout unless given")
+        parser.add_argument("--out", type=Path, help="File for the translations (default: stdout).")
         parser.add_argument(
             "--attention",
             type=Path,
             metavar="DIR",
-            help="folder for images of the attention in the first lines",
+            help=f"Folder for images of the attention weights of the first {MAPS} lines.",
         )
 
 
 def run(model: GenerativeModule, options: argparse.Namespace) -> None:
-    """Translate `--input`, or print translations of texts of the test split."""
+    """Translate `--input`, or print translations of one test sample per seed."""
     if isinstance(model, Translator):
         if options.input:
             translate(model, options)
             return
         if options.out or options.attention:
-            raise UserError("--out and --attention go with --input: give a file or a text")
+            raise UserError("--out and --attention need --input; give a file or a text")
     arguments = arguments_of(model, options)
     for _, texts in sample_chunks(model, options, wanted_seeds(options), arguments):
         for text in texts:
@@ -53,21 +54,21 @@ def translate(model: Translator, options: argparse.Namespace) -> None:
     """Translate the lines of `--input`, `CHUNK` at a time; empty lines stay empty.
 
     Raises:
-        UserError: if a line cannot be read, or `--out` is the input.
+        UserError: If a line cannot be read, there is no such file, or `--out` is the input.
     """
     search = BeamSearchConfig(**arguments_of(model, options))
     if options.seeds:
-        raise UserError("--seeds picks texts of the test split: leave it out with --input")
+        raise UserError("--seeds selects texts of the test split; leave it out with --input")
     source, is_file = Path(options.input), os.path.isfile(options.input)
     looks_like_file = source.suffix and len(options.input.split()) == 1
     if not is_file and (looks_like_file or os.path.isdir(options.input)):
         raise UserError(
             f"--input {options.input}: there is no such file; "
-            "give a file with a text on each line, or a text"
+            "give a file with one text per line, or a text"
         )
     if is_file and options.out and options.out.resolve() == source.resolve():
         raise UserError(
-            f"--out {options.out} would overwrite the texts of --input: give another file"
+            f"--out {options.out} would overwrite the file of --input; give another file"
         )
     lines = read_lines(source) if is_file else iter([options.input])
     with (
@@ -86,7 +87,7 @@ def translate(model: Translator, options: argparse.Namespace) -> None:
 def save_attention(
     model: Translator, lines: list[str], search: BeamSearchConfig, folder: Path
 ) -> None:
-    """Save the attention maps of the translation of each line."""
+    """Save the attention weights of the translation of each line as images."""
     for row, line in enumerate(lines, 1):
         if line.strip():
             tokens, length = model.read([line])
