@@ -46,8 +46,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             reason = getattr(error, "strerror", None) or "is the disk full?"
             raise OSError(
                 getattr(error, "errno", errno.ENOSPC),
-                f"could not be written ({reason}); the last good checkpoint is still there: "
-                "make room and continue with --ckpt_path last",
+                f"could not be written ({reason}); the last good checkpoint is kept: "
+                "free some space and resume with --ckpt_path last",
                 str(path),
             ) from error
         finally:
@@ -130,7 +130,8 @@ class RunCheckpoint(Checkpoint):
                 logged = [name for name in trainer.callback_metrics if name.startswith("val/")]
                 raise UserError(
                     f"{type(pl_module).__name__}.monitor is {monitor[0]}, but validation does not "
-                    f"log this value; it logs {', '.join(sorted(logged)) or 'nothing'}"
+                    f"log this value; it logs {', '.join(sorted(logged)) or 'nothing'}; "
+                    "set monitor to one of the logged values"
                 )
             value = trainer.callback_metrics[monitor[0]].item()
             sign = 1 if monitor[1] == "min" else -1

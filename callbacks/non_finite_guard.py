@@ -44,7 +44,8 @@ def check_finite(trainer: Trainer, module: GenerativeModule) -> None:
     if norm is not None and not norm.isfinite():
         name = first_non_finite(module, {})
         raise NonFinite(
-            f"step {trainer.global_step}: {name} is not finite; last.ckpt keeps the last good state"
+            f"step {trainer.global_step}: {name} is not finite; last.ckpt keeps the last good "
+            "state: lower the learning rate or set --trainer.gradient_clip_val"
         )
 
 

@@ -103,7 +103,8 @@ def _continue(address: str, part: Path, limit: int) -> None:
         whole = have + int(length) if length else None
         if whole is not None and whole > limit:
             raise UserError(
-                f"{address}: has {whole:,} bytes, more than the {limit:,} that are allowed"
+                f"{address}: has {whole:,} bytes, more than the {limit:,} allowed; "
+                "download it yourself"
             )
         with open(part, "ab" if have else "wb") as file:
             while block := answer.read(CHUNK):
@@ -111,11 +112,12 @@ def _continue(address: str, part: Path, limit: int) -> None:
                 if have > limit:
                     part.unlink()
                     raise UserError(
-                        f"{address}: sends more than the {limit:,} bytes that are allowed"
+                        f"{address}: sends more than the {limit:,} bytes allowed; "
+                        "download it yourself"
                     )
                 file.write(block)
     if whole is not None and have < whole:
-        raise OSError(f"ended after {have:,} of {whole:,} bytes")
+        raise OSError(f"the download ended after {have:,} of {whole:,} bytes")
 
 
 class Member(NamedTuple):

@@ -468,7 +468,7 @@ class DALLE(GenerativeModule):
                 "and this model was not: give --guidance 1"
             )
         if prime is not None and not 0 < prime_share < 1:
-            raise UserError(f"--prime_share {prime_share}: give more than 0 and less than 1")
+            raise UserError(f"--prime_share must be between 0 and 1 (got {prime_share})")
         tokens = self._captions(len(seeds), batch, prompt)
         given = None
         if prime is not None:

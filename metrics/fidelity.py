@@ -54,7 +54,7 @@ class SSIM(Metric):
         if min(height, width) < self.window:
             raise UserError(
                 f"SSIM needs images of at least {self.window}x{self.window} pixels (got "
-                f"{height}x{width})"
+                f"{height}x{width}): leave out ssim, or give larger images"
             )
         # Variances are differences of squares, which bfloat16 cannot represent accurately.
         with torch.autocast(translated.device.type, enabled=False):

@@ -148,8 +148,8 @@ def test_folder_and_table_say_the_same(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "has no caption: write one"),
-        (" \n", "has no caption: write one"),
+        (None, "the caption is missing; write one"),
+        (" \n", "the caption is missing; write one"),
         (
             "a square of many many many words " * 5,
             r"has \d+ tokens, more than the 20 of data.text_length",
@@ -202,7 +202,7 @@ def test_broken_tables(folder: Path) -> None:
     table = folder / "table.csv"
     for text, message in (
         ("file;caption\n", "needs the columns file and caption"),
-        ("file,caption\n,a square\n", "line 2 names no file"),
+        ("file,caption\n,a square\n", "line 2 has no file name"),
     ):
         table.write_text(text)
         with pytest.raises(UserError, match=message):

@@ -310,7 +310,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     PICTURES + "none": ("data.folder {d}/none", "give one with images"),
     PICTURES + "empty": (
         "data.folder {d}/empty: there are no images in it",
-        "put some there (.bmp, .gif",
+        "add some (.bmp, .gif",
     ),
     PICTURES + "held_out": (
         "data.folder {d}/held_out: none of its 1 images falls into the training split",
@@ -361,8 +361,11 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     SAMPLE + "--num -3": ("--num must be at least 1", "got -3"),
     SAMPLE + "--device gpuu": ("--device gpuu", "give cpu"),
     SAMPLE + "--mode interpolate --steps 0": ("--steps must be >0", "got 0"),
-    SAMPLE + "--label 3": ("--label 3", "leave it out: this model is not conditional"),
-    "sample {d}/conditional/checkpoints/last.ckpt --label 99": ("--label 99", "give 0 to 9"),
+    SAMPLE + "--label 3": ("--label 3", "needs a conditional model, which this is not; omit it"),
+    "sample {d}/conditional/checkpoints/last.ckpt --label 99": (
+        "--label must be",
+        "0 and 9 (got 99)",
+    ),
     "sample {d}/conditional/checkpoints/last.ckpt --mode reconstruct --label 3": (
         "--label 3 cannot be used with --mode reconstruct",
         "leave it out",
@@ -496,7 +499,7 @@ def test_a_full_disk_is_a_fault_of_the_machine_and_keeps_the_last_checkpoint(
         code, line = call(FIT + "--ckpt_path last", d, tmp_path / "run", capsys)
     assert code == 1
     assert line.startswith(f"error: {checkpoint}: could not be written (No space left on device)")
-    assert "make room and continue with --ckpt_path last" in line
+    assert "free some space and resume with --ckpt_path last" in line
     assert checkpoint.read_bytes() == before
     assert not list(checkpoint.parent.glob("*.tmp*"))
     assert train.main((FIT + "--ckpt_path last").format(d=d, new=tmp_path / "run").split()[1:]) == 0

@@ -552,7 +552,7 @@ def test_another_content_is_refused(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize("announce", [True, False])
 def test_too_large_a_download_is_refused(announce: bool, server: Server, tmp_path: Path) -> None:
     server.content["/x"], server.announce = bytes(5_000_000), announce
-    with pytest.raises(UserError, match=r"more than the 2,000,000 (bytes )?that are allowed"):
+    with pytest.raises(UserError, match=r"more than the 2,000,000 (bytes )?allowed"):
         fetch([server.address("/x")], tmp_path / "x", limit=2_000_000)
     assert {path.suffix for path in tmp_path.iterdir()} <= {".lock"}
 

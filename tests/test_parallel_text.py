@@ -399,11 +399,11 @@ def broken(path: Path, content: dict[str, str | bytes], **options: Any) -> Paral
         ({"val.de": "a\n\nb\nc\nd\ne\n", "val.en": "x\ny\nz\nu\nv\n"}, {},
          r"has 6 lines .* has 5: .* look at line 2 first"),
         ({"train.de": "a\n" * 4 + "\n" + "a\n" * 15}, {},
-         r"^\S+train.de line 5: empty; complete .* --data.skip true$"),
+         r"^\S+train.de line 5: the text is empty; complete .* --data.skip true$"),
         ({"train.de": "a\n\n", "train.en": "a\n \n"}, {},
-         r"train.de line 2 and \S+train.en line 2: empty; complete"),
+         r"train.de line 2 and \S+train.en line 2: the text is empty; complete"),
         ({"val.de": "a\nb\n", "val.en": "a\n\n"}, {"skip": True},
-         r"val.en line 2: empty; .* or remove it from both sides$"),
+         r"val.en line 2: the text is empty; .* or remove it from both sides$"),
         ({"train.de": "a a a\na\n", "train.en": "a\na a a a\n"},
          {"max_length": 4, "batch_tokens": 9},
          r"train.en line 2: has 5 tokens, more than data.max_length 4; raise it, "
@@ -552,7 +552,7 @@ def test_multi30k_placed_by_hand(captions: dict[str, bytes], tmp_path: Path) -> 
     (folder / "val.en").unlink()
     (folder / "val.en.gz").write_bytes(captions["val.en"][:-9])
     with pytest.raises(
-        UserError, match=r"val.en.gz: is damaged .*; remove it, and it is downloaded again"
+        UserError, match=r"val.en.gz: is damaged .*; remove it to download it again"
     ):
         Multi30k(tokenizer="word", root=str(tmp_path)).data_spec  # noqa: B018
     assert not (folder / "val.en").exists()

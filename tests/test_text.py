@@ -524,7 +524,7 @@ def test_special_tokens_in_a_text_are_only_text() -> None:
 
 @pytest.mark.parametrize("kind", ["word", "bpe"])
 def test_too_small_a_vocabulary_is_refused(kind: str) -> None:
-    with pytest.raises(UserError, match=r"data.vocab_size 2: give at least"):
+    with pytest.raises(UserError, match=r"data.vocab_size must be at least"):
         KINDS[kind].train(["a b c"], 2)
 
 

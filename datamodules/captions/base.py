@@ -212,7 +212,7 @@ class CaptionedImages(ImageDataModule):
     def _encodings(self, texts: list[str], split: str, place: str) -> Tensor:
         """Encode the captions of one image to int32 (R, T), with R = 1 in evaluation."""
         if not texts:
-            raise UserError("has no caption: write one")
+            raise UserError("the caption is missing; write one")
         numbers = random.Random(mix_seed(Path(place).name, "bpe"))
         rows = torch.zeros(VARIANTS if split == "train" else 1, self.text_length, dtype=torch.int32)
         for variant, row in enumerate(rows):

@@ -53,7 +53,7 @@ class CaptionedFolder(CaptionedImages):
         self.captions = self._table() if self.path.is_file() else self._folder()
         if not self.captions:
             raise UserError(
-                f"data.path {path}: there are no images in it; put some there "
+                f"data.path {path}: there are no images in it; add some "
                 f"({', '.join(sorted(SUFFIXES))})"
             )
 
@@ -74,7 +74,7 @@ class CaptionedFolder(CaptionedImages):
         found: dict[Path, list[str]] = {}
         for line, row in enumerate(read_table(self.path, ("file", "caption")), 2):
             if not row["file"]:
-                raise UserError(f"{self.path}: line {line} names no file; add the file")
+                raise UserError(f"{self.path}: line {line} has no file name; write one")
             captions = found.setdefault((self.path.parent / row["file"]).absolute(), [])
             if row["caption"] and row["caption"].strip():
                 captions.append(row["caption"])

@@ -49,8 +49,8 @@ class InMemoryImages:
         """(N,) bool: images whose name contains `attribute` as a whole word or phrase."""
         if self.names is None:
             raise UserError(
-                "these images have no names or attributes; use data that have, such as OpenMoji or "
-                "CelebA"
+                "these images have no names or attributes; use data with names or attributes, such "
+                "as OpenMoji or CelebA"
             )
         return torch.tensor([f" {attribute.lower()} " in f" {name} " for name in self.names])
 

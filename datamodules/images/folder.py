@@ -63,7 +63,7 @@ class ImageFolder(ImageDataModule):
         found = sum(map(len, self.files.values()))
         if not found:
             raise UserError(
-                f"data.folder {folder}: there are no images in it; put some there "
+                f"data.folder {folder}: there are no images in it; add some "
                 f"({', '.join(sorted(SUFFIXES))})"
             )
         if not self.files["train"]:

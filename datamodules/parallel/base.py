@@ -222,12 +222,13 @@ class ParallelTextDataModule(DataModule):
         empty = [self.where(split, line, side) for side in range(2) if lengths[side, line] == 1]
         if empty and split == "train":
             return UserError(
-                f"{' and '.join(empty)}: empty; complete the pair, or skip such pairs with "
-                "--data.skip true"
+                f"{' and '.join(empty)}: the text is empty; complete the pair, or skip such pairs "
+                "with --data.skip true"
             )
         if empty:
             return UserError(
-                f"{' and '.join(empty)}: empty; complete the pair, or remove it from both sides"
+                f"{' and '.join(empty)}: the text is empty; complete the pair, or remove it from "
+                "both sides"
             )
         side = int(lengths[:, line].argmax())
         return UserError(

@@ -96,7 +96,7 @@ class Multi30k(ParallelFiles):
                 atomic_save(path, lambda file: shutil.copyfileobj(content, file))
         except BROKEN as error:
             raise UserError(
-                f"{packed}: is damaged ({error}); remove it, and it is downloaded again"
+                f"{packed}: is damaged ({error}); remove it to download it again"
             ) from error
 
 

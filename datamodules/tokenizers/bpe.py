@@ -35,8 +35,7 @@ class BPETokenizer(Tokenizer):
             self.model = library.Tokenizer.from_str(model)
         except Exception as error:  # the library raises a bare Exception
             raise UserError(
-                f"this is not a tokenizer of the `tokenizers` library ({error}): give a "
-                "tokenizer.json"
+                f"not a tokenizer of the `tokenizers` library ({error}): give a tokenizer.json"
             ) from error
         self.model.encode_special_tokens = True  # "<eos>" in a text is encoded as text
         self.vocab_size = self.model.get_vocab_size()
@@ -74,8 +73,8 @@ class BPETokenizer(Tokenizer):
         alphabet = library.pre_tokenizers.ByteLevel.alphabet() if whole_alphabet else []
         if vocab_size < len(alphabet) + len(list(specials)):
             raise UserError(
-                f"data.vocab_size {vocab_size}: give at least "
-                f"{len(alphabet) + len(list(specials))}, since every byte has an id"
+                f"data.vocab_size must be at least {len(alphabet) + len(list(specials))}, because "
+                f"every byte has an id (got {vocab_size})"
             )
         trainer = library.trainers.BpeTrainer(
             vocab_size=vocab_size,

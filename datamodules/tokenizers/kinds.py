@@ -33,7 +33,7 @@ def tokenizer_from_json(text: str) -> Tokenizer:
         return KINDS[kind](**state)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"this is not a tokenizer of this template ({error}): give one that a run has saved"
+            f"not a tokenizer of this template ({error}): give one that a run has saved"
         ) from error
 
 

@@ -120,7 +120,9 @@ class WordTokenizer(Tokenizer):
         counts.pop(UNKNOWN, None)
         specials = list(specials)
         if vocab_size < len(specials) + 3:
-            raise UserError(f"data.vocab_size {vocab_size}: give at least {len(specials) + 3}")
+            raise UserError(
+                f"data.vocab_size must be at least {len(specials) + 3} (got {vocab_size})"
+            )
         kept = sorted(counts, key=lambda word: (-counts[word], word))[
             : vocab_size - len(specials) - 2
         ]

@@ -55,9 +55,12 @@ def system_class(class_path: str, source: str | Path) -> type[GenerativeModule]:
     try:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{source}: its class {class_path} cannot be imported ({error})") from error
+        raise UserError(
+            f"{source}: its class {class_path} cannot be imported ({error}); "
+            "run the code that wrote the checkpoint"
+        ) from error
     if not (isinstance(cls, type) and issubclass(cls, GenerativeModule)):
-        raise UserError(f"{source}: {class_path} is not a GenerativeModule")
+        raise UserError(f"{source}: {class_path} is not a GenerativeModule; give one of train.py's")
     return cls
 
 

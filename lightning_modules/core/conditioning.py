@@ -21,7 +21,8 @@ def check_label(label: int | None, classes: int) -> None:
         UserError: If it is not; the message lists the valid labels.
     """
     if label is not None and not 0 <= label < classes:
-        known = (
-            f"give 0 to {classes - 1}" if classes else "leave it out: this model is not conditional"
-        )
-        raise UserError(f"--label {label}: {known}")
+        if not classes:
+            raise UserError(
+                f"--label {label} needs a conditional model, which this is not; omit it"
+            )
+        raise UserError(f"--label must be between 0 and {classes - 1} (got {label})")

@@ -299,7 +299,7 @@ class GenerativeModule(AveragingModule):
         for name in {**theirs, **ours} if resuming else ():
             if theirs.get(name) != ours.get(name):
                 raise UserError(
-                    f"--ckpt_path continues a run with {name} {theirs.get(name, 'unset')}, "
+                    f"--ckpt_path resumes a run with {name} {theirs.get(name, 'unset')}, "
                     f"not {ours.get(name, 'unset')}: "
                     "use its settings, or start a new run with --init_from"
                 )
@@ -334,7 +334,7 @@ class GenerativeModule(AveragingModule):
     def sample(self, seeds: list[int], **options: Any) -> Tensor | list[str]:
         """Sample images or texts, one per seed; not overridden by systems that do not generate."""
         raise UserError(
-            f"{type(self).__name__} does not generate; its `preview` shows what it does"
+            f"{type(self).__name__} does not generate samples; call its `preview` instead"
         )
 
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:

@@ -44,7 +44,7 @@ def conv_grid(image_shape: list[int], channels: list[int]) -> tuple[int, int]:
     if height % step or width % step:
         raise UserError(
             f"images of {height}x{width} cannot be halved {len(channels)} times: sides must be "
-            f"multiples of {step}"
+            f"multiples of {step}; change data.size or data.pad"
         )
     return height // step, width // step
 
