@@ -265,7 +265,8 @@ FILES = "train fit --config {d}/files.yaml --run_dir {new} --data.folder {d}/"
 MISTAKES = {
     FILES + "uneven": ("train.de has 20 lines and", "train.en has 19", "look at line"),
     FILES + "empty": (
-        "train.de line 5: the text is empty; complete the pair, or skip such pairs with --data.skip true",
+        "train.de line 5: the text is empty; complete the pair, or skip such pairs with "
+        "--data.skip true",
     ),
     FILES + "long": (
         "train.en line 8: has 100001 tokens, more than data.max_length 256; raise it, or skip",
