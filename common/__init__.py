@@ -1,1 +1,1 @@
-"""Error, file and image utilities of all packages; imports no other package of this project."""
+"""Utilities for errors, files and images; this package imports no other one of this project."""

@@ -1,7 +1,8 @@
 """Error messages and exit codes of the programs: one line on stderr instead of a traceback.
 
-A user's mistake is a `UserError`: its message says what is wrong and what to do, and the exit code
-is 2. A machine fault (a full disk, no permission) exits with 1. DEBUG=1 shows the traceback.
+A user's mistake raises a `UserError`, whose message says what is wrong and what to do. The program
+then exits with 2. After a fault of the machine, such as a full disk or a missing permission, it
+exits with 1. With the environment variable DEBUG=1, errors also print the traceback.
 """
 
 import errno
@@ -18,24 +19,27 @@ MACHINE_FAULTS = {
 }
 
 
-# Text and traceback that PyTorch puts before the message of an error in a data loader's worker.
+# PyTorch prefixes the message of an error in a data loader's worker with this text and traceback.
 WORKER = re.compile(r"Caught \w+ in DataLoader worker.*\n[\w.]+: ", re.DOTALL)
 
 
 class UserError(ValueError):
-    """Mistake that the user can fix; the message says how, in one line."""
+    """Mistake that the user can fix; the message says in one line what to do."""
 
 
 def one_line(text: str, limit: int = 400) -> str:
-    """Join an error message into one line, without the traceback of a loader's worker."""
+    """Join an error message to one line of at most `limit` characters.
+
+    The traceback of a data loader's worker is removed.
+    """
     joined = " ".join(WORKER.sub("", text).split())
     return joined if len(joined) <= limit else joined[: limit - 3] + "..."
 
 
 def mistake_behind(error: BaseException) -> UserError | None:
-    """Return the `UserError` that caused an error, or None.
+    """Return the `UserError` that caused an error, or None if there is none.
 
-    jsonargparse wraps every exception that a constructor raises.
+    It may be hidden, because jsonargparse wraps every exception raised by a constructor.
     """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
@@ -44,11 +48,11 @@ def mistake_behind(error: BaseException) -> UserError | None:
 
 
 def run(program: Callable[[], object], interrupted: str = "interrupted") -> int:
-    """Call a program and return its exit code; an exception becomes one line on stderr.
+    """Call a program and return its exit code; print an exception as one line on stderr.
 
     Args:
         program: Function without arguments.
-        interrupted: Message after Ctrl-C.
+        interrupted: Message to print after Ctrl-C.
     """
     try:
         program()
@@ -76,7 +80,7 @@ def run(program: Callable[[], object], interrupted: str = "interrupted") -> int:
 
 
 def fail(message: str, code: int) -> int:
-    """Print an error in one line, after the traceback if DEBUG is set, and return `code`."""
+    """Print an error as one line, after its traceback if DEBUG is set, and return `code`."""
     if os.environ.get("DEBUG"):
         traceback.print_exc()
     print(f"error: {one_line(message)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The repository's root and atomic writing of files."""
+"""Path of the repository's root, and atomic writing of files."""
 
 import os
 from collections.abc import Callable
@@ -9,9 +9,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def atomic_save(path: Path, write: Callable[[Any], None]) -> None:
-    """Write a temporary file with `write`, then rename it to `path`.
+    """Write a temporary file with `write`, then rename this file to `path`.
 
-    A killed process leaves no partial file.
+    If the process is killed meanwhile, `path` does not contain a partial file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")

@@ -1,4 +1,4 @@
-"""Grids, strips and labelled rows of images, and PNG files."""
+"""Arrangement of images in grids, strips and labelled rows, and writing of PNG files."""
 
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from torchvision.utils import make_grid
 
 
 def grid(images: Tensor, columns: int = 8) -> Tensor:
-    """Arrange images in a grid, as one uint8 image (3, H, W).
+    """Arrange images in a grid; return the grid as one uint8 image (3, H, W).
 
     Args:
-        images: Images (N, C, H, W) in [-1, 1], or R versions of them to compare (R, N, C, H, W):
-            version r + 1 of an image is shown below version r.
+        images: Images (N, C, H, W) in [-1, 1], or R versions of N images (R, N, C, H, W), which are
+            shown one below the other. Points (N, 2, 1, 1) of 2-D data are plotted instead.
         columns: Maximum number of images side by side.
     """
     if images.shape[-3:] == (2, 1, 1):
@@ -35,11 +35,12 @@ def grid(images: Tensor, columns: int = 8) -> Tensor:
 
 
 def labelled(rows: list[tuple[str, Tensor]], min_side: int = 64) -> Tensor:
-    """Arrange rows of images, each after its label, in one uint8 image (3, H, W).
+    """Arrange rows of images, with a label before each row, in one uint8 image (3, H, W).
 
     Args:
-        rows: Label and images (N, C, H, W) in [-1, 1] of each row; all images have one size.
-        min_side: Minimum side of an image in pixels; smaller images are enlarged.
+        rows: Pair of label and images (N, C, H, W) in [-1, 1] for each row. All images must have
+            the same size.
+        min_side: Minimum width of an image in pixels; smaller images are enlarged by an integer.
     """
     scale = -(-min_side // rows[0][1].shape[-1])
     lines = [
@@ -58,7 +59,7 @@ def labelled(rows: list[tuple[str, Tensor]], min_side: int = 64) -> Tensor:
 
 
 def label_font(size: int) -> Any:
-    """Font with more characters than ASCII if the system has one, else Pillow's default."""
+    """Return an installed font with more characters than ASCII, or else Pillow's default font."""
     for name in (
         "NotoSansCJK-Regular.ttc",
         "NotoSans-Regular.ttf",
@@ -74,7 +75,7 @@ def label_font(size: int) -> Any:
 
 
 def plane(points: Tensor, side: int = 192) -> Tensor:
-    """Plot points (N, 2) in [-1, 1], the samples of 2-D data, in a uint8 image (3, side, side)."""
+    """Plot samples of 2-D data, points (N, 2) in [-1, 1], in a uint8 image (3, side, side)."""
     column, row = (
         ((points.detach().float().cpu().clamp(-1, 1) + 1) / 2 * (side - 1)).round().long().unbind(1)
     )
@@ -84,7 +85,7 @@ def plane(points: Tensor, side: int = 192) -> Tensor:
 
 
 def strips(images: Tensor) -> Tensor:
-    """Arrange strips (N, S, C, H, W), one per line, in one uint8 image (3, H, W)."""
+    """Arrange N strips of S images (N, S, C, H, W), one strip per line, in one image (3, H, W)."""
     return grid(images.flatten(0, 1), columns=images.shape[1])
 
 

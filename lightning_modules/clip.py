@@ -8,9 +8,9 @@ Contrastive Predictive Coding", 2018. For the N pairs of a batch, gathered from 
     logits_ij = exp(t) u_i' v_j                                                                (2)
     loss = 1/2 mean_i -log softmax_j(logits_ij)_i + 1/2 mean_j -log softmax_i(logits_ij)_j     (3)
 
-CLIP models p(y|x) among given captions, not p(x). It cannot generate images, but it can select the
-sample that fits a caption best. DALL-E's samples are ranked by CLIP, and evaluated by how often
-CLIP prefers a sample's own caption among 32.
+CLIP models p(y|x), the probability of each of the given captions y for an image x, but not p(x). It
+cannot generate images, but it can select the sample that fits a caption best. Here CLIP ranks the
+samples of DALL-E, and evaluates them by how often it prefers a sample's own caption among 32.
 
 Symbols: f, g `image_encoder`, `text_encoder` · u, v of Eq. 1 `u`, `v` (N, D) · t `log_scale`,
 initially ln(1 / 0.07), at most ln 100 (section 2.5).
@@ -18,18 +18,20 @@ initially ln(1 / 0.07), at most ln 100 (section 2.5).
 Departures from the paper and from the released code (`openai/CLIP`, clip/model.py), which has the
 networks and no training:
 
-- f: residual blocks (`nn/bottleneck.py`) with mean pooling; a ResNet with attention pooling or a
-  ViT in both (section 2.4).
-- Feature of a text: taken at the last token, without [SOS] and [EOS]; at the [EOS] token in both,
-  which the released code finds as the largest token id.
-- Activation in g: GELU; not stated in the paper, x sigmoid(1.702 x) in the released code.
-- Initial weights of g: PyTorch's defaults in the blocks; by width and depth in the released code.
-- Adam (appendix F): betas (.9, .98) and epsilon 1e-6 as for the ViT, though f is convolutional; the
-  ResNet has (.9, .999) and 1e-8.
-- Dropout in the residual branches of g; none in both.
-- Augmentation: shifts by up to `shift` pixels; random crops in the paper.
-- Equal captions in a batch: the target of Eq. 3 is spread evenly over them; in both, equal captions
-  are negatives of each other. They are rare in 400 million pairs and common in small data sets.
+- f: residual blocks (`nn/bottleneck.py`) with mean pooling. The paper and the released code have a
+  ResNet with attention pooling or a ViT (section 2.4).
+- Feature of a text: taken at its last token, and texts have no [SOS] and [EOS]. The paper and the
+  released code take it at the [EOS] token, which the code finds as the largest token id.
+- Activation in g: GELU. The paper does not state it; the released code has x sigmoid(1.702 x).
+- Initial weights of g: PyTorch's defaults in the blocks. In the released code they depend on width
+  and depth.
+- Adam (appendix F): betas (.9, .98) and epsilon 1e-6, which the paper has for the ViT. For the
+  ResNet, which is convolutional like f, the paper has (.9, .999) and 1e-8.
+- Dropout: in the residual branches of g. The paper and the released code have none.
+- Augmentation: shifts by up to `shift` pixels. The paper has random crops.
+- Equal captions in a batch: the target of Eq. 3 is spread evenly over them. In the paper and the
+  released code, equal captions are negatives of each other. Equal captions are rare in 400 million
+  pairs and common in small data sets.
 """
 
 import math
@@ -60,13 +62,13 @@ from metrics.retrieval import RankingAccuracy, image_keys
 
 
 def contrastive_loss(u: Tensor, v: Tensor, scale: Tensor, tokens: Tensor) -> Tensor:
-    """Contrastive loss of Eq. 3, a scalar.
+    """Return the contrastive loss of Eq. 3, a scalar.
 
     Args:
         u: Normalised features (N, D) of images.
         v: Normalised features (N, D) of the images' captions.
         scale: Scalar exp(t), the inverse temperature.
-        tokens: Captions (N, T); equal captions share their targets.
+        tokens: Tokens (N, T) of the captions. The target is spread evenly over equal captions.
     """
     with torch.autocast(u.device.type, enabled=False):
         logits = scale * u @ v.T  # Eq. 2
@@ -76,7 +78,7 @@ def contrastive_loss(u: Tensor, v: Tensor, scale: Tensor, tokens: Tensor) -> Ten
 
 
 class TextEncoder(nn.Module):
-    """Text encoder g: a Transformer, and a projection of its hidden state at the last token."""
+    """Text encoder g: a Transformer, whose hidden state at a text's last token is projected."""
 
     def __init__(
         self,
@@ -98,7 +100,7 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.positions.weight, 0.0, 0.01)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Features (N, D), not normalised, of tokens (N, T) padded with 0."""
+        """Return the features (N, D), not normalised, of tokens (N, T) padded with 0."""
         x = self.embedding(tokens) + self.positions.weight[: tokens.shape[1]]
         for block in self.blocks:
             x = block(x)
@@ -116,21 +118,22 @@ class CLIP(GenerativeModule):
         vocab_size: Number of text tokens; supplied by the data module.
         text_length: Maximum number of tokens of a caption; supplied by the data module.
         Network:
-        channels: Number of channels in the image encoder's first group of blocks; doubled in each
-            further group.
-        downsamplings: Number of halvings of the image; H and W must be multiples of
-            2^downsamplings.
-        blocks: Number of blocks per group of the image encoder.
+        channels: Number of channels of the image encoder at the image's resolution. It doubles each
+            time the resolution is halved.
+        downsamplings: Number of times that the image encoder halves the resolution. H and W must be
+            multiples of 2^downsamplings.
+        blocks: Number of residual blocks of the image encoder at each resolution.
         layers: Number of Transformer blocks of the text encoder.
         heads: Number of attention heads of the text encoder; must divide `width`.
         width: Width of the text encoder's residual stream.
         dropout: Dropout probability of the text encoder's residual branches.
         features: Dimension D of the joint embedding space (Eq. 1).
         Objective:
-        shift: Maximum shift of training images in pixels; edge pixels are repeated.
+        shift: Maximum random shift of training images, in pixels; 0 disables shifts. Edge pixels
+            are repeated.
         Optimizer:
         learning_rate: Peak learning rate of AdamW.
-        weight_decay: Weight decay of matrices; none for gains, biases and t.
+        weight_decay: Weight decay of matrices. Gains, biases and the learnt temperature have none.
         warmup_steps: Number of updates over which the learning rate rises to its peak.
     """
 
@@ -177,11 +180,11 @@ class CLIP(GenerativeModule):
         self.ranking = RankingAccuracy()
 
     def image_features(self, image: Tensor) -> Tensor:
-        """Normalised features u (N, D) of images (N, C, H, W) in [-1, 1] (Eq. 1)."""
+        """Return the normalised features u (N, D) of images (N, C, H, W) in [-1, 1] (Eq. 1)."""
         return F.normalize(self.image_encoder(image).float(), dim=1)
 
     def text_features(self, tokens: Tensor) -> Tensor:
-        """Normalised features v (N, D) of tokens (N, T) (Eq. 1)."""
+        """Return the normalised features v (N, D) of captions, given as tokens (N, T) (Eq. 1)."""
         return F.normalize(self.text_encoder(tokens).float(), dim=1)
 
     # Training
@@ -199,7 +202,7 @@ class CLIP(GenerativeModule):
         return {"loss": loss, "scale": self.log_scale.exp()}
 
     def shift(self, image: Tensor) -> Tensor:
-        """Shift each of the images (N, C, H, W) by up to `shift` pixels in both directions."""
+        """Shift each image of (N, C, H, W) at random by up to `shift` pixels in both directions."""
         max_shift, (height, width) = self.hparams.shift, image.shape[-2:]
         if not max_shift:
             return image
@@ -217,14 +220,14 @@ class CLIP(GenerativeModule):
         ]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Take an optimizer step, then limit t (section 2.5) before any checkpoint is saved."""
+        """Take an optimizer step, then limit t to ln 100 (section 2.5)."""
         super().optimizer_step(*args, **kwargs)
         self.log_scale.data.clamp_(max=math.log(100))
 
     def configure_optimizers(self) -> Any:
         h, total = self.hparams, self.total_updates
         adam = torch.optim.AdamW(
-            decay_groups(self.parameters(), h.weight_decay),  # none for gains, biases and t
+            decay_groups(self.parameters(), h.weight_decay),  # no decay of gains, biases and t
             h.learning_rate,
             (0.9, 0.98),
             eps=1e-6,
@@ -232,7 +235,7 @@ class CLIP(GenerativeModule):
         )
 
         def rate(update: int) -> float:
-            """Factor of the learning rate: linear warm-up, then half a cosine to 0."""
+            """Return the learning rate's factor: a linear warm-up, then half a cosine to 0."""
             if update < h.warmup_steps:
                 return (update + 1) / h.warmup_steps
             progress = min(1.0, (update - h.warmup_steps) / max(1, total - h.warmup_steps))
@@ -259,34 +262,41 @@ class CLIP(GenerativeModule):
 
     @sampling
     def features(self, what: Tensor | list[str]) -> Tensor:
-        """Normalised features (N, D) of images (N, C, H, W) in [-1, 1] or of N captions (Eq. 1).
+        """Return normalised features (N, D) of images (N, C, H, W) in [-1, 1] or of N captions.
 
         Raises:
-            UserError: If the shape is not that of the training images, or a caption cannot be
-                encoded.
+            UserError: If the images differ in shape from the training images, or a caption cannot
+                be encoded.
         """
         if isinstance(what, Tensor):
             shape = list(what.shape[1:])
             if shape != self.hparams.image_shape:
                 raise UserError(
                     f"this CLIP encodes images of shape {self.hparams.image_shape}, not {shape}: "
-                    "train a CLIP on this shape"
+                    "train a CLIP on images of this shape"
                 )
             return self.image_features(what.to(self.device))
         return self.text_features(self.tokenize(what))
 
     def tokenize(self, captions: list[str]) -> Tensor:
-        """Tokens (N, T) of N captions; raises a `UserError` if a caption cannot be encoded."""
+        """Return the tokens (N, T) of N captions.
+
+        Raises:
+            UserError: If a caption cannot be encoded.
+        """
         tokens = caption_tokens(self.known_tokenizer(), captions, self.hparams.text_length)
         return tokens.to(self.device)
 
     def score(self, image: Tensor, captions: list[str]) -> Tensor:
-        """Cosine similarities (N, M) of images (N, C, H, W) in [-1, 1] and M captions."""
+        """Return cosine similarities (N, M) of images (N, C, H, W) in [-1, 1] and M captions."""
         return self.features(image) @ self.features(captions).T
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """List the batch's three best captions per image; "*" marks the image's own caption."""
+        """List the three captions of the batch that fit each image best, with their scores.
+
+        "*" marks the image's own caption.
+        """
         if self.tokenizer is None:
             return {}
         scores = self.image_features(batch["image"]) @ self.text_features(batch["tokens"]).T

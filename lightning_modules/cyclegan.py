@@ -2,43 +2,44 @@
 
 Zhu, Park, Isola and Efros, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial
 Networks", ICCV 2017. Generators G: A -> B and F: B -> A translate between the domains A and B.
-Discriminators D_B and D_A tell real images from translated ones. The losses, in the least-squares
-form of section 4:
+Discriminators D_A and D_B distinguish real images of A and B from translated images. The losses, in
+the least-squares form of section 4:
 
     adversarial     L_GAN(G, D_B) = E_b[(D_B(b) - 1)^2] + E_a[D_B(G(a))^2]                       (1)
     cycle           L_cyc = E_a[|F(G(a)) - a|_1] + E_b[|G(F(b)) - b|_1]                          (2)
     full objective  L_GAN(G, D_B) + L_GAN(F, D_A) + lambda_cycle L_cyc + lambda_identity L_idt   (3)
     identity        L_idt = E_b[|G(b) - b|_1] + E_a[|F(a) - a|_1]   (section 5.2)
 
-D_B minimises half of Eq. 1, and G minimises E_a[(D_B(G(a)) - 1)^2]. The adversarial loss alone lets
-G map any a to any b; the cycle loss ties G(a) to a, since F must recover a from it. The identity
-loss requires that G leaves images of B unchanged, which preserves the colours of paintings.
-Absolute differences are means over pixels, channels and the batch.
+D_B minimises half of Eq. 1, and G minimises E_a[(D_B(G(a)) - 1)^2]. With the adversarial loss
+alone, G could map any a to any b. The cycle loss ties G(a) to a, because F must recover a from
+G(a). The identity loss requires that G leaves images of B unchanged, which preserves the colours of
+paintings. Absolute differences are means over pixels, channels and the batch.
 
 Symbols: G, F `generator.a2b`, `generator.b2a` · D_B, D_A `discriminator.b`, `discriminator.a` ·
-lambda `lambda_cycle`. `cycle` selects the forward cycle a -> G(a) -> F(G(a)), the backward cycle
-b -> F(b) -> G(F(b)), or both.
+lambda `lambda_cycle`. The option `cycle` selects the forward cycle a -> G(a) -> F(G(a)), the
+backward cycle b -> F(b) -> G(F(b)), or both.
 
-Discriminators are trained on a pool of 50 past generated images (section 4, after Shrivastava et
-al. 2017), which reduces oscillation. One optimizer updates both generators, another one both
-discriminators.
+Each discriminator is trained on current translations, mixed with translations from a pool of 50
+past ones. This reduces oscillation (section 4, after Shrivastava et al. 2017). One optimizer
+updates both generators, and a second one updates both discriminators.
 
 Departures from the paper and its two releases (Lua, then PyTorch):
 
-- lambda_identity: 0 by default and 5.0 in the recipes of the paper's archives. It is
-  lambda_cycle / 2 for paintings in the paper (section 5.2) and in the PyTorch release, 0 in the Lua
-  release.
+- lambda_identity: 0 by default and 5.0 in the recipes of the paper's data sets. The paper has
+  lambda_cycle / 2 for paintings (section 5.2), the PyTorch release lambda_cycle / 2, and the Lua
+  release 0.
 - Learning rate: constant for 100 epochs, then falling to 0 over 100 epochs (section 4). The
-  releases change it after each epoch; the recipes of the archives follow the PyTorch release.
+  releases change the learning rate after each epoch. The recipes of the paper's data sets follow
+  the PyTorch release.
 - Order of an update: discriminators, then generators. The Lua release updates G, D_B, F, D_A; the
   PyTorch release updates the generators, then the discriminators.
-- Target for real images: 1 (section 4); 0.9 in the Lua release.
-- Gradient of the discriminators: halved, as in the paper and the PyTorch release, but not in the
-  Lua release.
-- Residual blocks: 6 below 256 pixels, otherwise 9. The paper has 6 at 128 pixels and 9 from 256
-  pixels on (appendix 7.2); the PyTorch release has 9.
-- Biases before instance norm: none, because the norm cancels them. The Lua release sets them to 0
-  at each step; the PyTorch release keeps them.
+- Target for real images: 1 (section 4). The Lua release uses 0.9.
+- Loss of the discriminators: halved, as in the paper and the PyTorch release. The Lua release does
+  not halve it.
+- Residual blocks: 6 for images below 256 pixels, otherwise 9. The paper has 6 at 128 pixels and 9
+  from 256 pixels on (appendix 7.2); the PyTorch release has 9.
+- Biases before instance norm: none, because the norm cancels them. The Lua release sets these
+  biases to 0 at each step; the PyTorch release keeps them.
 """
 
 from collections.abc import Iterable
@@ -62,7 +63,7 @@ Direction = Literal["a2b", "b2a"]
 
 
 class Residual(nn.Module):
-    """Residual block: x plus two 3x3 convolutions of x."""
+    """Residual block: adds two successive 3x3 convolutions of x to x."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -77,9 +78,10 @@ class Residual(nn.Module):
 
 
 class ResnetGenerator(nn.Sequential):
-    """Generator of residual blocks; keeps the shape (N, C, H, W), with H and W multiples of 4.
+    """Generator of residual blocks, whose input and output are images (N, C, H, W).
 
-    Layers (appendix 7.2), with w `width`: c7s1-w, d2w, d4w, residual blocks, u2w, uw, c7s1-C.
+    H and W must be multiples of 4. Layers in the notation of appendix 7.2, where w is `width`:
+    c7s1-w, d2w, d4w, residual blocks, u2w, uw, c7s1-C.
     """
 
     def __init__(self, channels: int, width: int, blocks: int) -> None:
@@ -103,10 +105,10 @@ class ResnetGenerator(nn.Sequential):
 
 
 class ImagePool:
-    """Pool of past generated images that a discriminator is trained on (section 4).
+    """Pool of past generated images for the training of a discriminator (section 4).
 
-    With probability 0.5, `query` returns a stored image and stores the new one in its place;
-    otherwise it returns the new image.
+    For each new image, `query` returns with probability 0.5 a stored image, which the new image
+    replaces in the pool. Otherwise, and until the pool is full, it returns the new image.
 
     Args:
         size: Maximum number of stored images; 0 disables the pool.
@@ -118,7 +120,7 @@ class ImagePool:
         self.count = 0
 
     def query(self, images: Tensor) -> Tensor:
-        """Exchange images (N, C, H, W) with the pool.
+        """Return images (N, C, H, W), some of them exchanged for images of the pool.
 
         Random numbers come from the CPU's generator, which avoids synchronisation with a GPU.
         """
@@ -127,7 +129,7 @@ class ImagePool:
         return torch.cat([self._exchange(part) for part in images.split(self.size)])
 
     def _exchange(self, images: Tensor) -> Tensor:
-        """Exchange at most `size` images, each with a slot of its own."""
+        """Exchange at most `size` images, each with a different slot of the pool."""
         if self.images is None:
             self.images = images.new_empty(self.size, *images.shape[1:])
         self.images = self.images.to(images)  # after resuming, it may be on another device
@@ -146,12 +148,12 @@ class ImagePool:
         return result
 
     def state(self) -> dict[str, Any]:
-        """Contents for a checkpoint: plain values and a tensor on the CPU."""
+        """Return the stored images, on the CPU, and their number, for a checkpoint."""
         filled = None if self.images is None else self.images[: self.count].cpu()
         return {"images": filled, "count": self.count}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore the contents that `state` returned."""
+        """Restore the pool from a dictionary returned by `state()`."""
         self.count = state["count"]
         if state["images"] is not None:
             self.images = state["images"].new_empty(self.size, *state["images"].shape[1:])
@@ -159,7 +161,7 @@ class ImagePool:
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam with the paper's learning rate (section 4) and the releases' beta1."""
+    """Build Adam with the paper's learning rate (section 4) and the beta1 of the releases."""
     return torch.optim.Adam(parameters, lr=2e-4, betas=(0.5, 0.999), fused=True)
 
 
@@ -178,28 +180,30 @@ class CycleGAN(AdversarialModule):
         image_shape: Shape (C, H, W) of an image, with H and W multiples of 4; supplied by the data
             module.
         Network:
-        width: Number of channels after the first convolution of each network; 64 in the paper.
-        blocks: Number of residual blocks per generator; None for the paper's 6 below 256 pixels,
-            otherwise 9.
-        patch: Side in pixels of the square patch that a discriminator's logit depends on.
+        width: Number of channels after the first convolution of each network. The paper uses 64.
+        blocks: Number of residual blocks per generator. None uses 6 for images below 256 pixels and
+            9 for others, as in the paper.
+        patch: Side, in pixels, of the square image patch that determines one logit of a
+            discriminator.
         Objective:
         lambda_cycle: Weight of the cycle loss (Eq. 2).
-        lambda_identity: Weight of the identity loss; 0 for no identity loss. The PyTorch release
-            uses half of `lambda_cycle`.
-        lambda_gan: Weight of the generators' adversarial loss (Eq. 1); 0 trains on the cycle loss
-            alone, as in the paper's Tables 4 and 5.
-        cycle: Terms of the cycle loss: "both", only a -> b -> a ("forward") or only b -> a -> b
-            ("backward"), as in the paper's Tables 4 and 5.
-        pool_size: Number of past generated images in each discriminator's pool; 0 for no pool.
+        lambda_identity: Weight of the identity loss; 0 disables this loss. The PyTorch release of
+            CycleGAN uses half of `lambda_cycle`.
+        lambda_gan: Weight of the generators' adversarial loss (Eq. 1); 0 disables this loss, as in
+            the row "Cycle alone" of the paper's Tables 4 and 5.
+        cycle: Cycles in the cycle loss: a -> b -> a ("forward"), b -> a -> b ("backward") or
+            "both". The paper's Tables 4 and 5 compare the three choices.
+        pool_size: Number of past generated images in each discriminator's pool; 0 disables the
+            pools.
         Optimizer:
-        generator_optimizer: Factory of the optimizer of both generators.
-        discriminator_optimizer: Factory of the optimizer of both discriminators.
+        generator_optimizer: Factory of the optimizer that updates both generators.
+        discriminator_optimizer: Factory of the optimizer that updates both discriminators.
         **kwargs: Arguments of `AdversarialModule`: schedules, clipping, accumulation, averaged
             weights.
 
     Raises:
-        UserError: If a side is not a multiple of 4 or too small for the patch, or if all weights
-            are 0.
+        UserError: If a side of the images is not a multiple of 4 or is too small for `patch`, or
+            if all weights of the generators' loss are 0.
     """
 
     modality = "image-to-image"
@@ -252,7 +256,7 @@ class CycleGAN(AdversarialModule):
 
     @staticmethod
     def check_sides(height: int, width: int) -> None:
-        """Raise a `UserError` if the generators cannot keep this image size."""
+        """Raise a `UserError` if a side is not a multiple of 4 or is below 8."""
         if height % 4 or width % 4 or min(height, width) < 8:
             fit = [
                 f"{max(8, side - side % 4)} or {max(8, side - side % 4) + 4}"
@@ -260,14 +264,14 @@ class CycleGAN(AdversarialModule):
             ]
             raise UserError(
                 f"images of {height}x{width}: sides must be multiples of 4 and at least 8 "
-                f"(resize them to a height of {fit[0]} and a width of {fit[1]})"
+                f"(resize the images to a height of {fit[0]} and a width of {fit[1]})"
             )
 
     def generate(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         return {"a": self.generator["b2a"](batch["b"]), "b": self.generator["a2b"](batch["a"])}
 
     def domain_loss(self, domain: str, real: Tensor, fake: Tensor) -> Tensor:
-        """Loss of a domain's discriminator: half of Eq. 1."""
+        """Return the loss of a domain's discriminator, half of Eq. 1."""
         # One pass for real and fake images: instance norm normalises each image separately.
         on_real, on_fake = self.discriminator[domain](torch.cat([real, fake])).chunk(2)
         return ((on_real - 1).square().mean() + on_fake.square().mean()) / 2  # Eq. 1
@@ -284,7 +288,7 @@ class CycleGAN(AdversarialModule):
     def generator_losses(
         self, batch: dict[str, Any], generated: dict[str, Tensor], every: bool = False
     ) -> dict[str, Tensor]:
-        """Unweighted terms of Eq. 3 by name: those of positive weight, or all with `every`."""
+        """Return the unweighted terms of Eq. 3 by name; without `every`, skip terms of weight 0."""
         g, d, a, b = self.generator, self.discriminator, batch["a"], batch["b"]
         terms = {
             "gan_a2b": lambda: (d["b"](generated["b"]) - 1).square().mean(),  # Eq. 1
@@ -297,7 +301,7 @@ class CycleGAN(AdversarialModule):
         return {name: term() for name, term in terms.items() if every or self.weights[name]}
 
     def weigh(self, losses: dict[str, Tensor]) -> Tensor:
-        """Weighted sum of the terms (Eq. 3)."""
+        """Return the weighted sum of the given terms of Eq. 3."""
         return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
 
     def generator_loss(
@@ -309,7 +313,7 @@ class CycleGAN(AdversarialModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build one optimizer for both generators and one for both discriminators.
 
-        The defaults are `adam` and a constant learning rate.
+        By default, both optimizers are those of `adam`, with a constant learning rate.
         """
         return self.build_optimizers()
 
@@ -339,14 +343,14 @@ class CycleGAN(AdversarialModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the pools of all ranks; each rank has its own."""
+        """Save the pools of all ranks; each rank has pools of its own."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["pools"] = self.of_all_ranks(
             {name: pool.state() for name, pool in self.pools.items()}
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the pools of this rank; a rank without saved pools starts with empty ones."""
+        """Restore the pools of this rank; a rank without saved pools keeps empty pools."""
         super().on_load_checkpoint(checkpoint)
         if self._trainer is not None and self.trainer.global_rank < len(checkpoint["pools"]):
             for name, pool in self.pools.items():
@@ -366,15 +370,16 @@ class CycleGAN(AdversarialModule):
 
         Args:
             seeds: One seed per image; ignored, because translation is deterministic.
-            batch: Images (N, C, H, W) in [-1, 1] under `a` for "a2b" or `b` for "b2a"; H and W must
-                be multiples of 4.
+            batch: Dictionary with the input images (N, C, H, W) in [-1, 1], under the key `a` for
+                "a2b" or `b` for "b2a". H and W must be multiples of 4.
             direction: Translation from domain A to B ("a2b") or from B to A ("b2a").
 
         Returns:
             Translated images (N, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: If there are no images, or a side is not a multiple of 4.
+            UserError: If `batch` is None, or a side of the images is not a multiple of 4 or is
+                below 8.
         """
         if batch is None:
             raise UserError(
@@ -386,7 +391,7 @@ class CycleGAN(AdversarialModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Grids with rows of images, translations, reconstructions and identity translations."""
+        """Return two grids, with rows a, G(a), F(G(a)), F(a) and rows b, F(b), G(F(b)), G(b)."""
         g = self.generator
         a, b = batch["a"], batch["b"]
         fake_a, fake_b = g["b2a"](b), g["a2b"](a)

@@ -10,34 +10,40 @@ discrete VAE (`dvae.py`) encodes the image x as M image tokens z. The caption y 
         conv: j <= m and j is in the kernel around m                                           (4)
     log p = log p(z_m | none) + s * (log p(z_m | y) - log p(z_m | none))                       (5)
 
-This system models the last two terms of Eq. 1. Each position of the text after the end of a caption
-has a padding token of its own, which is learnt and predicted like any other token. Text and image
-tokens have separate output heads. This is equal to one softmax over all tokens in which the other
-kind is masked.
+This system models the last two terms of Eq. 1. Each text position t has a padding token of its own,
+used if the caption ends before t. Padding tokens are learnt and predicted like other tokens. Text
+and image tokens have separate output heads. This is equal to one softmax over all tokens in which
+image tokens are masked at text positions, and text tokens at image positions.
 
-Eq. 4 defines the image tokens j that image token m attends to, in raster order on a grid of width
-w; it also attends to all text (Figure 11). With "sparse" attention, layers alternate: column where
-(layer - 2) mod 4 = 0, conv in the last layer, row in all others. With "dense" attention, each token
-attends to all previous ones. Eq. 5 is classifier-free guidance (Ho and Salimans 2021). Training
-drops some captions to learn p(z_m | none), and s > 1 extrapolates beyond p(z_m | y).
+Eq. 4 defines the image tokens j to which image token m attends. Image tokens are numbered in raster
+order on a grid of width w. Each image token also attends to all text (Figure 11). With "sparse"
+attention, the last layer has the conv pattern; of the others, layers with (layer - 2) mod 4 = 0
+have the column pattern, and the rest have the row pattern. With "dense" attention, each token
+attends to all previous tokens.
+
+Eq. 5 is classifier-free guidance (Ho and Salimans 2021). Training drops some captions, so that the
+model learns p(z_m | none); s > 1 extrapolates beyond p(z_m | y).
 
 Symbols: y `text` (N, T), which is `tokens` (N, T) with padding token V + t for a 0 at position t ·
-z `image_tokens` (N, M), M = h * w of `grid` · s `guidance`. BPE dropout is `data.bpe_dropout`.
-Reranking is `sample.py --ranker` with a checkpoint of `clip.py`.
+z `image_tokens` (N, M), where M = h * w and (h, w) is `grid` · s `guidance`. The paper's BPE
+dropout is the option `data.bpe_dropout`. The paper's reranking is `sample.py --ranker`, with a
+checkpoint of `clip.py`.
 
 Departures from the paper; the released code (`openai/DALL-E`) has the networks of the discrete VAE,
 not the Transformer:
 
-- Size (section 2.2): set by the configuration. The paper has 64 layers with 62 heads of 64, 256
-  text tokens and 1,024 image tokens out of 8,192.
-- Optimizer (appendix B.2): AdamW 4.5e-4 (.9, .96), decay .045, with a cosine instead of halving by
-  hand on plateaus; or Muon.
-- Averaged weights: none; in the paper with a decay of .99, once in 25 updates (appendix B.2).
-- Dropout of residual branches and embeddings; not stated in the paper.
-- Padding tokens count in Eq. 3; not stated in the paper.
-- `caption_dropout` drops captions; dropped text has no loss.
-- Sampling (section 2.6): temperature .5 and s = 1.5 by default; temperature 1, no guidance and the
-  best of 512 by CLIP in the paper.
+- Size (section 2.2): set by the configuration. The paper has 64 layers with 62 heads of width 64,
+  256 text tokens, and 1,024 image tokens from a codebook of 8,192.
+- Optimizer (appendix B.2): the paper's AdamW (learning rate 4.5e-4, betas .9 and .96, weight decay
+  .045), or Muon. The learning rate follows a cosine; the paper halves it by hand on plateaus.
+- Averaged weights: none. The paper averages weights once in 25 updates, with a decay of .99
+  (appendix B.2).
+- Dropout: in residual branches and embeddings. The paper does not state its dropout.
+- Padding tokens: part of the loss of Eq. 3. The paper does not state whether they are.
+- Guidance: captions are dropped with probability `caption_dropout`; dropped text has no loss. The
+  paper has no guidance.
+- Sampling (section 2.6): temperature .5 and s = 1.5 by default. The paper has temperature 1 and
+  takes the best of 512 samples by CLIP.
 """
 
 import math
@@ -72,17 +78,18 @@ from lightning_modules.optim.muon import muon_or_adamw
 from metrics.language import TokenNLL
 
 Pattern = Literal["row", "column", "conv"]
-EMBEDDING_RATE = 2e-3  # with Muon, peak learning rate of the parameters trained by AdamW
+EMBEDDING_RATE = 2e-3  # peak learning rate of AdamW for the parameters that Muon does not update
 
 
 def image_mask(pattern: Pattern, height: int, width: int, kernel: int) -> Tensor:
-    """Causal attention mask between the image tokens of a grid, in raster order (Eq. 4).
+    """Return the causal attention mask between the image tokens of a grid (Eq. 4).
 
     Args:
         pattern: Attention pattern, "row", "column" or "conv".
-        height: Height h of the grid; M = h * w.
+        height: Height h of the grid, which has M = h * w image tokens in raster order.
         width: Width w of the grid.
-        kernel: Side of the conv pattern, odd; the pattern wraps around at the sides of the grid.
+        kernel: Side of the conv pattern, an odd number. The pattern wraps around at the left and
+            right sides of the grid.
 
     Returns:
         Boolean mask (M, M); entry (m, j) is True where image token m attends to image token j.
@@ -100,14 +107,15 @@ def image_mask(pattern: Pattern, height: int, width: int, kernel: int) -> Tensor
 
 
 def layer_pattern(layer: int, layers: int) -> Pattern:
-    """Sparse pattern of a layer, counted from 1 (appendix B.1)."""
+    """Return the sparse attention pattern of a layer; layers count from 1 (appendix B.1)."""
     return "conv" if layer == layers else "column" if (layer - 2) % 4 == 0 else "row"
 
 
 def sequence_mask(mask: Tensor, text_length: int) -> Tensor:
-    """Boolean attention mask (T + M, T + M) over [BOS], text and all image tokens but the last.
+    """Return the attention mask (T + M, T + M) of [BOS], text and all image tokens but the last.
 
-    Text is causal. Image tokens attend to all text, and to each other by `mask` (M, M).
+    Attention between text tokens is causal. Image tokens attend to all text tokens, and to each
+    other as in the boolean `mask` (M, M).
     """
     length = text_length + len(mask)
     whole = torch.ones(length, length, dtype=torch.bool).tril()
@@ -120,8 +128,8 @@ class DALLE(GenerativeModule):
 
     Args:
         Inputs:
-        dvae: Path of a discrete VAE's checkpoint, or hyper-parameters of a new discrete VAE.
-            Checkpoints of DALL-E contain the discrete VAE.
+        dvae: Path of a discrete VAE's checkpoint, or hyper-parameters of a new discrete VAE. A
+            checkpoint of DALL-E contains its discrete VAE.
         image_shape: Shape (C, H, W) of an image; supplied by the data module.
         vocab_size: Number V of text tokens; supplied by the data module.
         text_length: Maximum number T of tokens of a caption; supplied by the data module.
@@ -132,23 +140,24 @@ class DALLE(GenerativeModule):
         dropout: Dropout probability of residual branches and embeddings.
         attention: Attention to all previous tokens ("dense"), or the alternating patterns of Eq. 4
             ("sparse").
-        kernel: Side of the conv pattern of "sparse" attention, in image tokens; odd.
+        kernel: Side, in image tokens, of the conv pattern of "sparse" attention; must be odd.
         Objective:
-        caption_dropout: Probability of dropping a training image's caption; must be above 0 for
-            guidance.
+        caption_dropout: Probability that a training image loses its caption. Sampling with guidance
+            needs a model trained with a value above 0.
         Previews:
-        prompts: Captions that are sampled for previews, always with the same seeds; two successive
-            captions form a pair, shown one above the other.
+        prompts: Captions of additional preview images, an even number. The images of two successive
+            captions have the same seed and are shown one above the other.
         Optimizer:
-        optimizer: AdamW ("adamw"), or Muon for the blocks' matrices and AdamW for all other
-            parameters ("muon", `optim/muon.py`).
-        learning_rate: Peak learning rate; with Muon, only of the blocks' matrices.
-        weight_decay: Weight decay of matrices.
+        optimizer: AdamW ("adamw"), or Muon for the matrices of the Transformer blocks and AdamW for
+            all other parameters ("muon", `optim/muon.py`).
+        learning_rate: Peak learning rate. With "muon", it applies only to the matrices of the
+            Transformer blocks; all other parameters have a peak of 2e-3.
+        weight_decay: Weight decay of matrices; other parameters have none.
         warmup_steps: Number of updates over which the learning rate rises to its peak.
 
     Raises:
-        UserError: If the discrete VAE does not fit the images, the number of prompts is odd, or
-            `kernel` is even.
+        UserError: If the discrete VAE cannot be loaded or was trained on images of another shape,
+            if the number of prompts is odd, or if `kernel` is even.
     """
 
     modality = "text-to-image"
@@ -189,7 +198,7 @@ class DALLE(GenerativeModule):
         height, columns = self.grid
         codebook_size = discrete_vae.hparams.codebook_size
         config = TransformerConfig(width, heads, dropout, 0.0, "layer", False, "gelu")
-        # Text tokens, padding tokens and [BOS].
+        # Embeddings of V text tokens, T padding tokens and [BOS].
         self.text_embedding = nn.Embedding(vocab_size + text_length + 1, width)
         self.text_positions = nn.Embedding(text_length + 1, width)
         self.image_embedding = nn.Embedding(codebook_size, width)
@@ -222,22 +231,23 @@ class DALLE(GenerativeModule):
         return torch.where(tokens > 0, tokens, padding)
 
     def embed(self, text: Tensor, image_tokens: Tensor) -> Tensor:
-        """Embed [BOS], text (N, T) and image tokens (N, m): (N, 1 + T + m, width)."""
+        """Embed [BOS], text (N, T) and image tokens (N, m) as (N, 1 + T + m, width)."""
         bos = torch.full_like(text[:, :1], self.text_embedding.num_embeddings - 1)
         embedded = self.text_embedding(torch.cat([bos, text], 1)) + self.text_positions.weight
         return torch.cat([embedded, self.embed_image(image_tokens, 0)], 1)
 
     def embed_image(self, image_tokens: Tensor, start: int) -> Tensor:
-        """Embed image tokens (N, m) at positions from `start` on: (N, m, width)."""
+        """Embed image tokens (N, m) at positions `start` to `start + m - 1` as (N, m, width)."""
         stop, columns = start + image_tokens.shape[1], self.grid[1]
         position = torch.arange(start, stop, device=image_tokens.device)
         row, column = self.rows(position // columns), self.columns(position % columns)
         return self.image_embedding(image_tokens) + row + column
 
     def hidden(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Hidden states (N, S, width) of embeddings (N, S, width).
+        """Return the hidden states (N, S, width) of embeddings (N, S, width).
 
-        The embeddings are a whole sequence or, if the cache is filled, its next token.
+        The embeddings are those of a whole sequence. If `cache` holds the start of the sequence,
+        they are those of the next token alone.
         """
         last = x.shape[1] + (0 if cache is None else cache.length)
         x = F.dropout(x, self.hparams.dropout, self.training)
@@ -251,10 +261,10 @@ class DALLE(GenerativeModule):
         return self.norm(x)
 
     def forward(self, text: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of text (N, T, V + T) and of image tokens (N, M, K), given all previous tokens.
+        """Return logits of text (N, T, V + T) and image tokens (N, M, K), given previous tokens.
 
         Args:
-            text: Text (N, T) with padding tokens, from `pad_text`.
+            text: Text tokens (N, T) from `pad_text`, including padding tokens.
             image_tokens: Image tokens (N, M).
         """
         hidden = self.hidden(self.embed(text, image_tokens[:, :-1]))  # (N, T + M, width)
@@ -272,7 +282,7 @@ class DALLE(GenerativeModule):
         return {"loss": (text + 7 * image) / 8, "loss_text": text, "loss_image": image}  # Eq. 3
 
     def token_nll(self, tokens: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood in nats of each text token (N, T) and image token (N, M)."""
+        """Return -log p in nats of each text token (N, T) and of each image token (N, M)."""
         text = self.pad_text(tokens)
         text_logits, image_logits = self(text, image_tokens)
         return (
@@ -281,7 +291,7 @@ class DALLE(GenerativeModule):
         )
 
     def drop_captions(self, tokens: Tensor, seed: int) -> Tensor:
-        """Set captions (N, T) to 0 with probability `caption_dropout`; `seed` is the batch's."""
+        """Set each of the captions (N, T) to 0 with probability `caption_dropout`."""
         generator = torch.Generator(tokens.device)
         generator.manual_seed(mix_seed(seed, "caption dropout"))
         numbers = torch.rand(len(tokens), 1, generator=generator, device=tokens.device)
@@ -300,7 +310,7 @@ class DALLE(GenerativeModule):
         )
 
         def rate(update: int) -> float:
-            """Factor of the learning rate: linear warm-up, then half a cosine to 0."""
+            """Return the learning rate's factor: a linear warm-up, then half a cosine to 0."""
             if update < h.warmup_steps:
                 return (update + 1) / h.warmup_steps
             progress = min(1.0, (update - h.warmup_steps) / max(1, total - h.warmup_steps))
@@ -316,7 +326,7 @@ class DALLE(GenerativeModule):
                 self._encode_split(split)
 
     def _encode_split(self, split: str) -> None:
-        """Encode all images of a split; each rank encodes a part of them."""
+        """Encode all images of a split; each rank encodes a part of the images."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         size, world_size = len(data.split(split)), self.trainer.world_size
         steps = torch.arange(-(-size // world_size))
@@ -330,7 +340,7 @@ class DALLE(GenerativeModule):
         self._image_tokens[split] = ranks.transpose(0, 1).flatten(0, 1)[:size]
 
     def image_tokens(self, batch: dict[str, Any], split: str) -> Tensor:
-        """Image tokens (N, M) of a batch."""
+        """Return the image tokens (N, M) of a batch."""
         if split not in self._image_tokens:
             self._encode_split(split)
         return self._image_tokens[split][batch["index"].to(self.device)].long()
@@ -355,7 +365,7 @@ class DALLE(GenerativeModule):
             metric.update(losses, len(losses))
             self.log_metric(f"{stage}/{name}", metric)
 
-    # Sampling: a plain loop, and an equivalent one with a cache
+    # Sampling: a plain loop, and an equivalent loop with a cache
 
     @sampling
     def sample_tokens(
@@ -363,7 +373,7 @@ class DALLE(GenerativeModule):
     ) -> Tensor:
         """Sample image tokens (N, h, w) for captions (N, T) with a plain loop.
 
-        It recomputes the whole sequence for each token; `generate_tokens` is the fast version.
+        The loop recomputes the whole sequence for each token; `generate_tokens` is faster.
         """
         text, none = self.pad_text(tokens), self.pad_text(torch.zeros_like(tokens))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -375,7 +385,7 @@ class DALLE(GenerativeModule):
             )  # each (N, K)
             logits = unguided + guidance * (logits - unguided)  # Eq. 5
             cdf = (logits / temperature).softmax(-1).double().cumsum(-1)
-            # From the CPU: a seed gives the same numbers on every device.
+            # CPU generators: a seed gives the same numbers on every device.
             numbers = torch.stack([torch.rand(1, generator=generator) for generator in generators])
             numbers = numbers.to(cdf).double() * cdf[:, -1:]
             next_token = torch.searchsorted(cdf, numbers, right=True)  # (N, 1)
@@ -383,7 +393,7 @@ class DALLE(GenerativeModule):
         return image_tokens.view(-1, *self.grid)
 
     def prefill(self, prompts: Tensor) -> tuple[Tensor, KVCache]:
-        """Process prompts of T text tokens and any number of image tokens (`DecodableModel`)."""
+        """Process prompts (N, T + m) of T text and m >= 0 image tokens (`DecodableModel`)."""
         cache = KVCache(self.hparams.layers, self.text_length + prod(self.grid))
         text, image_tokens = prompts[:, : self.text_length], prompts[:, self.text_length :]
         hidden = self.hidden(self.embed(text, image_tokens), cache)
@@ -394,7 +404,7 @@ class DALLE(GenerativeModule):
         return self.image_head(self.hidden(x, state)[:, 0]), state
 
     def guided(self, guidance: float) -> DecodableModel:
-        """Return a model whose logits are guided by Eq. 5; this system itself if s = 1."""
+        """Return a model whose logits follow Eq. 5 with s = `guidance`; if s = 1, return `self`."""
         if guidance == 1:
             return self
 
@@ -412,9 +422,9 @@ class DALLE(GenerativeModule):
         config: SamplingConfig,
         given: Tensor | None = None,
     ) -> Tensor:
-        """Sample image tokens (N, h, w) for captions (N, T) with a cache, row i with `seeds[i]`.
+        """Sample image tokens (N, h, w) for captions (N, T) with a cache and one seed per caption.
 
-        If image tokens `given` (m,) are passed, they are the first ones of every row.
+        If image tokens `given` (m,) are passed, they are the first image tokens of every sample.
         """
         first = tokens.new_empty(0) if given is None else given
         prompts = torch.cat([self.pad_text(tokens), first.expand(len(tokens), -1)], 1)
@@ -424,7 +434,11 @@ class DALLE(GenerativeModule):
         return torch.cat([prompts[:, self.text_length :], image_tokens], 1).view(-1, *self.grid)
 
     def tokenize(self, prompts: list[str]) -> Tensor:
-        """Text tokens (N, T) of N prompts; raises a `UserError` if a prompt cannot be encoded."""
+        """Return the text tokens (N, T) of N prompts.
+
+        Raises:
+            UserError: If a prompt cannot be encoded.
+        """
         return caption_tokens(self.known_tokenizer(), prompts, self.text_length).to(self.device)
 
     @sampling
@@ -445,21 +459,23 @@ class DALLE(GenerativeModule):
 
         Args:
             seeds: One seed per image; image i depends on `seeds[i]` and its caption alone.
-            batch: Captions of unseen images, `tokens` (N, T), one per seed; unused with a prompt.
-            prompt: Caption of all images, or one caption per image.
-            guidance: Guidance scale s of Eq. 5; 1 for no guidance.
+            batch: Dictionary with the captions of unseen images, one per seed, as tokens (N, T)
+                under the key `tokens`. It is unused if `prompt` is given.
+            prompt: One caption for all images, or one caption per image.
+            guidance: Guidance scale s of Eq. 5; 1 disables guidance.
             temperature: Divisor of the logits; 0 takes the most probable token.
             top_k: Sample among the k most probable tokens; 0 for all tokens.
             top_p: Sample among the smallest set of tokens with at least this total probability.
-            prime: Image (C, H, W) in [-1, 1] whose upper part is kept.
+            prime: Image (C, H, W) in [-1, 1]. Its upper part is kept in every sample, and the rest
+                is generated.
             prime_share: Share of the height of `prime` that is kept, between 0 and 1.
 
         Returns:
             Images (N, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: If an option is out of range, a caption is missing or cannot be encoded, or
-                the number of captions is neither 1 nor that of seeds.
+            UserError: If an option is out of range, there are no captions, a caption cannot be
+                encoded, or the number of captions is neither 1 nor the number of seeds.
         """
         config = SamplingConfig(temperature, top_k, top_p)
         if guidance != 1 and not self.hparams.caption_dropout:
@@ -480,7 +496,7 @@ class DALLE(GenerativeModule):
     def _captions(
         self, count: int, batch: dict[str, Any] | None, prompt: list[str] | None
     ) -> Tensor:
-        """Text tokens (count, T) of prompts or of a batch."""
+        """Return text tokens (count, T) of the prompts or, without prompts, of the batch."""
         if prompt is not None:
             tokens = self.tokenize(prompt)
         elif batch is not None:
@@ -499,9 +515,9 @@ class DALLE(GenerativeModule):
 
     @sampling
     def score(self, image: Tensor, captions: list[str]) -> Tensor:
-        """Log-likelihoods log p(z|y) (N, M) in nats of images (N, C, H, W) for M captions.
+        """Return log p(z|y) (N, M) in nats of N images (N, C, H, W) for M captions.
 
-        `sample.py --ranker` ranks images by these scores.
+        With DALL-E as `--ranker`, `sample.py` ranks images by these scores.
         """
         image_tokens = self.dvae.encode_tokens(image.to(self.device)).flatten(1)
         scores = [
@@ -512,9 +528,10 @@ class DALLE(GenerativeModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Grid of images, their reconstructions and samples for their captions.
+        """Return a grid of images, their reconstructions and samples for their captions.
 
-        Samples for `model.prompts` are a second grid, with each pair one above the other.
+        A second grid has samples for `model.prompts`, with the two samples of each pair of prompts
+        one above the other.
         """
         image, tokens = batch["image"], batch["tokens"]
         guidance = 1.5 if self.hparams.caption_dropout else 1.0

@@ -1,10 +1,10 @@
 """Discrete VAE: compresses an image to a small grid of discrete tokens, for a language model.
 
 Ramesh et al., "Zero-Shot Text-to-Image Generation", ICML 2021, section 2.1 and appendix A, with the
-networks of the released code. The relaxation is that of Jang et al. and Maddison et al., both ICLR
-2017. The second quantiser is that of van den Oord et al., "Neural Discrete Representation
-Learning", NIPS 2017, with the moving averages of its appendix A.1 and the random restarts of
-Dhariwal et al., "Jukebox", 2020, section 3.1.
+networks of the released code. The quantiser "gumbel" uses the Gumbel-softmax relaxation of Jang et
+al. and Maddison et al., both ICLR 2017. The quantiser "vq" follows van den Oord et al., "Neural
+Discrete Representation Learning", NIPS 2017, with the moving averages of its appendix A.1. Its
+random restarts follow Dhariwal et al., "Jukebox", 2020, section 3.1.
 
     q(k|x) = softmax of the encoder's logits at each position,  p(k) = 1 / K                   (1)
     z = sum_k y_k e_k,  y = softmax((logits + g) / tau),  g = -log(-log u),  u ~ U(0, 1)       (2)
@@ -15,43 +15,47 @@ Dhariwal et al., "Jukebox", 2020, section 3.1.
     n_k <- d n_k + (1 - d) sum_i [k_i = k],
         m_k <- d m_k + (1 - d) sum_i h_i [k_i = k],  e_k = m_k / n_k                           (7)
 
-The choice of a codebook vector is not differentiable. "gumbel" relaxes the choice (Eq. 2) and
-lowers tau, so that it approaches the hard choice. "vq" makes the hard choice and copies the
+The choice of a codebook vector is not differentiable. "gumbel" relaxes the choice (Eq. 2); as tau
+falls, the relaxed choice approaches the hard choice. "vq" makes the hard choice and copies the
 gradient from z to h (Eq. 6). Evaluation and samples use the hard choice: the most probable vector
 ("gumbel") or the nearest one ("vq"). Image tokens sampled from the uniform prior of Eq. 1 do not
-decode to plausible images (`sample.py --mode prior`); `dalle.py` learns their joint distribution.
+decode to plausible images (`sample.py --mode prior`). `dalle.py` learns the joint distribution of
+the image tokens.
 
 Symbols: K `codebook_size` · D `token_width` · h `features`, z `z` (N, D, h, w) · image tokens
 `tokens` (N, h, w), with `tokens_per_position` rows for each of the H / 2^`downsamplings` rows of
-the encoder's output · e `codebook` (K, D) · m, n `sums`, `uses` · tau, beta `temperature`, `beta`,
-the final values of half-cosine schedules; beta is also the weight of the commitment (Eq. 6) · mu, b
-`mean`, exp(`log_scale`) + MIN_SCALE, for each value of the image · n_hid, post-gain 1 / L^2
-`width`, `gain` (`nn/bottleneck.py`).
+the encoder's output · e `codebook` (K, D) · m, n `sums`, `uses` · sg: stop-gradient · d VQ_DECAY ·
+tau, beta: half-cosine schedules that end at `temperature` and `beta`; beta is also the weight of
+the commitment (Eq. 6) · mu, b `mean`, exp(`log_scale`) + MIN_SCALE, for each value of the image ·
+the released code's n_hid `width` and post-gain `gain` (`nn/bottleneck.py`).
 
-Losses are in nats per image: sums over pixels and image tokens, means over the batch.
+Losses are in nats per image, summed over pixels and image tokens and averaged over the batch.
 
 Departures from DALL-E's discrete VAE, whose released code (openai/DALL-E) has no training:
 
-- Eq. 3 is not divided by the number of pixel values; the ratio of its terms is the same.
-- Pixels get uniform noise (Theis et al. 2016) before they are mapped to [eps, 1 - eps].
-- b is at least MIN_SCALE: otherwise the density of constant white pixels is unbounded.
-- The learning rate falls to 1 / 80 by the end of training; in the paper from 1e-4 to 1.25e-6 in 1.2
-  million updates.
-- `gain` is 0.4 in `configs/dvae/openmoji.yaml`, which trains for minutes; 1 / L^2 in the paper.
+- Eq. 3 is not divided by the number of pixel values. The ratio of its terms is unchanged.
+- Uniform noise (Theis et al. 2016) is added to pixels before they are mapped to [eps, 1 - eps].
+- b is at least MIN_SCALE; otherwise the density of constant white pixels would be unbounded.
+- The learning rate falls to 1 / 80 of its initial value by the end of training. In the paper it
+  falls from 1e-4 to 1.25e-6 in 1.2 million updates.
+- `gain` is 0.4 in `configs/dvae/openmoji.yaml`, which trains for minutes. The paper has 1 / L^2
+  with L blocks.
 
 Departures from VQ-VAE and its released code (deepmind/sonnet, `vqvae.py`):
 
-- Networks: those of DALL-E's discrete VAE; in the paper 2 strided convolutions and 2 residual
-  blocks of 256 units (section 4.1).
-- p(x|z): Eq. 5. The paper does not state it; the released code has a Gaussian with a mean over
+- Networks: as in DALL-E's discrete VAE. The paper has 2 strided convolutions and 2 residual blocks
+  of 256 units (section 4.1).
+- p(x|z): Eq. 5. The paper does not state p(x|z). The released code has a Gaussian, with a mean over
   values.
-- Commitment: a sum over image tokens. The paper has a mean over image tokens (section 3.2), so that
-  its beta of 0.25 is 0.25 / tokens per image here; the released code has a mean over values.
-- Latent for CIFAR-10: 8x8x10 with 512 vectors, by `tokens_per_position`. The paper has 8x8x10 and
-  does not state the number of vectors; the released code has 8x8 with 512 vectors.
-- Unused vectors are replaced by features of the batch; the released code smooths counts by 1e-5.
-- Evaluation and samples use averaged weights. The sums and counts of Eq. 7 are averaged with the
-  same decay, so that the averaged codebook fits the averaged encoder.
+- Commitment: a sum over image tokens. The paper has a mean over image tokens (section 3.2): its
+  beta of 0.25 corresponds to 0.25 / (tokens per image) here. The released code has a mean over
+  values.
+- Grid of image tokens for CIFAR-10: 8x8x10 with 512 vectors, by `tokens_per_position` 10. The paper
+  has 8x8x10 and does not state the number of vectors; the released code has 8x8 with 512 vectors.
+- Unused vectors: replaced by features of the batch. The released code applies
+  Laplace smoothing of 1e-5 to the counts instead.
+- Averaged weights: used for evaluation and samples. The sums and counts of Eq. 7 are averaged with
+  the same decay, so that the averaged codebook fits the averaged encoder.
 """
 
 import math
@@ -84,30 +88,33 @@ from metrics.image_tokens import ImageTokensKept, ImageTokenUsage
 from metrics.likelihood import ImportanceSampledNLL, SquaredError, bits_per_dim
 
 EPSILON = 0.1  # eps of Eq. 5
-MIN_SCALE = 0.1  # minimum of b, about 3 of 256 levels: otherwise constant (white) pixels dominate
+MIN_SCALE = 0.1  # minimum of b, about 3 of 256 levels; limits the weight of constant white pixels
 VQ_DECAY = 0.99  # d of Eq. 7
-INITIAL_USE = 1e-6  # initial n_k; so small that the first batch replaces all vectors
-FINAL_RATE = 0.0125  # factor of the learning rate at the end of training
+INITIAL_USE = 1e-6  # initial n_k, so small that the first batch replaces all vectors
+FINAL_RATE = 0.0125  # final learning rate divided by the initial one
 MIN_USE = 0.1  # share of the mean use below which a codebook vector is replaced
 
 CodebookSize = restricted_number_type("CodebookSize", int, (">=", 2))
 
 
 def full_precision(device: torch.device) -> torch.autocast:
-    """Context without mixed precision, which is too coarse to separate close codebook vectors."""
+    """Return a context without mixed precision, which cannot separate close codebook vectors."""
     return torch.autocast(device.type, enabled=False)
 
 
 def annealed(step: int, first: float, last: float, steps: int) -> float:
-    """Half a cosine from `first` to `last` over `steps` updates, then `last` (appendix A.2)."""
+    """Return a value that falls or rises from `first` to `last` as half a cosine (appendix A.2).
+
+    The value is `last` from update `steps` on.
+    """
     progress = min(1.0, step / steps) if steps else 1.0
     return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def logit_laplace_log_likelihood(mean: Tensor, log_scale: Tensor, x: Tensor) -> Tensor:
-    """Log-density (N,) in nats of images x (N, C, H, W) in [0, 1] (Eq. 5), summed over pixels.
+    """Return the log-density (N,) in nats of images x (N, C, H, W) in [0, 1] (Eq. 5).
 
-    `mean` is mu and exp(`log_scale`) + MIN_SCALE is b, both of shape (N, C, H, W).
+    `mean` is mu, and exp(`log_scale`) + MIN_SCALE is b; both have shape (N, C, H, W).
     """
     squeezed = (1 - 2 * EPSILON) * x + EPSILON  # x'
     scale = log_scale.exp() + MIN_SCALE  # b
@@ -117,13 +124,15 @@ def logit_laplace_log_likelihood(mean: Tensor, log_scale: Tensor, x: Tensor) -> 
 
 
 def uniform_kl(logits: Tensor) -> Tensor:
-    """KL divergence (N,) of Eq. 4 in nats, from logits (N, K, h, w) of q(k|x)."""
+    """Return the KL divergence (N,) of Eq. 4 in nats, from logits (N, K, h, w) of q(k|x)."""
     log_q = logits.log_softmax(1)
     return (log_q.exp() * (log_q + math.log(logits.shape[1]))).sum((1, 2, 3))
 
 
 class GumbelQuantiser(nn.Module):
-    """Relaxed choice of codebook vectors by Gumbel-softmax (Eq. 2); features are logits.
+    """Relaxed choice of codebook vectors by Gumbel-softmax (Eq. 2).
+
+    The features of the encoder are the logits of q(k|x).
 
     Args:
         codebook_size: Number K of codebook vectors.
@@ -136,21 +145,21 @@ class GumbelQuantiser(nn.Module):
         self.codebook = nn.Parameter(torch.randn(codebook_size, token_width))
 
     def forward(self, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Return z (N, D, h, w) for logits (N, K, h, w), and the KL of Eq. 4 (N,)."""
+        """Return z (N, D, h, w) for logits (N, K, h, w), and the KL divergence (N,) of Eq. 4."""
         noise = -torch.empty_like(features).exponential_().log()  # g
         y = ((features + noise) / temperature).softmax(1)
         return torch.einsum("nkhw,kd->ndhw", y, self.codebook), uniform_kl(features)  # Eq. 2
 
     def nearest(self, features: Tensor) -> Tensor:
-        """Most probable image tokens (N, h, w) of logits (N, K, h, w)."""
+        """Return the most probable image tokens (N, h, w) for logits (N, K, h, w)."""
         return features.argmax(1)
 
 
 class VectorQuantiser(nn.Module):
     """Choice of the nearest codebook vector (Eq. 6), with a codebook of moving averages (Eq. 7).
 
-    The codebook is `sums / uses`. If both buffers are averaged over updates, the result is an
-    average of the codebook, weighted by use.
+    The codebook is `sums / uses`. If the two buffers are averaged over updates, their quotient is
+    an average of the codebook, weighted by use.
 
     Args:
         codebook_size: Number K of codebook vectors.
@@ -168,7 +177,7 @@ class VectorQuantiser(nn.Module):
 
     @property
     def codebook(self) -> Tensor:
-        """Codebook vectors e_k (K, D) of Eq. 7."""
+        """Codebook vectors e_k of Eq. 7, of shape (K, D)."""
         return self.sums / self.uses[:, None]
 
     def forward(self, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -179,7 +188,7 @@ class VectorQuantiser(nn.Module):
 
     @torch.no_grad()
     def nearest(self, features: Tensor) -> Tensor:
-        """Image tokens (N, h, w): the nearest codebook vectors of features (N, D, h, w)."""
+        """Return the indices (N, h, w) of the codebook vectors nearest to features (N, D, h, w)."""
         codebook = self.codebook
         products = torch.einsum("ndhw,kd->nkhw", features, codebook)
         return (2 * products - codebook.square().sum(1)[:, None, None]).argmax(1)
@@ -195,13 +204,14 @@ class VectorQuantiser(nn.Module):
     ) -> None:
         """Update the moving averages of Eq. 7 with the batches of all ranks.
 
-        Vectors used less than MIN_USE times the mean are replaced by random features of these
-        batches.
+        Codebook vectors used less than MIN_USE times as often as the mean are replaced by random
+        features of the batches.
 
         Args:
-            features: Features (N, D, h, w) of this rank's batch, every `world_size`-th sample.
-            seed: Seed of the replacements; equal on all ranks.
-            reduce: Function that sums a tensor over ranks.
+            features: Features (N, D, h, w) of this rank's batch. Sample i of this batch is sample
+                i * world_size + rank of the joined batch of all ranks.
+            seed: Seed of the random replacements; must be equal on all ranks.
+            reduce: Function that sums a tensor over all ranks.
             rank: Index of this rank.
             world_size: Number of ranks.
         """
@@ -229,21 +239,23 @@ class VectorQuantiser(nn.Module):
 
 
 class Network(nn.Module):
-    """Encoder, quantiser and decoder of the released code.
+    """Encoder, quantiser and decoder of a discrete VAE.
 
-    Encoder and decoder are groups of bottleneck blocks. Between groups, the encoder halves the
-    image with max pooling, and the decoder doubles it by repeating pixels.
+    Encoder and decoder have one group of bottleneck blocks per resolution, as in the released code
+    of DALL-E. Between groups, the encoder halves the sides of the feature maps with max pooling,
+    and the decoder doubles the sides by repeating pixels.
 
     Args:
         channels: Number C of image channels.
-        width: Number of channels in the first group; doubled in each further group.
-        downsamplings: Number of halvings; the number of groups is larger by 1.
+        width: Number of channels at the image's resolution. It doubles at each halving.
+        downsamplings: Number of halvings; encoder and decoder have one group more.
         blocks: Number of blocks per group.
         codebook_size: Number K of codebook vectors.
         token_width: Number D of values per codebook vector.
-        tokens_per_position: Number of image tokens at each position.
+        tokens_per_position: Number of image tokens at each position of the encoder's output.
         quantiser: Type of quantiser, "gumbel" or "vq".
-        gain: Factor of each block's residual branch; 0 for 1 / L^2 with L blocks.
+        gain: Factor of each block's residual branch. 0 uses 1 / L^2, where L is the number of
+            blocks of the encoder.
     """
 
     def __init__(
@@ -278,7 +290,7 @@ class Network(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         """Encode images (N, C, H, W) as float32 features (N, F, h, w).
 
-        Features of the tokens at one position are in adjacent rows.
+        Adjacent rows hold the features of the tokens at one position of the encoder's output.
         """
         features = self.encoder(image).unflatten(1, (self.tokens_per_position, -1))
         return features.movedim(1, 3).flatten(2, 3).float()
@@ -290,12 +302,12 @@ class Network(nn.Module):
         return mean, log_scale
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Codebook vectors z (N, D, h, w) of image tokens (N, h, w)."""
+        """Return the codebook vectors z (N, D, h, w) of image tokens (N, h, w)."""
         return F.embedding(tokens, self.quantiser.codebook).movedim(3, 1)
 
 
 class DiscreteVAE(GenerativeModule):
-    """Discrete VAE of DALL-E ("gumbel") or VQ-VAE ("vq").
+    """Discrete VAE with the quantiser of DALL-E ("gumbel") or of VQ-VAE ("vq").
 
     Args:
         Data:
@@ -304,26 +316,31 @@ class DiscreteVAE(GenerativeModule):
         codebook_size: Number K of codebook vectors.
         token_width: Number D of values per codebook vector.
         quantiser: Choice of codebook vectors: relaxed ("gumbel", Eq. 2) or nearest ("vq", Eq. 6).
-        width: Number of channels in the first group of blocks; a multiple of 4.
-        downsamplings: Number of halvings of the image; H and W must be multiples of
-            2^downsamplings.
-        tokens_per_position: Number of image tokens at each position; the grid of image tokens has
-            this many times as many rows.
-        blocks: Number of blocks per group.
-        gain: Factor of each block's residual branch; 0 for the paper's 1 / L^2 with L blocks.
+        width: Number of channels of the feature maps at the image's resolution; must be a multiple
+            of 4. It doubles each time the resolution is halved.
+        downsamplings: Number of times that the encoder halves the resolution. H and W must be
+            multiples of 2^downsamplings.
+        tokens_per_position: Number of image tokens at each position of the encoder's output. It
+            multiplies the number of rows of the grid of image tokens.
+        blocks: Number of residual blocks at each resolution, in the encoder and in the decoder.
+        gain: Factor of each block's residual branch. 0 uses the paper's 1 / L^2, where L is the
+            number of blocks of the encoder.
         Objective:
-        beta: Final weight of the KL (Eq. 4) or of the commitment (Eq. 6).
-        beta_steps: Number of updates over which beta rises from 0.
-        temperature: Final temperature tau of "gumbel"; it starts at 1.
-        temperature_steps: Number of updates over which tau falls from 1.
+        beta: Final weight of the KL divergence ("gumbel", Eq. 4) or of the commitment loss ("vq",
+            Eq. 6).
+        beta_steps: Number of updates over which the weight rises from 0 to `beta`.
+        temperature: Final temperature tau of the Gumbel-softmax (Eq. 2), used by "gumbel" only.
+        temperature_steps: Number of updates over which the temperature falls from 1 to
+            `temperature`.
         Optimizer:
         learning_rate: Initial learning rate of AdamW.
         weight_decay: Weight decay of all weights.
-        ema_decay: Decay of the averaged weights, which evaluation and samples use; smaller in the
-            first updates.
+        ema_decay: Decay of the moving average of the weights, which evaluation and samples use. The
+            decay is smaller in the first updates.
 
     Raises:
-        UserError: If `width` is not a multiple of 4, or the image cannot be halved this often.
+        UserError: If `width` is not a multiple of 4, or a side of the images is not a multiple of
+            2^downsamplings.
     """
 
     monitor = ("val/nll", "min")
@@ -351,8 +368,8 @@ class DiscreteVAE(GenerativeModule):
         super().__init__()
         if width % 4:
             raise UserError(
-                f"model.width must be a multiple of 4 (got {width}), because blocks use a quarter "
-                "of it"
+                f"model.width must be a multiple of 4 (got {width}), because each residual block "
+                "has inner layers of a quarter of this width"
             )
         self.save_hyperparameters()
         height, columns = conv_grid(image_shape, [0] * downsamplings)
@@ -394,7 +411,7 @@ class DiscreteVAE(GenerativeModule):
         return {"loss": loss, "reconstruction": reconstruction, name: term.mean()}
 
     def log_likelihood(self, z: Tensor, image: Tensor) -> Tensor:
-        """log p(x|z) (N,) of images (N, C, H, W) in [-1, 1], dequantised with uniform noise."""
+        """Return log p(x|z) (N,) of images (N, C, H, W) in [-1, 1], with uniform noise added."""
         mean, log_scale = self.network.decode(z)
         levels = (image + 1) * 127.5
         x = (levels + torch.rand_like(levels)) / 256
@@ -411,7 +428,7 @@ class DiscreteVAE(GenerativeModule):
         )
 
         def rate(update: int) -> float:
-            """Factor of the learning rate: half a cosine from 1 to FINAL_RATE."""
+            """Return the learning rate's factor, half a cosine from 1 to FINAL_RATE."""
             cos = math.cos(math.pi * min(1.0, update / max(1, total)))
             return (1 + FINAL_RATE) / 2 + (1 - FINAL_RATE) / 2 * cos
 
@@ -433,7 +450,7 @@ class DiscreteVAE(GenerativeModule):
         with full_precision(self.device):
             tokens = quantiser.nearest(features)
         log_p = self.log_likelihood(self.network.embed(tokens), image)
-        prior = -prod(self.grid) * math.log(h.codebook_size)  # log p(z); q(z|x) is a single z
+        prior = -prod(self.grid) * math.log(h.codebook_size)  # log p(z); q(z|x) = 1
         self.nll.update(lambda _: (log_p + prior)[None])
         self.log_metric(f"{stage}/nll", self.nll)
         with full_precision(self.device):
@@ -463,20 +480,20 @@ class DiscreteVAE(GenerativeModule):
         """Encode images (N, C, H, W) in [-1, 1] as image tokens (N, h, w).
 
         Raises:
-            UserError: If the shape is not that of the training images.
+            UserError: If the images differ in shape from the training images.
         """
         shape = list(image.shape[1:])
         if shape != self.hparams.image_shape:
             raise UserError(
                 f"this discrete VAE encodes images of shape {self.hparams.image_shape}, not "
-                f"{shape}: train a discrete VAE on this shape"
+                f"{shape}: train a discrete VAE on images of this shape"
             )
         with full_precision(image.device):
             return self.network.quantiser.nearest(self.network.encode(image))
 
     @sampling
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """Decode image tokens (N, h, w) to images (N, C, H, W) in [-1, 1], medians of Eq. 5."""
+        """Decode image tokens (N, h, w) to the median images (N, C, H, W), in [-1, 1], of Eq. 5."""
         return self._median(self.network.embed(tokens))
 
     def _median(self, z: Tensor) -> Tensor:
@@ -499,15 +516,16 @@ class DiscreteVAE(GenerativeModule):
 
         Args:
             seeds: One seed per image; image i depends on `seeds[i]` alone.
-            batch: Images to reconstruct under `image`, one per seed; only for mode "reconstruct".
-            mode: Image tokens sampled from the uniform prior of Eq. 1 ("prior"), or pairs of unseen
-                images and their reconstructions ("reconstruct").
+            batch: Dictionary with the images to reconstruct, one per seed, under the key `image`.
+                Only mode "reconstruct" uses `batch`.
+            mode: Images decoded from image tokens of the uniform prior of Eq. 1 ("prior"), or pairs
+                of an unseen image and its reconstruction ("reconstruct").
 
         Returns:
             Images (N, C, H, W), or pairs (N, 2, C, H, W), in [-1, 1].
 
         Raises:
-            UserError: If there are no images to reconstruct.
+            UserError: If `mode` is "reconstruct" and `batch` is None.
         """
         if mode == "reconstruct":
             if batch is None:
@@ -515,16 +533,17 @@ class DiscreteVAE(GenerativeModule):
             image = batch["image"].to(self.device)
             return torch.stack([image, self.reconstruct(image)], 1)
         rows = []
-        for seed in seeds:  # on the CPU, so that a seed gives the same image on every device
+        for seed in seeds:  # CPU generators: a seed gives the same tokens on every device
             generator = torch.Generator().manual_seed(seed)
             rows.append(torch.randint(self.hparams.codebook_size, self.grid, generator=generator))
         return self.decode_tokens(torch.stack(rows).to(self.device))
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Grids of images above their reconstructions, and of codebook vectors as patches.
+        """Return a grid of images above their reconstructions, and a grid of `_patches`.
 
-        With "gumbel", a middle row is decoded from the mean of the codebook vectors under q(k|x).
+        With "gumbel", a row between images and reconstructions is decoded from the mean of the
+        codebook vectors under q(k|x).
         """
         image, network = batch["image"], self.network
         features = network.encode(image)
@@ -535,9 +554,9 @@ class DiscreteVAE(GenerativeModule):
         return {"reconstructions": torch.stack(rows), "codebook": self._patches()}
 
     def _patches(self) -> Tensor:
-        """Patches (K, C, P, P) of the first 1,024 codebook vectors.
+        """Decode the first 1,024 codebook vectors to patches (K, C, P, P).
 
-        Each is the centre of the image decoded from 3x3 copies of its vector.
+        A patch is the centre of the image decoded from 3x3 copies of one vector.
         """
         side = 2**self.hparams.downsamplings
         tokens = torch.arange(min(1024, self.hparams.codebook_size), device=self.device)
@@ -546,18 +565,18 @@ class DiscreteVAE(GenerativeModule):
 
 
 def load_discrete_vae(dvae: str | dict[str, Any], image_shape: list[int]) -> DiscreteVAE:
-    """Load a discrete VAE for use in another system: frozen, with its averaged weights only.
+    """Load a discrete VAE for use in another system, frozen and with its averaged weights only.
 
-    Not part of that system's `__init__`, because Lightning would then save the arguments of both
-    as hyper-parameters.
+    Inside the `__init__` of the other system, Lightning would save the arguments of both systems as
+    hyper-parameters.
 
     Args:
         dvae: Path of a checkpoint, or hyper-parameters of a new discrete VAE.
         image_shape: Shape (C, H, W) of the other system's images.
 
     Raises:
-        UserError: If the checkpoint is missing, is of another system, or was trained on images of
-            another shape.
+        UserError: If the checkpoint is missing, belongs to another system, or was trained on images
+            of another shape.
     """
     if isinstance(dvae, str) and not Path(dvae).is_file():
         raise UserError(

@@ -8,34 +8,34 @@ Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversa
     L_L1(G)      = E_{a,b,z}[|b - G(a, z)|_1]                                              (3)
     G*           = arg min_G max_D L_cGAN(G, D) + lambda_l1 L_L1(G)                        (4)
 
-If several outputs are plausible for an input, L1 alone leads to their median, which is grey and
-blurred. The discriminator receives the input and an output, and penalises such implausible outputs.
-Skip connections pass details such as outlines between layers of equal resolution (section 3.2.1).
-The noise z is dropout, in training and in sampling (section 3.1).
+If several outputs are plausible for an input, L1 alone leads to the median of these outputs, which
+is grey and blurred. The discriminator D receives the input with an output, and penalises outputs
+that are blurred or do not fit the input. Skip connections pass details such as outlines between
+layers of equal resolution (section 3.2.1). The noise z is the dropout of the generator G, in training and in sampling (section 3.1).
 
 G maximises log D instead of minimising log(1 - D), and D's loss is halved (section 3.3). Absolute
 differences are means over pixels, channels and the batch.
 
-Symbols: the paper's x, y are a, b here · lambda `lambda_l1` · rows of Table 1 `loss` · rows of
-Table 3 `patch`. `test_statistics` "image" is the paper's "batch normalization using the statistics
-of the test batch", a batch of one image.
+Symbols: the paper's x, y are a, b here · lambda `lambda_l1`. The option `loss` selects a row of the
+paper's Table 1, and `patch` a row of Table 3. With `test_statistics` "image", batch norm uses the
+statistics of each test image, like the paper's test batches of one image.
 
 Departures from the paper and its two releases (Lua, then PyTorch):
 
-- Learning rate: constant, as in the paper for 200 epochs of facades (section 6.2); the PyTorch
-  release decays it to 0 in the second half.
-- Gradient of G: computed through D after D's step (section 3.3); the Lua release uses D's output
-  from before the step.
-- Loss of D: halved (section 3.3), which has no effect with Adam; the Lua release halves only the
+- Learning rate: constant, as in the paper for 200 epochs of facades (section 6.2). The PyTorch
+  release decays the learning rate to 0 in the second half of training.
+- Gradient of G: computed through D after D's step (section 3.3). The Lua release uses the output of
+  D before its step.
+- Loss of D: halved (section 3.3), which has no effect with Adam. The Lua release halves only the
   printed value.
-- Norm of the 1x1 grid: none, as in later releases. The paper's batch norm sets this grid to 0 for
-  batches of one image (section 6.3).
-- Dropout: in the first three levels of the decoder (section 6.1); in levels two to four in the
-  PyTorch release.
+- Normalisation of the 1x1 feature map: none, as in later releases. The paper's batch norm sets this
+  feature map to 0 for batches of one image (section 6.3).
+- Dropout: in the first three levels of the decoder (section 6.1). The PyTorch release has dropout
+  in levels two to four.
 - Levels: log2(side), at most 8. The paper has 8 for 256 pixels; the PyTorch release has 7 for 128
   pixels.
-- Biases before batch norm: none, because the norm cancels them; as in the PyTorch release. The Lua
-  release sets them to 0 at each step.
+- Biases before batch norm: none, as in the PyTorch release, because the norm cancels them. The Lua
+  release sets these biases to 0 at each step.
 """
 
 from collections.abc import Iterable
@@ -65,8 +65,8 @@ class StatisticsBatchNorm(nn.BatchNorm2d):
 
     Args:
         channels: Number of channels.
-        test_statistics: Statistics in eval mode: "image", equal to training mode with a batch of
-            one image, or "running".
+        test_statistics: Statistics in eval mode: those of each image ("image"), as in training with
+            a batch of one image, or running averages ("running").
     """
 
     def __init__(self, channels: int, test_statistics: str) -> None:
@@ -80,14 +80,16 @@ class StatisticsBatchNorm(nn.BatchNorm2d):
 
 
 class UNet(nn.Module):
-    """U-Net: L halvings and L doublings, with skip connections between grids of equal size.
+    """U-Net that halves an image L times, then doubles its side L times.
+
+    Skip connections join feature maps of equal size.
 
     Args:
         channels: Number C of image channels.
-        width: Number of channels at the first level; doubled at each of the next three levels.
+        width: Number of channels at the first level. It doubles at each of the next three levels.
         levels: Number L of halvings; H and W must be multiples of 2^L.
-        test_statistics: Batch-norm statistics in eval mode, "image" or "running"; see
-            `StatisticsBatchNorm`.
+        test_statistics: Batch-norm statistics in eval mode: those of each image ("image") or
+            running averages ("running").
     """
 
     def __init__(self, channels: int, width: int, levels: int, test_statistics: str) -> None:
@@ -98,7 +100,7 @@ class UNet(nn.Module):
             outer, inner = level == 0, level == levels - 1
             before = channels if outer else widths[level - 1]
             halve = [nn.Conv2d(before, after, 4, 2, 1, bias=outer or inner)]
-            # In place, which changes the skip too, without effect: the decoder starts with a ReLU.
+            # In place, LeakyReLU also changes the skip, but ReLU(LeakyReLU(x)) = ReLU(x).
             down = [*([] if outer else [nn.LeakyReLU(0.2, inplace=True)]), *halve]
             self.down.append(
                 nn.Sequential(
@@ -113,8 +115,8 @@ class UNet(nn.Module):
     def forward(self, image: Tensor, seeds: list[int] | None = None) -> Tensor:
         """Translate images (N, C, H, W); the output has the same shape.
 
-        With `seeds`, the dropout of row i depends on `seeds[i]` alone. Otherwise it uses the
-        device's generator.
+        With `seeds`, the dropout of image i depends on `seeds[i]` alone. Without `seeds`, dropout
+        uses the device's random number generator.
         """
         skips: list[Tensor] = []
         for down in self.down:
@@ -130,7 +132,7 @@ class UNet(nn.Module):
 
     @staticmethod
     def drop(hidden: Tensor, level: int, seeds: list[int] | None) -> Tensor:
-        """Dropout with probability 0.5, also in eval mode; reproducible with `seeds`."""
+        """Apply dropout with probability 0.5, also in eval mode; reproducible with `seeds`."""
         if seeds is None:
             return F.dropout(hidden, 0.5)
         noise = seeded_normal(
@@ -140,12 +142,12 @@ class UNet(nn.Module):
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam with the paper's learning rate and momentum (section 3.3)."""
+    """Build Adam with the paper's learning rate and momentum (section 3.3)."""
     return torch.optim.Adam(parameters, lr=2e-4, betas=(0.5, 0.999), fused=True)
 
 
 class Pix2Pix(AdversarialModule):
-    """pix2pix: paired image-to-image translation from a to b.
+    """pix2pix: translation of images a to images b, learnt from pairs (a, b).
 
     One update (`AdversarialModule.training_step`):
 
@@ -156,19 +158,21 @@ class Pix2Pix(AdversarialModule):
 
     Args:
         Data:
-        image_shape: Shape (C, H, W) of an image, supplied by the data module; H and W must be
-            multiples of 2^L for L = log2(min(H, W)) levels, at most 8.
+        image_shape: Shape (C, H, W) of an image, supplied by the data module. H and W must be
+            multiples of 2^L, where L is log2(min(H, W)) rounded down, and at most 8.
         Network:
-        width: Number of channels after the first convolution of each network; 64 in the paper.
+        width: Number of channels after the first convolution of each network. The paper uses 64.
         Objective:
-        loss: Terms of the generator's loss (Eq. 4): "l1" for Eq. 3, "cgan" for Eq. 1, "gan" for
-            Eq. 2. With "l1" alone, D is trained as with "l1+cgan" but does not affect G.
+        loss: Terms of the generator's loss (Eq. 4): L1 ("l1", Eq. 3), conditional GAN ("cgan",
+            Eq. 1), unconditional GAN ("gan", Eq. 2), or a sum. With "l1" alone, the discriminator
+            is trained as with "l1+cgan" but does not affect the generator.
         lambda_l1: Weight of the L1 loss (Eq. 3).
-        patch: Side in pixels of the square patch that a discriminator's logit depends on.
+        patch: Side, in pixels, of the square image patch that determines one logit of the
+            discriminator.
         Sampling:
-        test_statistics: Batch-norm statistics in evaluation: those of each image ("image"), as in
-            the paper with batches of one image, or running ones ("running"), which suit larger
-            training batches.
+        test_statistics: Batch-norm statistics in evaluation. "image" uses those of each image, as
+            the paper does with batches of one image. "running" uses running averages, which suit
+            larger training batches.
         Optimizer:
         generator_optimizer: Factory of the generator's optimizer.
         discriminator_optimizer: Factory of the discriminator's optimizer.
@@ -176,7 +180,7 @@ class Pix2Pix(AdversarialModule):
             weights.
 
     Raises:
-        UserError: If a side is not a multiple of 2^L, or too small for the patch.
+        UserError: If a side of the images is not a multiple of 2^L or is too small for `patch`.
     """
 
     modality = "image-to-image"
@@ -214,7 +218,7 @@ class Pix2Pix(AdversarialModule):
             )
 
     def check_sides(self, height: int, width: int) -> None:
-        """Raise a `UserError` if the U-Net cannot keep this image size."""
+        """Raise a `UserError` if a side is not a multiple of 2^L."""
         step = 2**self.levels
         if height % step or width % step:
             raise UserError(
@@ -226,7 +230,7 @@ class Pix2Pix(AdversarialModule):
         return self.generator(batch["a"])
 
     def discriminate(self, a: Tensor, b: Tensor) -> Tensor:
-        """Logits (N, 1, h, w) of images b, given their inputs a if conditional (Eq. 1)."""
+        """Return D's logits (N, 1, h, w) for images b; a conditional D also receives a (Eq. 1)."""
         return self.discriminator(torch.cat([a, b], 1) if self.conditional else b)
 
     def discriminator_loss(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
@@ -237,7 +241,7 @@ class Pix2Pix(AdversarialModule):
         return {"loss": loss / 2}
 
     def generator_losses(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
-        """Unweighted terms of Eq. 4 by name."""
+        """Return the unweighted terms of Eq. 4 by name."""
         losses = {"l1": F.l1_loss(generated, batch["b"])}  # Eq. 3, always logged
         if self.hparams.loss != "l1":
             fake = self.discriminate(batch["a"], generated)
@@ -245,7 +249,7 @@ class Pix2Pix(AdversarialModule):
         return losses
 
     def weigh(self, losses: dict[str, Tensor]) -> Tensor:
-        """Weighted sum of the terms of Eq. 4 that `model.loss` names."""
+        """Return the weighted sum of those terms of Eq. 4 that `model.loss` names."""
         terms = [losses["gan"]] if "gan" in losses else []
         if self.hparams.loss.startswith("l1"):
             terms.append(self.hparams.lambda_l1 * losses["l1"])
@@ -256,11 +260,11 @@ class Pix2Pix(AdversarialModule):
         return {"loss": self.weigh(losses), **losses}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build one optimizer per network; the defaults are `adam` and a constant rate."""
+        """Build one optimizer per network; by default `adam` with a constant learning rate."""
         return self.build_optimizers()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Log the training losses, computed with the running statistics of D's batch norm."""
+        """Log the losses of training; D's batch norm uses its running statistics."""
         generated = self.generate(batch)
         losses = self.generator_losses(batch, generated)
         every = {
@@ -289,15 +293,16 @@ class Pix2Pix(AdversarialModule):
 
         Args:
             seeds: One seed per image, for its dropout noise.
-            batch: Input images (N, C, H, W) in [-1, 1] under `a`; H and W must be multiples of 2^L.
-            direction: Direction of the translation, always "a2b"; to train the reverse direction,
-                set `data.swap true`.
+            batch: Dictionary with the input images (N, C, H, W) in [-1, 1] under the key `a`. H and
+                W must be multiples of 2^L, where L is the number of levels of the U-Net.
+            direction: Direction of the translation, always "a2b". The reverse direction needs a
+                model trained with `--data.swap true`.
 
         Returns:
             Translated images (N, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: If there are no images, or a side is not a multiple of 2^L.
+            UserError: If `batch` is None, or a side of the images is not a multiple of 2^L.
         """
         if batch is None:
             raise UserError(
@@ -309,7 +314,7 @@ class Pix2Pix(AdversarialModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Grid with rows of inputs, translations and true images."""
+        """Return a grid with rows of inputs, translations and true images."""
         return {
             "a_to_b": torch.stack(
                 [batch["a"], self.sample(list(range(len(batch["a"]))), batch=batch), batch["b"]]

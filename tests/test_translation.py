@@ -586,7 +586,7 @@ def test_a_folder_is_translated_under_its_names_and_sizes(
     assert "warning: " + str(tmp_path / "in/broken.png") in err
     assert (
         "odd.png: images of 17x16: sides must be multiples of 4 and at least 8 "
-        "(resize them to a height of 16 or 20 and a width of 16 or 20)" in err
+        "(resize the images to a height of 16 or 20 and a width of 16 or 20)" in err
     )
     assert "error: 2 of 6 images could not be translated" in err.splitlines()[-1]
     assert len(list((tmp_path / "again").rglob("*.*"))) == 4

@@ -1,12 +1,13 @@
 """Muon: orthogonalised momentum for matrices, AdamW for all other parameters (Jordan et al. 2024).
 
-The momentum M = U S V' of a matrix is replaced by U V': all directions get equal updates, instead
-of a few dominant ones. The Newton-Schulz iteration approximates U V' by matrix products alone.
-PyTorch's Muon runs the iteration in bfloat16, which is slow without hardware support; this one
-keeps the dtype of the parameters.
+The momentum M = U S V' of a matrix is replaced by U V'. The updates then have equal size in all
+directions, instead of being dominated by a few directions. The Newton-Schulz iteration approximates
+U V' by matrix products alone. PyTorch's Muon runs the iteration in bfloat16, which is slow without
+hardware support. This implementation keeps the dtype of the parameters.
 
-Departure from Jordan et al.: queries, keys and values are one matrix, as are both halves of a gated
-layer. They are orthogonalised together; Jordan's runs separate them.
+Departure from Jordan et al.: the weights of queries, keys and values are one matrix, which is
+orthogonalised as a whole; so are both halves of a gated layer. Jordan et al. orthogonalise the
+parts separately.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +20,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic that drives singular values 
 
 
 def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """Approximate U V' of matrices U S V' (..., R, C); singular values are 0.7 to 1.2, not 1."""
+    """Approximate U V' of matrices U S V' (..., R, C), with singular values between 0.7 and 1.2."""
     a, b, c = COEFFICIENTS
     tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if tall else matrix
@@ -34,10 +35,10 @@ class Muon(torch.optim.Optimizer):
     """Muon for parameter groups with `orthogonal: True`, AdamW for the other groups.
 
     Args:
-        params: Parameter groups; groups with `orthogonal: True` must hold matrices only.
-        lr: Learning rate of groups that do not set `lr`.
+        params: Parameter groups. Groups with `orthogonal: True` must contain matrices only.
+        lr: Learning rate of the groups that do not set `lr`.
         momentum: Nesterov momentum of Muon.
-        betas: Decay rates of AdamW's moving averages.
+        betas: Decay rates of AdamW's moving averages of the gradient and of its square.
         weight_decay: Decoupled weight decay, multiplied by the learning rate.
     """
 
@@ -73,7 +74,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _orthogonal(self, group: dict[str, Any], p: Tensor, gradient: Tensor) -> None:
-        """Muon update with an RMS of 0.2, as that of Adam (Liu et al. 2025, section 2.2)."""
+        """Update by Muon, with the RMS of an Adam update, 0.2 (Liu et al. 2025, section 2.2)."""
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
@@ -82,7 +83,7 @@ class Muon(torch.optim.Optimizer):
         p.add_(direction, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
 
     def _adam(self, group: dict[str, Any], p: Tensor, gradient: Tensor) -> None:
-        """AdamW update (Loshchilov and Hutter 2019, Algorithm 2)."""
+        """Update by AdamW (Loshchilov and Hutter 2019, Algorithm 2)."""
         first, second = group["betas"]
         state = self.state[p]
         if not state:
@@ -107,12 +108,12 @@ def muon_or_adamw(
     """Build AdamW for a network, or Muon for the matrices of its blocks and AdamW for the rest.
 
     Args:
-        kind: Optimizer, "adamw" or "muon".
+        kind: Type of the optimizer, "adamw" or "muon".
         network: Network to optimise; frozen parameters are left out.
-        blocks: Submodule of `network` whose matrices Muon updates.
-        learning_rate: Learning rate of AdamW, or of Muon for "muon".
-        embedding_rate: Learning rate of AdamW for "muon".
-        betas: Decay rates of AdamW's moving averages.
+        blocks: Submodule of `network` whose matrices are updated by Muon if `kind` is "muon".
+        learning_rate: Learning rate of all parameters for "adamw", of Muon's matrices for "muon".
+        embedding_rate: Learning rate of all parameters that Muon does not update, for "muon".
+        betas: Decay rates of AdamW's moving averages of the gradient and of its square.
         weight_decay: Weight decay of matrices; gains and biases have none.
     """
     own = [p for p in network.parameters() if p.requires_grad]

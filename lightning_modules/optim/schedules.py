@@ -11,13 +11,15 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 class GoodfellowSchedule(LRScheduler):
     """Exponential decay of the learning rate down to 1e-6, with a linear rise of the momentum.
 
+    The first GAN (Goodfellow et al. 2014) and the conditional GAN were trained with this schedule.
+
     Args:
         optimizer: SGD optimizer with momentum.
-        decay: Divisor of the learning rate at each update; 1.000004 in the released recipe,
-            1.00004 in its conditional variant.
-        momentum: Final momentum; the initial one is the optimizer's momentum.
-        momentum_updates: Number of updates over which the momentum rises; 250 epochs of 500
-            batches in the released recipe.
+        decay: Number by which the learning rate is divided at each update. The released GAN has
+            1.000004, the conditional GAN 1.00004.
+        momentum: Final momentum. The initial momentum is that of the optimizer.
+        momentum_updates: Number of updates over which the momentum rises. The released GAN has 250
+            epochs of 500 batches.
     """
 
     def __init__(
@@ -45,18 +47,19 @@ class ConstantThenLinear(LRScheduler):
     """Constant learning rate for `constant` updates, then linear decay to 0 over `decay` updates.
 
     If `every` is the number of updates in an epoch, the learning rate changes between epochs only.
-    For epochs e = 0, 1, ... of E updates:
+    The table lists the factor of the learning rate in epochs e = 0, 1, ... of E updates, with the
+    arguments that give it:
 
-    | code | factor of epoch e | constant | decay |
+    | release of CycleGAN, 100 + 100 epochs | factor in epoch e | constant | decay |
     |---|---|---|---|
-    | CycleGAN's first release (Lua), 100 + 100 epochs | 1 - max(0, e - 100) / 100 | 100 E | 100 E |
-    | its PyTorch release, 100 + 100 epochs | 1 - max(0, e + 1 - 100) / (100 + 1) | 99 E | 101 E |
+    | first (Lua) | 1 - max(0, e - 100) / 100 | 100 E | 100 E |
+    | PyTorch | 1 - max(0, e + 1 - 100) / (100 + 1) | 99 E | 101 E |
 
     Args:
         optimizer: Optimizer whose learning rates are scaled.
         constant: Number of updates at the full learning rate.
         decay: Number of updates over which the learning rate falls to 0.
-        every: Number of updates between two changes of the learning rate; must divide `constant`
+        every: Number of updates between two changes of the learning rate. It must divide `constant`
             and `decay`.
     """
 
@@ -73,16 +76,16 @@ class ConstantThenLinear(LRScheduler):
 
 
 def warmup(step: int, steps: int) -> float:
-    """Warm-up factor: linear from 0 to 1 over `steps` updates, then 1; always 1 for 0 steps."""
+    """Return the warm-up factor at `step`: linear from 0 to 1 over `steps` updates, then 1."""
     return min(1.0, step / steps) if steps else 1.0
 
 
 def cosine(
     optimizer: torch.optim.Optimizer, total: int, warmup_steps: int = 0, last: float = 0.0
 ) -> dict[str, Any]:
-    """Build a linear warm-up of `warmup_steps` updates, then a cosine decay up to update `total`.
+    """Build a schedule: linear warm-up of `warmup_steps` updates, then cosine decay to `total`.
 
-    The learning rate ends at `last` times its peak.
+    At update `total`, the learning rate is `last` times its peak.
     """
 
     def rate(step: int) -> float:
