@@ -40,7 +40,7 @@ def labelled(rows: list[tuple[str, Tensor]], min_side: int = 64) -> Tensor:
     Args:
         rows: Pair of label and images (N, C, H, W) in [-1, 1] for each row. All images must have
             the same size.
-        min_side: Minimum width of an image in pixels; smaller images are enlarged by an integer.
+        min_side: Minimum width of an image in pixels. Smaller images are enlarged.
     """
     scale = -(-min_side // rows[0][1].shape[-1])
     lines = [

@@ -10,7 +10,8 @@ Contrastive Predictive Coding", 2018. For the N pairs of a batch, gathered from 
 
 CLIP models p(y|x), the probability of each of the given captions y for an image x, but not p(x). It
 cannot generate images, but it can select the sample that fits a caption best. Here CLIP ranks the
-samples of DALL-E, and evaluates them by how often it prefers a sample's own caption among 32.
+samples of DALL-E, and evaluates them by how often it prefers a sample's own caption
+among 32 captions.
 
 Symbols: f, g `image_encoder`, `text_encoder` · u, v of Eq. 1 `u`, `v` (N, D) · t `log_scale`,
 initially ln(1 / 0.07), at most ln 100 (section 2.5).
@@ -220,7 +221,7 @@ class CLIP(GenerativeModule):
         ]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Take an optimizer step, then limit t to ln 100 (section 2.5)."""
+        """Take an optimizer step, then limit t (section 2.5) before a checkpoint is saved."""
         super().optimizer_step(*args, **kwargs)
         self.log_scale.data.clamp_(max=math.log(100))
 
@@ -262,7 +263,10 @@ class CLIP(GenerativeModule):
 
     @sampling
     def features(self, what: Tensor | list[str]) -> Tensor:
-        """Return normalised features (N, D) of images (N, C, H, W) in [-1, 1] or of N captions.
+        """Return the normalised features (N, D) of images or captions (Eq. 1).
+
+        Args:
+            what: Images (N, C, H, W) in [-1, 1], or N captions.
 
         Raises:
             UserError: If the images differ in shape from the training images, or a caption cannot

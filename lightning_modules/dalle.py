@@ -145,8 +145,8 @@ class DALLE(GenerativeModule):
         caption_dropout: Probability that a training image loses its caption. Sampling with guidance
             needs a model trained with a value above 0.
         Previews:
-        prompts: Captions of additional preview images, an even number. The images of two successive
-            captions have the same seed and are shown one above the other.
+        prompts: Captions of additional preview images, an even number. All these images have the
+            same seed. The images of two successive captions are shown one above the other.
         Optimizer:
         optimizer: AdamW ("adamw"), or Muon for the matrices of the Transformer blocks and AdamW for
             all other parameters ("muon", `optim/muon.py`).
@@ -458,14 +458,15 @@ class DALLE(GenerativeModule):
         """Sample images for captions.
 
         Args:
-            seeds: One seed per image; image i depends on `seeds[i]` and its caption alone.
+            seeds: One seed per image; image i depends on `seeds[i]` and caption i alone.
             batch: Dictionary with the captions of unseen images, one per seed, as tokens (N, T)
                 under the key `tokens`. It is unused if `prompt` is given.
             prompt: One caption for all images, or one caption per image.
             guidance: Guidance scale s of Eq. 5; 1 disables guidance.
             temperature: Divisor of the logits; 0 takes the most probable token.
-            top_k: Sample among the k most probable tokens; 0 for all tokens.
-            top_p: Sample among the smallest set of tokens with at least this total probability.
+            top_k: Number of most probable tokens to sample from; 0 samples from all tokens.
+            top_p: Total probability of the smallest set of most probable tokens to sample from
+                (nucleus sampling), in (0, 1]; 1 samples from all tokens.
             prime: Image (C, H, W) in [-1, 1]. Its upper part is kept in every sample, and the rest
                 is generated.
             prime_share: Share of the height of `prime` that is kept, between 0 and 1.

@@ -52,8 +52,8 @@ Departures from VQ-VAE and its released code (deepmind/sonnet, `vqvae.py`):
   values.
 - Grid of image tokens for CIFAR-10: 8x8x10 with 512 vectors, by `tokens_per_position` 10. The paper
   has 8x8x10 and does not state the number of vectors; the released code has 8x8 with 512 vectors.
-- Unused vectors: replaced by features of the batch. The released code applies
-  Laplace smoothing of 1e-5 to the counts instead.
+- Unused vectors: replaced by features of the batch. The released code applies Laplace smoothing of
+  1e-5 to the counts instead.
 - Averaged weights: used for evaluation and samples. The sums and counts of Eq. 7 are averaged with
   the same decay, so that the averaged codebook fits the averaged encoder.
 """
@@ -88,7 +88,7 @@ from metrics.image_tokens import ImageTokensKept, ImageTokenUsage
 from metrics.likelihood import ImportanceSampledNLL, SquaredError, bits_per_dim
 
 EPSILON = 0.1  # eps of Eq. 5
-MIN_SCALE = 0.1  # minimum of b, about 3 of 256 levels; limits the weight of constant white pixels
+MIN_SCALE = 0.1  # minimum of b, about 3 of 256 levels; limits the density of constant white pixels
 VQ_DECAY = 0.99  # d of Eq. 7
 INITIAL_USE = 1e-6  # initial n_k, so small that the first batch replaces all vectors
 FINAL_RATE = 0.0125  # final learning rate divided by the initial one
@@ -98,7 +98,7 @@ CodebookSize = restricted_number_type("CodebookSize", int, (">=", 2))
 
 
 def full_precision(device: torch.device) -> torch.autocast:
-    """Return a context without mixed precision, which cannot separate close codebook vectors."""
+    """Return a float32 context; mixed precision cannot separate close codebook vectors."""
     return torch.autocast(device.type, enabled=False)
 
 
@@ -248,7 +248,7 @@ class Network(nn.Module):
     Args:
         channels: Number C of image channels.
         width: Number of channels at the image's resolution. It doubles at each halving.
-        downsamplings: Number of halvings; encoder and decoder have one group more.
+        downsamplings: Number of halvings; encoder and decoder have `downsamplings + 1` groups.
         blocks: Number of blocks per group.
         codebook_size: Number K of codebook vectors.
         token_width: Number D of values per codebook vector.
@@ -450,7 +450,7 @@ class DiscreteVAE(GenerativeModule):
         with full_precision(self.device):
             tokens = quantiser.nearest(features)
         log_p = self.log_likelihood(self.network.embed(tokens), image)
-        prior = -prod(self.grid) * math.log(h.codebook_size)  # log p(z); q(z|x) = 1
+        prior = -prod(self.grid) * math.log(h.codebook_size)  # log p(z); q(z|x) = 1 for this z
         self.nll.update(lambda _: (log_p + prior)[None])
         self.log_metric(f"{stage}/nll", self.nll)
         with full_precision(self.device):
@@ -518,8 +518,8 @@ class DiscreteVAE(GenerativeModule):
             seeds: One seed per image; image i depends on `seeds[i]` alone.
             batch: Dictionary with the images to reconstruct, one per seed, under the key `image`.
                 Only mode "reconstruct" uses `batch`.
-            mode: Images decoded from image tokens of the uniform prior of Eq. 1 ("prior"), or pairs
-                of an unseen image and its reconstruction ("reconstruct").
+            mode: Images decoded from image tokens that are sampled from the uniform prior of Eq. 1
+                ("prior"), or pairs of an unseen image and its reconstruction ("reconstruct").
 
         Returns:
             Images (N, C, H, W), or pairs (N, 2, C, H, W), in [-1, 1].
@@ -540,10 +540,10 @@ class DiscreteVAE(GenerativeModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Return a grid of images above their reconstructions, and a grid of `_patches`.
+        """Return a grid of images above their reconstructions, and a grid of codebook vectors.
 
-        With "gumbel", a row between images and reconstructions is decoded from the mean of the
-        codebook vectors under q(k|x).
+        Codebook vectors are shown as decoded patches. With "gumbel", a row between images and
+        reconstructions is decoded from the mean of the codebook vectors under q(k|x).
         """
         image, network = batch["image"], self.network
         features = network.encode(image)
@@ -567,8 +567,8 @@ class DiscreteVAE(GenerativeModule):
 def load_discrete_vae(dvae: str | dict[str, Any], image_shape: list[int]) -> DiscreteVAE:
     """Load a discrete VAE for use in another system, frozen and with its averaged weights only.
 
-    Inside the `__init__` of the other system, Lightning would save the arguments of both systems as
-    hyper-parameters.
+    If the discrete VAE were built in the other system's `__init__`, Lightning would save the
+    arguments of both systems as hyper-parameters.
 
     Args:
         dvae: Path of a checkpoint, or hyper-parameters of a new discrete VAE.

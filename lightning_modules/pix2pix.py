@@ -11,7 +11,8 @@ Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversa
 If several outputs are plausible for an input, L1 alone leads to the median of these outputs, which
 is grey and blurred. The discriminator D receives the input with an output, and penalises outputs
 that are blurred or do not fit the input. Skip connections pass details such as outlines between
-layers of equal resolution (section 3.2.1). The noise z is the dropout of the generator G, in training and in sampling (section 3.1).
+layers of equal resolution (section 3.2.1). The noise z is the dropout of the generator G, in
+training and in sampling (section 3.1).
 
 G maximises log D instead of minimising log(1 - D), and D's loss is halved (section 3.3). Absolute
 differences are means over pixels, channels and the batch.
@@ -24,8 +25,8 @@ Departures from the paper and its two releases (Lua, then PyTorch):
 
 - Learning rate: constant, as in the paper for 200 epochs of facades (section 6.2). The PyTorch
   release decays the learning rate to 0 in the second half of training.
-- Gradient of G: computed through D after D's step (section 3.3). The Lua release uses the output of
-  D before its step.
+- Gradient of G: computed through D after D's step (section 3.3). The Lua release uses the output
+  of D from before this step.
 - Loss of D: halved (section 3.3), which has no effect with Adam. The Lua release halves only the
   printed value.
 - Normalisation of the 1x1 feature map: none, as in later releases. The paper's batch norm sets this
@@ -292,7 +293,7 @@ class Pix2Pix(AdversarialModule):
         """Translate images.
 
         Args:
-            seeds: One seed per image, for its dropout noise.
+            seeds: One seed per image. The dropout noise of image i depends on `seeds[i]` alone.
             batch: Dictionary with the input images (N, C, H, W) in [-1, 1] under the key `a`. H and
                 W must be multiples of 2^L, where L is the number of levels of the U-Net.
             direction: Direction of the translation, always "a2b". The reverse direction needs a

@@ -11,15 +11,16 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 class GoodfellowSchedule(LRScheduler):
     """Exponential decay of the learning rate down to 1e-6, with a linear rise of the momentum.
 
-    The first GAN (Goodfellow et al. 2014) and the conditional GAN were trained with this schedule.
+    Training schedule of the GAN (Goodfellow et al. 2014) and of the conditional GAN (Mirza and
+    Osindero 2014).
 
     Args:
         optimizer: SGD optimizer with momentum.
-        decay: Number by which the learning rate is divided at each update. The released GAN has
-            1.000004, the conditional GAN 1.00004.
+        decay: Number by which the learning rate is divided at each update. The GAN's released
+            code has 1.000004; the conditional GAN has 1.00004.
         momentum: Final momentum. The initial momentum is that of the optimizer.
-        momentum_updates: Number of updates over which the momentum rises. The released GAN has 250
-            epochs of 500 batches.
+        momentum_updates: Number of updates over which the momentum rises. The GAN's released code
+            has 250 epochs of 500 batches.
     """
 
     def __init__(
