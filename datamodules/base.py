@@ -1,9 +1,10 @@
-"""Base class of all data modules: dictionary batches, counter-based randomness, resumable order.
+"""Base class of all data modules: batches are dictionaries, and a run can resume exactly.
 
-No random state is kept, so a run resumes exactly. The order of an epoch is a function of
-(seed, epoch). Each batch carries one integer `seed`, mixed from (seed, split, rank, epoch, batch).
-It determines all randomness of the batch: augmentation here, noise and dropout in
-`GenerativeModule`. Skipping to batch n is a slice.
+No random state is stored. The order of the samples in an epoch is a function of the run's seed and
+the epoch, so resuming at batch n only takes a slice of this order. Each batch carries an integer
+`seed`, a hash of the run's seed, the split, the rank, the epoch and the batch number. This seed
+determines all randomness of the batch: augmentation in the data module, noise and dropout in
+`GenerativeModule`.
 """
 
 import os
@@ -20,12 +21,12 @@ from datamodules.samplers import Request, ResumableBatchSampler, limit_batches
 
 
 def corpus_root(root: str | None) -> Path:
-    """Folder of all data: `root`, else the environment variable DATA_ROOT, else `data/`."""
+    """Return the data folder: `root`, else the environment variable DATA_ROOT, else `data/`."""
     return Path(root or os.environ.get("DATA_ROOT") or "data")
 
 
 class BatchedDataset(Protocol):
-    """Dataset that gathers a batch in one call: 60 times as fast as one sample at a time."""
+    """Dataset that returns a batch in one call, 60 times as fast as one sample per call."""
 
     def __len__(self) -> int: ...
 
@@ -33,7 +34,10 @@ class BatchedDataset(Protocol):
 
 
 def identity(batch: dict[str, Any]) -> dict[str, Any]:
-    """Return the batch: `__getitems__` has collated it. A lambda could not be pickled."""
+    """Return the batch unchanged: `__getitems__` has already collated it.
+
+    Worker processes need a function that can be pickled; a lambda cannot.
+    """
     return batch
 
 
@@ -48,18 +52,18 @@ class DataModule(LightningDataModule):
         batch_size: Number of samples per process and training step.
         eval_batch_size: Number of samples per process and step in validation and test. Defaults to
             `batch_size`.
-        num_workers: Number of loader processes; 0 loads in the main process, which is fastest for
+        num_workers: Number of loader processes. 0 loads in the main process, the fastest choice for
             data in memory.
         Files:
         root: Folder of all data. Defaults to the environment variable DATA_ROOT, else `data/`.
-        max_samples: Number of training samples to use: a fixed random subset, or the first windows
-            or lines of a text. None uses all.
+        max_samples: Number of training samples to use. Text corpora use their first samples, other
+            data a fixed random subset. None uses all.
 
     Attributes:
         embedded: Whether the data are part of an installed package and need no download.
         batch_unit: Unit of `batch_size`, "samples" or "tokens".
-        provides: Names of the values in `data_spec`. A model receives those that its `__init__`
-            has as parameters.
+        provides: Names of the values in `data_spec`. A model whose `__init__` has a parameter of
+            the same name receives the value.
     """
 
     embedded: ClassVar[bool] = False
@@ -85,7 +89,7 @@ class DataModule(LightningDataModule):
     def data_spec(self) -> dict[str, Any]:
         """Values that a model may take as parameters, such as `image_shape` or `vocab_size`.
 
-        Checkpoints store them, so they have plain types: `int(size)`, not the parser's
+        Checkpoints store these values, so their types are plain: `int(size)`, not the parser's
         `PositiveInt`.
         """
         raise NotImplementedError
@@ -95,7 +99,7 @@ class DataModule(LightningDataModule):
         raise NotImplementedError
 
     def split(self, name: str) -> BatchedDataset:
-        """Return the split "train", "val" or "test", which is read once and cached."""
+        """Return the split "train", "val" or "test", read at the first call and then cached."""
         if name not in self._splits:
             self._splits[name] = self.load_split(name)
         return self._splits[name]
@@ -117,10 +121,11 @@ class DataModule(LightningDataModule):
     def loader(
         self, split: str, *, shuffle: bool = False, start: int = 0, batch_size: int | None = None
     ) -> DataLoader:
-        """Return the loader of a split; its batches are dictionaries before `transform`.
+        """Return the loader of a split; `transform` is applied to its batches later, on the device.
 
         Raises:
-            UserError: If the split has no samples, or fewer than there are processes.
+            UserError: If the split has no samples, or if an evaluation split has fewer samples than
+                the number of processes.
         """
         data = self.loader_dataset(split)
         rank, world = (
@@ -145,19 +150,19 @@ class DataModule(LightningDataModule):
             start=start,
         )
         return DataLoader(
-            data,  # type: ignore[arg-type]  # typed by __getitem__; torch calls __getitems__
+            data,  # type: ignore[arg-type]  # torch calls __getitems__ instead of __getitem__
             batch_sampler=sampler,
-            collate_fn=identity,  # type: ignore[arg-type]  # gets the batch of __getitems__
+            collate_fn=identity,  # type: ignore[arg-type]  # receives a collated batch
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
-            # Without it, each iterator takes its base seed from the global generator.
+            # Without a generator here, each iterator would take its seed from the global one.
             generator=torch.Generator(),
         )
 
     def batch_sampler(
         self, data: Any, batch_size: int, *, shuffle: bool, world: int, **options: Any
     ) -> Any:
-        """Return the sampler of a split's batches; `options` are those of `ResumableBatchSampler`.
+        """Return the sampler of a split's batches; `options` are passed to `ResumableBatchSampler`.
 
         Raises:
             UserError: If a training batch needs more samples than the split has.
@@ -179,13 +184,13 @@ class DataModule(LightningDataModule):
         return loader
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position in the data.
+        """Return the position in the training data: epoch, and number of batches trained on.
 
-        Lightning restores it before it builds the loaders. It restores its own loops later, too
-        late for a schedule that needs the number of steps.
+        Lightning restores this state before it builds the loaders. The state of Lightning's own
+        loops is restored later, too late for a schedule that needs the number of steps.
         """
         fit: Any = self.trainer.fit_loop  # type: ignore[union-attr]
-        # `processed`, not `ready`: a batch that was fetched but not trained on is repeated.
+        # Count `processed`, not `ready`: a batch fetched but not trained on is fetched again.
         return {
             "epoch": fit.epoch_progress.current.ready - 1,
             "batch": fit.epoch_loop.batch_progress.current.processed,
@@ -209,7 +214,13 @@ class DataModule(LightningDataModule):
         return batch
 
     def batch(self, split: str, index: list[int], *, seed: int = 0) -> dict[str, Any]:
-        """Return samples of a split as a transformed batch on the CPU; indices wrap around."""
+        """Return samples of a split as a transformed batch on the CPU.
+
+        Indices are taken modulo the number of samples.
+
+        Raises:
+            UserError: If the split has no samples.
+        """
         data = self.split(split)
         if not len(data):
             raise UserError(f"the {split} split has no samples: add some")

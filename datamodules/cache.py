@@ -1,4 +1,4 @@
-"""Folders of prepared data, written once by one process and named by a hash."""
+"""Cached folders of prepared data, each written once, by one process."""
 
 import hashlib
 import os
@@ -11,21 +11,21 @@ from filelock import FileLock
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal digits."""
+    """Return the SHA-256 of a file in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def token_folder(root: Path, settings: list[Any]) -> Path:
-    """Folder of an encoded corpus, named by the hash of all settings that affect its content."""
+    """Return the folder of an encoded corpus, named by a hash of the settings of its encoding."""
     name = hashlib.blake2b(repr(settings).encode(), digest_size=12).hexdigest()
     return root / "tokens" / name
 
 
 def make_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Create a folder with the files that `write` puts into it, unless it exists.
+    """Create a folder and fill it by calling `write`, unless the folder already exists.
 
-    One process writes to a temporary folder and renames it at the end; others wait.
+    One process writes to a temporary folder and renames it at the end; other processes wait.
     """
     if folder.is_dir():
         return

@@ -1,4 +1,4 @@
-"""Resumable downloads, and extraction of archives that never writes outside of its folder."""
+"""Resumable downloads, and extraction of archives that cannot write outside the target folder."""
 
 import gzip
 import hashlib
@@ -32,16 +32,16 @@ BROKEN = (  # exceptions of the standard library for damaged archives
 def fetch(
     addresses: list[str], path: Path, *, checksum: str | None = None, limit: int = 20 * GIB
 ) -> None:
-    """Download a file, resuming an interrupted download from `<path>.*.part`.
+    """Download a file; an interrupted download resumes from its partial file `<path>.*.part`.
 
-    The file appears at `path` when it is complete. An existing file is left as it is.
+    The complete file is renamed to `path`. If `path` already exists, nothing is downloaded.
 
     Args:
-        addresses: URLs, tried in this order.
+        addresses: URLs of the file, tried in the given order.
         path: Destination file.
         checksum: Expected SHA-256. If None, the SHA-256 of the first download is recorded in
             `<path>.sha256`, and later downloads must match the record.
-        limit: Maximum size in bytes.
+        limit: Maximum size of the file in bytes.
 
     Raises:
         UserError: If every address fails, the file is too large, or the checksum differs.
@@ -58,7 +58,7 @@ def _download(addresses: list[str], path: Path, checksum: str | None, limit: int
     """Download from the first address that works, and verify the checksum."""
     reasons = []
     for address in addresses:
-        # One partial file per address: mirrors may differ.
+        # One partial file per address: the files of two mirrors may differ.
         part = path.with_name(
             f"{path.name}.{hashlib.sha256(address.encode()).hexdigest()[:8]}.part"
         )
@@ -70,8 +70,8 @@ def _download(addresses: list[str], path: Path, checksum: str | None, limit: int
             reasons.append(f"{address}: {error}")
     else:
         raise UserError(
-            f"{path.name} could not be downloaded ({'; '.join(reasons)}): try again, or place it "
-            f"at {path}"
+            f"{path.name} could not be downloaded ({'; '.join(reasons)}): try again, or place the "
+            f"file at {path}"
         )
     record = path.with_name(f"{path.name}.sha256")
     expected = checksum or (record.read_text().strip() if record.exists() else None)
@@ -79,8 +79,8 @@ def _download(addresses: list[str], path: Path, checksum: str | None, limit: int
     if expected is not None and found != expected:
         part.unlink()
         raise UserError(
-            f"{path.name}: its SHA-256 is {found}, not {expected}: it has changed or was "
-            f"damaged; place a good copy at {path}"
+            f"{path.name}: its SHA-256 is {found}, not {expected}: the file has changed or "
+            f"is damaged; place a good copy at {path}"
         )
     if checksum is None:
         record.write_text(f"{found}\n")
@@ -88,13 +88,13 @@ def _download(addresses: list[str], path: Path, checksum: str | None, limit: int
 
 
 def _continue(address: str, part: Path, limit: int) -> None:
-    """Append the missing bytes to `part`."""
+    """Download the missing bytes of `part` and append them."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # `part` is complete
+        if error.code == 416 and have:  # no bytes are left: `part` is complete
             return
         raise
     with answer:
@@ -134,7 +134,7 @@ def _zip_members(path: Path) -> Iterator[Member]:
             kind = stat.S_IFMT(entry.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise UserError(
-                    f"{path}: {entry.filename} is a link or a device; refused: use another archive"
+                    f"{path}: {entry.filename} is a link or a device: use another archive"
                 )
             content = None if entry.is_dir() else archive.open(entry)
             yield Member(_inside(entry.filename, path), entry.file_size, content)
@@ -144,9 +144,7 @@ def _tar_members(path: Path) -> Iterator[Member]:
     with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for entry in archive:
             if not (entry.isfile() or entry.isdir()):
-                raise UserError(
-                    f"{path}: {entry.name} is a link or a device; refused: use another archive"
-                )
+                raise UserError(f"{path}: {entry.name} is a link or a device: use another archive")
             yield Member(
                 _inside(entry.name, path),
                 entry.size,
@@ -157,12 +155,11 @@ def _tar_members(path: Path) -> Iterator[Member]:
 
 
 def _inside(name: str, archive: Path) -> PurePosixPath:
-    """Return the path of a member; refuse one outside of the folder."""
+    """Return the path of an archive member; raise `UserError` if it leaves the target folder."""
     place = PurePosixPath(name.replace("\\", "/"))
     if place.is_absolute() or ".." in place.parts or ":" in name:
         raise UserError(
-            f"{archive}: {name} would be written outside of its folder; refused: use another "
-            "archive"
+            f"{archive}: {name} would be written outside of the target folder: use another archive"
         )
     return place
 
@@ -170,19 +167,20 @@ def _inside(name: str, archive: Path) -> PurePosixPath:
 def extract(
     archive: Path, folder: Path, *, limit: int = 20 * GIB, members: int = 1_000_000
 ) -> None:
-    """Extract a .zip or .tar.gz into `folder`, which appears when it is complete.
+    """Extract a .zip or .tar.gz file to `folder`, which appears only when it is complete.
 
-    If the archive has a single top-level folder, that folder becomes `folder`.
+    If the archive consists of a single top-level folder, the content of that folder is extracted.
 
     Args:
-        archive: Archive to extract.
+        archive: Path of the .zip or .tar.gz file.
         folder: Destination folder; must not exist.
-        limit: Maximum total size of the members in bytes.
-        members: Maximum number of members.
+        limit: Maximum total size of the extracted files in bytes.
+        members: Maximum number of files and folders in the archive.
 
     Raises:
-        UserError: If a member has an absolute path, contains `..`, or is a link or a device; if the
-            members are too many or too large; if the archive is damaged. No files remain then.
+        UserError: If the archive is damaged or exceeds `limit` or `members`, or if a member is a
+            link, a device, or has an absolute path or `..` in its path. All extracted files are
+            then removed.
     """
     temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
     temporary.mkdir(parents=True)
@@ -194,8 +192,8 @@ def extract(
             total += member.size
             if total > limit or count > members:
                 raise UserError(
-                    f"{archive}: would unpack to more than {limit:,} bytes or {members:,} files; "
-                    "refused: use another archive"
+                    f"{archive}: would unpack to more than {limit:,} bytes or {members:,} files: "
+                    "use another archive"
                 )
             target = temporary / member.name
             if member.content is None:
@@ -209,7 +207,7 @@ def extract(
         os.replace(only, folder)
     except BROKEN as error:
         raise UserError(
-            f"{archive}: is damaged or no archive ({error}); remove it and download it again"
+            f"{archive}: is damaged or not an archive ({error}); remove it and download it again"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -219,7 +217,7 @@ def obtain(addresses: list[str], archive: Path, folder: Path) -> None:
     """Download an archive, unless it exists already, and extract it into `folder`.
 
     Raises:
-        UserError: If `fetch` or `extract` fails.
+        UserError: If the download or the extraction fails.
     """
     fetch(addresses, archive)
     with FileLock(f"{archive}.lock"):
@@ -228,6 +226,6 @@ def obtain(addresses: list[str], archive: Path, folder: Path) -> None:
         try:
             extract(archive, folder)
         except UserError:
-            # The next download may differ from the broken archive.
+            # Remove the recorded checksum: the next download may differ from the broken archive.
             archive.with_name(f"{archive.name}.sha256").unlink(missing_ok=True)
             raise

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class LazyBatch(Mapping[str, Any]):
-    """Batch that is built at its first access.
+    """Read-only batch that is built when a key is first read.
 
     Args:
         make: Function that returns the batch.
@@ -17,7 +17,7 @@ class LazyBatch(Mapping[str, Any]):
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """Complete batch."""
+        """Batch, built at the first access and then cached."""
         return self.make()
 
     def __getitem__(self, key: str) -> Any:

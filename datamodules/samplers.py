@@ -1,6 +1,6 @@
-"""Order of an epoch's samples and seed of each batch, as functions of the run's seed.
+"""Batch sampler that derives the order of samples and the seed of each batch from the run's seed.
 
-No random state is kept, so a run resumes exactly: skipping to batch n is a slice.
+No random state is stored. A run resumes exactly: the batches from n on are a slice of the order.
 """
 
 import hashlib
@@ -12,36 +12,42 @@ from torch import Tensor
 
 
 def mix_seed(*parts: int | str) -> int:
-    """Hash all parts to a 63-bit seed; sums of seeds would give overlapping streams instead."""
+    """Return a 63-bit seed, the hash of all parts.
+
+    A sum would give (seed 0, epoch 1) and (seed 1, epoch 0) the same random numbers.
+    """
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 @dataclass(frozen=True)
 class Request:
-    """Indices of the samples of one batch, and the seed of the batch."""
+    """Request for a batch: indices of its samples, and the seed of its randomness."""
 
     index: Tensor
     seed: int
 
 
 class ResumableBatchSampler:
-    """Batch sampler of `Request`s whose order is a function of (seed, epoch).
+    """Batch sampler that yields a `Request` per batch; seed and epoch determine the order.
 
-    It can start at any batch. Global batch g holds the same samples for any number of ranks: rank r
-    of W takes every W-th of its `W * batch_size` samples. In training, the incomplete last batch is
-    dropped. In evaluation, every sample occurs exactly once, and the last batches of two ranks may
-    differ in size.
+    It can start at any batch. The batches of all W ranks together form a global batch of
+    `W * batch_size` consecutive samples in the epoch's order. Rank r takes every W-th of these
+    samples, from sample r on. The content of a global batch depends on its size, but not on W.
+
+    In training, an incomplete last global batch is dropped. In evaluation, every sample occurs
+    exactly once, and the last batches of two ranks may differ in size.
 
     Args:
         size: Number of samples.
         batch_size: Number of samples per rank and batch.
-        shuffle: Whether to shuffle in each epoch, as in training; otherwise in the given order.
+        shuffle: Whether to shuffle the samples anew in each epoch, as in training. If False, the
+            samples keep their order.
         seed: Base seed of the run.
-        name: Name of the split; gives training and validation different batch seeds.
+        name: Name of the split. It is part of each batch's seed, so the seeds of two splits differ.
         rank: Rank of this process.
         world: Number of processes.
-        start: Index of the first batch in the first epoch; later epochs start at 0.
+        start: Index of the first batch in the first epoch; later epochs start at batch 0.
     """
 
     def __init__(
@@ -66,7 +72,7 @@ class ResumableBatchSampler:
         self.rank, self.world, self.start = rank, world, start
         self.whole = not shuffle  # whether to keep an incomplete last batch
         self.epoch = 0
-        self.sampler = self  # Lightning calls `sampler.set_epoch`
+        self.sampler = self  # Lightning calls `batch_sampler.sampler.set_epoch`
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -84,7 +90,7 @@ class ResumableBatchSampler:
         step = self.batch_size * self.world
         for number in range(start, len(self)):
             place = slice(number * step, min((number + 1) * step, self.size))
-            # Without shuffling, no order is stored: memory does not grow with the data.
+            # Without shuffling, no order is stored, so memory does not grow with the data.
             index = (order[place] if self.shuffle else torch.arange(place.start, place.stop))[
                 self.rank :: self.world
             ]
@@ -93,5 +99,10 @@ class ResumableBatchSampler:
 
 
 def limit_batches(batches: int, limit: int | float) -> int:
-    """Number of batches per epoch under `trainer.limit_train_batches`, a number or a share."""
+    """Return the number of batches that Lightning uses in an epoch.
+
+    Args:
+        batches: Number of batches in the split.
+        limit: Option `trainer.limit_train_batches`: a maximum number (int) or a fraction (float).
+    """
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)

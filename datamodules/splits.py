@@ -1,4 +1,4 @@
-"""Assignment of samples to the training, validation and test split, and fixed subsets."""
+"""Assignment of samples to the splits "train", "val" and "test", and fixed random subsets."""
 
 import hashlib
 from typing import Protocol, Self, TypeVar
@@ -10,12 +10,12 @@ SPLITS = ("train", "val", "test")
 
 
 def split_share(key: str) -> float:
-    """Map a key to a number in [0, 1) by its SHA-256, the same on every machine."""
+    """Map a key to a number in [0, 1) by its SHA-256; the number is the same on every machine."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
 def split_of(key: str) -> str:
-    """Split of a key: "train" for 80 % of all keys, "val" and "test" for 10 % each."""
+    """Return the split of a key: "train" for 80 % of all keys, "val" and "test" for 10 % each."""
     share = split_share(key)
     return "train" if share < 0.8 else "val" if share < 0.9 else "test"
 
@@ -32,7 +32,7 @@ AnySubsettable = TypeVar("AnySubsettable", bound=Subsettable)
 
 
 def take_subset(data: AnySubsettable, count: int | None) -> AnySubsettable:
-    """Fixed random subset of `count` samples in their original order; None keeps all."""
+    """Return a fixed random subset of `count` samples in their original order; None keeps all."""
     if count is None or count >= len(data):
         return data
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Text and table files; error messages name the file and the byte or line."""
+"""Reading of UTF-8 text files and .csv tables, with the file named in error messages."""
 
 import codecs
 import csv
@@ -11,10 +11,10 @@ SHARD_BYTES = 2**20  # bytes read at a time
 
 
 def read_shards(path: Path) -> Iterator[str]:
-    """Yield the text of a UTF-8 file in shards of about `SHARD_BYTES`.
+    """Yield the text of a UTF-8 file in parts of about `SHARD_BYTES` bytes.
 
     Raises:
-        UserError: If the file is not valid UTF-8; the message names the first bad byte.
+        UserError: If the file is not valid UTF-8; the message gives the position of the error.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     place = 0
@@ -37,9 +37,9 @@ def read_shards(path: Path) -> Iterator[str]:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    r"""Yield the lines of a UTF-8 file, separated by "\n" only.
+    r"""Yield the lines of a UTF-8 file; only "\n" ends a line.
 
-    Unicode's other line separators may occur within a sentence.
+    Other line separators of Unicode, such as U+2028, may occur within a sentence.
     """
     rest = ""
     for text in read_shards(path):
@@ -50,10 +50,10 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Read the rows of a .csv file with a header.
+    """Return the rows of a .csv file with a header, as dictionaries by column name.
 
     Raises:
-        UserError: If the file is not UTF-8, has no rows, or lacks one of `columns`.
+        UserError: If the file is not a .csv in UTF-8, has no rows, or lacks one of `columns`.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:

@@ -1,1 +1,1 @@
-"""Images with captions."""
+"""Data modules of images with captions."""

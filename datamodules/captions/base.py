@@ -1,10 +1,10 @@
-"""Base class of captioned images: emoji with names, a folder of images and texts, or a table.
+"""Base class of data modules of captioned images: emoji with names, or image files with texts.
 
-A batch holds `image` and `tokens` int64 (N, T), the ids of one caption per image, padded to
-`text_length` with `pad_id`. Each training image has `VARIANTS` encodings, and the seed of a batch
-selects one of them. The encodings cycle through the first eight captions of the image. With
-`group_captions`, some also contain the group of the emoji; with `bpe_dropout`, each splits the
-words differently. Captions and prompts are lower-cased, with single spaces between words.
+A batch holds `image` and `tokens`, int64 (N, T): the token ids of one caption per image, padded
+with `pad_id` to T = `text_length`. Each training image has `VARIANTS` = 8 encodings, made from its
+first eight captions or, if it has fewer captions, from each of them several times. The seed of a
+batch selects one encoding per image. With `bpe_dropout`, all encodings but the first split words at
+random. Captions and prompts are lower-cased, with single spaces between words.
 """
 
 import random
@@ -32,12 +32,12 @@ Images = InMemoryImages | FileImages
 
 
 class CaptionedImageDataset:
-    """Images with their captions, gathered batch by batch.
+    """Dataset of the captioned images of a split.
 
     Args:
         images: All images of a split.
         captions: First caption of each image.
-        tokens: Encodings of the captions (N, R, T), padded.
+        tokens: Token ids (N, R, T): R encodings of the captions of each image, padded to length T.
     """
 
     def __init__(self, images: Images, captions: list[str], tokens: Tensor) -> None:
@@ -47,7 +47,7 @@ class CaptionedImageDataset:
         return len(self.images)
 
     def caption_batch(self, request: Request) -> dict[str, Any]:
-        """Return the batch of a request without its images."""
+        """Return the batch of a request without images: `tokens`, `index` and `seed`."""
         generator = torch.Generator().manual_seed(mix_seed(request.seed, "caption"))
         variant = torch.randint(self.tokens.shape[1], (len(request.index),), generator=generator)
         tokens = self.tokens[request.index, variant].long()
@@ -57,18 +57,18 @@ class CaptionedImageDataset:
         return {**self.images.__getitems__(request), **self.caption_batch(request)}
 
     def fingerprint(self) -> str:
-        """Hash of the images."""
+        """Return a hash of the images."""
         return self.images.fingerprint()
 
     def having(self, attribute: str) -> Tensor:
-        """(N,) bool: images whose caption contains `attribute` as a whole word or phrase."""
+        """Return a bool mask (N,): images whose caption contains `attribute` as whole words."""
         return torch.tensor(
             [f" {attribute.lower()} " in f" {caption} " for caption in self.captions]
         )
 
 
 class CaptionBatch(dict[str, Any]):
-    """Batch without images; reading its `image` raises a `UserError`."""
+    """Batch without images; reading the key `image` raises a `UserError`."""
 
     def __missing__(self, key: str) -> Any:
         if key == "image":
@@ -80,10 +80,10 @@ class CaptionBatch(dict[str, Any]):
 
 
 class CaptionsOnly:
-    """Captions without their images, gathered batch by batch.
+    """Dataset of captions whose batches contain no images.
 
     Args:
-        data: Captioned images.
+        data: Dataset of captioned images.
     """
 
     def __init__(self, data: CaptionedImageDataset) -> None:
@@ -105,13 +105,14 @@ class CaptionedImages(ImageDataModule):
         Captions:
         vocab_size: Maximum vocabulary size of the byte-pair encoding, which is learned from the
             training captions.
-        text_length: Maximum number of tokens of a caption, T.
-        bpe_dropout: Probability of skipping a merge of the byte-pair encoding in training, in
-            [0, 1] (Provilkov et al. 2020).
-        skip: Skip images that are unusable, or whose captions are missing, empty, too long or
-            contain unknown characters, and print their number, instead of stopping at the first.
-        captions_only: Leave the images out of the loaders' batches, for a system that encodes all
-            images once, such as DALL-E; `batch()` returns them in any case.
+        text_length: Maximum number of tokens per caption; shorter captions are padded.
+        bpe_dropout: Probability, in [0, 1], of skipping a merge when training captions are encoded
+            (BPE dropout, Provilkov et al. 2020).
+        skip: Skip unusable images and print their number. If False, stop at the first unusable
+            image. An image is unusable if its file is broken, or its caption is missing, too long
+            or has a character that no training caption has.
+        captions_only: Load batches without images, for a system that encodes all images once before
+            training, such as DALL-E. The method `batch` still returns images.
         **kwargs: Arguments of `DataModule`.
     """
 
@@ -142,8 +143,8 @@ class CaptionedImages(ImageDataModule):
         """Read a split.
 
         Returns:
-            Function that returns the images of given indices, captions of each image, and name of
-            each image for messages.
+            A function that returns the images of given indices, the captions of each image, and the
+            name of each image for error messages.
         """
         raise NotImplementedError
 
@@ -193,7 +194,7 @@ class CaptionedImages(ImageDataModule):
         return CaptionedImageDataset(images, [tidy(captions[number][0]) for number in kept], tokens)
 
     def _readable(self, images: Images, numbers: list[int], split: str) -> tuple[Images, list[int]]:
-        """Return the usable images, in memory if they fit, and their entries of `numbers`."""
+        """Drop unusable images; return the others, in memory if they fit, and their `numbers`."""
         if isinstance(images, InMemoryImages):
             return images, numbers
         keep = fits_into_memory(images)
@@ -210,7 +211,7 @@ class CaptionedImages(ImageDataModule):
         return CaptionsOnly(data) if self.captions_only else data
 
     def _encodings(self, texts: list[str], split: str, place: str) -> Tensor:
-        """Encode the captions of one image to int32 (R, T), with R = 1 in evaluation."""
+        """Encode the captions of one image to int32 (R, T); R is `VARIANTS` in training, else 1."""
         if not texts:
             raise UserError("the caption is missing; write one")
         numbers = random.Random(mix_seed(Path(place).name, "bpe"))

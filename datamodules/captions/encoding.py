@@ -1,4 +1,4 @@
-"""Captions and prompts as token ids of a fixed length."""
+"""Encoding of captions and prompts as token ids of a fixed length."""
 
 import random
 
@@ -27,9 +27,9 @@ def encode_caption(
         tokenizer: Tokenizer of the captions.
         caption: Caption, as returned by `tidy`.
         max_tokens: Maximum number of tokens.
-        rate: Rate of BPE dropout, in [0, 1]; requires `numbers`. If dropout gives more than
+        rate: Probability of BPE dropout, in [0, 1]; requires `numbers`. If dropout gives more than
             `max_tokens` tokens, the ids without dropout are returned.
-        numbers: Random number generator of the dropout.
+        numbers: Random number generator for BPE dropout.
 
     Raises:
         UserError: If the caption is empty, too long, or has a character that is in no training
@@ -57,10 +57,10 @@ def encode_caption(
 
 
 def caption_tokens(tokenizer: BPETokenizer, captions: list[str], max_tokens: int) -> Tensor:
-    """Encode captions to int64 (N, max_tokens), padded with 0.
+    """Encode captions as token ids int64 (N, max_tokens), padded with 0.
 
     Raises:
-        UserError: If `encode_caption` refuses a caption.
+        UserError: If a caption is empty, too long, or has a character of no training caption.
     """
     tokens = torch.zeros(len(captions), max_tokens, dtype=torch.int64)
     for row, caption in zip(tokens, captions):

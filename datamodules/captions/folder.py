@@ -1,4 +1,4 @@
-"""Your own captioned images."""
+"""Data module of your own captioned images."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -18,20 +18,21 @@ from datamodules.text_files import read_table
 class CaptionedFolder(CaptionedImages):
     """Your own images and captions.
 
-    Without folders `train`, `val` and `test`, the split of an image follows from the SHA-256 of its
-    path (80/10/10). Files are not compared: copies of an image under several names may fall into
-    different splits.
+    Without sub-folders `train`, `val` and `test`, images are split by a SHA-256 of their paths:
+    80 % training, 10 % validation, 10 % test. The contents of files are not compared, so copies of
+    an image may fall into different splits.
 
     Args:
         Corpus:
-        path: Folder of images `NAME.png` (or another format) and texts `NAME.txt` with one caption
-            per line, in `train`, `val` and `test` or anywhere; or a .csv with the columns file
-            (relative to the table) and caption, one row per caption.
-        size: Height and width in pixels; images are cropped to their centre square and scaled.
+        path: Folder of images, or a .csv table. In a folder, the file `NAME.txt` beside an image
+            `NAME.png` holds one caption per line. A table has the columns file (path of the image,
+            relative to the table) and caption, and one row per caption. Sub-folders `train`, `val`
+            and `test` define the splits.
+        size: Height and width in pixels. Each image is cropped to its centre square and resized.
         **kwargs: Arguments of `CaptionedImages`.
 
     Raises:
-        UserError: If there are no images.
+        UserError: If `path` does not exist or has no images.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class CaptionedFolder(CaptionedImages):
             )
 
     def _folder(self) -> dict[Path, list[str]]:
-        """Captions of each image in the folder; an empty list if there is no text file."""
+        """Return the captions of each image in the folder: an empty list without a text file."""
         found: dict[Path, list[str]] = {}
         for path in image_files(self.path):
             text = path.with_suffix(".txt")
@@ -70,7 +71,7 @@ class CaptionedFolder(CaptionedImages):
         return found
 
     def _table(self) -> dict[Path, list[str]]:
-        """Captions of each image in the table."""
+        """Return the captions of each image in the table."""
         found: dict[Path, list[str]] = {}
         for line, row in enumerate(read_table(self.path, ("file", "caption")), 2):
             if not row["file"]:
@@ -82,7 +83,7 @@ class CaptionedFolder(CaptionedImages):
 
     @cached_property
     def files(self) -> dict[str, list[Path]]:
-        """Images of each split."""
+        """Image files of each split."""
         home = self.path if self.path.is_dir() else self.path.parent
         parts: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
         placed = any((home / split).is_dir() for split in parts)

@@ -1,4 +1,4 @@
-"""Emoji with their names as captions."""
+"""Data module of emoji with their names as captions."""
 
 import sys
 from collections.abc import Callable
@@ -13,23 +13,24 @@ from datamodules.images.openmoji import EmojiSize, OpenMoji
 
 
 class CaptionedEmoji(CaptionedImages):
-    """Colour emoji with their names in one of 14 languages as captions.
+    """Colour emoji, captioned with their names in one of 14 languages.
 
-    The split is `composition` of `OpenMoji`. Emoji are left out if their image does not show the
-    skin tones of their name: another emoji, with other tones or none, has a pixel-identical image.
-    There are 40 of them: people with bunny ears or wrestling, of two different tones each. A
-    message gives their number.
+    The splits are those of `OpenMoji` with `split_by="composition"`: held-out names are new
+    combinations of words that occur in training. An emoji is left out if its image does not show
+    the skin tones in its name, because another emoji, with other tones or none, has the same image.
+    A message gives the number of emoji left out. In all splits there are 40: people with bunny ears
+    or wrestling, of two different tones each.
 
     Args:
         Corpus:
         size: Height and width in pixels, 8 to 512.
         language: Language code of the names, such as en, de or ko.
-        group_captions: Append the Unicode group of an emoji, such as "food & drink", to every
-            fourth encoding of its name.
+        group_captions: Append the Unicode group of an emoji, such as "food & drink", to one in four
+            training captions.
         **kwargs: Arguments of `CaptionedImages`.
 
     Raises:
-        UserError: If emoji have no names in the language.
+        UserError: If emoji have no names in `language`.
     """
 
     embedded = True

@@ -1,1 +1,1 @@
-"""Single images, with labels if available."""
+"""Data modules of single images, with labels if available."""

@@ -12,12 +12,12 @@ from datamodules.samplers import Request, mix_seed
 
 
 class InMemoryImages:
-    """Images in memory, gathered batch by batch.
+    """Dataset of images in memory.
 
     Args:
         images: Images (N, C, H, W), usually uint8.
         labels: Class of each image, int64 (N,).
-        names: Text for each image, in lower case; None without texts.
+        names: Name of each image in lower case. None if images have no names.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, names: list[str] | None = None) -> None:
@@ -36,7 +36,7 @@ class InMemoryImages:
         }
 
     def fingerprint(self) -> str:
-        """Hash of all images and labels."""
+        """Return a hash of all images and labels."""
         digest = hashlib.blake2b(self.images.contiguous().numpy().data, digest_size=16)
         digest.update(self.labels.contiguous().numpy().data)
         return digest.hexdigest()
@@ -46,7 +46,7 @@ class InMemoryImages:
         return InMemoryImages(self.images[index], self.labels[index], names)
 
     def having(self, attribute: str) -> Tensor:
-        """(N,) bool: images whose name contains `attribute` as a whole word or phrase."""
+        """Return a bool mask (N,): images whose name contains `attribute` as whole words."""
         if self.names is None:
             raise UserError(
                 "these images have no names or attributes; use data with names or attributes, such "
@@ -61,9 +61,9 @@ class ImageDataModule(DataModule):
     Args:
         Augmentation:
         flip: Mirror each training image left to right with probability 0.5.
-        binarize: Sample each pixel from {-1, 1}, with its grey value in [0, 1] as probability of 1,
-            at every presentation ("dynamic binarisation", Burda et al. 2015, section 5.1).
-            Evaluation does the same with fixed seeds.
+        binarize: Sample each pixel from {-1, 1} each time an image is loaded; its grey value in
+            [0, 1] is the probability of 1 ("dynamic binarisation", Burda et al. 2015, section 5.1).
+            In evaluation, the seeds are fixed.
         **kwargs: Arguments of `DataModule`.
     """
 
@@ -74,7 +74,7 @@ class ImageDataModule(DataModule):
         self.flip, self.binarize = flip, binarize
 
     def transform(self, batch: dict[str, Any], *, training: bool = False) -> dict[str, Any]:
-        """Scale `image` to [-1, 1] and augment it; a `mask` (N, 1, H, W) is flipped with it."""
+        """Scale `image` to [-1, 1] and augment it; `mask` (N, 1, H, W) is flipped alike."""
         image = batch.get("image")
         if image is None or image.dtype != torch.uint8:
             return batch
@@ -93,13 +93,13 @@ class ImageDataModule(DataModule):
         return {**batch, "image": image.mul_(2).sub_(1)}
 
     def fingerprint(self, split: str) -> str:
-        """Return a string that changes with the images of a split as they are evaluated."""
+        """Return a string that changes if the evaluation images of a split change."""
         return f"{self.split(split).fingerprint()} binarize={self.binarize}"  # type: ignore[attr-defined]
 
     def mean_image(self) -> Tensor:
         """Return the mean of the training images without augmentation, float64 (C, H, W) in [0, 1].
 
-        It uses all images in memory, or about 1,000 evenly spaced image files.
+        Images in memory are all used; of image files, about 1,000 evenly spaced ones are read.
         """
         data = self.split("train")
         stride = 1 if isinstance(data, InMemoryImages) else -(-len(data) // 1000)
@@ -114,13 +114,14 @@ class ImageDataModule(DataModule):
         """Return training images with and without an attribute.
 
         Args:
-            attribute: Word or phrase of the images' names, or attribute of the data.
+            attribute: Word or phrase in the names of images, or an attribute such as Smiling.
 
         Returns:
-            `positive` and `negative`: at most 1,000 images each, (N, C, H, W) in [-1, 1].
+            Dictionary of `positive` (images with the attribute) and `negative` (images without), at
+            most 1,000 each, (N, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: If no training image or every training image has the attribute.
+            UserError: If all or none of the training images have the attribute.
         """
         data = self.split("train")
         mask = data.having(attribute)  # type: ignore[attr-defined]

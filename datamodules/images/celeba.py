@@ -1,4 +1,4 @@
-"""CelebA: faces with 40 attributes."""
+"""Data module of CelebA: faces with 40 attributes."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ from datamodules.splits import take_subset
 
 
 class CelebA(ImageDataModule):
-    """202,599 faces with 40 attributes (Liu et al. 2015).
+    """CelebA: 202,599 images of faces with 40 binary attributes (Liu et al. 2015).
 
-    Files have torchvision's layout: `<root>/celeba/img_align_celeba/*.jpg`. All attributes work
-    with `sample.py --mode attribute`. The download often fails; in that case place the files by
-    hand (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html).
+    Files are stored in torchvision's layout: `<root>/celeba/img_align_celeba/*.jpg`. All attributes
+    work with `sample.py --mode attribute`. The download often fails. In that case, get the files
+    from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html and place them in `<root>/celeba/`.
 
     Args:
         Corpus:
-        size: Height and width in pixels; images are cropped to their centre square and scaled.
-        label: Attribute that is the class label.
+        size: Height and width in pixels. Each image is cropped to its centre square and resized.
+        label: Name of the attribute that serves as class label.
         **kwargs: Arguments of `ImageDataModule`.
     """
 
@@ -51,7 +51,7 @@ class CelebA(ImageDataModule):
 
         try:
             Download(self.root, download=True)
-        except Exception as error:  # gdown, quotas, checksums: the remedy is the same
+        except Exception as error:  # gdown, a quota or a checksum failed
             raise UserError(
                 f"CelebA is not under {self.folder} and could not be downloaded: place "
                 "img_align_celeba/, list_attr_celeba.txt and "

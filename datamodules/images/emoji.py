@@ -1,4 +1,4 @@
-"""Families of related emoji by their code points, Unicode groups and names."""
+"""Emoji: families of related glyphs, Unicode groups, and names in several languages."""
 
 import re
 
@@ -9,7 +9,7 @@ GENDER_SIGNS = {"2640", "2642"}
 INVISIBLE = {"FE0F", "200D"}  # variation selector and zero-width joiner
 PERSON = "1F9D1"
 GENDERED = {"1F468": PERSON, "1F469": PERSON}  # man, woman
-# Two regional indicators, or a black flag with the tags of a subdivision.
+# Code points of flags: two regional indicators, or a black flag with the tags of a region.
 FLAG = re.compile("1F1[EF].-1F1[EF].|1F3F4-E00")
 FLAG_GROUP = 8
 GROUPS = (
@@ -19,21 +19,24 @@ GROUPS = (
 
 
 def picture_key(code: str) -> str:
-    """Family of a glyph: "1F469-1F3FB-200D-1F680" without gender and skin tone is "1F9D1-1F680"."""
+    """Return the family of a glyph: its code points without gender, skin tones and invisible ones.
+
+    "1F469-1F3FB-200D-1F680" (woman, light skin tone, joiner, rocket) gives "1F9D1-1F680".
+    """
     points = [GENDERED.get(point, point) for point in code.split("-")]
     kept = [point for point in points if point not in SKIN_TONES | GENDER_SIGNS | INVISIBLE]
     return "-".join(kept) or code  # a skin tone alone is its own family
 
 
 def composition_key(code: str) -> str:
-    """Family of a glyph: its code points without the skin tone."""
+    """Return the family of a glyph: its code points without skin tones and variation selectors."""
     return (
         "-".join(point for point in code.split("-") if point not in SKIN_TONES | {"FE0F"}) or code
     )
 
 
 def emoji_names(codes: list[str], language: str) -> dict[str, str]:
-    """Map code points to names in lower case; glyphs without a name are left out."""
+    """Map the code points of emoji to names in lower case; emoji without a name are left out."""
     import emoji
 
     emoji.config.load_language(language)
@@ -57,7 +60,7 @@ def check_language(option: str, language: str) -> None:
     """Check that emoji have names in a language.
 
     Raises:
-        UserError: If they have none; the message lists the available languages.
+        UserError: If emoji have no names in the language; the message lists the languages.
     """
     import emoji
 

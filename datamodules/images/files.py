@@ -1,4 +1,4 @@
-"""Image files: reading, checking, and data sets that decode them batch by batch."""
+"""Reading and checking of image files, and a dataset that decodes image files batch by batch."""
 
 import hashlib
 import sys
@@ -14,9 +14,9 @@ from common.errors import UserError
 from datamodules.samplers import Request
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
-# Exceptions of Pillow for broken files.
+# Exceptions that Pillow raises for broken files.
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError)
-IN_MEMORY_BYTES = 2 * 2**30  # larger data sets are decoded batch by batch; use workers for them
+IN_MEMORY_BYTES = 2 * 2**30  # larger data sets are decoded batch by batch, best with `num_workers`
 
 
 class BadImage(UserError):
@@ -24,7 +24,7 @@ class BadImage(UserError):
 
 
 def read_image(path: Path, channels: int) -> Image.Image:
-    """Read an image file at its original size, as mode L or RGB; transparent pixels become white.
+    """Read an image file in mode L or RGB, without resizing; transparent pixels become white.
 
     Raises:
         BadImage: If the file is broken, animated, CMYK, or has more than 8 bits per channel.
@@ -33,14 +33,14 @@ def read_image(path: Path, channels: int) -> Image.Image:
         with Image.open(path) as image:
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
-                raise BadImage(f"{path}: has {frames} frames; extract one")
+                raise BadImage(f"{path}: has {frames} frames; extract one frame")
             if image.mode.startswith("I") or image.mode == "F":
                 raise BadImage(f"{path}: has more than 8 bits per channel; convert it to 8 bits")
             if image.mode == "CMYK":
                 raise BadImage(
                     f"{path}: is CMYK, whose colours depend on the program; convert it to RGB"
                 )
-            ImageOps.exif_transpose(image, in_place=True)  # apply the orientation of the camera
+            ImageOps.exif_transpose(image, in_place=True)  # apply the orientation in the EXIF data
             rgba = (
                 image.convert("RGBA")
                 if "transparency" in image.info or image.mode in ("LA", "RGBA", "PA")
@@ -58,13 +58,13 @@ def read_image(path: Path, channels: int) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """Convert an image to uint8 (C, H, W)."""
+    """Convert a Pillow image to a tensor, uint8 (C, H, W)."""
     pixels = torch.from_numpy(np.array(image))
     return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
 
 
 def square(image: Image.Image, size: int, path: Path, min_size: int | None = None) -> Tensor:
-    """Crop an image to its centre square and scale it to uint8 (C, size, size).
+    """Crop an image to its centre square and resize it; return uint8 (C, size, size).
 
     Args:
         image: Image of any size.
@@ -85,28 +85,28 @@ def square(image: Image.Image, size: int, path: Path, min_size: int | None = Non
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Image files anywhere below a folder, sorted by path."""
+    """Return all image files below a folder, sorted by path."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
 def decode(path: Path, size: int, channels: int) -> Tensor:
-    """Read the centre square of an image file, scaled to uint8 (channels, size, size).
+    """Read an image file, crop its centre square and resize it to uint8 (channels, size, size).
 
     Raises:
-        BadImage: If `read_image` or `square` refuses the file.
+        BadImage: If the file is broken, too small or of an unsupported kind.
     """
     return square(read_image(path, channels), size, path)
 
 
 class FileImages:
-    """Image files that are decoded batch by batch.
+    """Dataset of image files that are decoded batch by batch.
 
     Args:
         paths: Image files.
         labels: Class of each image, int64 (N,).
-        size: Height and width in pixels.
+        size: Height and width of the decoded images in pixels.
         channels: Number of channels, 1 or 3.
-        attributes: Maps the name of an attribute to a bool mask (N,).
+        attributes: Bool mask (N,) of the images with an attribute, by the name of the attribute.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class FileImages:
         return decode(path, self.size, self.channels)
 
     def fingerprint(self) -> str:
-        """Hash of the labels and of the files' names, sizes and dates; no file is read."""
+        """Return a hash of the labels and of the names, sizes and dates of the files."""
         digest = hashlib.blake2b(
             f"{self.size} {self.channels} {self.labels.tolist()}".encode(), digest_size=16
         )
@@ -158,7 +158,7 @@ class FileImages:
         )
 
     def having(self, attribute: str) -> Tensor:
-        """(N,) bool: images that have the attribute."""
+        """Return a bool mask (N,) of the images that have the attribute."""
         if attribute not in self.attributes:
             raise UserError(
                 f"there is no attribute {attribute!r} (available: "
@@ -168,7 +168,7 @@ class FileImages:
 
 
 def fits_into_memory(data: FileImages) -> bool:
-    """Whether the images take at most `IN_MEMORY_BYTES` as uint8."""
+    """Return whether the images take at most `IN_MEMORY_BYTES` as uint8."""
     return len(data) * data.channels * data.size**2 <= IN_MEMORY_BYTES
 
 
@@ -180,13 +180,13 @@ def read_all(
     Args:
         data: Data set of image files.
         split: Name of the data set, for the message about skipped files.
-        skip_bad: Whether to skip unusable files and print their number; otherwise the first one
-            raises `BadImage`.
+        skip_bad: Whether to skip unusable files and print their number. If False, the first
+            unusable file raises `BadImage`.
         keep: Whether to keep the images. If False, the files are only checked, and the returned
             images have height and width 0.
 
     Returns:
-        uint8 images (K, C, size, size) and indices (K,) of the usable files.
+        Images of the K usable files, uint8 (K, C, size, size), and indices (K,) of these files.
 
     Raises:
         BadImage: If a file is unusable and `skip_bad` is False.

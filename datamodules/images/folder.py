@@ -1,9 +1,10 @@
-"""Your own folder of images.
+"""Data module of your own folder of images.
 
-A folder has one of these layouts: images anywhere in it; one sub-folder per class; a `labels.csv`
-with the columns `file` and `label`; or any of these inside `train`, `val` and `test`. Without these
-three folders, the split of an image follows from the SHA-256 of its path (80/10/10). Files are not
-compared: copies of an image under several names may fall into different splits.
+Images may lie anywhere in the folder. Classes are optional: one sub-folder per class, or a file
+`labels.csv` in the folder with the columns `file` and `label`. Sub-folders `train`, `val` and
+`test` define the splits, and may contain the sub-folders of classes. Without them, images are split
+by a SHA-256 of their paths: 80 % training, 10 % validation, 10 % test. The contents of files are
+not compared, so copies of an image may fall into different splits.
 """
 
 from pathlib import Path
@@ -24,15 +25,16 @@ class ImageFolder(ImageDataModule):
 
     Args:
         Corpus:
-        folder: Folder of images. Sub-folders or a `labels.csv` (columns file and label) give
-            classes; folders `train`, `val` and `test` give splits (otherwise 80/10/10 by path).
-        size: Height and width in pixels; images are cropped to their centre square and scaled.
+        folder: Folder of images. Sub-folders, or a `labels.csv` with the columns file and label,
+            define classes. Sub-folders `train`, `val` and `test` define the splits. Without such
+            sub-folders, images are split 80/10/10 by a hash of the path.
+        size: Height and width in pixels. Each image is cropped to its centre square and resized.
         channels: Number of channels: 3 for colour, 1 for grey.
-        skip_bad: Skip unusable files and print their number, instead of stopping at the first.
+        skip_bad: Skip unusable files and print their number. If False, stop at the first such file.
         **kwargs: Arguments of `ImageDataModule`.
 
     Raises:
-        UserError: If there is no such folder, it has no training images, or `labels.csv` does not
+        UserError: If `folder` does not exist or has no training images, or if `labels.csv` does not
             match the files.
     """
 
@@ -74,7 +76,7 @@ class ImageFolder(ImageDataModule):
         self.classes, self._label_of = self._read_labels()
 
     def _read_labels(self) -> tuple[list[str], dict[Path, str]]:
-        """Class names in alphabetical order, and the class of each file."""
+        """Return the class names in alphabetical order, and the class name of each file."""
         everything = [path for files in self.files.values() for path in files]
         table = self.folder / "labels.csv"
         if table.is_file():
@@ -99,7 +101,7 @@ class ImageFolder(ImageDataModule):
                     "folder; remove its row"
                 )
         else:
-            # The names of these folders are not classes.
+            # Images directly in one of these folders have no class.
             tops = [self.folder, *(self.folder / split for split in self.files)]
             named = {path: "" if path.parent in tops else path.parent.name for path in everything}
         return sorted({named[path] for path in everything}), named

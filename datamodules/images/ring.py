@@ -1,4 +1,4 @@
-"""Ring of Gaussians in the plane, on which mode collapse of a GAN shows within a minute."""
+"""Ring of Gaussians in the plane: toy data that show mode collapse of a GAN within a minute."""
 
 import math
 from typing import Any
@@ -16,14 +16,14 @@ SIZES = {"train": 10_000, "val": 1_000, "test": 2_000}
 
 
 class Ring(DataModule):
-    """Points of a ring of Gaussians, as images of shape (2, 1, 1).
+    """Points sampled from Gaussians on a ring, as images of shape (2, 1, 1).
 
     The label of a point is the index of its Gaussian.
 
     Args:
         Corpus:
         modes: Number of Gaussians, evenly spaced on the ring.
-        radius: Radius of the ring, around 0; below 1, as images have values in [-1, 1].
+        radius: Radius of the ring around the origin. Keep it below 1: values lie in [-1, 1].
         deviation: Standard deviation of each Gaussian, equal in both directions.
         **kwargs: Arguments of `DataModule`.
     """
@@ -52,7 +52,7 @@ class Ring(DataModule):
         return self.radius * torch.stack([angle.cos(), angle.sin()], 1)
 
     def mean_image(self) -> Tensor:
-        """Return the mean of the training points, float64 (2, 1, 1), mapped to [0, 1]."""
+        """Return the mean training point, float64 (2, 1, 1), mapped from [-1, 1] to [0, 1]."""
         points: InMemoryImages = self.split("train")  # type: ignore[assignment]
         return (points.images.double().mean(0) + 1) / 2
 

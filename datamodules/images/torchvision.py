@@ -22,15 +22,16 @@ class TorchvisionImages(ImageDataModule):
     """Small labelled images of ten classes, stored in torchvision's layout below `root`.
 
     Training, validation and test images are disjoint. MNIST and FashionMNIST contain no two
-    pixel-identical images. 3 % of CIFAR-10's test images have a near-duplicate in its training set
+    pixel-identical images. 3 % of CIFAR-10's test images have a near-duplicate in the training set
     (Barz and Denzler 2020).
 
     Args:
         Corpus:
         dataset: Name of the data set.
-        val_size: Number of training images set aside for validation, taken from the end; 0 for
-            none.
-        pad: Number of black pixels added on each side, for a size that can be halved more often.
+        val_size: Number of images at the end of the training set that are used for validation
+            only. 0 disables validation.
+        pad: Number of black pixels added on each side. For example, 2 turns 28 x 28 images into
+            32 x 32, which can be halved five times.
         **kwargs: Arguments of `ImageDataModule`.
     """
 

@@ -1,1 +1,1 @@
-"""Images of two domains, paired or unpaired."""
+"""Data modules of images of two domains, paired or unpaired."""

@@ -1,4 +1,4 @@
-"""Data sets of the CycleGAN and pix2pix papers."""
+"""Data module of the data sets of the CycleGAN and pix2pix papers."""
 
 from typing import Any, Literal
 
@@ -37,10 +37,11 @@ ADDRESSES = {
 class PaperArchive(PairFolder):
     """Data set of the CycleGAN or pix2pix paper.
 
-    It is downloaded, or placed by hand in `<root>/<collection>/`.
+    The archive is downloaded to `<root>/<collection>/`, unless it is already there.
 
     Args:
-        collection: Paper of the data set: `cyclegan` is unpaired, `pix2pix` has side-by-side pairs.
+        collection: Paper of the data set. `cyclegan` has unpaired images, `pix2pix` has pairs of
+            side-by-side images.
         dataset: Name of the data set in the collection, such as horse2zebra or facades.
         **kwargs: Arguments of `PairFolder`.
 

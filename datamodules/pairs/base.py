@@ -1,9 +1,9 @@
 """Base class of data modules with images of two domains, a and b, paired or unpaired.
 
-A batch holds `a`, `b` and `paired`: whether image i of b corresponds to image i of a. Training
-images are stored at `load_size`. A random square of `size` is cropped from each, and `flip` mirrors
-half of them; both images of a pair are cropped and mirrored alike. Evaluation images are stored at
-`size`.
+A batch holds images `a`, images `b`, and `paired`: whether image i of `b` corresponds to image i of
+`a`. Training images are resized to `load_size` and cropped to a random square of `size` pixels.
+With `flip`, half of them are also mirrored. Both images of a pair are cropped and mirrored alike.
+Evaluation images are resized to `size` and not cropped.
 """
 
 from typing import Any
@@ -24,14 +24,14 @@ Images = InMemoryImages | FileImages
 
 
 class TwoDomains:
-    """Images of two domains, gathered batch by batch; the length is that of the larger domain.
+    """Dataset of images of two domains. Its length is that of the larger domain.
 
     Args:
         a: Images of domain a.
         b: Images of domain b.
         paired: Whether image i of b corresponds to image i of a.
-        shuffle: Whether unpaired data combine image i of a with a random image of b, a new one at
-            each presentation. If False, the image of b has the same index.
+        shuffle: Whether to combine image i of a with a random image of b, newly chosen each time,
+            if the data are unpaired. If False, image i of a is combined with image i of b.
 
     Raises:
         UserError: If paired domains have different numbers of images.
@@ -74,9 +74,9 @@ class PairDataModule(DataModule):
         Pairs:
         size: Height and width in pixels of the images that a system receives.
         load_size: Height and width in pixels of training images before the random crop to `size`.
-            Defaults to `size`: no crop.
-        paired: Train on pairs; otherwise on two unpaired collections.
-        swap: Exchange the two domains.
+            The default, `size`, means no crop.
+        paired: Train on pairs of corresponding images. If False, train on unpaired images.
+        swap: Exchange domains a and b.
         flip: Mirror each training image left to right with probability 0.5.
         **kwargs: Arguments of `DataModule`; `max_samples` applies to each domain.
 
@@ -111,7 +111,7 @@ class PairDataModule(DataModule):
         return {"image_shape": [self.channels, self.size, self.size]}
 
     def load_domains(self, split: str) -> tuple[Images, Images, bool]:
-        """Return the stored images of a and of b, and whether they are pairs."""
+        """Return the images of a and of b in a split, and whether these images are pairs."""
         raise NotImplementedError
 
     def load_split(self, split: str) -> TwoDomains:
@@ -140,7 +140,10 @@ class PairDataModule(DataModule):
         return {**batch, "a": self.finish(a), "b": self.finish(b)}
 
     def augment(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """Crop a random square of `size` from images (N, C, L, L); `flip` mirrors half of them."""
+        """Crop a random square of `size` pixels from each image (N, C, L, L).
+
+        With `flip`, half of the images are mirrored.
+        """
         count, span = len(image), image.shape[-1] - self.size + 1
         top, left, coin = torch.rand(3, count, 1, 1, generator=generator, device=image.device)
         steps = torch.arange(self.size, device=image.device)
@@ -152,7 +155,7 @@ class PairDataModule(DataModule):
         return image.permute(0, 2, 3, 1)[number, rows, columns].permute(0, 3, 1, 2).contiguous()
 
     def finish(self, image: Tensor) -> Tensor:
-        """Resize uint8 images if necessary, and scale them to [-1, 1], (N, C, size, size)."""
+        """Resize uint8 images to (N, C, size, size) if necessary, and scale values to [-1, 1]."""
         if image.shape[-1] != self.size:
             image = v2.functional.resize(
                 image, [self.size, self.size], v2.InterpolationMode.BICUBIC, antialias=True
@@ -161,7 +164,7 @@ class PairDataModule(DataModule):
 
 
 class Domain:
-    """One of two domains as image data, with the methods that callbacks and metrics call.
+    """One of two domains, with the methods of an image data module that callbacks and metrics call.
 
     Args:
         data: Data module of both domains.
@@ -173,7 +176,7 @@ class Domain:
 
     @property
     def data_spec(self) -> dict[str, Any]:
-        """Data spec of both domains, and the number of classes if the images have labels."""
+        """Data spec of the pairs, and `num_classes` if the images of the domain have labels."""
         labels: Tensor = self.split("train").labels
         return {
             **self.data.data_spec,
@@ -186,11 +189,14 @@ class Domain:
         return images
 
     def batch(self, split: str, index: list[int], *, seed: int = 0) -> dict[str, Any]:
-        """Return images of a split as evaluated: `image` in [-1, 1] and `label`; indices wrap."""
+        """Return images of a split without augmentation: `image` in [-1, 1] and `label`.
+
+        Indices are taken modulo the number of images.
+        """
         images = self.split(split)
         batch = images.__getitems__(Request(torch.tensor(index) % len(images), seed))
         return {**batch, "image": self.data.finish(batch["image"])}
 
     def fingerprint(self, split: str) -> str:
-        """Return a string that changes with the images of a split as they are evaluated."""
+        """Return a string that changes if the evaluation images of a split change."""
         return f"{self.split(split).fingerprint()} size={self.data.size}"

@@ -1,12 +1,16 @@
-"""Your own images of two domains.
+"""Data module of your own images of two domains, a and b, in one of three layouts.
 
-There are three layouts: `trainA trainB testA testB` (and `valA valB`); or `train` and `test` (and
-`val`) of side-by-side images, a left and b right; or two folders, one per domain. With two folders,
-the split of an image follows from the SHA-256 of its name (80/10/10). Files are not compared:
-copies of an image under several names may fall into different splits. If `val` or `test` is
-missing, the images of the other are used for both; no checkpoint is selected by them.
+- One folder with sub-folders `trainA`, `trainB`, `testA`, `testB`, and optionally `valA` and
+  `valB`.
+- One folder with sub-folders `train`, `test`, and optionally `val`. Each file shows two images side
+  by side, a on the left and b on the right.
+- Two folders, one per domain. Images are split by a SHA-256 of their names: 80 % training, 10 %
+  validation, 10 % test. The contents of files are not compared, so copies of an image may fall into
+  different splits.
 
-The two images of a pair have the same name, apart from the file extension.
+If either the validation or the test split is missing, the other is used for both. No checkpoint is
+selected by a score on these images. In the first and third layout, the two images of a
+pair have the same file name, apart from the extension.
 """
 
 from functools import cached_property
@@ -35,14 +39,14 @@ Layout = Literal["domains", "side by side"]
 
 
 class DomainFiles(FileImages):
-    """Image files of one domain that are decoded batch by batch.
+    """Dataset of the image files of one domain, which are decoded batch by batch.
 
     Args:
         paths: Image files.
         size: Height and width in pixels after scaling.
         channels: Number of channels, 1 or 3.
         min_size: Minimum height and width of an image in pixels.
-        half: Half of a side-by-side file, 0 left or 1 right; None for the whole file.
+        half: Half of a side-by-side image, 0 for left or 1 for right. None uses the whole image.
     """
 
     def __init__(
@@ -77,13 +81,13 @@ class DomainFiles(FileImages):
 
 
 def images_in(folder: Path) -> dict[str, Path]:
-    """Image files below a folder by their path relative to it, sorted."""
+    """Return the image files below a folder by relative path, sorted."""
     files = {path.relative_to(folder).as_posix(): path for path in image_files(folder)}
     return dict(sorted(files.items()))
 
 
 def stem(name: str) -> str:
-    """Relative path of a file without its extension."""
+    """Return the relative path of a file without its extension."""
     return PurePosixPath(name).with_suffix("").as_posix()
 
 
@@ -92,13 +96,13 @@ class PairFolder(PairDataModule):
 
     Args:
         Corpus:
-        folder: Folder with `trainA trainB testA testB`, or with side-by-side images in `train` and
-            `test`.
-        folder_a: Folder of all images of domain a; replaces `folder`, together with `folder_b`.
+        folder: Folder with sub-folders `trainA`, `trainB`, `testA` and `testB`, or with sub-folders
+            `train` and `test` of side-by-side images.
+        folder_a: Folder of all images of domain a; replaces `folder` if `folder_b` is also given.
         folder_b: Folder of all images of domain b.
         channels: Number of channels: 3 for colour, 1 for grey.
-        skip_bad: Skip unusable files (for pairs, both images) and print their number, instead of
-            stopping at the first.
+        skip_bad: Skip unusable files and print their number. If False, stop at the first such file.
+            A pair is skipped if one of its images is unusable.
         **kwargs: Arguments of `PairDataModule`.
 
     Raises:
@@ -134,7 +138,7 @@ class PairFolder(PairDataModule):
         self.check()
 
     def check(self) -> None:
-        """Find all files, to report mistakes before a model is built."""
+        """Check that the folders have training images, before a model is built."""
         for folder in self.folders:
             if not folder.is_dir():
                 raise UserError(
@@ -145,13 +149,13 @@ class PairFolder(PairDataModule):
 
     @cached_property
     def layout(self) -> Layout:
-        """Layout of the folder."""
+        """Layout of the folders: "side by side" or "domains", one folder per domain."""
         side_by_side = len(self.folders) == 1 and (self.folders[0] / "train").is_dir()
         return "side by side" if side_by_side else "domains"
 
     @cached_property
     def files(self) -> dict[str, tuple[list[Path], list[Path]]]:
-        """Files of a and of b in each split."""
+        """Files of domain a and of domain b in each split."""
         found: dict[str, tuple[list[Path], list[Path]]] = {}
         for split in SPLITS:
             if self.layout == "side by side":
@@ -178,7 +182,7 @@ class PairFolder(PairDataModule):
         return found
 
     def load_domains(self, split: str) -> tuple[Images, Images, bool]:
-        """Load both domains; side-by-side images are pairs in evaluation in any case."""
+        """Load both domains of a split. In evaluation, side-by-side images are always pairs."""
         aside = self.layout == "side by side"
         paired = self.paired or (aside and split != "train")
         side = self.load_size if split == "train" else self.size
@@ -208,7 +212,7 @@ class PairFolder(PairDataModule):
 
 
 def unlabelled(images: Tensor) -> InMemoryImages:
-    """Images that all have the label 0."""
+    """Return a dataset in which all images have the label 0."""
     return InMemoryImages(images, torch.zeros(len(images), dtype=torch.int64))
 
 
@@ -226,7 +230,7 @@ def partners(a: dict[str, Path], b: dict[str, Path]) -> tuple[dict[str, Path], d
         Files of a and of b by name without the extension, both in the same order.
 
     Raises:
-        UserError: If a file has no partner, or several; the message names the first such file.
+        UserError: If a file has no partner or several; the message names the first such file.
     """
     by_stem: list[dict[str, Path]] = []
     for files in (a, b):

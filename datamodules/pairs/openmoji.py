@@ -1,4 +1,4 @@
-"""OpenMoji as two domains: line drawings (a) and colour images (b) of the same glyphs."""
+"""OpenMoji as two domains: line drawings (a) and colour images (b) of the same emoji."""
 
 import itertools
 from typing import Any
@@ -12,13 +12,14 @@ from datamodules.splits import split_share
 
 
 class OpenMojiPairs(PairDataModule):
-    """Line drawings and colour images of emoji on white.
+    """Line drawings (domain a) and colour images (domain b) of emoji on a white background.
 
-    Skin tones and flags are left out, because a drawing does not determine their colours. The split
-    is `drawing` of `OpenMoji`: a held-out glyph has neither the image nor the line drawing of a
-    training glyph. Unpaired training uses the drawings of one half of the families and the colour
-    images of the other half, so no glyph is in both. Validation and test images are always pairs:
-    translations are compared with the true images.
+    Flags and emoji with a skin tone are left out, because a drawing does not determine their
+    colours. The splits are those of `OpenMoji` with `split_by="drawing"`: no validation or test
+    emoji shares its image or its line drawing with a training emoji. Unpaired training uses the
+    drawings of one half of the emoji families and the colour images of the other half, so no emoji
+    is in both domains. Validation and test images are always pairs, so that translations can be
+    compared with the true images.
 
     Args:
         **kwargs: Arguments of `PairDataModule`.
