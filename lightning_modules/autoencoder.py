@@ -10,21 +10,22 @@ The denoising variant is from Vincent et al., "Stacked Denoising Autoencoders", 
 Symbols: x `x` in [0, 1] · z (the code) `z` (N, D) · y `logits.sigmoid()` · x~ `corrupt(image)`.
 L is summed over pixels and averaged over the batch, in nats per image.
 
-The code is a representation: nearby codes decode to similar images, and 30 values reconstruct a
-digit better than 30 principal components. The model is not generative: the loss does not make the
-codes follow a known distribution. A code sampled from N(0, I) usually lies far from the codes of
-images and decodes to no meaningful image (`sample` with mode "holes"). The latent histograms
-compare the codes with N(0, 1). The VAE adds a prior.
+The code z is a representation of the image: nearby codes decode to similar images. A code of 30
+values reconstructs a digit better than 30 principal components. The model is not generative: the
+loss does not make the codes follow a known distribution. A code sampled from N(0, I) usually lies
+far from the codes of images and decodes to no meaningful image (`sample` with mode "holes"). The
+latent histograms compare the coordinates of the codes with N(0, 1). The VAE (`vae.py`) adds a
+prior, a known distribution of the codes.
 
 Departures from the papers and from the code released in 2006:
 
-- Initial weights (2006): restricted Boltzmann machines, trained layer by layer for 50 epochs each
-  (10 in the released code); random here.
-- Optimizer (2006): conjugate gradients; the released code runs 200 epochs with 3 line searches per
-  batch of 1,000. Here Adam with a cosine schedule.
-- Hidden units (2006): logistic; here logistic or ELU (`activation`).
-- Denoising (2010): the paper trains each layer on the codes of the layer below; here all layers are
-  trained together.
+- Initial weights (2006): the paper takes them from restricted Boltzmann machines, trained layer by
+  layer for 50 epochs each (10 in the released code). Here they are random.
+- Optimizer (2006): conjugate gradients in the paper; the released code runs 200 epochs with 3 line
+  searches per batch of 1,000 images. Here it is Adam with a cosine schedule.
+- Hidden units (2006): logistic in the paper; logistic or ELU here (`activation`).
+- Denoising (2010): the paper trains each layer on the outputs of the layer below; here all layers
+  are trained together.
 - Masking (2010): the paper masks components of the input vector; here a pixel is masked in all
   channels together.
 """
@@ -49,18 +50,18 @@ from metrics.likelihood import SquaredError
 def corrupt(image: Tensor, corruption: str, level: float) -> Tensor:
     """Corrupt the inputs of a denoising autoencoder (x~ in Eq. 3).
 
-    A masked pixel is black in all channels. Otherwise, one channel could be inferred from the
-    other two.
+    A masked pixel is black in all channels. If only one channel were masked, the other two would
+    reveal its value.
 
     Args:
         image: Images (N, C, H, W) in [-1, 1].
         corruption: Type of corruption: "masking" sets pixels to black, "gaussian" adds noise,
             "none" changes nothing.
-        level: Probability that a pixel is masked, or standard deviation of the noise on the [0, 1]
-            scale.
+        level: Probability that a pixel is masked, or standard deviation of the noise for pixels in
+            [0, 1].
 
     Returns:
-        Corrupted images (N, C, H, W); Gaussian noise may leave [-1, 1].
+        Corrupted images (N, C, H, W). With Gaussian noise, values may lie outside [-1, 1].
     """
     if corruption == "masking":
         return torch.where(torch.rand_like(image[:, :1]) < level, -1.0, image)
@@ -77,17 +78,18 @@ class Autoencoder(GenerativeModule):
         image_shape: Shape (C, H, W) of an image, supplied by the data module.
         Network:
         network: Architecture: fully connected ("mlp") or convolutional ("conv").
-        hidden: Number of units ("mlp") or channels ("conv") of each encoder layer; the decoder has
-            them in reverse order.
-        activation: Activation of the hidden layers of the "mlp" network; the code is linear.
-        latent_dim: Size of the code z, D.
+        hidden: Number of units ("mlp") or channels ("conv") in each hidden layer of the encoder.
+            The decoder has the same layers in reverse order.
+        activation: Activation of the hidden layers of the "mlp" network. The layer that outputs the
+            code has none.
+        latent_dim: Size D of the code z, the vector to which an image is compressed.
         Objective:
-        corruption: Corruption of training inputs: "masking" sets pixels to black, "gaussian" adds
-            noise.
-        corruption_level: Probability that a pixel is masked, or standard deviation of the Gaussian
-            noise on the [0, 1] scale.
+        corruption: Corruption of the training inputs: "masking" sets pixels to black, "gaussian"
+            adds noise, "none" changes nothing.
+        corruption_level: Probability that a pixel is masked ("masking"), or standard deviation of
+            the noise for pixels in [0, 1] ("gaussian").
         Optimizer:
-        learning_rate: Initial learning rate of Adam; decays to 0 by half a cosine.
+        learning_rate: Initial learning rate of Adam. It decays to 0 along half a cosine.
     """
 
     has_latent_space = True
@@ -128,18 +130,18 @@ class Autoencoder(GenerativeModule):
     embed = encode
 
     def reconstruct(self, image: Tensor) -> Tensor:
-        """Encode and decode images (N, C, H, W) in [-1, 1]."""
+        """Encode images (N, C, H, W) in [-1, 1] and decode the codes to images."""
         return self.decode(self.encode(image))
 
     def reconstruction_error(self, image: Tensor, corrupted: Tensor) -> Tensor:
-        """Cross-entropy between images and the reconstructions of corrupted images (Eq. 2).
+        """Return the cross-entropy between images and reconstructions of corrupted images (Eq. 2).
 
         Args:
             image: Target images (N, C, H, W) in [-1, 1].
-            corrupted: Encoder inputs (N, C, H, W).
+            corrupted: Corrupted images (N, C, H, W), the inputs of the encoder.
 
         Returns:
-            Scalar in nats per image.
+            Scalar loss in nats per image, averaged over the batch.
         """
         x, logits = (image + 1) / 2, self.decoder(self.encoder(corrupted))
         return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
@@ -154,7 +156,7 @@ class Autoencoder(GenerativeModule):
         total = self.total_updates
 
         def rate(update: int) -> float:
-            """Learning rate factor: half a cosine from 1 to 0."""
+            """Return the learning rate factor, half a cosine from 1 to 0."""
             return 0.5 + 0.5 * math.cos(math.pi * min(1.0, update / max(1, total)))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(adam, rate)
@@ -184,16 +186,17 @@ class Autoencoder(GenerativeModule):
         """Reconstruct images, or decode codes sampled from N(0, I).
 
         Args:
-            seeds: One seed per row; row i depends on `seeds[i]` alone.
-            batch: Images to reconstruct; row i belongs to seed i.
-            mode: Sampling mode: "reconstruct" pairs images with their reconstructions; "holes"
-                decodes random codes, which shows the gaps between the codes of images.
+            seeds: One seed per row of the result. The random code of row i depends on `seeds[i]`
+                alone.
+            batch: Images to reconstruct, one per seed.
+            mode: Sampling mode: "reconstruct" pairs images with their reconstructions. "holes"
+                decodes codes from N(0, I), most of which lie far from the codes of images.
 
         Returns:
             Pairs (N, 2, C, H, W) for "reconstruct", images (N, C, H, W) for "holes", in [-1, 1].
 
         Raises:
-            UserError: If "reconstruct" gets no `batch`.
+            UserError: If `mode` is "reconstruct" and `batch` is None.
         """
         if mode == "holes":
             return self.decode(seeded_normal(seeds, (self.latent_dim,), self.device))

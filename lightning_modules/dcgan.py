@@ -26,28 +26,29 @@ Sizes, for kernel k, stride s and padding p (`nn/convolution.py`, tested against
 
 A transposed convolution is the gradient of the convolution with the same k, s and p: it maps that
 convolution's output size back to its input size. More padding makes the output *smaller*. With
-k = 4, s = 2, p = 1, sizes are exactly halved and doubled. The released k = 5 needs padding 2, and
-output_padding 1 in transposed convolutions.
+k = 4, s = 2, p = 1, a convolution exactly halves the size and a transposed one doubles it. With the
+k = 5 of the released code, p must be 2, and output_padding 1 in transposed convolutions.
 
 Network "radford" is from Figure 1 and the released code for faces (github.com/Newmu/dcgan_code,
-faces/). It has 1024 channels at 4x4 for images of 64 pixels. Network "mnist" is from the released
+faces/). For images of 64 pixels it has 1024 channels at 4x4. Network "mnist" is from the released
 code for conditional digits (mnist/). It has two 5x5 convolutions and 1024 units, and every layer
-gets the label. Its batch norm has no learned scale and shift, and pixels are in [0, 1] internally;
-(3) and (4) hold for "radford" only. Linear layers and convolutions have no bias, except in D with
-norm "none". As in the released code, batch norm has epsilon 1e-8, and after the first layer of G it
-normalises each of the 4x4xC units separately. Departures:
+gets the label as an input. Its batch norm has no learned scale and shift, and pixels are in [0, 1]
+internally. Rules (3) and (4) hold for "radford" only. Linear layers and convolutions have no bias,
+except in D with norm "none". As in the released code, batch norm has epsilon 1e-8. After the first
+layer of G, batch norm normalises each of the 4x4xC units separately. Departures:
 
-- Base channels: 128 (Figure 1 and faces) or 64 (digits); some recipes have a smaller `width`.
+- Base channels: 128 in Figure 1 and for faces, 64 for digits; some recipes have a smaller `width`.
 - Weight decay: none in the paper. The released code has L2 on all parameters, 1e-5 for faces and
-  2.5e-5 for digits; the recipes for faces and digits have the same.
-- Noise: normal by default; U(-1, 1) in recipes with `noise: uniform`.
+  2.5e-5 for digits. The recipes for faces and digits have the same values.
+- Noise: U(-1, 1) in the paper; normal by default here, U(-1, 1) in recipes with `noise: uniform`.
 - Batch norm when sampling: statistics of the sampled batch in the released code; running statistics
   here, so that sample i depends on its seed alone.
-- Updates: the released code updates the networks alternately, one per batch; here both per batch,
-  with half as many epochs for digits.
-- Pixels of faces: the released code crops the centre to 64 pixels; here resized, then cropped.
-- Schedule: constant for faces; for digits 100 epochs constant, then 100 epochs of linear decay to
-  zero, as in the released code.
+- Updates: the released code updates one network per batch, alternately. Here both networks are
+  updated on each batch, and digits have half as many epochs.
+- Pixels of faces: the released code crops the centre to 64 pixels; here images are resized, then
+  cropped.
+- Learning rate: constant for faces. For digits it is constant for 100 epochs, then decays linearly
+  to zero in 100 epochs, as in the released code.
 """
 
 import itertools
@@ -80,9 +81,9 @@ EPSILON = 1e-8  # epsilon of batch norm in the released code
 
 
 def channel_plan(image_shape: list[int], width: int) -> list[int]:
-    """Number of channels of each grid: 4x4, 8x8, ... up to half the image's side.
+    """Return the number of channels of each grid: 4x4, 8x8, ... up to half the image's side.
 
-    The number is halved from grid to grid and ends at `width`.
+    The number is halved from each grid to the next and ends at `width`.
 
     Raises:
         UserError: If the image is not square with a side of 32, 64 or 128.
@@ -97,10 +98,10 @@ def channel_plan(image_shape: list[int], width: int) -> list[int]:
 
 
 class Generator(nn.Module):
-    """Map noise and label (N, L + classes) to images.
+    """Generator "radford": maps noise and label (N, L + classes) to images.
 
-    A linear layer produces the 4x4 grid; batch norm normalises each of its units separately. Each
-    transposed convolution doubles the side.
+    A linear layer produces the 4x4 grid, and batch norm normalises each unit of the grid
+    separately. Each transposed convolution doubles height and width.
     """
 
     def __init__(self, image_shape: list[int], inputs: int, width: int, kernel: int) -> None:
@@ -127,9 +128,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Map images (N, C, H, W) to logits (N,).
+    """Discriminator "radford": maps images (N, C, H, W) to logits (N,).
 
-    Each convolution halves the side, down to 4x4. Layers have biases only without batch norm.
+    Each convolution halves height and width, down to 4x4. Layers have biases only if `norm` is
+    "none".
     """
 
     def __init__(
@@ -153,7 +155,7 @@ class Discriminator(nn.Module):
 
 
 def with_label(hidden: Tensor, label: Tensor | None) -> Tensor:
-    """Append a one-hot label to a vector (N, L), or as constant planes to a grid (N, C, H, W)."""
+    """Append one-hot labels to vectors (N, L) or, as constant planes, to grids (N, C, H, W)."""
     if label is None:
         return hidden
     if hidden.dim() == 4:
@@ -162,7 +164,10 @@ def with_label(hidden: Tensor, label: Tensor | None) -> Tensor:
 
 
 class MnistGenerator(nn.Module):
-    """Released conditional generator for 28x28: 1024 units, 128 channels at 7x7, 64 at 14x14."""
+    """Generator "mnist", the one of the released code for conditional digits.
+
+    It has 1024 units, then 128 channels at 7x7 and 64 channels at 14x14.
+    """
 
     def __init__(self, image_shape: list[int], latent_dim: int, classes: int) -> None:
         super().__init__()
@@ -189,8 +194,9 @@ class MnistGenerator(nn.Module):
 
 
 class MnistDiscriminator(nn.Module):
-    """Released conditional discriminator for 28x28: 5x5 convolutions of 64 and 128 channels, then
-    1024 units.
+    """Discriminator "mnist", the one of the released code for conditional digits.
+
+    It has two 5x5 convolutions with 64 and 128 channels, then 1024 units.
     """
 
     def __init__(self, image_shape: list[int], classes: int) -> None:
@@ -212,7 +218,7 @@ class MnistDiscriminator(nn.Module):
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam with the paper's learning rate and beta1 (Eq. 5)."""
+    """Build Adam with the paper's learning rate and beta1 (Eq. 5)."""
     return torch.optim.Adam(parameters, lr=2e-4, betas=(0.5, 0.999), fused=True)
 
 
@@ -222,38 +228,44 @@ class DCGAN(AdversarialModule):
     One update (`AdversarialModule.training_step`):
 
     1. `generate` images for a batch.
-    2. Update D on `discriminator_loss` of these images, detached.
-    3. Update G on `generator_loss` of the same images, through the updated and frozen D.
+    2. Update the discriminator D with `discriminator_loss` of these images, detached from G.
+    3. Update the generator G with `generator_loss` of the same images. The loss uses the updated
+       D, whose parameters are frozen.
 
     Args:
         Data:
-        image_shape: Shape (C, H, W) of an image, supplied by the data module; square with a side of
-            32, 64 or 128 pixels, or 28 for "mnist".
+        image_shape: Shape (C, H, W) of an image, supplied by the data module. Images must be
+            square with a side of 32, 64 or 128 pixels for "radford", or 28 pixels for "mnist".
         num_classes: Number of classes, supplied by the data module; used only if `conditional`.
         Network:
-        conditional: Whether to model p(x|y), with the class labels of the data.
-        network: Architecture: that of the paper and the released code for faces ("radford"), or
-            that of the released code for conditional MNIST ("mnist").
-        width: Number of channels at half the image's side, doubled at each halving; 128 in the
-            released code. For "radford" only.
-        kernel: Kernel size of the convolutions, 5 in the released code. For "radford" only.
-        norm: Normalisation in the discriminator of "radford": batch norm, or none.
-        latent_dim: Size of the noise vector z, L.
-        noise: Distribution of the noise: "normal" is N(0, 1), "uniform" is the paper's U(-1, 1).
+        conditional: Whether to condition the model on the class labels y of the data: p(x|y)
+            instead of p(x).
+        network: Architecture: "radford" is the one of the paper and its released code for faces;
+            "mnist" is the one of the released code for conditional MNIST.
+        width: Number of channels of the feature maps at half the image's resolution, for "radford"
+            only. It doubles each time the resolution is halved. The released code for faces has
+            128.
+        kernel: Kernel size of the convolutions, for "radford" only. The released code has 5.
+        norm: Normalisation in the discriminator of "radford": "batch" (batch norm) or "none".
+        latent_dim: Size of the noise vector z.
+        noise: Distribution of the noise: "normal" is N(0, 1); "uniform" is U(-1, 1), as in the
+            paper.
         Objective:
-        loss: Loss of D and G: non-saturating (Goodfellow et al. 2014) or hinge (Miyato et al.
-            2018).
-        spectral: Whether to divide the discriminator's weights by their largest singular values
-            (Miyato et al. 2018).
-        augment: Whether to apply DiffAugment to all inputs of the discriminator (Zhao et al. 2020).
+        loss: Loss of the discriminator and the generator: "non_saturating" (Goodfellow et al. 2014)
+            or "hinge" (Miyato et al. 2018).
+        spectral: Whether to divide each weight matrix of the discriminator by its largest singular
+            value (Miyato et al. 2018).
+        augment: Whether to apply DiffAugment (Zhao et al. 2020), a random augmentation, to all
+            images that the discriminator gets.
         Optimizer:
-        generator_optimizer: Factory of the generator's optimizer.
-        discriminator_optimizer: Factory of the discriminator's optimizer.
+        generator_optimizer: Function that builds an optimizer from the generator's parameters.
+        discriminator_optimizer: Function that builds an optimizer from the discriminator's
+            parameters.
         **kwargs: Arguments of `AdversarialModule`: schedules, clipping, accumulation, averaged
             weights.
 
     Raises:
-        UserError: If the networks do not fit the size of the images.
+        UserError: If the images do not have a size that the architecture supports.
     """
 
     def __init__(
@@ -299,11 +311,11 @@ class DCGAN(AdversarialModule):
         self.set_networks(generator, discriminator)
 
     def one_hot(self, batch: dict[str, Any]) -> Tensor | None:
-        """One-hot labels (N, classes), or None if the model is not conditional."""
+        """Return one-hot labels (N, classes), or None if the model is not conditional."""
         return F.one_hot(batch["label"], self.classes).float() if self.classes else None
 
     def draw_noise(self, count: int) -> Tensor:
-        """Sample z (count, L) from PyTorch's global generator, which the base class seeds."""
+        """Sample z (count, L) with PyTorch's global random state, which the base class seeds."""
         if self.hparams.noise == "normal":
             return torch.randn(count, self.latent_dim, device=self.device)
         return 2 * torch.rand(count, self.latent_dim, device=self.device) - 1
@@ -312,23 +324,23 @@ class DCGAN(AdversarialModule):
         return self.generator(self.draw_noise(len(batch["image"])), self.one_hot(batch))
 
     def discriminate(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """Logits (N,) of images, in float32, since the losses take differences of logits."""
+        """Return the logits (N,) of images in float32; the losses take differences of logits."""
         image = diff_augment(image) if self.hparams.augment else image
         return self.discriminator(image, label).float()
 
     def discriminator_objective(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Discriminator loss from the logits (N,) of real and generated images."""
+        """Return the discriminator loss from the logits (N,) of real and generated images."""
         if self.hparams.loss == "hinge":
             return F.relu(1 - real).mean() + F.relu(1 + fake).mean()  # Eq. 7
         return F.softplus(-real).mean() + F.softplus(fake).mean()  # Eq. 6
 
     def generator_objective(self, fake: Tensor) -> Tensor:
-        """Generator loss from the discriminator's logits (N,) of generated images."""
+        """Return the generator loss from the discriminator's logits (N,) of generated images."""
         return -fake.mean() if self.hparams.loss == "hinge" else F.softplus(-fake).mean()
 
     def discriminator_loss(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
         image, label = batch["image"], self.one_hot(batch)
-        if self.discriminator_batch_norm:  # separate statistics of real and generated images
+        if self.discriminator_batch_norm:  # normalise real and generated images separately
             real, fake = self.discriminate(image, label), self.discriminate(generated, label)
         else:
             twice = None if label is None else torch.cat([label, label])
@@ -346,14 +358,14 @@ class DCGAN(AdversarialModule):
         return {"loss": self.generator_objective(fake)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build one optimizer and schedule per network; by default `adam` at a constant rate."""
+        """Build optimizers and schedules; the default is `adam` at a constant learning rate."""
         return self.build_optimizers()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Log both losses and the mean logits of unseen and generated images.
 
-        A `val/d_real` far below `train/d_real` may mean that D overfits. With batch norm they also
-        differ because validation uses the running statistics.
+        A `val/d_real` far below `train/d_real` may mean that D overfits. With batch norm, the
+        two values also differ because validation uses the running statistics.
         """
         label = self.one_hot(batch)
         fake = self.generate(batch)
@@ -367,13 +379,13 @@ class DCGAN(AdversarialModule):
         self.log_dict(values, batch_size=len(real), sync_dist=True)
 
     def calibration_batches(self) -> Iterator[dict[str, Any]]:
-        """Yield labels without images, for the averaged generator's batch-norm statistics."""
+        """Yield batches of labels, to estimate batch-norm statistics of the averaged generator."""
         label = torch.arange(CALIBRATION_SIZE) % max(1, self.classes)
         for _ in range(CALIBRATION_BATCHES):
             yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}
 
     def seeded_noise(self, seeds: list[int]) -> Tensor:
-        """Two noise vectors per seed, (N, 2, L), identical on every device."""
+        """Return two noise vectors per seed, (N, 2, L), identical on every device."""
         normal = seeded_normal(seeds, (2, self.latent_dim), self.device)
         return normal if self.hparams.noise == "normal" else 2 * torch.special.ndtr(normal) - 1
 
@@ -392,15 +404,20 @@ class DCGAN(AdversarialModule):
         """Generate images from the prior, by interpolation or by arithmetic on noise vectors.
 
         Args:
-            seeds: One seed per image; image i depends on `seeds[i]` and the other options alone.
-            mode: Sampling mode: "prior" generates one image per seed, "interpolate" a strip between
-                two noise vectors of each seed, "arithmetic" images of mean noise `base` - `minus` +
-                `plus` with a small perturbation per seed (section 6.3.2).
-            label: Class of all images, for conditional models; None for class `seed % classes`.
-            steps: Number of images in a strip.
-            base: Seeds of images to change, such as smiling women, for "arithmetic".
-            minus: Seeds of images with the property to remove, such as neutral women.
-            plus: Seeds of images with the property to add, such as neutral men.
+            seeds: One seed per image or strip. Image i depends on `seeds[i]` and the other options
+                alone.
+            mode: Sampling mode: "prior" generates one image per seed. "interpolate" generates a
+                strip between two noise vectors of each seed. "arithmetic" averages the noise of
+                each group of seeds and generates images from `base` - `minus` + `plus`, with a
+                small perturbation per seed (Radford et al. 2016, section 6.3.2).
+            label: Class of all images, for conditional models. With None, the class is
+                `seed % classes`.
+            steps: Number of images in a strip of mode "interpolate".
+            base: Seeds of the images to change in mode "arithmetic", such as smiling women.
+            minus: Seeds of images with the property to remove in mode "arithmetic", such as neutral
+                women.
+            plus: Seeds of images with the property to add in mode "arithmetic", such as neutral
+                men.
 
         Returns:
             Images (N, C, H, W), or strips (N, steps, C, H, W), in [-1, 1].

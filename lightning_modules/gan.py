@@ -19,20 +19,21 @@ Symbols: z `noise` (N, D) · G(z) `generator` · logit of D `discriminator`, D =
 | hinge (Miyato et al. 2018, Eq. 16, 17) | relu(1 - real) + relu(1 + fake) | -fake |
 
 If D rejects generated images confidently (fake far below 0), the gradient -sigmoid(fake) of the
-minimax loss vanishes. That of the non-saturating loss, sigmoid(fake) - 1, does not. At the fixed
-point of both, D = 1/2 for any images, so neither loss measures image quality. The Wasserstein
-estimate E[D(x)] - E[D(G(z))] does, if the slope of D is bounded. Eq. 1 does not reward covering
-p(x): D evaluates one image at a time, so a single realistic image for all z suffices (mode
-collapse; see configs/gan/ring_collapse.yaml).
+minimax loss vanishes. The gradient sigmoid(fake) - 1 of the non-saturating loss does not vanish. At
+the fixed point of either loss, D = 1/2 for any images, so neither loss measures image quality. The
+Wasserstein estimate E[D(x)] - E[D(G(z))] measures it if the slope of D is bounded. Eq. 1 does not
+reward samples that cover p(x). D evaluates one image at a time, so a single realistic image for all
+z suffices (mode collapse; see configs/gan/ring_collapse.yaml).
 
 The released code is github.com/goodfeli/adversarial (`mnist.yaml`, `__init__.py`), which uses
 pylearn2. The conditional paper was not compared with any code. Departures:
 
 - Noise: U(-sqrt 3, sqrt 3)^100 ("unit_uniform"), as in the first version of the released
-  `mnist.yaml`; its later version has normal noise.
-- Loss of D: the released code minimises half the loss at learning rate 0.1; here the whole loss at
-  0.05.
-- Output bias of G: logit of the mean training image, clipped at 1e-7, as in the released code.
+  `mnist.yaml`; the later version has normal noise.
+- Loss of D: the released code minimises half the loss at learning rate 0.1; this file minimises the
+  whole loss at learning rate 0.05.
+- Initial output bias of G: logit of the mean training image, clipped at 1e-7, as in the released
+  code.
 - Updates: D first, then G (Algorithm 1). The recipe sets `simultaneous` to update both at once, as
   the released code does.
 - Stopping: no fixed end in the released code; 100 epochs here.
@@ -68,11 +69,11 @@ from lightning_modules.nn.spectral_norm import apply_spectral_norm
 
 LossName = Literal["non_saturating", "minimax", "least_squares", "wasserstein", "hinge"]
 SMOOTHABLE = ("non_saturating", "minimax", "least_squares")  # losses with a target for real images
-BIAS_CLIP = 1e-7  # clip of mean pixels, as in pylearn2's `init_sigmoid_bias_from_marginals`
+BIAS_CLIP = 1e-7  # limits mean pixels, as in pylearn2's `init_sigmoid_bias_from_marginals`
 
 
 class Maxout(nn.Linear):
-    """Maximum of `pieces` linear maps for each unit (Goodfellow et al. 2013)."""
+    """Layer whose units are maxima of `pieces` linear maps each (Goodfellow et al. 2013)."""
 
     def __init__(self, inputs: int, outputs: int, pieces: int) -> None:
         super().__init__(inputs, outputs * pieces)
@@ -91,10 +92,10 @@ def init_uniform(network: nn.Module, bound: float) -> None:
 
 
 class GoodfellowGenerator(nn.Module):
-    """Generator of both papers: noise -> 1200 -> 1200 -> pixels.
+    """Generator "maxout" (two layers of 1200 units), from the papers cited in `gan.py`.
 
-    With labels, the first layer has 200 units for the noise and 1000 for the label, and the dropout
-    rate is 0.5.
+    With labels, 200 units of the first layer get the noise and 1000 units get the label. The
+    dropout rate is then 0.5.
     """
 
     def __init__(self, image_shape: list[int], latent_dim: int, classes: int) -> None:
@@ -117,9 +118,10 @@ class GoodfellowGenerator(nn.Module):
 
 
 class MaxoutDiscriminator(nn.Module):
-    """Discriminator of both papers: two maxout layers of 240 units x 5 pieces, pixels in [0, 1].
+    """Discriminator "maxout" (two layers of 240 units), from the papers cited in `gan.py`.
 
-    With labels, 50 x 5 more units get the label, and the second layer is 240 x 4.
+    Each maxout unit has 5 pieces, and pixels are in [0, 1] internally. With labels, 50 further
+    units of 5 pieces get the label, and units of the second layer have 4 pieces.
     """
 
     def __init__(self, image_shape: list[int], classes: int) -> None:
@@ -140,7 +142,10 @@ class MaxoutDiscriminator(nn.Module):
 
 
 class PlainGenerator(nn.Module):
-    """Fully connected: LeakyReLU, batch norm in all hidden layers but the first, tanh output."""
+    """Fully connected generator with LeakyReLU and a tanh output.
+
+    All hidden layers but the first have batch norm.
+    """
 
     def __init__(
         self, image_shape: list[int], latent_dim: int, classes: int, hidden: list[int]
@@ -163,7 +168,7 @@ class PlainGenerator(nn.Module):
 
 
 class PlainDiscriminator(nn.Module):
-    """Fully connected: LeakyReLU, no normalisation; returns logits (N,)."""
+    """Fully connected discriminator with LeakyReLU, without normalisation; returns logits (N,)."""
 
     def __init__(self, image_shape: list[int], classes: int, hidden: list[int]) -> None:
         super().__init__()
@@ -181,17 +186,17 @@ class PlainDiscriminator(nn.Module):
 def discriminator_objective(
     loss: LossName, real: Tensor, fake: Tensor, target: float = 1.0
 ) -> Tensor:
-    """Discriminator loss from the logits of real and generated images.
+    """Return the discriminator loss from the logits of real and generated images.
 
     Args:
-        loss: Row of the loss table at the top of this file.
+        loss: Name of a loss in the table at the top of this file.
         real: Logits of real images, any shape.
         fake: Logits of generated images, any shape.
-        target: Target for real images; below 1 for one-sided label smoothing (Salimans et al. 2016,
-            section 3.4).
+        target: Target for real images. A value below 1 is one-sided label smoothing (Salimans et
+            al. 2016, section 3.4).
 
     Returns:
-        Scalar, averaged over the batch.
+        Scalar loss, averaged over the batch.
     """
     if loss == "least_squares":
         return ((real - target).square().mean() + fake.square().mean()) / 2
@@ -204,7 +209,7 @@ def discriminator_objective(
 
 
 def generator_objective(loss: LossName, fake: Tensor) -> Tensor:
-    """Generator loss (a scalar) from the discriminator's logits of generated images."""
+    """Return the generator loss (a scalar) from the discriminator's logits of generated images."""
     if loss == "minimax":
         return -F.softplus(fake).mean()
     if loss == "non_saturating":
@@ -215,7 +220,7 @@ def generator_objective(loss: LossName, fake: Tensor) -> Tensor:
 
 
 def gradient_norm(logits: Tensor, image: Tensor) -> Tensor:
-    """Norm (N,) of the gradient of each logit with respect to its own image; differentiable."""
+    """Return the norm (N,) of each logit's gradient with respect to its image; differentiable."""
     (gradient,) = torch.autograd.grad(logits.sum(), image, create_graph=True)
     return gradient.flatten(1).norm(dim=1)
 
@@ -223,12 +228,14 @@ def gradient_norm(logits: Tensor, image: Tensor) -> Tensor:
 def gradient_penalty(
     discriminate: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor
 ) -> Tensor:
-    """Gradient penalty E[(|grad D(x^)| - 1)^2] of WGAN-GP (Gulrajani et al. 2017, Eq. 3).
+    """Return the gradient penalty E[(|grad D(x^)| - 1)^2] of WGAN-GP.
+
+    x^ are random interpolates between real and generated images (Gulrajani et al. 2017, Eq. 3).
 
     Args:
-        discriminate: Maps images (N, C, H, W) to logits (N,).
+        discriminate: Function that maps images (N, C, H, W) to logits (N,).
         real: Real images (N, C, H, W).
-        fake: Generated images, same shape; x^ are random interpolates of `real` and `fake`.
+        fake: Generated images (N, C, H, W).
 
     Returns:
         Scalar penalty, differentiable with respect to the discriminator's parameters.
@@ -239,7 +246,7 @@ def gradient_penalty(
 
 
 def r1_penalty(discriminate: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
-    """R1 penalty 1/2 E[|grad D(x)|^2] at real images (Mescheder et al. 2018, Eq. 9)."""
+    """Return the R1 penalty 1/2 E[|grad D(x)|^2] at real images (Mescheder et al. 2018, Eq. 9)."""
     real = real.detach().requires_grad_()
     return gradient_norm(discriminate(real), real).square().mean() / 2
 
@@ -252,7 +259,7 @@ def clip_weights(network: nn.Module, limit: float) -> None:
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam with the learning rate and beta1 of Radford et al. 2016, section 4."""
+    """Build Adam with the learning rate and beta1 of Radford et al. 2016, section 4."""
     return torch.optim.Adam(parameters, lr=2e-4, betas=(0.5, 0.999), fused=True)
 
 
@@ -262,43 +269,48 @@ class GAN(AdversarialModule):
     One update (`AdversarialModule.training_step`):
 
     1. `generate` images for a batch.
-    2. Update D on `discriminator_loss` of these images, detached.
-    3. Update G on `generator_loss` of the same images, through the updated and frozen D.
+    2. Update the discriminator D with `discriminator_loss` of these images, detached from G.
+    3. Update the generator G with `generator_loss` of the same images. The loss uses the updated
+       D, whose parameters are frozen.
 
-    With `n_critic`, G is updated at every n-th update only. With `simultaneous`, both gradients are
-    computed before both updates.
+    With `n_critic` = n, step 3 takes place in every n-th update only. With `simultaneous`, the
+    gradients of both networks are computed before either network is updated.
 
     Args:
         Data:
         image_shape: Shape (C, H, W) of an image, supplied by the data module.
         num_classes: Number of classes, supplied by the data module; used only if `conditional`.
         Network:
-        conditional: Whether to model p(x|y), with the class labels of the data.
-        network: Architecture: plain fully connected ("mlp"), or that of the papers ("maxout").
-        hidden: Number of units in each hidden layer of the "mlp" generator; the discriminator has
-            the last two, reversed.
-        latent_dim: Size of the noise vector z, D.
-        noise: Distribution of the noise: "normal" is N(0, 1), "unit_uniform" is U(-sqrt 3, sqrt 3),
-            whose variance is 1.
+        conditional: Whether to condition the model on the class labels y of the data: p(x|y)
+            instead of p(x).
+        network: Architecture: "mlp" is plain fully connected; "maxout" is the one of Goodfellow et
+            al. 2014 and, if `conditional`, of Mirza and Osindero 2014.
+        hidden: Number of units in each hidden layer of the "mlp" generator. The "mlp" discriminator
+            has two hidden layers, with the last two of these numbers in reverse order.
+        latent_dim: Size of the noise vector z.
+        noise: Distribution of the noise: "normal" is N(0, 1); "unit_uniform" is U(-sqrt 3, sqrt 3),
+            which also has variance 1.
         Objective:
-        loss: Loss of D and G; the table at the top of `gan.py` gives the formulas.
+        loss: Loss of the discriminator and the generator. The table at the top of `gan.py` has the
+            formulas.
         label_smoothing: One-sided label smoothing: the target for real images is
             `1 - label_smoothing`.
-        spectral: Whether to divide the discriminator's weights by their largest singular values
-            (Miyato et al. 2018).
+        spectral: Whether to divide each weight matrix of the discriminator by its largest singular
+            value (Miyato et al. 2018).
         penalty_weight: Weight of the gradient penalty (Gulrajani et al. 2017), for the Wasserstein
-            loss only; 0 for none.
-        r1_weight: Weight of the R1 penalty (Mescheder et al. 2018); 0 for none.
-        weight_clip: Maximum absolute weight of the discriminator, for the Wasserstein loss only; 0
-            for no limit.
+            loss only. 0 disables the penalty.
+        r1_weight: Weight of the R1 penalty (Mescheder et al. 2018). 0 disables the penalty.
+        weight_clip: Maximum absolute weight of the discriminator, for the Wasserstein loss only. 0
+            disables the limit.
         Optimizer:
-        generator_optimizer: Factory of the generator's optimizer.
-        discriminator_optimizer: Factory of the discriminator's optimizer.
+        generator_optimizer: Function that builds an optimizer from the generator's parameters.
+        discriminator_optimizer: Function that builds an optimizer from the discriminator's
+            parameters.
         **kwargs: Arguments of `AdversarialModule`: schedules, clipping, accumulation, averaged
             weights.
 
     Raises:
-        UserError: If a penalty or a weight limit does not fit the loss.
+        UserError: If label smoothing, a penalty or the weight limit does not fit the loss.
     """
 
     def __init__(
@@ -338,7 +350,7 @@ class GAN(AdversarialModule):
         self.set_networks(generator, discriminator)
 
     def check_losses(self) -> None:
-        """Check that the penalties and limits fit the loss.
+        """Check that label smoothing, penalties and the weight limit fit the loss.
 
         Raises:
             UserError: If `label_smoothing`, `penalty_weight` or `weight_clip` does not fit the
@@ -365,11 +377,11 @@ class GAN(AdversarialModule):
             )
 
     def one_hot(self, batch: dict[str, Any]) -> Tensor | None:
-        """One-hot labels (N, classes), or None if the model is not conditional."""
+        """Return one-hot labels (N, classes), or None if the model is not conditional."""
         return F.one_hot(batch["label"], self.classes).float() if self.classes else None
 
     def draw_noise(self, count: int) -> Tensor:
-        """Sample z (count, D) from PyTorch's global generator, which the base class seeds."""
+        """Sample z (count, D) with PyTorch's global random state, which the base class seeds."""
         if self.hparams.noise == "normal":
             return torch.randn(count, self.latent_dim, device=self.device)
         return 2 * sqrt(3) * torch.rand(count, self.latent_dim, device=self.device) - sqrt(3)
@@ -378,11 +390,11 @@ class GAN(AdversarialModule):
         return self.generator(self.draw_noise(len(batch["image"])), self.one_hot(batch))
 
     def discriminate(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """Logits (N,) of images, in float32, since the losses take differences of logits."""
+        """Return the logits (N,) of images in float32; the losses take differences of logits."""
         return self.discriminator(image, label).float()
 
     def discriminator_objective(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Discriminator loss without penalties, from logits (N,) of real and generated images."""
+        """Return D's loss without penalties, from logits (N,) of real and generated images."""
         target = 1 - self.hparams.label_smoothing
         return discriminator_objective(self.hparams.loss, real, fake, target)
 
@@ -411,7 +423,7 @@ class GAN(AdversarialModule):
         return {"loss": generator_objective(self.hparams.loss, fake)}  # Eq. 1, min
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build one optimizer and schedule per network; by default `adam` at a constant rate."""
+        """Build optimizers and schedules; the default is `adam` at a constant learning rate."""
         optimizers, schedules = self.build_optimizers()
         if limit := self.hparams.weight_clip:
             optimizers[1].register_step_post_hook(
@@ -436,13 +448,13 @@ class GAN(AdversarialModule):
         self.log_dict(values, batch_size=len(real), sync_dist=True)
 
     def calibration_batches(self) -> Iterator[dict[str, Any]]:
-        """Yield labels without images, for the averaged generator's batch-norm statistics."""
+        """Yield batches of labels, to estimate batch-norm statistics of the averaged generator."""
         label = torch.arange(CALIBRATION_SIZE) % max(1, self.classes)
         for _ in range(CALIBRATION_BATCHES):
             yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}
 
     def seeded_noise(self, seeds: list[int]) -> Tensor:
-        """Two noise vectors per seed, (N, 2, D), identical on every device."""
+        """Return two noise vectors per seed, (N, 2, D), identical on every device."""
         normal = seeded_normal(seeds, (2, self.latent_dim), self.device)
         if self.hparams.noise == "normal":
             return normal
@@ -460,11 +472,12 @@ class GAN(AdversarialModule):
         """Generate images, or strips that interpolate between two noise vectors.
 
         Args:
-            seeds: One seed per image; image i depends on `seeds[i]` alone.
-            mode: Sampling mode: "prior" generates one image per seed, "interpolate" a strip between
-                two noise vectors of each seed.
-            label: Class of all images, for conditional models; None for class `seed % classes`.
-            steps: Number of images in a strip.
+            seeds: One seed per image or strip. Image i depends on `seeds[i]` alone.
+            mode: Sampling mode: "prior" generates one image per seed. "interpolate" generates a
+                strip between two noise vectors of each seed.
+            label: Class of all images, for conditional models. With None, the class is
+                `seed % classes`.
+            steps: Number of images in a strip of mode "interpolate".
 
         Returns:
             Images (N, C, H, W), or strips (N, steps, C, H, W), in [-1, 1].
@@ -490,7 +503,7 @@ class GAN(AdversarialModule):
         return {"samples": self.sample(list(range(len(batch["image"]))))}
 
     def on_train_start(self) -> None:
-        """Set the output bias of a new maxout generator to the logits of the mean image."""
+        """Set the output bias of a new "maxout" generator to the logits of the mean image."""
         generator: Any = self.generator
         if (
             self.hparams.network == "maxout"

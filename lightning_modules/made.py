@@ -1,7 +1,7 @@
 """MADE: an autoencoder whose masked weights make it an autoregressive model of binary pixels.
 
 Germain, Gregor, Murray and Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML
-2015. The outputs are the conditionals of an exact likelihood:
+2015. Output d is the conditional probability y_d of pixel d, so the likelihood is exact:
 
     p(x) = prod_d p(x_d | x_<d),    p(x_d = 1 | x_<d) = y_d                       (1)
     -log p(x) = sum_d [-x_d log y_d - (1 - x_d) log(1 - y_d)]                     (2)
@@ -21,7 +21,7 @@ One forward pass evaluates all D conditionals; sampling takes D passes, one per 
 | order of the pixels | resampled at each update; ensemble in the test | order of the tensor |
 | optimizer | Adagrad or Adadelta, chosen on validation data | Adam |
 
-The first two rows correspond to the paper's model with one mask, one order and no ensemble.
+In the first two rows, "here" is the paper's model with one mask, one order and no ensemble.
 """
 
 import itertools
@@ -56,7 +56,7 @@ class MaskedLinear(nn.Linear):
 
 
 def autoregressive_masks(dims: int, hidden: list[int]) -> list[Tensor]:
-    """Masks that make output d depend on the inputs 0 .. d - 1 only (Eq. 3 and 4).
+    """Return masks that make output d depend on the inputs 0 .. d - 1 only (Eq. 3 and 4).
 
     Args:
         dims: Number of inputs and of outputs, at least 2.
@@ -66,7 +66,7 @@ def autoregressive_masks(dims: int, hidden: list[int]) -> list[Tensor]:
         One mask (outputs, inputs) for each of the `len(hidden) + 1` layers.
 
     Raises:
-        ValueError: If `dims` is 1: the degrees of hidden units are 1 .. dims - 1.
+        ValueError: If `dims` is less than 2, since hidden units have the degrees 1 .. dims - 1.
     """
     if dims < 2:
         raise ValueError(f"MADE needs at least 2 pixels (got {dims})")
@@ -78,7 +78,7 @@ def autoregressive_masks(dims: int, hidden: list[int]) -> list[Tensor]:
 
 
 class MADE(GenerativeModule):
-    """Masked autoencoder for distribution estimation, for binary images.
+    """Masked autoencoder that estimates the distribution of binary images.
 
     Args:
         Data:
@@ -106,13 +106,13 @@ class MADE(GenerativeModule):
         self.network = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, D) of p(x_d = 1 | x_<d) for pixels x (N, D) in {0, 1}."""
+        """Return the logits (N, D) of p(x_d = 1 | x_<d) for pixels x (N, D) in {0, 1}."""
         return self.network(x)
 
     def nll(self, image: Tensor) -> Tensor:
-        """Negative log-likelihood in nats, (N,), of images (N, C, H, W) in [-1, 1].
+        """Return the negative log-likelihood (N,) in nats of images (N, C, H, W) in [-1, 1].
 
-        Pixels above 0 count as 1.
+        Pixel values above 0 count as 1, all others as 0.
         """
         x = (image > 0).float().flatten(1)  # (N, D)
         return F.binary_cross_entropy_with_logits(self(x), x, reduction="none").sum(1)  # Eq. 2
@@ -134,11 +134,11 @@ class MADE(GenerativeModule):
 
     @sampling
     def sample(self, seeds: list[int], *, temperature: PositiveFloat = 1.0) -> Tensor:
-        """Sample images pixel by pixel, in D forward passes.
+        """Sample images pixel by pixel, with one forward pass per pixel.
 
         Args:
             seeds: One seed per image; image i depends on `seeds[i]` alone.
-            temperature: Divisor of the logits; below 1, samples are less diverse.
+            temperature: Divisor of the logits. Values below 1 make samples less diverse.
 
         Returns:
             Images (N, C, H, W) with values -1 and 1.

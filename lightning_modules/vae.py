@@ -1,6 +1,6 @@
 """VAE: an autoencoder with a probabilistic code; codes sampled from the prior decode to new images.
 
-Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014. The tighter bound is
+Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014. The tighter bound L_k is
 from Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016. The weight beta
 is from Higgins et al., "beta-VAE", ICLR 2017. The conditional model is from Sohn, Lee and Yan,
 "Learning Structured Output Representation using Deep Conditional Generative Models", 2015.
@@ -13,31 +13,31 @@ is from Higgins et al., "beta-VAE", ICLR 2017. The conditional model is from Soh
     p(y|x) = p(x|y) p(y) / sum_y' p(x|y') p(y')                                                  (6)
 
 Symbols: x `x` in [0, 1] · z `z` (k, N, D) · mu, log sigma^2 `mean`, `log_var` (N, D) · log w
-`log_weight` (k, N) · y `label`. All terms are sums over pixels and latent dimensions and means over
-the batch, in nats per image.
+`log_weight` (k, N) · y `label`. All terms are summed over pixels or latent dimensions and averaged
+over the batch, in nats per image.
 
 The decoder defines p(x|z), a density over images; the encoder q(z|x) approximates the posterior.
-The encoder predicts log sigma^2, which Eq. 4 needs. Its exponential is always positive and smooth,
-unlike a clamped variance. KL is the information in nats that a code carries about its image and
-that a sample from the prior lacks. KL is not symmetric: KL(q||p) penalises codes where the prior
-has no mass, but not prior mass where there are no codes. Eq. 5 with k = 1 equals Eq. 3 in
-expectation; with larger k it approaches log p(x). Some books give the *mean* squared or logistic
-loss over P pixel values a weight R. This is equivalent to beta = P / R for Bernoulli pixels and
-beta = P / (2 R) for Gaussian pixels with sigma = 1.
+The encoder predicts log sigma^2, which Eq. 4 needs. The exponential of log sigma^2 is always
+positive and smooth, unlike a clamped variance. KL is the information in nats that a code z carries
+about its image; a sample from the prior carries none. KL is not symmetric: KL(q||p) penalises codes
+in regions without prior mass, but not regions of prior mass without codes. Eq. 5 with k = 1 equals
+Eq. 3 in expectation; with larger k, Eq. 5 approaches log p(x). Some books average the squared or
+logistic loss over the P pixel values and multiply the *mean* by a weight R. This is equivalent to
+beta = P / R for Bernoulli pixels and beta = P / (2 R) for Gaussian pixels with sigma = 1.
 
 Departures from the papers and from the released code of the importance weighted autoencoder:
 
 - Optimizer (2014): Adagrad in the paper; Adam here.
-- Adam (2016): beta1 0.9 and epsilon 1e-4 in the paper; here the same, for gradients averaged over
-  the batch. The released code has beta1 0.99, second moments that start at 1 (here 0), and epsilon
-  1e-4 for gradients *summed* over 20 images (5e-6 for their mean).
-- Learning rate of stage i (2016): 0.001 * 10^(-i/7) in the paper and here; rounded in the released
-  code (1, 0.72, 0.52, ... 0.1 times 0.001).
+- Adam (2016): beta1 0.9 and epsilon 1e-4 in the paper and here, where gradients are averaged over
+  the batch. The released code has beta1 0.99 and second moments that start at 1 (here 0). Its
+  epsilon is 1e-4 for gradients *summed* over 20 images, equivalent to 5e-6 for averaged gradients.
+- Learning rate of stage i (2016): 0.001 * 10^(-i/7) in the paper and here. The released code rounds
+  the factors of 0.001 to 1, 0.72, 0.52, ... 0.1.
 - Order of the images (2016): fixed in the released code; reshuffled in each epoch here.
-- Training images (2016): 59,600, and 400 for validation, in the released code and here.
+- Training images (2016): 59,600 for training and 400 for validation, in the released code and here.
 - Encoder (2016): predicts log sigma in the released code; log sigma^2 in the paper and here.
-- Conditional prior (2015): p(z|y), learned, in the paper; p(z) here. Labels are one-hot inputs of
-  encoder and decoder.
+- Conditional prior (2015): a learned p(z|y) in the paper; p(z) here. The labels are one-hot inputs
+  of the encoder and the decoder.
 """
 
 import math
@@ -71,18 +71,22 @@ from metrics.likelihood import (
     bits_per_dim,
 )
 
-BIAS_CLIP = 1e-3  # clip of mean pixels, as in Burda et al.'s released code
+BIAS_CLIP = 1e-3  # mean pixels are clamped to [1e-3, 1 - 1e-3], as in Burda et al.'s released code
 
 
 def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
-    """Bernoulli log-likelihood in nats of x in [0, 1], summed: (..., C, H, W) -> (...)."""
+    """Return the Bernoulli log-likelihood in nats of x in [0, 1].
+
+    Values are summed over pixels: (..., C, H, W) -> (...).
+    """
     nll = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
     return -nll.sum((-3, -2, -1))
 
 
 def gaussian_log_likelihood(logits: Tensor, x: Tensor, sigma: float) -> Tensor:
-    """Gaussian log-likelihood log N(x; sigmoid(logits), sigma^2) in nats of x in [0, 1], summed
-    over pixels: (..., C, H, W) -> (...).
+    """Return the Gaussian log-likelihood log N(x; sigmoid(logits), sigma^2) in nats of x in [0, 1].
+
+    Values are summed over pixels: (..., C, H, W) -> (...).
     """
     error = (logits.sigmoid() - x).square().sum((-3, -2, -1))
     dims = prod(x.shape[-3:])
@@ -90,23 +94,23 @@ def gaussian_log_likelihood(logits: Tensor, x: Tensor, sigma: float) -> Tensor:
 
 
 def standard_normal_kl(mean: Tensor, log_var: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_var)) || N(0, I)) in nats, shape (N, D) -> (N,)."""
+    """Return KL(N(mean, exp(log_var)) || N(0, I)) in nats: (N, D) -> (N,)."""
     return 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(-1)  # Eq. 4
 
 
 def normal_log_density(z: Tensor, mean: Tensor | float, log_var: Tensor | float) -> Tensor:
-    """Log density log N(z; mean, exp(log_var)) in nats, summed over the last axis."""
+    """Return the log density log N(z; mean, exp(log_var)) in nats, summed over the last axis."""
     log_var = torch.as_tensor(log_var, device=z.device)
     return -0.5 * (math.log(2 * math.pi) + log_var + (z - mean).square() / log_var.exp()).sum(-1)
 
 
 def importance_bound(log_weight: Tensor) -> Tensor:
-    """Bound L_k (N,) of Eq. 5 in nats, from log weights log w (k, N)."""
+    """Return the bound L_k (N,) of Eq. 5 in nats, from log weights log w (k, N)."""
     return log_weight.logsumexp(0) - math.log(len(log_weight))
 
 
 def stage_learning_rate(epoch: int) -> float:
-    """Learning rate factor 10^(-i/7) of stage i = 0 .. 7, which lasts 3^i epochs.
+    """Return the learning rate factor 10^(-i/7) of stage i = 0 .. 7, which lasts 3^i epochs.
 
     The stages i = 1, 2, ... start at epochs 1, 4, 13, 40, ... (Burda et al. 2016, section 5.1).
     """
@@ -128,28 +132,32 @@ class VAE(GenerativeModule):
         num_classes: Number of classes, supplied by the data module; used only if `conditional`.
         Network:
         network: Architecture: fully connected ("mlp") or convolutional ("conv").
-        hidden: Number of units ("mlp") or channels ("conv") of each encoder layer; the decoder has
-            them in reverse order.
+        hidden: Number of units ("mlp") or channels ("conv") in each hidden layer of the encoder.
+            The decoder has the same layers in reverse order.
         activation: Activation of the hidden layers of the "mlp" network.
-        latent_dim: Size of the code z, D.
+        latent_dim: Size D of the latent vector z.
         Objective:
         likelihood: Pixel distribution p(x|z): "bernoulli" for binary images, "gaussian" for others.
-        sigma: Standard deviation of a Gaussian pixel, on the [0, 1] scale.
+        sigma: Standard deviation of a pixel with the "gaussian" likelihood, for pixels in [0, 1].
         beta: Weight of the KL term; must be 1 if `bound` is "iwae".
-        beta_warmup_steps: Number of updates over which beta rises linearly from 0; 0 for none.
-        bound: Training objective: "elbo" (Eq. 3), or the importance-weighted bound "iwae" (Eq. 5).
+        beta_warmup_steps: Number of updates over which the weight of the KL term rises linearly
+            from 0 to `beta`. With 0, the weight is constant.
+        bound: Training objective: "elbo" is the evidence lower bound (Eq. 3 in `vae.py`), "iwae"
+            the importance-weighted bound (Eq. 5).
         k: Number of samples of z per image in training.
-        conditional: Whether to model p(x|y), with the class labels of the data.
+        conditional: Whether to condition the model on the class labels y of the data: p(x|y)
+            instead of p(x).
         Optimizer:
         learning_rate: Initial learning rate of Adam.
         adam_epsilon: Epsilon of Adam, added to the denominator of each step.
-        schedule: Learning rate schedule: "constant", "cosine" (half a cosine to 0), or "stages"
-            (eight stages of Burda et al. 2016, section 5.1).
+        schedule: Learning rate schedule: "constant", "cosine" (decay to 0 along half a cosine), or
+            "stages" (the eight stages of Burda et al. 2016, section 5.1).
         Test:
-        test_samples: Number of samples of z per image for the test NLL, k of Eq. 5.
+        test_samples: Number of samples of z per image that estimate the test NLL (k in Eq. 5 of
+            `vae.py`).
 
     Raises:
-        UserError: If the options contradict each other or do not fit the data.
+        UserError: If `bound` is "iwae" and `beta` is not 1, or if an option does not fit the data.
     """
 
     has_latent_space = True
@@ -203,11 +211,11 @@ class VAE(GenerativeModule):
         self.accuracy = LabelAccuracy(f"bayes|k={CLASSIFY_SAMPLES}")
 
     def posterior(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log variance (N, D) of q(z|x), or of q(z|x, y), for images in [-1, 1]."""
+        """Return mean and log variance (N, D) of q(z|x) or q(z|x, y), for images in [-1, 1]."""
         if self.classes:
             one_hot = self._one_hot(label, len(image))[:, :, None, None]
             image = torch.cat([image, one_hot.expand(-1, -1, *image.shape[-2:])], 1)
-        mean, log_var = self.encoder(image).float().chunk(2, 1)  # bf16 is imprecise for Eq. 4
+        mean, log_var = self.encoder(image).float().chunk(2, 1)  # bf16 is too coarse for Eq. 4
         return mean, log_var
 
     def sample_posterior(self, mean: Tensor, log_var: Tensor, k: int) -> Tensor:
@@ -221,21 +229,21 @@ class VAE(GenerativeModule):
         return self.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
 
     def _one_hot(self, label: Tensor | None, count: int) -> Tensor:
-        if label is None:  # unknown: equal weights for all classes
+        if label is None:  # unknown label: equal weights for all classes
             return torch.full((count, self.classes), 1 / self.classes, device=self.device)
         return F.one_hot(label, self.classes).float()
 
     def reconstruction_log_likelihood(
         self, image: Tensor, z: Tensor, label: Tensor | None
     ) -> Tensor:
-        """Log-likelihood log p(x|z) in nats, (k, N), of images (N, C, H, W) in [-1, 1]."""
+        """Return log p(x|z) in nats, (k, N), of images (N, C, H, W) in [-1, 1]."""
         logits, x = self.logits(z, label), to_unit_interval(image)
         if self.hparams.likelihood == "gaussian":
             return gaussian_log_likelihood(logits, x, self.hparams.sigma)
         return bernoulli_log_likelihood(logits, x)
 
     def log_weight(self, image: Tensor, k: int, label: Tensor | None = None) -> Tensor:
-        """Log importance weights log w (k, N) of k posterior samples per image (Eq. 5)."""
+        """Return log importance weights log w (k, N) of k posterior samples per image (Eq. 5)."""
         mean, log_var = self.posterior(image, label)
         z = self.sample_posterior(mean, log_var, k)
         log_likelihood = self.reconstruction_log_likelihood(image, z, label)
@@ -243,7 +251,7 @@ class VAE(GenerativeModule):
         return log_joint - normal_log_density(z, mean, log_var)
 
     def objective(self, batch: dict[str, Any], beta: float) -> dict[str, Tensor]:
-        """Negative bound and its terms in nats per image, averaged over the batch."""
+        """Return the negative bound and its terms in nats per image, averaged over the batch."""
         image, label = batch["image"], batch.get("label")
         if self.hparams.bound == "iwae":
             return {"loss": -importance_bound(self.log_weight(image, self.hparams.k, label)).mean()}
@@ -262,8 +270,9 @@ class VAE(GenerativeModule):
 
     @torch.no_grad()
     def on_train_start(self) -> None:
-        """Set the output bias of a new decoder to the logits of the mean training image, as in the
-        released code of Burda et al.
+        """Set the output bias of a new decoder to the logits of the mean training image.
+
+        The released code of Burda et al. does the same.
         """
         bias = output_bias(self.decoder)
         if self.trainer.global_step == 0 and not bias.any():  # nonzero if --init_from was used
@@ -312,20 +321,20 @@ class VAE(GenerativeModule):
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
         h = self.hparams
-        levels = 256 if h.likelihood == "gaussian" else 1  # density or probability
+        levels = 256 if h.likelihood == "gaussian" else 1  # 256 converts a density to a probability
         nll = self.test_nll.compute()
         self.log("test/bpd", bits_per_dim(nll, prod(h.image_shape), levels))
         given = "|given=label" if self.classes else ""
         self.signatures["test/nll"] = f"nll[k={h.test_samples}{given}]"
-        # With Bernoulli pixels the value is a probability only for binary images; for grey or
-        # colour images it is a cross-entropy, not a density.
+        # With Bernoulli pixels, the value is a negative log-probability only for binary images. For
+        # grey or colour images it is a cross-entropy, which belongs to no density.
         self.signatures["test/bpd"] = f"bpd[k={h.test_samples}|pixels={h.likelihood}{given}]"
 
     @torch.no_grad()
     def classify(self, image: Tensor, k: int = CLASSIFY_SAMPLES) -> Tensor:
-        """Log-posterior log p(y|x) of the classes, (N, classes), for images in [-1, 1].
+        """Return the log-posterior log p(y|x) of all classes, (N, classes), for images in [-1, 1].
 
-        Eq. 6 with uniform p(y), where L_k with `k` samples of z estimates log p(x|y).
+        Applies Eq. 6 with uniform p(y). The bound L_k with `k` samples of z estimates log p(x|y).
         """
         scores = [
             importance_bound(self.log_weight(image, k, label.expand(len(image))))
@@ -344,7 +353,7 @@ class VAE(GenerativeModule):
     embed = encode
 
     def reconstruct(self, image: Tensor, label: Tensor | None = None) -> Tensor:
-        """Encode images (N, C, H, W) and decode the posterior means."""
+        """Encode images (N, C, H, W) in [-1, 1] and decode the posterior means to images."""
         return self.decode(self.encode(image, label), label)
 
     @sampling
@@ -362,17 +371,21 @@ class VAE(GenerativeModule):
         """Sample images, or strips of images that show the latent space.
 
         Args:
-            seeds: One seed per row; row i depends on `seeds[i]` alone.
-            batch: Unseen images for "reconstruct" and "attribute", row i for seed i; for
-                "attribute" also `positive` and `negative` training images.
-            mode: Sampling mode. "prior" decodes z from N(0, I). "interpolate" decodes a line
-                between two such z. "traverse" varies coordinate `seed % latent_dim` of z = 0.
-                "reconstruct" pairs unseen images with their reconstructions. "attribute" adds -4 to
-                4 times the attribute's direction to the z of unseen images.
-            label: Class of all images, for conditional models; None for class `seed % classes`.
-            attribute: Attribute for mode "attribute", such as a word that occurs in image names.
-            steps: Number of images in a strip.
-            temperature: Factor of the noise; below 1, samples are less diverse.
+            seeds: One seed per row of the result. The noise of row i depends on `seeds[i]` alone.
+            batch: Unseen images for "reconstruct" and "attribute", one per seed. For "attribute",
+                also training images with the attribute (`positive`) and without (`negative`).
+            mode: Sampling mode. "prior" decodes z from N(0, I). "interpolate" decodes points on a
+                line between two samples of z. "traverse" varies coordinate `seed % latent_dim` of
+                z and keeps the other coordinates at 0. "reconstruct" pairs unseen images with their
+                reconstructions. "attribute" adds multiples (-4 to 4) of the attribute's direction
+                to the z of unseen images.
+            label: Class of all images, for conditional models. With None, the class is
+                `seed % classes`.
+            attribute: Name of the attribute for mode "attribute", such as a word that occurs in
+                image names.
+            steps: Number of images in a strip; "reconstruct" always has 2.
+            temperature: Factor of the noise for "prior" and "interpolate". Values below 1 make
+                samples less diverse.
 
         Returns:
             Images (N, C, H, W) for "prior", else strips (N, S, C, H, W), in [-1, 1]. S is 2 for
@@ -417,7 +430,7 @@ class VAE(GenerativeModule):
         return latent.add_attribute(self, image, direction, steps)
 
     def _noise(self, seeds: list[int]) -> Tensor:
-        """Two vectors from N(0, I) per seed, (N, 2, D)."""
+        """Sample two vectors from N(0, I) per seed, (N, 2, D)."""
         return seeded_normal(seeds, (2, self.latent_dim), self.device)
 
     @sampling

@@ -20,11 +20,12 @@ from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.ranks import check_ranks_agree
 from lightning_modules.core.seeding import seed_generators
 
-# Batches, and samples per batch, that estimate the averaged generator's batch-norm statistics.
+# Number of batches, and of samples per batch, that estimate the batch-norm statistics of the
+# averaged generator.
 CALIBRATION_BATCHES, CALIBRATION_SIZE = 10, 128
 
 
-OPTIMIZER_ARGUMENTS = [  # callables, which a checkpoint of plain values cannot hold
+OPTIMIZER_ARGUMENTS = [  # functions; a checkpoint holds plain values only
     "generator_optimizer",
     "discriminator_optimizer",
     "generator_schedule",
@@ -33,30 +34,30 @@ OPTIMIZER_ARGUMENTS = [  # callables, which a checkpoint of plain values cannot 
 
 
 def batch_norms(module: torch.nn.Module) -> list[torch.nn.modules.batchnorm._BatchNorm]:
-    """All batch-norm layers of a network."""
+    """Return all batch-norm layers of a network."""
     kind = torch.nn.modules.batchnorm._BatchNorm
     return [layer for layer in module.modules() if isinstance(layer, kind)]
 
 
 def rename_loss(losses: dict[str, Any], name: str) -> dict[str, Any]:
-    """Losses with the key "loss" replaced by `name`."""
+    """Return `losses` with the key "loss" replaced by `name`."""
     return {name if key == "loss" else key: value for key, value in losses.items()}
 
 
 class AdversarialModule(GenerativeModule):
     """Base class of systems that train two networks against each other, by manual optimization.
 
-    One update (`training_step`), on one batch or on `accumulate` batches:
+    One update (`training_step`) uses `accumulate` batches:
 
     1. `generate(batch)` runs the generator G.
     2. The discriminator D takes an optimizer step on `discriminator_loss(batch, generated)`, where
-       `generated` is detached.
+       `generated` is detached from G.
     3. In every `n_critic`-th update, G takes an optimizer step on `generator_loss(batch,
-       generated)`, through the updated D, whose parameters are frozen meanwhile.
-    4. The schedules are stepped, and the average of G's weights is updated.
+       generated)`. The loss uses the updated D, whose parameters are frozen in this step.
+    4. The learning rate schedules are stepped, and the average of G's weights is updated.
 
-    `trainer.global_step` counts steps of D. Clipping, accumulation, bf16 and several processes work
-    as under automatic optimization. A subclass
+    `trainer.global_step` counts the steps of D. Gradient clipping, accumulation, bf16 and several
+    processes work as in automatic optimization. A subclass
 
     - calls `save_hyperparameters(ignore=OPTIMIZER_ARGUMENTS)` in its `__init__`, which ends with
       `set_networks(generator, discriminator)`;
@@ -65,22 +66,24 @@ class AdversarialModule(GenerativeModule):
 
     Args:
         Optimizer:
-        generator_optimizer: Factory of the generator's optimizer, called with its parameters.
-        discriminator_optimizer: Factory of the discriminator's optimizer. A learning rate other
-            than the generator's gives a two time-scale update rule (Heusel et al. 2017).
-        generator_schedule: Factory of the generator's learning rate schedule, stepped once per
-            update of the generator.
-        discriminator_schedule: Factory of the discriminator's learning rate schedule, stepped once
-            per update.
+        generator_optimizer: Function that builds an optimizer from the generator's parameters.
+        discriminator_optimizer: Function that builds an optimizer from the discriminator's
+            parameters. Different learning rates of the two networks give the two time-scale
+            update rule (Heusel et al. 2017).
+        generator_schedule: Function that builds the learning rate schedule of the generator from
+            its optimizer. The schedule is stepped once per update of the generator.
+        discriminator_schedule: Function that builds the learning rate schedule of the discriminator
+            from its optimizer. The schedule is stepped once per update of the discriminator.
         Updates:
         n_critic: Number of discriminator updates per generator update.
-        simultaneous: Compute both gradients before either network is updated. Otherwise the
-            generator's gradient passes through the updated discriminator.
-        accumulate: Number of batches per update; the update equals that on the joined batch.
+        simultaneous: Whether to compute the gradients of both networks before either is updated.
+            Otherwise, the generator's gradient is computed with the updated discriminator.
+        accumulate: Number of batches whose gradients are averaged for one update. The update equals
+            one update on the joined batch.
         generator_clip: Maximum norm of the generator's gradient; None for no clipping.
         discriminator_clip: Maximum norm of the discriminator's gradient; None for no clipping.
-        ema_decay: Decay of the average of the generator's weights, in (0, 1); `sample` uses the
-            average. None for no average.
+        ema_decay: Decay of the exponential moving average of the generator's weights, in (0, 1).
+            Samples are generated with the averaged weights. None disables the average.
     """
 
     find_unused_parameters = True  # a backward pass reaches one network's parameters only
@@ -114,7 +117,7 @@ class AdversarialModule(GenerativeModule):
         self._uncalibrated = False
 
     def set_networks(self, generator: torch.nn.Module, discriminator: torch.nn.Module) -> None:
-        """Register both networks, and average the generator if `ema_decay` is given."""
+        """Register both networks, and start the average of G's weights if `ema_decay` is given."""
         self.generator, self.discriminator = generator, discriminator
         if self.ema_decay is not None:
             self.init_ema()
@@ -130,29 +133,33 @@ class AdversarialModule(GenerativeModule):
             yield
 
     def generate(self, batch: dict[str, Any]) -> Any:
-        """Output of the generator for a batch: a tensor, or a nested structure of tensors."""
+        """Return the generator's output for a batch: a tensor or a nested structure of tensors."""
         raise NotImplementedError
 
     def discriminator_loss(self, batch: dict[str, Any], generated: Any) -> dict[str, Tensor]:
-        """Loss of the discriminator for one mini-batch; `generated` is detached.
+        """Compute the loss of the discriminator for one mini-batch.
+
+        Args:
+            batch: Mini-batch of the data module.
+            generated: Output of `generate`, detached from the generator.
 
         Returns:
-            The scalar `loss`, logged as `train/loss_d`, and other values to log.
+            Dictionary with the scalar `loss`, logged as `train/loss_d`, and other values to log.
         """
         raise NotImplementedError
 
     def generator_loss(self, batch: dict[str, Any], generated: Any) -> dict[str, Tensor]:
-        """Loss of the generator for one mini-batch.
+        """Compute the loss of the generator for one mini-batch.
 
         Returns:
-            The scalar `loss`, logged as `train/loss_g`, and other values to log.
+            Dictionary with the scalar `loss`, logged as `train/loss_g`, and other values to log.
         """
         raise NotImplementedError
 
     # The averaged generator
 
     def calibration_batches(self) -> Iterator[dict[str, Any]]:
-        """Batches for `calibrate`: the same training samples at each call, evenly spaced."""
+        """Yield batches for `calibrate`: at each call the same, evenly spaced training samples."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         size, total = len(data.split("train")), CALIBRATION_BATCHES * CALIBRATION_SIZE
         rows = [row * size // total for row in range(total)]
@@ -163,9 +170,9 @@ class AdversarialModule(GenerativeModule):
     def calibrate(self) -> None:
         """Estimate batch-norm statistics of the averaged generator if its weights have changed.
 
-        Activations of the averaged generator vary less than those of the trained one. The trained
-        generator's running statistics do not fit them, nor does an average of these statistics.
-        The result depends on the averaged weights alone, and training does not depend on it.
+        Activations of the averaged generator vary less than activations of the trained generator.
+        Therefore neither the running statistics of the trained generator nor their average fit.
+        The estimate depends on the averaged weights alone and does not influence training.
         """
         if not (self._uncalibrated and self.has_averaged_weights):
             return
@@ -181,7 +188,7 @@ class AdversarialModule(GenerativeModule):
             momenta = [norm.momentum for norm in norms]
             for norm in norms:
                 norm.reset_running_stats()
-                norm.momentum = None  # the mean over all batches
+                norm.momentum = None  # None averages over all batches
             for number, batch in enumerate(self.calibration_batches() if norms else ()):
                 torch.manual_seed(number)
                 self.generate(move_data_to_device(batch, self.device))
@@ -189,7 +196,7 @@ class AdversarialModule(GenerativeModule):
                 norm.momentum = momentum
 
     def _calibrate_all_ranks(self) -> None:
-        """Calibrate on every rank, then copy rank 0's result, since rounding may differ."""
+        """Calibrate on every rank, then copy rank 0's result: rounding may differ between ranks."""
         self.calibrate()
         if self.ema is not None and self.trainer.world_size > 1:
             for buffer in self.ema.buffers():
@@ -213,14 +220,14 @@ class AdversarialModule(GenerativeModule):
         self.log_train(**rename_loss(losses, "loss_d"))
         if not last:
             return
-        self.grad_norm = None  # later the sum over both networks, for NonFiniteGuard
+        self.grad_norm = None  # becomes the sum over both networks, for NonFiniteGuard
         if update_generator and self.simultaneous:
             self._generator_backward(generated)
-        discriminator.step()  # counted in `trainer.global_step`
+        discriminator.step()  # increments `trainer.global_step`
         if update_generator and not self.simultaneous:
             self._generator_backward(generated)
         if update_generator:
-            # Not counted in `global_step`, but uses Lightning's precision plugin and hooks.
+            # Does not increment `global_step`, but uses Lightning's precision plugin and hooks.
             self.trainer.strategy.optimizer_step(generator.optimizer, lambda: None)
             generator.zero_grad()
             self.update_ema(self.trainer.global_step)
@@ -237,14 +244,14 @@ class AdversarialModule(GenerativeModule):
             self._write_interval(update, lr=rates[0], lr_d=rates[1])
 
     def both_optimizers(self) -> list[LightningOptimizer]:
-        """Optimizers of the generator and of the discriminator, in this order."""
+        """Return the optimizers of the generator and of the discriminator, in this order."""
         return cast(list[LightningOptimizer], self.optimizers())
 
     def _generator_backward(self, generated: Any) -> None:
         """Compute the generator's gradient over all batches of this update."""
         with frozen(self.discriminator):
             for number, batch in enumerate(self._accumulated, 1):
-                if self.accumulate > 1:  # repeat the noise; hold one batch's graph at a time
+                if self.accumulate > 1:  # repeat the noise; only one graph is in memory
                     seed_generators(batch["seed"], self.device)
                     generated = self.generate(batch)
                 losses = self.generator_loss(batch, generated)
@@ -276,7 +283,7 @@ class AdversarialModule(GenerativeModule):
         self.grad_norm = norm if self.grad_norm is None else norm + self.grad_norm
 
     def _average_batch_norms(self) -> None:
-        """Average running statistics over ranks, which DDP omits in manual optimization."""
+        """Average batch-norm statistics over ranks; DDP omits this in manual optimization."""
         if self.trainer.world_size == 1:
             return
         buffers = [
@@ -297,7 +304,8 @@ class AdversarialModule(GenerativeModule):
         """Build the optimizers of G and D and their schedules, for `configure_optimizers`.
 
         Returns:
-            The optimizers of the generator and of the discriminator, and the schedules given.
+            The optimizers of G and of D, in this order, and the schedules of those networks that
+            have one.
 
         Raises:
             UserError: If `trainer.sync_batchnorm` is set.

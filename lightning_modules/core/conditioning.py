@@ -4,7 +4,7 @@ from common.errors import UserError
 
 
 def classes_used(num_classes: int | None, conditional: bool) -> int:
-    """Number of classes that the networks are conditioned on; 0 for an unconditional system.
+    """Return the number of classes that the networks use, 0 for an unconditional system.
 
     Raises:
         UserError: If `conditional` is set and the data has no labels.
@@ -15,10 +15,14 @@ def classes_used(num_classes: int | None, conditional: bool) -> int:
 
 
 def check_label(label: int | None, classes: int) -> None:
-    """Check that `label` is one of `classes` classes (0 for an unconditional system).
+    """Check that `label` is None or a valid class.
+
+    Args:
+        label: Class to sample, or None.
+        classes: Number of classes, 0 for an unconditional system.
 
     Raises:
-        UserError: If it is not; the message lists the valid labels.
+        UserError: If `label` is not one of 0 .. classes - 1.
     """
     if label is not None and not 0 <= label < classes:
         if not classes:

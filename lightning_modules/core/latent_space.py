@@ -14,10 +14,10 @@ from torch import Tensor
 
 
 class LatentModel(Protocol):
-    """A system with a latent space.
+    """System with a latent space.
 
-    `encode` maps images (N, C, H, W) to z (N, D). `decode` maps z to images, and may take more,
-    such as labels.
+    `encode` maps images (N, C, H, W) to latent vectors z (N, D). `decode` maps z to images and may
+    take further arguments, such as labels.
     """
 
     latent_dim: int
@@ -35,9 +35,9 @@ def decode_strips(model: LatentModel, z: Tensor, *given: Tensor) -> Tensor:
     """Decode strips of latent vectors in one pass.
 
     Args:
-        model: The system that decodes.
+        model: System that decodes the latent vectors.
         z: Latent vectors (N, S, D), one strip per row.
-        *given: Further arguments (N,) of `decode`, such as labels.
+        *given: Further arguments of `decode`, such as labels, with one value (N,) per strip.
 
     Returns:
         Images (N, S, C, H, W).
@@ -49,7 +49,7 @@ def decode_strips(model: LatentModel, z: Tensor, *given: Tensor) -> Tensor:
 def interpolate(
     model: LatentModel, start: Tensor, end: Tensor, steps: int, *given: Tensor
 ) -> Tensor:
-    """Strips (N, steps, C, H, W) on straight lines from latent vectors `start` to `end` (N, D)."""
+    """Decode strips (N, steps, C, H, W) on lines from latent vectors `start` to `end` (N, D)."""
     weight = torch.linspace(0, 1, steps, device=start.device)[None, :, None]
     return decode_strips(model, torch.lerp(start[:, None], end[:, None], weight), *given)
 
@@ -57,9 +57,10 @@ def interpolate(
 def traverse(
     model: LatentModel, z: Tensor, dims: list[int], steps: int, *given: Tensor, span: float = 3.0
 ) -> Tensor:
-    """Strips (len(dims), steps, C, H, W) that each vary one latent coordinate.
+    """Decode strips (len(dims), steps, C, H, W) that each vary one latent coordinate.
 
-    In strip i, coordinate `dims[i]` of `z` (D,) runs from -span to span; the others stay fixed.
+    In strip i, coordinate `dims[i]` of `z` (D,) runs from -span to span; the other coordinates stay
+    fixed.
     """
     rows = z.repeat(len(dims), steps, 1)
     for row, dim in enumerate(dims):
@@ -68,10 +69,10 @@ def traverse(
 
 
 def manifold(model: LatentModel, side: int) -> Tensor:
-    """Images (side * side, C, H, W) of a grid over the first two latent coordinates.
+    """Decode a grid over the first two latent coordinates to images (side * side, C, H, W).
 
-    The grid is the unit square mapped through the inverse normal distribution function; the other
-    coordinates are 0 (Kingma and Welling 2014, Figure 4).
+    The points are evenly spaced in the unit square, then mapped through the inverse normal
+    distribution function. The other coordinates are 0 (Kingma and Welling 2014, Figure 4).
     """
     quantiles = torch.special.ndtri((torch.arange(side, device=model.device) + 0.5) / side)
     z = torch.zeros(side * side, model.latent_dim, device=model.device)
@@ -80,13 +81,16 @@ def manifold(model: LatentModel, side: int) -> Tensor:
 
 
 def attribute_direction(model: LatentModel, positive: Tensor, negative: Tensor) -> Tensor:
-    """Mean z (D,) of images with an attribute, minus the mean z of images without it."""
+    """Return the mean z (D,) of images with an attribute minus the mean z of images without it."""
     return model.encode(positive).mean(0) - model.encode(negative).mean(0)
 
 
 def add_attribute(
     model: LatentModel, image: Tensor, direction: Tensor, steps: int, span: float = 4.0
 ) -> Tensor:
-    """Strips (N, steps, C, H, W) that add -span to span times `direction` to z of `image`."""
+    """Decode strips (N, steps, C, H, W) of z + s * `direction`, with s from -span to span.
+
+    z (N, D) are the latent vectors of `image` (N, C, H, W).
+    """
     scale = torch.linspace(-span, span, steps, device=image.device)[None, :, None]
     return decode_strips(model, model.encode(image)[:, None] + scale * direction)

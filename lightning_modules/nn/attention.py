@@ -14,9 +14,9 @@ class AttentionMap(NamedTuple):
     """Attention weights of one sequence.
 
     Attributes:
-        rows: Texts of the R queries.
-        columns: Texts of the C keys.
-        weights: Weights (H, R, C) of each head; rows sum to 1.
+        rows: Text of each of the R queries.
+        columns: Text of each of the C keys.
+        weights: Attention weights (H, R, C) of H heads. For each query they sum to 1.
     """
 
     rows: list[str]
@@ -25,10 +25,11 @@ class AttentionMap(NamedTuple):
 
 
 class RecordsAttention:
-    """Mixin of modules whose attention weights can be recorded.
+    """Mixin for modules whose attention weights can be recorded.
 
     Attributes:
-        recorded: List to which each forward pass appends its weights (N, H, T, S), or None.
+        recorded: List to which each forward pass appends attention weights (N, H, T, S), or None to
+            record nothing.
     """
 
     recorded: list[Tensor] | None = None
@@ -42,7 +43,8 @@ def recording_attention(network: nn.Module) -> Iterator[list[Tensor]]:
         network: Network whose submodules with the mixin `RecordsAttention` are recorded.
 
     Yields:
-        List that receives weights (N, H, T, S) in the order of computation.
+        List of attention weights (N, H, T, S), one entry per attention layer and forward pass, in
+        the order of computation.
     """
     weights: list[Tensor] = []
     modules = [module for module in network.modules() if isinstance(module, RecordsAttention)]
@@ -64,22 +66,22 @@ def attend(
     causal: bool = False,
     recorded: list[Tensor] | None = None,
 ) -> Tensor:
-    """Attention, softmax(Q K' / sqrt(D)) V (Vaswani et al. 2017, Eq. 1).
+    """Compute attention, softmax(Q K' / sqrt(D)) V (Vaswani et al. 2017, Eq. 1).
 
-    Uses PyTorch's fused kernel unless the weights are recorded.
+    PyTorch's fused kernel is used unless the attention weights are recorded.
 
     Args:
         q: Queries (N, H, T, D).
         k: Keys (N, H, S, D).
         v: Values (N, H, S, D).
-        mask: Boolean mask, broadcast to (N, H, T, S), True where a query may attend; None for
-            all positions.
-        dropout: Dropout probability of the weights.
-        causal: Mask all keys after the query's own position; only without a mask.
-        recorded: List to which the weights (N, H, T, S) are appended.
+        mask: Boolean mask, broadcast to (N, H, T, S), True where a query may attend. With None,
+            each query attends to all keys.
+        dropout: Dropout probability of the attention weights.
+        causal: Whether to mask all keys after the position of the query. `mask` must then be None.
+        recorded: List to which the attention weights (N, H, T, S) are appended, or None.
 
     Returns:
-        Tensor of shape (N, H, T, D).
+        Weighted means of the values, shape (N, H, T, D).
     """
     if recorded is None:
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal)

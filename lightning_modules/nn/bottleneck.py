@@ -7,7 +7,10 @@ from torch import Tensor, nn
 
 
 def conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
-    """Convolution that keeps the size, for odd kernels; weights N(0, 1 / fan-in), biases 0."""
+    """Build a convolution that keeps the image size; `kernel` must be odd.
+
+    Initial weights are from N(0, 1 / fan-in), and biases are 0.
+    """
     made = nn.Conv2d(inputs, outputs, kernel, padding=(kernel - 1) // 2)
     nn.init.normal_(made.weight, 0.0, (inputs * kernel**2) ** -0.5)
     if made.bias is not None:
@@ -16,13 +19,13 @@ def conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
 
 
 class Bottleneck(nn.Module):
-    """Residual branch of four convolutions through a quarter of the channels.
+    """Residual block whose branch has four convolutions and narrows to a quarter of the channels.
 
     Args:
         inputs: Number of input channels.
         outputs: Number of output channels, a multiple of 4.
         kernels: Kernel sizes of the four convolutions.
-        gain: Factor of the branch.
+        gain: Factor by which the output of the branch is multiplied.
     """
 
     def __init__(self, inputs: int, outputs: int, kernels: list[int], gain: float) -> None:
@@ -53,8 +56,9 @@ def bottlenecks(
         blocks: Number of blocks in a group.
         kernels: Kernel sizes of the four convolutions in each block.
         between: Module between two groups, such as a pooling layer.
-        gain: Factor of each branch; 0 for 1 / L^2 with L blocks, the released "post-gain". That
-            value is too small for training runs of minutes.
+        gain: Factor by which the output of each branch is multiplied. 0 means 1 / L^2 for L blocks
+            in total, the "post-gain" of the released code. That value is too small for training
+            runs of minutes.
     """
     gain = gain or (len(widths) * blocks) ** -2.0
     parts: list[nn.Module] = []

@@ -19,7 +19,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def mlp(widths: list[int], activation: str) -> nn.Sequential:
-    """Build linear layers of the given widths with activations between them, none after the last.
+    """Build linear layers of the given widths, with an activation after each but the last.
 
     Initial weights are Glorot-uniform and biases 0 (Glorot and Bengio 2010, Eq. 16), as in the
     papers of these networks.
@@ -34,7 +34,7 @@ def mlp(widths: list[int], activation: str) -> nn.Sequential:
 
 
 def conv_grid(image_shape: list[int], channels: list[int]) -> tuple[int, int]:
-    """Height and width after one halving per entry of `channels`.
+    """Return height and width of an image after one halving per entry of `channels`.
 
     Raises:
         UserError: If a side is not a multiple of 2 ** len(channels).
@@ -50,9 +50,9 @@ def conv_grid(image_shape: list[int], channels: list[int]) -> tuple[int, int]:
 
 
 class ConvEncoder(nn.Sequential):
-    """Convolutions 4x4 of stride 2, each halving the image, then one linear layer.
+    """Encoder of 4x4 convolutions of stride 2, which each halve the image, and one linear layer.
 
-    Output size of a convolution: (in + 2 * padding - kernel) // stride + 1 = in / 2.
+    The output size of a convolution is (in + 2 * padding - kernel) // stride + 1 = in / 2.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class ConvEncoder(nn.Sequential):
 
 
 class ConvDecoder(nn.Sequential):
-    """Mirror of `ConvEncoder`: one linear layer, then transposed convolutions 4x4 of stride 2.
+    """Decoder of one linear layer and 4x4 transposed convolutions of stride 2.
 
-    Output size of a transposed convolution: (in - 1) * stride - 2 * padding + kernel = 2 * in.
+    Each transposed convolution doubles the size: (in - 1) * stride - 2 * padding + kernel = 2 * in.
     """
 
     def __init__(self, image_shape: list[int], channels: list[int], features: int) -> None:
@@ -94,14 +94,17 @@ class ConvDecoder(nn.Sequential):
 
 
 class MLPEncoder(nn.Sequential):
-    """Maps images (N, C, H, W) to vectors (N, features) through hidden layers of given widths."""
+    """Fully connected encoder that maps images (N, C, H, W) to vectors (N, features)."""
 
     def __init__(self, inputs: int, hidden: list[int], features: int, activation: str) -> None:
         super().__init__(nn.Flatten(), mlp([inputs, *hidden, features], activation))
 
 
 class MLPDecoder(nn.Sequential):
-    """Mirror of `MLPEncoder`: maps vectors (N, features) to images (N, *image_shape)."""
+    """Fully connected decoder that maps vectors (N, features) to images (N, *image_shape).
+
+    `hidden` has the order of the encoder and is reversed here.
+    """
 
     def __init__(
         self, features: int, hidden: list[int], image_shape: list[int], activation: str
@@ -113,7 +116,7 @@ class MLPDecoder(nn.Sequential):
 
 
 def output_bias(decoder: nn.Module) -> Tensor:
-    """Bias of a decoder's last layer: one number per pixel (linear) or channel (convolution)."""
+    """Return the bias of a decoder's last layer, with one number per pixel or per channel."""
     layers = [
         part for part in decoder.modules() if isinstance(part, nn.Linear | nn.ConvTranspose2d)
     ]

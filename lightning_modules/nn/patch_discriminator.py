@@ -1,18 +1,18 @@
 """Discriminator of overlapping patches of images (PatchGAN).
 
-Isola et al. 2017, section 3.2.2 and appendix 6.1.2. The L1 or cycle loss already penalises errors
-at large scale. A discriminator of patches adds texture and sharpness. It has fewer weights than a
-discriminator of whole images and accepts images of any size.
+The architecture is from Isola et al. 2017, section 3.2.2 and appendix 6.1.2. The L1 or cycle loss
+already penalises errors at large scale. A discriminator of patches adds texture and sharpness. It
+has fewer weights than a discriminator of whole images and accepts images of any size.
 
-The receptive field is computed from the output backwards: a convolution of kernel k and stride s
-enlarges it to (field - 1) s + k.
+The receptive field of a logit is computed from the output backwards: a convolution of kernel k and
+stride s enlarges a field f to (f - 1) s + k.
 
-| patch | convolutions 4x4 of stride 2 | then |
+| patch side | 4x4 convolutions of stride 2 | convolutions of stride 1 after them |
 |---|---|---|
-| 1 | none | two 1x1 and one 1x1: colours only |
-| 16 | 1 | two 4x4 of stride 1 |
-| 70 | 3 | the same |
-| 286 | 5 | the same; covers a whole image of 256 pixels |
+| 1 | 0 | three 1x1; a logit depends on the colour of one pixel |
+| 16 | 1 | two 4x4 |
+| 70 | 3 | two 4x4 |
+| 286 | 5 | two 4x4; a patch covers a whole image of 256 pixels |
 """
 
 from typing import Literal
@@ -26,22 +26,24 @@ HALVINGS = {16: 1, 70: 3, 286: 5}
 
 
 def smallest_side(patch: Patch) -> int:
-    """Minimum side of an image in pixels for a patch size.
+    """Return the minimum side of an image in pixels for a patch size.
 
-    Below it, the discriminator has no output, or a norm layer has a single value to normalise.
+    With smaller images, the discriminator has no output or a norm layer has a single value to
+    normalise.
     """
     return 1 if patch == 1 else 3 * 2 ** HALVINGS[patch]
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Logits (N, 1, h, w), one per patch of images (N, C, H, W).
+    """Discriminator that returns logits (N, 1, h, w), one per patch of images (N, C, H, W).
 
     Args:
         channels: Number of channels C of the images.
-        width: Number of channels after the first convolution; doubled at each of the next three.
-        patch: Receptive field of a logit, as a side in pixels.
-        norm: Batch norm (pix2pix) or instance norm (CycleGAN), after all convolutions but the first
-            and the last.
+        width: Number of channels after the first convolution. Each further convolution but the last
+            doubles it, up to 8 * `width`.
+        patch: Side in pixels of the patch that a logit depends on (receptive field).
+        norm: Normalisation after all convolutions but the first and the last: "batch" norm
+            (pix2pix) or "instance" norm (CycleGAN).
         side: Side of the images, in pixels.
 
     Raises:

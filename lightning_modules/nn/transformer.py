@@ -2,11 +2,11 @@
 
 | part | variants | source |
 |---|---|---|
-| norm | layer; rms, which does not centre | Ba et al. 2016; Zhang and Sennrich 2019 |
-| norm_first | before each branch; after it | Radford et al. 2019; Vaswani et al. 2017 |
+| norm | layer; rms (no centring) | Ba et al. 2016; Zhang and Sennrich 2019 |
+| norm_first | norm before, or after, each branch | Radford et al. 2019; Vaswani et al. 2017 |
 | positions | learned; rotary | Radford et al. 2018; Su et al. 2021, Eq. 34 |
 | feed-forward | relu; gelu | Vaswani et al. 2017; Hendrycks and Gimpel 2016 |
-| feed-forward | swiglu, gated, of 2/3 the width | Shazeer 2020, Eq. 6 |
+| feed-forward | swiglu (gated, 2/3 of the hidden width) | Shazeer 2020, Eq. 6 |
 | qk_norm | RMSNorm of queries and keys | Henry et al. 2020 |
 """
 
@@ -34,12 +34,14 @@ class TransformerConfig:
         dropout: Dropout probability of each residual branch and of the embedding.
         attention_dropout: Dropout probability of the attention weights.
         norm: Layer norm ("layer") or RMSNorm ("rms").
-        rotary: Rotate queries and keys by their positions (rotary position embedding).
+        rotary: Whether to rotate queries and keys by their positions (rotary position embedding).
         feed_forward: Activation of the feed-forward layers, or the gated variant "swiglu".
-        qk_norm: Apply RMSNorm to queries and keys.
-        norm_first: Normalise before each residual branch (pre-norm) instead of after (post-norm).
-        hidden: Width of the feed-forward layers; None for 4 * `width`, or 8/3 * `width` if gated.
-        bias: Use biases in linear layers and layer norms.
+        qk_norm: Whether to apply RMSNorm to queries and keys.
+        norm_first: Whether to normalise before each residual branch (pre-norm). Otherwise the sum
+            with the branch is normalised (post-norm).
+        hidden: Hidden width of the feed-forward layers. None means 4 * `width`, or 8/3 * `width`
+            for "swiglu".
+        bias: Whether linear layers and layer norms have biases.
 
     Raises:
         UserError: If `width` is not a multiple of `heads`, or of 2 * `heads` if `rotary`.
@@ -88,7 +90,7 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module, RecordsAttention):
-    """Multi-head self-attention: causal, or with a mask.
+    """Multi-head self-attention, causal or with a given mask.
 
     Args:
         config: Sizes and variants of the network.
@@ -109,12 +111,12 @@ class SelfAttention(nn.Module, RecordsAttention):
     def forward(
         self, x: Tensor, cache: KVCache | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """Attend from x (N, T, width) to itself and to the tokens in the cache.
+        """Compute attention from the tokens x (N, T, width) to x and to the tokens in the cache.
 
         Args:
-            x: The whole sequence, or only the next token if the cache is not empty.
-            cache: Key-value cache, which is extended.
-            mask: Boolean mask, True where a query may attend; None for causal attention.
+            x: Whole sequence, or only the next token if the cache is not empty.
+            cache: Key-value cache, to which the keys and values of x are appended, or None.
+            mask: Boolean mask, True where a query may attend. None makes attention causal.
 
         Returns:
             Tensor of shape (N, T, width).
@@ -136,7 +138,7 @@ class SelfAttention(nn.Module, RecordsAttention):
 
 
 class CrossAttention(nn.Module, RecordsAttention):
-    """Multi-head attention from one sequence to another one, the memory."""
+    """Multi-head attention from one sequence to a second sequence, the memory."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -147,18 +149,18 @@ class CrossAttention(nn.Module, RecordsAttention):
         self.keys_values = nn.Linear(config.width, 2 * config.width, config.bias)
 
     def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (N, H, S, D) of a memory (N, S, width)."""
+        """Return keys and values (N, H, S, D) of a memory (N, S, width)."""
         keys_values = self.keys_values(memory).unflatten(2, (2, self.config.heads, -1))
         k, v = keys_values.permute(2, 0, 3, 1, 4)
         return k, v
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """Attend from x (N, T, width) to keys and values (N, H, S, D).
+        """Compute attention from x (N, T, width) to keys and values (N, H, S, D).
 
         Args:
-            x: Sequence of the queries.
-            keys: Keys of the memory (`project`).
-            values: Values of the memory.
+            x: Sequence from which the queries are computed.
+            keys: Keys of the memory, returned by `project`.
+            values: Values of the memory, returned by `project`.
             mask: Boolean mask (N, 1, 1, S), True where the memory has a token.
 
         Returns:
@@ -171,7 +173,7 @@ class CrossAttention(nn.Module, RecordsAttention):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers, or three with a gate."""
+    """Feed-forward network of two linear layers, or of three with a gate."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -205,9 +207,9 @@ class Residual(nn.Module):
         self.norms = nn.ModuleList([config.make_norm() for _ in range(branches)])
 
     def add(self, number: int, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
-        """Add branch `number` to x (N, T, width).
+        """Add the output of residual branch `number` to x (N, T, width).
 
-        Pre-norm: x + branch(norm(x)). Post-norm: norm(x + branch(x)).
+        Pre-norm returns x + branch(norm(x)), post-norm returns norm(x + branch(x)).
         """
         norm, dropout = self.norms[number], self.config.dropout
         if self.config.norm_first:
@@ -216,7 +218,7 @@ class Residual(nn.Module):
 
 
 class Block(Residual):
-    """Self-attention, then feed-forward."""
+    """Transformer block: self-attention, then a feed-forward network."""
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__(config, 2)
@@ -231,10 +233,10 @@ class Block(Residual):
 
 @torch.no_grad()
 def init_gpt(network: nn.Module, layers: int) -> None:
-    """Initialise weights from N(0, 0.02), and scale the output layer of each branch down.
+    """Initialise weights from N(0, 0.02), and scale down the output layer of each branch.
 
-    L layers have 2 L branches that add up, so these weights are divided by sqrt(2 L) (Radford et
-    al. 2019, section 2.3).
+    The outputs of the 2 L branches of L layers add up. Therefore the weights of the output layers
+    are divided by sqrt(2 L) (Radford et al. 2019, section 2.3).
     """
     for part in network.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
