@@ -49,7 +49,7 @@ Where the paper, the released code (google-research/electra) and this file diffe
 | Adam | with weight decay | with weight decay, no bias correction | AdamW |
 | learning rate at update s of S | linear | min(1, s / w) (1 - s / S) | as the paper (2) |
 | epsilon of layer norms | - | 1e-12 | 1e-5 |
-| format of a text | [CLS], [SEP], segments, WordPiece | as the paper | window or line of text, BPE |
+| format of a text | [CLS], [SEP], segments, WordPiece | as the paper | window or line, BPE |
 
 (1) The divisors of both losses then depend on one number of tokens, summed over all ranks.
 (2) s / w during the warm-up of w updates, then (S - s) / (S - w).
@@ -175,7 +175,7 @@ class ELECTRA(TokenModule):
         lambda_disc: Weight of the discriminator's loss in the total loss (Eq. 5).
         Network:
         layers: Number of Transformer blocks in the large encoder, and in the generator.
-        heads: Number of attention heads of the large encoder. The generator has a quarter of them.
+        heads: Number of attention heads of the large encoder. The generator has a quarter as many.
         width: Width of the large encoder's residual stream. The generator is a quarter as wide.
         embedding: Size E of the token and position embeddings.
         dropout: Dropout probability of the embeddings and of the output of each residual branch.
@@ -362,7 +362,7 @@ class ELECTRA(TokenModule):
         return -torch.logaddexp(copied, F.logsigmoid(-gate) - nll)
 
     def losses(self, output: Output, count: int) -> dict[str, Tensor]:
-        """Compute the total loss, and the losses of large model and generator, over `count` tokens."""
+        """Compute total loss, and losses of large model and generator, over `count` tokens."""
         main = output.main_nll.sum() / (output.main_share * count)  # Eq. 4
         if self.generator is None:
             return {"loss": main, "loss_main": main}

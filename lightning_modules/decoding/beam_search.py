@@ -58,7 +58,10 @@ class BeamSearchConfig:
 
     @property
     def signature(self) -> str:
-        """Text that records beam size and length normalisation in the signature of a metric."""
+        """Beam size and length normalisation, as text for the signature of a metric.
+
+        The signature is a string that records the settings of the metric.
+        """
         return f"beam={self.beam}" + (
             f"|alpha={self.length_penalty:g}({self.penalty})" if self.beam > 1 else ""
         )
@@ -101,8 +104,8 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """Search for the most probable target sequences of N sentences.
 
-    A sentence is finished when `config.beam` of its hypotheses have ended, or at its maximum length.
-    Finished sentences are removed from the batch.
+    A sentence is finished when `config.beam` of its hypotheses have ended, or at the maximum
+    length. Finished sentences are removed from the batch.
 
     Args:
         model: Model to decode.

@@ -80,7 +80,7 @@ class SamplingConfig:
             changes nothing.
 
     Raises:
-        UserError: If temperature 0 is combined with a filter.
+        UserError: If `temperature` 0 is combined with `top_k`, `top_p` or `min_p`.
     """
 
     temperature: float = 1.0
@@ -97,7 +97,7 @@ class SamplingConfig:
             )
 
     def probabilities(self, logits: Tensor, history: Tensor) -> Tensor:
-        """Return sampling probabilities (N, V), given logits (N, V) and all tokens (N, T) so far."""
+        """Compute sampling probabilities (N, V) from logits (N, V) and all tokens (N, T) so far."""
         logits = logits.float()
         if self.repetition_penalty != 1:
             logits = repetition_penalty(logits, history, self.repetition_penalty)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lightning_modules.decoding.filters import SamplingConfig
 
-# Function that `generate` calls after each step with the sampled tokens and their sampling probabilities (N, V).
+# Function that `generate` calls after each step. Its arguments are the sampled tokens and the
+# probabilities (N, V) from which they were sampled.
 Listener = Callable[[list[int], Tensor], None]
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 class KVCache:
     """Keys and values of all tokens so far, preallocated for `max_length` tokens.
 
-    All rows have the same length. Each layer calls `extend` in a forward pass. After all layers, the
-    network adds the number of new tokens to `length`.
+    All rows have the same length. In a forward pass, each layer calls `extend`. The network then
+    adds the number of new tokens to `length`.
 
     Args:
         layers: Number of layers that store keys and values.
