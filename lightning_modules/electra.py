@@ -3,7 +3,7 @@
 Clark et al., "ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators", ICLR
 2020.
 
-    m: ceil(.15 n) of the n positions of x, without repetition; x_masked = x with [MASK] at m    (1)
+    m: ceil(.15 n) random positions of the n of x, all different; x_masked = x with [MASK] at m  (1)
     x_i^ ~ p_G(x_i | x_masked) for i in m;                      x_corrupt = x with x^ at m       (2)
     L_MLM = mean over m of -log p_G(x_i | x_masked)                                              (3)
     L_Disc = mean over all i of the cross-entropy of D(x_corrupt, i) with [x_corrupt_i = x_i]    (4)
@@ -12,23 +12,28 @@ Clark et al., "ELECTRA: Pre-training Text Encoders as Discriminators Rather Than
 ELECTRA is not a GAN. The generator is trained by maximum likelihood (Eq. 3), not adversarially: a
 sampled token has no gradient, so the discriminator's loss does not reach the generator. There is no
 noise input, and a sampled token that equals the true token counts as original. The discriminator
-learns from every token, a masked language model from 15 % of them. After pre-training, the
-generator is discarded.
+learns from every token, whereas a masked language model learns from 15 % of the tokens. After
+pre-training, the generator is discarded.
 
-Training: each update is an AdamW step on Eq. 5, with a linear warm-up and a linear decay of the
-learning rate to 0. `replace` samples the replacements. ELECTRA does not generate texts; `preview`
-marks replaced tokens and detected tokens.
+Training: each update is an AdamW step on Eq. 5. The learning rate has a linear warm-up and a linear
+decay to 0. `replace` samples the replacements. ELECTRA does not generate texts; `preview` marks
+replaced tokens and detected tokens in corrupted texts.
 
-`objective` selects an experiment of Table 5, with a head on the large model: electra (Eq. 4) ·
-electra_15 (Eq. 4 at m only) · all_tokens (predict every token of x from x_corrupt, with a gate that
-copies the input) · replace_mlm (predict the tokens at m from x_corrupt) · mlm (BERT: predict the
-tokens at m from x_masked, without a generator).
+`objective` selects an experiment of Table 5, which sets the loss of the large model:
+
+| objective | loss of the large model |
+|---|---|
+| electra | Eq. 4: detect replaced tokens at all positions |
+| electra_15 | Eq. 4 at the positions m only |
+| all_tokens | predict every token of x from x_corrupt, with a gate that copies the input |
+| replace_mlm | predict the tokens at m from x_corrupt |
+| mlm | predict the tokens at m from x_masked, without a generator (BERT) |
 
 | paper | here |
 |---|---|
 | x, m, x_masked, x_corrupt | tokens, chosen, masked, corrupt: (N, T) |
 | generator, a quarter of the discriminator's size | `Encoder` of width / 4 |
-| tied embeddings | embedding, positions |
+| tied embeddings of both encoders | embedding, positions |
 | lambda | lambda_disc |
 
 Where the paper, the released code (google-research/electra) and this file differ:
@@ -46,7 +51,7 @@ Where the paper, the released code (google-research/electra) and this file diffe
 | epsilon of layer norms | - | 1e-12 | 1e-5 |
 | format of a text | [CLS], [SEP], segments, WordPiece | as the paper | window or line, BPE |
 
-(1) Both losses then use one token count on all ranks.
+(1) The divisors of both losses then depend on one number of tokens, summed over all ranks.
 (2) s / w during the warm-up of w updates, then (S - s) / (S - w).
 """
 
@@ -81,11 +86,11 @@ class Encoder(nn.Module):
     """Bidirectional Transformer on top of shared embeddings.
 
     Args:
-        embedding: Width of the embeddings, E.
+        embedding: Size E of the embeddings.
         width: Width of the residual stream.
         layers: Number of Transformer blocks.
         heads: Number of attention heads.
-        dropout: Dropout probability of branches.
+        dropout: Dropout probability of the output of each residual branch.
     """
 
     def __init__(self, embedding: int, width: int, layers: int, heads: int, dropout: float) -> None:
@@ -97,7 +102,7 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList([Block(config, layer) for layer in range(layers)])
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Hidden states (N, T, width) of embeddings.
+        """Compute hidden states (N, T, width) of embedded tokens.
 
         Args:
             x: Token embeddings (N, T, E).
@@ -116,10 +121,10 @@ class Output(NamedTuple):
         valid: True at tokens and False at padding.
         chosen: True at the positions m of Eq. 1.
         corrupt: Input of the large model: x_corrupt, or x_masked for "mlm".
-        generator_nll: Generator loss -log p_G of the true tokens at m, 0 elsewhere (Eq. 3).
-        main_nll: Loss of the large model at each position, 0 where no loss applies (Eq. 4).
-        main_share: Fraction of the positions at which the loss of the large model applies.
-        replaced_logits: Logits for "this token was replaced"; None without a discriminator.
+        generator_nll: Generator loss -log p_G of the true tokens at m, and 0 elsewhere (Eq. 3).
+        main_nll: Loss of the large model at each position, and 0 at positions without a loss.
+        main_share: Fraction of the positions that have a loss of the large model.
+        replaced_logits: Logits that each token was replaced; None without a discriminator.
     """
 
     valid: Tensor
@@ -132,9 +137,9 @@ class Output(NamedTuple):
 
 
 def true_first(mask: Tensor, size: int) -> Tensor:
-    """First `size` flat positions (size,) of a mask, True positions before False positions.
+    """Return flat positions (size,) of a mask, all True positions before False positions.
 
-    Indexing with the mask itself would make the host wait for the device to count.
+    Indexing with the mask would synchronise the host with the device, to count the True values.
 
     Args:
         mask: Boolean mask of any shape.
@@ -144,34 +149,40 @@ def true_first(mask: Tensor, size: int) -> Tensor:
 
 
 def spread(values: Tensor, at: Tensor, mask: Tensor) -> Tensor:
-    """Put values (M,) at flat positions (M,) of the mask's shape; 0 where the mask is False."""
+    """Return a tensor of the mask's shape with values (M,) at the flat positions `at` (M,).
+
+    All elements where the mask is False are 0.
+    """
     flat = values.new_zeros(mask.numel()).index_copy(0, at, values)
     return flat.view(mask.shape).masked_fill(~mask, 0)
 
 
 class ELECTRA(TokenModule):
-    """Replaced-token detection, and the other objectives of Table 5.
+    """Transformer encoder, pre-trained by replaced-token detection or another task of Table 5.
 
     Args:
         Data:
-        vocab_size: Vocabulary size V, without [MASK]; supplied by the data module.
-        context: Maximum number of tokens in a text after the first token; at least data.context.
-        special_ids: Ids of special tokens, which are never masked; supplied by the data module if
-            each text is a line.
+        vocab_size: Number V of tokens in the vocabulary, without [MASK]; supplied by the data
+            module.
+        context: Maximum number of tokens in a text, not counting the first token; must be at least
+            `data.context`.
+        special_ids: Ids of special tokens, which are never masked. The data module supplies these
+            ids if each text is a line.
         Objective:
-        objective: Pre-training objective (Table 5): detection of replaced tokens at all positions
-            or at the chosen 15 %, or prediction of all, replaced or masked tokens.
-        lambda_disc: Weight lambda of the discriminator's loss in Eq. 5.
+        objective: Pre-training objective (Table 5 of the paper): detect replaced tokens at all
+            positions (`electra`) or at the chosen 15 % (`electra_15`); or predict all tokens
+            (`all_tokens`), replaced tokens (`replace_mlm`) or masked tokens (`mlm`).
+        lambda_disc: Weight of the discriminator's loss in the total loss (Eq. 5).
         Network:
-        layers: Number of blocks of both encoders.
-        heads: Number of attention heads of the large encoder.
-        width: Width of the large encoder; the generator is a quarter as wide.
-        embedding: Width of token and position embeddings, E.
-        dropout: Dropout probability of embeddings and branches.
+        layers: Number of Transformer blocks in the large encoder, and in the generator.
+        heads: Number of attention heads of the large encoder. The generator has a quarter as many.
+        width: Width of the large encoder's residual stream. The generator is a quarter as wide.
+        embedding: Size E of the token and position embeddings.
+        dropout: Dropout probability of the embeddings and of the output of each residual branch.
         Optimizer:
         learning_rate: Peak learning rate of AdamW.
-        warmup_steps: Number of updates of the linear warm-up.
-        weight_decay: Decoupled weight decay of matrices; gains and biases do not decay.
+        warmup_steps: Number of updates over which the learning rate rises to its peak.
+        weight_decay: Decoupled weight decay of matrices and embeddings. Gains and biases have none.
     """
 
     modality = "embeddings"
@@ -234,15 +245,15 @@ class ELECTRA(TokenModule):
 
     @staticmethod
     def _word_head(width: int, embedding: int) -> nn.Module:
-        """Maps hidden states to the width of the embeddings, for `word_logits`."""
+        """Build layers that map hidden states to the size of the embeddings, for `word_logits`."""
         return nn.Sequential(nn.Linear(width, embedding), nn.GELU(), nn.LayerNorm(embedding))
 
     def word_logits(self, head: nn.Module, hidden: Tensor) -> Tensor:
-        """Token logits (..., V) of hidden states (..., width)."""
+        """Return token logits (..., V) of hidden states (..., width)."""
         return F.linear(head(hidden), self.embedding.weight[:-1], self.bias)
 
     def encode(self, encoder: Encoder, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Hidden states (N, T, width) of tokens (N, T)."""
+        """Return hidden states (N, T, width) of tokens (N, T)."""
         x = self.norm(self.embedding(tokens) + self.positions.weight[: tokens.shape[1]])
         x = F.dropout(x, self.hparams.dropout, self.training)
         hidden: Tensor = encoder(x, valid[:, None, None])
@@ -271,12 +282,12 @@ class ELECTRA(TokenModule):
             tokens: Tokens (N, T).
             chosen: True at the positions m of Eq. 1 (N, T).
             valid: True at tokens and False at padding (N, T).
-            at: Flat positions (M,) to compute; must include all chosen positions.
-            generator: Random generator on the CPU; the global one by default.
+            at: Flat positions (M,) at which to compute logits; must include all chosen positions.
+            generator: Random generator on the CPU; None uses the global generator.
 
         Returns:
-            x_corrupt (N, T) of Eq. 2, and the generator's loss (N, T) of Eq. 3, which is 0 outside
-            of the chosen positions.
+            x_corrupt (N, T) of Eq. 2, and the generator's loss (N, T) of Eq. 3, which is 0 at
+            positions that are not chosen.
         """
         assert self.generator is not None
         masked = tokens.masked_fill(chosen, self.mask_id)
@@ -302,13 +313,13 @@ class ELECTRA(TokenModule):
         Args:
             tokens: Tokens (N, T).
             length: Number of tokens of each text (N,).
-            count: Sum of `length`, which avoids computing padding; None computes all positions.
-            generator: Random generator on the CPU; the global one by default.
+            count: Sum of `length`, with which padding is not computed; None computes all positions.
+            generator: Random generator on the CPU; None uses the global generator.
         """
         count = tokens.numel() if count is None else count
         valid = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
         chosen = self.choose(valid & self.maskable[tokens], generator)
-        at_chosen = true_first(chosen, 15 * count // 100 + len(tokens))  # each row rounds up
+        at_chosen = true_first(chosen, 15 * count // 100 + len(tokens))  # ceil of each row
         if self.generator is None:
             corrupt = tokens.masked_fill(chosen, self.mask_id)
             generator_nll = torch.zeros(tokens.shape, device=tokens.device)
@@ -336,7 +347,10 @@ class ELECTRA(TokenModule):
         return Output(valid, chosen, corrupt, generator_nll, main_nll, share, replaced_logits)
 
     def word_nll(self, hidden: Tensor, tokens: Tensor, corrupt: Tensor) -> Tensor:
-        """-log p of the true tokens (M,) at hidden states (M, width) of corrupted tokens (M,)."""
+        """Compute -log p of true tokens (M,) from hidden states (M, width).
+
+        `corrupt` (M,) are the input tokens at the same positions.
+        """
         assert self.word_head is not None
         logits = self.word_logits(self.word_head, hidden).float()  # (M, V)
         nll = F.cross_entropy(logits, tokens, reduction="none")
@@ -348,7 +362,7 @@ class ELECTRA(TokenModule):
         return -torch.logaddexp(copied, F.logsigmoid(-gate) - nll)
 
     def losses(self, output: Output, count: int) -> dict[str, Tensor]:
-        """Losses of a batch with `count` tokens: total, large model and generator."""
+        """Compute total loss, and losses of large model and generator, over `count` tokens."""
         main = output.main_nll.sum() / (output.main_share * count)  # Eq. 4
         if self.generator is None:
             return {"loss": main, "loss_main": main}
@@ -369,7 +383,10 @@ class ELECTRA(TokenModule):
         warmup, total = h.warmup_steps, self.total_updates
 
         def factor(step: int) -> float:
-            """Linear warm-up, then linear decay to 0 at the last update."""
+            """Return the factor of the learning rate after `step` updates.
+
+            It rises linearly to 1, then falls linearly to 0 at the last update.
+            """
             if step < warmup:
                 return (step + 1) / warmup
             return max(0.0, (total - step) / max(1, total - warmup))
@@ -378,15 +395,15 @@ class ELECTRA(TokenModule):
 
     @staticmethod
     def texts(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Tokens of a batch (N, T), and the number of tokens of each text (N,)."""
+        """Return the tokens of a batch (N, T), and the number of tokens of each text (N,)."""
         return batch["tokens"], batch["length"] + 1
 
     def target_count(self, batch: dict[str, Any]) -> int:
-        """Number of tokens in a batch; `num_targets` omits the first token of each text."""
+        """Return the number of tokens; `num_targets` omits the first token of each text."""
         return int(batch["num_targets"]) + len(batch["tokens"])
 
     def _uniform(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
-        """Uniform random numbers from a generator on the CPU, or from the global one."""
+        """Sample uniform numbers in [0, 1) from the generator, or from the global one for None."""
         if generator is None:
             return torch.rand(shape, device=self.device)
         return torch.rand(shape, generator=generator).to(self.device)
@@ -394,7 +411,7 @@ class ELECTRA(TokenModule):
     # Metrics
 
     def measure(self, batch: dict[str, Any], stage: str) -> None:
-        """Log losses, detection metrics and "baseline", the accuracy of never detecting a token."""
+        """Log losses, detection metrics, and as `baseline` the accuracy without any detection."""
         tokens, length = self.texts(batch)
         count = self.target_count(batch)
         output = self(tokens, length, count)
@@ -433,18 +450,18 @@ class ELECTRA(TokenModule):
 
     @sampling
     def represent(self, tokens: Tensor, length: Tensor) -> Tensor:
-        """Hidden states (N, T, width) of the large model for uncorrupted texts.
+        """Return hidden states (N, T, width) of the large model for uncorrupted texts.
 
         Args:
             tokens: Tokens (N, T).
-            length: Number of tokens of each text (N,); hidden states of padding are undefined.
+            length: Number of tokens of each text (N,). Hidden states of padding are undefined.
         """
         valid = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
         return self.encode(self.main, tokens, valid)
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Corrupted texts: `new(true)` for a replaced token, `[token]` for a detected one."""
+        """Return corrupted texts: `new(true)` is a replaced token, `[token]` a detected token."""
         tokens, length = self.texts(batch)
         output = self(tokens, length, generator=torch.Generator().manual_seed(0))
         if self.tokenizer is None or output.replaced_logits is None:

@@ -1,34 +1,36 @@
 """GPT: a decoder-only Transformer, trained to predict the next token.
 
-Radford et al., "Improving Language Understanding by Generative Pre-Training" (2018); architecture
-and initialisation of "Language Models are Unsupervised Multitask Learners" (2019).
+GPT-1: Radford et al., "Improving Language Understanding by Generative Pre-Training" (2018).
+Architecture and initialisation are those of GPT-2: Radford et al., "Language Models are
+Unsupervised Multitask Learners" (2019).
 
     -log p(x) = sum_{t >= 2} -log p(x_t | x_<t)             (1)
     h_0[t] = W_e[x_t] + W_p[t]                              (2)
     h_l = Block(h_{l-1}),  l = 1 .. L                       (3)
     p(x_{t+1} | x_<=t) = softmax(W_e norm(h_L[t]))          (4)
 
-The first token of a text is only an input, never a target. Blocks normalise before each branch, and
-position t attends to positions 1 .. t (`nn/transformer.py`).
+The first token of a text is only an input, never a target. Each block normalises the input of its
+residual branches, and position t attends to positions 1 .. t (`nn/transformer.py`).
 
-Sampling feeds each sampled token back as the next input. This choice is discrete and has no
-gradient; a text GAN would need one. Fluent samples say little about the likelihood, so runs report
-both samples and validation loss. Fine-tuning (GPT-1) is not implemented.
+Sampling feeds each sampled token back as the next input. A sampled token is discrete and has no
+gradient, which a text GAN would need. Fluent samples do not imply a high likelihood, so runs report
+both samples and validation loss. The fine-tuning of GPT-1 is not implemented.
 
 | paper | here |
 |---|---|
-| W_e (V, width), W_p (T, width) | embedding.weight, used twice; positions.weight |
+| W_e (V, width), W_p (T, width) | embedding.weight (input and output), positions.weight |
 | n_layer, n_head, n_embd, n_ctx | layers, heads, width, context |
 | weights of std .02; last layer of a residual branch: .02 / sqrt(2 L) | `init_gpt` |
-| modified L2 on all but gains and biases | decoupled weight decay, embeddings included |
+| modified L2 except on gains and biases | decoupled weight decay, also of embeddings |
 
-Training: the base class calls `loss` for each mini-batch. `configure_optimizers` builds AdamW, or
-Muon for the matrices of the blocks; the learning rate has a linear warm-up and a cosine decay.
-Gradients are clipped to the norm `trainer.gradient_clip_val`.
+Training: the base class calls `loss` for each mini-batch. `configure_optimizers` builds AdamW for
+all parameters, or Muon for the matrices of the blocks and AdamW for all other parameters. The
+learning rate has a linear warm-up and a cosine decay. Gradients are clipped to the norm
+`trainer.gradient_clip_val`.
 
 Sampling: `sample_plain` recomputes the whole context window for every token. `sample`, inherited
 from `LanguageModel`, gives the same tokens faster, with a key-value cache (`decoding/`). When the
-context window is full, both drop its older half.
+context window is full, both methods drop its older half.
 
 Where the papers, Karpathy's nanoGPT and this file differ:
 
@@ -39,8 +41,8 @@ Where the papers, Karpathy's nanoGPT and this file differ:
 | final learning rate | 0 (GPT-1, section 4.1) | a tenth of the peak | a tenth of the peak |
 | vocabulary of GPT-2 | 50,257 | 50,304, for speed | 50,257 |
 | between documents | end-of-text token | end-of-text token | nothing, or a line break |
-| OpenWebText, validation | - | 0.05 % of documents, at random | last 0.05 % of the text |
-| validation loss | - | mean over random windows | mean over all tokens, each once |
+| OpenWebText, validation | - | random 0.05 % of documents | last 0.05 % of the text |
+| validation loss | - | mean over random windows | mean over all tokens |
 """
 
 import math
@@ -67,11 +69,11 @@ from lightning_modules.optim.muon import Muon
 
 
 class DecodingState(NamedTuple):
-    """State of cached decoding.
+    """State of decoding with a key-value cache.
 
     Attributes:
         window: Tokens (N, T) in the context window.
-        cache: Keys and values of the tokens in the window.
+        cache: Keys and values of the tokens in `window`.
     """
 
     window: Tensor
@@ -79,37 +81,40 @@ class DecodingState(NamedTuple):
 
 
 class GPT(LanguageModel):
-    """Decoder-only Transformer.
+    """Decoder-only Transformer that predicts the next token.
 
     Args:
         Data:
-        vocab_size: Vocabulary size V; supplied by the data module.
-        context: Maximum number of tokens in the context window, T.
+        vocab_size: Number V of tokens in the vocabulary; supplied by the data module.
+        context: Maximum number T of tokens in the context window.
         Network:
-        layers: Number of Transformer blocks, L.
+        layers: Number L of Transformer blocks.
         heads: Number of attention heads.
-        width: Width of the residual stream, a multiple of `heads`.
-        dropout: Dropout probability of embeddings and branches.
-        attention_dropout: Dropout probability of attention weights; None uses `dropout`. With 0,
-            PyTorch uses a fused kernel: training on a CPU is 1.5 times as fast.
-        norm: Layer norm or RMS norm (sources of these options: `nn/transformer.py`).
-        positions: Learned position embeddings or rotary position embeddings.
-        feed_forward: Two feed-forward layers with GELU, or gated layers (SwiGLU).
-        qk_norm: Normalise queries and keys to unit scale.
-        bias: Use biases in linear layers and layer norms, as GPT-2 does; nanoGPT's default is
+        width: Width of the residual stream; must be a multiple of `heads`.
+        dropout: Dropout probability of the embeddings and of the output of each residual branch.
+        attention_dropout: Dropout probability of the attention weights; None uses the value of
+            `dropout`. 0 allows a fused kernel, with which training on a CPU is 1.5 times as fast.
+        norm: Type of normalisation: `layer` (layer norm) or `rms` (RMSNorm). `nn/transformer.py`
+            cites the papers of this and the next three options.
+        positions: Type of position encoding: `learned` (embeddings) or `rotary` (rotation of
+            queries and keys).
+        feed_forward: Type of the feed-forward layers: `gelu` (two layers with GELU) or `swiglu`
+            (gated layers).
+        qk_norm: Apply RMSNorm to queries and keys.
+        bias: Use biases in linear layers and layer norms, as in GPT-2. The default of nanoGPT is
             False.
         Optimizer:
-        optimizer: AdamW, or Muon for the matrices of the blocks and AdamW for all other parameters.
-        learning_rate: Peak learning rate; with Muon, only for the matrices of the blocks.
+        optimizer: Type of optimizer: `adamw` for all parameters, or `muon` for the matrices of the
+            blocks and AdamW for all other parameters.
+        learning_rate: Peak learning rate. With Muon, it applies to the matrices of the blocks only.
         embedding_rate: Peak learning rate of embeddings, gains and biases with Muon; unused with
             AdamW.
-        betas: Decay rates of Adam's first and second moments.
-        weight_decay: Decoupled weight decay of matrices; gains and biases do not decay.
-        warmup_steps: Number of updates of the linear warm-up.
+        betas: Decay rates of AdamW's running means of the gradient and of its square.
+        weight_decay: Decoupled weight decay of matrices and embeddings. Gains and biases have none.
+        warmup_steps: Number of updates over which the learning rate rises to its peak.
 
     Raises:
-        UserError: If `width` is not a multiple of `heads`, or of twice `heads` with rotary
-            positions.
+        UserError: If `width` is not a multiple of `heads` (of 2 * `heads` with rotary positions).
     """
 
     modality = "text"
@@ -156,11 +161,11 @@ class GPT(LanguageModel):
         init_gpt(self, layers)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Next-token logits (N, T, V) of tokens (N, T)."""
+        """Return next-token logits (N, T, V) of tokens (N, T)."""
         return F.linear(self.hidden(tokens), self.embedding.weight)  # Eq. 4
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Hidden states (N, T, width) of new tokens (N, T), which follow the cached tokens."""
+        """Return hidden states (N, T, width) of tokens (N, T) that follow the cached tokens."""
         first = 0 if cache is None else cache.length
         x = self.embedding(tokens)  # Eq. 2
         if self.positions is not None:
@@ -175,7 +180,7 @@ class GPT(LanguageModel):
     # Training
 
     def token_nll(self, batch: dict[str, Any]) -> Tensor:
-        """-log p of each target token (N, T) in nats, 0 for padding (terms of Eq. 1).
+        """Compute -log p of each target token (N, T) in nats (Eq. 1); 0 for padding.
 
         Args:
             batch: Mini-batch with `tokens` (N, T + 1), padded at the end, and `length` (N,), the
@@ -188,7 +193,7 @@ class GPT(LanguageModel):
         return nll * (position < batch["length"][:, None])
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Mean of -log p over the target tokens of a batch."""
+        """Compute the mean of -log p over the target tokens of a batch."""
         return {"loss": self.token_nll(batch).sum() / batch["num_targets"]}
 
     def configure_optimizers(self) -> Any:
@@ -212,7 +217,10 @@ class GPT(LanguageModel):
         warmup, total = h.warmup_steps, self.total_updates
 
         def factor(step: int) -> float:
-            """Linear warm-up, then half a period of a cosine from 1 to 0.1 (`step` starts at 0)."""
+            """Return the factor of the learning rate after `step` updates.
+
+            It rises linearly to 1, then falls to 0.1 along half a period of a cosine.
+            """
             if step < warmup:
                 return (step + 1) / warmup
             progress = min(1.0, (step - warmup) / max(1, total - warmup))
@@ -229,13 +237,13 @@ class GPT(LanguageModel):
         """Sample tokens after a prompt, recomputing the whole context window for each token.
 
         Args:
-            prompt: Token ids that all rows start with, at least 1.
-            seeds: One seed per row.
+            prompt: Token ids at the start of every row; at least one id.
+            seeds: Seeds of the random generators, one per row.
             max_new_tokens: Number of tokens to sample per row.
             temperature: Divisor of the logits, positive.
 
         Returns:
-            New tokens of each row; row i depends on `seeds[i]` alone.
+            Sampled tokens of each row. Row i does not depend on the seeds of other rows.
         """
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         window = torch.tensor([prompt] * len(seeds), device=self.device)  # (N, T)
@@ -244,8 +252,8 @@ class GPT(LanguageModel):
             window = self.truncate(window)
             logits = self(window)[:, -1].float()  # (N, V)
             cumulative = (logits / temperature).softmax(-1).double().cumsum(-1)
-            # Invert the cumulative distribution at one uniform number per row, which is scaled
-            # by the last value because rounding may make it differ from 1.
+            # Invert the cumulative distribution at one uniform number per row. The number is scaled
+            # by the last cumulative value, which rounding may make differ from 1.
             uniform = torch.cat([torch.rand(1, generator=generator) for generator in generators])
             threshold = uniform.to(self.device).double()[:, None] * cumulative[:, -1:]
             token = torch.searchsorted(cumulative, threshold, right=True)  # (N, 1)
@@ -254,7 +262,7 @@ class GPT(LanguageModel):
         return torch.cat(outputs, 1).tolist()
 
     def truncate(self, window: Tensor) -> Tensor:
-        """Drop the oldest tokens (N, T), half a context at a time, until they fit the context."""
+        """Drop the oldest of the tokens (N, T), half a context window at a time, until they fit."""
         keep = max(1, self.context // 2)
         while window.shape[1] > self.context:
             window = window[:, self.context + 1 - keep :]
@@ -268,7 +276,7 @@ class GPT(LanguageModel):
 
     def decode_step(self, tokens: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:
         window = torch.cat([state.window, tokens[:, None]], 1)
-        if window.shape[1] > self.context:  # refill the cache from the newest half
+        if window.shape[1] > self.context:  # recompute the cache from the newest half
             window, state.cache.length = self.truncate(window), 0
             hidden = self.hidden(window, state.cache)
             return F.linear(hidden[:, -1], self.embedding.weight), state._replace(window=window)
@@ -277,7 +285,7 @@ class GPT(LanguageModel):
 
     @sampling
     def attention_maps(self, batch: dict[str, Any]) -> dict[str, AttentionMap]:
-        """Attention weights of each layer for the first 24 tokens of the first row."""
+        """Return the attention weights of each layer for the first 24 tokens of the first row."""
         tokenizer = self.known_tokenizer()
         tokens = batch["tokens"][:1, : min(24, int(batch["length"][0]))]
         words = [tokenizer.token(i) for i in tokens[0].tolist()]

@@ -1,27 +1,27 @@
-"""RNN language model: a recurrent network that predicts the next token from a carried state.
+"""RNN language model: a recurrent network that predicts the next token from its state.
 
-Mikolov et al., "Recurrent neural network based language model", Interspeech 2010; LSTM with dropout
-as in Zaremba, Sutskever and Vinyals, "Recurrent Neural Network Regularization" (2014); character by
-character as in Karpathy's char-rnn (2015).
+Mikolov et al., "Recurrent neural network based language model", Interspeech 2010. The LSTM with
+dropout follows Zaremba, Sutskever and Vinyals, "Recurrent Neural Network Regularization" (2014).
+Models of characters follow Karpathy's char-rnn (2015).
 
     -log p(x) = sum_t -log p(x_t | x_<t)               (1)
     h^l_t = f(D h^{l-1}_t, h^l_{t-1})                  (2)
     p(x_{t+1} | x_1 .. x_t) = softmax(W D h^L_t + b)   (3)
 
-f is a recurrent cell. An LSTM has a second state with additive updates, through which gradients
-survive many steps. D is dropout. It acts between layers and never along time, where it would erase
-the state (Zaremba et al., Eq. 4 and Figure 2).
+f is a recurrent cell. An LSTM has a second state with additive updates, which preserve gradients
+over many steps. D is dropout. It is applied between layers but not between time steps, where it
+would erase the state (Zaremba et al., Eq. 4 and Figure 2).
 
-Text is one long sequence, which the N rows of a batch read from N different positions. The next
-batch continues each row from its last state. Gradients stop at the border between batches
-(truncated back-propagation through time, Williams and Peng 1990). The state has a fixed size,
-however long the text is; attention removes this limit.
+The text is one long sequence. The N rows of a batch read it from N different positions, and each
+row of the next batch continues from the final state of the same row. Gradients stop at the border
+between batches (truncated back-propagation through time, Williams and Peng 1990). The state has a
+fixed size, however long the text is; attention has no such limit.
 
-Training: each update is an optimizer step (by default Adam with learning rate 2e-3) on the mean
-loss per target token. A learning-rate schedule, if given, is stepped once per epoch.
+Training: each update is an optimizer step (by default Adam with learning rate 2e-3) on the mean of
+-log p per target token. A learning-rate schedule, if given, is stepped once per epoch.
 
-Sampling: `sample_plain` recomputes the whole text for every token. `sample` gives the same tokens
-faster, from the carried state.
+Sampling: `sample_plain` recomputes the whole text for every token. `sample` keeps the recurrent
+state and gives the same tokens faster.
 
 | paper | here |
 |---|---|
@@ -29,21 +29,22 @@ faster, from the carried state.
 | unrolled steps | data.context |
 | weights from U(-r, r) | initial_range |
 
-Where papers, released codes (Zaremba's main.lua, char-rnn's train.lua) and this file differ:
+Where the papers, the released code (Zaremba's main.lua, char-rnn's train.lua) and this file
+differ:
 
 | | paper | released code | here |
 |---|---|---|---|
 | Mikolov: f | sigmoid | - | tanh in the cell "rnn" |
 | Zaremba: loss of T steps | sum | as the paper | mean |
-| Zaremba: maximum gradient norm; step size | 5; 1 | as the paper | 5 / T; T |
-| Zaremba: first decay of the step size | after 4, 6 or 14 epochs | one epoch later | as the paper |
-| Zaremba: the two biases of a forget gate | - | U(-r, r) | one U(-r, r), one `forget_bias` |
+| Zaremba: maximum gradient norm; learning rate | 5; 1 | as the paper | 5 / T; T |
+| Zaremba: first decay of the rate | after 4, 6 or 14 epochs | one epoch later | as the paper |
+| Zaremba: initial biases of a forget gate (two) | - | U(-r, r) | one U(-r, r), one `forget_bias` |
 | char-rnn: loss of T steps | - | sum | mean |
-| char-rnn: maximum of gradient elements; epsilon | - | 5; 1e-8 | 5 / T; 1e-8 / T |
+| char-rnn: maximum of gradient elements; epsilon of RMSprop | - | 5; 1e-8 | 5 / T; 1e-8 / T |
 | char-rnn: state at the start of an epoch | - | final state of the previous epoch | zero |
 | char-rnn: validation text | - | last 5 % of each row | end of the text, `data.val_share` |
 
-Training skips the last tokens of a row if they do not fill a batch.
+Training skips tokens at the end of the text that do not fill a batch of N rows.
 """
 
 from collections.abc import Iterable
@@ -67,21 +68,21 @@ from lightning_modules.core.modes import sampling
 CELLS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
-State = tuple[Tensor, ...]  # (h,), or (h, c) of an LSTM, each of shape (L, N, width)
+State = tuple[Tensor, ...]  # (h,), or (h, c) for an LSTM; shapes (L, N, width)
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam with learning rate 2e-3, as in torch-rnn."""
+    """Build Adam with learning rate 2e-3, as in torch-rnn."""
     return torch.optim.Adam(parameters, lr=2e-3, fused=True)
 
 
 class ConstantThenExponential(LRScheduler):
-    """Constant learning rate, then exponential decay (Zaremba et al.; char-rnn).
+    """Learning-rate schedule: constant, then exponential decay (Zaremba et al. 2014; char-rnn).
 
     Args:
         optimizer: Optimizer whose learning rates are scaled.
-        constant: Number of epochs at the full learning rate.
-        factor: Factor that multiplies the learning rate in each later epoch, below 1.
+        constant: Number of epochs at the initial learning rate.
+        factor: Factor below 1 that multiplies the learning rate at the start of each later epoch.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, constant: int, factor: float) -> None:
@@ -94,23 +95,24 @@ class ConstantThenExponential(LRScheduler):
 
 
 class RNNLM(LanguageModel):
-    """Recurrent language model.
+    """Recurrent language model that predicts the next token.
 
     Args:
         Data:
-        vocab_size: Vocabulary size V; supplied by the data module.
+        vocab_size: Number V of tokens in the vocabulary; supplied by the data module.
         Network:
-        cell: Recurrent cell (f in Eq. 2): tanh RNN, GRU or LSTM.
-        layers: Number of layers, L.
-        width: Width of the state of each layer.
-        embedding: Width of token embeddings; 0 for one-hot vectors.
-        dropout: Dropout probability of embeddings, between layers and before the output.
-        initial_range: Initial weights are uniform in [-initial_range, initial_range].
-        forget_bias: Initial bias of an LSTM's forget gate; a positive value preserves the state
-            early in training (Jozefowicz et al. 2015).
+        cell: Type of recurrent cell: `rnn` (with tanh), `gru` or `lstm`.
+        layers: Number L of recurrent layers.
+        width: Number of units in each recurrent layer.
+        embedding: Size of the token embeddings; 0 uses one-hot vectors instead.
+        dropout: Dropout probability after the embedding, between layers and before the output.
+        initial_range: Bound r of the initial weights, which are uniform random numbers in [-r, r].
+        forget_bias: Initial bias of the forget gate of an LSTM. A positive value preserves the
+            state early in training (Jozefowicz et al. 2015).
         Optimizer:
         optimizer: Optimizer of all parameters; by default Adam with learning rate 2e-3.
-        schedule: Learning-rate schedule, stepped once per epoch; None keeps the rate constant.
+        schedule: Learning-rate schedule, stepped once per epoch; None keeps the learning rate
+            constant.
     """
 
     modality = "text"
@@ -146,15 +148,18 @@ class RNNLM(LanguageModel):
             for name, bias in self.recurrent.named_parameters():
                 if name.startswith("bias_ih"):  # gates: input, forget, cell, output
                     nn.init.constant_(bias[width : 2 * width], forget_bias)
-        # State after the last batch, in training (True) and in evaluation (False).
+        # Final state of the previous batch, of training (True) and of evaluation (False).
         self.states: dict[bool, State | None] = {True: None, False: None}
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Next-token logits (N, T, V) of tokens (N, T), from a zero state."""
+        """Return next-token logits (N, T, V) of tokens (N, T), starting from a zero state."""
         return self.step(tokens, None)[0]
 
     def step(self, tokens: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """Next-token logits (N, T, V) of tokens (N, T) and the new state; None is a zero state."""
+        """Return next-token logits (N, T, V) of tokens (N, T), and the new state.
+
+        A state of None stands for zeros.
+        """
         x = self.embed(tokens)  # (N, T, D)
         # PyTorch's cells take and return a tuple for an LSTM and a tensor otherwise.
         initial = state[0] if state is not None and len(state) == 1 else state
@@ -163,7 +168,7 @@ class RNNLM(LanguageModel):
         return logits, state if isinstance(state, tuple) else (state,)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Embeddings or one-hot vectors (N, T, D) of tokens (N, T)."""
+        """Return embeddings or one-hot vectors (N, T, D) of tokens (N, T)."""
         if self.embedding is None:
             return F.one_hot(tokens, self.hparams.vocab_size).to(self.output.weight.dtype)
         return self.dropout(self.embedding(tokens))
@@ -171,9 +176,9 @@ class RNNLM(LanguageModel):
     # Training
 
     def token_nll(self, batch: dict[str, Any]) -> Tensor:
-        """-log p of each target token (N, T) in nats, 0 for padding (terms of Eq. 1).
+        """Compute -log p of each target token (N, T) in nats (Eq. 1); 0 for padding.
 
-        Starts from the final state of the previous batch, or from zero at the start of a text.
+        The initial state is the final state of the previous batch, or zero at the start of a text.
         """
         inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]  # (N, T)
         state = self.states[self.training]
@@ -189,7 +194,7 @@ class RNNLM(LanguageModel):
         return nll * (position < batch["length"][:, None])
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Mean of -log p over the target tokens of a batch."""
+        """Compute the mean of -log p over the target tokens of a batch."""
         return {"loss": self.token_nll(batch).sum() / batch["num_targets"]}
 
     def configure_optimizers(self) -> Any:
@@ -208,13 +213,13 @@ class RNNLM(LanguageModel):
         """Sample tokens after a prompt, recomputing the whole text for each token.
 
         Args:
-            prompt: Token ids that all rows start with, at least 1.
-            seeds: One seed per row.
+            prompt: Token ids at the start of every row; at least one id.
+            seeds: Seeds of the random generators, one per row.
             max_new_tokens: Number of tokens to sample per row.
             temperature: Divisor of the logits, positive.
 
         Returns:
-            New tokens of each row; row i depends on `seeds[i]` alone.
+            Sampled tokens of each row. Row i does not depend on the seeds of other rows.
         """
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         tokens = torch.tensor([prompt] * len(seeds), device=self.device)  # (N, T)
@@ -242,7 +247,7 @@ class RNNLM(LanguageModel):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the states of all ranks, since each rank reads other positions of the text."""
+        """Store the states of all ranks, since each rank reads different positions of the text."""
         super().on_save_checkpoint(checkpoint)
         state = self.states[True]
         checkpoint["recurrent_states"] = self.of_all_ranks(

@@ -1,10 +1,10 @@
 """Seq2Seq: a recurrent encoder reads a sentence, and a recurrent decoder translates it.
 
-Sutskever, Vinyals and Le, "Sequence to Sequence Learning with Neural Networks", NIPS 2014, and Cho
-et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014 (no attention);
-Bahdanau, Cho and Bengio, "Neural Machine Translation by Jointly Learning to Align and Translate",
-ICLR 2015 (additive); Luong, Pham and Manning, "Effective Approaches to Attention-based Neural
-Machine Translation", EMNLP 2015 (multiplicative).
+Without attention: Sutskever, Vinyals and Le, "Sequence to Sequence Learning with Neural Networks",
+NIPS 2014; Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014.
+Additive attention: Bahdanau, Cho and Bengio, "Neural Machine Translation by Jointly Learning to
+Align and Translate", ICLR 2015. Multiplicative attention: Luong, Pham and Manning, "Effective
+Approaches to Attention-based Neural Machine Translation", EMNLP 2015.
 
     -log p(y|x) = sum_t -log p(y_t | y_<t, x)                                                (1)
     h_j = [RNN(x_j, h_{j-1}); RNN(x_j, h_{j+1})],  or one of them;   s_0 = tanh(W_0 c)       (2)
@@ -16,21 +16,23 @@ Machine Translation", EMNLP 2015 (multiplicative).
 
 Without attention, all information about the source passes through c, whose size is fixed.
 Sutskever et al. reverse the source, which moves its first words closer to the first words of the
-translation. With attention, each step reads the states of all source words. `attention_maps`
-returns the weights, and `test/bleu_source_...` is BLEU by source length.
+translation. With attention, each decoder step reads the states of all source words.
+`attention_maps` returns the attention weights. The metrics `test/bleu_source_...` are BLEU by
+source length.
 
-Training: each update is an Adam step on the mean of Eq. 1 per target token, with label smoothing, a
-linear warm-up and a cosine decay of the learning rate.
+Training: each update is an Adam step on the mean of Eq. 1 per target token, with label smoothing.
+The learning rate has a linear warm-up and a cosine decay.
 
-Translation: `translate_greedy` recomputes the whole target for every token. `sample` uses beam
-search from the recurrent state (`decoding/beam_search.py`); a beam of 1 gives the same tokens.
+Translation: `translate_greedy` recomputes the whole target for every token. `sample` is beam search
+that keeps the recurrent state (`decoding/beam_search.py`). With beam size 1, it gives the same
+tokens.
 
 | paper | here |
 |---|---|
 | h_j, s_t, c_t | memory.states (N, S, E), state (L, N, width), context (N, E) |
-| E | width, or 2 width for both directions |
+| E | width, or 2 * width if the encoder reads in both directions |
 | x_j, y_t | source_embedding, target_embedding |
-| teacher forcing | y_{t-1} is true with probability teacher_forcing, else predicted |
+| teacher forcing | y_{t-1} is the true word with probability teacher_forcing, else the predicted |
 
 Where the papers, a released implementation (bentrevett's pytorch-seq2seq, notebooks 2 and 3 of
 2024) and this file differ:
@@ -74,17 +76,17 @@ from lightning_modules.nn.attention import RecordsAttention
 CELLS: dict[str, Any] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
-RecurrentState = tuple[Tensor, ...]  # (s,), or (s, cell) of an LSTM, each (L, N, width)
+RecurrentState = tuple[Tensor, ...]  # (s,), or (s, cell) for an LSTM; shapes (L, N, width)
 
 
 class Memory(NamedTuple):
-    """Encoded sources.
+    """Encoded source sentences, as the decoder reads them.
 
     Attributes:
         states: Encoder states h, (N, S, E).
         keys: Keys of the attention in Eq. 6 and 7, (N, S, width).
         mask: True at words and False at padding, (N, S).
-        first: Initial decoder state s_0.
+        first: Initial decoder state s_0 (Eq. 2).
         context: Last encoder state c of Eq. 5, (N, E).
     """
 
@@ -99,29 +101,29 @@ DecodingState = tuple[Memory, RecurrentState]
 
 
 class Seq2Seq(Translator, RecordsAttention):
-    """Recurrent encoder-decoder.
+    """Recurrent encoder-decoder for translation.
 
     Args:
         Data:
-        source_vocab_size: Vocabulary size of sources; supplied by the data module.
-        vocab_size: Vocabulary size of targets; supplied by the data module.
+        source_vocab_size: Number of tokens in the source vocabulary; supplied by the data module.
+        vocab_size: Number V of tokens in the target vocabulary; supplied by the data module.
         Network:
-        attention: No attention (Eq. 5), additive attention (Eq. 6) or multiplicative attention
-            (Eq. 7).
-        cell: Recurrent cell of the encoder and of the decoder.
-        layers: Number of layers of the encoder and of the decoder, L.
-        width: Width of the state of each layer and direction.
-        embedding: Width of word embeddings.
-        dropout: Dropout probability of embeddings, between layers and before the output.
-        reading: Reading direction of the encoder: both (Bahdanau et al.), forward (Cho et al.), or
-            backward with `<eos>` last (Sutskever et al.).
+        attention: Type of attention to the source: `none` (Eq. 5), `additive` (Eq. 6) or
+            `multiplicative` (Eq. 7).
+        cell: Type of recurrent cell of the encoder and the decoder: `gru` or `lstm`.
+        layers: Number L of recurrent layers in the encoder, and in the decoder.
+        width: Number of units in each layer and direction.
+        embedding: Size of the word embeddings.
+        dropout: Dropout probability after the embeddings, between layers and before the output.
+        reading: Reading direction of the encoder: `both` (Bahdanau et al.), `forward` (Cho et al.),
+            or `backward`, with `<eos>` still last (Sutskever et al.).
         Objective:
-        teacher_forcing: Probability of feeding the true previous word instead of the predicted
-            word in training.
-        smoothing: Label-smoothing factor, in [0, 1].
+        teacher_forcing: Probability that the decoder reads the true previous word in training,
+            instead of the predicted word.
+        smoothing: Label-smoothing factor, in [0, 1]; 0 for none.
         Optimizer:
         learning_rate: Peak learning rate of Adam.
-        warmup_steps: Number of updates of the linear warm-up.
+        warmup_steps: Number of updates over which the learning rate rises to its peak.
     """
 
     modality = "text-to-text"
@@ -171,7 +173,7 @@ class Seq2Seq(Translator, RecordsAttention):
     def encode(self, source: Tensor, length: Tensor) -> Memory:
         position = torch.arange(source.shape[1], device=source.device)
         if self.hparams.reading == "backward":
-            mirrored = length[:, None] - 2 - position  # negative at <eos> and padding, which stay
+            mirrored = length[:, None] - 2 - position  # negative at <eos> and padding
             source = source.gather(1, torch.where(mirrored >= 0, mirrored, position))
         packed = pack_padded_sequence(
             self._dropout(self.source_embedding(source)),
@@ -196,7 +198,7 @@ class Seq2Seq(Translator, RecordsAttention):
         )
 
     def attend(self, memory: Memory, state: Tensor) -> Tensor:
-        """Contexts c_t (N, K, E) for decoder states (N, K, width), K states per source."""
+        """Return contexts c_t (N, K, E) for decoder states (N, K, width), K states per source."""
         if self.hparams.attention == "none":
             return memory.context[:, None].expand(-1, state.shape[1], -1)  # Eq. 5
         if self.query is None or self.score is None:
@@ -215,8 +217,8 @@ class Seq2Seq(Translator, RecordsAttention):
         """Compute s_t (N, T, width) and the next recurrent state (Eq. 3).
 
         Args:
-            words: Embeddings of y_{t-1}, (N, T, embedding).
-            context: Contexts c_t, (N, T, E).
+            words: Embeddings (N, T, embedding) of the previous target words y_{t-1}.
+            context: Contexts c_t (N, T, E) from the attention.
             state: Recurrent state before the first word.
         """
         inputs = torch.cat([words, context], 2)
@@ -254,7 +256,7 @@ class Seq2Seq(Translator, RecordsAttention):
     # Training
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Mean of -log p over the target tokens of a batch (Eq. 1), with label smoothing."""
+        """Compute the mean of -log p per target token (Eq. 1), with label smoothing."""
         memory = self.encode(batch["source"], batch["source_length"])
         inputs, targets = batch["target"][:, :-1], batch["target"][:, 1:]  # (N, T)
         logits = self.decode(memory, inputs)  # (N, T, V)
@@ -272,7 +274,10 @@ class Seq2Seq(Translator, RecordsAttention):
         warmup, total = self.hparams.warmup_steps, self.total_updates
 
         def factor(step: int) -> float:
-            """Linear warm-up, then half a period of a cosine from 1 to 0."""
+            """Return the factor of the learning rate after `step` updates.
+
+            It rises linearly to 1, then falls to 0 along half a period of a cosine.
+            """
             if step < warmup:
                 return (step + 1) / warmup
             progress = min(1.0, (step - warmup) / max(1, total - warmup))
@@ -287,7 +292,7 @@ class Seq2Seq(Translator, RecordsAttention):
         """Choose the most likely token at each step, recomputing the whole target for each token.
 
         Args:
-            source: Sources (N, S).
+            source: Source tokens (N, S).
             length: Number of tokens of each source (N,).
             max_length: Maximum number of target tokens.
 
@@ -307,7 +312,7 @@ class Seq2Seq(Translator, RecordsAttention):
     def decode_step(self, tokens: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:
         memory, recurrent = state
         words = self.target_embedding(tokens)[:, None]  # (R, 1, embedding)
-        # R = N * K: the K hypotheses of a source share its memory.
+        # R = N * K: the K hypotheses of a source share one row of the memory.
         query = recurrent[0][-1].view(len(memory.mask), -1, self.hparams.width)
         context = self.attend(memory, query).flatten(0, 1)[:, None]
         outputs, recurrent = self.decoder_step(words, context, recurrent)

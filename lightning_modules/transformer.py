@@ -8,30 +8,31 @@ Vaswani et al., "Attention Is All You Need", NIPS 2017.
     rate = scale * d^-1/2 * min(step^-1/2, step * warmup^-3/2)                         (4)
     PE(pos, 2i) = sin(pos / 10000^(2i/d)),  PE(pos, 2i + 1) = cos(pos / 10000^(2i/d))  (5)
 
-Each position attends directly to all others: the path between two words has length one, and all
-positions of a sentence are trained in parallel. Attention alone ignores word order, so the
-encodings of Eq. 5 are added to the embeddings. The decoder's self-attention is causal. A block adds
-each branch f to its input: x + dropout(f(norm(x))) with norm_first, else norm(x + dropout(f(x))).
+Each position attends directly to all other positions, so the path between two words has length one.
+All positions of a sentence are trained in parallel. Attention alone ignores word order, so the
+encodings of Eq. 5 are added to the embeddings. The decoder's self-attention is causal. A block
+computes norm(x + dropout(f(x))) for each branch f, or x + dropout(f(norm(x))) with `norm_first`.
 
-Training: the base class calls `loss` for each mini-batch: Eq. 1 with label smoothing, as a mean
-over target tokens. Each update is an Adam step with the learning rate of Eq. 4. Validation and
-translation use the mean of the last `average` states of the weights, `average_every` updates apart
-(section 6.1). Before the first of these states, they use the current weights.
+Training: the base class calls `loss` for each mini-batch. The loss is Eq. 1 with label smoothing,
+as a mean over target tokens. Each update is an Adam step with the learning rate of Eq. 4.
+Validation and translation use averaged weights (section 6.1): the mean of the last `average` states
+of the weights, `average_every` updates apart. Before the first of these states exists, validation
+and translation use the current weights.
 
 Translation: `translate_greedy` recomputes the whole target for every token. `sample`, inherited
-from `Translator`, is beam search with a key-value cache (`decoding/`); a beam of 1 gives the same
-tokens.
+from `Translator`, is beam search with a key-value cache (`decoding/`). With beam size 1, it gives
+the same tokens.
 
 | paper | here |
 |---|---|
 | N, d_model, d_ff, h | layers, width, hidden, heads (here N is the batch size) |
-| P_drop, on the output of each branch, and on embeddings plus positions (section 5.4) | dropout |
+| P_drop, dropout of branch outputs and of embeddings plus positions (section 5.4) | dropout |
 | epsilon_ls (section 5.4) | smoothing |
-| one matrix for embeddings and output (section 3.4) | embedding.weight; sources if `shared` |
+| one matrix for embeddings and output (section 3.4) | embedding.weight (sources: if `shared`) |
 | average of the last 5 checkpoints (section 6.1) | average, average_every |
 
-Where the paper, the released code (tensor2tensor, `transformer_base_v1` unless named) and this file
-differ:
+Where the paper, the released code (tensor2tensor, `transformer_base_v1` unless stated) and this
+file differ:
 
 | | paper | released code | here |
 |---|---|---|---|
@@ -79,14 +80,14 @@ Memory = tuple[list[tuple[Tensor, Tensor]], Tensor]
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
-    """Positional encodings (T, width) of positions (T,) (Eq. 5)."""
+    """Compute the sinusoidal encodings (T, width) of positions (T,) (Eq. 5)."""
     even = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32)
     angles = positions[:, None] * 10000.0 ** (-even / width)  # (T, width / 2)
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
 
 
 class DecoderBlock(Residual):
-    """Decoder block: causal self-attention, attention to the source, feed-forward layers."""
+    """Decoder block: causal self-attention, attention to the source and feed-forward layers."""
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__(config, branches=3)
@@ -97,7 +98,7 @@ class DecoderBlock(Residual):
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor, cache: KVCache | None = None
     ) -> Tensor:
-        """Decode x (N * K, T, width); the K rows of a source share its keys and values."""
+        """Transform x (N * K, T, width); the K rows of a source share its keys and values."""
 
         def attend_to_source(y: Tensor) -> Tensor:
             grouped = y.view(len(keys), -1, y.shape[-1])  # (N, K * T, width)
@@ -109,10 +110,10 @@ class DecoderBlock(Residual):
 
 
 class DecodingState(NamedTuple):
-    """State of cached decoding.
+    """State of decoding with a key-value cache.
 
     Attributes:
-        memory: Encoded sources (`Memory`).
+        memory: Encoded sources, as returned by `encode`.
         cache: Keys and values of the target tokens so far.
     """
 
@@ -121,14 +122,14 @@ class DecodingState(NamedTuple):
 
 
 class EncoderDecoder(nn.Module):
-    """Encoder, decoder and embeddings.
+    """Encoder and decoder of a Transformer, with their embeddings.
 
     Args:
-        source_vocab_size: Vocabulary size of sources.
-        vocab_size: Vocabulary size of targets, V.
+        source_vocab_size: Number of tokens in the source vocabulary.
+        vocab_size: Number V of tokens in the target vocabulary.
         config: Sizes and options of all blocks.
-        layers: Number of blocks of the encoder and of the decoder.
-        shared: Use the target embedding, which is also the output matrix, for sources.
+        layers: Number of blocks in the encoder, and in the decoder.
+        shared: Use the target embedding for sources too.
     """
 
     def __init__(
@@ -160,14 +161,14 @@ class EncoderDecoder(nn.Module):
                 nn.init.xavier_uniform_(part.weight)
             elif isinstance(part, nn.Embedding):
                 nn.init.normal_(part.weight, 0.0, self.config.width**-0.5)
-        for part in self.modules():  # queries, keys and values are separate matrices
+        for part in self.modules():  # initialise queries, keys and values separately
             if isinstance(part, SelfAttention | CrossAttention):
                 joined = part.qkv if isinstance(part, SelfAttention) else part.keys_values
                 for matrix in joined.weight.split(self.config.width):
                     nn.init.xavier_uniform_(matrix)
 
     def embed(self, tokens: Tensor, embedding: nn.Embedding, first: int = 0) -> Tensor:
-        """Embeddings (N, T, width) of tokens (N, T) at positions first, first + 1, ..."""
+        """Return embeddings (N, T, width) of tokens (N, T) at positions first, first + 1, ..."""
         width = self.config.width
         positions = torch.arange(first, first + tokens.shape[1], device=tokens.device)
         encodings = sinusoids(positions, width).to(embedding.weight.dtype)
@@ -175,7 +176,7 @@ class EncoderDecoder(nn.Module):
         return F.dropout(x, self.config.dropout, self.training)
 
     def encode(self, source: Tensor, length: Tensor) -> Memory:
-        """Encode sources (N, S) with `length` (N,) tokens each."""
+        """Encode padded sources (N, S) of `length` (N,) tokens."""
         mask = torch.arange(source.shape[1], device=source.device) < length[:, None]
         mask = mask[:, None, None]  # (N, 1, 1, S)
         x = self.embed(source, self.source_embedding)
@@ -185,9 +186,9 @@ class EncoderDecoder(nn.Module):
         return [block.cross.project(x) for block in self.decoder], mask  # type: ignore[union-attr, operator]
 
     def decode(self, memory: Memory, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Next-token logits (R, T, V) of new target tokens (R, T), which follow the cached tokens.
+        """Return next-token logits (R, T, V) of target tokens (R, T) that follow the cached tokens.
 
-        R is N * K: K rows for each of the N sources.
+        R = N * K: there are K rows for each of the N sources.
         """
         keys_values, mask = memory
         x = self.embed(tokens, self.embedding, 0 if cache is None else cache.length)
@@ -199,29 +200,31 @@ class EncoderDecoder(nn.Module):
 
 
 class Transformer(Translator):
-    """Encoder-decoder Transformer.
+    """Encoder-decoder Transformer for translation.
 
     Args:
         Data:
-        source_vocab_size: Vocabulary size of sources; supplied by the data module.
-        vocab_size: Vocabulary size of targets; supplied by the data module.
+        source_vocab_size: Number of tokens in the source vocabulary; supplied by the data module.
+        vocab_size: Number V of tokens in the target vocabulary; supplied by the data module.
         Network:
-        layers: Number of blocks of the encoder and of the decoder.
-        heads: Number of attention heads, h.
-        width: Width of the residual stream, d_model; a multiple of `heads`.
-        hidden: Width of the feed-forward layers, d_ff.
-        dropout: Dropout probability of embeddings and branches, P_drop.
-        norm_first: Normalise the input of each branch instead of the sum.
-        shared: Use the target embedding for sources too; requires data.shared_vocabulary. The
+        layers: Number of blocks in the encoder, and in the decoder.
+        heads: Number of attention heads.
+        width: Width of the residual stream (d_model); must be a multiple of `heads`.
+        hidden: Width of the hidden feed-forward layer of each block (d_ff).
+        dropout: Dropout probability of the embeddings and of the output of each residual branch.
+        norm_first: Normalise the input of each residual branch (pre-norm). False normalises after
+            the addition, as in the paper (post-norm).
+        shared: Use the target embedding for sources too; requires `data.shared_vocabulary`. The
             output matrix is always the target embedding.
         Objective:
-        smoothing: Label-smoothing factor epsilon_ls, in [0, 1].
+        smoothing: Label-smoothing factor, in [0, 1]; 0 for none.
         Optimizer:
-        scale: Factor of the learning-rate schedule (Eq. 4); 1 in the paper.
-        warmup_steps: Number of updates of the linear warm-up (Eq. 4).
+        scale: Factor of the learning-rate schedule (Eq. 4). The paper uses 1.
+        warmup_steps: Number of updates over which the learning rate rises to its peak.
         Averaging:
-        average: Number of states of the weights to average; the last is the final state.
-        average_every: Number of updates between two averaged states.
+        average: Number of states of the weights to average at the end of training, including the
+            final state.
+        average_every: Number of updates between two averaged states of the weights.
 
     Raises:
         UserError: If `width` is not a multiple of `heads`, or if `shared` is True and sources and
@@ -272,7 +275,7 @@ class Transformer(Translator):
             and self.tokenizer.source is not self.tokenizer.target
         ):
             raise UserError(
-                "model.shared needs one vocabulary for sources and targets, but they have two: "
+                "model.shared is true, but sources and targets have separate vocabularies: "
                 "set data.shared_vocabulary to true, or model.shared to false"
             )
 
@@ -285,7 +288,7 @@ class Transformer(Translator):
     # Training
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Mean of -log p over the target tokens of a batch (Eq. 1), with label smoothing."""
+        """Compute the mean of -log p per target token (Eq. 1), with label smoothing."""
         memory = self.encode(batch["source"], batch["source_length"])
         inputs, targets = batch["target"][:, :-1], batch["target"][:, 1:]  # (N, T)
         logits = self.decode(memory, inputs)  # (N, T, V)
@@ -304,7 +307,7 @@ class Transformer(Translator):
         adam = torch.optim.Adam(self.network.parameters(), base, (0.9, 0.98), eps=1e-9, fused=True)
 
         def factor(step: int) -> float:
-            """Linear warm-up, then decay with the inverse square root of the update (Eq. 4)."""
+            """Return the learning rate after `step` updates, divided by its base value (Eq. 4)."""
             return min((step + 1) ** -0.5, (step + 1) * h.warmup_steps**-1.5)
 
         return [adam], [{"scheduler": LambdaLR(adam, factor), "interval": "step"}]
@@ -312,7 +315,7 @@ class Transformer(Translator):
     # Average of the last weights
 
     def on_train_start(self) -> None:
-        """Discard an average that belongs to another run (--init_from) or to a shorter run."""
+        """Discard averaged weights of another run (--init_from) or of a shorter run."""
         h, total, done = self.hparams, self.total_updates, self.trainer.global_step
         updates = (total - number * h.average_every for number in range(h.average))
         assert self.ema is not None
@@ -320,9 +323,9 @@ class Transformer(Translator):
             self.ema.updates.zero_()
 
     def ema_decay_at(self, update: int) -> float | None:
-        """Decay (k - 1) / k for the k-th averaged state, which gives the arithmetic mean.
+        """Return the decay (k - 1) / k for the k-th averaged state, which gives their mean.
 
-        Returns None at updates after which the average stays unchanged.
+        Other updates leave the average unchanged: the method returns None.
         """
         left, rest = divmod(self.total_updates - update, self.hparams.average_every)
         if rest or left >= self.hparams.average:
@@ -341,10 +344,10 @@ class Transformer(Translator):
     def translate_greedy(self, source: Tensor, length: Tensor, max_length: int) -> list[list[int]]:
         """Choose the most likely token at each step, recomputing the whole target for each token.
 
-        Always runs `max_length` steps; rows are cut at `<eos>` afterwards.
+        Always runs `max_length` steps, then cuts each row at `<eos>`.
 
         Args:
-            source: Sources (N, S).
+            source: Source tokens (N, S).
             length: Number of tokens of each source (N,).
             max_length: Maximum number of target tokens.
 
@@ -373,6 +376,6 @@ class Transformer(Translator):
         return state._replace(memory=(keys_values, mask[sentences]))
 
     def cross_attention(self, weights: list[Tensor]) -> dict[str, Tensor]:
-        # The encoder's weights come first, then self- and cross-attention of each decoder block.
+        # Weights of the encoder come first, then self- and cross-attention of each decoder block.
         cross = weights[self.hparams.layers + 1 :: 2]
         return {f"layer{number}": one for number, one in enumerate(cross, 1)}

@@ -234,7 +234,10 @@ def test_a_run_goes_on_with_its_own_optimizer(tmp_path: Path, capsys: Any) -> No
     assert train.main([*argv, *adam, "0.001"]) == 0
     assert train.main([*argv, *adam, "0.002", "--ckpt_path", "last"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "--ckpt_path resumes a run with optimizer 1: Adam.lr 0.001, not 0.002" in said
+    assert (
+        "--ckpt_path resumes a run with optimizer 1: Adam.lr 0.001, but this command sets 0.002"
+        in said
+    )
     assert "--init_from" in said
 
 

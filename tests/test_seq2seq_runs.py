@@ -276,7 +276,7 @@ MISTAKES = {
         "data.target tlh: emoji have no names in this language; give one of ar, de, en",
     ),
     FIT + " --data.shared_vocabulary false": (
-        "model.shared needs one vocabulary",
+        "model.shared is true, but sources and targets have separate vocabularies",
         "set data.shared_vocabulary to true, or model.shared to false",
     ),
     "sample {d}/run/checkpoints/last.ckpt --beam 0": ("--beam must be >0 (got 0)",),

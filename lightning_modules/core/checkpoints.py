@@ -1,4 +1,4 @@
-"""Loading of checkpoints: tensors, plain values and the name of a system's class."""
+"""Loading of checkpoints, which hold tensors, plain values and the class name of a system."""
 
 import importlib
 from pathlib import Path
@@ -11,7 +11,7 @@ from lightning_modules.core.module import GenerativeModule
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint that holds nothing but tensors and plain values.
+    """Read a checkpoint of tensors and plain values, without running code stored in the file.
 
     Raises:
         UserError: If the file is missing or truncated, or if reading it would run code.
@@ -46,7 +46,7 @@ def system_class(class_path: str, source: str | Path) -> type[GenerativeModule]:
 
     Args:
         class_path: Dotted path of the class.
-        source: Checkpoint file, for error messages.
+        source: Checkpoint file, named in error messages.
 
     Raises:
         UserError: If the class cannot be imported or is not a `GenerativeModule`.
@@ -68,8 +68,8 @@ def load(path: str | Path) -> Any:
     """Load the system of a checkpoint, on the CPU and in eval mode.
 
     Raises:
-        UserError: If the file cannot be read (`read_checkpoint`), or its weights do not fit the
-            class.
+        UserError: If the file cannot be read (`read_checkpoint`), or if its weights do not fit
+            the class.
     """
     checkpoint = read_checkpoint(path)
     cls = system_class(checkpoint["class_path"], path)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 class AveragedWeights(nn.Module):
     """Exponential moving averages of the states of submodules.
 
-    Parameters and floating-point buffers are averaged, integer buffers are copied. Nothing is
-    synchronised with the host.
+    Parameters and floating-point buffers are averaged; integer buffers are copied. An update does
+    not synchronise the host with the device.
 
     Args:
         networks: Submodules to average, by name.
@@ -63,8 +63,8 @@ class AveragingModule(LightningModule):
     """LightningModule that may average the weights of some of its submodules.
 
     Attributes:
-        ema_modules: Names of the submodules whose weights are averaged, after `init_ema`.
-        ema: Averaged weights; None without `init_ema`.
+        ema_modules: Names of the submodules whose weights are averaged once `init_ema` was called.
+        ema: Averaged weights; None if `init_ema` was not called.
     """
 
     ema_modules: ClassVar[tuple[str, ...]] = ()
@@ -77,45 +77,48 @@ class AveragingModule(LightningModule):
         self._weights_chosen = False
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Update the parameters and their averages, before a checkpoint can be written."""
+        """Update the parameters, then their averages, before a checkpoint is written."""
         super().optimizer_step(*args, **kwargs)
-        self.update_ema(self.trainer.global_step + 1)  # incremented after this hook
+        self.update_ema(self.trainer.global_step + 1)  # Lightning increments it after this hook
 
     def init_ema(self) -> None:
-        """Start to average the submodules in `ema_modules`; call it at the end of `__init__`."""
+        """Start to average the submodules in `ema_modules`.
+
+        Subclasses call this method at the end of `__init__`.
+        """
         self.ema = AveragedWeights({name: getattr(self, name) for name in self.ema_modules})
 
     def ema_decay_at(self, update: int) -> float | None:
-        """Decay of the averages after an update; None leaves the averages unchanged.
+        """Return the decay of the averages after an update; None leaves the averages unchanged.
 
-        The default rises to `ema_decay`. With a constant decay of 0.999, the initial weights would
-        still have a weight of 0.74 after 300 updates.
+        By default, the decay rises from 0.1 to the hyper-parameter `ema_decay`. With a constant
+        decay of 0.999, the initial weights would still be 74 % of the average after 300 updates.
 
         Args:
-            update: Number of the completed update, from 1.
+            update: Number of the completed update; the first is 1.
         """
         return min(self.hparams.ema_decay, update / (9 + update))
 
     def update_ema(self, update: int) -> None:
-        """Update the averages after update number `update`, from 1."""
+        """Update the averages after update number `update`; the first is 1."""
         if self.ema is None or (decay := self.ema_decay_at(update)) is None:
             return
         self.ema.update({name: getattr(self, name) for name in self.ema_modules}, decay)
 
     @property
     def has_averaged_weights(self) -> bool:
-        """Whether at least one state was averaged."""
+        """True if at least one state of the weights was averaged."""
         return self.ema is not None and bool(self.ema.updates > 0)
 
     @contextmanager
     def averaged_weights(self, enabled: bool = True) -> Iterator[None]:
-        """Replace the submodules in `ema_modules` by their averages inside the block.
+        """Replace the submodules in `ema_modules` by their averages inside the `with` block.
 
-        Without averages, nothing is replaced. The outermost of nested blocks decides; `sample` and
-        `preview` are such blocks.
+        Without averages, nothing is replaced. In nested blocks, the outermost block decides;
+        `sample` and `preview` also use such a block.
 
         Args:
-            enabled: Use the averages; False keeps the trained weights, also in nested blocks.
+            enabled: Use the averages. False uses the trained weights, also in nested blocks.
         """
         if self._weights_chosen:
             yield

@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class IntervalMeans:
-    """Sums and counts of named scalars.
+    """Sums and counts of named scalars, for their means.
 
-    Sums stay on the device of the values: `add` does not synchronise with the host.
+    The sums stay on the device of the values, so `add` does not synchronise with the host.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class IntervalMeans:
         self._counts[name] = self._counts.get(name, 0) + 1
 
     def stacked(self, device: torch.device) -> Tensor:
-        """Sums and counts, shape (2, number of names)."""
+        """Return sums and counts as one tensor (2, number of names)."""
         if not self._sums:
             return torch.empty(2, 0, device=device)
         # Sums loaded from a checkpoint are on the CPU.
@@ -38,10 +38,10 @@ class IntervalMeans:
         return torch.stack([sums, counts])
 
     def clear(self) -> None:
-        """Start a new interval."""
+        """Remove all sums and counts, which starts a new interval."""
         self._sums, self._counts = {}, {}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue an interval from the `names`, `sums` and `counts` of a checkpoint."""
+        """Restore an interval from the `names`, `sums` and `counts` in a checkpoint."""
         self._sums = dict(zip(state["names"], state["sums"].clone()))
         self._counts = dict(zip(state["names"], map(round, state["counts"].tolist())))

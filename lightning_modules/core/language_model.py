@@ -1,7 +1,7 @@
 """Base class of language models: metrics over a split, prompts, and decoding.
 
-Text is discrete and ordered. A language model factorises its probability into next-token
-distributions:
+A text x is a sequence of discrete tokens. A language model factorises the probability of x into
+next-token distributions:
 
     -log p(x) = sum_t -log p(x_t | x_<t)          (1)
 """
@@ -32,9 +32,9 @@ from metrics.language import TokenNLL
 
 
 def context_start(length: int, context: int) -> int:
-    """Index of the first token in the context window after `length` tokens.
+    """Return the index of the first token in the context window after `length` tokens.
 
-    When the window is full, its older half is dropped.
+    When the context window is full, its older half is dropped.
     """
     jump = context + 1 - max(1, context // 2)
     return jump * math.ceil(max(0, length - context) / jump)
@@ -47,7 +47,7 @@ class LanguageModel(TokenModule):
     `loss`. For sampling, it implements `prefill` and `decode_step` (`decoding/generation.py`).
 
     Attributes:
-        listener: Callback after each step of `sample`; None for none.
+        listener: Function that `sample` calls after each step (`decoding/generation.py`), or None.
     """
 
     monitor: ClassVar[tuple[str, str] | None] = ("val/nll", "min")
@@ -58,7 +58,7 @@ class LanguageModel(TokenModule):
         self.nll, self.nll_stride = TokenNLL(), TokenNLL()
 
     def token_nll(self, batch: dict[str, Any]) -> Tensor:
-        """-log p of each target token (N, T) in nats, 0 for padding (Eq. 1)."""
+        """Compute -log p of each target token (N, T) in nats (Eq. 1); 0 for padding."""
         raise NotImplementedError
 
     def measure(self, batch: dict[str, Any], stage: str) -> None:
@@ -79,7 +79,7 @@ class LanguageModel(TokenModule):
         super().on_test_epoch_end()
         self._log_perplexity("test")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        limit = self.trainer.limit_test_batches  # the integer 1 is one batch, 1.0 all of them
+        limit = self.trainer.limit_test_batches  # 1 means one batch, 1.0 all batches
         if data.batching == "windows" and not isinstance(limit, int) and limit == 1.0:
             stride = max(1, data.context // 2)
             self.nll_stride.description = self.nll.description.replace("|", f"|stride={stride}|", 1)
@@ -99,15 +99,16 @@ class LanguageModel(TokenModule):
     ) -> None:
         """Add the NLL of a text, computed in overlapping windows, to `nll_stride`.
 
-        Windows start `stride` tokens apart. The first window scores all of its targets, each later
-        window its last `stride` targets. Every token but the first is scored once, given at least
-        `context - stride` previous tokens if available. The average is 3/4 of a context at a stride
-        of half a context, and 1/2 for disjoint windows.
+        Windows start `stride` tokens apart. The first window scores all of its targets; each later
+        window scores only its last `stride` targets. Every token except the first is thus scored
+        once. It is predicted from at least `context - stride` previous tokens, if there are so
+        many. The average number of previous tokens is 3/4 of a context for a stride of half a
+        context, and 1/2 of a context for disjoint windows.
 
         Args:
             ids: Token ids (L,) of the text.
             context: Number of tokens in a window.
-            stride: Number of tokens between the starts of two windows; `context` for disjoint
+            stride: Number of tokens between the starts of two windows; `context` gives disjoint
                 windows.
             rows: Number of windows in a batch.
             rank: Index of this process, which reads every `world`-th window.
@@ -129,7 +130,10 @@ class LanguageModel(TokenModule):
             self.nll_stride.update(nll * scored.to(self.device), int(scored.sum()))
 
     def _log_perplexity(self, stage: str) -> None:
-        """Log perplexity, and bits per character and byte (comparable across tokenizers)."""
+        """Log perplexity, and (for lossless tokenizers) bits per character and bits per byte.
+
+        Bits per character or byte are comparable across tokenizers.
+        """
         nats = self.nll.compute()
         text = self.trainer.datamodule.tokens(stage)  # type: ignore[attr-defined]
         bits = nats / math.log(2) * text.targets
@@ -148,17 +152,18 @@ class LanguageModel(TokenModule):
     # Decoding
 
     def prefill(self, prompts: Tensor) -> tuple[Tensor, Any]:
-        """Next-token logits (N, V) after prompts (N, T), and the decoding state."""
+        """Return next-token logits (N, V) after prompts (N, T), and the decoding state."""
         raise NotImplementedError
 
     def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Next-token logits (N, V) after one more token (N,) per row, and the next state."""
+        """Return next-token logits (N, V) after one more token per row (N,), and the new state."""
         raise NotImplementedError
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """Encode a prompt, after `<bos>` if the tokenizer has that token.
+        """Encode a prompt, with `<bos>` before it if the tokenizer has special tokens.
 
-        Without `<bos>`, an empty prompt becomes a line break, or token 0 if there is no line break.
+        Without `<bos>`, an empty prompt becomes a line break, or token 0 if the vocabulary has no
+        line break.
         """
         tokenizer = self.known_tokenizer()
         begin = [tokenizer.special(RECORD[1])] if tokenizer.specials else []
@@ -181,28 +186,29 @@ class LanguageModel(TokenModule):
         min_p: MinimumShare = 0.0,
         repetition_penalty: PositiveFloat = 1.0,
     ) -> list[str]:
-        """Continue a prompt.
+        """Sample texts that continue a prompt.
 
         Args:
-            seeds: One seed per text; row i depends on `seeds[i]` alone.
-            prompt: Start of the text ("-" reads stdin in `sample.py`). If the prompt exceeds the
-                context window, only its end is used.
-            max_new_tokens: Maximum number of new tokens; texts may end earlier at `<eos>`.
-            temperature: Divisor of the logits; below 1, samples are less diverse; 0 always takes
+            seeds: One seed per text. Text i does not depend on the seeds of other texts.
+            prompt: Text to continue; "-" reads the prompt from stdin (in `sample.py`). If the
+                prompt is longer than the context window, only its end is used.
+            max_new_tokens: Maximum number of new tokens. A text ends earlier at `<eos>`.
+            temperature: Divisor of the logits. Below 1, samples are less diverse. 0 always selects
                 the most likely token.
-            top_k: Number of most likely tokens to sample from; 0 for all.
-            top_p: Total probability of the smallest set of most likely tokens to sample from
-                (nucleus sampling), in (0, 1]; 1 for all.
-            min_p: Minimum probability of a sampled token, relative to the most likely one, in
-                [0, 1).
-            repetition_penalty: Penalty of tokens that already occur (Keskar et al. 2019), above 0;
-                1 for none.
+            top_k: Number of most likely tokens to sample from; 0 means all tokens.
+            top_p: Total probability, in (0, 1], of the most likely tokens to sample from (nucleus
+                sampling); 1 means all tokens.
+            min_p: Minimum probability of a token to sample, as a fraction of the highest
+                probability, in [0, 1); 0 means all tokens.
+            repetition_penalty: Penalty, above 0, of tokens that already occur in the text (Keskar
+                et al. 2019); 1 means no penalty.
 
         Returns:
-            N texts, each with its prompt.
+            N texts, each starting with the prompt.
 
         Raises:
-            UserError: If options contradict each other, or the prompt has an unknown character.
+            UserError: If `temperature` 0 is combined with `top_k`, `top_p` or `min_p`, or if the
+                prompt has an unknown character.
         """
         config = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
         tokenizer = self.known_tokenizer()
@@ -222,7 +228,7 @@ class LanguageModel(TokenModule):
             eos=tokenizer.special(RECORD[2]) if tokenizer.specials else None,
             listener=self.listener,
         )
-        # Prompt and output are decoded together: text between two tokens depends on both.
+        # Decode prompt and output together: the text between two tokens depends on both tokens.
         given = len(tokenizer.decode(ids))
         return [prompt + tokenizer.decode([*ids, *row])[given:] for row in outputs]
 
@@ -230,14 +236,15 @@ class LanguageModel(TokenModule):
     def surprisals(self, text: str) -> tuple[list[tuple[str, float]], int]:
         """Compute -log p of each token of a text, with the context that `sample` would use.
 
-        If the tokenizer has `<bos>` and `<eos>`, each line is a record. All of its tokens are
-        scored, and `<eos>` stands for the line break. Otherwise the first token is not scored.
+        If the tokenizer has `<bos>` and `<eos>`, each line is a separate text, and all of its
+        tokens are scored; `<eos>` stands for the line break. Otherwise, the first token of the text
+        is not scored.
 
         Returns:
             Scored tokens with -log p in nats, and the number of characters in these tokens.
 
         Raises:
-            UserError: If the text has an unknown character, or too few tokens.
+            UserError: If the text has an unknown character or no token to score.
         """
         tokenizer = self.known_tokenizer()
         records = bool(tokenizer.specials)
@@ -262,8 +269,8 @@ class LanguageModel(TokenModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Four unconditional samples with fixed seeds."""
-        if self.tokenizer is None:  # the run summary only counts operations
+        """Return four unconditional samples with fixed seeds."""
+        if self.tokenizer is None:  # the run summary calls this to count operations
             self(batch["tokens"][:, :-1])
             return {}
         return {"samples": self.sample([0, 1, 2, 3])}

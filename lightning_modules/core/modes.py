@@ -1,4 +1,4 @@
-"""Temporary changes of a network: evaluation mode, the sampling decorator, frozen parameters."""
+"""Temporary modes of a network: evaluation, sampling and frozen parameters."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +18,10 @@ R = TypeVar("R")
 
 @contextmanager
 def evaluating(module: torch.nn.Module, mode: bool = False) -> Iterator[None]:
-    """Set every submodule to eval mode (or train mode) and restore its mode afterwards."""
+    """Set every submodule to eval mode, and restore the previous modes afterwards.
+
+    With `mode=True`, every submodule is set to train mode instead.
+    """
     modes = {part: part.training for part in module.modules()}
     module.train(mode)
     try:
@@ -29,10 +32,10 @@ def evaluating(module: torch.nn.Module, mode: bool = False) -> Iterator[None]:
 
 
 def sampling(method: Callable[P, R]) -> Callable[P, R]:
-    """Decorate `sample` or `preview`: no gradients, eval mode, and averaged weights if available.
+    """Make a method run without gradients, in eval mode, and with averaged weights if available.
 
-    Modes and weights are restored afterwards. All systems use this policy for batch norm and
-    dropout; a method that follows another policy of its paper documents it.
+    This decorator is for `sample` and `preview`. Modes and weights are restored afterwards. If a
+    paper uses batch norm or dropout differently in sampling, the method of that system says so.
     """
 
     @wraps(method)

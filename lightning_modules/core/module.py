@@ -1,8 +1,8 @@
-"""Base class of all systems: seeded steps, cheap logging, and checkpoints of plain values.
+"""Base class of all systems: seeding, logging and checkpoints.
 
 Logging in Lightning costs half a millisecond per call and step. `log_train` therefore sums training
-values on the device; their means are written once per `trainer.log_every_n_steps` updates. The sums
-are part of the checkpoint: a resumed run writes the same rows.
+values on the device, and their means are written once per `trainer.log_every_n_steps` updates. The
+sums are part of the checkpoint, so a resumed run writes the same rows as an uninterrupted run.
 """
 
 import inspect
@@ -50,25 +50,25 @@ class GenerativeModule(AveragingModule):
     A subclass calls `save_hyperparameters()` in an `__init__` that takes plain values only,
     implements Lightning's steps, and defines
 
-    - `sample(seeds, *, batch=None, <options>)`: Returns images (N, C, H, W) in [-1, 1], strips of
-      images (N, S, C, H, W), or N strings. Row i depends on `seeds[i]` alone. The signature
-      becomes the options of `sample.py`.
-    - `preview(batch)`: Returns images (N, C, H, W), rows of images to compare (R, N, C, H, W), or
-      texts, by name.
+    - `sample(seeds, *, batch=None, <options>)`: Returns images (N, C, H, W) in [-1, 1], strips of S
+      images (N, S, C, H, W), or N strings. Row i depends on `seeds[i]`, not on other seeds.
+      The parameters of `sample` become the options of `sample.py`.
+    - `preview(batch)`: Returns a dictionary of named results: images (N, C, H, W), R rows of images
+      to compare (R, N, C, H, W), or texts.
 
     Attributes:
-        monitor: Validation metric that selects `best.ckpt`, with "min" or "max"; None for no such
-            checkpoint.
+        monitor: Name of the validation metric that selects `best.ckpt`, and "min" or "max"; None
+            writes no `best.ckpt`.
         modality: Kind of input and output of `sample`.
         has_latent_space: True if the system has `encode`, `decode` and `latent_dim`.
-        scores_captions: True if `score(images, captions)` rates how well both match.
+        scores_captions: True if `score(images, captions)` rates how well images match captions.
         find_unused_parameters: DDP option; True if a backward pass does not reach all parameters.
-        throughput_unit: Unit of `train/<unit>_seen`, "samples" or "tokens".
+        throughput_unit: Unit counted by the metric `train/<unit>_seen`: "samples" or "tokens".
         precisions: Supported values of `trainer.precision`.
-        tokenizer: Tokenizer of text data, stored in every checkpoint; None without text.
-        mid_update: True between batches of one update, when no checkpoint can be written.
-        optimizer_factories: Factories of optimizers and schedules; a resumed run must have the same
-            settings.
+        tokenizer: Tokenizer of text data, stored in every checkpoint; None if there is no text.
+        mid_update: True between the batches of one update, when no checkpoint can be written.
+        optimizer_factories: Functions that build each optimizer and its schedule. A resumed run
+            must have the same settings.
     """
 
     monitor: ClassVar[tuple[str, str] | None] = None
@@ -104,7 +104,7 @@ class GenerativeModule(AveragingModule):
         frame: FrameType | None = None,
         logger: bool = True,
     ) -> None:
-        """Save hyper-parameters as plain values: reading a checkpoint then runs no code."""
+        """Save hyper-parameters as plain values, so that reading a checkpoint runs no code."""
         frame = frame or inspect.currentframe().f_back  # type: ignore[union-attr]
         super().save_hyperparameters(*args, ignore=ignore, frame=frame, logger=logger)
         self.hparams.update(plain(dict(self.hparams)))
@@ -127,7 +127,7 @@ class GenerativeModule(AveragingModule):
         """Return the tokenizer.
 
         Raises:
-            UserError: If the system has none.
+            UserError: If the system has no tokenizer.
         """
         if self.tokenizer is None:
             raise UserError(
@@ -142,7 +142,7 @@ class GenerativeModule(AveragingModule):
         """Compute the objective of one mini-batch.
 
         Returns:
-            The scalar `loss`, which is minimised, and other values to log as `train/<name>`.
+            Dictionary of the scalar `loss` to minimise and other values to log as `train/<name>`.
         """
         raise NotImplementedError
 
@@ -168,12 +168,12 @@ class GenerativeModule(AveragingModule):
         seed_generators(batch["seed"], self.device)
 
     def batch_units(self, batch: dict[str, Any]) -> int:
-        """Number of samples in a batch; systems over tokens return the number of tokens."""
+        """Return the number of samples in a batch (systems over tokens: the number of tokens)."""
         return len(batch["index"])
 
     @property
     def total_updates(self) -> int:
-        """Number of updates in the whole run, for schedules that end with the run.
+        """Number of optimizer updates in the whole run, for schedules that end with the run.
 
         Raises:
             UserError: If the run has no limit of updates or epochs.
@@ -196,14 +196,14 @@ class GenerativeModule(AveragingModule):
     # Logging
 
     def log_train(self, **values: Tensor | float) -> None:
-        """Add to the means of `train/<name>`, which are written when the logging interval ends."""
+        """Add values to the means `train/<name>`, which are written after a logging interval."""
         for name, value in values.items():
             if not isinstance(value, Tensor):
                 value = torch.full((), value, device=self.device)
             self._means.add(name, value)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Record the gradient norm before clipping; write the means if the interval ends."""
+        """Record the gradient norm before clipping; write the means if a logging interval ends."""
         gradients = [
             p.grad
             for group in optimizer.param_groups
@@ -222,7 +222,7 @@ class GenerativeModule(AveragingModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradient by the recorded norm.
+        """Clip the gradient, using the norm that `on_before_optimizer_step` recorded.
 
         Lightning would compute the norm again. It also rejects fused optimizers in bf16-mixed,
         although no gradient is scaled there.
@@ -236,7 +236,7 @@ class GenerativeModule(AveragingModule):
             torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.grad_norm)
 
     def _means_of_ranks(self) -> Tensor:
-        """Average sums and counts over ranks, shape (2, number of names)."""
+        """Return sums and counts (2, number of names), averaged over ranks."""
         means = self._means.stacked(self.device)
         if self._means.names:
             means = self.trainer.strategy.reduce(means, reduce_op="mean")
@@ -255,7 +255,7 @@ class GenerativeModule(AveragingModule):
         )
 
     def _seen_by_all(self) -> int:
-        """Total number of samples or tokens over ranks, which may see unequal numbers."""
+        """Return the number of samples or tokens that all ranks together have seen."""
         return int(
             self.trainer.strategy.reduce(
                 torch.tensor(self._seen, device=self.device), reduce_op="sum"
@@ -263,12 +263,12 @@ class GenerativeModule(AveragingModule):
         )
 
     def log_metric(self, name: str, metric: Metric) -> None:
-        """Log a metric of `metrics/` and store its `signature`, the evaluation protocol."""
+        """Log a metric, and store the `signature` that records its evaluation protocol."""
         self.log(name, metric, on_step=False, on_epoch=True)
         self.signatures[name] = metric.signature  # type: ignore[assignment]
 
     def on_validation_epoch_end(self) -> None:
-        # Lightning's name for the x axis of this row.
+        # Lightning uses the value named "step" as the x axis of this row.
         self.log("step", float(self.trainer.global_step))
 
     def on_test_epoch_end(self) -> None:
@@ -300,20 +300,20 @@ class GenerativeModule(AveragingModule):
             if theirs.get(name) != ours.get(name):
                 raise UserError(
                     f"--ckpt_path resumes a run with {name} {theirs.get(name, 'unset')}, "
-                    f"not {ours.get(name, 'unset')}: "
-                    "use its settings, or start a new run with --init_from"
+                    f"but this command sets {ours.get(name, 'unset')}: "
+                    "use the same value, or start a new run with --init_from"
                 )
         if "tokenizer" in checkpoint:
             then = tokenizer_from_json(checkpoint["tokenizer"])
             if self.tokenizer is not None and self.tokenizer.to_json() != then.to_json():
                 raise UserError(
-                    "the tokenizer of --ckpt_path differs from that of this data: "
+                    "the tokenizer of --ckpt_path differs from the tokenizer of the data: "
                     "use the data that the checkpoint was trained on"
                 )
             self.tokenizer = then
 
     def _optimizer_settings(self) -> dict[str, str]:
-        """Settings of optimizers and schedules as text, keyed as in "optimizer 1: Adam.lr"."""
+        """Return optimizer and schedule settings as text; keys are like "optimizer 1: Adam.lr"."""
         found: dict[str, str] = {}
         for number, (make, schedule) in enumerate(self.optimizer_factories, 1):
             optimizer = make([torch.nn.Parameter(torch.zeros(1))])
@@ -332,11 +332,11 @@ class GenerativeModule(AveragingModule):
 
     @sampling
     def sample(self, seeds: list[int], **options: Any) -> Tensor | list[str]:
-        """Sample images or texts, one per seed; not overridden by systems that do not generate."""
+        """Sample images or texts, one per seed; systems that do not generate raise an error."""
         raise UserError(
             f"{type(self).__name__} does not generate samples; call its `preview` instead"
         )
 
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Images or texts by name, computed from one validation batch, for the callbacks."""
+        """Return named images or texts, computed from a validation batch, for the callbacks."""
         return {}

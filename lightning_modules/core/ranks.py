@@ -1,4 +1,4 @@
-"""Checks over the processes of a distributed run."""
+"""Check that all processes of a distributed run have the same weights."""
 
 import hashlib
 from typing import Any
@@ -7,12 +7,12 @@ import torch
 
 
 def check_ranks_agree(module: torch.nn.Module) -> None:
-    """Check that every parameter and buffer is equal on all ranks, by a hash.
+    """Check by hashes that every parameter and buffer is equal on all ranks.
 
-    A checkpoint holds the state of rank 0 only.
+    The check is needed since a checkpoint stores the weights of rank 0 only.
 
     Raises:
-        RuntimeError: If a tensor differs; the message names it.
+        RuntimeError: If a tensor differs between two ranks.
     """
     mine = {}
     for name, value in module.state_dict().items():

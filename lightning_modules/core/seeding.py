@@ -10,7 +10,7 @@ from torch import Tensor
 def seed_generators(seed: int, device: torch.device) -> None:
     """Seed Python, NumPy and PyTorch on the CPU and `device`.
 
-    Avoids `torch.manual_seed`, which takes 200 us.
+    Does not call `torch.manual_seed`, which takes 200 us.
     """
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
@@ -24,7 +24,8 @@ def seeded_normal(
 ) -> Tensor:
     """Sample standard normal noise (N, *shape), one row per seed.
 
-    Row i depends on `seeds[i]` alone. It is sampled on the CPU and is thus equal on every device.
+    Row i does not depend on the seeds of other rows. The noise is sampled on the CPU, so it is the
+    same for every device.
     """
     rows = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows).to(device)

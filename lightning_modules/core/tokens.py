@@ -1,7 +1,8 @@
-"""Base class of systems over tokens: a loss that is a mean over all tokens of an update.
+"""Base class of systems over tokens, with a loss that is a mean over all tokens of an update.
 
-Batches hold different numbers of target tokens. A mean of batch means would weight tokens
-unequally, and an update would depend on the number of ranks and accumulated batches.
+An update is an optimizer step, on one or several batches with different numbers of target tokens. A
+mean of batch means would weight tokens unequally, and an update would depend on the number of ranks
+and of accumulated batches.
 """
 
 import sys
@@ -13,7 +14,7 @@ from torch import Tensor
 from common.errors import UserError
 from lightning_modules.core.module import GenerativeModule
 
-# Provisional divisor of summed losses: the number of targets is known at the end of an update.
+# Provisional divisor of summed losses; the number of targets is only known at the end of an update.
 NOMINAL_TARGETS = 4096.0
 
 
@@ -37,7 +38,8 @@ class TokenModule(GenerativeModule):
         length = getattr(self.trainer.datamodule, "context", 0)  # type: ignore[attr-defined]
         if length > self.context:
             raise UserError(
-                f"data.context {length} is more than model.context {self.context}: make them equal"
+                f"data.context {length} is more than model.context {self.context}: "
+                "set both options to the same value"
             )
 
     def measure(self, batch: dict[str, Any], stage: str) -> None:
@@ -54,13 +56,13 @@ class TokenModule(GenerativeModule):
         return int(batch["num_targets"])
 
     def target_count(self, batch: dict[str, Any]) -> int:
-        """Number of tokens over which `loss` is a mean."""
+        """Return the number of tokens over which `loss` is a mean."""
         return int(batch["num_targets"])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Return the loss, weighted by its number of targets if an update has several batches.
+        """Return the loss, weighted by the number of targets if an update has several batches.
 
-        `on_before_optimizer_step` then divides the gradient by the targets of the whole update.
+        `on_before_optimizer_step` then divides the gradient by the number of targets of the update.
         """
         loss = super().training_step(batch, batch_idx)
         if self.trainer.world_size * self.trainer.accumulate_grad_batches == 1:
@@ -70,7 +72,7 @@ class TokenModule(GenerativeModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._targets:
-            # Lightning has divided the gradient by this number.
+            # Lightning has already divided the gradient by this number of batches.
             parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
             total = self.trainer.strategy.reduce(
                 torch.tensor(self._targets, device=self.device), reduce_op="sum"

@@ -2,9 +2,9 @@
 
     -log p(y|x) = sum_t -log p(y_t | y_<t, x)          (1)
 
-The output y is a text. There are too many texts to compare all of them, so `beam_search` looks for
-the most probable one. A sentence has many correct translations, so the metric is the overlap with a
-reference (BLEU).
+The output y is a text. Computing the probabilities of all texts is infeasible, so `beam_search`
+searches for the most probable text. A sentence has many correct translations, so the metric is the
+overlap with a reference translation (BLEU).
 """
 
 from collections.abc import Iterator
@@ -33,13 +33,13 @@ from metrics.translation import (
 )
 
 GREEDY, BEAM = BeamSearchConfig(), BeamSearchConfig(beam=5)
-# Beam search configurations of each split, keyed by the suffix of their metric names.
+# Beam search options of each split, keyed by the suffix of the names of their metrics.
 SEARCHES = {"val": {"": GREEDY}, "test": {"": GREEDY, f"_beam{BEAM.beam}": BEAM}}
-CHARACTERS = 4096  # maximum size of a batch of `translate`, padding included
-# Evaluation of published translators on Multi30k (see `Multi30k.vocabulary`): maximum number of
-# words of a translation -> whether its words are tokenised again.
+CHARACTERS = 4096  # maximum number in a batch of `translate`, padding included
+# Evaluation protocols of published results on Multi30k (see `Multi30k.vocabulary`). Key: maximum
+# number of words in a translation. Value: True if its words are tokenised again.
 PUBLISHED_PROTOCOLS = {24: True, 49: False}
-PAD, BOS, EOS = range(3)  # special tokens come first in every vocabulary
+PAD, BOS, EOS = range(3)  # ids of the special tokens, which come first in every vocabulary
 
 
 class Translator(TokenModule):
@@ -66,23 +66,23 @@ class Translator(TokenModule):
         raise NotImplementedError
 
     def decode(self, memory: Any, tokens: Tensor) -> Tensor:
-        """Next-token logits (N, T, V) of target tokens (N, T)."""
+        """Return next-token logits (N, T, V) of target tokens (N, T)."""
         raise NotImplementedError
 
     def init_state(self, memory: Any, max_length: int) -> Any:
-        """Decoder state before the first token, with one row per sentence."""
+        """Return the decoding state before the first token, with one row per sentence."""
         raise NotImplementedError
 
     def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Next-token logits (R, V) after one more token (R,) per row, and the next state."""
+        """Return next-token logits (R, V) after one more token per row (R,), and the new state."""
         raise NotImplementedError
 
     def reorder_cache(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
-        """Select rows of the state, as defined in `BeamSearchModel`."""
+        """Select rows of the decoding state, as defined in `BeamSearchModel`."""
         raise NotImplementedError
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
-        """Logits (N, T, V) of all target tokens of a batch."""
+        """Return logits (N, T, V) of all target tokens of a batch."""
         memory = self.encode(batch["source"], batch["source_length"])
         return self.decode(memory, batch["target"][:, :-1])
 
@@ -120,7 +120,7 @@ class Translator(TokenModule):
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
-        """Log scores of the translations of all ranks against the references."""
+        """Log scores that compare the translations of all ranks with the references."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         signature = self.nll.signature.replace("nll", "ppl", 1)
         self._log_value(stage, "ppl", self.nll.compute().exp(), signature)
@@ -157,7 +157,7 @@ class Translator(TokenModule):
     def search(
         self, source: Tensor, length: Tensor, config: BeamSearchConfig
     ) -> list[list[Hypothesis]]:
-        """Hypotheses for each of N sources (N, S) of `length` (N,) tokens, best first."""
+        """Return hypotheses for each of N sources (N, S) of `length` (N,) tokens, best first."""
         max_lengths = config.max_lengths(length.tolist())
         state = self.init_state(self.encode(source, length), max(max_lengths))
         return beam_search(self, state, max_lengths, config, bos=BOS, eos=EOS, device=source.device)
@@ -165,7 +165,7 @@ class Translator(TokenModule):
     def translate_batch(
         self, source: Tensor, length: Tensor, config: BeamSearchConfig
     ) -> list[str]:
-        """Best translation of each of N sources (N, S) of `length` (N,) tokens."""
+        """Return the best translation of each of N sources (N, S) of `length` (N,) tokens."""
         tokenizer = self.known_tokenizer().target
         texts = (
             tokenizer.decode(hypotheses[0][1]) if hypotheses else ""
@@ -188,7 +188,7 @@ class Translator(TokenModule):
 
     @sampling
     def translate(self, texts: list[str], config: BeamSearchConfig = BEAM) -> list[str]:
-        """Translate texts, in the order given; an empty text gives an empty translation."""
+        """Translate texts and keep their order; an empty text has an empty translation."""
         translations = [""] * len(texts)
         for indices in self._batches(texts):
             source, length = self.read([texts[index] for index in indices])
@@ -198,7 +198,10 @@ class Translator(TokenModule):
 
     @staticmethod
     def _batches(texts: list[str]) -> Iterator[list[int]]:
-        """Indices of texts of similar lengths; a text that is too long has its own batch."""
+        """Yield batches of text indices of similar lengths, each with at most `CHARACTERS`.
+
+        A longer text has a batch of its own.
+        """
         batch: list[int] = []
         not_empty = [index for index, text in enumerate(texts) if text.strip()]
         for index in sorted(not_empty, key=lambda index: len(texts[index])):
@@ -224,15 +227,17 @@ class Translator(TokenModule):
         """Translate texts by beam search.
 
         Args:
-            seeds: Seed i selects text i of the test split; `sample.py --input` takes other texts.
+            seeds: Indices of texts in the test split, one per translation. With `--input`,
+                `sample.py` translates other texts instead.
             batch: Batch with source tokens `source` (N, S) and lengths `source_length` (N,).
-            beam: Beam size; 1 is greedy decoding.
-            length_penalty: Exponent alpha of the length normalisation; above 0 favours longer
-                translations.
-            penalty: Length normalisation; "wu" divides log-probabilities by
+            beam: Beam size (number of hypotheses per sentence); 1 is greedy decoding.
+            length_penalty: Exponent alpha of the length normalisation. Larger values favour longer
+                translations; 0 disables the normalisation.
+            penalty: Type of length normalisation: "wu" divides log-probabilities by
                 ((5 + length) / 6)^alpha, "plain" by length^alpha.
-            min_length: Minimum number of tokens, without the end token.
-            max_length: Maximum number of tokens; 0 for twice the source length plus 10.
+            min_length: Minimum number of tokens in a translation, not counting the end token.
+            max_length: Maximum number of tokens in a translation; 0 means twice the source length
+                plus 10.
 
         Returns:
             N translations.
@@ -246,8 +251,8 @@ class Translator(TokenModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Table of sources, references (=) and translations (>)."""
-        if self.tokenizer is None:  # the run summary only counts operations
+        """Return a table of sources, references (=) and translations (>)."""
+        if self.tokenizer is None:  # the run summary calls this to count operations
             self(batch)
             return {}
         translations = self.translate_batch(batch["source"], batch["source_length"], GREEDY)
@@ -260,10 +265,10 @@ class Translator(TokenModule):
         }
 
     def cross_attention(self, weights: list[Tensor]) -> dict[str, Tensor]:
-        """Select the weights of attention to the source, (N, H, T, S), keyed by name.
+        """Select the weights (N, H, T, S) of the attention from target to source, keyed by name.
 
         Args:
-            weights: All weights recorded by one `encode` and one `decode`, in that order.
+            weights: All attention weights recorded by one `encode`, then by one `decode`.
         """
         return {}
 
@@ -271,7 +276,7 @@ class Translator(TokenModule):
     def attention_maps(
         self, batch: dict[str, Any], config: BeamSearchConfig = GREEDY
     ) -> dict[str, AttentionMap]:
-        """Attention weights between the first source of a batch and its translation."""
+        """Return the attention weights between the first source of a batch and its translation."""
         tokenizer = self.known_tokenizer()
         length = batch["source_length"][:1]
         source = batch["source"][:1, : int(length)]

@@ -15,13 +15,13 @@ class BeamSearchConfig:
     """Options of beam search.
 
     Args:
-        beam: Beam size, at least 1; 1 is greedy decoding.
-        length_penalty: Exponent alpha of the length normalisation, at least 0; 0 favours short
-            hypotheses.
-        penalty: Divisor of the scores: ((5 + length) / 6)^alpha for "wu" (Wu et al. 2016, Eq. 14),
-            length^alpha for "plain".
-        min_length: Minimum number of tokens, without the end token.
-        max_length: Maximum number of tokens; 0 means twice the source length plus 10.
+        beam: Beam size (number of hypotheses per sentence), at least 1; 1 is greedy decoding.
+        length_penalty: Exponent alpha of the length normalisation, at least 0. 0 disables the
+            normalisation, which favours short hypotheses.
+        penalty: Type of length normalisation: "wu" divides log-probabilities by
+            ((5 + length) / 6)^alpha (Wu et al. 2016, Eq. 14), "plain" by length^alpha.
+        min_length: Minimum number of target tokens, not counting the end token.
+        max_length: Maximum number of target tokens; 0 means twice the source length plus 10.
 
     Raises:
         UserError: If `max_length` is below `min_length`.
@@ -41,13 +41,13 @@ class BeamSearchConfig:
             )
 
     def max_lengths(self, source_lengths: list[int]) -> list[int]:
-        """Maximum number of target tokens for each source length."""
+        """Return the maximum number of target tokens for each source length."""
         if self.max_length:
             return [self.max_length] * len(source_lengths)
         return [max(self.min_length, 2 * length + 10) for length in source_lengths]
 
     def normalised(self, score: float, length: int) -> float:
-        """Length-normalised score of a hypothesis.
+        """Return the length-normalised score of a hypothesis.
 
         Args:
             score: Log-probability of the hypothesis.
@@ -58,7 +58,10 @@ class BeamSearchConfig:
 
     @property
     def signature(self) -> str:
-        """Beam size and length normalisation, as a part of a metric's signature."""
+        """Beam size and length normalisation, as text for the signature of a metric.
+
+        The signature is a string that records the settings of the metric.
+        """
         return f"beam={self.beam}" + (
             f"|alpha={self.length_penalty:g}({self.penalty})" if self.beam > 1 else ""
         )
@@ -68,16 +71,16 @@ class BeamSearchModel(Protocol):
     """Interface of a system that `beam_search` can decode."""
 
     def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Next-token logits (R, V) after one more token (R,) per row, and the next state."""
+        """Return next-token logits (R, V) after one more token per row (R,), and the new state."""
         ...
 
     def reorder_cache(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
-        """Select rows of the state.
+        """Select rows of the decoding state.
 
         Args:
             state: State with K rows per sentence.
             sentences: Indices (M,) of the sentences to keep.
-            rows: Indices (M * K',) of the rows to keep, K' per sentence; rows may be repeated.
+            rows: Indices (M * K',) of the rows to keep, K' per sentence. An index may be repeated.
 
         Returns:
             State with K' rows per sentence.
@@ -101,16 +104,16 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """Search for the most probable target sequences of N sentences.
 
-    A sentence is finished when `config.beam` hypotheses have ended, or at its maximum length.
-    Finished sentences leave the batch.
+    A sentence is finished when `config.beam` of its hypotheses have ended, or at the maximum
+    length. Finished sentences are removed from the batch.
 
     Args:
         model: Model to decode.
         state: Initial state with one row for each sentence.
-        max_lengths: Maximum number of tokens for each of N sentences.
+        max_lengths: Maximum number of target tokens for each of N sentences.
         config: Beam size, length normalisation and minimum length.
-        bos: First token of all hypotheses; not returned.
-        eos: Token that ends a hypothesis; not returned.
+        bos: Id of the first token of all hypotheses, which is not returned.
+        eos: Id of the token that ends a hypothesis, which is not returned.
         device: Device of the model.
 
     Returns:
@@ -169,5 +172,5 @@ def beam_search(
 
 
 def _gather(history: Tensor, index: Tensor) -> Tensor:
-    """Hypotheses (M, C, length) at indices (M, C) of history (M, K, length)."""
+    """Return the hypotheses (M, C, length) at indices (M, C) of history (M, K, length)."""
     return history.gather(1, index[..., None].expand(-1, -1, history.shape[2]))

@@ -1,6 +1,6 @@
-"""Filters of next-token logits, and the options of sampling from them.
+"""Filters of next-token logits, and the options of sampling.
 
-A filter takes logits (N, V) and returns them with excluded tokens at -inf.
+A filter returns logits (N, V) in which the logits of excluded tokens are -inf.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.errors import UserError
 
-# Types with the ranges of the options below, for the command line.
+# Number types that make the command line check the range of an option.
 if TYPE_CHECKING:
     NucleusProbability = float
     MinimumShare = float
@@ -49,7 +49,7 @@ def top_k_filter(logits: Tensor, k: int) -> Tensor:
 def top_p_filter(logits: Tensor, p: float) -> Tensor:
     """Keep the smallest set of most likely tokens with total probability at least p.
 
-    Nucleus sampling (Holtzman et al. 2020).
+    This is nucleus sampling (Holtzman et al. 2020).
     """
     ordered, index = logits.sort(descending=True)
     probabilities = ordered.softmax(-1)
@@ -59,7 +59,7 @@ def top_p_filter(logits: Tensor, p: float) -> Tensor:
 
 
 def min_p_filter(logits: Tensor, p: float) -> Tensor:
-    """Keep tokens with at least p times the highest probability (Nguyen et al. 2024)."""
+    """Keep tokens whose probability is at least p times the highest (Nguyen et al. 2024)."""
     probabilities = logits.softmax(-1)
     return logits.masked_fill(probabilities < p * probabilities.amax(-1, keepdim=True), -math.inf)
 
@@ -69,16 +69,18 @@ class SamplingConfig:
     """Temperature and filters of next-token sampling.
 
     Args:
-        temperature: Divisor of the logits, at least 0; 0 always takes the most likely token.
+        temperature: Divisor of the logits, at least 0; 0 always selects the most likely
+            token.
         top_k: Number of most likely tokens to keep (`top_k_filter`); 0 keeps all.
         top_p: Total probability of the most likely tokens to keep, in (0, 1] (`top_p_filter`); 1
             keeps all.
-        min_p: Minimum probability of a token as a fraction of the highest, in [0, 1)
+        min_p: Minimum probability of a token as a fraction of the highest probability, in [0, 1)
             (`min_p_filter`); 0 keeps all.
-        repetition_penalty: Penalty of tokens that have occurred, positive; 1 changes nothing.
+        repetition_penalty: Penalty of tokens that have occurred (`repetition_penalty`), above 0; 1
+            changes nothing.
 
     Raises:
-        UserError: If temperature 0 is combined with a filter.
+        UserError: If `temperature` 0 is combined with `top_k`, `top_p` or `min_p`.
     """
 
     temperature: float = 1.0
@@ -95,7 +97,7 @@ class SamplingConfig:
             )
 
     def probabilities(self, logits: Tensor, history: Tensor) -> Tensor:
-        """Sampling probabilities (N, V), given logits (N, V) and all tokens (N, T) so far."""
+        """Compute sampling probabilities (N, V) from logits (N, V) and all tokens (N, T) so far."""
         logits = logits.float()
         if self.repetition_penalty != 1:
             logits = repetition_penalty(logits, history, self.repetition_penalty)

@@ -1,6 +1,6 @@
 """Sampling of token sequences, for every system that predicts the next token.
 
-Each row has its own random generator: a sample depends on its prompt and its seed only.
+Each row has its own random generator: a sample depends only on its prompt and its seed.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lightning_modules.decoding.filters import SamplingConfig
 
-# Called after each step with the sampled tokens and their sampling probabilities (N, V).
+# Function that `generate` calls after each step. Its arguments are the sampled tokens and the
+# probabilities (N, V) from which they were sampled.
 Listener = Callable[[list[int], Tensor], None]
 
 
@@ -19,11 +20,14 @@ class DecodableModel(Protocol):
     """Interface of a system that `generate` can sample from."""
 
     def prefill(self, prompts: Tensor) -> tuple[Tensor, Any]:
-        """Next-token logits (N, V) after prompts (N, T), and the state (cache or recurrent)."""
+        """Return next-token logits (N, V) after prompts (N, T), and the decoding state.
+
+        The state is a key-value cache or a recurrent state.
+        """
         ...
 
     def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Next-token logits (N, V) after one more token (N,) per row, and the next state."""
+        """Return next-token logits (N, V) after one more token per row (N,), and the new state."""
         ...
 
 
@@ -32,7 +36,7 @@ def draw(probabilities: Tensor, generators: list[torch.Generator]) -> Tensor:
 
     Args:
         probabilities: Probabilities (N, V).
-        generators: One random generator per row; one number is taken from each generator.
+        generators: One random generator per row, from which one number is sampled.
 
     Returns:
         Tokens (N,), int64.
@@ -47,12 +51,12 @@ def draw(probabilities: Tensor, generators: list[torch.Generator]) -> Tensor:
 class Guided:
     """Classifier-free guidance of a decodable model (Ho and Salimans 2021, section 3.2).
 
-    log p = log p(x | none) + scale * (log p(x | condition) - log p(x | none)), up to a constant.
+    Up to a constant, log p(x) = log p(x | none) + scale * (log p(x | condition) - log p(x | none)).
 
     Args:
-        model: Model to guide; decodes a batch of twice the size.
+        model: Model to guide. Its batch has twice the size: with and without conditions.
         scale: Guidance scale; 1 gives the conditional model, 0 the unconditional model.
-        unconditional: Maps prompts (N, T) to the same prompts without their conditions.
+        unconditional: Function that removes the conditions from prompts (N, T).
     """
 
     def __init__(
@@ -84,19 +88,19 @@ def generate(
     eos: int | None = None,
     listener: Listener | None = None,
 ) -> list[list[int]]:
-    """Continue prompts of equal length.
+    """Sample tokens after prompts of equal length.
 
     Args:
         model: Model to sample from.
-        prompts: Prompts (N, T); T is at least 1.
-        seeds: One seed per prompt; row i depends on `prompts[i]` and `seeds[i]` alone.
+        prompts: Prompt tokens (N, T); T is at least 1.
+        seeds: One seed per prompt. Row i depends only on `prompts[i]` and `seeds[i]`.
         max_new_tokens: Maximum number of new tokens per row.
-        config: Temperature and filters.
-        eos: Token that ends a row and is not returned; None if rows have no end token.
+        config: Temperature and filters of sampling.
+        eos: Id of the token that ends a row, which is not returned; None if there is no such token.
         listener: Function to call after each step (see `Listener`).
 
     Returns:
-        New tokens of each row.
+        Sampled tokens of each row, without the prompt.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     tokens = prompts
@@ -118,5 +122,5 @@ def generate(
 
 
 def until(tokens: list[int], eos: int | None) -> list[int]:
-    """Tokens before the first `eos`, or all tokens if there is no `eos`."""
+    """Return the tokens before the first `eos`, or all tokens if there is no `eos`."""
     return tokens[: tokens.index(eos)] if eos in tokens else tokens

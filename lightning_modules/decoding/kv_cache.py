@@ -7,16 +7,16 @@ from torch import Tensor
 class KVCache:
     """Keys and values of all tokens so far, preallocated for `max_length` tokens.
 
-    All rows have the same length. A forward pass calls `extend` in each layer; its caller then adds
-    the number of new tokens to `length`.
+    All rows have the same length. In a forward pass, each layer calls `extend`. The network then
+    adds the number of new tokens to `length`.
 
     Args:
         layers: Number of layers that store keys and values.
         max_length: Maximum number of tokens in a row.
 
     Attributes:
-        values: Keys and values (layers, 2, N, H, max_length, D); allocated with the data type and
-            device of the first keys.
+        values: Keys and values (layers, 2, N, H, max_length, D), allocated by the first `extend`
+            with the data type and device of the given keys.
         length: Number of tokens stored by all layers.
     """
 
@@ -24,8 +24,8 @@ class KVCache:
         self.layers, self.max_length = layers, max_length
         self.values: Tensor | None = None
         self.length = 0
-        # Index of the row that wrote each position, (N, max_length), valid before `_ordered`. Rows
-        # with equal writers at a position share its keys and values.
+        # Index (N, max_length) of the row that wrote each position, valid before `_ordered`. Rows
+        # with equal indices at a position have equal keys and values there.
         self._writers: Tensor | None = None
         self._ordered = 0
 
@@ -46,10 +46,10 @@ class KVCache:
         return cached[0, :, :, :end], cached[1, :, :, :end]
 
     def reorder(self, rows: Tensor) -> None:
-        """Keep rows (K,) in the given order; rows may be repeated.
+        """Keep the rows with these indices (K,), in this order; an index may be repeated.
 
-        Copies only the positions that differ from the row being replaced, since hypotheses of a
-        beam share most of their history.
+        Copies only the positions at which a row differs from the row that it replaces, since the
+        hypotheses of a beam share most of their history.
         """
         assert self.values is not None
         old = self.values.shape[2]
