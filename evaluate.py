@@ -4,18 +4,19 @@
 CKPT is a checkpoint. Its averaged weights ("ema") and its current ones ("live") are evaluated
 separately. A system that generates no images is evaluated by its own test metrics, such as BLEU.
 FOLDER holds images from any source and needs --against CONFIG, the configuration of the real data.
-Each value is one line of JSON on stdout, with its signature.
+Each value is printed as one line of JSON. Its signature records the settings of the metric.
 
 Metrics: fid, kid, precision, recall, density, coverage, is (Inception Score, with --extractor
 inception only), parzen, nn (conditional systems only), l1, psnr and ssim (translations with
 reference images only), and ranking.
 
-Ranking needs captions and `--ranker CKPT`, a CLIP. It is the share of images whose own caption
-ranks first among 32. It is also computed for the real images and for shuffled captions.
+The metric ranking needs data with captions and `--ranker CKPT`, the checkpoint of a CLIP. It is the
+share of images whose own caption the CLIP ranks first among 32 captions. It is also computed for
+the real images and for shuffled captions.
 
 All metrics use the same generated images and one pass through the feature extractor. The features
 of the real images are computed once and cached with the data. Image translation systems translate
-the images of the split and are evaluated per direction.
+the images of the split. Each direction is evaluated separately.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Rewrite the table of systems in README.md from the systems and recipes: `make readme`."""
+"""Rewrite the table of systems in README.md from the systems and recipes (`make readme`)."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ BEGIN, END = "<!-- systems: written by `make readme` -->", "<!-- end of systems 
 
 
 def systems_table() -> str:
-    """Table with one row per system that has a recipe: title of its file, recipes and purposes."""
+    """Return a table with one row per system that has recipes: title, recipes and purposes."""
     rows = ["| System | What it is | Recipes |", "|---|---|---|"]
     by_system: dict[str, list[str]] = {}
     for path in recipes():
@@ -28,7 +28,7 @@ def systems_table() -> str:
 
 
 def with_table(text: str) -> str:
-    """Replace the table of systems in the text of README.md."""
+    """Return the text of README.md with a new table of systems."""
     return re.sub(
         f"{re.escape(BEGIN)}.*{re.escape(END)}",
         lambda _: f"{BEGIN}\n{systems_table()}\n{END}",

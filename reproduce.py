@@ -1,16 +1,18 @@
 """Reproduce published results: `python reproduce.py list | run ID [--seeds 0,1,2] | render`.
 
 A reproduction is a file `configs/_reproduce/<id>.yaml`. `run` trains in
-`runs/reproduce/<id>/seed<k>`, resuming an interrupted run, and tests the result. It writes the
+`runs/reproduce/<id>/seed<k>` or resumes an interrupted run there, then tests it. It writes the
 measured values to `results/<id>.json` and renders RESULTS.md. `render` only renders RESULTS.md:
 measured values come from `results/`, everything else (protocol, published value, source) from the
 YAML files.
 
 Optional keys of a reproduction: `figures` are further test metrics to record besides `metric`.
 `run_dir` is the run's folder, so that several reproductions can evaluate one run. `variants` are
-the settings of an ablation, each with its own overrides; only their order by the first metric
-counts. `earlier` lists values that were replaced, with the reasons. A reproduction with `earlier`
-but no file in `results/` is withdrawn.
+the settings of an ablation, each with its own overrides. Only the order of the variants by the
+first metric is compared.
+
+`earlier` lists values that were replaced, with the reasons. A reproduction with `earlier` but no
+file in `results/` is withdrawn.
 """
 
 import argparse
@@ -29,13 +31,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     commands.add_parser(
         "list", help="List all reproductions with our values and the published ones."
     )
-    commands.add_parser("render", help="Rewrite RESULTS.md, such as after editing a reproduction.")
+    commands.add_parser("render", help="Rewrite RESULTS.md, for example after editing a YAML file.")
     runner = commands.add_parser("run", help="Train, test and record one reproduction.")
+    runner.add_argument("id", help="Name of a file in configs/_reproduce/, without .yaml.")
     runner.add_argument(
-        "id", help="Reproduction, a file name in configs/_reproduce/ without .yaml."
-    )
-    runner.add_argument(
-        "--seeds", default="0", help="Seeds, one run each, such as 0-2 or 0,3 (default: 0)."
+        "--seeds", default="0", help="Seeds of the runs, such as 0-2 or 0,3 (default: 0)."
     )
     return parser.parse_args(argv)
 

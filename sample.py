@@ -1,24 +1,26 @@
 """Generate samples from a checkpoint: `python sample.py CKPT [options]`.
 
-`python sample.py CKPT --help` lists the options of the checkpoint's system. They include all
-parameters of its `sample` method. Each sample depends on its seed only, not on the other samples.
+`python sample.py CKPT --help` lists the options of the checkpoint's system. All parameters of the
+system's `sample` method are options. Each sample depends only on its own seed.
 
-Images: `--out DIR` receives one file per seed, and grid.png with the first 64 (translations: the
-first 16). Their paths are printed to stdout. Systems that fill in images take `--input IMAGE` and
-`--mask IMAGE`, which is white where the image is to be filled in.
+Images: `--out DIR` is the folder for one file per seed, and for grid.png with the first 64 images
+(16 for translations). The paths of the files are printed to stdout. Systems that fill in images
+take the files `--input IMAGE` and `--mask IMAGE`. Pixels are filled in where the mask is white.
 
 Texts: one sample per line is printed to stdout, token by token in a terminal. `--prompt TEXT` is
-the beginning of each text; `--prompt -` reads it from stdin. `--show_probs 5` shows the 5 most
-probable tokens of each step. `--score FILE` prints the surprisal of each token of a text in bits.
+the start of each text; `--prompt -` reads it from stdin. `--show_probs 5` shows the 5 most
+probable tokens of each step. `--score FILE` prints the surprisal of each token of a text file in
+bits.
 
 Image translation: `--input FOLDER_OR_IMAGE --direction a2b --out DIR` translates your own images
 and keeps their names and sizes.
 
-Text translation: `--input FILE --out FILE` translates a file line by line; `--input` also takes
-one sentence. `--attention DIR` saves the attention weights of the first lines as images.
+Text translation: `--input FILE --out FILE` translates a file line by line. `--input` may also be a
+single text. `--attention DIR` saves the attention weights of the first lines as images.
 
 Text to image: `--prompt TEXT` may be given several times; `--prompt -` reads one prompt per line
-from stdin. `--ranker CKPT --keep K` saves only the K images that a CLIP ranks highest.
+from stdin. Every prompt is sampled with all seeds. `--ranker CKPT --keep K` saves only the K images
+per prompt that a CLIP ranks highest. `--prime IMAGE` is an image file whose upper part is kept.
 
 `--no-ema` samples with the current weights instead of their moving average.
 """

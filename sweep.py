@@ -1,8 +1,9 @@
-"""Sensitivity of a GAN to learning rate and momentum: number of modes of the ring covered for each
-lr and beta1.
+"""Measure the sensitivity of a GAN to the learning rate (lr) and the momentum (beta1).
+
+The result is the number of modes of the ring data that the generator covers.
 
     python sweep.py                          the grid of configs/_sweep/ring.yaml, as a table
-    python sweep.py --lr 1e-3 --beta1 0.5    one point, as W&B's agents call it
+    python sweep.py --lr 1e-3 --beta1 0.5    one point; W&B sweep agents use this form
 
 All other settings are those of `configs/gan/ring.yaml`. The generator and the discriminator use the
 same values. Runs are saved in `runs/sweep/`.
@@ -45,13 +46,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="Random seed of each run (default: 0).")
     parser.add_argument(
-        "--wandb", metavar="PROJECT", help="Log to this Weights & Biases project too."
+        "--wandb", metavar="PROJECT", help="Also log to this Weights & Biases project."
     )
     return parser.parse_args(argv)
 
 
 def modes(lr: float, beta1: float, options: argparse.Namespace) -> int | None:
-    """Number of modes covered at the end of one run; None if it became non-finite."""
+    """Return the number of modes covered at the end of a run; None if it became non-finite."""
     folder = RUNS / f"lr{lr:g}-beta{beta1:g}-seed{options.seed}"
     command = [
         sys.executable,

@@ -7,11 +7,12 @@ Every argument of the model, the data module and Lightning's Trainer is an optio
 options of one class. Other options:
 
     --run_dir DIR          Directory for the run's files (default: runs/<system>/<dataset>/<time>).
-    --ckpt_path last|FILE  Checkpoint: fit resumes it exactly, validate and test evaluate it.
-    --init_from FILE       Checkpoint whose weights initialise a new run.
+    --ckpt_path last|FILE  Checkpoint to resume exactly (fit) or to evaluate (validate, test);
+                           last is last.ckpt of --run_dir, or else of the recipe's newest run.
+    --init_from FILE       Checkpoint that initialises the weights of a new run.
     --compile BACKEND      Compile the networks with a torch.compile backend, such as inductor.
-    --wandb PROJECT        Log to this Weights & Biases project too; offline without an API key.
-    --tensorboard          Log to TensorBoard too.
+    --wandb PROJECT        Also log to this Weights & Biases project; offline without an API key.
+    --tensorboard          Also log to TensorBoard.
     --dry_run              Print the configuration, layers, data sizes and steps, then exit.
 """
 

@@ -14,7 +14,7 @@ def heat_map(attention: AttentionMap, max_heads: int = 4) -> Tensor:
     """Plot attention weights, one panel per head.
 
     Args:
-        attention: Attention weights and the tokens of both axes.
+        attention: Attention weights, with the tokens of rows and columns.
         max_heads: Maximum number of heads shown.
 
     Returns:
@@ -36,7 +36,7 @@ def heat_map(attention: AttentionMap, max_heads: int = 4) -> Tensor:
 
 
 def label(word: str) -> str:
-    """Make white space visible and escape `$`, which matplotlib would read as mathematics."""
+    """Make spaces and line breaks visible; escape `$`, which starts a formula in matplotlib."""
     return word.replace(" ", "\u2423").replace("\n", "\\n").replace("$", "\\$")
 
 
@@ -45,7 +45,7 @@ class AttentionMaps(Callback):
 
     @staticmethod
     def watches(module: LightningModule) -> bool:
-        """Whether the system is a translator, which has attention maps."""
+        """Return whether the system is a translator; other systems have no attention maps."""
         return isinstance(module, Translator)
 
     def on_train_end(self, trainer: Trainer, pl_module: Translator) -> None:

@@ -25,7 +25,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint to a temporary file in the same folder, then renames the file.
 
     Every `*.ckpt` on disk is therefore complete, even if the process is killed. Lightning's own
-    writer goes through TMPDIR, which is atomic only within one file system.
+    writer moves the file from TMPDIR, which is atomic only within one file system.
     """
 
     def save_checkpoint(
@@ -55,19 +55,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class RunCheckpoint(Checkpoint):
-    """Keeps `checkpoints/last.ckpt`, and `best.ckpt` by the system's `monitor`.
+    """Saves `checkpoints/last.ckpt`, and `best.ckpt` at each best value of the system's `monitor`.
 
     `last` is saved after every validation, or after every epoch if there is no validation. It is
-    also saved every `every_n_train_steps` updates and when training ends. A validation that is due
-    at the same step runs first: otherwise a kill between the two would lose the validation.
+    also saved every `every_n_train_steps` updates and when training ends. If a validation is due at
+    the same step, it runs before the checkpoint is saved. Otherwise, a run killed between the two
+    would resume without this validation.
 
-    After SIGTERM, the current step and its validation are finished, then the run saves and exits
-    with 143. A second SIGTERM exits at once. A non-finite state raises an error instead of
-    overwriting a good checkpoint.
+    After SIGTERM, the run finishes the current step and its validation, saves a checkpoint and
+    exits with code 143. A second SIGTERM exits at once. If the gradients are not finite, an error
+    is raised and no checkpoint is overwritten.
 
     Args:
-        every_n_train_steps: Number of updates between two additional checkpoints; None saves no
-            additional checkpoints.
+        every_n_train_steps: Number of updates between additional saves of `last.ckpt`, besides the
+            saves after validation. None disables the additional saves.
     """
 
     def __init__(self, every_n_train_steps: PositiveInt | None = None) -> None:
@@ -101,7 +102,8 @@ class RunCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         loop = trainer.fit_loop
-        if loop._should_accumulate() or pl_module.mid_update:  # checkpoints hold no gradients
+        # A checkpoint within an accumulation would lose the accumulated gradients.
+        if loop._should_accumulate() or pl_module.mid_update:
             return
         # Without validation samples Lightning does not call on_validation_end.
         validated = len(trainer.datamodule.split("val"))  # type: ignore[attr-defined]

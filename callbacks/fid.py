@@ -12,22 +12,22 @@ from lightning_modules.core.module import GenerativeModule
 from metrics.distances import frechet_distance, gaussian, kernel_distance
 from metrics.features import Extractor, FeatureSet, to_bytes
 
-CHUNK = 250  # images generated at a time
+CHUNK = 250  # number of images generated at a time
 
 
 class FID(Callback):
     """Computes FID and KID between generated and validation images at every validation.
 
     Logs `val/classifier-fid` and `val/classifier-kid`, or `val/fid` and `val/kid` with Inception
-    features. Image translation adds the direction to the name, such as `val/fid/a2b`. Each rank
-    generates its share of the samples.
+    features. For image translation, the names end with the direction, such as `val/fid/a2b`.
+    Each rank generates an equal share of the samples.
 
     Args:
-        count: Number of samples for FID and KID, limited to the number of inputs in image
-            translation; 0 disables both. FID is biased upwards for few samples, so values are
-            comparable only at equal counts.
+        count: Number of generated samples for FID and KID. 0 disables both metrics. Image
+            translation uses at most its number of validation inputs. FID is biased upwards for
+            few samples: compare values only at equal counts.
         extractor: Feature extractor: "classifier" is a small network trained on the data set
-            itself; "inception" needs downloaded weights.
+            itself; "inception" is Inception-v3, which needs downloaded weights.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class FID(Callback):
         self.count, self.extractor = int(count), extractor
 
     def watches(self, model: LightningModule) -> bool:
-        """Whether `count` is above 0."""
+        """Return whether `count` is above 0, which enables this callback."""
         return self.count > 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
-        """Fail early if the feature extractor's weights or the images are missing."""
+        """Raise an error before training if weights of the extractor or images are missing."""
         for target in targets(pl_module, trainer.datamodule):  # type: ignore[attr-defined]
             self._prepare(trainer, pl_module, target)
 
@@ -54,7 +54,7 @@ class FID(Callback):
     def _prepare(
         self, trainer: Trainer, pl_module: GenerativeModule, target: Target
     ) -> tuple[Extractor, RealFeatures]:
-        """Fill the caches on rank 0, then read them on the other ranks."""
+        """Return extractor and real features: rank 0 fills the caches, the others read them."""
         for turn in (True, False):
             if trainer.is_global_zero == turn:
                 extractor = corpus_extractor(target.data, self.extractor).to(pl_module.device)

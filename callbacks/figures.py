@@ -1,4 +1,4 @@
-"""Matplotlib figures as images, without a display."""
+"""Render matplotlib figures as images, without a display."""
 
 from io import BytesIO
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def panels(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
-    """Create a figure and its axes, an array of shape (rows, columns)."""
+    """Create a figure and an array of axes with shape (rows, columns)."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,15 +1,15 @@
-"""Failures of GAN training that the losses do not show, measured at every validation.
+"""Measure failures of GAN training that the losses do not show, at every validation.
 
 | failure | value in `health.csv` | sign of failure |
 |---|---|---|
-| oscillation | `oscillation`: minimum autocorrelation of the discriminator's loss over past logging intervals | far below 0 |
-| uninformative loss | `accuracy`: accuracy of the discriminator on real and generated images | near 1: no gradient; see `train/wasserstein` |
-| mode collapse | `diversity`: mean distance between two samples, divided by that between two real images | far below 1 |
-| mode collapse | `class_entropy`: entropy of the samples' classes, divided by that of real images' classes; a classifier trained on the data set assigns the classes. `classes` is the number of covered classes (`modes` on the ring data) | far below 1 |
-| memorising | `novelty`: distance of samples to the nearest training image, divided by that of unseen images | far below 1 |
-| overfitting | `overfitting`: difference of the discriminator's mean output between training images and unseen real images, divided by that between training images and generated images | near 1; remedy: DiffAugment |
+| oscillation | `oscillation`: minimum autocorrelation, over all lags, of the discriminator's losses at the ends of past logging intervals | far below 0 |
+| uninformative loss | `accuracy`: accuracy of the discriminator on real and generated images | near 1: the generator gets no gradient; `train/wasserstein` still falls as the samples approach the data |
+| mode collapse | `diversity`: mean distance between two samples, divided by the mean distance between two real images | far below 1 |
+| mode collapse | `class_entropy`: entropy of the samples' classes, divided by the entropy of the real images' classes. A classifier trained on the data set assigns the classes. `classes` (on the ring data: `modes`) is the number of classes that the samples cover | far below 1 |
+| memorising | `novelty`: median distance of samples to the nearest training image, divided by the median distance of validation images to the nearest training image | far below 1 |
+| overfitting | `overfitting`: discriminator's mean output on training images minus its mean output on validation images, divided by its mean output on training images minus its mean output on generated images | near 1; remedy: DiffAugment |
 
-Sensitivity to hyper-parameters is not measured here, because it takes many runs: see `sweep.py`.
+`sweep.py` measures the sensitivity to hyper-parameters, which takes many runs.
 """  # noqa: E501  # a table
 
 import sys
@@ -30,7 +30,7 @@ from lightning_modules.core.adversarial import AdversarialModule
 from lightning_modules.core.module import GenerativeModule
 from metrics.modes import classes_covered, modes_covered
 
-MIN_SIDE = 8  # minimum side in pixels of images for the classifier
+MIN_SIDE = 8  # the classifier needs images with at least this side, in pixels
 HISTORY = 100  # maximum number of stored discriminator losses, one per logging interval
 LIMITS = {  # a warning is printed below these values
     "oscillation": -0.5,
@@ -55,12 +55,12 @@ ADVICE = {
 
 
 def is_trouble(name: str, value: float) -> bool:
-    """Whether a value is beyond its limit; False if it has no limit."""
+    """Return whether a value is beyond its limit; False if the value has no limit."""
     return value < LIMITS.get(name, -torch.inf) or value > UPPER_LIMITS.get(name, torch.inf)
 
 
 def lowest_autocorrelation(values: Tensor) -> float:
-    """Minimum autocorrelation of values (T,) over the lags 1 to T / 2.
+    """Return the minimum autocorrelation of a series (T,) over the lags 1 to T / 2.
 
     The linear trend is removed first. A series without variation gives 0.
     """
@@ -76,30 +76,30 @@ def lowest_autocorrelation(values: Tensor) -> float:
 
 
 def shrink(images: Tensor, max_side: int = 64) -> Tensor:
-    """Downscale images (N, C, H, W) to a square of `max_side` if both sides are larger."""
+    """Resize images (N, C, H, W) to (max_side, max_side) if both sides are larger."""
     if min(images.shape[2:]) <= max_side:
         return images
     return F.adaptive_avg_pool2d(images, max_side)
 
 
 def pairwise(images: Tensor) -> Tensor:
-    """Mean Euclidean distance between two of the images (N, C, H, W)."""
+    """Return the mean Euclidean distance over all pairs of images (N, C, H, W)."""
     return torch.pdist(images.flatten(1)).mean()
 
 
 def nearest(images: Tensor, pool: Tensor) -> Tensor:
-    """Median distance from images (N, C, H, W) to the nearest image of a pool (M, C, H, W)."""
+    """Return the median distance from images (N, C, H, W) to the nearest image in `pool`."""
     return torch.cdist(images.flatten(1), pool.flatten(1)).amin(1).median()
 
 
 class GanHealth(Callback):
-    """Measures failures of GAN training after each validation and warns when one appears.
+    """Measures failures of GAN training after each validation and warns about new failures.
 
-    Writes the values to `health.csv`; the module's docstring explains each value.
+    Writes the values to `health.csv`. The docstring of `callbacks.gan_health` explains them.
 
     Args:
-        count: Maximum number of samples and of validation images.
-        pool: Maximum number of training images in the nearest-neighbour search.
+        count: Maximum number of samples, and of validation images to compare with the samples.
+        pool: Maximum number of training images that are searched for nearest neighbours.
     """
 
     def __init__(self, count: int = 256, pool: int = 5000) -> None:
@@ -109,7 +109,7 @@ class GanHealth(Callback):
 
     @staticmethod
     def watches(model: LightningModule) -> bool:
-        """Whether a system is adversarial and generates images."""
+        """Return whether a system is adversarial and generates images."""
         return isinstance(model, AdversarialModule) and model.modality in (
             "images",
             "image-to-image",
@@ -164,7 +164,7 @@ class GanHealth(Callback):
         self._troubles = troubles
 
     def measure(self, trainer: Trainer, pl_module: GenerativeModule) -> dict[str, float]:
-        """Measure all values that this system and data allow."""
+        """Return all values that can be measured with this system and its data, by name."""
         logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
         figures: dict[str, float] = {}
         if len(self._losses) >= HISTORY // 4:
@@ -182,7 +182,7 @@ class GanHealth(Callback):
         return figures
 
     def _measure_images(self, target: Target, pl_module: GenerativeModule) -> dict[str, float]:
-        """Compare the samples of one target with its training and validation images."""
+        """Compare generated images with the training and validation images of a target."""
         data = target.data
         unseen = self._images(data, "val", self.count, pl_module)
         train = self._images(data, "train", self.pool, pl_module)
@@ -206,7 +206,7 @@ class GanHealth(Callback):
 
     @staticmethod
     def _images(data: Any, split: str, count: int, pl_module: GenerativeModule) -> Tensor:
-        """At most `count` images of a split, spread evenly, on the module's device."""
+        """Return at most `count` images, evenly spread over a split, on the module's device."""
         index = spread(len(data.split(split)), count)
         parts = [
             shrink(data.batch(split, index[start : start + 250])["image"])

@@ -18,9 +18,10 @@ from lightning_modules.core.seeding import seeded_normal
 
 
 def histograms(codes: Tensor, max_dims: int = 48) -> Tensor:
-    """Plot a histogram of each coordinate of codes (N, D) with the density of N(0, 1).
+    """Plot a histogram of each coordinate of latent vectors (N, D), and the density of N(0, 1).
 
-    Where the two differ, the decoder was not trained on samples from the prior.
+    Where a histogram differs from this density, the decoder was not trained on samples like those
+    of the prior.
     """
     dims = min(max_dims, codes.shape[1])
     rows = -(-dims // 8)
@@ -41,9 +42,9 @@ def histograms(codes: Tensor, max_dims: int = 48) -> Tensor:
 
 
 def scatter(codes: Tensor, labels: Tensor) -> Tensor:
-    """Plot 2-d codes, coloured by label, over the same number of prior samples in grey.
+    """Plot 2-d latent vectors, coloured by label, over as many samples of the prior in grey.
 
-    The right panel shows both after the cumulative distribution function of N(0, 1).
+    In the right panel, all coordinates are mapped by the distribution function of N(0, 1).
     """
     prior = seeded_normal(list(range(len(codes))), (2,))
     figure, axes = panels(1, 2, figsize=(11, 5))
@@ -54,11 +55,11 @@ def scatter(codes: Tensor, labels: Tensor) -> Tensor:
 
 
 def neighbours(model: Any, queries: Tensor, pool: Tensor, count: int = 8) -> Tensor:
-    """Find the images of `pool` whose codes are nearest to those of each query.
+    """Find the images of `pool` whose latent vectors are nearest to that of each query image.
 
     Returns:
-        Images (Q * count, C, H, W), grouped by query, nearest first; a query that is in `pool` is
-        its own nearest neighbour.
+        Images (Q * count, C, H, W), grouped by query, nearest first. A query that is in `pool`
+        is its own nearest neighbour.
     """
     distance = torch.cdist(model.encode(queries), model.encode(pool))  # (Q, P)
     return pool[distance.topk(min(count, len(pool)), largest=False).indices].flatten(0, 1)
@@ -67,8 +68,8 @@ def neighbours(model: Any, queries: Tensor, pool: Tensor, count: int = 8) -> Ten
 class LatentPlots(Callback):
     """Plots interpolations, traversals, histograms and nearest neighbours when training ends.
 
-    Also plots reconstructions of noise and of a checkerboard, which are unlike the training images,
-    and, for a 2-d latent space, the manifold and a scatter plot.
+    Also plots reconstructions of noise and of a checkerboard, which are unlike the training images.
+    For a 2-d latent space, it also plots a grid of decoded latent vectors and a scatter plot.
 
     Args:
         count: Maximum number of validation images encoded for the plots.
@@ -79,7 +80,7 @@ class LatentPlots(Callback):
 
     @staticmethod
     def watches(model: LightningModule) -> bool:
-        """Whether a system has a latent space."""
+        """Return whether a system has a latent space."""
         return isinstance(model, GenerativeModule) and model.has_latent_space
 
     @torch.no_grad()
@@ -116,7 +117,7 @@ class LatentPlots(Callback):
 
     @staticmethod
     def _strangers(model: Any, like: Tensor) -> Tensor:
-        """Noise and a checkerboard, then their reconstructions, (2, 2, C, H, W)."""
+        """Return noise, a checkerboard and the reconstructions of both, (2, 2, C, H, W)."""
         noise = seeded_normal([0], tuple(like.shape[1:]), like.device).clamp(-1, 1)
         rows, columns = (torch.arange(side, device=like.device) // 4 for side in like.shape[-2:])
         board = ((rows[:, None] + columns) % 2 * 2.0 - 1).expand_as(noise)

@@ -12,11 +12,11 @@ from lightning_modules.core.module import GenerativeModule
 
 
 class NonFinite(UserError):
-    """A NaN or an infinity in training; the message names the step, the tensor and the samples."""
+    """Error for a NaN or an infinity in training; names the step, the tensor and the samples."""
 
 
 def first_non_finite(module: torch.nn.Module, batch: dict[str, Any]) -> str:
-    """Name of the first tensor that contains a NaN or an infinity.
+    """Return the name of the first tensor that contains a NaN or an infinity, or "the loss".
 
     Searches the batch, the gradients, the weights and the buffers, in this order.
     """
@@ -34,11 +34,11 @@ def first_non_finite(module: torch.nn.Module, batch: dict[str, Any]) -> str:
 def check_finite(trainer: Trainer, module: GenerativeModule) -> None:
     """Raise an error if the last gradient norm is not finite.
 
-    This is called before each checkpoint, because a NaN in the weights is permanent.
+    Called before each save of a checkpoint, because a run cannot recover from NaN weights.
+    `NonFiniteGuard` may not have checked this step yet.
 
     Raises:
-        NonFinite: If the norm is not finite. Unlike the error of `NonFiniteGuard`, which may not
-            have checked this step yet, the message has no sample indices.
+        NonFinite: If the norm is not finite. The message does not name the samples.
     """
     norm = module.grad_norm
     if norm is not None and not norm.isfinite():
@@ -50,10 +50,10 @@ def check_finite(trainer: Trainer, module: GenerativeModule) -> None:
 
 
 class NonFiniteGuard(Callback):
-    """Checks the gradient norm, which is finite only if every gradient is finite.
+    """Stops the run if the gradient norm, and therefore any gradient, is not finite.
 
-    On the CPU, the norm is checked after every update. On an accelerator, each check waits for the
-    device. There, all norms of a logging interval are checked together at its end.
+    On the CPU, the norm is checked after every update. On an accelerator, each check would wait
+    for the device. There, the norms of a logging interval are checked together at its end.
     """
 
     def __init__(self) -> None:

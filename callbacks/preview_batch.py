@@ -19,13 +19,13 @@ def preview_batch(trainer: Trainer, count: int) -> dict[str, Any]:
 
 
 def spread(size: int, count: int) -> list[int]:
-    """At most `count` different indices below `size`, evenly spread."""
+    """Return at most `count` different indices below `size`, evenly spread."""
     count = min(size, count)
     return [size * i // count for i in range(count)]
 
 
 def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Copy of a batch with all tensors on `device`."""
+    """Return a copy of a batch with all tensors on `device`."""
     return {
         key: value.to(device) if isinstance(value, Tensor) else value
         for key, value in batch.items()

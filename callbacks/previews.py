@@ -1,4 +1,4 @@
-"""Previews during training, comparable because seeds and data are always the same."""
+"""Save previews during training, always with the same seeds and validation samples."""
 
 import sys
 import time
@@ -13,15 +13,16 @@ from callbacks.publish import publish
 from common.images import grid
 from lightning_modules.core.module import GenerativeModule
 
-MAX_STEPS = 20  # maximum duration of a preview, in training steps
-MAX_SHARE = 0.1  # maximum share of the training time for longer previews
+MAX_STEPS = 20  # previews that take more training steps are generated less often
+MAX_SHARE = 0.1  # maximum share of the training time for these longer previews
 
 
 class Previews(Callback):
     """Saves previews before training, at regular intervals and when training ends.
 
-    Before training, it also saves the real images. A preview that takes longer than `MAX_STEPS`
-    training steps is skipped until it takes at most `MAX_SHARE` of the time since the last one.
+    A preview shows outputs of the system: images or texts. Before training, the real images are
+    saved too. A preview that takes longer than 20 training steps (`MAX_STEPS`) is generated less
+    often. It then takes at most 10 % of the training time (`MAX_SHARE`).
 
     Args:
         every_n_train_steps: Number of updates between two previews.
@@ -61,7 +62,7 @@ class Previews(Callback):
             self._draw(trainer, pl_module)
 
     def _too_long(self, step: int) -> bool:
-        """Whether a preview now would take too large a share of the time since the last one."""
+        """Return whether a preview would take too large a share of the training time."""
         trained = time.perf_counter() - self._since
         steps = self._seconds / trained * (step - self._since_step)
         if steps <= MAX_STEPS or self._seconds <= MAX_SHARE * trained:

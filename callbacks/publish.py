@@ -1,4 +1,4 @@
-"""Write images and texts to `samples/` and to the loggers that can show them."""
+"""Write images and texts to `samples/`, Weights & Biases and TensorBoard."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from common.images import save_png
 
 
 def publish(trainer: Trainer, name: str, content: Tensor | list[str], step: int | None) -> None:
-    """Write an image or texts to `samples/` and to the loggers that can show them.
+    """Write an image or lines of text to `samples/`, Weights & Biases and TensorBoard.
 
     Args:
         trainer: Trainer of the run.
-        name: File name without suffix; the step is appended if given.
+        name: File name without suffix. The step is appended unless it is None.
         content: Image (3, H, W) of dtype uint8, or lines of text.
-        step: Number of updates so far; None for content that does not change in training.
+        step: Number of updates so far; None for content that does not change during training.
     """
     file_name = name if step is None else f"{name}-{step:07d}"
     path = Path(trainer.default_root_dir) / "samples" / file_name

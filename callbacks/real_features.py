@@ -16,7 +16,7 @@ from metrics.classifier import Classifier, train_classifier
 from metrics.distances import Gaussian, gaussian
 from metrics.features import ClassifierFeatures, Extractor, FeatureSet, InceptionFeatures
 
-CHUNK = 250  # images read at a time
+CHUNK = 250  # number of images read at a time
 
 
 class RealFeatures(NamedTuple):
@@ -27,9 +27,9 @@ class RealFeatures(NamedTuple):
 
 
 def cache_path(data: Any, *key: object) -> Path:
-    """Path of the cache file for `key`.
+    """Return the path of the cache file for `key`.
 
-    The file lies in the data root, or in the project's `data/` if the data root is read-only.
+    The file is in the data root, or in the project's `data/` if the data root is read-only.
     """
     home = data.root if os.access(data.root, os.W_OK) else ROOT / "data"
     name = hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()
@@ -39,7 +39,7 @@ def cache_path(data: Any, *key: object) -> Path:
 def corpus_classifier(data: Any) -> Classifier:
     """Return the small classifier of a data set, trained with a fixed seed.
 
-    It is trained once on the training split, then read from the cache.
+    The first call trains it on the training split. Later calls read it from the cache.
 
     Raises:
         UserError: If the data has no labels.
@@ -67,10 +67,10 @@ def corpus_extractor(data: Any, kind: Literal["classifier", "inception"]) -> Ext
 
     Args:
         data: Data module of the images.
-        kind: The data set's own classifier, or the Inception network.
+        kind: Kind of extractor: a "classifier" trained on the data set, or "inception" (v3).
 
     Raises:
-        UserError: If the data has no images.
+        UserError: If the data has no images, or no labels for training the classifier.
     """
     if "image_shape" not in data.data_spec:
         raise UserError(
@@ -88,7 +88,7 @@ def real_features(
 ) -> RealFeatures:
     """Return the features of all images of a split, and their moments.
 
-    They are computed once per data, split, preprocessing and extractor, then read from the cache.
+    The features are computed once per split, preprocessing and extractor, then read from the cache.
 
     Raises:
         UserError: If the split has fewer than 10 images.

@@ -1,4 +1,4 @@
-"""Files of a run: configuration, origin and metrics."""
+"""Write the files of a run: configuration, command, versions and metrics."""
 
 import csv
 import os
@@ -27,7 +27,7 @@ PACKAGES = (
 
 
 def origin() -> dict[str, Any]:
-    """Command line, git commit, whether there are uncommitted changes, and package versions."""
+    """Return the command line, git commit, whether changes are uncommitted, and versions."""
 
     def git(*words: str) -> str:
         try:
@@ -52,11 +52,11 @@ def origin() -> dict[str, Any]:
 
 
 class CSVLog(Logger):
-    """Logger of one CSV file that has the same rows with and without interruptions.
+    """Logger that writes a CSV file with the same rows whether or not a run is interrupted.
 
-    Lightning's CSV logger deletes the file when a run is resumed. This logger removes the rows
-    after the checkpoint's step, and a last line that a kill left incomplete. Training then writes
-    these rows again.
+    Lightning's CSV logger deletes the file when a run is resumed. This logger only removes the
+    rows after the checkpoint's step, and a last line that was incomplete when the run was killed.
+    The resumed run writes the removed rows again.
 
     Args:
         path: Path of the CSV file.
@@ -96,7 +96,7 @@ class CSVLog(Logger):
     def _rows(self) -> list[dict[str, str]]:
         if not self.path.exists():
             return []
-        # A kill may have left an incomplete last line.
+        # The last line is incomplete if the run was killed while it was written.
         whole = self.path.read_text().rpartition("\n")[0]
         return list(csv.DictReader(StringIO(whole)))
 
@@ -126,7 +126,8 @@ class RunFiles(Callback):
     With this id, a resumed run continues the same W&B run.
 
     Args:
-        config: Configuration without the data spec and without options of a single invocation.
+        config: Configuration to save. It excludes the data spec (values that the data passes to
+            the model) and options of a single start, such as `--ckpt_path`.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The run summary, printed when a run starts and by `--dry_run`: layers, sizes, batch, steps."""
+"""Print the run summary, at the start of a run and with `--dry_run`: layers, data, steps."""
 
 import math
 import sys
@@ -14,7 +14,7 @@ from lightning_modules.core.module import GenerativeModule
 
 
 def layer_table(model: GenerativeModule, batch: dict[str, Any], depth: int = 3) -> str:
-    """Format name, type, output shape and parameters of every module down to `depth`.
+    """Return a table of all modules up to `depth`: name, type, output shape, parameters.
 
     The output shapes come from one call of `preview`.
     """
@@ -51,8 +51,9 @@ def layer_table(model: GenerativeModule, batch: dict[str, Any], depth: int = 3) 
 
 
 def describe(model: GenerativeModule, data: Any, trainer: Trainer) -> str:
-    """Describe layers, data sizes, global batch size and number of steps."""
-    sizes = {split: len(data.split(split)) for split in ("train", "val")}  # "test" may load slowly
+    """Return a text with the layers, data sizes, global batch size and number of steps."""
+    # "test" is left out because loading it may be slow.
+    sizes = {split: len(data.split(split)) for split in ("train", "val")}
     split = "val" if sizes["val"] else "train"
     table = layer_table(model, on_device(data.batch(split, [0, 1]), model.device))
     world, accumulated = trainer.world_size, trainer.accumulate_grad_batches
@@ -79,7 +80,7 @@ def describe(model: GenerativeModule, data: Any, trainer: Trainer) -> str:
 
 
 class RunSummary(Callback):
-    """Prints the configuration, layers, sizes and steps when a run starts.
+    """Prints the configuration, layers, data sizes and number of steps when a run starts.
 
     Args:
         config: Configuration as YAML text.

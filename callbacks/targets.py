@@ -11,24 +11,28 @@ from datamodules.lazy_batch import LazyBatch
 from lightning_modules.core.module import GenerativeModule
 from metrics.features import to_bytes
 
-TRANSLATED = 16  # images translated at a time; few, because they may be large
+TRANSLATED = 16  # number of images translated at a time: few, because images may be large
 
 
 class Generate(Protocol):
-    """Function from N seeds to images (N, C, H, W) in [-1, 1]; options are those of `sample`."""
+    """Function that maps N seeds to images (N, C, H, W) in [-1, 1].
+
+    It accepts the options of the system's `sample` method.
+    """
 
     def __call__(self, seeds: list[int], **options: Any) -> Tensor: ...
 
 
 class Target(NamedTuple):
-    """One distribution of images that a system generates.
+    """Images that a system generates, and the real images that they are compared with.
 
     Attributes:
-        suffix: Suffix of logged names: "/a2b" for a translation, "" otherwise.
+        suffix: Suffix of the names of logged values: "/a2b" for a translation, "" otherwise.
         data: Data module of the real images.
-        generate: Function that generates images; a system with inputs uses sample i for seed i.
+        generate: Function that generates one image per seed. If the system has inputs, seed i
+            selects sample i of the split as input.
         inputs: Number of input images of a translation; None if the system needs no input images.
-        paired: Whether image i of `data` is the reference of generated image i.
+        paired: Whether image i of `data` is the reference for the image generated from seed i.
     """
 
     suffix: str
@@ -39,12 +43,12 @@ class Target(NamedTuple):
 
 
 def targets(model: GenerativeModule, data: Any, split: str = "val") -> list[Target]:
-    """Return the targets of a system: one, or one per direction of a translation.
+    """Return the targets of a system: one per direction of image translation, otherwise one.
 
     Args:
         model: System that generates images.
         data: Data module of the system.
-        split: Split whose images are translated, or whose captions are used.
+        split: Split that provides the input images or captions, if the system has inputs.
     """
     if model.modality == "image-to-image":
         return [translation(model, data, split, direction) for direction in directions(model)]
@@ -60,7 +64,7 @@ def targets(model: GenerativeModule, data: Any, split: str = "val") -> list[Targ
 
 
 def directions(model: GenerativeModule) -> tuple[str, ...]:
-    """Choices of the sampling option `direction`, such as ("a2b", "b2a")."""
+    """Return the choices of the sampling option `direction`, such as ("a2b", "b2a")."""
     parameter = inspect.signature(model.sample).parameters["direction"]
     return typing.get_args(parameter.annotation)
 
@@ -82,6 +86,6 @@ def translation(model: GenerativeModule, data: Any, split: str, direction: str) 
 
 
 def real_images(data: Any, split: str, index: list[int]) -> tuple[Tensor, Tensor | None]:
-    """Return images (N, C, H, W) of dtype uint8 and labels (N,), or None, for an evaluation."""
+    """Return real images (N, C, H, W) in uint8, and labels (N,) or None if data has none."""
     batch = data.batch(split, index)
     return to_bytes(batch["image"]), batch.get("label")

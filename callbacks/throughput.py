@@ -1,4 +1,4 @@
-"""Training speed and memory: `throughput.csv` and progress lines on the terminal."""
+"""Write speed and memory use to `throughput.csv`, and progress lines to the terminal."""
 
 import resource
 import sys
@@ -14,13 +14,14 @@ from lightning_modules.core.module import GenerativeModule
 
 
 class Throughput(Callback):
-    """Writes throughput, time inside and outside of steps, and peak memory to `throughput.csv`.
+    """Writes throughput, total time, time outside of steps and peak memory to `throughput.csv`.
 
     There is one row per logging interval. Times differ between identical runs and are therefore not
     in `metrics.csv`.
 
     Args:
-        print_every: Seconds between two progress lines on the terminal; 0 prints no lines.
+        print_every: Minimum number of seconds between two progress lines on the terminal. 0 prints
+            no progress lines.
     """
 
     def __init__(self, print_every: float = 10.0) -> None:

@@ -1,6 +1,7 @@
-"""Help of one class: `fit --model.help NAME` and `fit --data.help NAME`.
+"""Format the help of one class, for `fit --model.help NAME` and `fit --data.help NAME`.
 
-Options are grouped by the headings of the class docstring: entries of `Args:` without a text.
+Options are grouped by headings. A heading is an entry without text in the `Args:` of the class.
+
 """
 
 import inspect
@@ -12,7 +13,7 @@ from cli.classes import FOLDERS, import_class
 
 
 def docstring_entries(docstring: str) -> dict[str, str]:
-    """Text of each entry under `Args:` and `Attributes:`, by name; headings have none."""
+    """Return the text of each entry of `Args:` and `Attributes:`, by name; "" for a heading."""
     entries: dict[str, str] = {}
     for section in re.split(r"^(?:Args|Attributes):\n", docstring, flags=re.MULTILINE)[1:]:
         body = re.split(r"^\S", section, maxsplit=1, flags=re.MULTILINE)[0]
@@ -23,7 +24,7 @@ def docstring_entries(docstring: str) -> dict[str, str]:
 
 
 def headings(cls: type) -> dict[str, str]:
-    """Heading of each argument of a class and its base classes."""
+    """Return the heading of each argument of a class and its base classes, by argument."""
     found: dict[str, str] = {}
     for base in cls.__mro__:
         heading = "Options"
@@ -38,11 +39,11 @@ def headings(cls: type) -> dict[str, str]:
 
 
 def class_help(key: str, cls: type) -> str:
-    """Options of a class, by heading.
+    """Return the help of a class, with its options grouped by heading.
 
     Args:
         key: Prefix of the options, "model" or "data".
-        cls: System or data module.
+        cls: Class of the system or of the data module.
     """
     parser = ArgumentParser(prog="train.py", add_help=False)
     parser.add_class_arguments(cls, key, fail_untyped=False)
@@ -61,10 +62,10 @@ def class_help(key: str, cls: type) -> str:
 
 
 def requested_help(words: list[str]) -> str | None:
-    """Help of the class named by `--model.help` or `--data.help`; None without these options.
+    """Return the help of the class in `--model.help` or `--data.help`, or None.
 
     Args:
-        words: Command line with full class paths.
+        words: Words of the command line, with full class paths.
     """
     for key in FOLDERS:
         option = f"--{key}.help"

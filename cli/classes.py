@@ -1,4 +1,4 @@
-"""Find classes of the project by name in the source files, and import only the named ones."""
+"""Find classes by name in the project's source files, and import only requested classes."""
 
 import ast
 import difflib
@@ -13,7 +13,7 @@ FOLDERS = {"model": "lightning_modules", "data": "datamodules"}
 
 
 def classes_in(folder: str) -> dict[str, str]:
-    """Import path of every public class in a folder's files, by class name; nothing is imported."""
+    """Return the import path of every public class in a folder, by name, without importing it."""
     found = {}
     for path in sorted((ROOT / folder).rglob("*.py")):
         try:
@@ -28,12 +28,13 @@ def classes_in(folder: str) -> dict[str, str]:
 
 
 def full_class_paths(argv: list[str]) -> list[str]:
-    """Replace the short class names of `--model`, `--data`, `--model.help` and `--data.help`.
+    """Replace short class names on a command line by full class paths.
 
-    `--model=VAE` becomes the two words `--model lightning_modules.vae.VAE`.
+    The options are `--model`, `--data`, `--model.help` and `--data.help`. `--model=VAE` becomes
+    the two words `--model lightning_modules.vae.VAE`.
 
     Raises:
-        UserError: If there is no such class; the message names similar ones.
+        UserError: If there is no class of this name. The message lists similar names.
     """
     assigned = re.compile(r"--(config|(model|data)(\.help)?)=")
     words = [
@@ -51,7 +52,7 @@ def full_class_paths(argv: list[str]) -> list[str]:
 
 
 def no_such_class(name: str, folder: str) -> str:
-    """Error message for a class name that is in no file of the folder."""
+    """Return the error message for a class name that no file of the folder defines."""
     known = {one.lower(): one for one in classes_in(folder)}
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0)
     names = ", ".join(known[one] for one in near) or "none"
@@ -62,7 +63,7 @@ def import_class(class_path: str) -> type:
     """Import a class by its path, such as `lightning_modules.vae.VAE`.
 
     Raises:
-        UserError: If there is no such class; the message names similar ones.
+        UserError: If there is no class of this path. The message lists similar names.
     """
     module, _, name = class_path.rpartition(".")
     try:
@@ -71,7 +72,7 @@ def import_class(class_path: str) -> type:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # a dependency of the module is missing
         missing = error
-    except (AttributeError, ValueError) as error:  # ValueError: no module is named
+    except (AttributeError, ValueError) as error:  # ValueError: the path has no module
         missing = error  # type: ignore[assignment]
     else:
         return cls
@@ -80,9 +81,9 @@ def import_class(class_path: str) -> type:
 
 
 def init_parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """Parameters of a class' `__init__` by name.
+    """Return the parameters of the `__init__` of a class by name.
 
-    If it takes `**kwargs`, the parameters of the next `__init__` along the MRO are included.
+    If `__init__` takes `**kwargs`, parameters of the base class's `__init__` are included.
     """
     found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:

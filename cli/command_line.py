@@ -1,7 +1,8 @@
 """Check the options of `train.py` before jsonargparse parses them.
 
-jsonargparse does not know which options come from the data, and suggests no similar options. This
-file finds the classes of model and data first, and then checks every option against both.
+jsonargparse does not know which model parameters the data provides, and suggests no similar
+options. This file first finds the classes of the model and the data. Then it checks every option
+against the parameters of both classes.
 """
 
 import difflib
@@ -18,14 +19,14 @@ Given = dict[str, Any]
 
 A_RECIPE = "give --config FILE with a recipe (`python train.py` lists the recipes)"
 
-# Beginnings of the lines in which jsonargparse lists the types it tried.
+# Starts of lines in which jsonargparse lists the types that it tried; our messages omit them.
 ALTERNATIVES = (
     *("Does not validate", "Subtypes: ", "Errors:", "Problem with given class_path"),
     *("Expected a <class 'NoneType'>", "Given value type: "),
     *("Given value: NestedArg", "Given value: {", "Given value: Namespace"),
 )
 
-# Lines with the expected type or range (rule), the allowed values (choices) or the given value.
+# Lines with an expected type or range (rule), the allowed values (choices) or the given value.
 EXPECTED = (
     r"Not of type \w+: (?P<value>.*?) ?does not conform to restriction v(?P<rule>.*)",
     r"Not of type \w+: invalid literal for (?P<rule>int)\(\) .*?: '(?P<value>.*)'",
@@ -38,7 +39,7 @@ TYPES = {"bool": "true or false", "int": "an integer", "float": "a number"}
 
 
 class CommandLine:
-    """Words of a command line, the configurations it names, and the classes of model and data.
+    """Command line: its words, its configuration files, and the classes of model and data.
 
     Args:
         argv: Words of the command line as typed.
@@ -46,7 +47,7 @@ class CommandLine:
     Attributes:
         words: Words of the command line, with full class paths.
         configs: Content of each configuration file, in the order of the command line.
-        classes: Classes of "model" and "data"; if a class is named twice, the last name counts.
+        classes: Classes by key, "model" and "data". If a key is given twice, its last class counts.
 
     Raises:
         UserError: If a file or a class does not exist.
@@ -75,7 +76,7 @@ class CommandLine:
         return provides
 
     def given(self, key: str) -> set[str]:
-        """Arguments of "model" or "data" that the command line or a configuration sets."""
+        """Return the names of the arguments of "model" or "data" (`key`) that the user sets."""
         options = (
             word.removeprefix(f"--{key}.") for word in self.words if word.startswith(f"--{key}.")
         )
@@ -92,7 +93,7 @@ class CommandLine:
         return names - {"help", "class_path", "init_args", "dict_kwargs"}
 
     def check(self, options: set[str]) -> None:
-        """Check that all options exist and that none sets a value of the data spec.
+        """Check that all options exist and that no option sets a value that the data provides.
 
         Args:
             options: Options of the subcommand, such as `--trainer.max_steps`.
@@ -125,7 +126,7 @@ class CommandLine:
 
 
 def flat_names(config: Given, options: set[str]) -> set[str]:
-    """Option names of a configuration except model and data; "section.name" within a section."""
+    """Return option names of a configuration, such as "trainer.max_steps"; no model or data."""
     names: set[str] = set()
     for key, value in config.items():
         if key in ("model", "data"):
@@ -136,7 +137,7 @@ def flat_names(config: Given, options: set[str]) -> set[str]:
 
 
 def no_such_option(name: str, known: set[str]) -> str:
-    """Error message for an unknown option, with similar options."""
+    """Return the error message for an unknown option, with similar options."""
     names = {option.lstrip("-"): option for option in known}
     names |= {option.rpartition(".")[2]: option for option in known}
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
@@ -166,7 +167,7 @@ def parser_message(message: str, known: set[str]) -> str:
 
 
 def match_line(line: str) -> tuple[str, str]:
-    """Expected type or range, and given value, of a line of jsonargparse; "" for what it lacks."""
+    """Return the expected type or range and the given value in a line; "" for a missing one."""
     for pattern in EXPECTED:
         if match := re.fullmatch(pattern, line):
             found = match.groupdict(default="")

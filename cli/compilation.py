@@ -9,7 +9,7 @@ from common.errors import UserError
 
 
 def compile_networks(model: torch.nn.Module, backend: str) -> None:
-    """Compile every network of a system in place; the names in its checkpoints stay the same.
+    """Compile every network of a system in place, which keeps the names in its checkpoints.
 
     Args:
         model: System whose networks are compiled.
@@ -29,7 +29,7 @@ def compile_networks(model: torch.nn.Module, backend: str) -> None:
 def compile_called(module: torch.nn.Module, backend: str | Callable[..., Any]) -> None:
     """Compile the submodules that have a `forward` and trainable parameters.
 
-    Modules without a `forward`, such as `ModuleList`, are skipped; their children are compiled.
+    If a module has no `forward`, such as `ModuleList`, its children are compiled instead.
     """
     for part in module.children():
         if type(part).forward is torch.nn.Module.forward:

@@ -14,11 +14,11 @@ def data_module(config: Path, overrides: dict[str, Any] | None = None) -> Any:
     """Build the data module of a configuration and prepare its data.
 
     Args:
-        config: Recipe, or config.yaml of a run.
-        overrides: Arguments that replace those of the configuration.
+        config: Configuration file: a recipe, or config.yaml of a run.
+        overrides: Arguments of the data module that replace arguments in the configuration.
 
     Raises:
-        UserError: If the file is missing, names no data, or its arguments are wrong.
+        UserError: If the file is missing, has no key `data`, or gives wrong arguments for the data.
     """
     if not config.is_file():
         raise UserError(f"{config}: there is no such file; name the data with --data CONFIG")
@@ -40,18 +40,21 @@ opened = functools.cache(data_module)
 
 
 def unseen_batch(model: Any, config: Path, seeds: list[int], attribute: str | None) -> LazyBatch:
-    """Batch of test samples for `sample`; seed i selects sample i, modulo the split's size.
+    """Return a batch of test samples for `sample`, one per seed.
 
-    The data module is built only when the batch is used.
+    Seed i selects sample i modulo the split's size. The data module is built when the batch
+    is first used.
 
     Args:
-        model: System that samples.
+        model: System whose `sample` method uses the batch.
         config: Configuration of the data.
         seeds: One seed per sample.
-        attribute: Property of the training images in `positive` that those in `negative` lack.
+        attribute: Attribute of images, such as a word in their names. If given, the batch has
+            training images with the attribute (`positive`) and without it (`negative`).
 
     Returns:
-        Batch that is read on first use; then it raises a UserError if the vocabularies differ.
+        Batch that is read on its first use, which raises a UserError if the vocabularies of data
+        and model differ.
     """
 
     def make() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`--device`: the device of a computation."""
+"""`--device`: move a system to the chosen device."""
 
 import torch
 
@@ -9,11 +9,11 @@ def move_to(model: torch.nn.Module, device: str) -> None:
     """Move a system to a device.
 
     Raises:
-        UserError: If there is no such device.
+        UserError: If this machine has no such device.
     """
     try:
         model.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch: an unknown or a missing device
+    except (RuntimeError, AssertionError) as error:  # torch has no such device
         raise UserError(
             f"--device {device}: this machine has no such device; give cpu, or leave it out"
         ) from error

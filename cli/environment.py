@@ -1,4 +1,4 @@
-"""Settings of the training process: shown warnings, memory of glibc, kernels of cuDNN."""
+"""Settings of the training process: hidden warnings, memory of glibc, cuDNN, search for GPUs."""
 
 import ctypes
 import logging
@@ -16,7 +16,7 @@ GLIBC_OPTIONS = {
 
 
 def silence_lightning() -> None:
-    """Hide the messages of Lightning; stderr then holds those of this template only."""
+    """Hide messages and warnings of Lightning, so that stderr shows only the project's own."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings(
@@ -29,7 +29,10 @@ def silence_lightning() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep freed memory; returning and remapping large tensors costs 5-10 % per step."""
+    """Make glibc keep freed memory instead of returning it to the operating system.
+
+    Returning and remapping the memory of large tensors takes 5-10 % of the time of a step.
+    """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         for option, value in GLIBC_OPTIONS.items():
@@ -39,15 +42,15 @@ def keep_freed_memory() -> None:
 def skip_search_for_gpus() -> None:
     """Make `torch.cuda.is_available()` fast on machines without a GPU.
 
-    Fused optimizers call it at every step, and Lightning makes it use NVML, which takes 0.04 to
-    0.4 ms. With a GPU, PyTorch caches the answer.
+    Fused optimizers call this function at every step. Lightning makes it use NVML, which takes 0.04
+    to 0.4 ms per call. On machines with a GPU, PyTorch caches the result.
     """
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
 
 def choose_deterministic_convolutions() -> None:
-    """Make cuDNN use deterministic kernels, which a bitwise identical resumed run needs.
+    """Make cuDNN use deterministic kernels, so that a resumed run is bitwise identical.
 
     On an H100 the cost is not measurable. CycleGAN and the discrete VAE also need
     `--trainer.deterministic true`; for all other systems this setting is enough.

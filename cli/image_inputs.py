@@ -16,14 +16,14 @@ from datamodules.images.files import (
     to_tensor,
 )
 
-MAX_PIXELS = 2**20  # per batch of images to translate
+MAX_PIXELS = 2**20  # maximum number of pixels in a batch of images to translate
 
 
 def image_input(path: Path, shape: list[int], option: str) -> Tensor:
-    """Read an image file and resize it to a system's size.
+    """Read an image file, crop its centre square and resize it to the size of a system's images.
 
     Args:
-        path: Image file; cropped to a square and resized.
+        path: Image file of any size.
         shape: Shape (C, H, W) of the system's images.
         option: Option that names the file, for the error message.
 
@@ -31,7 +31,7 @@ def image_input(path: Path, shape: list[int], option: str) -> Tensor:
         Image (C, H, W) in [-1, 1].
 
     Raises:
-        UserError: If there is no such file, or it cannot be read.
+        UserError: If the file does not exist or cannot be read.
     """
     if not path.is_file():
         raise UserError(f"{option} {path}: there is no such file; give an image")
@@ -39,14 +39,16 @@ def image_input(path: Path, shape: list[int], option: str) -> Tensor:
 
 
 def mask_input(path: Path, shape: list[int], option: str) -> Tensor:
-    """Read an image file as a mask (1, 1, H, W): 1 where it is white, 0 where it is black."""
+    """Read an image file as a mask (1, 1, H, W): 1 for white pixels, 0 for black pixels."""
     return (image_input(path, [1, *shape[1:]], option) > 0).float()[None]
 
 
 def image_batches(
     source: Path, channels: int, failed: list[str]
 ) -> Iterator[tuple[list[Path], Tensor]]:
-    """Read images in batches of equal size, with at most `MAX_PIXELS` pixels or one image each.
+    """Read images in batches; all images of a batch have the same height and width.
+
+    A batch has at most `MAX_PIXELS` pixels, unless it has only one image.
 
     Args:
         source: Image file, or folder whose subfolders are searched too.

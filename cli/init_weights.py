@@ -15,7 +15,7 @@ def init_from(path: str, model: GenerativeModule, data: LightningDataModule) -> 
 
     Args:
         path: Checkpoint to read.
-        model: System to initialise, of any class.
+        model: System to initialise. Its class may differ from the class in the checkpoint.
         data: Data module of the new run.
 
     Returns:
@@ -56,7 +56,7 @@ def copy_weights(model: GenerativeModule, theirs: dict[str, torch.Tensor]) -> st
         )
     model.load_state_dict(loaded, strict=False)
     if model.ema is not None and not any(name.startswith("ema.") for name in loaded):
-        model.init_ema()  # from the loaded weights
+        model.init_ema()  # start the average at the loaded weights
     lists = {
         "loaded": list(loaded),
         "missing": [name for name in ours if name not in theirs],

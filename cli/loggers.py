@@ -18,7 +18,7 @@ def run_loggers(
 
     Args:
         run_dir: Directory of the run's files.
-        checkpoint: Content of the checkpoint to resume; empty for a new run.
+        checkpoint: Content of the checkpoint to resume; an empty dictionary for a new run.
         wandb_project: Project of Weights & Biases; None disables this logger.
         tensorboard: Whether to log to TensorBoard.
     """
@@ -31,7 +31,10 @@ def run_loggers(
 
 
 def wandb_logger(project: str, run_dir: Path, run_id: str | None) -> WandbLogger:
-    """Create the logger of Weights & Biases; without an API key offline, else it would fail."""
+    """Create the Weights & Biases logger.
+
+    Without an API key it runs offline, because online mode would fail.
+    """
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     try:
         stored = netrc().authenticators(host) is not None
@@ -44,7 +47,7 @@ def wandb_logger(project: str, run_dir: Path, run_id: str | None) -> WandbLogger
 
 
 def close_wandb(loggers: list[Logger]) -> None:
-    """End the run on Weights & Biases; the next run of this process is then a new one."""
+    """End the run on Weights & Biases, so that this process can start a new one."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()

@@ -15,9 +15,7 @@ NOT_OPTIONS = ("seeds", "batch")  # arguments of `sample` that the programs supp
 
 
 class OptionParser(argparse.ArgumentParser):
-    """Parser that reports errors in one line, accepts no abbreviations and does not wrap its
-    description.
-    """
+    """Parser with one-line errors, without abbreviated options, that keeps line breaks in help."""
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -32,7 +30,7 @@ def parse_seeds(text: str) -> list[int]:
     """Parse numbers and inclusive ranges such as `0-31,85` into a list of seeds.
 
     Raises:
-        UserError: If the text has another form, or contains no seed.
+        UserError: If the text has another form, or its ranges are empty.
     """
     if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
         raise UserError(f"--seeds must be numbers and ranges, such as 0-31,85 (got {text!r})")
@@ -46,7 +44,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def sample_parameters(sample: typing.Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Parameters of a `sample` method that become options, by name."""
+    """Return the parameters of a `sample` method that become options, by name."""
     parameters = inspect.signature(sample).parameters
     return {
         name: parameter
@@ -68,7 +66,7 @@ def add_sample_options(parser: argparse.ArgumentParser, sample: typing.Callable[
 
 
 def base_type(parameter: inspect.Parameter) -> Any:
-    """Type of a parameter, without `| None`."""
+    """Return the type of a parameter, without `| None`."""
     kind = parameter.annotation
     if isinstance(kind, types.UnionType):
         kind = next(part for part in typing.get_args(kind) if part is not type(None))
@@ -76,17 +74,17 @@ def base_type(parameter: inspect.Parameter) -> Any:
 
 
 def is_tensor(parameter: inspect.Parameter) -> bool:
-    """Whether a parameter is a tensor; its option takes an image file."""
+    """Return whether a parameter is a tensor, whose option takes an image file."""
     return getattr(base_type(parameter), "__name__", "") == "Tensor"
 
 
 def option_name(parameter: inspect.Parameter) -> str:
-    """Option name of a parameter: `input` for `image`, the parameter's name otherwise."""
+    """Return the option name of a parameter: `input` for `image`, otherwise its own name."""
     return "input" if parameter.name == "image" else parameter.name
 
 
 def number(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a parser of option values whose error message states the allowed range.
+    """Return a function that parses an option's value; its error states the allowed range.
 
     Args:
         kind: Type of the value: int, float, str, or a restricted number of `jsonargparse.typing`.
@@ -97,7 +95,7 @@ def number(kind: Callable[[str], Any]) -> Callable[[str], Any]:
             return kind(text)
         except ValueError as error:
             rule = str(error).partition("does not conform to restriction v")[2]
-            rule = rule.replace(" and v", " and ")  # of "v>=0 and v<=1"
+            rule = rule.replace(" and v", " and ")  # "v>=0 and v<=1"
             reason = f"must be {rule or 'a number'} (got {text})"
             raise argparse.ArgumentTypeError(reason) from error
 
@@ -107,9 +105,12 @@ def number(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 def add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, text: str) -> None:
     """Add the option of one parameter.
 
-    bool becomes --x/--no-x, Literal a choice, list a repeatable option, Tensor an image file.
+    bool becomes `--x` and `--no-x`, Literal an option with choices, list a repeatable option, and
+    Tensor an option that takes an image file.
     """
     kind, flag = base_type(parameter), f"--{option_name(parameter)}"
+    if is_tensor(parameter):  # "Image (C, H, W) in [-1, 1]" is an image file on the command line
+        text = re.sub(r" \([A-Z0-9, ]+\)( in \[-1, 1\])?", " file", text, count=1)
     required = parameter.default is parameter.empty
     help_text = text
     if not required and parameter.default is not None:
@@ -135,7 +136,7 @@ def add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, te
 def sample_arguments(
     options: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter], shape: list[int] | None
 ) -> dict[str, Any]:
-    """Arguments of `sample` from parsed options; image files are resized to the system's size.
+    """Return the arguments of `sample` from parsed options; read and resize image files.
 
     Args:
         options: Parsed options by name.

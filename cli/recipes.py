@@ -10,13 +10,13 @@ from common.files import ROOT
 
 
 def recipes() -> list[Path]:
-    """Paths of all `configs/<system>/<dataset>.yaml` with a `model:` key, sorted."""
+    """Return the sorted paths of all `configs/<system>/<dataset>.yaml` with a key `model`."""
     found = ROOT.glob("configs/[!_]*/*.yaml")
     return sorted(path for path in found if re.search(r"^model:", path.read_text(), re.MULTILINE))
 
 
 def purpose(path: Path) -> str:
-    """Purpose of a recipe: the comment at the top of its file, up to the first other line."""
+    """Return the purpose of a recipe: the comment lines at the start of its file."""
     lines = itertools.takewhile(
         lambda line: line.startswith("# "), path.read_text(encoding="utf-8").splitlines()
     )
@@ -24,7 +24,7 @@ def purpose(path: Path) -> str:
 
 
 def recipe_list() -> str:
-    """List of all recipes with their purposes, as `python train.py` prints it."""
+    """Return the list of all recipes and their purposes that `python train.py` prints."""
     paths = [path.relative_to(ROOT).as_posix() for path in recipes()]
     width = max(map(len, paths), default=0)
     return "\n".join(f"  {path:{width}}  {purpose(ROOT / path)}" for path in paths)

@@ -1,4 +1,4 @@
-"""Reproductions: train recipes of papers, test them, and write the results."""
+"""Reproduce published results: train recipes, test them, and write the results."""
 
 import csv
 import difflib
@@ -22,7 +22,7 @@ Entry = dict[str, Any]
 
 
 def registry() -> dict[str, Entry]:
-    """Read every `configs/_reproduce/<id>.yaml`; entries by id."""
+    """Read every `configs/_reproduce/<id>.yaml` and return the entries by id."""
     return {
         path.stem: yaml.safe_load(path.read_text())
         for path in sorted((ROOT / "configs/_reproduce").glob("*.yaml"))
@@ -47,7 +47,7 @@ def reproduce(name: str, seeds: list[int]) -> dict[str, Any]:
         variant: run_seeds(f"{name}/{variant}", with_overrides(entry, overrides), seeds)
         for variant, overrides in entry.get("variants", {}).items()
     }
-    # The first variant is the setting of the paper.
+    # The first variant has the settings of the paper.
     runs = next(iter(variants.values()), None) or run_seeds(name, entry, seeds)
     values = [one["value"] for one in runs]
     result = {
@@ -69,21 +69,22 @@ def reproduce(name: str, seeds: list[int]) -> dict[str, Any]:
 
 
 def with_overrides(entry: Entry, overrides: dict[str, Any]) -> Entry:
-    """Add overrides to an entry."""
+    """Return a copy of an entry with additional overrides."""
     return {**entry, "overrides": {**entry.get("overrides", {}), **overrides}}
 
 
 def run_seeds(name: str, entry: Entry, seeds: list[int]) -> list[dict[str, Any]]:
-    """Run each seed; return its value, signature, epochs and minutes."""
+    """Run an entry with each seed; return value, signature, epochs and minutes of each run."""
     if "function" in entry:
         return [run_function(entry, seed) for seed in seeds]
     return [run_model(name, entry, seed) for seed in seeds]
 
 
 def run_function(entry: Entry, seed: int) -> dict[str, Any]:
-    """Call the function of an entry, a baseline that is not a system.
+    """Call the function of an entry whose baseline is a function instead of a system.
 
-    Its parameters are named after tensors of the data, such as `train_images` or `test_labels`.
+    Parameters of the function that are named after data, such as `train_images` or `test_labels`,
+    receive these data.
     """
     from cli.data import data_module
     from datamodules.images.base import InMemoryImages
@@ -105,9 +106,10 @@ def run_function(entry: Entry, seed: int) -> dict[str, Any]:
 
 
 def run_model(name: str, entry: Entry, seed: int) -> dict[str, Any]:
-    """Train one seed unless it is finished, then test it.
+    """Train the run of one seed unless it is complete, then test it.
 
-    If the entry has `evaluate`, `evaluate.py` with these options replaces the test.
+    If the entry has a key `evaluate`, `evaluate.py` with the options under this key replaces the
+    test.
     """
     from cli.training import TrainCLI  # imports torch, which takes seconds
 
@@ -138,7 +140,10 @@ def run_model(name: str, entry: Entry, seed: int) -> dict[str, Any]:
 
 
 def scored(checkpoint: Path, options: dict[str, Any]) -> dict[str, tuple[float, str]]:
-    """Values and signatures of `evaluate.py`, with averaged weights if the model has them."""
+    """Return value and signature of each metric of `evaluate.py`, by metric.
+
+    The weights are the averaged ones if the model has averaged weights.
+    """
     import torch
 
     from cli.evaluation.options import parse
@@ -154,13 +159,13 @@ def scored(checkpoint: Path, options: dict[str, Any]) -> dict[str, tuple[float, 
 
 
 def training_seconds(folder: Path) -> float:
-    """Wall-clock seconds of all logging intervals of a run, including resumed parts."""
+    """Return the training time of a run in seconds, including its resumed parts."""
     with open(folder / "throughput.csv") as file:
         return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 
 def figures_of(runs: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Mean of every metric over the runs, and its standard deviation if there are several runs."""
+    """Return the mean of each metric over runs, and for several runs the standard deviation."""
     columns = {name: [one["figures"][name] for one in runs] for name in runs[0]["figures"]}
     return {
         name: [statistics.fmean(values), *([statistics.stdev(values)] if len(values) > 1 else [])]

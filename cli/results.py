@@ -1,4 +1,4 @@
-"""Tables of results: RESULTS.md and the list of `reproduce.py`."""
+"""Tables of results: RESULTS.md and the output of `reproduce.py list`."""
 
 import json
 from typing import Any
@@ -19,7 +19,7 @@ shared with other work.
 
 
 def listing() -> str:
-    """List of all reproductions, one line each."""
+    """Return the list of all reproductions, one per line."""
     lines = []
     for name, entry in registry().items():
         done = (
@@ -37,7 +37,7 @@ def listing() -> str:
 
 
 def render() -> str:
-    """Text of RESULTS.md, from `results/` and `configs/_reproduce/`."""
+    """Return the text of RESULTS.md, made from `results/` and `configs/_reproduce/`."""
     entries = registry()
     results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
     rows, tables = [], []
@@ -69,7 +69,7 @@ def render() -> str:
 
 
 def ablation(result: dict[str, Any]) -> str:
-    """Table of the variants of one result, sorted by the first metric, best first."""
+    """Return a table of the variants of one result, sorted by the first metric, best first."""
     variants, (first, *_) = result["variants"], result["variants"][next(iter(result["variants"]))]
     order = sorted(
         variants,
@@ -93,8 +93,8 @@ def ablation(result: dict[str, Any]) -> str:
 
 
 def more_figures(result: dict[str, Any]) -> str:
-    """Table of the further metrics of one result."""
-    bar = "\\|"  # within a cell
+    """Return a table of the further metrics of one result."""
+    bar = "\\|"  # "|" would end the cell
     lines = [f"\n## {result['id']}\n", "| metric | ours | signature |", "|---|---|---|"]
     for name, value in result["figures"].items():
         ours = " ± ".join([f"{value[0]:.4g}", *(f"{spread:.2g}" for spread in value[1:])])
@@ -103,7 +103,7 @@ def more_figures(result: dict[str, Any]) -> str:
 
 
 def changed_figures(entries: dict[str, dict[str, Any]], results: dict[str, dict[str, Any]]) -> str:
-    """Table of replaced and withdrawn values, with the reasons."""
+    """Return a table of replaced and withdrawn values, with the reasons."""
     lines = ["\n## Changed values\n", "| id | before | now | why |", "|---|---|---|---|"]
     for name, entry in entries.items():
         now = f"{results[name]['value']:.5g}" if name in results else "withdrawn"

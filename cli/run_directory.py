@@ -1,4 +1,4 @@
-"""The directory of a run and the checkpoint that it resumes."""
+"""Find the directory of a run and the checkpoint that the run resumes."""
 
 import os
 import time
@@ -26,10 +26,10 @@ def find_run(subcommand: str, options: Namespace) -> tuple[Path, dict[str, Any]]
         options: Parsed options of the subcommand.
 
     Returns:
-        Directory of the run, and content of the checkpoint; empty without a checkpoint.
+        Directory of the run, and content of the checkpoint (an empty dictionary without one).
 
     Raises:
-        UserError: If the directory or the checkpoint cannot be used.
+        UserError: If options contradict each other, or the directory or checkpoint is unusable.
     """
     given, home = options.run_dir, recipe_home(options)
     if options.init_from and options.ckpt_path:
@@ -50,7 +50,7 @@ def find_run(subcommand: str, options: Namespace) -> tuple[Path, dict[str, Any]]
 
 
 def recipe_home(options: Namespace) -> Path:
-    """runs/<system>/<dataset>, named after the first recipe or the modules of both classes."""
+    """Return `runs/<system>/<dataset>`, named after the first recipe or the class files."""
     for path in options.config or []:
         path = Path(str(path)).resolve()
         if path.parent.parent == ROOT / "configs" and not path.parent.name.startswith("_"):
@@ -60,7 +60,10 @@ def recipe_home(options: Namespace) -> Path:
 
 
 def last_checkpoint(run_dir: str | None, home: Path) -> tuple[str, str]:
-    """Directory and last checkpoint of `run_dir`, or of the newest run in `home` that has one."""
+    """Return a run directory and the path of its last checkpoint.
+
+    The run is `run_dir`, or else the newest run in `home` that has a checkpoint.
+    """
     runs = [Path(run_dir)] if run_dir else sorted(home.glob("*/"), reverse=True)
     found = [run for run in runs if (run / LAST).is_file()]
     if not found:
@@ -72,7 +75,7 @@ def last_checkpoint(run_dir: str | None, home: Path) -> tuple[str, str]:
 
 
 def run_of_checkpoint(path: str, needs_run: bool) -> str:
-    """Directory of the run that a checkpoint belongs to."""
+    """Return the directory of the run that a checkpoint belongs to."""
     folder = Path(path).resolve().parent
     if needs_run and folder.name != "checkpoints":
         raise UserError(
@@ -83,7 +86,10 @@ def run_of_checkpoint(path: str, needs_run: bool) -> str:
 
 
 def new_run(home: Path) -> str:
-    """New directory named after the time; all ranks of a run share the directory of rank 0."""
+    """Return the path of a new run directory, named after the time.
+
+    All ranks of a run use the path that rank 0 chose.
+    """
     run_dir = str(home / time.strftime("%Y-%m-%d_%H-%M-%S"))
     if "LOCAL_RANK" in os.environ:
         run_dir = os.environ.get("MAQUETTE_RUN_DIR", run_dir)
@@ -92,13 +98,13 @@ def new_run(home: Path) -> str:
 
 
 def claim(run_dir: Path, resuming: bool) -> None:
-    """Create the run directory, which must be writable and hold no other run."""
+    """Create the run directory; raise a UserError if it holds a run or is not writable."""
     if not resuming and (run_dir / LAST).exists():
         raise UserError(
             f"--run_dir {run_dir} already holds a run; "
             "resume it with --ckpt_path last or choose another --run_dir"
         )
-    if getattr(rank_zero_only, "rank", 0) != 0:  # under torchrun, times may differ between ranks
+    if getattr(rank_zero_only, "rank", 0) != 0:  # under torchrun, ranks may choose different times
         return
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -110,7 +116,7 @@ def claim(run_dir: Path, resuming: bool) -> None:
 
 
 def check_system(path: str, checkpoint: dict[str, Any], model: GenerativeModule) -> None:
-    """Check that a checkpoint has the class of the model."""
+    """Check that the system in a checkpoint has the same class as the model."""
     here = f"{type(model).__module__}.{type(model).__qualname__}"
     if checkpoint["class_path"] != here:
         raise UserError(
@@ -120,7 +126,7 @@ def check_system(path: str, checkpoint: dict[str, Any], model: GenerativeModule)
 
 
 def check_resume(checkpoint: dict[str, Any], model: GenerativeModule) -> None:
-    """Check that a resumed run has the hyper-parameters of its checkpoint."""
+    """Check that a resumed run has the same hyper-parameters as its checkpoint."""
     then = checkpoint["hyper_parameters"]
     for name, value in model.hparams.items():
         if name in then and then[name] != value:

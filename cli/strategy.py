@@ -12,8 +12,8 @@ DDP = ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
 def strategy_for(config: Namespace, find_unused_parameters: bool) -> Any:
     """Return `trainer.strategy`, with DDP's search for unused parameters if the system needs it.
 
-    Only DDP is changed: by name, as a class with arguments, or as Lightning's choice for several
-    processes.
+    Other strategies are returned as given. DDP is recognised by name, as a class with arguments,
+    and as Lightning's choice for "auto" with several processes.
 
     Args:
         config: Options of the trainer.
@@ -37,7 +37,7 @@ def strategy_for(config: Namespace, find_unused_parameters: bool) -> Any:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        if not isinstance(probe.strategy, DDPStrategy):  # one process
+        if not isinstance(probe.strategy, DDPStrategy):  # Lightning runs one process
             return name
         name = "ddp"
     return f"{name}_find_unused_parameters_true"

@@ -1,4 +1,4 @@
-"""The command line of `train.py`: build data, model and trainer from the options, and run them."""
+"""The command line of `train.py`: build data, model and trainer from options, then run them."""
 
 import sys
 from argparse import ArgumentError
@@ -45,7 +45,9 @@ START_OPTIONS = (
 
 
 class TrainCLI(LightningCLI):
-    """LightningCLI with run directories, whose models receive the data spec of the data.
+    """LightningCLI with run directories, which passes the data spec to the model.
+
+    The data spec has the values that the data provides, such as the shape of the images.
 
     Args:
         argv: Subcommand and options, as typed.
@@ -76,7 +78,7 @@ class TrainCLI(LightningCLI):
                 "num_sanity_val_steps": 0,
                 "enable_model_summary": False,
                 "enable_progress_bar": False,
-                "use_distributed_sampler": False,  # our batch sampler handles ranks
+                "use_distributed_sampler": False,  # our own sampler divides data between ranks
             },
             args=self.command_line.words,
         )
@@ -93,7 +95,7 @@ class TrainCLI(LightningCLI):
         }
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the trainer, the model without the values that the data provides, and the data."""
+        """Add the options of trainer, model and data, without values that the data provides."""
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults(
             {f"trainer.{name}": value for name, value in self.trainer_defaults.items()}
@@ -121,7 +123,7 @@ class TrainCLI(LightningCLI):
             "--init_from",
             type=str | None,
             metavar="FILE",
-            help="Checkpoint whose weights initialise a new run; those that match are copied.",
+            help="Checkpoint to initialise a new run: weights of equal name and shape are copied.",
         )
         parser.add_argument(
             "--compile",
@@ -133,9 +135,9 @@ class TrainCLI(LightningCLI):
             "--wandb",
             type=str | None,
             metavar="PROJECT",
-            help="Log to this Weights & Biases project too; offline without an API key.",
+            help="Also log to this Weights & Biases project; offline without an API key.",
         )
-        parser.add_argument("--tensorboard", action="store_true", help="Log to TensorBoard too.")
+        parser.add_argument("--tensorboard", action="store_true", help="Also log to TensorBoard.")
         parser.add_argument(
             "--dry_run",
             action="store_true",
@@ -155,15 +157,15 @@ class TrainCLI(LightningCLI):
             raise UserError(parser_message(str(error), options)) from error
 
     def _parse_ckpt_path(self) -> None:
-        """Do not replace options by the checkpoint's hyper-parameters, as Lightning does here.
+        """Do nothing: Lightning would replace options by the checkpoint's hyper-parameters.
 
-        `check_resume` compares them instead.
+        `check_resume` compares options and hyper-parameters instead.
         """
 
     def _add_instantiators(self) -> None:
-        """Do not let Lightning store hyper-parameters here: it would leave out the data spec.
+        """Do nothing: Lightning would store the hyper-parameters without the data spec.
 
-        `save_hyperparameters` stores all of them.
+        `save_hyperparameters` stores all hyper-parameters.
         """
 
     # Building
@@ -186,7 +188,7 @@ class TrainCLI(LightningCLI):
         )
 
     def _data_spec(self) -> dict[str, Any]:
-        """Values of the data spec that are parameters of the model's `__init__`."""
+        """Return the values of the data spec that are parameters of the model's `__init__`."""
         options = Namespace(data=self.options.data)
         data: DataModule = self._parser(self.subcommand).instantiate(options).data
         model = self.command_line.classes["model"]
@@ -232,7 +234,7 @@ class TrainCLI(LightningCLI):
             Throughput(),
             self._get(self.config_init, "previews"),
         ]
-        # Lightning calls every hook of every callback at every step: leave out unused callbacks.
+        # Unused callbacks would cost time, because Lightning calls their hooks at every step.
         optional = (
             LatentPlots(),
             AttentionMaps(),
@@ -307,7 +309,7 @@ class TrainCLI(LightningCLI):
 
 
 def as_list(value: Any) -> list[Any]:
-    """Turn None, one object or a list into a list; a bool (Lightning's default) becomes empty."""
+    """Convert one object or a list to a list; None or a bool (Lightning's default) gives []."""
     if value is None or isinstance(value, bool):
         return []
     return list(value) if isinstance(value, list | tuple) else [value]

@@ -453,6 +453,9 @@ def test_an_image_and_its_mask_are_read_as_options(tmp_path: Path) -> None:
     Image.new("RGB", (20, 20), "white").save(tmp_path / "image.png")
     parser = OptionParser()
     add_sample_options(parser, sample)
+    shown = " ".join(parser.format_help().split())
+    assert "Image file. " in shown
+    assert "Mask file: 1 where the image is to be filled in." in shown
     files = ["--input", str(tmp_path / "image.png"), "--mask", str(tmp_path / "mask.png")]
     options = parser.parse_args(files)
     arguments = sample_arguments(vars(options), sample_parameters(sample), [3, 16, 16])

@@ -1,1 +1,1 @@
-"""Metrics of generated images: distances, fidelity, Parzen windows, ranking of captions."""
+"""Evaluation of generated images: distances, fidelity, Parzen estimates, caption ranking."""

@@ -13,11 +13,11 @@ from common.errors import UserError
 from datamodules.images.files import decode, image_files
 from metrics.features import to_bytes
 
-Images = Iterator[tuple[Tensor, Tensor | None]]  # uint8 (N, C, H, W) and labels (N,), per batch
+Images = Iterator[tuple[Tensor, Tensor | None]]  # batches: uint8 (N, C, H, W), labels (N,)
 
 
 def generated_images(target: Target, model: Any, options: argparse.Namespace, count: int) -> Images:
-    """Batches of generated images and their class labels; seed i has class `i % classes`."""
+    """Yield batches of generated images and class labels; seed i has class `i % classes`."""
     conditional = model.hparams.get("conditional", False)
     for start in range(options.seed, options.seed + count, options.batch_size):
         seeds = list(range(start, min(start + options.batch_size, options.seed + count)))
@@ -26,7 +26,7 @@ def generated_images(target: Target, model: Any, options: argparse.Namespace, co
 
 
 def folder_images(folder: Path, image_shape: list[int], options: argparse.Namespace) -> Images:
-    """Batches of a folder's images in the order of their names, resized to `image_shape`.
+    """Yield batches of the images of a folder, sorted by path and resized to `image_shape`.
 
     Raises:
         UserError: If there are fewer than 10 images.

@@ -15,11 +15,11 @@ def parse(argv: list[str], description: str | None = None) -> argparse.Namespace
         UserError: If an option is unknown or out of its range, or options contradict each other.
     """
     parser = OptionParser(prog="evaluate.py", description=description)
-    parser.add_argument("source", type=Path, help="Checkpoint, or folder of images.")
+    parser.add_argument("source", type=Path, help="Checkpoint or folder of images to evaluate.")
     parser.add_argument(
         "--against",
         type=Path,
-        help="Configuration of the real data (default: config.yaml of the checkpoint's run).",
+        help="Configuration file of the real data (default: config.yaml of the checkpoint's run).",
     )
     parser.add_argument(
         "--split",
@@ -30,7 +30,7 @@ def parse(argv: list[str], description: str | None = None) -> argparse.Namespace
     parser.add_argument(
         "--metrics",
         default=",".join(DISTANCES),
-        help=f"Metrics, separated by commas, out of {','.join(METRICS)} (default: the first six).",
+        help=f"Metrics, separated by commas: {','.join(METRICS)} (default: the first six).",
     )
     parser.add_argument(
         "--num",
@@ -48,13 +48,16 @@ def parse(argv: list[str], description: str | None = None) -> argparse.Namespace
         "(default: classifier).",
     )
     parser.add_argument(
-        "--ranker", type=Path, metavar="CKPT", help="Checkpoint of the CLIP for --metrics ranking."
+        "--ranker",
+        type=Path,
+        metavar="CKPT",
+        help="Checkpoint of the CLIP that --metrics ranking needs.",
     )
     parser.add_argument(
         "--domain",
         default="b",
         choices=("a", "b"),
-        help="Domain of the real images, for a folder and data with two domains (default: b).",
+        help="Domain of the real images, for a folder if the data has two domains (default: b).",
     )
     parser.add_argument(
         "--batch_size", type=int, default=250, help="Number of images per batch (default: 250)."
@@ -73,7 +76,9 @@ def parse(argv: list[str], description: str | None = None) -> argparse.Namespace
 
 
 def check(options: argparse.Namespace) -> argparse.Namespace:
-    """Check options before any file is read, and find the configuration of the real data.
+    """Check options before any file is read.
+
+    Without `--against`, the configuration of the checkpoint's run is used.
 
     Raises:
         UserError: If an option is out of its range, or options contradict each other.

@@ -1,4 +1,4 @@
-"""Test metrics that a system logs in its own `test_step`, such as BLEU or perplexity."""
+"""Run the `test_step` of a system and return its metrics, such as BLEU or perplexity."""
 
 import argparse
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from lightning_modules.core.module import GenerativeModule
 
 
 def own_figures(model: GenerativeModule, data: Any, options: argparse.Namespace) -> Iterator[Line]:
-    """All `test/*` metrics of the test split, with the current weights of the model.
+    """Yield the `test/*` metrics of a system on the test split, with its active weights.
 
     Raises:
-        UserError: If the system has no test metrics, or other metrics or another split are given.
+        UserError: If the system logs no test metrics, or `--metrics` or another `--split` is given.
     """
     if type(model).test_step is LightningModule.test_step:
         raise UserError(

@@ -17,12 +17,15 @@ from lightning_modules.core.module import GenerativeModule
 
 
 def evaluate(options: argparse.Namespace) -> Iterator[Line]:
-    """Values of all metrics, one line each."""
+    """Evaluate the checkpoint or folder, and yield one line per metric."""
     return folder_scores(options) if options.source.is_dir() else checkpoint_scores(options)
 
 
 def folder_scores(options: argparse.Namespace) -> Iterator[Line]:
-    """Metrics of a folder of images; data with two domains is reduced to `options.domain`."""
+    """Yield the metrics of a folder of images.
+
+    If the data has two domains, `options.domain` selects the domain of the real images.
+    """
     data = data_module(options.against)
     if isinstance(data, PairDataModule):
         data = data.domain(options.domain)
@@ -35,9 +38,10 @@ def folder_scores(options: argparse.Namespace) -> Iterator[Line]:
 
 
 def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
-    """Metrics of a system with its averaged and with its current weights.
+    """Yield the metrics of a system with its averaged and with its current weights.
 
-    They compare its generated images with real ones. A system without images has its own metrics.
+    Generated images are compared with real images. A system that generates no images is evaluated
+    by the metrics of its `test_step`.
     """
     data = data_module(options.against)
     model = load(options.source)
@@ -52,7 +56,7 @@ def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
         options.ranker = load_ranker(data, options)
     for target in targets(model, data, options.split):
         most = target.inputs or options.num or len(data.split(options.split))
-        count = min(options.num or most, most)  # a translation of the same input adds nothing
+        count = min(options.num or most, most)  # translating an input twice adds nothing
         for averaged in weight_choices(model):
             note = f"|seed={options.seed}"
             if model.has_averaged_weights:
@@ -65,5 +69,5 @@ def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
 
 
 def weight_choices(model: GenerativeModule) -> tuple[bool, ...]:
-    """Values of `averaged_weights` to evaluate: both, if the model has averaged weights."""
+    """Return (True, False), averaged and current weights, or (False,) without averaged weights."""
     return (True, False) if model.has_averaged_weights else (False,)

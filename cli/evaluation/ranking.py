@@ -1,4 +1,4 @@
-"""Ranking accuracy: how often a CLIP ranks an image's own caption first."""
+"""Compute ranking accuracy: the share of images whose own caption a CLIP ranks first."""
 
 import argparse
 from collections.abc import Iterator
@@ -18,7 +18,8 @@ def load_ranker(data: Any, options: argparse.Namespace) -> Any:
     """Load the CLIP of `--ranker`.
 
     Raises:
-        UserError: If the checkpoint is no CLIP, the data has no captions, or `--num` does not fit.
+        UserError: If the checkpoint is no CLIP, the data has no captions, or `--num` is above
+            the number of captions and not a multiple of this number.
     """
     ranker = load(options.ranker)
     if not (ranker.scores_captions and ranker.modality == "embeddings"):
@@ -40,15 +41,16 @@ def load_ranker(data: Any, options: argparse.Namespace) -> Any:
 def ranking(
     generated: Tensor, data: Any, options: argparse.Namespace, note: str
 ) -> Iterator[dict[str, Any]]:
-    """Ranking accuracy of generated images, of the split's real images, and with wrong captions.
+    """Yield the ranking accuracy of generated images, of real images, and with wrong captions.
 
-    If there are several times as many images as captions, the value is the mean over these passes.
+    If there are k times as many images as captions, the value is the mean over k passes.
 
     Args:
-        generated: Images (N, C, H, W) in uint8; image i belongs to caption `(seed + i) % captions`.
-        data: Prepared data with captions.
-        options: Parsed options.
-        note: Last part of the signatures.
+        generated: Generated images (N, C, H, W) in uint8. With M captions, image i belongs to
+            caption `(seed + i) % M`.
+        data: Data module with captions, after `prepare_data`.
+        options: Parsed options of `evaluate.py`.
+        note: Text appended to each signature, the string that records a metric's settings.
     """
     captions, ranker = data.split(options.split).captions, options.ranker
     size = min(len(captions), len(generated))
@@ -82,5 +84,5 @@ def ranking(
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Map uint8 images to [-1, 1]."""
+    """Convert uint8 images to float images in [-1, 1]."""
     return images.float() / 127.5 - 1

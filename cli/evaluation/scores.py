@@ -1,4 +1,4 @@
-"""Values and signatures of the selected metrics, from one pass over the images."""
+"""Compute the selected metrics and their signatures in one pass over the images."""
 
 import argparse
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ DISTANCES = ("fid", "kid", "precision", "recall", "density", "coverage")
 FIDELITIES = ("l1", "psnr", "ssim")
 IN_PIXELS = ("parzen", "nn", "ranking", *FIDELITIES)
 METRICS = (*DISTANCES, "is", *IN_PIXELS)
-PARZEN_IMAGES = 1000  # validation images that select the kernel width of the Parzen estimate
+PARZEN_IMAGES = 1000  # number of validation images that select the Parzen kernel's width
 
-Line = dict[str, Any]  # metric, value, signature
+Line = dict[str, Any]  # keys: metric, value, signature
 
 
 def line(metric: str, value: float, signature: str) -> Line:
-    """One value with its metric and signature."""
+    """Return the line of one value, with its metric and signature."""
     return {"metric": metric, "value": value, "signature": signature}
 
 
@@ -38,18 +38,18 @@ def scores(
     suffix: str = "",
     paired: bool = False,
 ) -> Iterator[Line]:
-    """Evaluate images by every metric in `options.metrics`.
+    """Yield one line for each metric in `options.metrics`.
 
     Args:
         images: Batches of uint8 images (N, C, H, W), each with labels (N,) or None.
-        data: Prepared data of the real images.
-        options: Parsed options.
-        note: Last part of every signature.
-        suffix: Suffix of every metric's name.
+        data: Data module of the real images, after `prepare_data`.
+        options: Parsed options of `evaluate.py`.
+        note: Text appended to each signature, the string that records a metric's settings.
+        suffix: Suffix of each metric's name, such as "/a2b".
         paired: Whether image i of `data` is the reference of generated image i.
 
     Raises:
-        UserError: If a metric needs references, classes or more images than there are.
+        UserError: If a metric needs reference images, class labels or more images than there are.
     """
     wanted = options.metrics
     featured = [name for name in wanted if name not in IN_PIXELS]
@@ -93,7 +93,7 @@ def distance_scores(
     note: str,
     suffix: str,
 ) -> Iterator[Line]:
-    """Metrics that compare the features of generated and real images."""
+    """Yield the metrics that compare the features of generated and real images."""
     wanted = options.metrics
     fake, logits = (one.cpu() for one in measured.compute())
     real = real_features(data, options.split, extractor, options.device)
@@ -123,7 +123,7 @@ def distance_scores(
 def fidelity_scores(
     generated: Tensor, data: Any, options: argparse.Namespace, note: str, suffix: str
 ) -> Iterator[Line]:
-    """Metrics that compare each translation with its reference."""
+    """Yield the metrics that compare each translated image with its reference image."""
     index = list(range(options.seed, options.seed + len(generated)))
     references, _ = real_images(data, options.split, index)
     names = [name for name in FIDELITIES if name in options.metrics]
@@ -135,14 +135,14 @@ def fidelity_scores(
 def pixel_scores(
     generated: Tensor, asked: Tensor | None, data: Any, options: argparse.Namespace, note: str
 ) -> Iterator[Line]:
-    """Log-likelihood of a Parzen estimate, and error of a nearest-neighbour classifier in percent.
+    """Yield the Parzen log-likelihood and the error of a nearest-neighbour classifier in percent.
 
     Args:
-        generated: Images (N, C, H, W) in uint8.
-        asked: Class labels (N,) of the images; None for an unconditional system.
-        data: Prepared data of the real images.
-        options: Parsed options.
-        note: Last part of every signature.
+        generated: Generated images (N, C, H, W) in uint8.
+        asked: Class labels (N,) of the generated images; None for an unconditional system.
+        data: Data module of the real images, after `prepare_data`.
+        options: Parsed options of `evaluate.py`.
+        note: Text appended to each signature, the string that records a metric's settings.
     """
     test, test_labels = real_images(data, "test", list(range(len(data.split("test")))))
     counts = f"n_fake={len(generated)}|n_test={len(test)}"

@@ -25,7 +25,7 @@ def run(argv: list[str]) -> None:
     """Load a checkpoint, parse the options of its system, and sample.
 
     Args:
-        argv: Path of the checkpoint, then options.
+        argv: Words of the command line: path of the checkpoint, then options.
 
     Raises:
         UserError: If the checkpoint is missing, or its system does not generate samples.
@@ -69,13 +69,13 @@ def common_options(path: str, model: GenerativeModule) -> argparse.ArgumentParse
     )
     parser.add_argument(
         "--seeds",
-        help="Seeds, one sample each, such as 0-31,85 (default: --num seeds from --seed on).",
+        help="Seeds of the samples, such as 0-31,85 (default: --num seeds, starting at --seed).",
     )
     parser.add_argument(
         "--num",
         type=int,
         default=16,
-        help="Number of samples if --seeds is not given (default: 16).",
+        help="Number of seeds if --seeds is not given (default: 16).",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="First seed if --seeds is not given (default: 0)."
@@ -83,7 +83,7 @@ def common_options(path: str, model: GenerativeModule) -> argparse.ArgumentParse
     parser.add_argument(
         "--data",
         type=Path,
-        help="Configuration of the data (default: config.yaml of the checkpoint's run).",
+        help="Configuration file of the data (default: config.yaml of the checkpoint's run).",
     )
     parser.add_argument(
         "--device", default="cpu", help="Device for the computation, such as cuda (default: cpu)."

@@ -21,12 +21,12 @@ def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> Non
 
 
 def run(model: GenerativeModule, options: argparse.Namespace, size: int = CHUNK) -> None:
-    """Sample and save an image per seed and a grid of the first `size`; print their paths.
+    """Save one image per seed and a grid of the first `size` images; print the paths.
 
     Args:
         model: System that samples images (N, C, H, W), or strips of images (N, S, C, H, W).
         options: Parsed options.
-        size: Number of seeds per call of `sample`.
+        size: Number of seeds per call of `sample`, and of images in the grid.
     """
     seeds, arguments = wanted_seeds(options), arguments_of(model, options)
     for chunk, images in sample_chunks(model, options, seeds, arguments, size):

@@ -1,4 +1,4 @@
-"""Shared by all modalities: seeds, arguments of `sample`, and sampling in chunks."""
+"""Functions for all modalities: seeds, arguments of `sample`, and sampling in chunks."""
 
 import argparse
 import inspect
@@ -12,11 +12,11 @@ from cli.options import parse_seeds, sample_arguments, sample_parameters
 from common.errors import UserError
 from lightning_modules.core.module import GenerativeModule
 
-CHUNK = 64  # seeds per call of `sample`, which bounds memory
+CHUNK = 64  # number of seeds per call of `sample`; more need more memory
 
 
 def wanted_seeds(options: argparse.Namespace) -> list[int]:
-    """Seeds of `--seeds`, or `--num` seeds from `--seed` on.
+    """Return the seeds of `--seeds`, or `--num` seeds starting at `--seed`.
 
     Raises:
         UserError: If `--seeds` is malformed or `--num` is below 1.
@@ -29,7 +29,7 @@ def wanted_seeds(options: argparse.Namespace) -> list[int]:
 
 
 def arguments_of(model: GenerativeModule, options: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of the model's `sample` method from the parsed options."""
+    """Return the arguments of the model's `sample` method from the parsed options."""
     return sample_arguments(
         vars(options), sample_parameters(model.sample), model.hparams.get("image_shape")
     )
@@ -42,10 +42,12 @@ def sample_chunks(
     arguments: dict[str, Any],
     size: int = CHUNK,
 ) -> Iterator[tuple[list[int], Tensor | list[str]]]:
-    """Sample `size` seeds at a time; a `sample` method with `batch` gets test samples.
+    """Sample `size` seeds at a time.
+
+    If the `sample` method has a parameter `batch`, it receives test samples.
 
     Yields:
-        Seeds of the chunk, and their samples: images or texts.
+        Seeds of the chunk, and one sample (image or text) per seed.
     """
     takes_batch = "batch" in inspect.signature(model.sample).parameters
     for start in range(0, len(seeds), size):

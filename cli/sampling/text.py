@@ -14,7 +14,7 @@ from lightning_modules.core.module import GenerativeModule
 
 
 def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> None:
-    """Add the options of language models that print probabilities."""
+    """Add the options of language models, `--show_probs` and `--score`."""
     if isinstance(model, LanguageModel):
         parser.add_argument(
             "--show_probs",
@@ -27,12 +27,12 @@ def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> Non
             "--score",
             type=Path,
             metavar="FILE",
-            help="Text file; print the surprisal of its tokens in bits instead of sampling.",
+            help="Text file: the surprisal of each token is printed in bits; nothing is sampled.",
         )
 
 
 def run(model: GenerativeModule, options: argparse.Namespace) -> None:
-    """Print one text per seed, or the surprisal of each token of the file `--score`."""
+    """Print one text per seed, or the surprisal of each token of the file in `--score`."""
     if isinstance(model, LanguageModel) and options.score:
         print_surprisals(model, options.score)
         return
@@ -53,7 +53,7 @@ class Typewriter:
 
     Args:
         model: Language model.
-        prompt: Beginning of the text.
+        prompt: Start of the text.
         show_probs: Number of most probable tokens to print to stderr at each step; 0 prints the
             text to stdout.
     """
@@ -64,7 +64,7 @@ class Typewriter:
         self.printed = len(self.tokenizer.decode(self.ids))
 
     def __call__(self, tokens: list[int], probabilities: Tensor) -> None:
-        """Print one step of a text."""
+        """Print the token of one generation step, or its most probable tokens."""
         self.ids.append(tokens[0])
         if self.show_probs:
             top = probabilities[0].topk(min(self.show_probs, probabilities.shape[1]))
@@ -75,7 +75,7 @@ class Typewriter:
             print(f"{self.tokenizer.token(tokens[0])!r:12} {likely}", file=sys.stderr)
             return
         text = self.tokenizer.decode(self.ids)
-        if not text.endswith("\ufffd"):  # an incomplete character
+        if not text.endswith("\ufffd"):  # "\ufffd": an incomplete character
             print(text[self.printed :], end="", flush=True)
             self.printed = len(text)
 
@@ -83,7 +83,7 @@ class Typewriter:
 def type_texts(
     model: LanguageModel, seeds: list[int], arguments: dict[str, object], show_probs: int
 ) -> None:
-    """Sample one text after the other and print each during generation.
+    """Sample texts one by one and print each text while it is generated.
 
     Raises:
         UserError: If `show_probs` is negative.

@@ -1,4 +1,4 @@
-"""Sample images for prompts, and rank them by their match with the prompt."""
+"""Sample images for prompts, and rank the images of each prompt by their match with it."""
 
 import argparse
 import sys
@@ -24,17 +24,18 @@ def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> Non
         "--ranker",
         type=Path,
         metavar="CKPT",
-        help="Checkpoint that ranks the images of a prompt: a CLIP, or a DALL-E by likelihood.",
+        help="Checkpoint that ranks the images of each prompt: a CLIP ranks by similarity, a "
+        "DALL-E by likelihood.",
     )
     parser.add_argument(
         "--keep",
         type=int,
-        help="Number of best images to save per prompt, with --ranker (default: all).",
+        help="Number of images to save per prompt, the best by --ranker (default: all).",
     )
 
 
 def run(model: GenerativeModule, options: argparse.Namespace) -> None:
-    """Sample images for each `--prompt`, or for captions of the test split."""
+    """Sample images for each `--prompt`, or for captions of the test split if none is given."""
     if options.prompt is not None:
         sample_prompts(model, options)
         return
@@ -44,10 +45,11 @@ def run(model: GenerativeModule, options: argparse.Namespace) -> None:
 
 
 def load_ranker(options: argparse.Namespace) -> Any:
-    """Load the system of `--ranker`; None without the option.
+    """Load the system of `--ranker`; return None without this option.
 
     Raises:
-        UserError: If the system cannot score captions, `--keep` is below 1 or has no ranker.
+        UserError: If the system cannot score captions, `--keep` is below 1, or `--keep` is given
+            without `--ranker`.
     """
     if options.keep is not None and options.keep < 1:
         raise UserError(f"--keep must be at least 1 (got {options.keep})")
@@ -69,7 +71,7 @@ def load_ranker(options: argparse.Namespace) -> Any:
 
 
 def read_prompts(prompts: list[str]) -> list[str]:
-    """Prompts of the command line; `-` reads one prompt per line from stdin.
+    """Return the prompts of the command line; `-` reads one prompt per line from stdin.
 
     Raises:
         UserError: If stdin has no prompt.
@@ -82,12 +84,12 @@ def read_prompts(prompts: list[str]) -> list[str]:
 
 
 def sample_prompts(model: GenerativeModule, options: argparse.Namespace) -> None:
-    """Sample all seeds for each prompt, rank them, and save the best images and a grid.
+    """Sample images with all seeds for each prompt, rank them, and save the best and a grid.
 
     A prompt that cannot be used is skipped, with a warning on stderr.
 
     Raises:
-        UserError: If prompts were skipped; raised after all others were sampled.
+        UserError: If a prompt was skipped. It is raised after all other prompts were sampled.
     """
     seeds, arguments = wanted_seeds(options), arguments_of(model, options)
     prompts, ranker = read_prompts(arguments.pop("prompt")), load_ranker(options)

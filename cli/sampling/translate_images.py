@@ -1,4 +1,4 @@
-"""Translate images: those of the test split, or those of `--input`."""
+"""Translate images of the test split, or the images of `--input`."""
 
 import argparse
 import sys
@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> Non
     parser.add_argument(
         "--input",
         type=Path,
-        help="Image, or folder of images, to translate (default: the test split).",
+        help="Image file or folder of images to translate (default: images of the test split).",
     )
 
 
@@ -30,7 +30,7 @@ def run(model: GenerativeModule, options: argparse.Namespace) -> None:
     if options.input:
         translate(model, options)
     else:
-        images.run(model, options, size=CHUNK // 4)  # these images may be large
+        images.run(model, options, size=CHUNK // 4)  # images may be large
 
 
 def translate(model: Any, options: argparse.Namespace) -> None:
@@ -39,7 +39,7 @@ def translate(model: Any, options: argparse.Namespace) -> None:
     An image that cannot be translated is skipped, with a warning on stderr.
 
     Raises:
-        UserError: If `--input` and `--out` cannot be used, or images were skipped; the latter is
+        UserError: If an option cannot be used, or an image was skipped. For a skipped image, it is
             raised after all other images were translated.
     """
     source, out, done = options.input, options.out, 0

@@ -1,4 +1,4 @@
-"""Translate texts: those of the test split, a file of any length, or one sentence."""
+"""Translate texts of the test split, a file of any length, or a single text."""
 
 import argparse
 import itertools
@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> Non
 
 
 def run(model: GenerativeModule, options: argparse.Namespace) -> None:
-    """Translate `--input`, or print translations of one test sample per seed."""
+    """Translate `--input`, or one text of the test split per seed."""
     if isinstance(model, Translator):
         if options.input:
             translate(model, options)
@@ -54,7 +54,7 @@ def translate(model: Translator, options: argparse.Namespace) -> None:
     """Translate the lines of `--input`, `CHUNK` at a time; empty lines stay empty.
 
     Raises:
-        UserError: If a line cannot be read, there is no such file, or `--out` is the input.
+        UserError: If a line cannot be read, the file does not exist, or `--out` is the input file.
     """
     search = BeamSearchConfig(**arguments_of(model, options))
     if options.seeds:
@@ -87,7 +87,7 @@ def translate(model: Translator, options: argparse.Namespace) -> None:
 def save_attention(
     model: Translator, lines: list[str], search: BeamSearchConfig, folder: Path
 ) -> None:
-    """Save the attention weights of the translation of each line as images."""
+    """Translate each line and save the attention weights of the translation as images."""
     for row, line in enumerate(lines, 1):
         if line.strip():
             tokens, length = model.read([line])
