@@ -1,4 +1,5 @@
-"""Metrics and baselines, each with a signature that states how the value was computed.
+"""Metrics and baselines.
 
-They take tensors, arrays or texts and depend on no system and no data set.
+The functions take tensors, arrays or texts and depend on no system and no data set. Each value has
+a signature: a string that records how the value was computed.
 """

@@ -1,12 +1,14 @@
-"""Simple baselines for the learned models; each returns its value and its signature.
+"""Simple baselines, with which the values of learned models are compared.
 
-A reproduction can name one of these functions instead of a model. `reproduce.py` then passes the
-arguments that the function declares:
+Each function returns a value and its signature, a string that records how the value was computed.
+A file in `configs/_reproduce/` can name one of these functions instead of a model. `reproduce.py`
+then passes the arguments that the function declares:
 
-- images: `train_images`, `train_labels`, and the same for `val` and `test`;
-- two image domains: `train_a`, `train_b`, and so on;
-- text: `train_ids`, and so on; pairs of texts: `train_texts`, and so on;
-- `seed`, the seed of the reproduction.
+- Images: `train_images`, `train_labels`, and the same with `val_` and `test_`.
+- Two image domains: `train_a`, `train_b`, and the same with `val_` and `test_`.
+- Text: `train_ids`, `val_ids`, `test_ids`.
+- Pairs of texts: `train_texts`, `val_texts`, `test_texts`.
+- Random seed: `seed`.
 """
 
 from typing import Literal
@@ -24,7 +26,7 @@ Texts = tuple[list[str], list[str]]
 
 
 def pca_sse(train_images: Tensor, test_images: Tensor, components: int = 30) -> tuple[float, str]:
-    """Test error of principal component analysis, the best linear autoencoder.
+    """Compute the test error of principal component analysis, the optimal linear autoencoder.
 
     Args:
         train_images: Training images (N, C, H, W), uint8.
@@ -32,7 +34,8 @@ def pca_sse(train_images: Tensor, test_images: Tensor, components: int = 30) -> 
         components: Number of principal components.
 
     Returns:
-        Squared error, summed over pixels in [0, 1] and averaged over images, and its signature.
+        Squared error of pixels in [0, 1], summed over each image and averaged over images, and the
+        signature.
     """
     fit, x = (images.flatten(1).double() / 255 for images in (train_images, test_images))
     mean = fit.mean(0)
@@ -56,7 +59,7 @@ def classifier_accuracy(
     seed: int,
     epochs: int = 3,
 ) -> tuple[float, str]:
-    """Test accuracy of the small discriminative classifier, which learns p(y|x) directly.
+    """Train a small classifier p(y|x) and compute its test accuracy.
 
     Args:
         train_images: Training images (N, C, H, W), uint8.
@@ -67,7 +70,7 @@ def classifier_accuracy(
         epochs: Number of passes over the training images.
 
     Returns:
-        Accuracy, and its signature with the hash of the weights.
+        Accuracy in [0, 1], and the signature, which includes a hash of the weights.
     """
     model = train_classifier(
         train_images, train_labels, int(train_labels.max()) + 1, epochs=epochs, seed=seed
@@ -83,17 +86,20 @@ def classifier_accuracy(
 def parzen_control(
     train_images: Tensor, val_images: Tensor, test_images: Tensor, seed: int, n: int = 10_000
 ) -> tuple[float, str]:
-    """Parzen log-likelihood of a perfect generator: real training images replace the samples.
+    """Compute the Parzen log-likelihood of real training images in place of generated samples.
+
+    This is the value of a perfect generator.
 
     Args:
         train_images: Training images (N, C, H, W), uint8.
-        val_images: Validation images, uint8; the first 1,000 select the width of the kernel.
+        val_images: Validation images (K, C, H, W), uint8. The first 1,000 select the width of the
+            kernel.
         test_images: Test images (M, C, H, W), uint8.
-        seed: Random seed of the choice of training images.
-        n: Number of training images that are used.
+        seed: Random seed of the selection of training images.
+        n: Number of training images that are used as samples.
 
     Returns:
-        Mean log-likelihood in nats, and its signature with the standard error.
+        Mean log-likelihood in nats, and the signature, which includes the standard error.
     """
     picked = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(seed))[:n]
     mean, error, sigma = parzen(train_images[picked], val_images[:1000], test_images)
@@ -106,9 +112,9 @@ def parzen_control(
 def nearest_neighbour(
     train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor
 ) -> tuple[float, str]:
-    """Test error of the 1-nearest-neighbour classifier on the pixels of real training images.
+    """Compute the test error of the 1-nearest-neighbour classifier on pixels of real images.
 
-    The error with generated training images is compared with it.
+    The error of the same classifier on generated training images is compared with this value.
 
     Args:
         train_images: Training images (N, C, H, W), uint8.
@@ -117,7 +123,7 @@ def nearest_neighbour(
         test_labels: Classes (M,) of the test images.
 
     Returns:
-        Error in per cent, and its signature.
+        Error in per cent, and the signature.
     """
     error = nearest_neighbour_error(train_images, train_labels, test_images, test_labels)
     return (
@@ -136,7 +142,7 @@ def translation_baseline(
     direction: Literal["a2b", "b2a"],
     metric: Literal["l1", "psnr", "ssim"],
 ) -> tuple[float, str]:
-    """Score of an image translator that copies its input or returns a constant image.
+    """Score an image translator that copies its input or returns a constant image.
 
     Args:
         train_a: Training images of domain a (N, C, H, W), uint8.
@@ -145,11 +151,12 @@ def translation_baseline(
         test_b: Test images of domain b (K, C, H, W), paired with `test_a`.
         rule: Output of the translator: "copy" for its input, "mean" for the mean training image of
             the target domain.
-        direction: Direction of translation.
-        metric: Metric of agreement with the paired image, a name in `metrics.fidelity.FIDELITY`.
+        direction: Direction of translation, "a2b" or "b2a".
+        metric: Metric that compares the output with the paired image, a key of
+            `metrics.fidelity.FIDELITY`.
 
     Returns:
-        Value of the metric, and its signature.
+        Value of the metric, and the signature.
     """
     given, truth, train = (
         (test_a, test_b, train_b) if direction == "a2b" else (test_b, test_a, train_a)
@@ -160,7 +167,7 @@ def translation_baseline(
 
 
 def ngram(train_ids: np.ndarray, test_ids: np.ndarray, order: int = 5) -> tuple[float, str]:
-    """Negative log-likelihood per token of a Witten-Bell n-gram model.
+    """Compute the negative log-likelihood per token of a Witten-Bell n-gram model.
 
     Args:
         train_ids: Token ids (L,) of the training text.
@@ -168,7 +175,7 @@ def ngram(train_ids: np.ndarray, test_ids: np.ndarray, order: int = 5) -> tuple[
         order: Order n of the model; contexts have n - 1 tokens.
 
     Returns:
-        Mean over the test text in nats per token, and its signature.
+        Mean negative log-likelihood of the test text in nats per token, and the signature.
     """
     vocab_size = int(max(train_ids.max(), test_ids.max())) + 1
     value = witten_bell(train_ids, test_ids, order, vocab_size)
@@ -180,17 +187,17 @@ def ngram(train_ids: np.ndarray, test_ids: np.ndarray, order: int = 5) -> tuple[
 
 
 def nearest_translation(train_texts: Texts, test_texts: Texts) -> tuple[float, str]:
-    """Exact-match accuracy of a translator that copies the target of the nearest training source.
+    """Compute the exact-match accuracy of copying the target of the nearest training source.
 
-    Sources are compared by the Jaccard similarity of their sets of words; a tie goes to the first
-    training pair.
+    Sources are compared by the Jaccard similarity of their sets of words. Of equally near sources,
+    the first in the training split is used.
 
     Args:
         train_texts: Sources and targets of the training split.
         test_texts: Sources and targets of the test split.
 
     Returns:
-        Share of test sources with the correct translation, and its signature.
+        Share of test sources with the correct translation, and the signature.
     """
     known = [(set(source.split()), target) for source, target in zip(*train_texts)]
     right = 0

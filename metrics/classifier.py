@@ -1,8 +1,8 @@
 """A small convolutional classifier, trained with a fixed seed.
 
-It is the discriminative model p(y|x) with which generative models p(x|y)p(y) are compared. Its
-penultimate layer is also a feature extractor for metrics without downloaded weights; the hash of
-its weights identifies it in signatures.
+Generative models p(x|y)p(y) are compared with this discriminative model p(y|x). The penultimate
+layer of the classifier is also a feature extractor for metrics that need no downloaded weights. The
+signature of such a metric includes the hash of the classifier's weights.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ class Classifier(nn.Module):
 
 
 def weights_hash(network: nn.Module) -> str:
-    """First 12 hexadecimal digits of the SHA-256 of all weights."""
+    """Return the first 12 hexadecimal digits of the SHA-256 of all weights of a network."""
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
         digest.update(name.encode())
@@ -61,7 +61,8 @@ def train_classifier(
         images: Training images (N, C, H, W), uint8.
         labels: Classes (N,) of the images.
         num_classes: Number of classes.
-        epochs: Number of epochs; None for the number that gives at least 1,200 batches, at most 20.
+        epochs: Number of epochs. None selects the smallest number with at least 1,200 batches, but
+            at most 20 epochs.
         seed: Random seed of the initial weights and of the order of the images.
     """
     size = min(128, len(images))
@@ -89,7 +90,7 @@ def train_classifier(
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Share of images (N, C, H, W), uint8, whose most likely class is their label (N,)."""
+    """Return the share of uint8 images (N, C, H, W) whose most likely class is their label (N,)."""
     right = [
         (model(chunk.float() / 127.5 - 1).argmax(1) == label).sum()
         for chunk, label in zip(images.split(1000), labels.split(1000))

@@ -10,8 +10,8 @@
 | coverage | share of real neighbourhoods that contain a generated image | Naeem et al. 2020, Eq. 5 |
 | is | Inception score: exp of the mean KL divergence of p(class of an image) from p(class); only with Inception's classes | Salimans et al. 2016, section 4 |
 
-All are computed in double precision: the order of images and the number of processes do not change
-the printed digits.
+All distances are computed in double precision, so the order of images and the number of processes
+do not change the printed digits.
 """  # noqa: E501  # a table
 
 from typing import NamedTuple
@@ -28,16 +28,18 @@ class Gaussian(NamedTuple):
 
 
 def gaussian(features: Tensor) -> Gaussian:
-    """Mean and unbiased covariance of features (N, D), with N at least 2."""
+    """Compute the mean and the unbiased covariance of features (N, D); N must be at least 2."""
     return Gaussian(features.double().mean(0), torch.cov(features.double().T))
 
 
 def frechet_distance(real: Gaussian, fake: Gaussian) -> float:
-    """Fréchet distance of two Gaussians, |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)).
+    """Compute the Fréchet distance of two Gaussians (m1, C1) and (m2, C2).
+
+    The distance is |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)).
 
     Tr (C1 C2)^(1/2) is computed as the sum of the square roots of the eigenvalues of S C2 S, where
-    S = C1^(1/2). S C2 S is symmetric: its eigenvalues are real, and singular covariances need no
-    regularisation.
+    S = C1^(1/2). The matrix S C2 S is symmetric, so its eigenvalues are real, and singular
+    covariances need no regularisation.
     """
     values, vectors = torch.linalg.eigh(real.covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
@@ -47,14 +49,14 @@ def frechet_distance(real: Gaussian, fake: Gaussian) -> float:
 
 
 def kernel_sum(x: Tensor, y: Tensor) -> Tensor:
-    """Sum of the kernel (x_i . y_j / D + 1)^3 over all pairs, in chunks of 1,000 rows."""
+    """Sum the kernel (x_i . y_j / D + 1)^3 over all pairs, in chunks of 1,000 rows."""
     return torch.stack(
         [(chunk @ y.T / x.shape[1] + 1).pow(3).sum() for chunk in x.split(1000)]
     ).sum()
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
-    """Kernel inception distance: the unbiased estimate over all pairs of features.
+    """Compute the kernel inception distance: the unbiased estimate over all pairs of features.
 
     Other libraries average the estimate over random subsets, which has the same expectation.
     """
@@ -68,16 +70,17 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
 
 
 def radii(cloud: Tensor, k: int) -> Tensor:
-    """Distance (N,) from each point of a cloud to its k-th nearest neighbour."""
+    """Return the distance (N,) from each point of a cloud to its k-th nearest neighbour."""
     return torch.cat(
         [torch.cdist(chunk, cloud).kthvalue(k + 1).values for chunk in cloud.split(1000)]
     )
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
-    """Precision and recall of generated features (Kynkaanniemi et al. 2019).
+    """Compute precision and recall of generated features (Kynkaanniemi et al. 2019).
 
-    The neighbourhood of a point is the ball around it that reaches its k-th nearest neighbour.
+    The neighbourhood of a point is the ball around the point whose radius is the distance to the
+    k-th nearest neighbour.
     """
     real, fake = real.double(), fake.double()
 
@@ -94,9 +97,10 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
 
 
 def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, float]:
-    """Density and coverage of generated features (Naeem et al. 2020).
+    """Compute density and coverage of generated features (Naeem et al. 2020).
 
-    The neighbourhood of a real point is the ball that reaches its k-th nearest real neighbour.
+    The neighbourhood of a real point is the ball around the point whose radius is the distance to
+    the k-th nearest real neighbour.
     """
     real, fake = real.double(), fake.double()
     around = []  # number of generated points in each real neighbourhood
@@ -107,9 +111,9 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
 
 
 def inception_score(logits: Tensor, splits: int = 10) -> float:
-    """Inception score of logits (N, K): exp(E[KL(p(y|x) || p(y))]).
+    """Compute the Inception score exp(E[KL(p(y|x) || p(y))]) from logits (N, K).
 
-    The score is computed for consecutive parts of the images and averaged over them.
+    The images are cut into `splits` consecutive parts, and the scores of the parts are averaged.
     """
     scores = []
     for chunk in logits.double().log_softmax(1).tensor_split(splits):

@@ -1,8 +1,10 @@
-"""Frozen feature extractors, and the features of a set of images that all distances share.
+"""Frozen feature extractors, and a metric that collects the features of a set of images.
 
-An extractor maps uint8 images (N, C, H, W) to features (N, D) and class logits (N, K). Its `name`
-is part of every signature, and its `prefix` is put before the metric's name. FID on the features of
-a classifier is called `classifier-fid`, because it is not comparable with FID on Inception.
+An extractor maps uint8 images (N, C, H, W) to features (N, D) and class logits (N, K). All
+distances between image sets are computed from these features. The `name` of the extractor is part
+of the signature of each metric, the string that records its settings. The `prefix` of the extractor
+is put before the name of each metric. FID on the features of a classifier is called
+`classifier-fid`, because it is not comparable with FID on the features of Inception.
 """
 
 import hashlib
@@ -15,15 +17,15 @@ from torchmetrics import Metric
 from common.errors import UserError
 from metrics.classifier import Classifier, weights_hash
 
-INCEPTION_DIGEST = "6726825d"  # first digits of the published file's SHA-256, also in its name
+INCEPTION_DIGEST = "6726825d"  # first digits of the weights file's SHA-256, as in its name
 
 
 class Extractor(nn.Module):
     """Base class of the feature extractors.
 
     Attributes:
-        name: Name of the network and its weights, for signatures.
-        prefix: Prefix of the metrics' names.
+        name: Name of the network and its weights, recorded in the signatures of metrics.
+        prefix: Prefix of the names of metrics.
     """
 
     name: str
@@ -34,7 +36,7 @@ class Extractor(nn.Module):
 
 
 class ClassifierFeatures(Extractor):
-    """Penultimate layer of the small classifier that was trained on the data set itself.
+    """Feature extractor from the penultimate layer of a classifier of the same data set.
 
     Args:
         classifier: Trained classifier.
@@ -53,16 +55,18 @@ class ClassifierFeatures(Extractor):
 
 
 class InceptionFeatures(Extractor):
-    """Pool-3 features (N, 2048) of the 2015 Inception network, as ported by torch-fidelity.
+    """Feature extractor from the pool-3 layer of the 2015 Inception network, features (N, 2048).
 
-    Images are resized to 299x299 pixels as in the original network.
+    The network is the port of torch-fidelity. Images are resized to 299x299 pixels as in the
+    original network.
 
     Args:
-        weights: Path of torch-fidelity's weights file.
-        digest: First digits of the file's SHA-256.
+        weights: Path of the weights file of torch-fidelity.
+        digest: First digits of the SHA-256 of the weights file.
 
     Raises:
-        UserError: If the package or the file is missing, or if the file has another SHA-256.
+        UserError: If torch-fidelity or the weights file is missing, or if the SHA-256 of the file
+            does not start with `digest`.
     """
 
     prefix = ""
@@ -86,7 +90,7 @@ class InceptionFeatures(Extractor):
             )
         self.name = "inception-2015" if digest == INCEPTION_DIGEST else f"inception:{digest}"
         found = hashlib.sha256(weights.read_bytes()).hexdigest()
-        if not found.startswith(digest):  # checked first, because loading a file may run code
+        if not found.startswith(digest):  # checked before loading, which may run code of the file
             raise UserError(
                 f"{weights}: its SHA-256 starts with {found[:8]}, not {digest}: download it again"
             )
@@ -102,13 +106,13 @@ class InceptionFeatures(Extractor):
 def to_bytes(image: Tensor) -> Tensor:
     """Convert images in [-1, 1] to uint8, rounding to the nearest value.
 
-    The conversion recovers images exactly that were scaled from uint8 to [-1, 1].
+    Images that were scaled from uint8 to [-1, 1] are recovered exactly.
     """
     return ((image.clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 class FeatureSet(Metric):
-    """Features and logits of all images of all ranks.
+    """Metric that collects the features and logits of all images of all ranks.
 
     Args:
         extractor: Frozen feature extractor.
@@ -126,7 +130,7 @@ class FeatureSet(Metric):
 
     @torch.no_grad()
     def update(self, images: Tensor) -> None:
-        """Add uint8 images (N, C, H, W)."""
+        """Add a batch of uint8 images (N, C, H, W)."""
         features, logits = self.extractor(images)
         self.features.append(features)
         self.logits.append(logits)

@@ -1,6 +1,6 @@
 """Similarity of a translated image to its reference: mean absolute error, PSNR and SSIM.
 
-Each metric covers all images of all ranks.
+Each metric is computed over all images of all ranks.
 """
 
 from collections.abc import Iterable
@@ -33,9 +33,9 @@ class PSNR(PeakSignalNoiseRatio):
 class SSIM(Metric):
     """Structural similarity (Wang et al. 2004): 1 for equal images.
 
-    Averages over positions whose 11x11 Gaussian filter lies completely inside the image, as the
-    authors' code and scikit-image do. torchmetrics' own average includes a border of 5 pixels,
-    where the filter covers mirrored padding.
+    The average is taken over positions whose 11x11 Gaussian filter lies completely inside the
+    image, as in the authors' code and in scikit-image. The average of torchmetrics includes a
+    border of 5 pixels, where the filter covers mirrored padding.
     """
 
     signature = "ssim[window=gauss11|sigma=1.5|region=valid|mean=pictures]"
@@ -49,7 +49,7 @@ class SSIM(Metric):
             self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, translated: Tensor, truth: Tensor) -> None:
-        """Add images (N, C, H, W) in [0, 1]."""
+        """Add translated images and their references, both (N, C, H, W) in [0, 1]."""
         height, width = translated.shape[2:]
         if min(height, width) < self.window:
             raise UserError(
@@ -83,7 +83,7 @@ def fidelity_metrics(directions: tuple[str, ...], side: int) -> nn.ModuleDict:
 
     Args:
         directions: Directions of translation, such as "a2b".
-        side: Smaller side of the images in pixels; SSIM is left out below 11.
+        side: Length of the smaller side of the images in pixels. Below 11, SSIM is left out.
     """
     fitting = [name for name in FIDELITY if name != "ssim" or side >= SSIM.window]
     names = [
@@ -103,7 +103,7 @@ def log_fidelity(
     Args:
         module: System whose attribute `fidelity` was created by `fidelity_metrics`.
         translated: Translated images (N, C, H, W) in [-1, 1].
-        truth: Reference images, same shape and range.
+        truth: Reference images, with the shape and range of `translated`.
         stage: Stage, "val" or "test".
         direction: Direction of translation, such as "a2b".
     """
@@ -116,7 +116,7 @@ def log_fidelity(
 def fidelity(
     translated: Tensor, truth: Tensor, names: Iterable[str]
 ) -> dict[str, tuple[float, str]]:
-    """Compute value and signature of each named metric for uint8 images (N, C, H, W)."""
+    """Return the value and signature of each named metric for uint8 images (N, C, H, W)."""
     figures = {}
     for name in names:
         metric: Any = FIDELITY[name]()

@@ -1,4 +1,7 @@
-"""Codebook usage of image tokens; all states are sums, so results are exact over ranks."""
+"""Metrics of image tokens: codebook usage, and tokens kept after decoding and encoding again.
+
+All states are sums, so results are exact for any number of ranks.
+"""
 
 from typing import Literal
 
@@ -8,12 +11,12 @@ from torchmetrics import Metric
 
 
 class ImageTokenUsage(Metric):
-    """Codebook usage by the image tokens of a split.
+    """Usage of a codebook by the image tokens of a split.
 
     Args:
-        codebook_size: Number of codebook vectors, K.
-        measure: Measure of usage: "share" for the share of the K tokens that occur, "perplexity"
-            for the perplexity of their frequencies, between 1 (one token only) and K (uniform).
+        codebook_size: Number K of codebook vectors, and of different image tokens.
+        measure: Measure of usage. "share" is the share of the K tokens that occur. "perplexity" is
+            the perplexity of the token frequencies, between 1 (a single token) and K (uniform).
     """
 
     higher_is_better = True
@@ -42,7 +45,7 @@ class ImageTokenUsage(Metric):
 
 
 class ImageTokensKept(Metric):
-    """Share of image tokens that are unchanged after decoding and encoding again."""
+    """Share of image tokens that are unchanged after decoding to an image and encoding again."""
 
     higher_is_better = True
     full_state_update = False
@@ -56,7 +59,7 @@ class ImageTokensKept(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, image_tokens: Tensor, encoded_again: Tensor) -> None:
-        """Add image tokens and the tokens of their decoded images, of the same shape."""
+        """Add image tokens, and the tokens that encode their decoded images, of the same shape."""
         self.equal += (image_tokens == encoded_again).sum()
         self.count += image_tokens.numel()
 

@@ -8,7 +8,7 @@ from torchmetrics import Metric
 class TokenNLL(Metric):
     """Mean negative log-likelihood in nats over all target tokens of a split.
 
-    The mean is exact over batches and ranks of any size.
+    The mean is exact for batches of any size and any number of ranks.
     """
 
     higher_is_better = False
@@ -18,7 +18,7 @@ class TokenNLL(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.description = ""  # protocol of the evaluation, for the signature
+        self.description = ""  # evaluation protocol, recorded in the signature
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -33,7 +33,7 @@ class TokenNLL(Metric):
             losses: Losses in nats, of any shape; 0 at positions without a target.
             count: Number of positions with a target.
         """
-        # Precision bf16-true also casts the states of metrics: sum in double precision again.
+        # `precision: bf16-true` also casts the states of metrics: convert the sum back to double.
         self.total = self.total.double() + losses.double().sum()
         self.count += count
 

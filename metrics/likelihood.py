@@ -1,6 +1,6 @@
 """Likelihoods, reconstruction errors, active latent units and label accuracy.
 
-All states are sums, so results are exact over ranks.
+All states are sums, so results are exact for any number of ranks.
 """
 
 import math
@@ -17,9 +17,9 @@ def bits_per_dim(nats: Tensor, dims: int, levels: int = 1) -> Tensor:
     Args:
         nats: Negative log-likelihood per image in nats.
         dims: Number of values per image.
-        levels: Number of levels of the original values if `nats` is a density over values scaled to
-            [0, 1]; 1 for a probability of discrete values. 256 levels add 8 bits, because the
-            density of x / 256 is 256 times that of x.
+        levels: Number of levels of the original values if `nats` is from a density of values scaled
+            to [0, 1]. 1 if `nats` is from a probability of discrete values. 256 levels add 8 bits,
+            because the density of x / 256 is 256 times the density of x.
     """
     return nats / (dims * math.log(2)) + math.log2(levels)
 
@@ -27,7 +27,8 @@ def bits_per_dim(nats: Tensor, dims: int, levels: int = 1) -> Tensor:
 class ImportanceSampledNLL(Metric):
     """Importance-sampled estimate of -log p(x) in nats per image (Burda et al. 2016, Eq. 8).
 
-    The estimate -log 1/k sum_i w_i is an upper bound on -log p(x) in expectation.
+    The estimate -log 1/k sum_i w_i with importance weights w_i is an upper bound on -log p(x) in
+    expectation.
 
     Args:
         k: Number of importance samples per image.
@@ -53,7 +54,8 @@ class ImportanceSampledNLL(Metric):
         """Add a batch of N images.
 
         Args:
-            draw: Function that maps n to log w of n new samples of each image, shape (n, N).
+            draw: Function that maps a number n to the log importance weights of n new latent
+                samples of each image, shape (n, N).
         """
         log_sum: Tensor | None = None
         for start in range(0, self.k, self.chunk):
@@ -85,7 +87,7 @@ class SquaredError(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, reconstruction: Tensor, x: Tensor) -> None:
-        """Add images in [0, 1], both (N, ...)."""
+        """Add reconstructions and images x, both (N, ...) in [0, 1]."""
         self.total += (reconstruction - x).square().double().sum()
         self.count += len(x)
 
@@ -94,9 +96,10 @@ class SquaredError(Metric):
 
 
 class ActiveUnits(Metric):
-    """Number of active latent units, Var_x(mu_j) > 0.01 (Burda et al. 2016, section 5.2).
+    """Number of active latent units (Burda et al. 2016, section 5.2).
 
-    mu_j is the posterior mean of latent coordinate j for an image x.
+    Unit j is active if Var_x(mu_j) > 0.01, where mu_j is the posterior mean of latent unit j for an
+    image x.
 
     Args:
         dim: Dimension of the latent space.
@@ -116,7 +119,7 @@ class ActiveUnits(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, mean: Tensor) -> None:
-        """Add posterior means (N, D)."""
+        """Add posterior means (N, D) of N images."""
         mean = mean.double()
         self.total += mean.sum(0)
         self.squares += mean.square().sum(0)
@@ -131,7 +134,7 @@ class LabelAccuracy(Metric):
     """Share of images whose most likely class is their label.
 
     Args:
-        rule: Name of the classification rule in the signature.
+        rule: Name of the classification rule, recorded in the signature.
     """
 
     higher_is_better = True
@@ -150,7 +153,7 @@ class LabelAccuracy(Metric):
         return f"accuracy[rule={self.rule}]"
 
     def update(self, scores: Tensor, label: Tensor) -> None:
-        """Add scores (N, classes) and labels (N,)."""
+        """Add the scores (N, classes) and labels (N,) of N images."""
         self.right += (scores.argmax(1) == label).sum()
         self.count += len(label)
 

@@ -8,7 +8,8 @@ def modes_covered(points: Tensor, centres: Tensor, deviation: float) -> tuple[in
     """Count the modes that samples of a mixture of Gaussians cover.
 
     A sample is of high quality if it lies within 3 standard deviations of a mode (Srivastava et
-    al. 2017, "VEEGAN", section 5.1). A mode is covered if it has at least N / (10 M) such samples.
+    al. 2017, "VEEGAN", section 5.1). A mode is covered if at least N / (10 M) samples of high
+    quality are nearest to the mode.
 
     Args:
         points: Samples (N, 2).
@@ -25,19 +26,19 @@ def modes_covered(points: Tensor, centres: Tensor, deviation: float) -> tuple[in
 
 
 def classes_covered(generated: Tensor, real: Tensor, num_classes: int) -> tuple[int, float]:
-    """Count the covered classes, and compare the entropies of both class distributions.
+    """Count the classes that generated images cover, and compute a ratio of class entropies.
 
     A class is covered if its share of generated images is at least a tenth of its share of real
     images.
 
     Args:
-        generated: Classes (N,) of generated images.
-        real: Classes (M,) of real images, by the same classifier.
+        generated: Classes (N,) that a classifier assigns to generated images.
+        real: Classes (M,) that the same classifier assigns to real images.
         num_classes: Number of classes.
 
     Returns:
-        Number of covered classes, and the entropy of the generated classes divided by that of the
-        real classes (0 if all real images have one class).
+        Number of covered classes, and the entropy of the generated classes divided by the entropy
+        of the real classes (0 if all real images have the same class).
     """
     shares = [
         torch.bincount(one, minlength=num_classes).double() / len(one) for one in (generated, real)

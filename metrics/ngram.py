@@ -6,7 +6,7 @@ from common.errors import UserError
 
 
 def context_keys(ids: np.ndarray, length: int, vocab_size: int) -> np.ndarray:
-    """Encode the `length` ids before each position as one int64, (L,); -1 if there are fewer."""
+    """Encode the `length` ids before each position as one int64 (L,); -1 if there are fewer ids."""
     keys = np.zeros(len(ids), np.int64)
     for back in range(length, 0, -1):
         keys[back:] = keys[back:] * vocab_size + ids[:-back]
@@ -15,20 +15,22 @@ def context_keys(ids: np.ndarray, length: int, vocab_size: int) -> np.ndarray:
 
 
 def lookup(keys: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Look up the values of keys in `known`, which is sorted; 0 for keys that are not in it."""
+    """Look up the value of each key in the sorted array `known`; 0 for keys that are missing."""
     position = np.minimum(np.searchsorted(known, keys), len(known) - 1)
     return np.where(known[position] == keys, values[position], 0)
 
 
 def witten_bell(train: np.ndarray, text: np.ndarray, order: int, vocab_size: int) -> float:
-    """Mean negative log-likelihood in nats per token, without the first token of the text.
+    """Compute the mean negative log-likelihood of a text under an n-gram model, in nats per token.
 
-    Interpolated method C of Witten and Bell 1991:
+    The first token of the text is left out. The model is the interpolated method C of Witten and
+    Bell 1991:
 
         p_k(x | h) = (c(h, x) + T(h) p_{k-1}(x | h')) / (c(h) + T(h))
 
-    T(h) is the number of different tokens that followed h in training, h' is h without its oldest
-    token, and p_0 is uniform. The text is one stream: contexts are not cut into windows.
+    c counts occurrences in training. T(h) is the number of different tokens that followed h in
+    training, h' is h without its oldest token, and p_0 is uniform. The text is one stream, which is
+    not cut into context windows.
 
     Args:
         train: Token ids (L,) of the training text.
@@ -37,7 +39,7 @@ def witten_bell(train: np.ndarray, text: np.ndarray, order: int, vocab_size: int
         vocab_size: Vocabulary size V; V^n must be below 2^63.
 
     Raises:
-        UserError: If V^n is not below 2^63.
+        UserError: If `vocab_size` to the power of `order` is not below 2^63.
     """
     if vocab_size**order >= 2**63:
         raise UserError(

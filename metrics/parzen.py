@@ -9,13 +9,13 @@ SIGMAS = [10 ** (-1 + i / 9) for i in range(10)]  # log-spaced from 0.1 to 1
 
 
 def parzen_log_likelihood(samples: Tensor, x: Tensor, sigma: float) -> Tensor:
-    """Log-likelihood under a Gaussian kernel density of the samples (Breuleux et al. 2009).
+    """Compute log-likelihoods under a Gaussian kernel density of samples (Breuleux et al. 2009).
 
-    It is a likelihood of the blurred samples, not of the model, and depends on sigma.
+    The density describes the blurred samples, not the model, and depends on `sigma`.
 
     Args:
         samples: Generated samples (M, D).
-        x: Points to evaluate (N, D), on the same scale.
+        x: Points to evaluate (N, D), on the scale of `samples`.
         sigma: Standard deviation of the kernel.
 
     Returns:
@@ -30,9 +30,9 @@ def parzen_log_likelihood(samples: Tensor, x: Tensor, sigma: float) -> Tensor:
 
 
 def parzen(samples: Tensor, val: Tensor, test: Tensor) -> tuple[float, float, float]:
-    """Parzen log-likelihood by the protocol of Goodfellow et al. 2014.
+    """Compute the Parzen log-likelihood by the protocol of Goodfellow et al. 2014.
 
-    The likelihood of validation images selects sigma among 10 values.
+    Of 10 values of sigma, the one with the highest likelihood of the validation images is used.
 
     Args:
         samples: Generated images, uint8 or in [0, 1]; the released `parzen_ll.py` uses 10,000.
@@ -54,7 +54,9 @@ def parzen(samples: Tensor, val: Tensor, test: Tensor) -> tuple[float, float, fl
 def nearest_neighbour_error(
     pool: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor
 ) -> float:
-    """Error of the 1-nearest-neighbour classifier in pixel space (Radford et al. 2016, Table 3).
+    """Compute the error of the 1-nearest-neighbour classifier in pixel space.
+
+    The protocol is the one of Radford et al. 2016, Table 3.
 
     Args:
         pool: Labelled images (M, C, H, W), uint8, real or generated.

@@ -10,7 +10,7 @@ BATCH = 250
 
 
 def swap_two(tokens: Tensor, length: Tensor, generator: torch.Generator) -> Tensor:
-    """Swap one pair of adjacent tokens in each text of (N, T).
+    """Swap one random pair of adjacent tokens in each text; `tokens` is (N, T).
 
     The two tokens differ, and neither is the first or last token of the text. A text without such a
     pair is returned unchanged.
@@ -28,11 +28,11 @@ def swap_two(tokens: Tensor, length: Tensor, generator: torch.Generator) -> Tens
 def features(
     represent: Callable[[Tensor, Tensor], Tensor], data: Any, split: str, count: int, device: Any
 ) -> tuple[Tensor, Tensor]:
-    """Features of texts of a split, both unchanged and with two adjacent tokens swapped.
+    """Compute features of texts of a split, each unchanged and with two adjacent tokens swapped.
 
     Returns:
         Mean and maximum over the hidden states of each text, (2 N, 2 width), and labels (2 N,): 0
-        for an unchanged text, 1 for a changed one.
+        for an unchanged text, 1 for a changed text.
     """
     generator, hidden_states, labels = torch.Generator().manual_seed(0), [], []
     size = len(data.split(split))
@@ -59,9 +59,9 @@ def swapped_words_probe(
     train: int = 4000,
     test: int = 1000,
 ) -> tuple[float, str]:
-    """Test accuracy of a logistic regression that detects swapped neighbouring tokens.
+    """Compute the test accuracy of a logistic regression that detects swapped adjacent tokens.
 
-    Each text is used twice, unchanged and with the swap; chance is 0.5.
+    Each text is used twice, unchanged and with the swap. The accuracy of chance is 0.5.
 
     Args:
         represent: Function from tokens (N, T) and lengths (N,) to hidden states (N, T, width).
@@ -71,12 +71,12 @@ def swapped_words_probe(
         test: Number of test texts.
 
     Returns:
-        Accuracy, and its signature.
+        Accuracy in [0, 1], and the signature, a string that records the settings.
     """
     (x, y), (x_test, y_test) = (
         features(represent, data, *texts, device) for texts in (("train", train), ("test", test))
     )
-    with torch.inference_mode(False), torch.enable_grad():  # a test disables gradients
+    with torch.inference_mode(False), torch.enable_grad():  # Lightning's test disables gradients
         weight, bias, mean, deviation = fit(x.clone(), y.clone())
     right = (
         (((x_test - mean) / deviation @ weight + bias > 0).float() == y_test).float().mean().item()
@@ -90,7 +90,7 @@ def swapped_words_probe(
 
 
 def fit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Fit a logistic regression from standardised features x (N, D) to labels y (N,).
+    """Standardise features x (N, D), and fit a logistic regression to labels y (N,).
 
     Returns:
         Weights (D,), bias, and mean and standard deviation (D,) of x.

@@ -7,8 +7,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from metrics.features import to_bytes
 
-CHUNK = 1024  # images at a time
-WAYS = 32  # number of candidate captions per image, its own included
+CHUNK = 1024  # number of images that are compared with all captions at a time
+WAYS = 32  # number of candidate captions per image, its own caption included
 NEGATIVES = "negatives=other-caption-of-other-image"
 
 
@@ -16,8 +16,8 @@ class RankingAccuracy(Metric):
     """Share of images whose own caption has the highest score among `WAYS` candidates.
 
     The other candidates, the negatives, are sampled from the whole split. Captions equal to the
-    image's own are excluded, and so are captions of images with equal pixels. The negatives of an
-    image depend only on its position in the split.
+    image's own caption are excluded, as are captions of images with equal pixels. The negatives of
+    an image depend only on its position in the split.
     """
 
     higher_is_better = True
@@ -60,7 +60,7 @@ class RankingAccuracy(Metric):
 
 
 def image_keys(images: Tensor) -> Tensor:
-    """Hash the pixels of images (N, C, H, W) in [-1, 1] to int64, (N,).
+    """Hash the pixels of each image of (N, C, H, W) in [-1, 1] to one int64, (N,).
 
     Equal images have equal hashes on every device and in every batch.
     """
@@ -77,7 +77,7 @@ def ranking_accuracy(images: Tensor, texts: Tensor, tokens: Tensor, keys: Tensor
         images: Normalised features (N, D) of real or generated images.
         texts: Normalised features (N, D) of the images' captions.
         tokens: Token ids (N, T) of the captions.
-        keys: Hashes (N,) of the captions' real images, from `image_keys`.
+        keys: Hashes (N,), from `image_keys`, of the real images to which the captions belong.
     """
     size, right = len(images), []
     generator = torch.Generator().manual_seed(0)

@@ -1,7 +1,8 @@
 """Similarity of translations to references: BLEU, chrF and exact match.
 
-BLEU counts shared words and word sequences, chrF shared character sequences. Neither measures
-meaning, and values are comparable only if their signatures are equal.
+BLEU counts words and word sequences that a translation shares with its reference; chrF counts
+shared character sequences. Neither measures meaning. Values are comparable only if their
+signatures, the strings that record the settings, are equal.
 """
 
 from collections.abc import Callable
@@ -9,17 +10,15 @@ from collections.abc import Callable
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-BUCKETS = (
-    (1, 9),
-    (10, 14),
-    (15, 19),
-    (20, 10_000),
-)  # minimum and maximum number of words of a source
+# Minimum and maximum number of words of a source, for each group of sentences.
+BUCKETS = ((1, 9), (10, 14), (15, 19), (20, 10_000))
 Figure = tuple[float, str]
 
 
 def bleu(texts: list[str], references: list[str], lower: bool) -> Figure:
-    """sacreBLEU of a corpus, 0 to 100, and its signature (Papineni et al. 2002; Post 2018).
+    """Return the BLEU of a corpus, 0 to 100, and its signature (Papineni et al. 2002).
+
+    The value is computed by sacreBLEU (Post 2018).
 
     Args:
         texts: Translations to score.
@@ -32,7 +31,7 @@ def bleu(texts: list[str], references: list[str], lower: bool) -> Figure:
 
 
 def chrf(texts: list[str], references: list[str], lower: bool) -> Figure:
-    """chrF of a corpus, 0 to 100, and its signature (Popović 2015)."""
+    """Return the chrF of a corpus, 0 to 100, and its signature (Popović 2015)."""
     metric = CHRF(lowercase=lower)
     value = metric.corpus_score(texts, [references]).score
     return value, f"chrf[{metric.get_signature()}]"
@@ -45,15 +44,15 @@ def tokenised_bleu(
     rules: str,
     lower: bool,
 ) -> Figure:
-    """BLEU over the words of a corpus' own tokenizer, without smoothing.
+    """Compute BLEU over the words of a given tokenizer, without smoothing.
 
-    This is the protocol of papers before sacreBLEU.
+    Papers before sacreBLEU used this protocol.
 
     Args:
         texts: Translations to score.
         references: One reference for each translation.
         tokenise: Function that splits a text into words.
-        rules: Name of `tokenise` in the signature.
+        rules: Name of the rules of `tokenise`, recorded in the signature.
         lower: Whether words are compared in lower case.
     """
     words, reference_words = ([tokenise(text) for text in side] for side in (texts, references))
@@ -69,16 +68,16 @@ def closed_vocabulary_bleu(
     max_words: int,
     retokenise: bool,
 ) -> Figure:
-    """BLEU after replacing words outside of a vocabulary by `<unk>`, in lower case, not smoothed.
+    """Compute BLEU in lower case after replacing words outside of a vocabulary by `<unk>`.
 
-    This is comparable with translators over whole words, which cannot generate other words.
-    References keep all of their words.
+    The value is comparable with the BLEU of translators that generate only words of a fixed
+    vocabulary. References keep all words. BLEU is not smoothed.
 
     Args:
         texts: Translations to score.
         references: One reference for each translation.
         tokenise: Function that splits a text into words.
-        rules: Name of `tokenise` in the signature.
+        rules: Name of the rules of `tokenise`, recorded in the signature.
         vocabulary: Lower-cased words that are not replaced.
         max_words: Maximum number of words of a translation; longer translations are truncated.
         retokenise: Whether the words are joined by spaces and split again; spaCy then splits
@@ -111,10 +110,10 @@ def _word_bleu(
 def bleu_by_length(
     texts: list[str], references: list[str], sources: list[str], lower: bool
 ) -> dict[str, Figure]:
-    """BLEU of sentences grouped by the number of words in the source, such as "10-14".
+    """Compute BLEU of each group of sentences by number of words in the source, such as "10-14".
 
     Words are split at white space. Without attention, one context vector represents the whole
-    source, and BLEU falls with its length.
+    source, and BLEU falls with the length of the source.
     """
     figures: dict[str, Figure] = {}
     for first, last in BUCKETS:
@@ -135,7 +134,7 @@ def bleu_by_length(
 
 
 def exact_match(texts: list[str], references: list[str], lower: bool) -> Figure:
-    """Share of translations that equal their references.
+    """Compute the share of translations that equal their references.
 
     Args:
         texts: Translations to score.

@@ -406,14 +406,14 @@ def broken(path: Path, content: dict[str, str | bytes], **options: Any) -> Paral
          r"val.en line 2: the text is empty; .* or remove it from both sides$"),
         ({"train.de": "a a a\na\n", "train.en": "a\na a a a\n"},
          {"max_length": 4, "batch_tokens": 9},
-         r"train.en line 2: has 5 tokens, more than data.max_length 4; raise it, "
+         r"train.en line 2: has 5 tokens, more than data.max_length 4; raise data.max_length, "
          r"or skip such pairs with --data.skip true"),
         ({"train.de": b"good \xff bad\n" * 20}, {},
          r"train.de: is not UTF-8 \(byte 5\); convert it"),
         ({"test.de": "a\n"}, {}, r"test.en: there is no such file beside test.de; add it"),
         ({"train.de": "", "train.en": ""}, {}, r"train.de: is empty; put text into it"),
         ({}, {"max_length": 1},
-         r"train.\w\w line 1: has \d+ tokens, more than data.max_length 1; raise it"),
+         r"train.\w\w line 1: has \d+ tokens, more than data.max_length 1; raise data.max_length"),
         ({}, {"batch_tokens": 200},
          "data.batch_tokens 200 is below data.max_length 256: raise data.batch_tokens"),
     ],
@@ -448,7 +448,9 @@ def test_missing_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("row", "columns"), [("a", 1), ("", 1), ("a\tb\tc", 3)])
 def test_rows_of_a_table_have_two_columns(row: str, columns: int, tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_text("a\tb\n" * 19 + f"{row}\n")
-    with pytest.raises(UserError, match=rf"x.tsv line 20: has {columns} columns; give it two"):
+    with pytest.raises(
+        UserError, match=rf"x.tsv line 20: has {columns} columns; give the line two"
+    ):
         PairTable(str(tmp_path / "x.tsv"), tokenizer="word", root=str(tmp_path / "data")).data_spec  # noqa: B018
 
 

@@ -269,7 +269,8 @@ MISTAKES = {
         "--data.skip true",
     ),
     FILES + "long": (
-        "train.en line 8: has 100001 tokens, more than data.max_length 256; raise it, or skip",
+        "train.en line 8: has 100001 tokens, more than data.max_length 256; "
+        "raise data.max_length, or skip",
     ),
     FILES + "lone": ("test.en: there is no such file beside test.de; add it, or remove test.de",),
     FIT + " --data.target tlh": (

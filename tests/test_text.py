@@ -219,7 +219,9 @@ def test_records_do_not_run_into_each_other(tmp_path: Path) -> None:
         assert row[0] == 1
         assert row[length] == 2
         assert (row[length + 1 :] == 0).all()
-    with pytest.raises(UserError, match=r"a line of 12 tokens, more than data.context 4: raise it"):
+    with pytest.raises(
+        UserError, match=r"a line of 12 tokens, more than data.context 4: raise data.context"
+    ):
         corpus(
             tmp_path / "short", "a long line\n" * 30, batching="records", context=4, batch_size=8
         ).batch("train", [0])
@@ -389,11 +391,11 @@ def test_python_docs_have_their_facts_at_once() -> None:
     ("content", "options", "message"),
     [
         (None, {}, "there is no such file or folder"),
-        (b"", {}, "is empty; give a .txt with text in it"),
+        (b"", {}, "is empty; give a .txt file with text"),
         (
             b"aaaaa",
             {"context": 64},
-            "has 4 tokens, too few for data.context 64: lower it or add text",
+            "has 4 tokens, too few for data.context 64: lower data.context, or add text",
         ),
         (b"good \xff bad" * 50, {}, r"is not UTF-8 \(byte 5\); convert it"),
         ("ä".encode()[:1], {}, "ends in the middle of a character"),

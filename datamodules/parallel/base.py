@@ -1,13 +1,17 @@
-"""Base class of sentence pairs for sequence-to-sequence systems, such as translation or summaries.
+"""Base class of data modules of sentence pairs, for translation and similar tasks.
 
-A corpus is encoded once, as in `datamodules/text/base.py`. A batch holds pairs of similar lengths,
-and its size is a number of padded tokens instead of pairs. Batches of short sentences thus hold
-many pairs, and little padding.
+A corpus is encoded once and cached, as in `datamodules/text/base.py`. A batch holds pairs of
+similar lengths, so it has little padding. Its size is limited by the number of padded tokens, so a
+batch of short sentences holds many pairs.
 
-A batch holds `source` int64 (N, S): tokens and `<eos>`; and `target` int64 (N, T + 1): `<bos>`,
-tokens and `<eos>`, the inputs of a decoder and, shifted by one, its targets. Both are padded with
-`pad_id`. `source_length` (N,) and `target_length` (N,) are the numbers of valid source tokens and
-targets; `num_targets` is the sum of the latter.
+A batch is a dictionary:
+
+- `source`: Source tokens and `<eos>`, padded with `pad_id`, int64 (N, S).
+- `target`: `<bos>`, target tokens and `<eos>`, padded with `pad_id`, int64 (N, T + 1). The first T
+  are the inputs of a decoder, and the last T are its targets.
+- `source_length`: Number of valid source tokens of each pair, int64 (N,).
+- `target_length`: Number of valid targets of each pair, int64 (N,).
+- `num_targets`: Sum of `target_length`.
 """
 
 import itertools
@@ -33,7 +37,7 @@ from datamodules.tokenizers.kinds import KINDS, Kind, tokenizer_from_json
 from datamodules.tokenizers.pair import PairTokenizer
 
 SIDES = ("source", "target")
-VERSION = 2  # of the encoded files; increase it when their content changes
+VERSION = 2  # version of the encoded files; increase it when their content changes
 
 
 class ParallelTextDataModule(DataModule):
@@ -43,19 +47,20 @@ class ParallelTextDataModule(DataModule):
 
     Args:
         Vocabulary:
-        tokenizer: Characters (`char`, all that occur), bytes (`byte`), words (`word`) or byte-pair
-            encoding (`bpe`); the last two are learned from the training split.
+        tokenizer: Unit of a token: `char` (every character of the corpus), `byte`, `word`, or `bpe`
+            (byte-pair encoding). `word` and `bpe` are learned from the training split.
         vocab_size: Maximum vocabulary size of the tokenizers `word` and `bpe`.
-        shared_vocabulary: One vocabulary for both sides; otherwise one for each side.
-        lower: Lower-case all text before it is encoded.
+        shared_vocabulary: Whether source and target share one vocabulary. If false, each side has
+            its own vocabulary.
+        lower: Whether to lower-case all text before it is encoded.
         Batches:
-        batch_tokens: Maximum number of padded tokens per process and training step: number of pairs
-            times the length of the longest source or target.
-        eval_batch_tokens: Maximum number of padded tokens per process and step in validation and
-            test. Defaults to `batch_tokens`.
-        max_length: Maximum number of tokens of either side of a training pair, `<eos>` included.
-        skip: Skip training pairs that are too long or have an empty side, and print their number,
-            instead of stopping at the first.
+        batch_tokens: Maximum number of tokens, padding included, per process and training step. The
+            number of tokens is the number of pairs times the length of the longest sentence.
+        eval_batch_tokens: Maximum number of tokens, padding included, per process and step in
+            validation and test. Defaults to `batch_tokens`.
+        max_length: Maximum number of tokens of a source or target in training, `<eos>` included.
+        skip: Whether to skip training pairs that exceed `max_length` or have an empty side, and to
+            print their number. If false, the first such pair is an error.
         **kwargs: Arguments of `DataModule`.
 
     Raises:
@@ -93,11 +98,11 @@ class ParallelTextDataModule(DataModule):
         self.max_length, self.skip = max_length, skip
 
     def sources(self) -> dict[str, Any]:
-        """Return the source of "train", "val" and (optional) "test", in the form `pairs` reads."""
+        """Return where each of "train", "val" and, if present, "test" is read from."""
         raise NotImplementedError
 
     def pairs(self, source: Any) -> Iterator[tuple[str, str]]:
-        """Yield the sentence pairs of a source."""
+        """Yield the sentence pairs of a split; `source` is its value in `sources()`."""
         raise NotImplementedError
 
     def digest(self) -> str:
@@ -105,17 +110,17 @@ class ParallelTextDataModule(DataModule):
         raise NotImplementedError
 
     def where(self, split: str, line: int, side: int) -> str:
-        """Return the location of one side of a pair, for messages."""
+        """Return the location of one side of a pair, for error messages."""
         return f"{SIDES[side]} {line + 1} of the {split} split"
 
     @cached_property
     def split_sources(self) -> dict[str, Any]:
-        """Cached result of `sources`."""
+        """Result of `sources()`, computed once."""
         return self.sources()
 
     @property
     def data_spec(self) -> dict[str, Any]:
-        """Vocabulary sizes and padding id, which require the encoded corpus."""
+        """Vocabulary sizes and padding id; the corpus is encoded first if necessary."""
         tokenizer = self.tokenizer
         return {
             "vocab_size": tokenizer.target.vocab_size,
@@ -125,7 +130,7 @@ class ParallelTextDataModule(DataModule):
 
     @cached_property
     def tokenizer(self) -> PairTokenizer:
-        """Tokenizers of the encoded corpus."""
+        """Source and target tokenizer with which the corpus is encoded."""
         self.prepare_data()
         tokenizer = tokenizer_from_json((self.cache / "tokenizer.json").read_text(encoding="utf-8"))
         assert isinstance(tokenizer, PairTokenizer)
@@ -146,11 +151,11 @@ class ParallelTextDataModule(DataModule):
         return token_folder(self.root, settings)
 
     def prepare_data(self) -> None:
-        """Encode the corpus unless it is cached; one process encodes, others wait."""
+        """Encode the corpus unless it is cached. One process encodes it; the others wait."""
         make_folder(self.cache, self._encode)
 
     def _encode(self, folder: Path) -> None:
-        """Write the tokenizers, and the lines and ids of every split."""
+        """Write the tokenizers, and the lines and token ids of every split."""
         tokenizer = self._learn()
         (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
         begin, end = RECORD[1:]
@@ -179,13 +184,13 @@ class ParallelTextDataModule(DataModule):
         return PairTokenizer(learn(0), learn(1), self.lower)
 
     def _lines(self, split: str, side: int) -> Iterator[str]:
-        """Yield the lines of one side of a split in the form that is encoded."""
+        """Yield the lines of one side of a split, stripped and, with `lower`, in lower case."""
         for pair in self.pairs(self.split_sources[split]):
             line = pair[side].strip()
             yield line.lower() if self.lower else line
 
     def split_name(self, split: str) -> str:
-        """Return the split whose pairs are used: "val" instead of "test" without test pairs."""
+        """Return the given name, or "val" instead of "test" if there are no test pairs."""
         return "val" if split == "test" and "test" not in self.split_sources else split
 
     def load_split(self, split: str) -> SentencePairs:
@@ -218,7 +223,7 @@ class ParallelTextDataModule(DataModule):
         )
 
     def _complaint(self, split: str, lengths: np.ndarray, line: int) -> UserError:
-        """Error message for a pair with an empty or too long side."""
+        """Return the error for a pair with an empty side or a side that is too long."""
         empty = [self.where(split, line, side) for side in range(2) if lengths[side, line] == 1]
         if empty and split == "train":
             return UserError(
@@ -233,20 +238,20 @@ class ParallelTextDataModule(DataModule):
         side = int(lengths[:, line].argmax())
         return UserError(
             f"{self.where(split, line, side)}: has {lengths[side, line]} tokens, more than "
-            f"data.max_length {self.max_length}; "
-            "raise it, or skip such pairs with --data.skip true"
+            f"data.max_length {self.max_length}; raise data.max_length, or skip such pairs with "
+            "--data.skip true"
         )
 
     def batch_sampler(
         self, data: SentencePairs, batch_size: int, **options: Any
     ) -> BucketBatchSampler:
-        """Return a sampler of pairs with similar lengths; `batch_size` is a number of tokens."""
+        """Return a batch sampler of similar lengths; `batch_size` is in padded tokens."""
         return BucketBatchSampler(data.lengths, batch_size, **options)
 
     def texts(self, split: str) -> tuple[list[str], list[str]]:
         """Return the sources and targets of a split as text.
 
-        Entry i belongs to the sample with `index` i in a batch.
+        Entry i of each list belongs to the pair whose `index` in a batch is i.
         """
         numbers, name = self.split(split).lines, self.split_name(split)  # type: ignore[attr-defined]
         sides = []

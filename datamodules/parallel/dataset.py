@@ -1,4 +1,4 @@
-"""Encoded sentence pairs: written line by line, gathered batch by batch."""
+"""Files of encoded sentence pairs, and a dataset that gathers batches of them."""
 
 from array import array
 from collections.abc import Iterable
@@ -14,11 +14,11 @@ from datamodules.tokenizers.base import Tokenizer
 
 
 class Rows(NamedTuple):
-    """One side of an encoded split.
+    """Source or target side of an encoded split.
 
     Attributes:
-        ids: Token ids of all rows, memory-mapped (L,).
-        starts: Start of each row, and end of the last, int64 (R + 1,).
+        ids: Token ids of all rows, concatenated and memory-mapped (L,).
+        starts: Start index of each row in `ids`, and end of the last row, int64 (R + 1,).
     """
 
     ids: np.ndarray
@@ -26,13 +26,13 @@ class Rows(NamedTuple):
 
 
 class SentencePairs:
-    """Encoded sentence pairs, gathered batch by batch.
+    """Dataset of encoded sentence pairs.
 
     Args:
         source: Source rows, which end with `<eos>`.
         target: Target rows, which start with `<bos>` and end with `<eos>`.
         pad_id: Id of the padding token.
-        lines: Row index of each pair, int64 (N,).
+        lines: Row of each pair in `source` and `target`, int64 (N,).
     """
 
     def __init__(self, source: Rows, target: Rows, pad_id: int, lines: np.ndarray) -> None:
@@ -43,7 +43,7 @@ class SentencePairs:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Numbers of source tokens and of targets, `<eos>` included, int64 (2, N)."""
+        """Number of source and of target tokens of each pair, `<eos>` included, int64 (2, N)."""
         source, target = (np.diff(side.starts)[self.lines] for side in (self.source, self.target))
         return np.stack([source, target - 1])
 
@@ -66,7 +66,7 @@ class SentencePairs:
 
 
 def id_type(tokenizer: Tokenizer) -> str:
-    """Name of the smallest integer type that holds all ids."""
+    """Return the name of the smallest integer type that holds all ids of a tokenizer."""
     return np.min_scalar_type(tokenizer.vocab_size - 1).name
 
 
@@ -76,8 +76,8 @@ def write_rows(
     """Encode lines and write them to three files.
 
     Args:
-        path: Common prefix of the files: ids (`.bin`), start of each row (`-starts.npy`) and lines
-            (`.txt`).
+        path: Common prefix of the three files: token ids (`.bin`), start of each row
+            (`-starts.npy`) and text lines (`.txt`).
         lines: Lines to encode.
         tokenizer: Tokenizer of the lines.
         before: Special tokens at the start of each row.

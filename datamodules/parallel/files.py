@@ -13,11 +13,14 @@ from datamodules.cache import sha256
 from datamodules.parallel.base import ParallelTextDataModule
 from datamodules.text_files import read_lines
 
-SLACK = 10  # characters added to each length: ratios of short lines are unreliable
+SLACK = 10  # characters added to each length, because ratios of short lengths are unreliable
 
 
 class Lines(NamedTuple):
-    """Lines `first` to `last` of a source and a target file, which may be the same file."""
+    """Lines `[first:last]`, counted from 0, of a source file and a target file.
+
+    Both may be the same file.
+    """
 
     source: Path
     target: Path
@@ -32,8 +35,8 @@ class FilePairs(ParallelTextDataModule):
 
     Args:
         Corpus:
-        val_share: Share of the training pairs, in (0, 1), that is used for validation if there are
-            no validation pairs; taken from the end.
+        val_share: Share of the training pairs, in (0, 1), that is held out for validation. The
+            pairs are taken from the end, and only if the corpus has no validation pairs.
         **kwargs: Arguments of `ParallelTextDataModule`.
     """
 
@@ -48,7 +51,7 @@ class FilePairs(ParallelTextDataModule):
         self.val_share = val_share
 
     def files(self) -> dict[str, tuple[Path, Path]]:
-        """Return the source and target file of each split; one file may hold both sides."""
+        """Return the source and the target file of each split; both may be the same file."""
         raise NotImplementedError
 
     def sources(self) -> dict[str, Lines]:
@@ -84,14 +87,14 @@ class ParallelFiles(FilePairs):
 
     Args:
         Corpus:
-        folder: Folder of the files `train.*`, and optionally `val.*` and `test.*`.
+        folder: Folder with the files `train.*` and, optionally, `val.*` and `test.*`.
         source: Extension of the source files, such as de.
         target: Extension of the target files, such as en.
         **kwargs: Arguments of `FilePairs`.
 
     Raises:
-        UserError: If the folder or a file is missing or empty, or two files differ in their number
-            of lines.
+        UserError: If the folder or a file is missing, if a file is empty, or if the two files of a
+            split differ in their number of lines.
     """
 
     def __init__(self, folder: str, source: str, target: str, **kwargs: Any) -> None:
@@ -129,10 +132,10 @@ class ParallelFiles(FilePairs):
 
 
 def count_pairs(source: Path, target: Path) -> int:
-    """Number of lines of two line-aligned files.
+    """Count the lines of two line-aligned files.
 
     Raises:
-        UserError: If a file is empty, or the numbers of lines differ.
+        UserError: If a file is empty, or if the files differ in their number of lines.
     """
     sizes = [sum(1 for _ in read_lines(path)) for path in (source, target)]
     for path, size in zip((source, target), sizes):
@@ -148,11 +151,11 @@ def count_pairs(source: Path, target: Path) -> int:
 
 
 def suspicious_line(source: Path, target: Path) -> int:
-    """Estimate the line at which two files stop being aligned.
+    """Estimate the line number at which two files stop being aligned.
 
-    It is the first line with one empty side. If there is none, the shorter file's lines are
-    compared by their lengths with the first and with the last lines of the longer file. The result
-    is the line from which on the last lines fit better.
+    It is the first line that is empty in exactly one file. If there is no such line, line lengths
+    are compared. The shorter file is aligned with the start of the longer file up to some line,
+    and with its end from that line on. The estimate is the line for which the lengths fit best.
     """
     sides = [
         np.array([len(line.strip()) for line in read_lines(path)]) for path in (source, target)
@@ -168,7 +171,7 @@ def suspicious_line(source: Path, target: Path) -> int:
 
     together = np.cumsum(misfit(long[: len(short)]) - misfit(long[-len(short) :]))
     costs = np.concatenate([[0.0], together])
-    return len(costs) - int(costs[::-1].argmin())  # the last of equal costs
+    return len(costs) - int(costs[::-1].argmin())  # last position of the minimum
 
 
 class PairTable(FilePairs):
@@ -176,12 +179,12 @@ class PairTable(FilePairs):
 
     Args:
         Corpus:
-        path: A `.tsv` file; or a folder with `train.tsv` and optionally `val.tsv` (or `valid.tsv`,
-            `validation.tsv`, `dev.tsv`) and `test.tsv`.
+        path: A `.tsv` file, or a folder with `train.tsv` and, optionally, `test.tsv` and `val.tsv`
+            (or `valid.tsv`, `validation.tsv`, `dev.tsv`).
         **kwargs: Arguments of `FilePairs`.
 
     Raises:
-        UserError: If a file is missing or empty, or a row does not have two columns.
+        UserError: If a file is missing or empty, or if a row does not have two columns.
     """
 
     def __init__(self, path: str, **kwargs: Any) -> None:
@@ -210,7 +213,7 @@ class PairTable(FilePairs):
             columns = line.split("\t")
             if len(columns) != 2:
                 raise UserError(
-                    f"{source.source} line {number}: has {len(columns)} columns; give it two, "
-                    "with one tab between them"
+                    f"{source.source} line {number}: has {len(columns)} columns; give the line two "
+                    "columns, separated by one tab"
                 )
             yield columns[0], columns[1]

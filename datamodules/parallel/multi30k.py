@@ -21,10 +21,10 @@ from datamodules.tokenizers.kinds import Kind
 
 
 class Multi30k(ParallelFiles):
-    """31,014 image captions in English and German (Elliott et al. 2016, task 1).
+    """Multi30k: 31,014 image captions in English and German (Elliott et al. 2016, task 1).
 
     29,000 pairs are for training, 1,014 for validation and 1,000 for testing (test 2016). The files
-    are in `<root>/multi30k/`.
+    are in `<root>/multi30k/`. Missing files are downloaded.
 
     Args:
         Corpus:
@@ -62,13 +62,13 @@ class Multi30k(ParallelFiles):
 
     @property
     def word_rules(self) -> str:
-        """Name of the rules of `tokenise`, for metric signatures."""
+        """Name of the rules by which `tokenise` splits words, for the signatures of metrics."""
         return f"spacy-blank-{self.target}"
 
     def tokenise(self, text: str) -> list[str]:
         """Split a text into words by spaCy's rules for the target language.
 
-        Published BLEU on this corpus uses these words.
+        Published BLEU scores on this corpus are computed over these words.
 
         Raises:
             UserError: If spaCy is not installed.
@@ -79,8 +79,8 @@ class Multi30k(ParallelFiles):
     def vocabulary(self) -> frozenset[str]:
         """Lower-cased words that occur at least twice in the training targets: 5,889 in English.
 
-        Published systems on this corpus (bentrevett's pytorch-seq2seq) have these words and `<unk>`
-        as their vocabulary.
+        These words and `<unk>` are the vocabulary of published systems on this corpus (bentrevett's
+        pytorch-seq2seq).
         """
         counts = Counter(
             word.lower() for line in self._lines("train", 1) for word in self.tokenise(line)
@@ -88,7 +88,7 @@ class Multi30k(ParallelFiles):
         return frozenset(word for word, count in counts.items() if count > 1)
 
     def _obtain(self, path: Path) -> None:
-        """Download a file and decompress it."""
+        """Download and decompress a file."""
         packed = path.with_name(f"{path.name}.gz")
         fetch([self.ADDRESS.format(path.name)], packed, checksum=self.CHECKSUMS[path.name])
         try:
@@ -101,7 +101,7 @@ class Multi30k(ParallelFiles):
 
 
 class Multi30kText(TextDataModule):
-    """One language of `Multi30k`, one caption per line.
+    """Captions of `Multi30k` in one language, one caption per line.
 
     Args:
         Corpus:
@@ -140,7 +140,7 @@ class Multi30kText(TextDataModule):
 
 @cache
 def spacy_rules(language: str) -> Any:
-    """Load spaCy's tokenization rules for a language; they need no trained model.
+    """Load spaCy's tokenization rules for a language; no trained model is needed.
 
     Raises:
         UserError: If spaCy is not installed.

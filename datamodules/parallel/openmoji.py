@@ -11,19 +11,20 @@ from datamodules.parallel.base import SIDES, ParallelTextDataModule
 
 
 class EmojiTranslation(ParallelTextDataModule):
-    """Emoji names in two languages of the `emoji` package, names with skin tones included.
+    """Emoji names in two languages, from the `emoji` package; skin tones are included.
 
-    The split is `composition` of `OpenMoji`: combinations of English words are held out, never a
-    word. If emoji of different splits have the same source name, all of them are used for training.
+    The splits are the ones of `OpenMoji` with `split_by` set to `composition`: combinations of
+    English words are held out, single words are not. If emoji of different splits have the same
+    source name, all pairs with this name are used for training.
 
     Args:
         Corpus:
-        source: Code of the source language, such as en.
-        target: Code of the target language, such as de.
+        source: Source language, a code such as en.
+        target: Target language, a code such as de.
         **kwargs: Arguments of `ParallelTextDataModule`.
 
     Raises:
-        UserError: If emoji have no names in one of the languages.
+        UserError: If the `emoji` package has no names in one of the languages.
     """
 
     embedded = True

@@ -10,29 +10,31 @@ from datamodules.samplers import Request, mix_seed
 
 
 class BucketBatchSampler:
-    """Batch sampler of `Request`s for pairs of similar lengths.
+    """Batch sampler that groups pairs of similar lengths and yields a `Request` per batch.
 
-    The order is a function of (seed, epoch) and can start at any batch. Pairs are sorted from long
-    to short by the longer side, then by the source, with ties in random order. They are cut into
-    global batches of at most `world * batch_tokens` padded tokens on either side; in training, the
-    batches are then shuffled. The cuts depend on the lengths only, so all epochs have the same
-    number of batches.
+    The order of the batches is a function of (seed, epoch), and iteration can start at any batch.
+    Pairs are sorted from long to short by their longer side, then by their source, with ties in
+    random order. The sorted pairs are cut into global batches of at most `world * batch_tokens`
+    padded tokens on either side. In training, the batches are then shuffled. The cuts depend only
+    on the lengths, so all epochs have the same number of batches.
 
-    Rank r of W takes every W-th pair of each global batch. W ranks thus see the same pairs as one
-    rank with W times as many tokens. In training, every rank gets a part of each batch: a last
-    batch with fewer pairs than ranks is merged into the one before. In evaluation, some ranks get
-    nothing of such a batch.
+    Rank r of W takes every W-th pair of each global batch, starting at pair r. W ranks thus process
+    the same pairs as one rank with W times as many tokens. In training, a last batch with fewer
+    pairs than ranks is merged into the batch before, so every rank gets pairs of each batch. In
+    evaluation, such a batch is kept, and some ranks get none of its pairs.
 
     Args:
         lengths: Number of tokens of each source and of each target, int64 (2, N).
-        batch_tokens: Maximum number of padded tokens per rank and batch (rows times longest row),
-            averaged over the ranks. A batch of one pair per rank may exceed the maximum.
-        shuffle: Whether to shuffle in each epoch, as in training; otherwise from long to short.
-        seed: Base seed of the run.
-        name: Name of the split; gives training and validation different batch seeds.
+        batch_tokens: Maximum number of padded tokens per rank and batch (number of pairs times
+            length of the longest sentence), averaged over the ranks. A batch of one pair per rank
+            may exceed the maximum.
+        shuffle: Whether to shuffle the batches in each epoch, as in training. If False, batches are
+            ordered from long to short sentences.
+        seed: Base seed of the order and of the batch seeds.
+        name: Name of the split, by which the batch seeds of training and validation differ.
         rank: Rank of this process.
         world: Number of processes.
-        start: Index of the first batch in the first epoch; later epochs start at 0.
+        start: Index of the first batch in the first epoch. Later epochs start at batch 0.
 
     Raises:
         UserError: If there are fewer training pairs than ranks.
@@ -65,7 +67,7 @@ class BucketBatchSampler:
         self.sampler = self  # Lightning calls `sampler.set_epoch`
 
     def _by_length(self, chance: np.ndarray) -> np.ndarray:
-        """Indices of the pairs from long to short; `chance` (N,) orders pairs of equal lengths."""
+        """Return the indices of the pairs from long to short; `chance` (N,) orders ties."""
         return np.lexsort((chance, -self.lengths[0], -self.lengths.max(0)))
 
     def set_epoch(self, epoch: int) -> None:
@@ -93,7 +95,7 @@ def token_cuts(lengths: np.ndarray, budget: int, min_rows: int) -> list[int]:
     """Cut rows into batches that are as large as the budget allows.
 
     Args:
-        lengths: Length of each row, in order (N,).
+        lengths: Lengths (N,) of the rows in the order in which they are cut.
         budget: Maximum number of padded tokens of a batch: rows times longest row.
         min_rows: Minimum number of rows of a batch, even if they exceed the budget.
 

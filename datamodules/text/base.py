@@ -1,20 +1,23 @@
 """Base class of text data modules: text corpora as memory-mapped token ids.
 
-A corpus is streamed twice, to learn the vocabulary and to encode the text. The ids are cached in
+A corpus is read twice: to learn the vocabulary, and to encode the text. The token ids are cached in
 `<root>/tokens/<hash of content and tokenizer>`. Memory use does not depend on the size of the
 corpus. There are three ways of batching:
 
-- `windows`: training windows start at random positions, as in nanoGPT; evaluation windows are
-  disjoint, and the last one may be shorter.
-- `streams`: row r of batch n continues row r of batch n - 1. A recurrent state can be carried over,
-  in training (truncated back-propagation through time) and in evaluation.
-- `records`: every line is a separate example between `<bos>` and `<eos>`, padded to the longest of
-  its batch. Training batches hold lines of similar lengths, about equal numbers of tokens, and
-  `batch_size` lines on average.
+- `windows`: Training windows start at random positions, as in nanoGPT. Evaluation windows are
+  disjoint, and the last window may be shorter.
+- `streams`: Row r of batch n continues row r of batch n - 1. A recurrent state can be carried from
+  batch to batch, in training (truncated back-propagation through time) and in evaluation.
+- `records`: Every line is a separate example between `<bos>` and `<eos>`, padded to the longest
+  line of the batch. Training batches hold lines of similar lengths. They have about equal numbers
+  of tokens, and `batch_size` lines on average.
 
-A batch holds `tokens` int64 (N, T + 1), the inputs and, shifted by one, the targets; `length` (N,),
-the number of valid targets of each row; `num_targets`, their sum; and `first`, whether a recurrent
-state is reset.
+A batch is a dictionary:
+
+- `tokens`: Token ids, int64 (N, T + 1). The last T are the targets of the first T.
+- `length`: Number of valid targets of each row, int64 (N,).
+- `num_targets`: Sum of `length`.
+- `first`: Whether a recurrent state is reset before the batch.
 """
 
 import itertools
@@ -41,7 +44,7 @@ from datamodules.tokenizers.base import RECORD, Tokenizer
 from datamodules.tokenizers.kinds import KINDS, Kind, read_tokenizer, tokenizer_from_json
 
 Batching = Literal["windows", "streams", "records"]
-VERSION = 1  # of the encoded files; increase it when their content changes
+VERSION = 1  # version of the encoded files; increase it when their content changes
 
 
 class TextDataModule(DataModule):
@@ -49,21 +52,22 @@ class TextDataModule(DataModule):
 
     Args:
         Windows:
-        context: Context length T in tokens; with `records`, the maximum length of a line, `<eos>`
-            included.
-        batching: Random context `windows`, continued `streams` for a recurrent state, or `records`:
-            one example per line.
+        context: Context length in tokens. If `batching` is `records`, it is the maximum number of
+            tokens of a line, `<eos>` included.
+        batching: Kind of training examples: `windows` at random positions of the text, `streams`
+            that continue from batch to batch (for a recurrent state), or `records` (one example
+            per line).
         Vocabulary:
-        tokenizer: Characters (`char`, all that occur), bytes (`byte`), words (`word`) or byte-pair
-            encoding (`bpe`); the last two are learned from the training split.
+        tokenizer: Unit of a token: `char` (every character of the corpus), `byte`, `word`, or `bpe`
+            (byte-pair encoding). `word` and `bpe` are learned from the training split.
         vocab_size: Maximum vocabulary size of the tokenizers `word` and `bpe`.
-        tokenizer_file: Checkpoint (.ckpt) or `tokenizer.json` (of the `tokenizers` library) that
-            provides the tokenizer. Without it, one is learned.
+        tokenizer_file: Checkpoint (.ckpt) of a text system, or `tokenizer.json` of the `tokenizers`
+            library, that contains the tokenizer to use. None learns a tokenizer from the corpus.
         Corpus:
-        val_share: Share of the training text, in (0, 1), that is used for validation if there is no
-            validation text; taken from the end.
-        **kwargs: Arguments of `DataModule`; `max_samples` takes the first windows of the training
-            text, or its first lines with `records`.
+        val_share: Share of the training text, in (0, 1), that is held out for validation. It is
+            taken from the end, and only if the corpus has no validation text.
+        **kwargs: Arguments of `DataModule`. `max_samples` is a number of windows, or of lines with
+            `records`, from the start of the training text.
     """
 
     provides = (*DataModule.provides, "vocab_size", "pad_id", "special_ids")
@@ -89,14 +93,14 @@ class TextDataModule(DataModule):
         self.tokenizer_file, self.val_share = tokenizer_file, val_share
 
     def sources(self) -> dict[str, Any]:
-        """Return the source of each split, in the form that `shards` reads.
+        """Return where each split is read from: an argument of `shards` for each split name.
 
-        Without "val", the end of the training text is used (`val_share`).
+        Without "val", the end of the training text is used for validation (`val_share`).
         """
         raise NotImplementedError
 
     def shards(self, source: Any) -> Iterator[str]:
-        """Yield the text of a source in shards."""
+        """Yield the text of a split in shards; `source` is its value in `sources()`."""
         raise NotImplementedError
 
     def digest(self) -> str:
@@ -105,12 +109,12 @@ class TextDataModule(DataModule):
 
     @cached_property
     def split_sources(self) -> dict[str, Any]:
-        """Cached result of `sources`."""
+        """Result of `sources()`, computed once."""
         return self.sources()
 
     @property
     def data_spec(self) -> dict[str, Any]:
-        """Vocabulary size and special ids, which require the encoded corpus."""
+        """Vocabulary size and ids of special tokens; the corpus is encoded first if necessary."""
         special = (
             [self.tokenizer.special(token) for token in RECORD]
             if self.batching == "records"
@@ -121,7 +125,7 @@ class TextDataModule(DataModule):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Tokenizer of the encoded corpus."""
+        """Tokenizer with which the corpus is encoded."""
         self.prepare_data()
         return tokenizer_from_json((self.cache / "tokenizer.json").read_text())
 
@@ -146,11 +150,11 @@ class TextDataModule(DataModule):
         return token_folder(self.root, settings)
 
     def prepare_data(self) -> None:
-        """Encode the corpus unless it is cached; one process encodes, others wait."""
+        """Encode the corpus unless it is cached. One process encodes it; the others wait."""
         make_folder(self.cache, self._encode)
 
     def _encode(self, folder: Path) -> None:
-        """Write the tokenizer and the ids of every split."""
+        """Write the tokenizer and the token ids of every split."""
         specials = RECORD if self.batching == "records" else ()
         if self.tokenizer_file:
             tokenizer = read_tokenizer(Path(self.tokenizer_file), specials)
@@ -196,10 +200,10 @@ class TextDataModule(DataModule):
 
     @cached_property
     def _border(self) -> int:
-        """Character at which validation starts in a training text that is cut in two.
+        """Index of the character of the training text at which the validation part starts.
 
-        It is the start of a line if the examples are lines or the tokens can be longer than one
-        character.
+        If examples are lines, or if tokens can be longer than one character, the validation part
+        starts with a new line.
         """
         source = self.split_sources["train"]
         border = int(sum(map(len, self.shards(source))) * (1 - self.val_share))
@@ -223,11 +227,11 @@ class TextDataModule(DataModule):
             yield from text_slice(self.shards(self.split_sources["train"]), self._border, None)
 
     def split_name(self, split: str) -> str:
-        """Return the split whose text is used: "val" instead of "test" if there is no test text."""
+        """Return the given name, or "val" instead of "test" if there is no test text."""
         return "val" if split == "test" and "test" not in self.split_sources else split
 
     def tokens(self, split: str) -> Tokens:
-        """Return the encoded text of a split, memory-mapped."""
+        """Return the text of a split as memory-mapped token ids."""
         self.prepare_data()
         about = json.loads((self.cache / f"{split}.json").read_text())
         ids = open_ids(self.cache / f"{split}.bin", about["dtype"])
@@ -248,13 +252,13 @@ class TextDataModule(DataModule):
             if longest > self.context:
                 raise UserError(
                     f"the {split} split has a line of {longest} tokens, more than data.context "
-                    f"{self.context}: raise it"
+                    f"{self.context}: raise data.context"
                 )
             return Records(ids, starts, self.data_spec["pad_id"])
         if len(ids) <= self.context:
             raise UserError(
                 f"the {split} split has {len(ids)} tokens, too few for data.context "
-                f"{self.context}: lower it or add text"
+                f"{self.context}: lower data.context, or add text"
             )
         if self.batching == "streams":
             world = self.trainer.world_size if self.trainer else 1
@@ -278,14 +282,14 @@ class TextDataModule(DataModule):
 
     def train_dataloader(self) -> DataLoader:
         loader = super().train_dataloader()
-        # Windows start at random positions anyway, and streams follow the order of the text.
+        # No shuffling: windows start at random positions anyway, and streams follow the text.
         if self.batching != "records":
             loader.batch_sampler.shuffle = False  # type: ignore[union-attr]
         return loader
 
 
 def text_slice(texts: Iterator[str], first: int, last: int | None) -> Iterator[str]:
-    """Yield characters `first` to `last` of a text that comes in shards."""
+    """Yield the characters `[first:last]` of a text that is given in shards."""
     place = 0
     for text in texts:
         part = text[max(0, first - place) : None if last is None else max(0, last - place)]
@@ -297,7 +301,7 @@ def text_slice(texts: Iterator[str], first: int, last: int | None) -> Iterator[s
 
 
 def nonempty_lines(texts: Iterator[str]) -> Iterator[str]:
-    """Yield the non-empty lines of a text that comes in shards, stripped of white space."""
+    """Yield the non-empty lines, stripped of white space, of a text that is given in shards."""
     rest = ""
     for text in texts:
         *lines, rest = (rest + text).split("\n")
@@ -305,13 +309,13 @@ def nonempty_lines(texts: Iterator[str]) -> Iterator[str]:
     yield from filter(None, [rest.strip()])
 
 
-# Number of preceding characters that are encoded along with a shard and then dropped: published
-# tokenizers treat the start of a text differently.
+# Number of characters before a shard that are encoded with the shard; their ids are then dropped.
+# Without preceding characters, published tokenizers would treat the shard as the start of a text.
 BEFORE = 64
 
 
 def encode_shards(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
-    """Yield the ids of a text that comes in shards, equal to those of the whole text."""
+    """Yield the token ids of a text given in shards, equal to the ids of the undivided text."""
     before = rest = ""
     for text in texts:
         rest += text

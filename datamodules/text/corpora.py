@@ -1,4 +1,4 @@
-"""Text corpora by name."""
+"""Text corpora that are downloaded or contained in Python packages."""
 
 import hashlib
 import json
@@ -15,7 +15,9 @@ from datamodules.text.files import TextFiles
 
 
 class TinyShakespeare(TextFiles):
-    """1,115,394 characters of Shakespeare (Karpathy 2015), `<root>/tiny_shakespeare/input.txt`.
+    """Tiny Shakespeare (Karpathy 2015): 1,115,394 characters.
+
+    The file is `<root>/tiny_shakespeare/input.txt`. It is downloaded if it is missing.
 
     Args:
         **kwargs: Arguments of `TextDataModule`.
@@ -38,7 +40,7 @@ class TinyShakespeare(TextFiles):
 class PythonDocs(TextDataModule):
     """Help texts of Python's standard library (`pydoc_data.topics`).
 
-    They have 465,000 characters in Python 3.11; other versions have other texts.
+    The corpus has 465,000 characters in Python 3.11. The texts depend on the Python version.
 
     Args:
         **kwargs: Arguments of `TextDataModule`.
@@ -59,9 +61,9 @@ class PythonDocs(TextDataModule):
 
 
 class EmojiNames(TextDataModule):
-    """English names of emoji without skin tones, one name per line.
+    """English names of emoji, one name per line; emoji with a skin tone are left out.
 
-    The splits are those of `OpenMoji` with `split_by` composition.
+    The splits are the ones of `OpenMoji` with `split_by` set to `composition`.
 
     Args:
         **kwargs: Arguments of `TextDataModule`.
@@ -71,7 +73,7 @@ class EmojiNames(TextDataModule):
 
     @cached_property
     def names(self) -> dict[str, list[str]]:
-        """Sorted names of each split."""
+        """Sorted emoji names of each split."""
         from datamodules.images.emoji import SKIN_TONES
 
         data = OpenMoji(split_by="composition", named=True, root=str(self.root))

@@ -1,4 +1,4 @@
-"""Your own text files."""
+"""Corpus of your own text files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,17 +11,18 @@ from datamodules.text_files import read_shards
 
 
 class TextFiles(TextDataModule):
-    """Your own text files.
+    """Corpus of your own text files.
 
     Args:
         Corpus:
-        path: A `.txt` file; or a folder with `train.txt`, `val.txt` (or `valid.txt`) and
-            `test.txt`; or a folder of `.txt` files. Files of such a folder are joined in the order
-            of their names by a line break, without an end-of-text token between documents.
+        path: A `.txt` file, or a folder of `.txt` files. If the folder has a `train.txt`, the
+            splits are `train.txt` and, optionally, `test.txt` and `val.txt` (or `valid.txt`,
+            `validation.txt`). Otherwise all `.txt` files are joined in the order of their names by
+            line breaks, without end-of-text tokens.
         **kwargs: Arguments of `TextDataModule`.
 
     Raises:
-        UserError: If there is no text.
+        UserError: If `path` does not exist or has no text, or if the file of a split is empty.
     """
 
     SPLIT_FILES: ClassVar = {
@@ -43,8 +44,8 @@ class TextFiles(TextDataModule):
         files = sorted(self.path.rglob("*.txt")) if self.path.is_dir() else [self.path]
         if not files or not any(path.stat().st_size for path in files):
             raise UserError(
-                f"data.path {self.path}: is empty; give a .txt with text in it, or a folder of such"
-                " files"
+                f"data.path {self.path}: is empty; give a .txt file with text, or a folder of .txt "
+                "files"
             )
         named = {path.stem: path for path in files if path.parent == self.path}
         parts = {
@@ -59,7 +60,7 @@ class TextFiles(TextDataModule):
         return parts if "train" in parts else {"train": files}
 
     def shards(self, source: list[Path]) -> Iterator[str]:
-        """Yield the text of all files, with a line break after each that does not end with one."""
+        """Yield the text of all files; insert a line break between two files if there is none."""
         last = "\n"
         for path in source:
             if last != "\n":

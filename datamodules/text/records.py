@@ -1,4 +1,4 @@
-"""Records (independent examples of a corpus) and batches of records of similar lengths."""
+"""Dataset of records (independent examples of a corpus) and batches of similar lengths."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,11 +11,13 @@ from datamodules.text.storage import batch_of, padded
 
 
 class Records:
-    """Examples between `<bos>` and `<eos>`, padded to the longest of a batch.
+    """Dataset of records: examples between `<bos>` and `<eos>`.
+
+    The records of a batch are padded to the longest record.
 
     Args:
-        ids: Token ids of all records (L,).
-        starts: Start of each record, and end of the last, int64 (R + 1,).
+        ids: Token ids of all records, concatenated (L,).
+        starts: Start index of each record in `ids`, and end of the last record, int64 (R + 1,).
         pad_id: Id of the padding token.
     """
 
@@ -31,21 +33,22 @@ class Records:
 
 
 class LengthBatchSampler(ResumableBatchSampler):
-    """Batch sampler of `Request`s for records of similar lengths.
+    """Batch sampler that groups records of similar lengths and yields a `Request` per batch.
 
-    The order is a function of (seed, epoch) and can start at any batch. Each epoch leaves out a
-    random remainder of less than a batch and sorts the other records by length (equal lengths in
-    random order). It cuts them into batches of nearly equal numbers of tokens and shuffles the
-    batches. In batches of about 64 captions, 99 % of the ids are then tokens instead of 51 %; the
-    rest is padding.
+    The order of the batches is a function of (seed, epoch), and iteration can start at any batch.
+    Each epoch leaves out a random remainder of less than a batch. It sorts the other records by
+    length, with ties in random order. It cuts them into batches of nearly equal numbers of tokens,
+    and shuffles the batches. In batches of about 64 captions, padding is then 1 % of the ids
+    instead of 49 %.
 
-    Batches of equal numbers of records would change the objective: the mean over the tokens of a
-    batch would give each token of a short record several times the weight of one of a long record.
+    Batches with equal numbers of records would change the objective. The loss is the mean over the
+    tokens of a batch: a token of a short record would have several times the weight of a token of
+    a long record.
 
     Args:
         lengths: Number of tokens of each record, int64 (N,).
-        batch_size: Number of records per rank and batch, averaged over an epoch; at least 1 in
-            each batch.
+        batch_size: Mean number of records per rank and batch over an epoch. Each batch has at least
+            one record per rank.
         **options: Arguments of `ResumableBatchSampler`.
     """
 

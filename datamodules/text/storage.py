@@ -12,11 +12,12 @@ from datamodules.samplers import Request
 
 
 class Tokens(NamedTuple):
-    """Encoded split of a corpus.
+    """One split of a corpus, encoded as token ids.
 
     Attributes:
         ids: Token ids, memory-mapped uint16 or uint32 (L,).
-        starts: Start of each record, and end of the last, int64 (R + 1,); empty without records.
+        starts: Start index of each record in `ids`, and end of the last record, int64 (R + 1,).
+            Empty if the split is not cut into records.
         characters: Number of characters of the text.
         bytes: Number of bytes of the text in UTF-8.
     """
@@ -28,12 +29,15 @@ class Tokens(NamedTuple):
 
     @property
     def targets(self) -> int:
-        """Number of predicted tokens: all but the first of the split, or of each record."""
+        """Number of predicted tokens: all but the first token of the split or of each record."""
         return len(self.ids) - max(1, len(self.starts) - 1)
 
 
 def gather(ids: np.ndarray, starts: np.ndarray, width: int) -> Tensor:
-    """Gather `width` ids from each start to int64 (N, width); past the end, repeat the last id."""
+    """Gather `width` consecutive ids from each of N start indices, int64 (N, width).
+
+    Positions past the end of `ids` repeat the last id.
+    """
     place = np.minimum(starts[:, None] + np.arange(width), len(ids) - 1)
     rows = torch.from_numpy(ids[place].astype(np.int64))
     mapped = getattr(ids, "_mmap", None)
@@ -45,11 +49,11 @@ def gather(ids: np.ndarray, starts: np.ndarray, width: int) -> Tensor:
 def padded(
     ids: np.ndarray, starts: np.ndarray, index: np.ndarray, pad_id: int
 ) -> tuple[Tensor, Tensor]:
-    """Gather rows of different lengths, padded to the longest.
+    """Gather rows of different lengths, and pad them to the longest row.
 
     Args:
-        ids: Token ids of all rows (L,).
-        starts: Start of each row, and end of the last (R + 1,).
+        ids: Token ids of all rows, concatenated (L,).
+        starts: Start index of each row in `ids`, and end of the last row, int64 (R + 1,).
         index: Indices of the rows to gather (N,).
         pad_id: Id of the padding token.
 
@@ -63,11 +67,11 @@ def padded(
 
 
 def open_ids(path: Path, dtype: str) -> np.ndarray:
-    """Memory-map the ids of a file; an empty file, which cannot be mapped, gives an empty array."""
+    """Memory-map a file of token ids; for an empty file, which cannot be mapped, return no ids."""
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
 
 
 def batch_of(tokens: Tensor, length: Tensor, request: Request, *, first: bool) -> dict[str, Any]:
-    """Assemble the dictionary of a batch of text."""
+    """Return a text batch; `first` tells whether a recurrent state is reset before it."""
     parts = {"tokens": tokens, "length": length, "num_targets": int(length.sum()), "first": first}
     return {**parts, "index": request.index, "seed": request.seed}

@@ -10,7 +10,9 @@ from datamodules.text.storage import batch_of, gather
 
 
 class RandomWindows:
-    """Windows at random positions; an epoch has about as many tokens as the text.
+    """Dataset of context windows at random positions.
+
+    An epoch has about as many tokens as the text.
 
     Args:
         ids: Token ids of the text (L,).
@@ -32,7 +34,9 @@ class RandomWindows:
 
 
 class DisjointWindows:
-    """Adjacent windows of a text: every token but the first is a target exactly once.
+    """Dataset of adjacent context windows.
+
+    Every token of the text except the first is a target exactly once.
 
     Args:
         ids: Token ids of the text (L,).
@@ -52,15 +56,17 @@ class DisjointWindows:
 
 
 class Streams:
-    """Text cut into `rows` of equal length, which are read in parallel, `context` tokens per step.
+    """Dataset of a text that is cut into `rows` parts of equal length.
+
+    Each batch has the next `context` tokens of every part.
 
     Args:
         ids: Token ids of the text (L,).
-        context: Number of tokens per step and row, T.
-        rows: Number of rows of a batch over all ranks.
-        whole: If True, every token but the first is a target exactly once, and rows may be short or
-            empty in the last step. If False, tokens that do not fill a step of all rows are
-            dropped.
+        context: Number of tokens per batch and row.
+        rows: Number of rows of a batch, summed over all ranks.
+        whole: Whether to use the whole text. If True, every token except the first is a target
+            exactly once, and rows may be short or empty in the last batch. If False, the end of
+            the text is dropped so that every row of every batch is full.
     """
 
     def __init__(self, ids: np.ndarray, context: int, rows: int, whole: bool) -> None:

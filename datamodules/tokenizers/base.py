@@ -1,8 +1,8 @@
 """Base class of all tokenizers.
 
-Checkpoints and encoded corpora store a tokenizer as a JSON string (`to_json`,
-`tokenizer_from_json`). Ids are dense and start at 0. Special tokens come first, except in a
-published `tokenizer.json`.
+Checkpoints and encoded corpora store a tokenizer as a JSON string, which `to_json` writes and
+`tokenizer_from_json` reads. Ids are consecutive integers from 0. Special tokens have the first ids,
+except in a published `tokenizer.json`.
 """
 
 import json
@@ -18,7 +18,7 @@ class Tokenizer:
     """Base class of all tokenizers.
 
     Args:
-        specials: Special tokens; their positions in the list are their ids.
+        specials: Special tokens. The position of a special token in the list is its id.
 
     Attributes:
         kind: Name of the tokenizer on the command line.
@@ -40,14 +40,14 @@ class Tokenizer:
         """Learn a vocabulary in one pass over a corpus.
 
         Args:
-            texts: Corpus in shards.
-            vocab_size: Maximum number of ids; has no effect on characters and bytes.
+            texts: Text of the corpus in shards.
+            vocab_size: Maximum number of ids; ignored by tokenizers of characters and of bytes.
             specials: Special tokens.
         """
         raise NotImplementedError
 
     def special(self, token: str) -> int:
-        """Id of a special token."""
+        """Return the id of a special token."""
         return self.specials.index(token)
 
     def encode(self, text: str, before: str = "") -> np.ndarray:
@@ -55,7 +55,8 @@ class Tokenizer:
 
         Args:
             text: Text to encode.
-            before: Preceding text, on which the first ids may depend.
+            before: Text that precedes `text`. It is not encoded, but the first ids may depend on
+                the preceding text.
 
         Raises:
             UserError: If a character of the text is not in the vocabulary.
@@ -67,20 +68,20 @@ class Tokenizer:
         raise NotImplementedError
 
     def token(self, number: int) -> str:
-        """Text of one id, or the name of a special token."""
+        """Return the text of one id, or the name of a special token."""
         return self.decode([number]) or next(
             (name for name in self.specials if self.special(name) == number), ""
         )
 
     def stable_prefix(self, text: str) -> int:
-        """Length of the prefix whose ids do not depend on the text that follows `text`.
+        """Return the length of the prefix whose ids do not depend on what follows `text`.
 
-        A corpus is encoded shard by shard.
+        The prefix can be encoded before the next shard of a corpus is read.
         """
         return len(text)
 
     def state(self) -> dict[str, Any]:
-        """Plain values from which the tokenizer can be rebuilt."""
+        """Return the arguments of `__init__`, except `specials`, to rebuild the tokenizer."""
         return {}
 
     def to_json(self) -> str:

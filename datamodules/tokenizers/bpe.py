@@ -15,15 +15,15 @@ from datamodules.tokenizers.base import Tokenizer
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-pair encoding (Sennrich et al. 2016), on bytes (Radford et al. 2019).
+    """Tokenizer with byte-pair encoding (Sennrich et al. 2016) of bytes (Radford et al. 2019).
 
     Args:
         model: JSON of the `tokenizers` library, such as the `tokenizer.json` of a published model.
-        specials: Special tokens, all of which the model must have.
+        specials: Special tokens, all of which must be in the vocabulary of `model`.
 
     Raises:
-        UserError: If the library is missing, the JSON is not of this library, or the model lacks a
-            special token.
+        UserError: If the library is missing, if `model` is not a tokenizer of the library, or if
+            `model` lacks a special token.
     """
 
     kind = "bpe"
@@ -57,11 +57,11 @@ class BPETokenizer(Tokenizer):
         """Learn merges in one pass over a corpus.
 
         Args:
-            texts: Corpus in shards.
+            texts: Text of the corpus in shards.
             vocab_size: Maximum number of ids, special tokens and bytes included.
             specials: Special tokens.
-            whole_alphabet: Whether every byte gets an id. If False, `encode` drops bytes that the
-                corpus lacks.
+            whole_alphabet: Whether every byte gets an id. If False, `encode` drops bytes that do
+                not occur in the corpus.
 
         Raises:
             UserError: If `vocab_size` is too small for the special tokens and bytes.
@@ -122,7 +122,7 @@ class BPETokenizer(Tokenizer):
 
     @cached_property
     def _merges(self) -> dict[tuple[str, str], int]:
-        """Rank of each merge; lower ranks are merged first."""
+        """Rank of each merge; the merge with the lowest rank is applied first."""
         merges = json.loads(self.model.to_str())["model"]["merges"]
         return {(left, right): rank for rank, (left, right) in enumerate(merges)}
 
@@ -130,9 +130,9 @@ class BPETokenizer(Tokenizer):
         return str(self.model.decode([int(i) for i in ids], skip_special_tokens=True))
 
     def stable_prefix(self, text: str) -> int:
-        """Position of the last space before a word, or else of the last line break.
+        """Return the position of the last space between words, or else of the last line break.
 
-        No merge crosses these positions.
+        No merge crosses such a position.
         """
         cuts = (
             max((match.start() for match in re.finditer(rf"(?<=\S){gap}(?=\S)", text)), default=0)

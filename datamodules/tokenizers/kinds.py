@@ -1,4 +1,4 @@
-"""Tokenizers by name, and from files."""
+"""Table of the tokenizers by name, and functions that read a stored tokenizer."""
 
 import json
 from pathlib import Path
@@ -19,10 +19,10 @@ KINDS: dict[str, type[Tokenizer]] = {
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
-    """Rebuild a tokenizer from the string of `to_json`.
+    """Rebuild a tokenizer from a string that `Tokenizer.to_json` returned.
 
     Raises:
-        UserError: If the text is not such a string.
+        UserError: If `text` is another string.
     """
     try:
         state = json.loads(text)
@@ -33,19 +33,20 @@ def tokenizer_from_json(text: str) -> Tokenizer:
         return KINDS[kind](**state)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"not a tokenizer of this template ({error}): give one that a run has saved"
+            f"not a tokenizer of this template ({error}): give a tokenizer that a run has saved"
         ) from error
 
 
 def read_tokenizer(path: Path, specials: tuple[str, ...]) -> Tokenizer:
-    """Read the tokenizer of a checkpoint, or a `tokenizer.json` of the `tokenizers` library.
+    """Read a tokenizer from a checkpoint, or from a `tokenizer.json` of the `tokenizers` library.
 
     Args:
         path: Checkpoint (.ckpt) or JSON file.
         specials: Special tokens that the tokenizer must have.
 
     Raises:
-        UserError: If the file is missing or holds no suitable tokenizer.
+        UserError: If the file is missing, holds no tokenizer or a pair of tokenizers, or lacks a
+            special token.
     """
     if not path.is_file():
         raise UserError(

@@ -1,4 +1,4 @@
-"""Source and target tokenizer of a translation system as one."""
+"""Tokenizer that combines the source and target tokenizers of a translation system."""
 
 import json
 from collections.abc import Iterable
@@ -9,12 +9,12 @@ from datamodules.tokenizers.base import Tokenizer
 
 
 class PairTokenizer(Tokenizer):
-    """Tokenizer pair of a sequence-to-sequence system: encodes sources and decodes targets.
+    """Tokenizer of a sequence-to-sequence system: encodes sources and decodes targets.
 
     Args:
         source: Tokenizer of the source side.
         target: Tokenizer of the target side; the same object if the vocabulary is shared.
-        lower: Whether to lower-case sources.
+        lower: Whether to lower-case a source before it is encoded.
     """
 
     kind = "pair"

@@ -14,7 +14,7 @@ UNKNOWN = "<unk>"
 
 
 class CharTokenizer(Tokenizer):
-    """One id per character, in the order of the code points.
+    """Tokenizer with one id per character, in the order of the Unicode code points.
 
     Args:
         characters: All characters that can be encoded.
@@ -65,7 +65,7 @@ class CharTokenizer(Tokenizer):
 
 
 class ByteTokenizer(Tokenizer):
-    """One id per byte of UTF-8: no unknown tokens, and no vocabulary to learn."""
+    """Tokenizer with one id per byte of UTF-8; it has no unknown tokens and needs no training."""
 
     kind = "byte"
 
@@ -88,13 +88,15 @@ class ByteTokenizer(Tokenizer):
 
 
 class WordTokenizer(Tokenizer):
-    """Words separated by white space; the end of a line is a word, and rare words are `<unk>`.
+    """Tokenizer of words that are separated by white space.
 
-    This is the convention of the Penn Treebank and of WikiText, whose texts are pre-tokenized.
-    Decoding puts one space between words.
+    The end of a line is a token, and rare words are replaced by `<unk>`. This is the convention of
+    the Penn Treebank and of WikiText, whose texts are pre-tokenized. Decoding puts one space
+    between words.
 
     Args:
-        words: Vocabulary, most frequent word first; `<unk>` and the end of a line are added.
+        words: Words of the vocabulary, most frequent word first. The tokens for unknown words and
+            for the end of a line are added.
         specials: Special tokens.
     """
 
@@ -141,7 +143,7 @@ class WordTokenizer(Tokenizer):
         return re.sub(f" ?{self.END_OF_LINE} ?", "\n", " ".join(words))
 
     def stable_prefix(self, text: str) -> int:
-        """Position after the last white space; the word after it may continue."""
+        """Return the position after the last white space; the word that follows may continue."""
         return max((match.end() for match in re.finditer(r"\s", text)), default=0)
 
     def state(self) -> dict[str, Any]:
