@@ -16,7 +16,8 @@ from lightning_modules.core.module import GenerativeModule
 def layer_table(model: GenerativeModule, batch: dict[str, Any], depth: int = 3) -> str:
     """Return a table of all modules up to `depth`: name, type, output shape, parameters.
 
-    The output shapes come from one call of `preview`.
+    Parameters of the system itself have rows of their own, with their shapes. The output shapes
+    come from one call of `preview`.
     """
     shapes: dict[str, str] = {}
     named = {name: part for name, part in model.named_modules() if name and name.count(".") < depth}
@@ -41,6 +42,9 @@ def layer_table(model: GenerativeModule, batch: dict[str, Any], depth: int = 3) 
             rows.append(
                 (name, type(part).__name__, shapes.get(name, ""), f"{count:,}" if count else "")
             )
+    for name, parameter in model.named_parameters(recurse=False):
+        shape = "x".join(map(str, parameter.shape))
+        rows.append((name, type(parameter).__name__, shape, f"{parameter.numel():,}"))
     total = sum(parameter.numel() for parameter in model.parameters())
     rows.append(("total", "", "", f"{total:,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]

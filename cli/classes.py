@@ -54,7 +54,8 @@ def full_class_paths(argv: list[str]) -> list[str]:
 def no_such_class(name: str, folder: str) -> str:
     """Return the error message for a class name that no file of the folder defines."""
     known = {one.lower(): one for one in classes_in(folder)}
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0)
+    count = 1 if name.lower() in known else 3
+    near = difflib.get_close_matches(name.lower(), known, n=count, cutoff=0)
     names = ", ".join(known[one] for one in near) or "none"
     return f"there is no such class in {folder}/; similar names: {names}"
 
