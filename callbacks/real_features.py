@@ -88,7 +88,8 @@ def real_features(
 ) -> RealFeatures:
     """Return the features of all images of a split, and their moments.
 
-    The features are computed once per split, preprocessing and extractor, then read from the cache.
+    The features are computed once for each combination of split, preprocessing and extractor. Later
+    calls read them from the cache.
 
     Raises:
         UserError: If the split has fewer than 10 images.

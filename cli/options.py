@@ -109,7 +109,7 @@ def add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, te
     Tensor an option that takes an image file.
     """
     kind, flag = base_type(parameter), f"--{option_name(parameter)}"
-    if is_tensor(parameter):  # "Image (C, H, W) in [-1, 1]" is an image file on the command line
+    if is_tensor(parameter):  # on the command line, an image tensor is given as an image file
         text = re.sub(r" \([A-Z0-9, ]+\)( in \[-1, 1\])?", " file", text, count=1)
     required = parameter.default is parameter.empty
     help_text = text

@@ -309,7 +309,7 @@ class TrainCLI(LightningCLI):
 
 
 def as_list(value: Any) -> list[Any]:
-    """Convert one object or a list to a list; None or a bool (Lightning's default) gives []."""
+    """Return a list unchanged, a single object as a list of one, and None or a bool as []."""
     if value is None or isinstance(value, bool):
         return []
     return list(value) if isinstance(value, list | tuple) else [value]

@@ -56,8 +56,8 @@ class DataModule(LightningDataModule):
             data in memory.
         Files:
         root: Folder of all data. Defaults to the environment variable DATA_ROOT, else `data/`.
-        max_samples: Number of training samples to use. Text corpora use their first samples, other
-            data a fixed random subset. None uses all.
+        max_samples: Number of training samples to use: for texts the first ones, for other data a
+            fixed random subset. All samples are used if it is None.
 
     Attributes:
         embedded: Whether the data are part of an installed package and need no download.
@@ -190,7 +190,7 @@ class DataModule(LightningDataModule):
         loops is restored later, too late for a schedule that needs the number of steps.
         """
         fit: Any = self.trainer.fit_loop  # type: ignore[union-attr]
-        # Count `processed`, not `ready`: a batch fetched but not trained on is fetched again.
+        # `processed`, not `ready`: a resumed run fetches batches again that were not trained on.
         return {
             "epoch": fit.epoch_progress.current.ready - 1,
             "batch": fit.epoch_loop.batch_progress.current.processed,

@@ -393,7 +393,10 @@ class DALLE(GenerativeModule):
         return image_tokens.view(-1, *self.grid)
 
     def prefill(self, prompts: Tensor) -> tuple[Tensor, KVCache]:
-        """Process prompts (N, T + m) of T text and m >= 0 image tokens (`DecodableModel`)."""
+        """Compute next-token logits and the cache for prompts (N, T + m).
+
+        A prompt has T text tokens and then m >= 0 image tokens. See `DecodableModel.prefill`.
+        """
         cache = KVCache(self.hparams.layers, self.text_length + prod(self.grid))
         text, image_tokens = prompts[:, : self.text_length], prompts[:, self.text_length :]
         hidden = self.hidden(self.embed(text, image_tokens), cache)

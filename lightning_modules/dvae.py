@@ -90,7 +90,7 @@ from metrics.likelihood import ImportanceSampledNLL, SquaredError, bits_per_dim
 EPSILON = 0.1  # eps of Eq. 5
 MIN_SCALE = 0.1  # minimum of b, about 3 of 256 levels; limits the density of constant white pixels
 VQ_DECAY = 0.99  # d of Eq. 7
-INITIAL_USE = 1e-6  # initial n_k, so small that the first batch replaces all vectors
+INITIAL_USE = 1e-6  # initial n_k, so small that the first batch outweighs the initial vectors
 FINAL_RATE = 0.0125  # final learning rate divided by the initial one
 MIN_USE = 0.1  # share of the mean use below which a codebook vector is replaced
 

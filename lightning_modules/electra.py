@@ -164,19 +164,18 @@ class ELECTRA(TokenModule):
         Data:
         vocab_size: Number V of tokens in the vocabulary, without [MASK]; supplied by the data
             module.
-        context: Maximum number of tokens in a text, not counting the first token; must be at least
-            `data.context`.
-        special_ids: Ids of special tokens, which are never masked. The data module supplies these
-            ids if each text is a line.
+        context: Maximum number of tokens in a text minus 1; must be at least `data.context`.
+        special_ids: Ids of special tokens, which are never masked; supplied by the data module if
+            it has special tokens.
         Objective:
         objective: Pre-training objective (Table 5 of the paper): detect replaced tokens at all
             positions (`electra`) or at the chosen 15 % (`electra_15`); or predict all tokens
             (`all_tokens`), replaced tokens (`replace_mlm`) or masked tokens (`mlm`).
         lambda_disc: Weight of the discriminator's loss in the total loss (Eq. 5).
         Network:
-        layers: Number of Transformer blocks in the large encoder, and in the generator.
-        heads: Number of attention heads of the large encoder. The generator has a quarter as many.
-        width: Width of the large encoder's residual stream. The generator is a quarter as wide.
+        layers: Number of Transformer blocks in the main encoder and in the generator.
+        heads: Number of attention heads of the main encoder. The generator has a quarter as many.
+        width: Width of the main encoder's residual stream. The generator is a quarter as wide.
         embedding: Size E of the token and position embeddings.
         dropout: Dropout probability of the embeddings and of the output of each residual branch.
         Optimizer:
@@ -262,7 +261,7 @@ class ELECTRA(TokenModule):
     # Training
 
     def choose(self, valid: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Choose the positions m (N, T) to mask among the valid positions (N, T) (Eq. 1)."""
+        """Return the mask m (N, T) of Eq. 1: True at the chosen tokens among valid ones (N, T)."""
         order = self._uniform(valid.shape, generator).masked_fill(~valid, 2.0)
         rank = order.argsort(1).argsort(1)
         count = (15 * valid.sum(1, keepdim=True) + 99) // 100  # ceil(.15 n) in integers

@@ -265,7 +265,7 @@ class Pix2Pix(AdversarialModule):
         return self.build_optimizers()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Log the losses of training; D's batch norm uses its running statistics."""
+        """Log the losses on a validation batch; D's batch norm uses running statistics."""
         generated = self.generate(batch)
         losses = self.generator_losses(batch, generated)
         every = {

@@ -66,11 +66,11 @@ class OpenMoji(ImageDataModule):
         Corpus:
         size: Height and width in pixels, 8 to 512.
         layers: Layers of each emoji that are shown: all (`color`), or the outlines only (`line`).
-        split_by: Property of a validation or test emoji that no training emoji shares: the image
-            (`picture`), the image and the line drawing (`drawing`), or the combination of words in
-            the name (`composition`).
-        neutral: Leave out flags and emoji with a skin tone. A line drawing does not determine their
-            colours.
+        split_by: Rule of the split. No validation or test emoji has the same colour image as a
+            training emoji (`picture`), the same image or line drawing (`drawing`), or the same
+            combination of words in its name (`composition`).
+        neutral: Leave out flags and emoji with a skin tone, because their colours cannot be
+            inferred from a line drawing.
         named: Leave out emoji without an English name.
         **kwargs: Arguments of `ImageDataModule`.
     """
@@ -161,7 +161,7 @@ class OpenMoji(ImageDataModule):
 
     @cached_property
     def families(self) -> dict[str, str]:
-        """Family of each glyph, by its code points, as defined by `split_by`."""
+        """Family of each emoji, by its code points: emoji of one family are in the same split."""
         if self.split_by == "composition":
             return {code: composition_key(code) for code in self.codes}
         keys = {code: picture_key(code) for code in self.codes}
@@ -217,8 +217,8 @@ class OpenMoji(ImageDataModule):
             for code, name in self.names.items():
                 if not words.issuperset(name.split()):
                     code_splits[code] = "train"
-            # Move whole groups of identical images to training. This keeps the rule for names
-            # above, because it only adds words to training.
+            # Move whole groups of identical images to training. Held-out names still consist of
+            # words of training names, because a move to training only adds words there.
             groups = [codes for layers in self.compared for codes in self.identical_images(layers)]
             while mixed := [
                 codes for codes in groups if len({code_splits[code] for code in codes}) > 1

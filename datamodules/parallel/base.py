@@ -47,8 +47,9 @@ class ParallelTextDataModule(DataModule):
 
     Args:
         Vocabulary:
-        tokenizer: Unit of a token: `char` (every character of the corpus), `byte`, `word`, or `bpe`
-            (byte-pair encoding). `word` and `bpe` are learned from the training split.
+        tokenizer: Kind of tokens: `char`, `byte`, `word`, or `bpe` (byte-pair encoding). The
+            vocabulary of `char` is all characters of the corpus; the ones of `word` and `bpe` are
+            learned from the training split.
         vocab_size: Maximum vocabulary size of the tokenizers `word` and `bpe`.
         shared_vocabulary: Whether source and target share one vocabulary. If false, each side has
             its own vocabulary.

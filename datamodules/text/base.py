@@ -58,11 +58,13 @@ class TextDataModule(DataModule):
             that continue from batch to batch (for a recurrent state), or `records` (one example
             per line).
         Vocabulary:
-        tokenizer: Unit of a token: `char` (every character of the corpus), `byte`, `word`, or `bpe`
-            (byte-pair encoding). `word` and `bpe` are learned from the training split.
+        tokenizer: Kind of tokens: `char`, `byte`, `word`, or `bpe` (byte-pair encoding). The
+            vocabulary of `char` is all characters of the corpus; the ones of `word` and `bpe` are
+            learned from the training split.
         vocab_size: Maximum vocabulary size of the tokenizers `word` and `bpe`.
-        tokenizer_file: Checkpoint (.ckpt) of a text system, or `tokenizer.json` of the `tokenizers`
-            library, that contains the tokenizer to use. None learns a tokenizer from the corpus.
+        tokenizer_file: File with the tokenizer to use: a checkpoint (.ckpt) of a model trained on
+            text, or a `tokenizer.json` of the `tokenizers` library. None learns a tokenizer from
+            the corpus.
         Corpus:
         val_share: Share of the training text, in (0, 1), that is held out for validation. It is
             taken from the end, and only if the corpus has no validation text.

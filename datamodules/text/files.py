@@ -17,8 +17,8 @@ class TextFiles(TextDataModule):
         Corpus:
         path: A `.txt` file, or a folder of `.txt` files. If the folder has a `train.txt`, the
             splits are `train.txt` and, optionally, `test.txt` and `val.txt` (or `valid.txt`,
-            `validation.txt`). Otherwise all `.txt` files are joined in the order of their names by
-            line breaks, without end-of-text tokens.
+            `validation.txt`). Without a `train.txt`, all `.txt` files are sorted by name and
+            joined with line breaks; no end-of-text tokens are added.
         **kwargs: Arguments of `TextDataModule`.
 
     Raises:

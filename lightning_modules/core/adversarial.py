@@ -171,7 +171,8 @@ class AdversarialModule(GenerativeModule):
         """Estimate batch-norm statistics of the averaged generator if its weights have changed.
 
         Activations of the averaged generator vary less than activations of the trained generator.
-        Therefore neither the running statistics of the trained generator nor their average fit.
+        Therefore it needs statistics of its own: neither those of the trained generator nor their
+        moving average are right for it.
         The estimate depends on the averaged weights alone and does not influence training.
         """
         if not (self._uncalibrated and self.has_averaged_weights):

@@ -37,7 +37,8 @@ GREEDY, BEAM = BeamSearchConfig(), BeamSearchConfig(beam=5)
 SEARCHES = {"val": {"": GREEDY}, "test": {"": GREEDY, f"_beam{BEAM.beam}": BEAM}}
 CHARACTERS = 4096  # maximum number in a batch of `translate`, padding included
 # Evaluation protocols of published results on Multi30k (see `Multi30k.vocabulary`). Key: maximum
-# number of words in a translation. Value: True if its words are tokenised again.
+# number of words in a translation. Value: True if the translation is tokenised
+# again before scoring.
 PUBLISHED_PROTOCOLS = {24: True, 49: False}
 PAD, BOS, EOS = range(3)  # ids of the special tokens, which come first in every vocabulary
 

@@ -7,7 +7,7 @@ from torch import nn
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Build two parameter groups: matrices with weight decay, gains and biases without."""
+    """Build two parameter groups: matrices with weight decay; gains and biases without it."""
     own = [parameter for parameter in parameters if parameter.requires_grad]
     return [
         {"params": [p for p in own if p.dim() >= 2], "weight_decay": weight_decay},
