@@ -1,4 +1,4 @@
-"""Autoencoder: a network that compresses images to short codes and reconstructs them.
+"""Autoencoder: a network that compresses each image to a short code and reconstructs the image.
 
 Hinton and Salakhutdinov, "Reducing the Dimensionality of Data with Neural Networks", Science 2006.
 The denoising variant is from Vincent et al., "Stacked Denoising Autoencoders", JMLR 2010.
@@ -10,19 +10,19 @@ The denoising variant is from Vincent et al., "Stacked Denoising Autoencoders", 
 Symbols: x `x` in [0, 1] · z (the code) `z` (N, D) · y `logits.sigmoid()` · x~ `corrupt(image)`.
 L is summed over pixels and averaged over the batch, in nats per image.
 
-The code z is a representation of the image: nearby codes decode to similar images. A code of 30
-values reconstructs a digit better than 30 principal components. The model is not generative: the
-loss does not make the codes follow a known distribution. A code sampled from N(0, I) usually lies
-far from the codes of images and decodes to no meaningful image (`sample` with mode "holes"). The
-latent histograms compare the coordinates of the codes with N(0, 1). The VAE (`vae.py`) adds a
-prior, a known distribution of the codes.
+The code z is a representation of the image: nearby codes decode to similar images. Digits are
+reconstructed better from a code of 30 values than from 30 principal components. The model is not
+generative, because the loss does not make the codes follow a known distribution. A code sampled
+from N(0, I) usually lies far from the codes of images and decodes to no meaningful image (`sample`
+with mode "holes"). The latent histograms compare the coordinates of the codes with N(0, 1). The VAE
+(`vae.py`) adds a prior, a known distribution of the codes.
 
 Departures from the papers and from the code released in 2006:
 
-- Initial weights (2006): the paper takes them from restricted Boltzmann machines, trained layer by
-  layer for 50 epochs each (10 in the released code). Here they are random.
+- Initial weights (2006): the paper uses the weights of restricted Boltzmann machines, trained layer
+  by layer for 50 epochs each (10 in the released code). Here the initial weights are random.
 - Optimizer (2006): conjugate gradients in the paper; the released code runs 200 epochs with 3 line
-  searches per batch of 1,000 images. Here it is Adam with a cosine schedule.
+  searches per batch of 1,000 images. Here the optimizer is Adam with a cosine schedule.
 - Hidden units (2006): logistic in the paper; logistic or ELU here (`activation`).
 - Denoising (2010): the paper trains each layer on the outputs of the layer below; here all layers
   are trained together.
@@ -50,8 +50,8 @@ from metrics.likelihood import SquaredError
 def corrupt(image: Tensor, corruption: str, level: float) -> Tensor:
     """Corrupt the inputs of a denoising autoencoder (x~ in Eq. 3).
 
-    A masked pixel is black in all channels. If only one channel were masked, the other two would
-    reveal its value.
+    A masked pixel is black in all channels, because the other channels would reveal the value of a
+    single masked channel.
 
     Args:
         image: Images (N, C, H, W) in [-1, 1].
@@ -81,7 +81,7 @@ class Autoencoder(GenerativeModule):
         hidden: Number of units ("mlp") or channels ("conv") in each hidden layer of the encoder.
             The decoder has the same layers in reverse order.
         activation: Activation of the hidden layers of the "mlp" network. The layer that outputs the
-            code has none.
+            code has no activation.
         latent_dim: Size D of the code z, the vector to which an image is compressed.
         Objective:
         corruption: Corruption of the training inputs: "masking" sets pixels to black, "gaussian"
@@ -186,9 +186,9 @@ class Autoencoder(GenerativeModule):
         """Reconstruct images, or decode codes sampled from N(0, I).
 
         Args:
-            seeds: One seed per row of the result. The random code of row i depends on `seeds[i]`
-                alone.
-            batch: Images to reconstruct, one per seed.
+            seeds: One seed per returned pair or image. In mode "holes", the random code of image i
+                depends on `seeds[i]` alone.
+            batch: Batch with the images to reconstruct, one per seed; unused in mode "holes".
             mode: Sampling mode: "reconstruct" pairs images with their reconstructions. "holes"
                 decodes codes from N(0, I), most of which lie far from the codes of images.
 

@@ -11,23 +11,23 @@ the least-squares form of section 4:
     identity        L_idt = E_b[|G(b) - b|_1] + E_a[|F(a) - a|_1]   (section 5.2)
 
 D_B minimises half of Eq. 1, and G minimises E_a[(D_B(G(a)) - 1)^2]. With the adversarial loss
-alone, G could map any a to any b. The cycle loss ties G(a) to a, because F must recover a from
-G(a). The identity loss requires that G leaves images of B unchanged, which preserves the colours of
-paintings. Absolute differences are means over pixels, channels and the batch.
+alone, G could map any a to any b. The cycle loss makes G(a) depend on a, because F must recover a
+from G(a). The identity loss penalises changes of images of B by G, and of A by F, which preserves
+the colours of paintings. Absolute differences are means over pixels, channels and the batch.
 
 Symbols: G, F `generator.a2b`, `generator.b2a` · D_B, D_A `discriminator.b`, `discriminator.a` ·
 lambda `lambda_cycle`. The option `cycle` selects the forward cycle a -> G(a) -> F(G(a)), the
 backward cycle b -> F(b) -> G(F(b)), or both.
 
 Each discriminator is trained on current translations, mixed with translations from a pool of 50
-past ones. This reduces oscillation (section 4, after Shrivastava et al. 2017). One optimizer
-updates both generators, and a second one updates both discriminators.
+earlier translations. This reduces oscillation (section 4, after Shrivastava et al. 2017). One
+optimizer updates both generators, and a second one updates both discriminators.
 
 Departures from the paper and its two releases (Lua, then PyTorch):
 
-- lambda_identity: 0 by default and 5.0 in the recipes of the paper's data sets. The paper has
-  lambda_cycle / 2 for paintings (section 5.2), the PyTorch release lambda_cycle / 2, and the Lua
-  release 0.
+- lambda_identity: 0 by default and 5.0 in the recipes of the paper's data sets. The paper uses
+  lambda_cycle / 2 for paintings (section 5.2). The PyTorch release uses lambda_cycle / 2, the Lua
+  release uses 0.
 - Learning rate: constant for 100 epochs, then falling to 0 over 100 epochs (section 4). The
   releases change the learning rate after each epoch. The recipes of the paper's data sets follow
   the PyTorch release.
@@ -63,7 +63,7 @@ Direction = Literal["a2b", "b2a"]
 
 
 class Residual(nn.Module):
-    """Residual block: adds two successive 3x3 convolutions of x to x."""
+    """Residual block: adds to x the output of two successive 3x3 convolutions."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -78,10 +78,11 @@ class Residual(nn.Module):
 
 
 class ResnetGenerator(nn.Sequential):
-    """Generator of residual blocks, whose input and output are images (N, C, H, W).
+    """Generator with residual blocks, which maps images (N, C, H, W) to images of the same shape.
 
-    H and W must be multiples of 4. Layers in the notation of appendix 7.2, where w is `width`:
-    c7s1-w, d2w, d4w, residual blocks, u2w, uw, c7s1-C.
+    H and W must be multiples of 4. The layers, where w is `width`, are a 7x7 convolution to w
+    channels, convolutions of stride 2 to 2w and 4w channels, the residual blocks, transposed
+    convolutions of stride 2 to 2w and w channels, and a 7x7 convolution to C channels.
     """
 
     def __init__(self, channels: int, width: int, blocks: int) -> None:
@@ -105,10 +106,10 @@ class ResnetGenerator(nn.Sequential):
 
 
 class ImagePool:
-    """Pool of past generated images for the training of a discriminator (section 4).
+    """Pool of previously generated images on which a discriminator is trained (section 4).
 
-    For each new image, `query` returns with probability 0.5 a stored image, which the new image
-    replaces in the pool. Otherwise, and until the pool is full, it returns the new image.
+    `query` stores and returns new images until the pool is full. Then, with probability 0.5, it
+    replaces a stored image by a new image and returns the stored image instead.
 
     Args:
         size: Maximum number of stored images; 0 disables the pool.
@@ -122,7 +123,7 @@ class ImagePool:
     def query(self, images: Tensor) -> Tensor:
         """Return images (N, C, H, W), some of them exchanged for images of the pool.
 
-        Random numbers come from the CPU's generator, which avoids synchronisation with a GPU.
+        Random numbers are sampled on the CPU, which avoids synchronisation with a GPU.
         """
         if not self.size:
             return images
@@ -132,7 +133,7 @@ class ImagePool:
         """Exchange at most `size` images, each with a different slot of the pool."""
         if self.images is None:
             self.images = images.new_empty(self.size, *images.shape[1:])
-        self.images = self.images.to(images)  # after resuming, it may be on another device
+        self.images = self.images.to(images)  # a loaded pool may be on another device
         added = min(self.size - self.count, len(images))
         self.images[self.count : self.count + added] = images[:added]
         self.count += added
@@ -148,7 +149,7 @@ class ImagePool:
         return result
 
     def state(self) -> dict[str, Any]:
-        """Return the stored images, on the CPU, and their number, for a checkpoint."""
+        """Return a dictionary of the stored images, on the CPU, and their number."""
         filled = None if self.images is None else self.images[: self.count].cpu()
         return {"images": filled, "count": self.count}
 
@@ -170,10 +171,11 @@ class CycleGAN(AdversarialModule):
 
     One update (`AdversarialModule.training_step`):
 
-    1. `generate` translates a batch.
-    2. Both discriminators take a step on `discriminator_loss` of these images, detached.
-    3. Both generators take a step on `generator_loss` of the same images, through the updated
-       discriminators with frozen parameters.
+    1. Translate the images of a batch in both directions (`generate`).
+    2. Update both discriminators to reduce `discriminator_loss`. No gradient flows through the
+       translated images to the generators in this step.
+    3. Update both generators to reduce `generator_loss`, computed on the same translated images
+       with the updated discriminators. The discriminators' parameters are frozen in this step.
 
     Args:
         Data:
@@ -181,25 +183,27 @@ class CycleGAN(AdversarialModule):
             module.
         Network:
         width: Number of channels after the first convolution of each network. The paper uses 64.
-        blocks: Number of residual blocks per generator. None uses 6 for images below 256 pixels and
-            9 for others, as in the paper.
-        patch: Side, in pixels, of the square image patch that determines one logit of a
+        blocks: Number of residual blocks per generator. None means 6 blocks for images with a side
+            below 256 pixels and 9 blocks for larger images.
+        patch: Side, in pixels, of the square image patch that determines one output of a
             discriminator.
         Objective:
         lambda_cycle: Weight of the cycle loss (Eq. 2).
         lambda_identity: Weight of the identity loss; 0 disables this loss. The PyTorch release of
             CycleGAN uses half of `lambda_cycle`.
-        lambda_gan: Weight of the generators' adversarial loss (Eq. 1); 0 disables this loss, as in
-            the row "Cycle alone" of the paper's Tables 4 and 5.
+        lambda_gan: Weight of the generators' adversarial loss (Eq. 1). 0 disables this loss, as in
+            the experiment "Cycle alone" of the paper (Tables 4 and 5).
         cycle: Cycles in the cycle loss: a -> b -> a ("forward"), b -> a -> b ("backward") or
             "both". The paper's Tables 4 and 5 compare the three choices.
-        pool_size: Number of past generated images in each discriminator's pool; 0 disables the
-            pools.
+        pool_size: Number of previously generated images on which each discriminator is also
+            trained; 0 means that only current images are used.
         Optimizer:
-        generator_optimizer: Factory of the optimizer that updates both generators.
-        discriminator_optimizer: Factory of the optimizer that updates both discriminators.
-        **kwargs: Arguments of `AdversarialModule`: schedules, clipping, accumulation, averaged
-            weights.
+        generator_optimizer: Function that builds one optimizer from the parameters of both
+            generators.
+        discriminator_optimizer: Function that builds one optimizer from the parameters of both
+            discriminators.
+        **kwargs: Arguments of `AdversarialModule`: learning rate schedules, number of updates per
+            network, gradient clipping, gradient accumulation and averaged weights.
 
     Raises:
         UserError: If a side of the images is not a multiple of 4 or is too small for `patch`, or
@@ -271,8 +275,8 @@ class CycleGAN(AdversarialModule):
         return {"a": self.generator["b2a"](batch["b"]), "b": self.generator["a2b"](batch["a"])}
 
     def domain_loss(self, domain: str, real: Tensor, fake: Tensor) -> Tensor:
-        """Return the loss of a domain's discriminator, half of Eq. 1."""
-        # One pass for real and fake images: instance norm normalises each image separately.
+        """Return the loss of the discriminator of domain "a" or "b", half of Eq. 1."""
+        # Real and fake images share a pass, because instance norm normalises each image separately.
         on_real, on_fake = self.discriminator[domain](torch.cat([real, fake])).chunk(2)
         return ((on_real - 1).square().mean() + on_fake.square().mean()) / 2  # Eq. 1
 
@@ -288,7 +292,10 @@ class CycleGAN(AdversarialModule):
     def generator_losses(
         self, batch: dict[str, Any], generated: dict[str, Tensor], every: bool = False
     ) -> dict[str, Tensor]:
-        """Return the unweighted terms of Eq. 3 by name; without `every`, skip terms of weight 0."""
+        """Return the unweighted terms of the generators' loss (Eq. 3), keyed by name.
+
+        Terms of weight 0 are returned only if `every` is true.
+        """
         g, d, a, b = self.generator, self.discriminator, batch["a"], batch["b"]
         terms = {
             "gan_a2b": lambda: (d["b"](generated["b"]) - 1).square().mean(),  # Eq. 1
@@ -301,7 +308,7 @@ class CycleGAN(AdversarialModule):
         return {name: term() for name, term in terms.items() if every or self.weights[name]}
 
     def weigh(self, losses: dict[str, Tensor]) -> Tensor:
-        """Return the weighted sum of the given terms of Eq. 3."""
+        """Return the weighted sum of the given terms of the generators' loss (Eq. 3)."""
         return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
 
     def generator_loss(
@@ -313,7 +320,7 @@ class CycleGAN(AdversarialModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build one optimizer for both generators and one for both discriminators.
 
-        By default, both optimizers are those of `adam`, with a constant learning rate.
+        By default, both optimizers are built by `adam` and have a constant learning rate.
         """
         return self.build_optimizers()
 
@@ -335,7 +342,7 @@ class CycleGAN(AdversarialModule):
     def _log_fidelity(
         self, batch: dict[str, Any], generated: dict[str, Tensor], stage: str
     ) -> None:
-        """Compare translations with the true images, if the evaluation data is paired."""
+        """Log the error between translations and true images, if the evaluation data is paired."""
         if batch["paired"]:
             log_fidelity(self, generated["b"], batch["b"], stage, "a2b")
             log_fidelity(self, generated["a"], batch["a"], stage, "b2a")
@@ -343,14 +350,14 @@ class CycleGAN(AdversarialModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the pools of all ranks; each rank has pools of its own."""
+        """Save the image pools of all ranks (processes); each rank has separate pools."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["pools"] = self.of_all_ranks(
             {name: pool.state() for name, pool in self.pools.items()}
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the pools of this rank; a rank without saved pools keeps empty pools."""
+        """Load the image pools of this rank; they stay empty if none were saved for it."""
         super().on_load_checkpoint(checkpoint)
         if self._trainer is not None and self.trainer.global_rank < len(checkpoint["pools"]):
             for name, pool in self.pools.items():
@@ -366,10 +373,10 @@ class CycleGAN(AdversarialModule):
         batch: dict[str, Any] | None = None,
         direction: Direction = "a2b",
     ) -> Tensor:
-        """Translate images, deterministically.
+        """Translate images from one domain to the other, without randomness.
 
         Args:
-            seeds: One seed per image; ignored, because translation is deterministic.
+            seeds: Seeds, which are ignored because the translation is deterministic.
             batch: Dictionary with the input images (N, C, H, W) in [-1, 1], under the key `a` for
                 "a2b" or `b` for "b2a". H and W must be multiples of 4.
             direction: Translation from domain A to B ("a2b") or from B to A ("b2a").
@@ -391,7 +398,11 @@ class CycleGAN(AdversarialModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Return two grids, with rows a, G(a), F(G(a)), F(a) and rows b, F(b), G(F(b)), G(b)."""
+        """Return two grids of translations.
+
+        "a_to_b" has the rows a, G(a), F(G(a)) and F(a); "b_to_a" has the rows b, F(b), G(F(b)) and
+        G(b).
+        """
         g = self.generator
         a, b = batch["a"], batch["b"]
         fake_a, fake_b = g["b2a"](b), g["a2b"](a)

@@ -3,7 +3,7 @@
 Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional Generative
 Adversarial Networks", ICLR 2016. The contribution is an architecture (section 3):
 
-    no pooling: strided convolutions in D, transposed ("fractionally strided") ones in G         (1)
+    no pooling: strided convolutions in D, transposed convolutions in G                          (1)
     batch norm in both, except at G's output and D's input                                       (2)
     no hidden fully connected layers: noise -> 4x4 grid, last grid -> one logit                  (3)
     ReLU in G with tanh at the end; LeakyReLU 0.2 in D                                           (4)
@@ -24,29 +24,31 @@ Sizes, for kernel k, stride s and padding p (`nn/convolution.py`, tested against
     convolution             (in + 2 p - k) // s + 1
     transposed convolution  (in - 1) s - 2 p + k + output_padding
 
-A transposed convolution is the gradient of the convolution with the same k, s and p: it maps that
-convolution's output size back to its input size. More padding makes the output *smaller*. With
-k = 4, s = 2, p = 1, a convolution exactly halves the size and a transposed one doubles it. With the
-k = 5 of the released code, p must be 2, and output_padding 1 in transposed convolutions.
+A transposed convolution computes the gradient of a convolution with the same k, s and p. Therefore
+it maps the output size of that convolution back to its input size. More padding makes the output
+*smaller*. With k = 4, s = 2, p = 1, a convolution exactly halves the size and a transposed
+convolution doubles it. With k = 5, as in the released code, p must be 2, and output_padding must be
+1 in transposed convolutions.
 
 Network "radford" is from Figure 1 and the released code for faces (github.com/Newmu/dcgan_code,
 faces/). For images of 64 pixels it has 1024 channels at 4x4. Network "mnist" is from the released
 code for conditional digits (mnist/). It has two 5x5 convolutions and 1024 units, and every layer
-gets the label as an input. Its batch norm has no learned scale and shift, and pixels are in [0, 1]
-internally. Rules (3) and (4) hold for "radford" only. Linear layers and convolutions have no bias,
-except in D with norm "none". As in the released code, batch norm has epsilon 1e-8. After the first
-layer of G, batch norm normalises each of the 4x4xC units separately. Departures:
+gets the label as an input. Its batch norm has no learned scale and shift, and its networks use
+pixels in [0, 1]. Lines (3) and (4) above apply to "radford" only. Linear layers and convolutions
+have no bias, except in D with norm "none". As in the released code, batch norm has epsilon 1e-8.
+After the first layer of G, batch norm normalises each of the 4x4xC units separately. Departures:
 
-- Base channels: 128 in Figure 1 and for faces, 64 for digits; some recipes have a smaller `width`.
-- Weight decay: none in the paper. The released code has L2 on all parameters, 1e-5 for faces and
-  2.5e-5 for digits. The recipes for faces and digits have the same values.
+- Channels at half the image's resolution (`width`): 128 in Figure 1 and in the released code for
+  faces, 64 in the code for digits; smaller in some recipes.
+- Weight decay: none in the paper. The released code has L2 regularisation of all parameters,
+  1e-5 for faces and 2.5e-5 for digits. The recipes for faces and digits have the same values.
 - Noise: U(-1, 1) in the paper; normal by default here, U(-1, 1) in recipes with `noise: uniform`.
 - Batch norm when sampling: statistics of the sampled batch in the released code; running statistics
   here, so that sample i depends on its seed alone.
-- Updates: the released code updates one network per batch, alternately. Here both networks are
-  updated on each batch, and digits have half as many epochs.
-- Pixels of faces: the released code crops the centre to 64 pixels; here images are resized, then
-  cropped.
+- Updates: the released code updates G and D on alternate batches. Here both networks are updated on
+  each batch, and training on digits has half as many epochs.
+- Size of faces: the released code crops the centre of each image to 64 pixels; here images are
+  resized, then cropped.
 - Learning rate: constant for faces. For digits it is constant for 100 epochs, then decays linearly
   to zero in 100 epochs, as in the released code.
 """
@@ -77,13 +79,13 @@ from lightning_modules.nn.augmentation import diff_augment
 from lightning_modules.nn.convolution import init_normal, same_padding
 from lightning_modules.nn.spectral_norm import apply_spectral_norm
 
-EPSILON = 1e-8  # epsilon of batch norm in the released code
+EPSILON = 1e-8  # epsilon of batch norm, as in the released code
 
 
 def channel_plan(image_shape: list[int], width: int) -> list[int]:
-    """Return the number of channels of each grid: 4x4, 8x8, ... up to half the image's side.
+    """Return the numbers of channels at 4x4, 8x8, ... up to half the image's resolution.
 
-    The number is halved from each grid to the next and ends at `width`.
+    The last number is `width`; each number is twice the number after it.
 
     Raises:
         UserError: If the image is not square with a side of 32, 64 or 128.
@@ -98,9 +100,9 @@ def channel_plan(image_shape: list[int], width: int) -> list[int]:
 
 
 class Generator(nn.Module):
-    """Generator "radford": maps noise and label (N, L + classes) to images.
+    """Generator "radford": maps noise (N, L) and one-hot labels (N, classes) to images.
 
-    A linear layer produces the 4x4 grid, and batch norm normalises each unit of the grid
+    A linear layer produces a 4x4 feature map, and batch norm normalises each of its units
     separately. Each transposed convolution doubles height and width.
     """
 
@@ -155,7 +157,7 @@ class Discriminator(nn.Module):
 
 
 def with_label(hidden: Tensor, label: Tensor | None) -> Tensor:
-    """Append one-hot labels to vectors (N, L) or, as constant planes, to grids (N, C, H, W)."""
+    """Append one-hot labels to vectors (N, L), or as constant channels to maps (N, C, H, W)."""
     if label is None:
         return hidden
     if hidden.dim() == 4:
@@ -164,9 +166,9 @@ def with_label(hidden: Tensor, label: Tensor | None) -> Tensor:
 
 
 class MnistGenerator(nn.Module):
-    """Generator "mnist", the one of the released code for conditional digits.
+    """Generator "mnist", from the released code for conditional digits.
 
-    It has 1024 units, then 128 channels at 7x7 and 64 channels at 14x14.
+    It has a layer of 1024 units, then 128 channels at 7x7 and 64 channels at 14x14.
     """
 
     def __init__(self, image_shape: list[int], latent_dim: int, classes: int) -> None:
@@ -194,9 +196,9 @@ class MnistGenerator(nn.Module):
 
 
 class MnistDiscriminator(nn.Module):
-    """Discriminator "mnist", the one of the released code for conditional digits.
+    """Discriminator "mnist", from the released code for conditional digits.
 
-    It has two 5x5 convolutions with 64 and 128 channels, then 1024 units.
+    It has two 5x5 convolutions with 64 and 128 channels, then a layer of 1024 units.
     """
 
     def __init__(self, image_shape: list[int], classes: int) -> None:
@@ -218,7 +220,7 @@ class MnistDiscriminator(nn.Module):
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Build Adam with the paper's learning rate and beta1 (Eq. 5)."""
+    """Build Adam with the learning rate and beta1 of Radford et al. 2016, section 4."""
     return torch.optim.Adam(parameters, lr=2e-4, betas=(0.5, 0.999), fused=True)
 
 
@@ -227,10 +229,11 @@ class DCGAN(AdversarialModule):
 
     One update (`AdversarialModule.training_step`):
 
-    1. `generate` images for a batch.
-    2. Update the discriminator D with `discriminator_loss` of these images, detached from G.
-    3. Update the generator G with `generator_loss` of the same images. The loss uses the updated
-       D, whose parameters are frozen.
+    1. Generate as many images as the batch has (`generate`).
+    2. Update the discriminator D to reduce `discriminator_loss`. No gradient flows through the
+       generated images to the generator G in this step.
+    3. Update G to reduce `generator_loss`, computed on the same generated images with the updated
+       D. The parameters of D are frozen in this step.
 
     Args:
         Data:
@@ -240,12 +243,12 @@ class DCGAN(AdversarialModule):
         Network:
         conditional: Whether to condition the model on the class labels y of the data: p(x|y)
             instead of p(x).
-        network: Architecture: "radford" is the one of the paper and its released code for faces;
-            "mnist" is the one of the released code for conditional MNIST.
+        network: Architecture: "radford" is from the paper and its released code for faces; "mnist"
+            is from the released code for conditional MNIST.
         width: Number of channels of the feature maps at half the image's resolution, for "radford"
-            only. It doubles each time the resolution is halved. The released code for faces has
+            only. It doubles each time the resolution is halved. The released code for faces uses
             128.
-        kernel: Kernel size of the convolutions, for "radford" only. The released code has 5.
+        kernel: Kernel size of the convolutions, for "radford" only. The released code uses 5.
         norm: Normalisation in the discriminator of "radford": "batch" (batch norm) or "none".
         latent_dim: Size of the noise vector z.
         noise: Distribution of the noise: "normal" is N(0, 1); "uniform" is U(-1, 1), as in the
@@ -255,17 +258,17 @@ class DCGAN(AdversarialModule):
             or "hinge" (Miyato et al. 2018).
         spectral: Whether to divide each weight matrix of the discriminator by its largest singular
             value (Miyato et al. 2018).
-        augment: Whether to apply DiffAugment (Zhao et al. 2020), a random augmentation, to all
-            images that the discriminator gets.
+        augment: Whether to apply DiffAugment (Zhao et al. 2020), a random augmentation, to the real
+            and generated images before the discriminator.
         Optimizer:
         generator_optimizer: Function that builds an optimizer from the generator's parameters.
         discriminator_optimizer: Function that builds an optimizer from the discriminator's
             parameters.
-        **kwargs: Arguments of `AdversarialModule`: schedules, clipping, accumulation, averaged
-            weights.
+        **kwargs: Arguments of `AdversarialModule`: learning rate schedules, number of updates per
+            network, gradient clipping, gradient accumulation and averaged weights.
 
     Raises:
-        UserError: If the images do not have a size that the architecture supports.
+        UserError: If the architecture does not support the size of the images.
     """
 
     def __init__(
@@ -324,7 +327,7 @@ class DCGAN(AdversarialModule):
         return self.generator(self.draw_noise(len(batch["image"])), self.one_hot(batch))
 
     def discriminate(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """Return the logits (N,) of images in float32; the losses take differences of logits."""
+        """Return D's logits (N,) in float32 for images; half precision is too coarse for losses."""
         image = diff_augment(image) if self.hparams.augment else image
         return self.discriminator(image, label).float()
 
@@ -358,14 +361,18 @@ class DCGAN(AdversarialModule):
         return {"loss": self.generator_objective(fake)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build optimizers and schedules; the default is `adam` at a constant learning rate."""
+        """Build the optimizers and learning rate schedules of the generator and discriminator.
+
+        By default, each network has its own Adam optimizer with a constant learning rate.
+        """
         return self.build_optimizers()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Log both losses and the mean logits of unseen and generated images.
+        """Log the losses of D and G, and the mean logits of validation and generated images.
 
-        A `val/d_real` far below `train/d_real` may mean that D overfits. With batch norm, the
-        two values also differ because validation uses the running statistics.
+        D may overfit if the mean logit of validation images (`val/d_real`) is far below the mean
+        logit of training images (`train/d_real`). With batch norm in D, these two logits also
+        differ because validation uses the running statistics.
         """
         label = self.one_hot(batch)
         fake = self.generate(batch)
@@ -379,7 +386,10 @@ class DCGAN(AdversarialModule):
         self.log_dict(values, batch_size=len(real), sync_dist=True)
 
     def calibration_batches(self) -> Iterator[dict[str, Any]]:
-        """Yield batches of labels, to estimate batch-norm statistics of the averaged generator."""
+        """Yield batches from which the batch-norm statistics of the averaged G are estimated.
+
+        `generate` needs only the batch size and the labels, so the images are empty.
+        """
         label = torch.arange(CALIBRATION_SIZE) % max(1, self.classes)
         for _ in range(CALIBRATION_BATCHES):
             yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}
@@ -404,26 +414,29 @@ class DCGAN(AdversarialModule):
         """Generate images from the prior, by interpolation or by arithmetic on noise vectors.
 
         Args:
-            seeds: One seed per image or strip. Image i depends on `seeds[i]` and the other options
-                alone.
+            seeds: One seed per image or strip. Given the other options, image or strip i depends on
+                `seeds[i]` alone.
             mode: Sampling mode: "prior" generates one image per seed. "interpolate" generates a
-                strip between two noise vectors of each seed. "arithmetic" averages the noise of
-                each group of seeds and generates images from `base` - `minus` + `plus`, with a
-                small perturbation per seed (Radford et al. 2016, section 6.3.2).
-            label: Class of all images, for conditional models. With None, the class is
-                `seed % classes`.
+                strip between two noise vectors of each seed. "arithmetic" averages the noise
+                vectors of the seeds in `base`, `minus` and `plus`. It generates images from the
+                means base - minus + plus, with a small random change per seed (Radford et al.
+                2016, section 6.3.2).
+            label: Class of all images, for conditional models. With None, the class of image i is
+                `seeds[i] % classes`.
             steps: Number of images in a strip of mode "interpolate".
-            base: Seeds of the images to change in mode "arithmetic", such as smiling women.
-            minus: Seeds of images with the property to remove in mode "arithmetic", such as neutral
+            base: Seeds of the images to change in mode "arithmetic", such as images of smiling
                 women.
-            plus: Seeds of images with the property to add in mode "arithmetic", such as neutral
-                men.
+            minus: Seeds of images with the property to remove in mode "arithmetic", such as images
+                of women who do not smile.
+            plus: Seeds of images with the property to add in mode "arithmetic", such as images of
+                men who do not smile.
 
         Returns:
             Images (N, C, H, W), or strips (N, steps, C, H, W), in [-1, 1].
 
         Raises:
-            UserError: If the options do not fit the model or each other.
+            UserError: If the model has no class `label`, or if mode "arithmetic" lacks `base`,
+                `minus` or `plus`.
         """
         check_label(label, self.classes)
         labels = torch.tensor(

@@ -6,41 +6,44 @@ Mirza and Osindero, "Conditional Generative Adversarial Nets", 2014.
     min_G max_D  E_x[log D(x)] + E_z[log(1 - D(G(z)))]                                           (1)
     D*(x) = p_data(x) / (p_data(x) + p_g(x))                                                     (2)
 
-Symbols: z `noise` (N, D) · G(z) `generator` · logit of D `discriminator`, D = sigmoid(logit) · y
-`label`, one-hot, a second input of both networks. Losses are means over the batch. In this table,
-`real` and `fake` are the discriminator's logits of real and generated images:
+Symbols: z `noise` (N, D) · G `generator` · D(x) = sigmoid(logit), where `discriminator` returns the
+logit · y `label`, one-hot, a second input of both networks. Losses are means over the batch. In
+this table, `real` and `fake` are the discriminator's logits of real and generated images:
 
 | loss | D minimises | G minimises |
 |---|---|---|
 | minimax (Eq. 1) | softplus(-real) + softplus(fake) | -softplus(fake) = log(1 - D(G(z))) |
-| non_saturating (section 3) | as minimax | softplus(-fake) = -log D(G(z)) |
+| non_saturating (section 3) | same as minimax | softplus(-fake) = -log D(G(z)) |
 | least_squares (Mao et al. 2017, Eq. 9) | ((real - 1)^2 + fake^2) / 2 | (fake - 1)^2 / 2 |
 | wasserstein (Arjovsky et al. 2017, Eq. 2) | fake - real | -fake |
 | hinge (Miyato et al. 2018, Eq. 16, 17) | relu(1 - real) + relu(1 + fake) | -fake |
 
 If D rejects generated images confidently (fake far below 0), the gradient -sigmoid(fake) of the
-minimax loss vanishes. The gradient sigmoid(fake) - 1 of the non-saturating loss does not vanish. At
-the fixed point of either loss, D = 1/2 for any images, so neither loss measures image quality. The
-Wasserstein estimate E[D(x)] - E[D(G(z))] measures it if the slope of D is bounded. Eq. 1 does not
-reward samples that cover p(x). D evaluates one image at a time, so a single realistic image for all
-z suffices (mode collapse; see configs/gan/ring_collapse.yaml).
+minimax loss vanishes. The gradient sigmoid(fake) - 1 of the non-saturating loss does not vanish. If
+D cannot distinguish real from generated images, D = 1/2 for images of any quality, so the values of
+these two losses do not measure image quality. The Wasserstein estimate E[D(x)] - E[D(G(z))]
+measures image quality if the slope of D is bounded. G may generate a single realistic image for all
+z, because D receives one image at a time and cannot detect a lack of variety (mode collapse; see
+configs/gan/ring_collapse.yaml).
 
 The released code is github.com/goodfeli/adversarial (`mnist.yaml`, `__init__.py`), which uses
 pylearn2. The conditional paper was not compared with any code. Departures:
 
-- Noise: U(-sqrt 3, sqrt 3)^100 ("unit_uniform"), as in the first version of the released
-  `mnist.yaml`; the later version has normal noise.
+- Noise: U(-sqrt 3, sqrt 3)^100 (`noise: unit_uniform`), as in the first version of the released
+  `mnist.yaml`; a later version has normal noise.
 - Loss of D: the released code minimises half the loss at learning rate 0.1; this file minimises the
   whole loss at learning rate 0.05.
 - Initial output bias of G: logit of the mean training image, clipped at 1e-7, as in the released
   code.
 - Updates: D first, then G (Algorithm 1). The recipe sets `simultaneous` to update both at once, as
   the released code does.
-- Stopping: no fixed end in the released code; 100 epochs here.
-- Conditional, noise: U(0, 1)^100 in the paper (unit hypercube, section 4.1); U(-sqrt 3, sqrt 3)^100
-  here, since with U(0, 1) all generated images were alike.
-- Conditional, dropout: 0.5 in both networks (section 4.1); here 0.5, but 0.2 on D's input pixels.
-- Conditional, stopping: best validation likelihood (section 4.1); the last epoch here.
+- Number of epochs: not fixed in the released code; 100 here.
+- Noise of the conditional model: U(0, 1)^100 in the paper (unit hypercube, section 4.1);
+  U(-sqrt 3, sqrt 3)^100 here, because all generated images were alike with U(0, 1).
+- Dropout of the conditional model: 0.5 in both networks (section 4.1). Here the rate is also 0.5,
+  except 0.2 on the input pixels of D.
+- Final weights of the conditional model: from the epoch with the best validation likelihood in the
+  paper (section 4.1); from the last epoch here.
 """
 
 import itertools
@@ -68,12 +71,16 @@ from lightning_modules.core.seeding import seeded_normal
 from lightning_modules.nn.spectral_norm import apply_spectral_norm
 
 LossName = Literal["non_saturating", "minimax", "least_squares", "wasserstein", "hinge"]
-SMOOTHABLE = ("non_saturating", "minimax", "least_squares")  # losses with a target for real images
-BIAS_CLIP = 1e-7  # limits mean pixels, as in pylearn2's `init_sigmoid_bias_from_marginals`
+SMOOTHABLE = (
+    "non_saturating",
+    "minimax",
+    "least_squares",
+)  # losses with a target value for real images
+BIAS_CLIP = 1e-7  # mean pixels are clamped to [1e-7, 1 - 1e-7], as in pylearn2
 
 
 class Maxout(nn.Linear):
-    """Layer whose units are maxima of `pieces` linear maps each (Goodfellow et al. 2013)."""
+    """Maxout layer: each unit is the maximum of `pieces` linear maps (Goodfellow et al. 2013)."""
 
     def __init__(self, inputs: int, outputs: int, pieces: int) -> None:
         super().__init__(inputs, outputs * pieces)
@@ -92,10 +99,10 @@ def init_uniform(network: nn.Module, bound: float) -> None:
 
 
 class GoodfellowGenerator(nn.Module):
-    """Generator "maxout" (two layers of 1200 units), from the papers cited in `gan.py`.
+    """Generator of Goodfellow et al. 2014, with two hidden layers of 1200 ReLU units.
 
-    With labels, 200 units of the first layer get the noise and 1000 units get the label. The
-    dropout rate is then 0.5.
+    With labels (Mirza and Osindero 2014), 200 units of the first layer receive the noise and the
+    other 1000 units receive the label. Dropout of 0.5 is applied only with labels.
     """
 
     def __init__(self, image_shape: list[int], latent_dim: int, classes: int) -> None:
@@ -118,10 +125,10 @@ class GoodfellowGenerator(nn.Module):
 
 
 class MaxoutDiscriminator(nn.Module):
-    """Discriminator "maxout" (two layers of 240 units), from the papers cited in `gan.py`.
+    """Discriminator of Goodfellow et al. 2014, with two hidden layers of 240 maxout units.
 
-    Each maxout unit has 5 pieces, and pixels are in [0, 1] internally. With labels, 50 further
-    units of 5 pieces get the label, and units of the second layer have 4 pieces.
+    Each maxout unit is the maximum of 5 linear maps. With labels (Mirza and Osindero 2014), 50
+    further units of the first layer receive the label, and units of the second layer have 4 maps.
     """
 
     def __init__(self, image_shape: list[int], classes: int) -> None:
@@ -144,7 +151,7 @@ class MaxoutDiscriminator(nn.Module):
 class PlainGenerator(nn.Module):
     """Fully connected generator with LeakyReLU and a tanh output.
 
-    All hidden layers but the first have batch norm.
+    All hidden layers except the first have batch norm.
     """
 
     def __init__(
@@ -189,11 +196,11 @@ def discriminator_objective(
     """Return the discriminator loss from the logits of real and generated images.
 
     Args:
-        loss: Name of a loss in the table at the top of this file.
+        loss: Name of a loss in the table at the top of `gan.py`.
         real: Logits of real images, any shape.
         fake: Logits of generated images, any shape.
-        target: Target for real images. A value below 1 is one-sided label smoothing (Salimans et
-            al. 2016, section 3.4).
+        target: Target value for real images. A value below 1 is one-sided label smoothing
+            (Salimans et al. 2016, section 3.4).
 
     Returns:
         Scalar loss, averaged over the batch.
@@ -220,7 +227,10 @@ def generator_objective(loss: LossName, fake: Tensor) -> Tensor:
 
 
 def gradient_norm(logits: Tensor, image: Tensor) -> Tensor:
-    """Return the norm (N,) of each logit's gradient with respect to its image; differentiable."""
+    """Return the norm (N,) of the gradient of each logit with respect to its image.
+
+    The norm is itself differentiable, so a penalty on the norm can be minimised.
+    """
     (gradient,) = torch.autograd.grad(logits.sum(), image, create_graph=True)
     return gradient.flatten(1).norm(dim=1)
 
@@ -268,12 +278,13 @@ class GAN(AdversarialModule):
 
     One update (`AdversarialModule.training_step`):
 
-    1. `generate` images for a batch.
-    2. Update the discriminator D with `discriminator_loss` of these images, detached from G.
-    3. Update the generator G with `generator_loss` of the same images. The loss uses the updated
-       D, whose parameters are frozen.
+    1. Generate as many images as the batch has (`generate`).
+    2. Update the discriminator D to reduce `discriminator_loss`. No gradient flows through the
+       generated images to the generator G in this step.
+    3. Update G to reduce `generator_loss`, computed on the same generated images with the updated
+       D. The parameters of D are frozen in this step.
 
-    With `n_critic` = n, step 3 takes place in every n-th update only. With `simultaneous`, the
+    With `n_critic` = n, step 3 is done in every n-th update only. With `simultaneous`, the
     gradients of both networks are computed before either network is updated.
 
     Args:
@@ -283,18 +294,18 @@ class GAN(AdversarialModule):
         Network:
         conditional: Whether to condition the model on the class labels y of the data: p(x|y)
             instead of p(x).
-        network: Architecture: "mlp" is plain fully connected; "maxout" is the one of Goodfellow et
-            al. 2014 and, if `conditional`, of Mirza and Osindero 2014.
+        network: Architecture: "mlp" has fully connected layers with LeakyReLU. "maxout" has the
+            layers of Goodfellow et al. 2014 or, if `conditional`, of Mirza and Osindero 2014.
         hidden: Number of units in each hidden layer of the "mlp" generator. The "mlp" discriminator
-            has two hidden layers, with the last two of these numbers in reverse order.
+            has two hidden layers, whose sizes are the last two of these numbers in reverse order.
         latent_dim: Size of the noise vector z.
         noise: Distribution of the noise: "normal" is N(0, 1); "unit_uniform" is U(-sqrt 3, sqrt 3),
             which also has variance 1.
         Objective:
         loss: Loss of the discriminator and the generator. The table at the top of `gan.py` has the
             formulas.
-        label_smoothing: One-sided label smoothing: the target for real images is
-            `1 - label_smoothing`.
+        label_smoothing: One-sided label smoothing s: the discriminator's target for real images is
+            1 - s.
         spectral: Whether to divide each weight matrix of the discriminator by its largest singular
             value (Miyato et al. 2018).
         penalty_weight: Weight of the gradient penalty (Gulrajani et al. 2017), for the Wasserstein
@@ -306,11 +317,13 @@ class GAN(AdversarialModule):
         generator_optimizer: Function that builds an optimizer from the generator's parameters.
         discriminator_optimizer: Function that builds an optimizer from the discriminator's
             parameters.
-        **kwargs: Arguments of `AdversarialModule`: schedules, clipping, accumulation, averaged
-            weights.
+        **kwargs: Arguments of `AdversarialModule`: learning rate schedules, number of updates per
+            network, gradient clipping, gradient accumulation and averaged weights.
 
     Raises:
-        UserError: If label smoothing, a penalty or the weight limit does not fit the loss.
+        UserError: If the loss does not support the given label smoothing, gradient penalty or
+            weight clip, or if the Wasserstein loss has none of `penalty_weight`, `weight_clip` and
+            `spectral`.
     """
 
     def __init__(
@@ -350,11 +363,11 @@ class GAN(AdversarialModule):
         self.set_networks(generator, discriminator)
 
     def check_losses(self) -> None:
-        """Check that label smoothing, penalties and the weight limit fit the loss.
+        """Check that the loss supports the given label smoothing, penalty and weight clip.
 
         Raises:
-            UserError: If `label_smoothing`, `penalty_weight` or `weight_clip` does not fit the
-                loss, or if the Wasserstein loss has no bound on the slope of D.
+            UserError: If the loss does not support the given `label_smoothing`, `penalty_weight` or
+                `weight_clip`, or if no option bounds the slope of D for the Wasserstein loss.
         """
         given, loss = self.hparams, self.hparams.loss
         if given.label_smoothing and loss not in SMOOTHABLE:
@@ -390,7 +403,7 @@ class GAN(AdversarialModule):
         return self.generator(self.draw_noise(len(batch["image"])), self.one_hot(batch))
 
     def discriminate(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """Return the logits (N,) of images in float32; the losses take differences of logits."""
+        """Return D's logits (N,) in float32 for images; half precision is too coarse for losses."""
         return self.discriminator(image, label).float()
 
     def discriminator_objective(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -423,7 +436,10 @@ class GAN(AdversarialModule):
         return {"loss": generator_objective(self.hparams.loss, fake)}  # Eq. 1, min
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build optimizers and schedules; the default is `adam` at a constant learning rate."""
+        """Build the optimizers and learning rate schedules of the generator and discriminator.
+
+        By default, each network has its own Adam optimizer with a constant learning rate.
+        """
         optimizers, schedules = self.build_optimizers()
         if limit := self.hparams.weight_clip:
             optimizers[1].register_step_post_hook(
@@ -432,9 +448,10 @@ class GAN(AdversarialModule):
         return optimizers, schedules
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Log both losses, without penalties, and the mean logits of unseen and generated images.
+        """Log the losses of D and G, without penalties, and the mean logits of D.
 
-        A `val/d_real` far below `train/d_real` means that D overfits.
+        D overfits if the mean logit of validation images (`val/d_real`) is far below the mean
+        logit of training images (`train/d_real`).
         """
         label = self.one_hot(batch)
         fake = self.discriminate(self.generate(batch), label)
@@ -448,7 +465,10 @@ class GAN(AdversarialModule):
         self.log_dict(values, batch_size=len(real), sync_dist=True)
 
     def calibration_batches(self) -> Iterator[dict[str, Any]]:
-        """Yield batches of labels, to estimate batch-norm statistics of the averaged generator."""
+        """Yield batches from which the batch-norm statistics of the averaged G are estimated.
+
+        `generate` needs only the batch size and the labels, so the images are empty.
+        """
         label = torch.arange(CALIBRATION_SIZE) % max(1, self.classes)
         for _ in range(CALIBRATION_BATCHES):
             yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}
@@ -472,11 +492,11 @@ class GAN(AdversarialModule):
         """Generate images, or strips that interpolate between two noise vectors.
 
         Args:
-            seeds: One seed per image or strip. Image i depends on `seeds[i]` alone.
+            seeds: One seed per image or strip. Image or strip i depends on `seeds[i]` alone.
             mode: Sampling mode: "prior" generates one image per seed. "interpolate" generates a
                 strip between two noise vectors of each seed.
-            label: Class of all images, for conditional models. With None, the class is
-                `seed % classes`.
+            label: Class of all images, for conditional models. With None, the class of image i is
+                `seeds[i] % classes`.
             steps: Number of images in a strip of mode "interpolate".
 
         Returns:

@@ -1,4 +1,4 @@
-"""MADE: an autoencoder whose masked weights make it an autoregressive model of binary pixels.
+"""MADE: an autoencoder that masks its weights to be an autoregressive model of binary pixels.
 
 Germain, Gregor, Murray and Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML
 2015. Output d is the conditional probability y_d of pixel d, so the likelihood is exact:
@@ -13,15 +13,15 @@ The degree of a unit is the maximum number of inputs that the unit may depend on
 
 Input d has degree d + 1. A hidden unit of degree m depends on the inputs 0 .. m - 1 only (Eq. 3).
 Output d is connected to units of degree at most d, so it depends on pixels 0 .. d - 1 only (Eq. 4).
-One forward pass evaluates all D conditionals; sampling takes D passes, one per pixel.
+One forward pass computes all D conditional probabilities; sampling takes D passes, one per pixel.
 
 | | paper | here |
 |---|---|---|
 | degrees of hidden units | sampled uniformly, resampled in training | evenly spread, fixed |
-| order of the pixels | resampled at each update; ensemble in the test | order of the tensor |
+| order of the pixels | resampled at each update; average of several in the test | row by row |
 | optimizer | Adagrad or Adadelta, chosen on validation data | Adam |
 
-In the first two rows, "here" is the paper's model with one mask, one order and no ensemble.
+The paper also reports a model with a single mask and order, like the model here.
 """
 
 import itertools
@@ -66,7 +66,8 @@ def autoregressive_masks(dims: int, hidden: list[int]) -> list[Tensor]:
         One mask (outputs, inputs) for each of the `len(hidden) + 1` layers.
 
     Raises:
-        ValueError: If `dims` is less than 2, since hidden units have the degrees 1 .. dims - 1.
+        ValueError: If `dims` is less than 2, because no degree 1 .. dims - 1 then exists for hidden
+            units.
     """
     if dims < 2:
         raise ValueError(f"MADE needs at least 2 pixels (got {dims})")
@@ -144,7 +145,7 @@ class MADE(GenerativeModule):
             Images (N, C, H, W) with values -1 and 1.
         """
         shape = self.hparams.image_shape
-        # Sampled on the CPU, so that a seed gives the same noise on every device.
+        # Noise is sampled on the CPU, so that a seed gives the same noise on every device.
         rows = [
             torch.rand(prod(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds
         ]

@@ -1,4 +1,4 @@
-"""pix2pix: image-to-image translation learnt from pairs, with a U-Net and a patch discriminator.
+"""pix2pix: image-to-image translation learnt from image pairs, with a U-Net and a PatchGAN.
 
 Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversarial Networks", CVPR
 2017:
@@ -9,10 +9,10 @@ Isola, Zhu, Zhou and Efros, "Image-to-Image Translation with Conditional Adversa
     G*           = arg min_G max_D L_cGAN(G, D) + lambda_l1 L_L1(G)                        (4)
 
 If several outputs are plausible for an input, L1 alone leads to the median of these outputs, which
-is grey and blurred. The discriminator D receives the input with an output, and penalises outputs
-that are blurred or do not fit the input. Skip connections pass details such as outlines between
-layers of equal resolution (section 3.2.1). The noise z is the dropout of the generator G, in
-training and in sampling (section 3.1).
+is grey and blurred. The discriminator D receives the input and an output, and penalises outputs
+that are blurred or do not match the input. Skip connections pass details such as outlines from the
+encoder to decoder layers of equal resolution (section 3.2.1). The noise z is the dropout of the
+generator G, in training and in sampling (section 3.1).
 
 G maximises log D instead of minimising log(1 - D), and D's loss is halved (section 3.3). Absolute
 differences are means over pixels, channels and the batch.
@@ -25,16 +25,16 @@ Departures from the paper and its two releases (Lua, then PyTorch):
 
 - Learning rate: constant, as in the paper for 200 epochs of facades (section 6.2). The PyTorch
   release decays the learning rate to 0 in the second half of training.
-- Gradient of G: computed through D after D's step (section 3.3). The Lua release uses the output
-  of D from before this step.
+- Gradient of G: computed with the updated D (section 3.3). The Lua release uses the output of D
+  from before its update.
 - Loss of D: halved (section 3.3), which has no effect with Adam. The Lua release halves only the
   printed value.
 - Normalisation of the 1x1 feature map: none, as in later releases. The paper's batch norm sets this
   feature map to 0 for batches of one image (section 6.3).
 - Dropout: in the first three levels of the decoder (section 6.1). The PyTorch release has dropout
   in levels two to four.
-- Levels: log2(side), at most 8. The paper has 8 for 256 pixels; the PyTorch release has 7 for 128
-  pixels.
+- Levels of the U-Net: log2(side), at most 8. The paper has 8 levels for 256 pixels; the PyTorch
+  release has 7 levels for 128 pixels.
 - Biases before batch norm: none, as in the PyTorch release, because the norm cancels them. The Lua
   release sets these biases to 0 at each step.
 """
@@ -66,8 +66,8 @@ class StatisticsBatchNorm(nn.BatchNorm2d):
 
     Args:
         channels: Number of channels.
-        test_statistics: Statistics in eval mode: those of each image ("image"), as in training with
-            a batch of one image, or running averages ("running").
+        test_statistics: Mean and variance used in eval mode: computed from each image ("image"), as
+            in training with a batch of one image, or running averages ("running").
     """
 
     def __init__(self, channels: int, test_statistics: str) -> None:
@@ -81,15 +81,15 @@ class StatisticsBatchNorm(nn.BatchNorm2d):
 
 
 class UNet(nn.Module):
-    """U-Net that halves an image L times, then doubles its side L times.
+    """U-Net that halves the resolution of an image L times, then doubles it L times.
 
-    Skip connections join feature maps of equal size.
+    Skip connections concatenate feature maps of equal size from the encoder and the decoder.
 
     Args:
         channels: Number C of image channels.
         width: Number of channels at the first level. It doubles at each of the next three levels.
         levels: Number L of halvings; H and W must be multiples of 2^L.
-        test_statistics: Batch-norm statistics in eval mode: those of each image ("image") or
+        test_statistics: Batch-norm statistics in eval mode: computed from each image ("image") or
             running averages ("running").
     """
 
@@ -101,7 +101,8 @@ class UNet(nn.Module):
             outer, inner = level == 0, level == levels - 1
             before = channels if outer else widths[level - 1]
             halve = [nn.Conv2d(before, after, 4, 2, 1, bias=outer or inner)]
-            # In place, LeakyReLU also changes the skip, but ReLU(LeakyReLU(x)) = ReLU(x).
+            # The in-place LeakyReLU also changes the skip connection's x. The decoder's result is
+            # unaffected, because ReLU(LeakyReLU(x)) = ReLU(x).
             down = [*([] if outer else [nn.LeakyReLU(0.2, inplace=True)]), *halve]
             self.down.append(
                 nn.Sequential(
@@ -133,7 +134,7 @@ class UNet(nn.Module):
 
     @staticmethod
     def drop(hidden: Tensor, level: int, seeds: list[int] | None) -> Tensor:
-        """Apply dropout with probability 0.5, also in eval mode; reproducible with `seeds`."""
+        """Apply dropout of 0.5, also in eval mode; with `seeds`, the result is reproducible."""
         if seeds is None:
             return F.dropout(hidden, 0.5)
         noise = seeded_normal(
@@ -152,10 +153,11 @@ class Pix2Pix(AdversarialModule):
 
     One update (`AdversarialModule.training_step`):
 
-    1. `generate` translates a batch.
-    2. D takes a step on `discriminator_loss` of these images, detached.
-    3. G takes a step on `generator_loss` of the same images, through the updated D with frozen
-       parameters.
+    1. Translate the images of a batch (`generate`).
+    2. Update the discriminator D to reduce `discriminator_loss`. No gradient flows through the
+       translated images to the generator G in this step.
+    3. Update G to reduce `generator_loss`, computed on the same translated images with the updated
+       D. The parameters of D are frozen in this step.
 
     Args:
         Data:
@@ -165,20 +167,21 @@ class Pix2Pix(AdversarialModule):
         width: Number of channels after the first convolution of each network. The paper uses 64.
         Objective:
         loss: Terms of the generator's loss (Eq. 4): L1 ("l1", Eq. 3), conditional GAN ("cgan",
-            Eq. 1), unconditional GAN ("gan", Eq. 2), or a sum. With "l1" alone, the discriminator
-            is trained as with "l1+cgan" but does not affect the generator.
+            Eq. 1), unconditional GAN ("gan", Eq. 2), or the sum of L1 and a GAN term. With "l1"
+            alone, the discriminator is trained as with "l1+cgan" but does not affect the generator.
         lambda_l1: Weight of the L1 loss (Eq. 3).
-        patch: Side, in pixels, of the square image patch that determines one logit of the
+        patch: Side, in pixels, of the square image patch that determines one output of the
             discriminator.
         Sampling:
-        test_statistics: Batch-norm statistics in evaluation. "image" uses those of each image, as
-            the paper does with batches of one image. "running" uses running averages, which suit
-            larger training batches.
+        test_statistics: Batch-norm statistics in evaluation. "image" computes the statistics of
+            each image, as the paper does with batches of one image. "running" uses running
+            averages, which is recommended for larger training batches.
         Optimizer:
-        generator_optimizer: Factory of the generator's optimizer.
-        discriminator_optimizer: Factory of the discriminator's optimizer.
-        **kwargs: Arguments of `AdversarialModule`: schedules, clipping, accumulation, averaged
-            weights.
+        generator_optimizer: Function that builds an optimizer from the generator's parameters.
+        discriminator_optimizer: Function that builds an optimizer from the discriminator's
+            parameters.
+        **kwargs: Arguments of `AdversarialModule`: learning rate schedules, number of updates per
+            network, gradient clipping, gradient accumulation and averaged weights.
 
     Raises:
         UserError: If a side of the images is not a multiple of 2^L or is too small for `patch`.
@@ -237,12 +240,12 @@ class Pix2Pix(AdversarialModule):
     def discriminator_loss(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
         real = self.discriminate(batch["a"], batch["b"])
         fake = self.discriminate(batch["a"], generated)
-        # Eq. 1 or 2, negated; -log D(a, b) = softplus(-logit).
+        # Negated Eq. 1 or 2, where -log D = softplus(-logit) and -log(1 - D) = softplus(logit).
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
         return {"loss": loss / 2}
 
     def generator_losses(self, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
-        """Return the unweighted terms of Eq. 4 by name."""
+        """Return the unweighted terms of the generator's loss (Eq. 4), keyed by name."""
         losses = {"l1": F.l1_loss(generated, batch["b"])}  # Eq. 3, always logged
         if self.hparams.loss != "l1":
             fake = self.discriminate(batch["a"], generated)
@@ -250,7 +253,7 @@ class Pix2Pix(AdversarialModule):
         return losses
 
     def weigh(self, losses: dict[str, Tensor]) -> Tensor:
-        """Return the weighted sum of those terms of Eq. 4 that `model.loss` names."""
+        """Return the weighted sum of the terms of Eq. 4 that the option `loss` selects."""
         terms = [losses["gan"]] if "gan" in losses else []
         if self.hparams.loss.startswith("l1"):
             terms.append(self.hparams.lambda_l1 * losses["l1"])
@@ -261,11 +264,14 @@ class Pix2Pix(AdversarialModule):
         return {"loss": self.weigh(losses), **losses}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build one optimizer per network; by default `adam` with a constant learning rate."""
+        """Build one optimizer per network; the default is Adam with a constant learning rate."""
         return self.build_optimizers()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Log the losses on a validation batch; D's batch norm uses running statistics."""
+        """Log the losses of G and D, and the error of translations, on a validation batch.
+
+        The batch norm of D uses running statistics here.
+        """
         generated = self.generate(batch)
         losses = self.generator_losses(batch, generated)
         every = {
@@ -290,14 +296,14 @@ class Pix2Pix(AdversarialModule):
         batch: dict[str, Any] | None = None,
         direction: Literal["a2b"] = "a2b",
     ) -> Tensor:
-        """Translate images.
+        """Translate images a to images b.
 
         Args:
             seeds: One seed per image. The dropout noise of image i depends on `seeds[i]` alone.
             batch: Dictionary with the input images (N, C, H, W) in [-1, 1] under the key `a`. H and
                 W must be multiples of 2^L, where L is the number of levels of the U-Net.
-            direction: Direction of the translation, always "a2b". The reverse direction needs a
-                model trained with `--data.swap true`.
+            direction: Direction of the translation, always "a2b". For the reverse direction,
+                train a model with `--data.swap true`.
 
         Returns:
             Translated images (N, C, H, W) in [-1, 1].

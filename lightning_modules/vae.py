@@ -1,4 +1,4 @@
-"""VAE: an autoencoder with a probabilistic code; codes sampled from the prior decode to new images.
+"""VAE: an autoencoder with a random code z, which decodes codes sampled from a prior to new images.
 
 Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014. The tighter bound L_k is
 from Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016. The weight beta
@@ -17,22 +17,22 @@ Symbols: x `x` in [0, 1] · z `z` (k, N, D) · mu, log sigma^2 `mean`, `log_var`
 over the batch, in nats per image.
 
 The decoder defines p(x|z), a density over images; the encoder q(z|x) approximates the posterior.
-The encoder predicts log sigma^2, which Eq. 4 needs. The exponential of log sigma^2 is always
-positive and smooth, unlike a clamped variance. KL is the information in nats that a code z carries
-about its image; a sample from the prior carries none. KL is not symmetric: KL(q||p) penalises codes
-in regions without prior mass, but not regions of prior mass without codes. Eq. 5 with k = 1 equals
-Eq. 3 in expectation; with larger k, Eq. 5 approaches log p(x). Some books average the squared or
+The encoder predicts log sigma^2, because its exponential is always positive and smooth, unlike a
+clamped variance. KL bounds the information in nats that a code z carries about its image. KL is
+not symmetric: KL(q||p) penalises codes in regions of low prior density, but does not penalise
+regions of high prior density without codes. With k = 1, L_k equals the ELBO in expectation; with
+larger k, L_k approaches log p(x). Some books average the squared or
 logistic loss over the P pixel values and multiply the *mean* by a weight R. This is equivalent to
 beta = P / R for Bernoulli pixels and beta = P / (2 R) for Gaussian pixels with sigma = 1.
 
 Departures from the papers and from the released code of the importance weighted autoencoder:
 
 - Optimizer (2014): Adagrad in the paper; Adam here.
-- Adam (2016): beta1 0.9 and epsilon 1e-4 in the paper and here, where gradients are averaged over
-  the batch. The released code has beta1 0.99 and second moments that start at 1 (here 0). Its
-  epsilon is 1e-4 for gradients *summed* over 20 images, equivalent to 5e-6 for averaged gradients.
-- Learning rate of stage i (2016): 0.001 * 10^(-i/7) in the paper and here. The released code rounds
-  the factors of 0.001 to 1, 0.72, 0.52, ... 0.1.
+- Adam (2016): beta1 0.9 and epsilon 1e-4 in the paper and here; here gradients are averaged over
+  the batch. The released code has beta1 0.99 and initial second moments of 1 (here 0). It has
+  epsilon 1e-4 for gradients *summed* over 20 images, equivalent to 5e-6 for averaged gradients.
+- Learning rate in stage i of training (2016): 0.001 * 10^(-i/7) in the paper and here. The
+  released code rounds the values of 10^(-i/7) to 1, 0.72, 0.52, ... 0.1.
 - Order of the images (2016): fixed in the released code; reshuffled in each epoch here.
 - Training images (2016): 59,600 for training and 400 for validation, in the released code and here.
 - Encoder (2016): predicts log sigma in the released code; log sigma^2 in the paper and here.
@@ -75,9 +75,9 @@ BIAS_CLIP = 1e-3  # mean pixels are clamped to [1e-3, 1 - 1e-3], as in Burda et 
 
 
 def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
-    """Return the Bernoulli log-likelihood in nats of x in [0, 1].
+    """Return the log-likelihood in nats of x in [0, 1] under Bernoulli pixels with given logits.
 
-    Values are summed over pixels: (..., C, H, W) -> (...).
+    The result has shape (...) for inputs (..., C, H, W), because it is summed over pixels.
     """
     nll = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
     return -nll.sum((-3, -2, -1))
@@ -86,7 +86,7 @@ def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
 def gaussian_log_likelihood(logits: Tensor, x: Tensor, sigma: float) -> Tensor:
     """Return the Gaussian log-likelihood log N(x; sigmoid(logits), sigma^2) in nats of x in [0, 1].
 
-    Values are summed over pixels: (..., C, H, W) -> (...).
+    The result has shape (...) for inputs (..., C, H, W), because it is summed over pixels.
     """
     error = (logits.sigmoid() - x).square().sum((-3, -2, -1))
     dims = prod(x.shape[-3:])
@@ -110,9 +110,10 @@ def importance_bound(log_weight: Tensor) -> Tensor:
 
 
 def stage_learning_rate(epoch: int) -> float:
-    """Return the learning rate factor 10^(-i/7) of stage i = 0 .. 7, which lasts 3^i epochs.
+    """Return the learning rate factor 10^(-i/7), where i is the training stage of an epoch.
 
-    The stages i = 1, 2, ... start at epochs 1, 4, 13, 40, ... (Burda et al. 2016, section 5.1).
+    Stages i = 0 .. 7 last 3^i epochs each, so the stages i = 1, 2, 3, 4, ... start at epochs 1, 4,
+    13, 40, ... (Burda et al. 2016, section 5.1).
     """
     stage = 0
     while stage < 7 and epoch >= (3 ** (stage + 1) - 1) // 2:
@@ -120,7 +121,7 @@ def stage_learning_rate(epoch: int) -> float:
     return 10 ** (-stage / 7)
 
 
-CLASSIFY_SAMPLES = 10  # k of L_k, the estimate of log p(x|y) in Eq. 6
+CLASSIFY_SAMPLES = 10  # samples k of z in L_k, which estimates log p(x|y) in Eq. 6
 
 
 class VAE(GenerativeModule):
@@ -137,7 +138,8 @@ class VAE(GenerativeModule):
         activation: Activation of the hidden layers of the "mlp" network.
         latent_dim: Size D of the latent vector z.
         Objective:
-        likelihood: Pixel distribution p(x|z): "bernoulli" for binary images, "gaussian" for others.
+        likelihood: Distribution p(x|z) of pixels: "bernoulli", exact for binary images only, or
+            "gaussian", for grey and colour images.
         sigma: Standard deviation of a pixel with the "gaussian" likelihood, for pixels in [0, 1].
         beta: Weight of the KL term; must be 1 if `bound` is "iwae".
         beta_warmup_steps: Number of updates over which the weight of the KL term rises linearly
@@ -149,7 +151,7 @@ class VAE(GenerativeModule):
             instead of p(x).
         Optimizer:
         learning_rate: Initial learning rate of Adam.
-        adam_epsilon: Epsilon of Adam, added to the denominator of each step.
+        adam_epsilon: Epsilon of Adam, added to the square root of the second moment.
         schedule: Learning rate schedule: "constant", "cosine" (decay to 0 along half a cosine), or
             "stages" (the eight stages of Burda et al. 2016, section 5.1).
         Test:
@@ -157,7 +159,8 @@ class VAE(GenerativeModule):
             `vae.py`).
 
     Raises:
-        UserError: If `bound` is "iwae" and `beta` is not 1, or if an option does not fit the data.
+        UserError: If `bound` is "iwae" and `beta` is not 1, if `conditional` is true and the data
+            has no labels, or if a side of the images cannot be halved once per "conv" layer.
     """
 
     has_latent_space = True
@@ -204,7 +207,7 @@ class VAE(GenerativeModule):
             inputs = (channels + self.classes) * prod(size)
             self.encoder = MLPEncoder(inputs, hidden, 2 * latent_dim, activation)
             self.decoder = MLPDecoder(latent_dim + self.classes, hidden, image_shape, activation)
-        nn.init.zeros_(output_bias(self.decoder))  # until `on_train_start`
+        nn.init.zeros_(output_bias(self.decoder))  # `on_train_start` sets the bias from data
         self.test_nll = ImportanceSampledNLL(test_samples)
         self.active_units = ActiveUnits(latent_dim)
         self.squared_error = SquaredError()
@@ -215,7 +218,7 @@ class VAE(GenerativeModule):
         if self.classes:
             one_hot = self._one_hot(label, len(image))[:, :, None, None]
             image = torch.cat([image, one_hot.expand(-1, -1, *image.shape[-2:])], 1)
-        mean, log_var = self.encoder(image).float().chunk(2, 1)  # bf16 is too coarse for Eq. 4
+        mean, log_var = self.encoder(image).float().chunk(2, 1)  # bf16 is too coarse for KL
         return mean, log_var
 
     def sample_posterior(self, mean: Tensor, log_var: Tensor, k: int) -> Tensor:
@@ -236,7 +239,7 @@ class VAE(GenerativeModule):
     def reconstruction_log_likelihood(
         self, image: Tensor, z: Tensor, label: Tensor | None
     ) -> Tensor:
-        """Return log p(x|z) in nats, (k, N), of images (N, C, H, W) in [-1, 1]."""
+        """Return log p(x|z) (k, N) in nats, for images (N, C, H, W) in [-1, 1] and z (k, N, D)."""
         logits, x = self.logits(z, label), to_unit_interval(image)
         if self.hparams.likelihood == "gaussian":
             return gaussian_log_likelihood(logits, x, self.hparams.sigma)
@@ -251,7 +254,7 @@ class VAE(GenerativeModule):
         return log_joint - normal_log_density(z, mean, log_var)
 
     def objective(self, batch: dict[str, Any], beta: float) -> dict[str, Tensor]:
-        """Return the negative bound and its terms in nats per image, averaged over the batch."""
+        """Return the loss and, for the ELBO, its terms, in nats per image (mean over the batch)."""
         image, label = batch["image"], batch.get("label")
         if self.hparams.bound == "iwae":
             return {"loss": -importance_bound(self.log_weight(image, self.hparams.k, label)).mean()}
@@ -275,7 +278,7 @@ class VAE(GenerativeModule):
         The released code of Burda et al. does the same.
         """
         bias = output_bias(self.decoder)
-        if self.trainer.global_step == 0 and not bias.any():  # nonzero if --init_from was used
+        if self.trainer.global_step == 0 and not bias.any():  # --init_from loads a bias
             mean = self.trainer.datamodule.mean_image()  # type: ignore[attr-defined]
             mean = mean.flatten() if bias.numel() == mean.numel() else mean.mean((1, 2))
             bias.copy_(torch.logit(mean, eps=BIAS_CLIP))
@@ -290,7 +293,7 @@ class VAE(GenerativeModule):
         total = self.total_updates
 
         def rate(update: int) -> float:
-            """Learning rate factor: half a cosine from 1 to 0."""
+            """Return the learning rate factor, half a cosine from 1 to 0."""
             return 0.5 + 0.5 * math.cos(math.pi * min(1.0, update / max(1, total)))
 
         return [adam], [{"scheduler": LambdaLR(adam, rate), "interval": "step"}]
@@ -326,15 +329,16 @@ class VAE(GenerativeModule):
         self.log("test/bpd", bits_per_dim(nll, prod(h.image_shape), levels))
         given = "|given=label" if self.classes else ""
         self.signatures["test/nll"] = f"nll[k={h.test_samples}{given}]"
-        # With Bernoulli pixels, the value is a negative log-probability only for binary images. For
-        # grey or colour images it is a cross-entropy, which belongs to no density.
+        # With Bernoulli pixels, bits per dimension are a negative log-probability for binary images
+        # only. For grey or colour images, they are a cross-entropy without a density.
         self.signatures["test/bpd"] = f"bpd[k={h.test_samples}|pixels={h.likelihood}{given}]"
 
     @torch.no_grad()
     def classify(self, image: Tensor, k: int = CLASSIFY_SAMPLES) -> Tensor:
         """Return the log-posterior log p(y|x) of all classes, (N, classes), for images in [-1, 1].
 
-        Applies Eq. 6 with uniform p(y). The bound L_k with `k` samples of z estimates log p(x|y).
+        p(y|x) is computed by Bayes' rule (Eq. 6) with uniform p(y), where log p(x|y) is estimated
+        with the bound L_k from `k` samples of z.
         """
         scores = [
             importance_bound(self.log_weight(image, k, label.expand(len(image))))
@@ -371,28 +375,31 @@ class VAE(GenerativeModule):
         """Sample images, or strips of images that show the latent space.
 
         Args:
-            seeds: One seed per row of the result. The noise of row i depends on `seeds[i]` alone.
-            batch: Unseen images for "reconstruct" and "attribute", one per seed. For "attribute",
-                also training images with the attribute (`positive`) and without (`negative`).
+            seeds: One seed per image or strip (row). The noise of row i depends on `seeds[i]`
+                alone.
+            batch: Dictionary for "reconstruct" and "attribute" with unseen images (`image`), one
+                per seed. For "attribute", it also has training images with the attribute
+                (`positive`) and training images without it (`negative`).
             mode: Sampling mode. "prior" decodes z from N(0, I). "interpolate" decodes points on a
                 line between two samples of z. "traverse" varies coordinate `seed % latent_dim` of
-                z and keeps the other coordinates at 0. "reconstruct" pairs unseen images with their
-                reconstructions. "attribute" adds multiples (-4 to 4) of the attribute's direction
-                to the z of unseen images.
-            label: Class of all images, for conditional models. With None, the class is
-                `seed % classes`.
+                z; the other coordinates are 0. "reconstruct" pairs unseen images with their
+                reconstructions. "attribute" shifts the z of unseen images along the direction
+                from images without the attribute to images with it, scaled by -4 to 4.
+            label: Class of all images, for conditional models. With None, the class of row i is
+                `seeds[i] % classes`.
             attribute: Name of the attribute for mode "attribute", such as a word that occurs in
                 image names.
             steps: Number of images in a strip; "reconstruct" always has 2.
-            temperature: Factor of the noise for "prior" and "interpolate". Values below 1 make
-                samples less diverse.
+            temperature: Factor by which the noise is multiplied in "prior" and "interpolate".
+                Values below 1 make samples less diverse.
 
         Returns:
             Images (N, C, H, W) for "prior", else strips (N, S, C, H, W), in [-1, 1]. S is 2 for
             "reconstruct" and `steps` otherwise.
 
         Raises:
-            UserError: If the options do not fit the model or each other.
+            UserError: If the model has no class `label`, if `label` is given for a mode that uses
+                images of the data, or if the mode lacks `batch` or `attribute`.
         """
         check_label(label, self.classes)
         if label is not None and mode in ("reconstruct", "attribute"):

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, whose weights can be recorded."""
+"""Scaled dot-product attention that can record its attention weights."""
 
 import math
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ class AttentionMap(NamedTuple):
     """Attention weights of one sequence.
 
     Attributes:
-        rows: Text of each of the R queries.
-        columns: Text of each of the C keys.
+        rows: Texts of the R queries, such as tokens.
+        columns: Texts of the C keys, such as tokens.
         weights: Attention weights (H, R, C) of H heads. For each query they sum to 1.
     """
 
@@ -37,13 +37,13 @@ class RecordsAttention:
 
 @contextmanager
 def recording_attention(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Record the attention weights of a network inside the block.
+    """Record the attention weights of a network during a `with` block.
 
     Args:
         network: Network whose submodules with the mixin `RecordsAttention` are recorded.
 
     Yields:
-        List of attention weights (N, H, T, S), one entry per attention layer and forward pass, in
+        List of attention weights (N, H, T, S), one tensor per attention layer and forward pass, in
         the order of computation.
     """
     weights: list[Tensor] = []
@@ -68,7 +68,7 @@ def attend(
 ) -> Tensor:
     """Compute attention, softmax(Q K' / sqrt(D)) V (Vaswani et al. 2017, Eq. 1).
 
-    PyTorch's fused kernel is used unless the attention weights are recorded.
+    PyTorch's fused kernel is used unless weights are recorded, because it does not return them.
 
     Args:
         q: Queries (N, H, T, D).

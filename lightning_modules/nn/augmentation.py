@@ -6,18 +6,18 @@ from torch.nn import functional as F
 
 
 def diff_augment(image: Tensor) -> Tensor:
-    """Change colours, translate by up to 1/8 of the side and cut out half the side, at random.
+    """Randomly change colours, shift by up to 1/8 of the side, and cut out a box of half the side.
 
     The augmentation is differentiable and applied to all inputs of the discriminator, real and
-    generated. The discriminator then overfits less, and the generator does not learn to produce
-    augmented images.
+    generated. The discriminator then overfits less. The generator does not learn to produce
+    augmented images, because real and generated images are augmented alike.
 
     Args:
         image: Images (N, C, H, W) in [-1, 1].
 
     Returns:
-        Augmented images (N, C, H, W). Values may lie outside [-1, 1]. Pixels that are shifted in
-        or cut out are 0.
+        Augmented images (N, C, H, W). Values may lie outside [-1, 1]. Pixels without a
+        source after the shift and pixels in the box are 0.
     """
     count, _, height, width = image.shape
     device = image.device
@@ -32,7 +32,7 @@ def diff_augment(image: Tensor) -> Tensor:
     rows, columns = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
     limits = (height // 8, width // 8)
     down, right = (torch.randint(-r, r + 1, (count, 1, 1), device=device) for r in limits)
-    padded = F.pad(image, (1, 1, 1, 1))  # indices outside the image read this border of zeros
+    padded = F.pad(image, (1, 1, 1, 1))  # shifted-in pixels are taken from this border
     moved_rows = (rows - down + 1).clamp(0, height + 1)  # (N, H, 1)
     moved_columns = (columns - right + 1).clamp(0, width + 1)  # (N, 1, W)
     sample = torch.arange(count, device=device)[:, None, None]

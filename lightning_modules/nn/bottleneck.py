@@ -19,7 +19,7 @@ def conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
 
 
 class Bottleneck(nn.Module):
-    """Residual block whose branch has four convolutions and narrows to a quarter of the channels.
+    """Residual block of four convolutions, with a quarter of the output channels inside.
 
     Args:
         inputs: Number of input channels.
@@ -48,7 +48,7 @@ class Bottleneck(nn.Module):
 def bottlenecks(
     inputs: int, widths: list[int], blocks: int, kernels: list[int], between: nn.Module, gain: float
 ) -> nn.Sequential:
-    """Build groups of bottleneck blocks.
+    """Build groups of bottleneck blocks, each group with its own number of channels.
 
     Args:
         inputs: Number of input channels.
@@ -57,8 +57,8 @@ def bottlenecks(
         kernels: Kernel sizes of the four convolutions in each block.
         between: Module between two groups, such as a pooling layer.
         gain: Factor by which the output of each branch is multiplied. 0 means 1 / L^2 for L blocks
-            in total, the "post-gain" of the released code. That value is too small for training
-            runs of minutes.
+            in total ("post-gain" in the released code), which is too small for training runs of
+            minutes.
     """
     gain = gain or (len(widths) * blocks) ** -2.0
     parts: list[nn.Module] = []

@@ -19,10 +19,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def mlp(widths: list[int], activation: str) -> nn.Sequential:
-    """Build linear layers of the given widths, with an activation after each but the last.
+    """Build linear layers of the given widths, with an activation after each layer but the last.
 
-    Initial weights are Glorot-uniform and biases 0 (Glorot and Bengio 2010, Eq. 16), as in the
-    papers of these networks.
+    Weights are initialised from the uniform distribution of Glorot and Bengio 2010, Eq. 16; biases
+    are initialised with 0.
     """
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
@@ -34,7 +34,7 @@ def mlp(widths: list[int], activation: str) -> nn.Sequential:
 
 
 def conv_grid(image_shape: list[int], channels: list[int]) -> tuple[int, int]:
-    """Return height and width of an image after one halving per entry of `channels`.
+    """Return the height and width of an image after `len(channels)` halvings.
 
     Raises:
         UserError: If a side is not a multiple of 2 ** len(channels).
@@ -50,9 +50,9 @@ def conv_grid(image_shape: list[int], channels: list[int]) -> tuple[int, int]:
 
 
 class ConvEncoder(nn.Sequential):
-    """Encoder of 4x4 convolutions of stride 2, which each halve the image, and one linear layer.
+    """Encoder of 4x4 convolutions, which each halve height and width, and one linear layer.
 
-    The output size of a convolution is (in + 2 * padding - kernel) // stride + 1 = in / 2.
+    A convolution of stride 2 has output size (in + 2 * padding - kernel) // stride + 1 = in / 2.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class MLPEncoder(nn.Sequential):
 class MLPDecoder(nn.Sequential):
     """Fully connected decoder that maps vectors (N, features) to images (N, *image_shape).
 
-    `hidden` has the order of the encoder and is reversed here.
+    `hidden` lists the hidden sizes in the order of the encoder; the decoder reverses them.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class MLPDecoder(nn.Sequential):
 
 
 def output_bias(decoder: nn.Module) -> Tensor:
-    """Return the bias of a decoder's last layer, with one number per pixel or per channel."""
+    """Return the bias of a decoder's last layer: one number per pixel (MLP) or channel (conv)."""
     layers = [
         part for part in decoder.modules() if isinstance(part, nn.Linear | nn.ConvTranspose2d)
     ]

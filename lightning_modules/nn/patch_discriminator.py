@@ -1,13 +1,14 @@
 """Discriminator of overlapping patches of images (PatchGAN).
 
-The architecture is from Isola et al. 2017, section 3.2.2 and appendix 6.1.2. The L1 or cycle loss
-already penalises errors at large scale. A discriminator of patches adds texture and sharpness. It
+The architecture is from Isola et al. 2017, section 3.2.2 and appendix 6.1.2. Patches are
+sufficient, because the L1 or cycle loss of the generator penalises errors at a larger scale. A
+patch discriminator improves texture and sharpness. It
 has fewer weights than a discriminator of whole images and accepts images of any size.
 
 The receptive field of a logit is computed from the output backwards: a convolution of kernel k and
 stride s enlarges a field f to (f - 1) s + k.
 
-| patch side | 4x4 convolutions of stride 2 | convolutions of stride 1 after them |
+| patch side (pixels) | number of 4x4 convolutions of stride 2 | then convolutions of stride 1 |
 |---|---|---|
 | 1 | 0 | three 1x1; a logit depends on the colour of one pixel |
 | 16 | 1 | two 4x4 |
@@ -28,8 +29,7 @@ HALVINGS = {16: 1, 70: 3, 286: 5}
 def smallest_side(patch: Patch) -> int:
     """Return the minimum side of an image in pixels for a patch size.
 
-    With smaller images, the discriminator has no output or a norm layer has a single value to
-    normalise.
+    With smaller images, the discriminator has an empty output, or a norm layer has a 1x1 input.
     """
     return 1 if patch == 1 else 3 * 2 ** HALVINGS[patch]
 
@@ -40,15 +40,15 @@ class PatchDiscriminator(nn.Sequential):
     Args:
         channels: Number of channels C of the images.
         width: Number of channels after the first convolution. Each further convolution but the last
-            doubles it, up to 8 * `width`.
+            doubles the number of channels, up to 8 * `width`.
         patch: Side in pixels of the patch that a logit depends on (receptive field).
         norm: Normalisation after all convolutions but the first and the last: "batch" norm
             (pix2pix) or "instance" norm (CycleGAN).
-        side: Side of the images, in pixels.
+        side: Length of the shorter side of the images, in pixels.
 
     Raises:
-        UserError: If the images are too small for the patch; the message lists the patches that
-            fit.
+        UserError: If the images are too small for the patch; the message lists the possible patch
+            sizes.
     """
 
     def __init__(

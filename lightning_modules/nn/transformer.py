@@ -1,8 +1,8 @@
-"""Transformer blocks with the variants of several papers.
+"""Transformer blocks, with options for the variants of several papers.
 
 | part | variants | source |
 |---|---|---|
-| norm | layer; rms (no centring) | Ba et al. 2016; Zhang and Sennrich 2019 |
+| norm | layer norm; RMSNorm (without centring) | Ba et al. 2016; Zhang and Sennrich 2019 |
 | norm_first | norm before, or after, each branch | Radford et al. 2019; Vaswani et al. 2017 |
 | positions | learned; rotary | Radford et al. 2018; Su et al. 2021, Eq. 34 |
 | feed-forward | relu; gelu | Vaswani et al. 2017; Hendrycks and Gimpel 2016 |
@@ -26,7 +26,7 @@ from lightning_modules.nn.attention import RecordsAttention, attend
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes and variants that all blocks of a network share.
+    """Sizes and options that all transformer blocks of a network share.
 
     Args:
         width: Width of the residual stream; a multiple of `heads`, or of 2 * `heads` if `rotary`.
@@ -37,8 +37,8 @@ class TransformerConfig:
         rotary: Whether to rotate queries and keys by their positions (rotary position embedding).
         feed_forward: Activation of the feed-forward layers, or the gated variant "swiglu".
         qk_norm: Whether to apply RMSNorm to queries and keys.
-        norm_first: Whether to normalise before each residual branch (pre-norm). Otherwise the sum
-            with the branch is normalised (post-norm).
+        norm_first: Whether to normalise the input of each residual branch (pre-norm). Otherwise the
+            sum of the input and the branch's output is normalised (post-norm).
         hidden: Hidden width of the feed-forward layers. None means 4 * `width`, or 8/3 * `width`
             for "swiglu".
         bias: Whether linear layers and layer norms have biases.
@@ -68,7 +68,7 @@ class TransformerConfig:
             )
 
     def make_norm(self) -> nn.Module:
-        """Build a normalisation layer over the width."""
+        """Build a layer norm or RMSNorm over the last axis, of size `width`."""
         return (
             nn.LayerNorm(self.width, bias=self.bias)
             if self.norm == "layer"
@@ -77,9 +77,10 @@ class TransformerConfig:
 
 
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
-    """Rotate pairs (x[d], x[d + D/2]) of queries or keys (N, H, T, D) by their positions (T,).
+    """Apply rotary position embedding to queries or keys (N, H, T, D) at `positions` (T,).
 
-    The angle is position * 10000^(-2d/D) (Su et al. 2021, Eq. 34).
+    The pair (x[d], x[d + D/2]) is rotated by the angle position * 10000^(-2d/D) (Su et al. 2021,
+    Eq. 34).
     """
     half = x.shape[-1] // 2
     frequencies = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
@@ -93,8 +94,8 @@ class SelfAttention(nn.Module, RecordsAttention):
     """Multi-head self-attention, causal or with a given mask.
 
     Args:
-        config: Sizes and variants of the network.
-        layer: Index of the layer in the key-value cache.
+        config: Sizes and options of the transformer.
+        layer: Index of the layer, which selects its keys and values in the key-value cache.
     """
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
@@ -129,7 +130,7 @@ class SelfAttention(nn.Module, RecordsAttention):
             first = 0 if cache is None else cache.length
             positions = torch.arange(first, first + x.shape[1], device=x.device)
             q, k = rotate(q, positions), rotate(k, positions)
-        causal = mask is None and x.shape[1] > 1  # one token attends to all of the cache
+        causal = mask is None and x.shape[1] > 1  # a single token may attend to all keys
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
         dropout = self.config.attention_dropout if self.training else 0.0
@@ -138,7 +139,7 @@ class SelfAttention(nn.Module, RecordsAttention):
 
 
 class CrossAttention(nn.Module, RecordsAttention):
-    """Multi-head attention from one sequence to a second sequence, the memory."""
+    """Multi-head attention from one sequence to the encoder outputs of another (the memory)."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -173,7 +174,7 @@ class CrossAttention(nn.Module, RecordsAttention):
 
 
 class FeedForward(nn.Module):
-    """Feed-forward network of two linear layers, or of three with a gate."""
+    """Feed-forward network of two linear layers; "swiglu" has a third linear layer as a gate."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -194,10 +195,10 @@ class FeedForward(nn.Module):
 
 
 class Residual(nn.Module):
-    """Base class of blocks with residual branches, each with its own norm.
+    """Base class of transformer blocks with residual branches, each with its own norm layer.
 
     Args:
-        config: Sizes and variants of the network.
+        config: Sizes and options of the transformer.
         branches: Number of residual branches.
     """
 
@@ -233,10 +234,10 @@ class Block(Residual):
 
 @torch.no_grad()
 def init_gpt(network: nn.Module, layers: int) -> None:
-    """Initialise weights from N(0, 0.02), and scale down the output layer of each branch.
+    """Initialise weights from N(0, 0.02), and scale down the last layer of each residual branch.
 
-    The outputs of the 2 L branches of L layers add up. Therefore the weights of the output layers
-    are divided by sqrt(2 L) (Radford et al. 2019, section 2.3).
+    Weights of these last layers are divided by sqrt(2 L), because the outputs of 2 L branches add
+    up in a network of L blocks (Radford et al. 2019, section 2.3).
     """
     for part in network.modules():
         if isinstance(part, nn.Linear | nn.Embedding):

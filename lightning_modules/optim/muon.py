@@ -1,13 +1,13 @@
 """Muon: orthogonalised momentum for matrices, AdamW for all other parameters (Jordan et al. 2024).
 
-The momentum M = U S V' of a matrix is replaced by U V'. The updates then have equal size in all
-directions, instead of being dominated by a few directions. The Newton-Schulz iteration approximates
-U V' by matrix products alone. PyTorch's Muon runs the iteration in bfloat16, which is slow without
-hardware support. This implementation keeps the dtype of the parameters.
+The momentum M = U S V' of a matrix is replaced by U V'. An update then has equal size in all
+singular directions, instead of being dominated by a few directions. The Newton-Schulz iteration
+approximates U V' with matrix products only. PyTorch's Muon runs the iteration in bfloat16, which is
+slow without hardware support. This implementation uses the dtype of the parameters.
 
-Departure from Jordan et al.: the weights of queries, keys and values are one matrix, which is
-orthogonalised as a whole; so are both halves of a gated layer. Jordan et al. orthogonalise the
-parts separately.
+Departure from Jordan et al.: the weights of queries, keys and values form one matrix, which is
+orthogonalised as a whole. The weights of both halves of a gated layer are also orthogonalised as
+one matrix. Jordan et al. orthogonalise the parts separately.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic that drives singular values to about 1
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a s + b s^3 + c s^5 drives singular values s to about 1
 
 
 def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
@@ -37,9 +37,10 @@ class Muon(torch.optim.Optimizer):
     Args:
         params: Parameter groups. Groups with `orthogonal: True` must contain matrices only.
         lr: Learning rate of the groups that do not set `lr`.
-        momentum: Nesterov momentum of Muon.
+        momentum: Coefficient of Muon's Nesterov momentum, in [0, 1).
         betas: Decay rates of AdamW's moving averages of the gradient and of its square.
-        weight_decay: Decoupled weight decay, multiplied by the learning rate.
+        weight_decay: Decoupled weight decay: each update first multiplies the parameters by
+            1 - `lr` * `weight_decay`.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Perform one update."""
+        """Update all parameters once, and return the loss if `closure` computes it."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -74,7 +75,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _orthogonal(self, group: dict[str, Any], p: Tensor, gradient: Tensor) -> None:
-        """Update by Muon, with the RMS of an Adam update, 0.2 (Liu et al. 2025, section 2.2)."""
+        """Apply a Muon update, scaled to the RMS of Adam, 0.2 (Liu et al. 2025, section 2.2)."""
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
@@ -83,7 +84,7 @@ class Muon(torch.optim.Optimizer):
         p.add_(direction, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
 
     def _adam(self, group: dict[str, Any], p: Tensor, gradient: Tensor) -> None:
-        """Update by AdamW (Loshchilov and Hutter 2019, Algorithm 2)."""
+        """Apply an AdamW update without weight decay (Loshchilov and Hutter 2019, Algorithm 2)."""
         first, second = group["betas"]
         state = self.state[p]
         if not state:
@@ -109,10 +110,11 @@ def muon_or_adamw(
 
     Args:
         kind: Type of the optimizer, "adamw" or "muon".
-        network: Network to optimise; frozen parameters are left out.
+        network: Network to optimise, without its frozen parameters.
         blocks: Submodule of `network` whose matrices are updated by Muon if `kind` is "muon".
-        learning_rate: Learning rate of all parameters for "adamw", of Muon's matrices for "muon".
-        embedding_rate: Learning rate of all parameters that Muon does not update, for "muon".
+        learning_rate: Learning rate of all parameters if `kind` is "adamw". If it is "muon",
+            learning rate of the matrices in `blocks`.
+        embedding_rate: Learning rate of all parameters outside these matrices if `kind` is "muon".
         betas: Decay rates of AdamW's moving averages of the gradient and of its square.
         weight_decay: Weight decay of matrices; gains and biases have none.
     """

@@ -1,4 +1,4 @@
-"""Parameter groups of optimizers."""
+"""Parameter groups of optimizers, with and without weight decay."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Build two parameter groups: matrices with weight decay; gains and biases without it."""
+    """Build one group with weight decay for matrices, one without it for gains and biases."""
     own = [parameter for parameter in parameters if parameter.requires_grad]
     return [
         {"params": [p for p in own if p.dim() >= 2], "weight_decay": weight_decay},

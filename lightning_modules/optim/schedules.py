@@ -11,16 +11,16 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 class GoodfellowSchedule(LRScheduler):
     """Exponential decay of the learning rate down to 1e-6, with a linear rise of the momentum.
 
-    Training schedule of the GAN (Goodfellow et al. 2014) and of the conditional GAN (Mirza and
-    Osindero 2014).
+    This is the training schedule of the GAN (Goodfellow et al. 2014) and of the conditional GAN
+    (Mirza and Osindero 2014).
 
     Args:
         optimizer: SGD optimizer with momentum.
         decay: Number by which the learning rate is divided at each update. The GAN's released
-            code has 1.000004; the conditional GAN has 1.00004.
-        momentum: Final momentum. The initial momentum is that of the optimizer.
+            code uses 1.000004; the conditional GAN uses 1.00004.
+        momentum: Final momentum. The initial momentum is the `momentum` of the optimizer.
         momentum_updates: Number of updates over which the momentum rises. The GAN's released code
-            has 250 epochs of 500 batches.
+            uses 125,000 updates, which are 250 epochs of 500 batches.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class ConstantThenLinear(LRScheduler):
     """Constant learning rate for `constant` updates, then linear decay to 0 over `decay` updates.
 
     If `every` is the number of updates in an epoch, the learning rate changes between epochs only.
-    The table lists the factor of the learning rate in epochs e = 0, 1, ... of E updates, with the
-    arguments that give it:
+    For two releases of CycleGAN, the table lists the factor of the learning rate in epoch e = 0, 1,
+    ... of E updates, and the arguments `constant` and `decay` that give this factor:
 
     | release of CycleGAN, 100 + 100 epochs | factor in epoch e | constant | decay |
     |---|---|---|---|
@@ -84,9 +84,9 @@ def warmup(step: int, steps: int) -> float:
 def cosine(
     optimizer: torch.optim.Optimizer, total: int, warmup_steps: int = 0, last: float = 0.0
 ) -> dict[str, Any]:
-    """Build a schedule: linear warm-up of `warmup_steps` updates, then cosine decay to `total`.
+    """Build a schedule of `warmup_steps` updates of linear warm-up, then cosine decay.
 
-    At update `total`, the learning rate is `last` times its peak.
+    The decay ends at update `total`, where the learning rate is `last` times its peak.
     """
 
     def rate(step: int) -> float:
