@@ -14,7 +14,7 @@ def heat_map(attention: AttentionMap, max_heads: int = 4) -> Tensor:
     """Plot attention weights, one panel per head.
 
     Args:
-        attention: Attention weights, with the tokens of rows and columns.
+        attention: Attention weights (H, R, C) of H heads, with the tokens of queries and keys.
         max_heads: Maximum number of heads shown.
 
     Returns:
@@ -36,7 +36,7 @@ def heat_map(attention: AttentionMap, max_heads: int = 4) -> Tensor:
 
 
 def label(word: str) -> str:
-    """Make spaces and line breaks visible; escape `$`, which starts a formula in matplotlib."""
+    """Return a token as an axis label: spaces and line breaks become visible, `$` is escaped."""
     return word.replace(" ", "\u2423").replace("\n", "\\n").replace("$", "\\$")
 
 
@@ -45,7 +45,7 @@ class AttentionMaps(Callback):
 
     @staticmethod
     def watches(module: LightningModule) -> bool:
-        """Return whether the system is a translator; other systems have no attention maps."""
+        """Return whether a system is a `Translator`; only translators have `attention_maps`."""
         return isinstance(module, Translator)
 
     def on_train_end(self, trainer: Trainer, pl_module: Translator) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints that are written atomically and resume a run exactly."""
+"""Atomic writing of checkpoints, from which a run resumes with identical results."""
 
 import errno
 import os
@@ -55,16 +55,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class RunCheckpoint(Checkpoint):
-    """Saves `checkpoints/last.ckpt`, and `best.ckpt` at each best value of the system's `monitor`.
+    """Saves `last.ckpt` regularly, and `best.ckpt` when the system's metric `monitor` improves.
 
-    `last` is saved after every validation, or after every epoch if there is no validation. It is
-    also saved every `every_n_train_steps` updates and when training ends. If a validation is due at
-    the same step, it runs before the checkpoint is saved. Otherwise, a run killed between the two
-    would resume without this validation.
+    Both files are in the folder `checkpoints/` of the run. `last.ckpt` is saved after every
+    validation, or after every epoch if there is no validation. It is also saved every
+    `every_n_train_steps` updates and when training ends. If a validation is due at the same step,
+    the validation runs first. Otherwise, a run that is killed between saving and validation would
+    skip this validation when it is resumed.
 
-    After SIGTERM, the run finishes the current step and its validation, saves a checkpoint and
-    exits with code 143. A second SIGTERM exits at once. If the gradients are not finite, an error
-    is raised and no checkpoint is overwritten.
+    After SIGTERM, the run finishes the current step and a validation due at this step, saves a
+    checkpoint and exits with code 143. A second SIGTERM exits at once. If the gradients are not
+    finite, an error is raised and no checkpoint is overwritten.
 
     Args:
         every_n_train_steps: Number of updates between additional saves of `last.ckpt`, besides the
@@ -85,7 +86,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         self._saved_at = trainer.global_step
-        # Replaces Lightning's handler, which would abort a running validation.
+        # Replaces Lightning's SIGTERM handler, which would abort a running validation.
         signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
@@ -102,13 +103,13 @@ class RunCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         loop = trainer.fit_loop
-        # A checkpoint within an accumulation would lose the accumulated gradients.
+        # Checkpoints contain no gradients: saving before the optimizer step would lose them.
         if loop._should_accumulate() or pl_module.mid_update:
             return
         # Without validation samples Lightning does not call on_validation_end.
         validated = len(trainer.datamodule.split("val"))  # type: ignore[attr-defined]
         if validated and loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]
-            return  # saved in on_validation_end
+            return  # on_validation_end saves this step
         step = trainer.global_step
         stop = self._told_to_stop(trainer)
         periodic = bool(self.every_n_train_steps) and step % (self.every_n_train_steps or 1) == 0

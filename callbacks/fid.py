@@ -24,8 +24,8 @@ class FID(Callback):
 
     Args:
         count: Number of generated samples for FID and KID. 0 disables both metrics. Image
-            translation uses at most its number of validation inputs. FID is biased upwards for
-            few samples: compare values only at equal counts.
+            translation generates at most one sample per validation image. FID is biased upwards
+            for few samples: compare values only at equal counts.
         extractor: Feature extractor: "classifier" is a small network trained on the data set
             itself; "inception" is Inception-v3, which needs downloaded weights.
     """
@@ -42,7 +42,7 @@ class FID(Callback):
         return self.count > 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
-        """Raise an error before training if weights of the extractor or images are missing."""
+        """Raise an error before training if the extractor's weights or the images are missing."""
         for target in targets(pl_module, trainer.datamodule):  # type: ignore[attr-defined]
             self._prepare(trainer, pl_module, target)
 
@@ -54,7 +54,7 @@ class FID(Callback):
     def _prepare(
         self, trainer: Trainer, pl_module: GenerativeModule, target: Target
     ) -> tuple[Extractor, RealFeatures]:
-        """Return extractor and real features: rank 0 fills the caches, the others read them."""
+        """Return extractor and real features; rank 0 fills the caches before other ranks load."""
         for turn in (True, False):
             if trainer.is_global_zero == turn:
                 extractor = corpus_extractor(target.data, self.extractor).to(pl_module.device)

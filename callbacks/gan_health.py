@@ -2,14 +2,14 @@
 
 | failure | value in `health.csv` | sign of failure |
 |---|---|---|
-| oscillation | `oscillation`: minimum autocorrelation, over all lags, of the discriminator's losses at the ends of past logging intervals | far below 0 |
+| oscillation | `oscillation`: minimum autocorrelation, over all lags, of the discriminator's loss, which is stored once per logging interval | far below 0 |
 | uninformative loss | `accuracy`: accuracy of the discriminator on real and generated images | near 1: the generator gets no gradient; `train/wasserstein` still falls as the samples approach the data |
 | mode collapse | `diversity`: mean distance between two samples, divided by the mean distance between two real images | far below 1 |
-| mode collapse | `class_entropy`: entropy of the samples' classes, divided by the entropy of the real images' classes. A classifier trained on the data set assigns the classes. `classes` (on the ring data: `modes`) is the number of classes that the samples cover | far below 1 |
+| mode collapse | `class_entropy`: entropy of the samples' classes, divided by the entropy of the real images' classes. A classifier trained on the data set assigns the classes. `classes` is the number of classes that the samples cover; for the ring data, `modes` is the number of modes that they cover | far below 1 |
 | memorising | `novelty`: median distance of samples to the nearest training image, divided by the median distance of validation images to the nearest training image | far below 1 |
 | overfitting | `overfitting`: discriminator's mean output on training images minus its mean output on validation images, divided by its mean output on training images minus its mean output on generated images | near 1; remedy: DiffAugment |
 
-`sweep.py` measures the sensitivity to hyper-parameters, which takes many runs.
+Sensitivity to hyper-parameters is a further failure; `sweep.py` measures it with many runs.
 """  # noqa: E501  # a table
 
 import sys
@@ -55,14 +55,14 @@ ADVICE = {
 
 
 def is_trouble(name: str, value: float) -> bool:
-    """Return whether a value is beyond its limit; False if the value has no limit."""
+    """Return whether a value is below its entry in `LIMITS` or above it in `UPPER_LIMITS`."""
     return value < LIMITS.get(name, -torch.inf) or value > UPPER_LIMITS.get(name, torch.inf)
 
 
 def lowest_autocorrelation(values: Tensor) -> float:
     """Return the minimum autocorrelation of a series (T,) over the lags 1 to T / 2.
 
-    The linear trend is removed first. A series without variation gives 0.
+    The linear trend is removed first. The result is 0 for a constant or linear series.
     """
     time = torch.linspace(-1, 1, len(values), dtype=torch.float64)
     values = values.double() - values.double().mean()
@@ -76,7 +76,7 @@ def lowest_autocorrelation(values: Tensor) -> float:
 
 
 def shrink(images: Tensor, max_side: int = 64) -> Tensor:
-    """Resize images (N, C, H, W) to (max_side, max_side) if both sides are larger."""
+    """Resize images (N, C, H, W) to (max_side, max_side) if H and W are above `max_side`."""
     if min(images.shape[2:]) <= max_side:
         return images
     return F.adaptive_avg_pool2d(images, max_side)
@@ -95,11 +95,13 @@ def nearest(images: Tensor, pool: Tensor) -> Tensor:
 class GanHealth(Callback):
     """Measures failures of GAN training after each validation and warns about new failures.
 
-    Writes the values to `health.csv`. The docstring of `callbacks.gan_health` explains them.
+    Writes the measured values to `health.csv`. The docstring of the module `callbacks.gan_health`
+    defines each value.
 
     Args:
-        count: Maximum number of samples, and of validation images to compare with the samples.
-        pool: Maximum number of training images that are searched for nearest neighbours.
+        count: Maximum number of generated images, and maximum number of validation images that
+            they are compared with.
+        pool: Maximum number of training images among which nearest neighbours are searched.
     """
 
     def __init__(self, count: int = 256, pool: int = 5000) -> None:
@@ -147,7 +149,7 @@ class GanHealth(Callback):
         figures = self.measure(trainer, pl_module)
         self._log.log_metrics(figures, trainer.global_step)
         for logger in trainer.loggers:
-            if not isinstance(logger, CSVLog):  # the values are in health.csv already
+            if not isinstance(logger, CSVLog):  # self._log has written the values to health.csv
                 logger.log_metrics(
                     {f"health/{name}": value for name, value in figures.items()},
                     trainer.global_step,
@@ -164,7 +166,7 @@ class GanHealth(Callback):
         self._troubles = troubles
 
     def measure(self, trainer: Trainer, pl_module: GenerativeModule) -> dict[str, float]:
-        """Return all values that can be measured with this system and its data, by name."""
+        """Return all values that apply to this system and data, keyed by column of `health.csv`."""
         logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
         figures: dict[str, float] = {}
         if len(self._losses) >= HISTORY // 4:
@@ -182,7 +184,7 @@ class GanHealth(Callback):
         return figures
 
     def _measure_images(self, target: Target, pl_module: GenerativeModule) -> dict[str, float]:
-        """Compare generated images with the training and validation images of a target."""
+        """Compare images generated for a target with its real training and validation images."""
         data = target.data
         unseen = self._images(data, "val", self.count, pl_module)
         train = self._images(data, "train", self.pool, pl_module)
@@ -206,7 +208,7 @@ class GanHealth(Callback):
 
     @staticmethod
     def _images(data: Any, split: str, count: int, pl_module: GenerativeModule) -> Tensor:
-        """Return at most `count` images, evenly spread over a split, on the module's device."""
+        """Return at most `count` images, evenly spaced in a split, on the module's device."""
         index = spread(len(data.split(split)), count)
         parts = [
             shrink(data.batch(split, index[start : start + 250])["image"])

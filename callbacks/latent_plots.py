@@ -20,8 +20,8 @@ from lightning_modules.core.seeding import seeded_normal
 def histograms(codes: Tensor, max_dims: int = 48) -> Tensor:
     """Plot a histogram of each coordinate of latent vectors (N, D), and the density of N(0, 1).
 
-    Where a histogram differs from this density, the decoder was not trained on samples like those
-    of the prior.
+    Where a histogram differs from this density, latent vectors sampled from N(0, 1) differ from the
+    latent vectors that the decoder was trained on.
     """
     dims = min(max_dims, codes.shape[1])
     rows = -(-dims // 8)
@@ -42,9 +42,10 @@ def histograms(codes: Tensor, max_dims: int = 48) -> Tensor:
 
 
 def scatter(codes: Tensor, labels: Tensor) -> Tensor:
-    """Plot 2-d latent vectors, coloured by label, over as many samples of the prior in grey.
+    """Plot 2-d latent vectors (N, 2), coloured by label, and N samples of the prior in grey.
 
-    In the right panel, all coordinates are mapped by the distribution function of N(0, 1).
+    The left panel shows the coordinates. The right panel shows their values after the cumulative
+    distribution function of N(0, 1).
     """
     prior = seeded_normal(list(range(len(codes))), (2,))
     figure, axes = panels(1, 2, figsize=(11, 5))
@@ -55,7 +56,7 @@ def scatter(codes: Tensor, labels: Tensor) -> Tensor:
 
 
 def neighbours(model: Any, queries: Tensor, pool: Tensor, count: int = 8) -> Tensor:
-    """Find the images of `pool` whose latent vectors are nearest to that of each query image.
+    """Find the nearest neighbours of each query image in `pool`, by distance of latent vectors.
 
     Returns:
         Images (Q * count, C, H, W), grouped by query, nearest first. A query that is in `pool`
@@ -68,7 +69,7 @@ def neighbours(model: Any, queries: Tensor, pool: Tensor, count: int = 8) -> Ten
 class LatentPlots(Callback):
     """Plots interpolations, traversals, histograms and nearest neighbours when training ends.
 
-    Also plots reconstructions of noise and of a checkerboard, which are unlike the training images.
+    Also plots reconstructions of noise and of a checkerboard; both are unlike the training images.
     For a 2-d latent space, it also plots a grid of decoded latent vectors and a scatter plot.
 
     Args:

@@ -1,4 +1,4 @@
-"""Stop a run at the first non-finite value, before it is saved in a checkpoint."""
+"""Stop a run when a gradient is not finite, before a checkpoint with NaN weights is saved."""
 
 from collections import deque
 from typing import Any
@@ -12,7 +12,7 @@ from lightning_modules.core.module import GenerativeModule
 
 
 class NonFinite(UserError):
-    """Error for a NaN or an infinity in training; names the step, the tensor and the samples."""
+    """Error for NaN or infinity in training; the message names the step and the tensor."""
 
 
 def first_non_finite(module: torch.nn.Module, batch: dict[str, Any]) -> str:
@@ -34,8 +34,8 @@ def first_non_finite(module: torch.nn.Module, batch: dict[str, Any]) -> str:
 def check_finite(trainer: Trainer, module: GenerativeModule) -> None:
     """Raise an error if the last gradient norm is not finite.
 
-    Called before each save of a checkpoint, because a run cannot recover from NaN weights.
-    `NonFiniteGuard` may not have checked this step yet.
+    Called before each save of a checkpoint, because a run cannot recover from NaN weights, and
+    because `NonFiniteGuard` checks only at the end of a logging interval on an accelerator.
 
     Raises:
         NonFinite: If the norm is not finite. The message does not name the samples.
@@ -50,10 +50,10 @@ def check_finite(trainer: Trainer, module: GenerativeModule) -> None:
 
 
 class NonFiniteGuard(Callback):
-    """Stops the run if the gradient norm, and therefore any gradient, is not finite.
+    """Stops the run if the gradient norm is not finite, which means that a gradient is not finite.
 
-    On the CPU, the norm is checked after every update. On an accelerator, each check would wait
-    for the device. There, the norms of a logging interval are checked together at its end.
+    On the CPU, the norm is checked after every update. On an accelerator, the norms are checked
+    together at the end of each logging interval, because each check waits for the device.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The batch of validation samples that previews and plots show."""
+"""Selection of the validation samples that previews and plots show."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def preview_batch(trainer: Trainer, count: int) -> dict[str, Any]:
-    """Return at most `count` validation samples, evenly spread, on the module's device.
+    """Return at most `count` validation samples, evenly spaced, on the system's device.
 
     Training samples are used if there is no validation split.
     """
@@ -19,7 +19,7 @@ def preview_batch(trainer: Trainer, count: int) -> dict[str, Any]:
 
 
 def spread(size: int, count: int) -> list[int]:
-    """Return at most `count` different indices below `size`, evenly spread."""
+    """Return min(size, count) evenly spaced indices in 0 .. size - 1, in ascending order."""
     count = min(size, count)
     return [size * i // count for i in range(count)]
 

@@ -1,4 +1,4 @@
-"""Save previews during training, always with the same seeds and validation samples."""
+"""Save images or texts that a system outputs in training, always with the same seeds."""
 
 import sys
 import time
@@ -13,16 +13,16 @@ from callbacks.publish import publish
 from common.images import grid
 from lightning_modules.core.module import GenerativeModule
 
-MAX_STEPS = 20  # previews that take more training steps are generated less often
-MAX_SHARE = 0.1  # maximum share of the training time for these longer previews
+MAX_STEPS = 20  # a preview that takes longer than 20 training steps is generated less often
+MAX_SHARE = 0.1  # maximum fraction of the training time that such long previews take
 
 
 class Previews(Callback):
     """Saves previews before training, at regular intervals and when training ends.
 
-    A preview shows outputs of the system: images or texts. Before training, the real images are
-    saved too. A preview that takes longer than 20 training steps (`MAX_STEPS`) is generated less
-    often. It then takes at most 10 % of the training time (`MAX_SHARE`).
+    A preview contains images or texts that the system outputs. Before training, real images are
+    saved too. If a preview takes longer than 20 training steps (`MAX_STEPS`), previews are
+    generated less often, such that they take at most 10 % of the training time (`MAX_SHARE`).
 
     Args:
         every_n_train_steps: Number of updates between two previews.
@@ -62,7 +62,7 @@ class Previews(Callback):
             self._draw(trainer, pl_module)
 
     def _too_long(self, step: int) -> bool:
-        """Return whether a preview would take too large a share of the training time."""
+        """Return whether a preview now would exceed both limits, `MAX_STEPS` and `MAX_SHARE`."""
         trained = time.perf_counter() - self._since
         steps = self._seconds / trained * (step - self._since_step)
         if steps <= MAX_STEPS or self._seconds <= MAX_SHARE * trained:

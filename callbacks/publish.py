@@ -15,7 +15,7 @@ def publish(trainer: Trainer, name: str, content: Tensor | list[str], step: int 
 
     Args:
         trainer: Trainer of the run.
-        name: File name without suffix. The step is appended unless it is None.
+        name: File name without suffix. `step` is appended to the file name unless it is None.
         content: Image (3, H, W) of dtype uint8, or lines of text.
         step: Number of updates so far; None for content that does not change during training.
     """

@@ -16,20 +16,20 @@ from metrics.classifier import Classifier, train_classifier
 from metrics.distances import Gaussian, gaussian
 from metrics.features import ClassifierFeatures, Extractor, FeatureSet, InceptionFeatures
 
-CHUNK = 250  # number of images read at a time
+CHUNK = 250  # number of images loaded and processed at a time
 
 
 class RealFeatures(NamedTuple):
-    """Features (N, D) of real images and their moments."""
+    """Features (N, D) of real images, and the mean and covariance of these features."""
 
     features: Tensor
     moments: Gaussian
 
 
 def cache_path(data: Any, *key: object) -> Path:
-    """Return the path of the cache file for `key`.
+    """Return the path of the cache file whose name is a hash of `key`.
 
-    The file is in the data root, or in the project's `data/` if the data root is read-only.
+    The file is in the data root, or in the repository's `data/` if the data root is read-only.
     """
     home = data.root if os.access(data.root, os.W_OK) else ROOT / "data"
     name = hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()
@@ -39,7 +39,8 @@ def cache_path(data: Any, *key: object) -> Path:
 def corpus_classifier(data: Any) -> Classifier:
     """Return the small classifier of a data set, trained with a fixed seed.
 
-    The first call trains it on the training split. Later calls read it from the cache.
+    The first call trains the classifier on the training split and caches its weights. Later calls
+    load these weights.
 
     Raises:
         UserError: If the data has no labels.
@@ -86,10 +87,10 @@ def corpus_extractor(data: Any, kind: Literal["classifier", "inception"]) -> Ext
 def real_features(
     data: Any, split: str, extractor: Extractor, device: torch.device | str = "cpu"
 ) -> RealFeatures:
-    """Return the features of all images of a split, and their moments.
+    """Return the features of all images of a split, and the mean and covariance of the features.
 
     The features are computed once for each combination of split, preprocessing and extractor. Later
-    calls read them from the cache.
+    calls load them from a cache file.
 
     Raises:
         UserError: If the split has fewer than 10 images.

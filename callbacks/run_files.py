@@ -27,7 +27,7 @@ PACKAGES = (
 
 
 def origin() -> dict[str, Any]:
-    """Return the command line, git commit, whether changes are uncommitted, and versions."""
+    """Return command line, git commit, whether changes are uncommitted, and package versions."""
 
     def git(*words: str) -> str:
         try:
@@ -52,15 +52,15 @@ def origin() -> dict[str, Any]:
 
 
 class CSVLog(Logger):
-    """Logger that writes a CSV file with the same rows whether or not a run is interrupted.
+    """Logger that writes the same rows to a CSV file whether or not a run is interrupted.
 
-    Lightning's CSV logger deletes the file when a run is resumed. This logger only removes the
-    rows after the checkpoint's step, and a last line that was incomplete when the run was killed.
-    The resumed run writes the removed rows again.
+    Lightning's CSV logger deletes the file when a run is resumed. This logger removes only the rows
+    after the checkpoint's step, and an incomplete last line. The resumed run writes these rows
+    again.
 
     Args:
         path: Path of the CSV file.
-        keep_until: Last step whose rows are kept; 0 starts a new file.
+        keep_until: Last step whose rows stay in an existing file; 0 starts a new file.
     """
 
     def __init__(self, path: Path, keep_until: int = 0) -> None:
@@ -78,7 +78,7 @@ class CSVLog(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the configuration is in config.yaml."""
+        """Do nothing, because `RunFiles` writes the configuration to `config.yaml`."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -126,8 +126,8 @@ class RunFiles(Callback):
     With this id, a resumed run continues the same W&B run.
 
     Args:
-        config: Configuration to save. It excludes the data spec (values that the data passes to
-            the model) and options of a single start, such as `--ckpt_path`.
+        config: Configuration to save. It excludes the values that the data passes to the model, and
+            options that apply to one invocation only, such as `--ckpt_path`.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:

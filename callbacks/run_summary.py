@@ -14,10 +14,10 @@ from lightning_modules.core.module import GenerativeModule
 
 
 def layer_table(model: GenerativeModule, batch: dict[str, Any], depth: int = 3) -> str:
-    """Return a table of all modules up to `depth`: name, type, output shape, parameters.
+    """Return a table of submodules: name, type, output shape, number of parameters.
 
-    Parameters of the system itself have rows of their own, with their shapes. The output shapes
-    come from one call of `preview`.
+    Submodules are listed up to nesting level `depth`. Parameters registered directly on the system
+    have separate rows with their shapes. Output shapes are recorded in one call of `preview`.
     """
     shapes: dict[str, str] = {}
     named = {name: part for name, part in model.named_modules() if name and name.count(".") < depth}

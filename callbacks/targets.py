@@ -11,13 +11,13 @@ from datamodules.lazy_batch import LazyBatch
 from lightning_modules.core.module import GenerativeModule
 from metrics.features import to_bytes
 
-TRANSLATED = 16  # number of images translated at a time: few, because images may be large
+TRANSLATED = 16  # number of images translated at a time; small, because images may be large
 
 
 class Generate(Protocol):
     """Function that maps N seeds to images (N, C, H, W) in [-1, 1].
 
-    It accepts the options of the system's `sample` method.
+    Its keyword arguments are passed to the system's `sample` method.
     """
 
     def __call__(self, seeds: list[int], **options: Any) -> Tensor: ...
@@ -29,8 +29,8 @@ class Target(NamedTuple):
     Attributes:
         suffix: Suffix of the names of logged values: "/a2b" for a translation, "" otherwise.
         data: Data module of the real images.
-        generate: Function that generates one image per seed. If the system has inputs, seed i
-            selects sample i of the split as input.
+        generate: Function that generates one image per seed. If the system needs an input image
+            or caption, seed i selects sample i of the split as the input.
         inputs: Number of input images of a translation; None if the system needs no input images.
         paired: Whether image i of `data` is the reference for the image generated from seed i.
     """
@@ -43,12 +43,12 @@ class Target(NamedTuple):
 
 
 def targets(model: GenerativeModule, data: Any, split: str = "val") -> list[Target]:
-    """Return the targets of a system: one per direction of image translation, otherwise one.
+    """Return one `Target` per direction of image translation, or one for any other system.
 
     Args:
         model: System that generates images.
         data: Data module of the system.
-        split: Split that provides the input images or captions, if the system has inputs.
+        split: Split that provides the input images or captions, if the system needs any.
     """
     if model.modality == "image-to-image":
         return [translation(model, data, split, direction) for direction in directions(model)]
@@ -70,7 +70,7 @@ def directions(model: GenerativeModule) -> tuple[str, ...]:
 
 
 def translation(model: GenerativeModule, data: Any, split: str, direction: str) -> Target:
-    """Return the target of one direction of translation, such as "a2b"."""
+    """Return the `Target` of one direction of image translation, such as "a2b"."""
 
     def generate(seeds: list[int], **options: Any) -> Tensor:
         chunks = [seeds[i : i + TRANSLATED] for i in range(0, len(seeds), TRANSLATED)]

@@ -16,8 +16,8 @@ from lightning_modules.core.module import GenerativeModule
 class Throughput(Callback):
     """Writes throughput, total time, time outside of steps and peak memory to `throughput.csv`.
 
-    There is one row per logging interval. Times differ between identical runs and are therefore not
-    in `metrics.csv`.
+    One row is written per logging interval. Times are not in `metrics.csv`, because identical runs
+    must write identical rows there.
 
     Args:
         print_every: Minimum number of seconds between two progress lines on the terminal. 0 prints

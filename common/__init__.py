@@ -1,1 +1,1 @@
-"""Utilities for errors, files and images; this package imports no other one of this project."""
+"""Utilities for errors, files and images; they import no other package of this project."""

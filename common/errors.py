@@ -1,8 +1,8 @@
 """Error messages and exit codes of the programs: one line on stderr instead of a traceback.
 
 A user's mistake raises a `UserError`, whose message says what is wrong and what to do. The program
-then exits with 2. After a fault of the machine, such as a full disk or a missing permission, it
-exits with 1. With the environment variable DEBUG=1, errors also print the traceback.
+then exits with code 2. After a fault of the machine, such as a full disk or a missing permission,
+it exits with code 1. If the environment variable DEBUG is set, the traceback is printed too.
 """
 
 import errno
@@ -19,7 +19,7 @@ MACHINE_FAULTS = {
 }
 
 
-# PyTorch prefixes the message of an error in a data loader's worker with this text and traceback.
+# Text and traceback that PyTorch puts before the message of an error in a data loader's worker.
 WORKER = re.compile(r"Caught \w+ in DataLoader worker.*\n[\w.]+: ", re.DOTALL)
 
 
@@ -28,7 +28,7 @@ class UserError(ValueError):
 
 
 def one_line(text: str, limit: int = 400) -> str:
-    """Join an error message to one line of at most `limit` characters.
+    """Convert an error message to one line of at most `limit` characters.
 
     The traceback of a data loader's worker is removed.
     """
@@ -39,7 +39,7 @@ def one_line(text: str, limit: int = 400) -> str:
 def mistake_behind(error: BaseException) -> UserError | None:
     """Return the `UserError` that caused an error, or None if there is none.
 
-    It may be hidden, because jsonargparse wraps every exception raised by a constructor.
+    The chain of causes is searched, because jsonargparse wraps each exception of a constructor.
     """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
@@ -51,7 +51,7 @@ def run(program: Callable[[], object], interrupted: str = "interrupted") -> int:
     """Call a program and return its exit code; print an exception as one line on stderr.
 
     Args:
-        program: Function without arguments.
+        program: Main function of the program, without arguments.
         interrupted: Message to print after Ctrl-C.
     """
     try:
@@ -80,7 +80,7 @@ def run(program: Callable[[], object], interrupted: str = "interrupted") -> int:
 
 
 def fail(message: str, code: int) -> int:
-    """Print an error as one line, after its traceback if DEBUG is set, and return `code`."""
+    """Print an error as one line on stderr, after the traceback if DEBUG is set; return `code`."""
     if os.environ.get("DEBUG"):
         traceback.print_exc()
     print(f"error: {one_line(message)}", file=sys.stderr)

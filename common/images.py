@@ -14,8 +14,9 @@ def grid(images: Tensor, columns: int = 8) -> Tensor:
     """Arrange images in a grid; return the grid as one uint8 image (3, H, W).
 
     Args:
-        images: Images (N, C, H, W) in [-1, 1], or R versions of N images (R, N, C, H, W), which are
-            shown one below the other. Points (N, 2, 1, 1) of 2-D data are plotted instead.
+        images: Images (N, C, H, W) in [-1, 1], or R versions of N images (R, N, C, H, W); the
+            versions of an image are shown one below the other. Points (N, 2, 1, 1) of 2-D data
+            are shown in one scatter plot.
         columns: Maximum number of images side by side.
     """
     if images.shape[-3:] == (2, 1, 1):
@@ -35,7 +36,7 @@ def grid(images: Tensor, columns: int = 8) -> Tensor:
 
 
 def labelled(rows: list[tuple[str, Tensor]], min_side: int = 64) -> Tensor:
-    """Arrange rows of images, with a label before each row, in one uint8 image (3, H, W).
+    """Arrange rows of images in one uint8 image (3, H, W), with a label to the left of each row.
 
     Args:
         rows: Pair of label and images (N, C, H, W) in [-1, 1] for each row. All images must have
@@ -59,7 +60,7 @@ def labelled(rows: list[tuple[str, Tensor]], min_side: int = 64) -> Tensor:
 
 
 def label_font(size: int) -> Any:
-    """Return an installed font with more characters than ASCII, or else Pillow's default font."""
+    """Return an installed font that covers more than ASCII; otherwise Pillow's default font."""
     for name in (
         "NotoSansCJK-Regular.ttc",
         "NotoSans-Regular.ttf",
@@ -85,7 +86,7 @@ def plane(points: Tensor, side: int = 192) -> Tensor:
 
 
 def strips(images: Tensor) -> Tensor:
-    """Arrange N strips of S images (N, S, C, H, W), one strip per line, in one image (3, H, W)."""
+    """Arrange N strips of S images (N, S, C, H, W) in one image (3, H, W), one strip per row."""
     return grid(images.flatten(0, 1), columns=images.shape[1])
 
 

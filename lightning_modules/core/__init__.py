@@ -1,1 +1,1 @@
-"""Base classes of all systems, averaged weights, seeding, and reading of checkpoints."""
+"""Base classes of all systems, averaging of weights, seeding, and loading of checkpoints."""

@@ -20,12 +20,12 @@ from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.ranks import check_ranks_agree
 from lightning_modules.core.seeding import seed_generators
 
-# Number of batches, and of samples per batch, that estimate the batch-norm statistics of the
-# averaged generator.
+# Number of batches and number of samples per batch from which `calibrate` estimates the batch-norm
+# statistics of the averaged generator.
 CALIBRATION_BATCHES, CALIBRATION_SIZE = 10, 128
 
 
-OPTIMIZER_ARGUMENTS = [  # functions; a checkpoint holds plain values only
+OPTIMIZER_ARGUMENTS = [  # not saved as hyper-parameters, because functions are not plain values
     "generator_optimizer",
     "discriminator_optimizer",
     "generator_schedule",
@@ -68,8 +68,8 @@ class AdversarialModule(GenerativeModule):
         Optimizer:
         generator_optimizer: Function that builds an optimizer from the generator's parameters.
         discriminator_optimizer: Function that builds an optimizer from the discriminator's
-            parameters. Different learning rates of the two networks give the two time-scale
-            update rule (Heusel et al. 2017).
+            parameters. Training with different learning rates for generator and discriminator is
+            called the two time-scale update rule (Heusel et al. 2017).
         generator_schedule: Function that builds the learning rate schedule of the generator from
             its optimizer. The schedule is stepped once per update of the generator.
         discriminator_schedule: Function that builds the learning rate schedule of the discriminator
@@ -86,7 +86,7 @@ class AdversarialModule(GenerativeModule):
             Samples are generated with the averaged weights. None disables the average.
     """
 
-    find_unused_parameters = True  # a backward pass reaches one network's parameters only
+    find_unused_parameters = True  # each backward pass computes gradients of one network only
     generator: torch.nn.Module
     discriminator: torch.nn.Module
     ema_modules = ("generator",)
@@ -117,7 +117,7 @@ class AdversarialModule(GenerativeModule):
         self._uncalibrated = False
 
     def set_networks(self, generator: torch.nn.Module, discriminator: torch.nn.Module) -> None:
-        """Register both networks, and start the average of G's weights if `ema_decay` is given."""
+        """Register G and D as submodules; if `ema_decay` is set, start to average G's weights."""
         self.generator, self.discriminator = generator, discriminator
         if self.ema_decay is not None:
             self.init_ema()
@@ -159,7 +159,7 @@ class AdversarialModule(GenerativeModule):
     # The averaged generator
 
     def calibration_batches(self) -> Iterator[dict[str, Any]]:
-        """Yield batches for `calibrate`: at each call the same, evenly spaced training samples."""
+        """Yield the same batches at each call, evenly spaced training samples, for `calibrate`."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         size, total = len(data.split("train")), CALIBRATION_BATCHES * CALIBRATION_SIZE
         rows = [row * size // total for row in range(total)]
@@ -171,9 +171,10 @@ class AdversarialModule(GenerativeModule):
         """Estimate batch-norm statistics of the averaged generator if its weights have changed.
 
         Activations of the averaged generator vary less than activations of the trained generator.
-        Therefore it needs statistics of its own: neither those of the trained generator nor their
-        moving average are right for it.
-        The estimate depends on the averaged weights alone and does not influence training.
+        Therefore neither the statistics of the trained generator nor their moving average are right
+        for the averaged generator.
+        The estimate depends on the averaged weights and fixed training samples alone. It does not
+        influence training.
         """
         if not (self._uncalibrated and self.has_averaged_weights):
             return
@@ -197,7 +198,7 @@ class AdversarialModule(GenerativeModule):
                 norm.momentum = momentum
 
     def _calibrate_all_ranks(self) -> None:
-        """Calibrate on every rank, then copy rank 0's result: rounding may differ between ranks."""
+        """Calibrate on every rank, then copy rank 0's result, because rounding may differ."""
         self.calibrate()
         if self.ema is not None and self.trainer.world_size > 1:
             for buffer in self.ema.buffers():
@@ -221,14 +222,15 @@ class AdversarialModule(GenerativeModule):
         self.log_train(**rename_loss(losses, "loss_d"))
         if not last:
             return
-        self.grad_norm = None  # becomes the sum over both networks, for NonFiniteGuard
+        self.grad_norm = None  # sum of the norms of G and D, checked by NonFiniteGuard
         if update_generator and self.simultaneous:
             self._generator_backward(generated)
         discriminator.step()  # increments `trainer.global_step`
         if update_generator and not self.simultaneous:
             self._generator_backward(generated)
         if update_generator:
-            # Does not increment `global_step`, but uses Lightning's precision plugin and hooks.
+            # Like `generator.step()`, this call runs Lightning's precision plugin and hooks, but it
+            # does not increment `global_step`.
             self.trainer.strategy.optimizer_step(generator.optimizer, lambda: None)
             generator.zero_grad()
             self.update_ema(self.trainer.global_step)
@@ -249,10 +251,10 @@ class AdversarialModule(GenerativeModule):
         return cast(list[LightningOptimizer], self.optimizers())
 
     def _generator_backward(self, generated: Any) -> None:
-        """Compute the generator's gradient over all batches of this update."""
+        """Compute the generator's gradient, averaged over all batches of this update."""
         with frozen(self.discriminator):
             for number, batch in enumerate(self._accumulated, 1):
-                if self.accumulate > 1:  # repeat the noise; only one graph is in memory
+                if self.accumulate > 1:  # one graph in memory; same noise as for D
                     seed_generators(batch["seed"], self.device)
                     generated = self.generate(batch)
                 losses = self.generator_loss(batch, generated)
@@ -305,8 +307,7 @@ class AdversarialModule(GenerativeModule):
         """Build the optimizers of G and D and their schedules, for `configure_optimizers`.
 
         Returns:
-            The optimizers of G and of D, in this order, and the schedules of those networks that
-            have one.
+            The optimizers of G and D, in this order, and a list of the schedules that are set.
 
         Raises:
             UserError: If `trainer.sync_batchnorm` is set.
@@ -331,6 +332,6 @@ class AdversarialModule(GenerativeModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        self._calibrate_all_ranks()  # in place, so that `checkpoint["state_dict"]` holds the result
+        self._calibrate_all_ranks()  # in place: also changes the tensors in `checkpoint`
         if self.trainer.world_size > 1:
             check_ranks_agree(self)

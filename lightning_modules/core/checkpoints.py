@@ -1,4 +1,4 @@
-"""Loading of checkpoints, which hold tensors, plain values and the class name of a system."""
+"""Loading of checkpoints that contain tensors, plain values and the class name of a system."""
 
 import importlib
 from pathlib import Path
@@ -42,11 +42,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def system_class(class_path: str, source: str | Path) -> type[GenerativeModule]:
-    """Import the class that a checkpoint names.
+    """Import the class of a system by the dotted path that is stored in its checkpoint.
 
     Args:
         class_path: Dotted path of the class.
-        source: Checkpoint file, named in error messages.
+        source: Path of the checkpoint, printed in error messages.
 
     Raises:
         UserError: If the class cannot be imported or is not a `GenerativeModule`.
@@ -68,8 +68,8 @@ def load(path: str | Path) -> Any:
     """Load the system of a checkpoint, on the CPU and in eval mode.
 
     Raises:
-        UserError: If the file cannot be read (`read_checkpoint`), or if its weights do not fit
-            the class.
+        UserError: If the file cannot be read, or if its class cannot be imported, or if its weights
+            or hyper-parameters do not match the class.
     """
     checkpoint = read_checkpoint(path)
     cls = system_class(checkpoint["class_path"], path)

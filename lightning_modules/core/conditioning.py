@@ -1,10 +1,10 @@
-"""Class labels of conditional systems: checks for networks and for sampling."""
+"""Checks of the class labels of conditional systems, in construction and in sampling."""
 
 from common.errors import UserError
 
 
 def classes_used(num_classes: int | None, conditional: bool) -> int:
-    """Return the number of classes that the networks use, 0 for an unconditional system.
+    """Return the number of classes a system is conditioned on, 0 for an unconditional system.
 
     Raises:
         UserError: If `conditional` is set and the data has no labels.
@@ -22,7 +22,7 @@ def check_label(label: int | None, classes: int) -> None:
         classes: Number of classes, 0 for an unconditional system.
 
     Raises:
-        UserError: If `label` is not one of 0 .. classes - 1.
+        UserError: If `label` is neither None nor in 0 .. classes - 1.
     """
     if label is not None and not 0 <= label < classes:
         if not classes:

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 
 class AveragedWeights(nn.Module):
-    """Exponential moving averages of the states of submodules.
+    """Exponential moving averages of the parameters and buffers of submodules.
 
-    Parameters and floating-point buffers are averaged; integer buffers are copied. An update does
-    not synchronise the host with the device.
+    Integer buffers are copied instead of averaged. `update` does not synchronise the CPU with the
+    GPU.
 
     Args:
-        networks: Submodules to average, by name.
+        networks: Submodules to average, keyed by name.
 
     Attributes:
-        networks: Copies of the submodules that hold the averages.
-        updates: Number of averaged states, an int64 scalar.
+        networks: Copies of the submodules, with averaged parameters and buffers.
+        updates: Number of calls of `update`, an int64 scalar.
     """
 
     updates: Tensor
@@ -35,11 +35,11 @@ class AveragedWeights(nn.Module):
 
     @torch.no_grad()
     def update(self, networks: dict[str, nn.Module], decay: float) -> None:
-        """Update the averages with one state: `decay * average + (1 - decay) * state`.
+        """Replace each average by `decay * average + (1 - decay) * trained`.
 
         Args:
-            networks: Trained submodules, by name.
-            decay: Decay of the average, in [0, 1]; 0 copies the state.
+            networks: Trained submodules, keyed by name.
+            decay: Decay of the average, in [0, 1]; 0 copies the trained values.
         """
         averages: list[Tensor] = []
         states: list[Tensor] = []
@@ -60,16 +60,16 @@ class AveragedWeights(nn.Module):
 
 
 class AveragingModule(LightningModule):
-    """LightningModule that may average the weights of some of its submodules.
+    """LightningModule that can maintain moving averages of the weights of its submodules.
 
     Attributes:
-        ema_modules: Names of the submodules whose weights are averaged once `init_ema` was called.
+        ema_modules: Names of the submodules whose weights are averaged if `init_ema` is called.
         ema: Averaged weights; None if `init_ema` was not called.
     """
 
     ema_modules: ClassVar[tuple[str, ...]] = ()
     if TYPE_CHECKING:
-        hparams: Any  # Lightning types it as a plain mapping
+        hparams: Any  # Lightning declares a mapping without attribute access
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,9 +77,9 @@ class AveragingModule(LightningModule):
         self._weights_chosen = False
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Update the parameters, then their averages, before a checkpoint is written."""
+        """Update the parameters, then their averages, before callbacks save a checkpoint."""
         super().optimizer_step(*args, **kwargs)
-        self.update_ema(self.trainer.global_step + 1)  # Lightning increments it after this hook
+        self.update_ema(self.trainer.global_step + 1)  # Lightning increments global_step later
 
     def init_ema(self) -> None:
         """Start to average the submodules in `ema_modules`.
@@ -107,18 +107,19 @@ class AveragingModule(LightningModule):
 
     @property
     def has_averaged_weights(self) -> bool:
-        """True if at least one state of the weights was averaged."""
+        """True if `init_ema` was called and the averages were updated at least once."""
         return self.ema is not None and bool(self.ema.updates > 0)
 
     @contextmanager
     def averaged_weights(self, enabled: bool = True) -> Iterator[None]:
         """Replace the submodules in `ema_modules` by their averages inside the `with` block.
 
-        Without averages, nothing is replaced. In nested blocks, the outermost block decides;
-        `sample` and `preview` also use such a block.
+        Without averages, nothing is replaced. In nested blocks, only the `enabled` of the outermost
+        block has an effect. `sample` and `preview` open such a block themselves.
 
         Args:
-            enabled: Use the averages. False uses the trained weights, also in nested blocks.
+            enabled: Whether to use the averages. False uses the trained weights, also in nested
+                blocks.
         """
         if self._weights_chosen:
             yield

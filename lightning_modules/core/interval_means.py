@@ -1,4 +1,4 @@
-"""Means of logged values over an interval of updates."""
+"""Sums and counts of logged values, for their means over a logging interval."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class IntervalMeans:
-    """Sums and counts of named scalars, for their means.
+    """Sums and counts of named scalars, from which their means are computed.
 
-    The sums stay on the device of the values, so `add` does not synchronise with the host.
+    The sums stay on the device of the scalars, so `add` does not wait for the GPU.
     """
 
     def __init__(self) -> None:
@@ -18,7 +18,7 @@ class IntervalMeans:
 
     @property
     def names(self) -> list[str]:
-        """Names of the values added since the last `clear`."""
+        """Names of the scalars added since the last call of `clear`."""
         return list(self._sums)
 
     def add(self, name: str, value: Tensor) -> None:
@@ -42,6 +42,6 @@ class IntervalMeans:
         self._sums, self._counts = {}, {}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore an interval from the `names`, `sums` and `counts` in a checkpoint."""
+        """Restore the sums and counts from `names`, `sums` and `counts` in a checkpoint."""
         self._sums = dict(zip(state["names"], state["sums"].clone()))
         self._counts = dict(zip(state["names"], map(round, state["counts"].tolist())))

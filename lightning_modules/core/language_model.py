@@ -1,4 +1,4 @@
-"""Base class of language models: metrics over a split, prompts, and decoding.
+"""Base class of language models: metrics of a split, encoding of prompts, and sampling.
 
 A text x is a sequence of discrete tokens. A language model factorises the probability of x into
 next-token distributions:
@@ -32,9 +32,10 @@ from metrics.language import TokenNLL
 
 
 def context_start(length: int, context: int) -> int:
-    """Return the index of the first token in the context window after `length` tokens.
+    """Return the index of the first token in the context window of a text of `length` tokens.
 
-    When the context window is full, its older half is dropped.
+    `context` is the maximum number of tokens in the window. When the window is full, the older half
+    of its tokens is dropped.
     """
     jump = context + 1 - max(1, context // 2)
     return jump * math.ceil(max(0, length - context) / jump)
@@ -44,10 +45,12 @@ class LanguageModel(TokenModule):
     """Base class of systems that predict the next token.
 
     A subclass implements `forward` (next-token logits (N, T, V) of tokens (N, T)), `token_nll` and
-    `loss`. For sampling, it implements `prefill` and `decode_step` (`decoding/generation.py`).
+    `loss`. For sampling, it implements `prefill` and `decode_step`, which
+    `decoding.generation.generate` calls.
 
     Attributes:
-        listener: Function that `sample` calls after each step (`decoding/generation.py`), or None.
+        listener: Function that `sample` calls after each step, with the new tokens and the
+            probabilities they were sampled from; None for none.
     """
 
     monitor: ClassVar[tuple[str, str] | None] = ("val/nll", "min")
@@ -64,7 +67,7 @@ class LanguageModel(TokenModule):
     def measure(self, batch: dict[str, Any], stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         rows = ""
-        if data.batching == "streams":  # each row starts from a zero state
+        if data.batching == "streams":  # NLL depends on the rows: each starts from a zero state
             rows = f"|rows={data.eval_batch_size * self.trainer.world_size}"
         read = f"ctx={data.context}|read={data.batching}{rows}|positions=all"
         self.nll.description = f"{read}|unit=nats/token|split={data.split_name(stage)}"
@@ -97,13 +100,13 @@ class LanguageModel(TokenModule):
     def measure_stride(
         self, ids: np.ndarray, context: int, stride: int, rows: int, rank: int = 0, world: int = 1
     ) -> None:
-        """Add the NLL of a text, computed in overlapping windows, to `nll_stride`.
+        """Compute the NLL of a text in overlapping windows and add it to the metric `nll_stride`.
 
         Windows start `stride` tokens apart. The first window scores all of its targets; each later
         window scores only its last `stride` targets. Every token except the first is thus scored
-        once. It is predicted from at least `context - stride` previous tokens, if there are so
-        many. The average number of previous tokens is 3/4 of a context for a stride of half a
-        context, and 1/2 of a context for disjoint windows.
+        once. Except near the start of the text, it is predicted from at least `context - stride`
+        previous tokens. The average number of previous tokens is 3/4 of `context` if `stride` is
+        `context / 2`, and 1/2 of `context` for disjoint windows.
 
         Args:
             ids: Token ids (L,) of the text.
@@ -111,7 +114,7 @@ class LanguageModel(TokenModule):
             stride: Number of tokens between the starts of two windows; `context` gives disjoint
                 windows.
             rows: Number of windows in a batch.
-            rank: Index of this process, which reads every `world`-th window.
+            rank: Index of this process, which scores every `world`-th window.
             world: Number of processes.
         """
         targets = len(ids) - 1
@@ -130,16 +133,16 @@ class LanguageModel(TokenModule):
             self.nll_stride.update(nll * scored.to(self.device), int(scored.sum()))
 
     def _log_perplexity(self, stage: str) -> None:
-        """Log perplexity, and (for lossless tokenizers) bits per character and bits per byte.
+        """Log perplexity and, if the tokenizer is lossless, bits per character and bits per byte.
 
-        Bits per character or byte are comparable across tokenizers.
+        Unlike perplexity, bits per character and bits per byte are comparable across tokenizers.
         """
         nats = self.nll.compute()
         text = self.trainer.datamodule.tokens(stage)  # type: ignore[attr-defined]
         bits = nats / math.log(2) * text.targets
         figures = {"ppl": nats.exp()}
         if self.tokenizer is not None and self.tokenizer.lossless:
-            # Without a special first token, the first token of the text is not predicted.
+            # Without `<bos>`, the first token of the text is not predicted: do not count its text.
             given = "" if self.tokenizer.specials else self.tokenizer.decode(text.ids[:1])
             figures |= {
                 "bpc": bits / (text.characters - len(given)),
@@ -160,7 +163,7 @@ class LanguageModel(TokenModule):
         raise NotImplementedError
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """Encode a prompt, with `<bos>` before it if the tokenizer has special tokens.
+        """Encode a prompt as token ids, after `<bos>` if the tokenizer has special tokens.
 
         Without `<bos>`, an empty prompt becomes a line break, or token 0 if the vocabulary has no
         line break.
@@ -208,7 +211,7 @@ class LanguageModel(TokenModule):
 
         Raises:
             UserError: If `temperature` 0 is combined with `top_k`, `top_p` or `min_p`, or if the
-                prompt has an unknown character.
+                prompt has a character that the tokenizer cannot encode.
         """
         config = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
         tokenizer = self.known_tokenizer()
@@ -228,23 +231,24 @@ class LanguageModel(TokenModule):
             eos=tokenizer.special(RECORD[2]) if tokenizer.specials else None,
             listener=self.listener,
         )
-        # Decode prompt and output together: the text between two tokens depends on both tokens.
+        # Decode prompt and output together: the space between two tokens depends on both tokens.
         given = len(tokenizer.decode(ids))
         return [prompt + tokenizer.decode([*ids, *row])[given:] for row in outputs]
 
     @sampling
     def surprisals(self, text: str) -> tuple[list[tuple[str, float]], int]:
-        """Compute -log p of each token of a text, with the context that `sample` would use.
+        """Compute -log p of each token of a text, with the same context window as in `sample`.
 
         If the tokenizer has `<bos>` and `<eos>`, each line is a separate text, and all of its
-        tokens are scored; `<eos>` stands for the line break. Otherwise, the first token of the text
-        is not scored.
+        tokens are scored, including the `<eos>` that replaces the line break. Otherwise, the first
+        token of the text is not scored.
 
         Returns:
             Scored tokens with -log p in nats, and the number of characters in these tokens.
 
         Raises:
-            UserError: If the text has an unknown character or no token to score.
+            UserError: If the text has a character that the tokenizer cannot encode, or no token to
+                score.
         """
         tokenizer = self.known_tokenizer()
         records = bool(tokenizer.specials)
@@ -270,7 +274,7 @@ class LanguageModel(TokenModule):
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         """Return four unconditional samples with fixed seeds."""
-        if self.tokenizer is None:  # the run summary calls this to count operations
+        if self.tokenizer is None:  # no text to decode; `layer_table` needs a forward pass
             self(batch["tokens"][:, :-1])
             return {}
         return {"samples": self.sample([0, 1, 2, 3])}

@@ -1,9 +1,10 @@
 """Interpolation, traversal, manifold and arithmetic in a latent space, for any system that has
 `encode`, `decode` and `latent_dim`.
 
-A latent space is a representation if moving in it changes the image in a meaningful way: between
-two images (interpolation), along one axis (traversal), over the whole plane (manifold), or by the
-difference of two groups' means (attribute arithmetic).
+In a good latent space, a change of the latent vector changes the decoded image in a meaningful way.
+The functions change a latent vector from one image to another (interpolation), along one coordinate
+(traversal), over a plane (manifold), or along the difference of the means of two groups of images
+(attribute arithmetic).
 """
 
 from collections.abc import Callable
@@ -32,7 +33,7 @@ class LatentModel(Protocol):
 
 
 def decode_strips(model: LatentModel, z: Tensor, *given: Tensor) -> Tensor:
-    """Decode strips of latent vectors in one pass.
+    """Decode strips of latent vectors in one call of `decode`.
 
     Args:
         model: System that decodes the latent vectors.
@@ -49,7 +50,7 @@ def decode_strips(model: LatentModel, z: Tensor, *given: Tensor) -> Tensor:
 def interpolate(
     model: LatentModel, start: Tensor, end: Tensor, steps: int, *given: Tensor
 ) -> Tensor:
-    """Decode strips (N, steps, C, H, W) on lines from latent vectors `start` to `end` (N, D)."""
+    """Decode `steps` points on each line from `start` to `end` (N, D): (N, steps, C, H, W)."""
     weight = torch.linspace(0, 1, steps, device=start.device)[None, :, None]
     return decode_strips(model, torch.lerp(start[:, None], end[:, None], weight), *given)
 
@@ -57,7 +58,7 @@ def interpolate(
 def traverse(
     model: LatentModel, z: Tensor, dims: list[int], steps: int, *given: Tensor, span: float = 3.0
 ) -> Tensor:
-    """Decode strips (len(dims), steps, C, H, W) that each vary one latent coordinate.
+    """Decode strips of images (len(dims), steps, C, H, W); each varies one latent coordinate.
 
     In strip i, coordinate `dims[i]` of `z` (D,) runs from -span to span; the other coordinates stay
     fixed.
@@ -71,8 +72,9 @@ def traverse(
 def manifold(model: LatentModel, side: int) -> Tensor:
     """Decode a grid over the first two latent coordinates to images (side * side, C, H, W).
 
-    The points are evenly spaced in the unit square, then mapped through the inverse normal
-    distribution function. The other coordinates are 0 (Kingma and Welling 2014, Figure 4).
+    The points are evenly spaced in the unit square, then mapped by the inverse cumulative
+    distribution function of N(0, 1). All other coordinates are 0. See Kingma and Welling (2014),
+    Figure 4.
     """
     quantiles = torch.special.ndtri((torch.arange(side, device=model.device) + 0.5) / side)
     z = torch.zeros(side * side, model.latent_dim, device=model.device)
@@ -88,9 +90,9 @@ def attribute_direction(model: LatentModel, positive: Tensor, negative: Tensor) 
 def add_attribute(
     model: LatentModel, image: Tensor, direction: Tensor, steps: int, span: float = 4.0
 ) -> Tensor:
-    """Decode strips (N, steps, C, H, W) of z + s * `direction`, with s from -span to span.
+    """Decode z + s * `direction` for `steps` values of s from -span to span.
 
-    z (N, D) are the latent vectors of `image` (N, C, H, W).
+    z (N, D) are the latent vectors of `image` (N, C, H, W). Returns images (N, steps, C, H, W).
     """
     scale = torch.linspace(-span, span, steps, device=image.device)[None, :, None]
     return decode_strips(model, model.encode(image)[:, None] + scale * direction)

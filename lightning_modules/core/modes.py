@@ -1,4 +1,4 @@
-"""Temporary modes of a network: evaluation, sampling and frozen parameters."""
+"""Temporary eval mode, frozen parameters, and the decorator of sampling methods."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,10 +32,10 @@ def evaluating(module: torch.nn.Module, mode: bool = False) -> Iterator[None]:
 
 
 def sampling(method: Callable[P, R]) -> Callable[P, R]:
-    """Make a method run without gradients, in eval mode, and with averaged weights if available.
+    """Decorate a method to run without gradients, in eval mode, with averaged weights if available.
 
-    This decorator is for `sample` and `preview`. Modes and weights are restored afterwards. If a
-    paper uses batch norm or dropout differently in sampling, the method of that system says so.
+    Use it for `sample` and `preview`. Modes and weights are restored afterwards. If a paper samples
+    with batch norm or dropout in train mode, `sample` of that system sets this mode itself.
     """
 
     @wraps(method)
@@ -50,7 +50,7 @@ def sampling(method: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def frozen(module: torch.nn.Module) -> Iterator[None]:
-    """Disable gradients of the parameters of `module`; inputs still receive gradients."""
+    """Disable gradients of the parameters of `module`, but not of its inputs, in a `with` block."""
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in wanted:
         parameter.requires_grad_(False)

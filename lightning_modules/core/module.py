@@ -1,8 +1,8 @@
 """Base class of all systems: seeding, logging and checkpoints.
 
-Logging in Lightning costs half a millisecond per call and step. `log_train` therefore sums training
-values on the device, and their means are written once per `trainer.log_every_n_steps` updates. The
-sums are part of the checkpoint, so a resumed run writes the same rows as an uninterrupted run.
+Each call of Lightning's `log` takes half a millisecond. `log_train` therefore sums training values
+on the device, and their means are written once per `trainer.log_every_n_steps` updates. The sums
+are saved in checkpoints, so a resumed run writes the same rows as an uninterrupted run.
 """
 
 import inspect
@@ -24,17 +24,20 @@ from lightning_modules.core.interval_means import IntervalMeans
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.seeding import seed_generators
 
-# Input and output of `sample`; programs and callbacks branch on the modality.
-# images: seeds to images. text: seeds to texts. image-to-image: images (`batch["a"]` or
-# `batch["b"]`, by the option `direction`) to images. text-to-text: texts (`batch["source"]`) to
-# texts. text-to-image: captions (`prompt`, or `batch["tokens"]`) to images. embeddings: no samples.
+# Kind of input and output of `sample`:
+# - images: generates images from seeds.
+# - text: generates texts from seeds.
+# - image-to-image: translates images, `batch["a"]` or `batch["b"]` by the option `direction`.
+# - text-to-text: translates texts `batch["source"]`.
+# - text-to-image: generates images from captions, `prompt` or `batch["tokens"]`.
+# - embeddings: generates no samples.
 Modality = Literal[
     "images", "text", "image-to-image", "text-to-text", "text-to-image", "embeddings"
 ]
 
 
 def plain(value: Any) -> Any:
-    """Convert numbers of restricted types (`PositiveInt`) in hyper-parameters to int and float."""
+    """Convert numbers of restricted types, such as `PositiveInt`, to int or float, recursively."""
     if isinstance(value, dict):
         return {name: plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -59,16 +62,16 @@ class GenerativeModule(AveragingModule):
     Attributes:
         monitor: Name of the validation metric that selects `best.ckpt`, and "min" or "max"; None
             writes no `best.ckpt`.
-        modality: Kind of input and output of `sample`.
+        modality: Kind of input and output of `sample`, such as "images" or "text-to-text".
         has_latent_space: True if the system has `encode`, `decode` and `latent_dim`.
         scores_captions: True if `score(images, captions)` rates how well images match captions.
         find_unused_parameters: DDP option; True if a backward pass does not reach all parameters.
-        throughput_unit: Unit counted by the metric `train/<unit>_seen`: "samples" or "tokens".
+        throughput_unit: Unit of the amount of training data in logs: "samples" or "tokens".
         precisions: Supported values of `trainer.precision`.
         tokenizer: Tokenizer of text data, stored in every checkpoint; None if there is no text.
         mid_update: True between the batches of one update, when no checkpoint can be written.
-        optimizer_factories: Functions that build each optimizer and its schedule. A resumed run
-            must have the same settings.
+        optimizer_factories: One pair of functions per optimizer; they build the optimizer and its
+            schedule (None for no schedule). A resumed run must use the same settings of both.
     """
 
     monitor: ClassVar[tuple[str, str] | None] = None
@@ -116,7 +119,7 @@ class GenerativeModule(AveragingModule):
             raise TypeError(f"{type(self).__name__}.__init__ must call init_ema() at its end")
         precision = self.trainer.precision
         if stage == "fit" and precision not in self.precisions:
-            # In fp16, overflows of the scaled loss would stop the run (NonFiniteGuard).
+            # In fp16, the scaled loss may overflow, and NonFiniteGuard would stop the run.
             raise UserError(
                 f"trainer.precision {precision} is not supported by {type(self).__name__}: "
                 f"set {' or '.join(self.precisions)}"
@@ -124,7 +127,7 @@ class GenerativeModule(AveragingModule):
         self.tokenizer = getattr(self.trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
 
     def known_tokenizer(self) -> Any:
-        """Return the tokenizer.
+        """Return `tokenizer`, or raise an error if it is None.
 
         Raises:
             UserError: If the system has no tokenizer.
@@ -168,12 +171,12 @@ class GenerativeModule(AveragingModule):
         seed_generators(batch["seed"], self.device)
 
     def batch_units(self, batch: dict[str, Any]) -> int:
-        """Return the number of samples in a batch (systems over tokens: the number of tokens)."""
+        """Return the size of a batch in `throughput_unit`: its number of samples or of tokens."""
         return len(batch["index"])
 
     @property
     def total_updates(self) -> int:
-        """Number of optimizer updates in the whole run, for schedules that end with the run.
+        """Number of optimizer updates in the whole run, for learning rate schedules.
 
         Raises:
             UserError: If the run has no limit of updates or epochs.
@@ -187,7 +190,7 @@ class GenerativeModule(AveragingModule):
         return int(total)
 
     def of_all_ranks(self, mine: Any) -> list[Any]:
-        """Gather a plain value or a tensor from every rank, in the order of ranks."""
+        """Return a list of the values `mine` of all ranks, in the order of ranks."""
         every = [mine] * self.trainer.world_size
         if self.trainer.world_size > 1:
             torch.distributed.all_gather_object(every, mine)
@@ -196,7 +199,7 @@ class GenerativeModule(AveragingModule):
     # Logging
 
     def log_train(self, **values: Tensor | float) -> None:
-        """Add values to the means `train/<name>`, which are written after a logging interval."""
+        """Add values to the means that are logged as `train/<name>` once per logging interval."""
         for name, value in values.items():
             if not isinstance(value, Tensor):
                 value = torch.full((), value, device=self.device)
@@ -224,8 +227,8 @@ class GenerativeModule(AveragingModule):
     ) -> None:
         """Clip the gradient, using the norm that `on_before_optimizer_step` recorded.
 
-        Lightning would compute the norm again. It also rejects fused optimizers in bf16-mixed,
-        although no gradient is scaled there.
+        Lightning's own method would compute the norm again. It also rejects fused optimizers in
+        bf16-mixed precision, although gradients are not scaled in this precision.
         """
         if not gradient_clip_val or self.grad_norm is None:
             return
@@ -236,7 +239,7 @@ class GenerativeModule(AveragingModule):
             torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.grad_norm)
 
     def _means_of_ranks(self) -> Tensor:
-        """Return sums and counts (2, number of names), averaged over ranks."""
+        """Return sums and counts of logged values (2, number of names), averaged over ranks."""
         means = self._means.stacked(self.device)
         if self._means.names:
             means = self.trainer.strategy.reduce(means, reduce_op="mean")
@@ -263,7 +266,7 @@ class GenerativeModule(AveragingModule):
         )
 
     def log_metric(self, name: str, metric: Metric) -> None:
-        """Log a metric, and store the `signature` that records its evaluation protocol."""
+        """Log a metric, and store its `signature`, a text that describes how it was computed."""
         self.log(name, metric, on_step=False, on_epoch=True)
         self.signatures[name] = metric.signature  # type: ignore[assignment]
 
@@ -313,7 +316,7 @@ class GenerativeModule(AveragingModule):
             self.tokenizer = then
 
     def _optimizer_settings(self) -> dict[str, str]:
-        """Return optimizer and schedule settings as text; keys are like "optimizer 1: Adam.lr"."""
+        """Return optimizer and schedule settings as text, keyed like "optimizer 1: Adam.lr"."""
         found: dict[str, str] = {}
         for number, (make, schedule) in enumerate(self.optimizer_factories, 1):
             optimizer = make([torch.nn.Parameter(torch.zeros(1))])

@@ -7,9 +7,9 @@ import torch
 
 
 def check_ranks_agree(module: torch.nn.Module) -> None:
-    """Check by hashes that every parameter and buffer is equal on all ranks.
+    """Check that every parameter and buffer is equal on all ranks, by comparing hashes.
 
-    The check is needed since a checkpoint stores the weights of rank 0 only.
+    The check is needed because a checkpoint contains only the weights of rank 0.
 
     Raises:
         RuntimeError: If a tensor differs between two ranks.

@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
-    """Seed Python, NumPy and PyTorch on the CPU and `device`.
+    """Seed the random generators of Python, NumPy and PyTorch, on the CPU and on `device`.
 
-    Does not call `torch.manual_seed`, which takes 200 us.
+    Does not call `torch.manual_seed`, because it takes 200 us.
     """
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)

@@ -1,8 +1,8 @@
 """Base class of systems over tokens, with a loss that is a mean over all tokens of an update.
 
-An update is an optimizer step, on one or several batches with different numbers of target tokens. A
-mean of batch means would weight tokens unequally, and an update would depend on the number of ranks
-and of accumulated batches.
+An update is an optimizer step on one or several batches, on all ranks together. The batches have
+different numbers of target tokens. A mean of batch means would weight tokens unequally, and the
+update would depend on how the tokens are split into batches.
 """
 
 import sys
@@ -14,7 +14,7 @@ from torch import Tensor
 from common.errors import UserError
 from lightning_modules.core.module import GenerativeModule
 
-# Provisional divisor of summed losses; the number of targets is only known at the end of an update.
+# Provisional divisor of summed losses: the number of targets of an update is known at its end only.
 NOMINAL_TARGETS = 4096.0
 
 
@@ -60,7 +60,7 @@ class TokenModule(GenerativeModule):
         return int(batch["num_targets"])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Return the loss, weighted by the number of targets if an update has several batches.
+        """Return the loss, times the number of targets / 4096 if an update has several batches.
 
         `on_before_optimizer_step` then divides the gradient by the number of targets of the update.
         """
@@ -72,7 +72,7 @@ class TokenModule(GenerativeModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._targets:
-            # Lightning has already divided the gradient by this number of batches.
+            # Lightning has already divided the gradient by `parts`, the number of batches.
             parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
             total = self.trainer.strategy.reduce(
                 torch.tensor(self._targets, device=self.device), reduce_op="sum"

@@ -1,10 +1,10 @@
-"""Base class of translators: metrics over a split, and beam search.
+"""Base class of translators: metrics of a split, and translation by beam search.
 
     -log p(y|x) = sum_t -log p(y_t | y_<t, x)          (1)
 
-The output y is a text. Computing the probabilities of all texts is infeasible, so `beam_search`
-searches for the most probable text. A sentence has many correct translations, so the metric is the
-overlap with a reference translation (BLEU).
+The source x and its translation y are sequences of tokens. Computing the probabilities of all y is
+infeasible, so `beam_search` searches for a probable y. The metric is BLEU, which measures the
+overlap with a reference, because a sentence has many correct translations.
 """
 
 from collections.abc import Iterator
@@ -33,12 +33,12 @@ from metrics.translation import (
 )
 
 GREEDY, BEAM = BeamSearchConfig(), BeamSearchConfig(beam=5)
-# Beam search options of each split, keyed by the suffix of the names of their metrics.
+# Beam search options of each split. The key is a suffix of the names of metrics ("bleu_beam5").
 SEARCHES = {"val": {"": GREEDY}, "test": {"": GREEDY, f"_beam{BEAM.beam}": BEAM}}
-CHARACTERS = 4096  # maximum number in a batch of `translate`, padding included
-# Evaluation protocols of published results on Multi30k (see `Multi30k.vocabulary`). Key: maximum
-# number of words in a translation. Value: True if the translation is tokenised
-# again before scoring.
+CHARACTERS = 4096  # maximum number of characters in a batch of `translate`, padding included
+# Two ways in which published BLEU on Multi30k was computed; both replace words outside of
+# `Multi30k.vocabulary` by `<unk>`. Key: maximum number of words in a translation. Value: True if
+# the translation is tokenised again after this replacement, which splits `<unk>` into three words.
 PUBLISHED_PROTOCOLS = {24: True, 49: False}
 PAD, BOS, EOS = range(3)  # ids of the special tokens, which come first in every vocabulary
 
@@ -47,11 +47,12 @@ class Translator(TokenModule):
     """Base class of encoder-decoder systems.
 
     A subclass implements `encode`, `decode` (teacher forcing) and `loss`. For decoding token by
-    token, it implements `init_state`, `decode_step` and `reorder_cache`. Its hyper-parameter
-    `smoothing` is the label-smoothing factor of the loss.
+    token, it implements `init_state`, `decode_step` and `reorder_cache`. The subclass must have a
+    hyper-parameter `smoothing`, the label-smoothing factor of the loss.
 
     Attributes:
-        tokenizer: Tokenizers of source and target; None before data or a checkpoint is loaded.
+        tokenizer: Pair of the tokenizers of source and target; None until data or a checkpoint is
+            loaded.
     """
 
     monitor: ClassVar[tuple[str, str] | None] = ("val/bleu", "max")
@@ -63,11 +64,11 @@ class Translator(TokenModule):
         self._translations: dict[str, dict[int, str]] = {}  # suffix -> index -> text
 
     def encode(self, source: Tensor, length: Tensor) -> Any:
-        """Encode sources (N, S) of `length` (N,) tokens into the memory that `decode` reads."""
+        """Return encoder outputs, an input of `decode`, for sources (N, S) of lengths (N,)."""
         raise NotImplementedError
 
     def decode(self, memory: Any, tokens: Tensor) -> Tensor:
-        """Return next-token logits (N, T, V) of target tokens (N, T)."""
+        """Return next-token logits (N, T, V) of target tokens (N, T), given the encoder outputs."""
         raise NotImplementedError
 
     def init_state(self, memory: Any, max_length: int) -> Any:
@@ -79,7 +80,7 @@ class Translator(TokenModule):
         raise NotImplementedError
 
     def reorder_cache(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
-        """Select rows of the decoding state, as defined in `BeamSearchModel`."""
+        """Select rows of the decoding state; see `BeamSearchModel.reorder_cache` for arguments."""
         raise NotImplementedError
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
@@ -126,7 +127,7 @@ class Translator(TokenModule):
         signature = self.nll.signature.replace("nll", "ppl", 1)
         self._log_value(stage, "ppl", self.nll.compute().exp(), signature)
         sources, references = data.texts(stage)
-        # A rank may have had no batch: iterate over the searches, not over its translations.
+        # Iterate over searches, not over translations: a rank without a batch has no translations.
         for name, search in SEARCHES[stage].items():
             ranks = self.of_all_ranks(self._translations.get(name, {}))
             translations = dict(sorted(item for rank in ranks for item in rank.items()))
@@ -158,7 +159,7 @@ class Translator(TokenModule):
     def search(
         self, source: Tensor, length: Tensor, config: BeamSearchConfig
     ) -> list[list[Hypothesis]]:
-        """Return hypotheses for each of N sources (N, S) of `length` (N,) tokens, best first."""
+        """Return N lists of hypotheses, (score, token ids), best first, for sources (N, S)."""
         max_lengths = config.max_lengths(length.tolist())
         state = self.init_state(self.encode(source, length), max(max_lengths))
         return beam_search(self, state, max_lengths, config, bos=BOS, eos=EOS, device=source.device)
@@ -172,14 +173,14 @@ class Translator(TokenModule):
             tokenizer.decode(hypotheses[0][1]) if hypotheses else ""
             for hypotheses in self.search(source, length, config)
         )
-        # Byte-level models may output line breaks; a translation is one line.
+        # Byte-level models may output line breaks: replace them, because a translation is one line.
         return [" ".join(text.splitlines()) for text in texts]
 
     def read(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Encode texts as padded source tokens (N, S) and their lengths (N,).
 
         Raises:
-            UserError: If a text has an unknown character.
+            UserError: If a text has a character that the tokenizer cannot encode.
         """
         tokenizer = self.known_tokenizer()
         rows = [torch.tensor([*tokenizer.encode(text.strip()).tolist(), EOS]) for text in texts]
@@ -189,7 +190,7 @@ class Translator(TokenModule):
 
     @sampling
     def translate(self, texts: list[str], config: BeamSearchConfig = BEAM) -> list[str]:
-        """Translate texts and keep their order; an empty text has an empty translation."""
+        """Return the translations of texts, in the same order; an empty text gives an empty one."""
         translations = [""] * len(texts)
         for indices in self._batches(texts):
             source, length = self.read([texts[index] for index in indices])
@@ -199,9 +200,9 @@ class Translator(TokenModule):
 
     @staticmethod
     def _batches(texts: list[str]) -> Iterator[list[int]]:
-        """Yield batches of text indices of similar lengths, each with at most `CHARACTERS`.
+        """Yield lists of indices of texts of similar length, with at most `CHARACTERS` per batch.
 
-        A longer text has a batch of its own.
+        A text with more than `CHARACTERS` characters forms a batch alone.
         """
         batch: list[int] = []
         not_empty = [index for index, text in enumerate(texts) if text.strip()]
@@ -229,7 +230,7 @@ class Translator(TokenModule):
 
         Args:
             seeds: Indices of texts in the test split, one per translation. With `--input`,
-                `sample.py` translates other texts instead.
+                `sample.py` translates the lines of a file, or a given text, instead.
             batch: Batch with source tokens `source` (N, S) and lengths `source_length` (N,).
             beam: Beam size (number of hypotheses per sentence); 1 is greedy decoding.
             length_penalty: Exponent alpha of the length normalisation. Larger values favour longer
@@ -253,7 +254,7 @@ class Translator(TokenModule):
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         """Return a table of sources, references (=) and translations (>)."""
-        if self.tokenizer is None:  # the run summary calls this to count operations
+        if self.tokenizer is None:  # no text to decode; `layer_table` needs a forward pass
             self(batch)
             return {}
         translations = self.translate_batch(batch["source"], batch["source_length"], GREEDY)
@@ -266,10 +267,10 @@ class Translator(TokenModule):
         }
 
     def cross_attention(self, weights: list[Tensor]) -> dict[str, Tensor]:
-        """Select the weights (N, H, T, S) of the attention from target to source, keyed by name.
+        """Return attention weights (N, H, T, S) from target to source tokens, keyed by plot name.
 
         Args:
-            weights: All attention weights recorded by one `encode`, then by one `decode`.
+            weights: All attention weights recorded during one call of `encode` and one of `decode`.
         """
         return {}
 
