@@ -1,7 +1,7 @@
 """CLIP: contrastive training of an image encoder and a text encoder with a joint embedding space.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021,
-section 2.3 and Figure 3. The loss is that of van den Oord et al., "Representation Learning with
+section 2.3 and Figure 3. The loss follows van den Oord et al., "Representation Learning with
 Contrastive Predictive Coding", 2018. For the N pairs of a batch, gathered from all ranks:
 
     u_i = f(image_i) / |f(image_i)|,  v_i = g(caption_i) / |g(caption_i)|                      (1)
@@ -9,20 +9,21 @@ Contrastive Predictive Coding", 2018. For the N pairs of a batch, gathered from 
     loss = 1/2 mean_i -log softmax_j(logits_ij)_i + 1/2 mean_j -log softmax_i(logits_ij)_j     (3)
 
 CLIP models p(y|x), the probability of each of the given captions y for an image x, but not p(x). It
-cannot generate images, but it can select the sample that fits a caption best. Here CLIP ranks the
-samples of DALL-E, and evaluates them by how often it prefers a sample's own caption
-among 32 captions.
+cannot generate images, but it can select the image that matches a caption best. Here CLIP ranks the
+samples of DALL-E. It also evaluates them, by the share of samples whose own caption has the highest
+score among 32 captions.
 
 Symbols: f, g `image_encoder`, `text_encoder` · u, v of Eq. 1 `u`, `v` (N, D) · t `log_scale`,
 initially ln(1 / 0.07), at most ln 100 (section 2.5).
 
-Departures from the paper and from the released code (`openai/CLIP`, clip/model.py), which has the
-networks and no training:
+Departures from the paper and from the released code (`openai/CLIP`, clip/model.py), which
+contains the networks but does not train them:
 
 - f: residual blocks (`nn/bottleneck.py`) with mean pooling. The paper and the released code have a
   ResNet with attention pooling or a ViT (section 2.4).
-- Feature of a text: taken at its last token, and texts have no [SOS] and [EOS]. The paper and the
-  released code take it at the [EOS] token, which the code finds as the largest token id.
+- Feature of a text: computed from the hidden state at its last token; texts have no [SOS] or [EOS]
+  token. The paper and the released code use the hidden state at the [EOS] token, which the released
+  code finds as the largest token id.
 - Activation in g: GELU. The paper does not state it; the released code has x sigmoid(1.702 x).
 - Initial weights of g: PyTorch's defaults in the blocks. In the released code they depend on width
   and depth.
@@ -69,7 +70,7 @@ def contrastive_loss(u: Tensor, v: Tensor, scale: Tensor, tokens: Tensor) -> Ten
         u: Normalised features (N, D) of images.
         v: Normalised features (N, D) of the images' captions.
         scale: Scalar exp(t), the inverse temperature.
-        tokens: Tokens (N, T) of the captions. The target is spread evenly over equal captions.
+        tokens: Tokens (N, T) of the captions. Equal captions share the target evenly.
     """
     with torch.autocast(u.device.type, enabled=False):
         logits = scale * u @ v.T  # Eq. 2
@@ -79,7 +80,7 @@ def contrastive_loss(u: Tensor, v: Tensor, scale: Tensor, tokens: Tensor) -> Ten
 
 
 class TextEncoder(nn.Module):
-    """Text encoder g: a Transformer, whose hidden state at a text's last token is projected."""
+    """Text encoder g: a Transformer, and a linear layer on the hidden state at the last token."""
 
     def __init__(
         self,
@@ -130,11 +131,12 @@ class CLIP(GenerativeModule):
         dropout: Dropout probability of the text encoder's residual branches.
         features: Dimension D of the joint embedding space (Eq. 1).
         Objective:
-        shift: Maximum random shift of training images, in pixels; 0 disables shifts. Edge pixels
-            are repeated.
+        shift: Maximum random shift of training images, in pixels; 0 disables shifts. The
+            border that a shift leaves empty is filled with the edge pixels.
         Optimizer:
         learning_rate: Peak learning rate of AdamW.
-        weight_decay: Weight decay of matrices. Gains, biases and the learnt temperature have none.
+        weight_decay: Weight decay of matrices. Gains, biases and the learnt temperature are
+            not decayed.
         warmup_steps: Number of updates over which the learning rate rises to its peak.
     """
 
@@ -203,7 +205,7 @@ class CLIP(GenerativeModule):
         return {"loss": loss, "scale": self.log_scale.exp()}
 
     def shift(self, image: Tensor) -> Tensor:
-        """Shift each image of (N, C, H, W) at random by up to `shift` pixels in both directions."""
+        """Shift each image (N, C, H, W) by up to `shift` pixels, horizontally and vertically."""
         max_shift, (height, width) = self.hparams.shift, image.shape[-2:]
         if not max_shift:
             return image
@@ -221,7 +223,7 @@ class CLIP(GenerativeModule):
         ]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Take an optimizer step, then limit t (section 2.5) before a checkpoint is saved."""
+        """Take an optimizer step, then limit t to ln 100, before a checkpoint can be saved."""
         super().optimizer_step(*args, **kwargs)
         self.log_scale.data.clamp_(max=math.log(100))
 
@@ -236,7 +238,7 @@ class CLIP(GenerativeModule):
         )
 
         def rate(update: int) -> float:
-            """Return the learning rate's factor: a linear warm-up, then half a cosine to 0."""
+            """Return the learning rate's factor: a linear rise to 1, then half a cosine to 0."""
             if update < h.warmup_steps:
                 return (update + 1) / h.warmup_steps
             progress = min(1.0, (update - h.warmup_steps) / max(1, total - h.warmup_steps))
@@ -297,7 +299,7 @@ class CLIP(GenerativeModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """List the three captions of the batch that fit each image best, with their scores.
+        """List the three captions of the batch with the highest scores for each image.
 
         "*" marks the image's own caption.
         """

@@ -17,20 +17,21 @@ image tokens are masked at text positions, and text tokens at image positions.
 
 Eq. 4 defines the image tokens j to which image token m attends. Image tokens are numbered in raster
 order on a grid of width w. Each image token also attends to all text (Figure 11). With "sparse"
-attention, the last layer has the conv pattern; of the others, layers with (layer - 2) mod 4 = 0
-have the column pattern, and the rest have the row pattern. With "dense" attention, each token
+attention, the last layer has the conv pattern. The other layers have the column pattern if
+(layer - 2) mod 4 = 0, and the row pattern otherwise. With "dense" attention, each token
 attends to all previous tokens.
 
-Eq. 5 is classifier-free guidance (Ho and Salimans 2021). Training drops some captions, so that the
-model learns p(z_m | none); s > 1 extrapolates beyond p(z_m | y).
+Eq. 5 is classifier-free guidance (Ho and Salimans 2021); "none" is a text of padding tokens only.
+Training replaces some captions by this text, so that the model learns p(z_m | none). A value of
+s > 1 extrapolates beyond p(z_m | y).
 
 Symbols: y `text` (N, T), which is `tokens` (N, T) with padding token V + t for a 0 at position t ·
 z `image_tokens` (N, M), where M = h * w and (h, w) is `grid` · s `guidance`. The paper's BPE
 dropout is the option `data.bpe_dropout`. The paper's reranking is `sample.py --ranker`, with a
 checkpoint of `clip.py`.
 
-Departures from the paper; the released code (`openai/DALL-E`) has the networks of the discrete VAE,
-not the Transformer:
+Departures from the paper (the released code, `openai/DALL-E`, contains the networks of the discrete
+VAE, but not the Transformer):
 
 - Size (section 2.2): set by the configuration. The paper has 64 layers with 62 heads of width 64,
   256 text tokens, and 1,024 image tokens from a codebook of 8,192.
@@ -107,15 +108,15 @@ def image_mask(pattern: Pattern, height: int, width: int, kernel: int) -> Tensor
 
 
 def layer_pattern(layer: int, layers: int) -> Pattern:
-    """Return the sparse attention pattern of a layer; layers count from 1 (appendix B.1)."""
+    """Return the sparse attention pattern of layer 1, 2, ..., `layers` (appendix B.1)."""
     return "conv" if layer == layers else "column" if (layer - 2) % 4 == 0 else "row"
 
 
 def sequence_mask(mask: Tensor, text_length: int) -> Tensor:
     """Return the attention mask (T + M, T + M) of [BOS], text and all image tokens but the last.
 
-    Attention between text tokens is causal. Image tokens attend to all text tokens, and to each
-    other as in the boolean `mask` (M, M).
+    Attention between text tokens is causal. Image tokens attend to all text tokens. Image
+    token m attends to image token j where the boolean `mask` (M, M) is True at (m, j).
     """
     length = text_length + len(mask)
     whole = torch.ones(length, length, dtype=torch.bool).tril()
@@ -138,21 +139,22 @@ class DALLE(GenerativeModule):
         heads: Number of attention heads; must divide `width`.
         width: Width of the residual stream.
         dropout: Dropout probability of residual branches and embeddings.
-        attention: Attention to all previous tokens ("dense"), or the alternating patterns of Eq. 4
-            ("sparse").
+        attention: Type of attention: to all previous tokens ("dense"), or between image tokens in
+            alternating row, column and conv patterns ("sparse", Eq. 4).
         kernel: Side, in image tokens, of the conv pattern of "sparse" attention; must be odd.
         Objective:
-        caption_dropout: Probability that a training image loses its caption. Sampling with guidance
-            needs a model trained with a value above 0.
+        caption_dropout: Probability that the caption of a training image is dropped. Sampling with
+            guidance needs a model trained with a value above 0.
         Previews:
-        prompts: Captions of additional preview images, an even number. All these images have the
-            same seed. The images of two successive captions are shown one above the other.
+        prompts: Captions of additional preview images; the number of captions must be even. All
+            these images have the same seed. The images of two successive captions are shown one
+            above the other.
         Optimizer:
-        optimizer: AdamW ("adamw"), or Muon for the matrices of the Transformer blocks and AdamW for
-            all other parameters ("muon", `optim/muon.py`).
+        optimizer: Type of optimizer: AdamW ("adamw"), or Muon (`optim/muon.py`) for the matrices of
+            the Transformer blocks and AdamW for all other parameters ("muon").
         learning_rate: Peak learning rate. With "muon", it applies only to the matrices of the
             Transformer blocks; all other parameters have a peak of 2e-3.
-        weight_decay: Weight decay of matrices; other parameters have none.
+        weight_decay: Weight decay of matrices. Other parameters are not decayed.
         warmup_steps: Number of updates over which the learning rate rises to its peak.
 
     Raises:
@@ -192,7 +194,7 @@ class DALLE(GenerativeModule):
                 f"(got {len(prompts)} captions, kernel={kernel})"
             )
         discrete_vae = load_discrete_vae(dvae, image_shape)
-        dvae = dict(discrete_vae.hparams)  # saved instead of a path
+        dvae = dict(discrete_vae.hparams)  # saved as a hyper-parameter instead of the path
         self.save_hyperparameters()
         self.grid, self.text_length = discrete_vae.grid, text_length
         height, columns = self.grid
@@ -214,7 +216,7 @@ class DALLE(GenerativeModule):
             masks = torch.stack([sequence_mask(mask, text_length) for mask in images])
         self.register_buffer("masks", masks, persistent=False)  # (layers, T + M, T + M)
         init_gpt(self, layers)
-        self.dvae = discrete_vae  # assigned after `init_gpt`, which would overwrite it
+        self.dvae = discrete_vae  # assigned after `init_gpt`, which would overwrite its weights
         self.text_nll, self.nll = TokenNLL(), TokenNLL()
         self._image_tokens: dict[str, Tensor] = {}
 
@@ -231,13 +233,13 @@ class DALLE(GenerativeModule):
         return torch.where(tokens > 0, tokens, padding)
 
     def embed(self, text: Tensor, image_tokens: Tensor) -> Tensor:
-        """Embed [BOS], text (N, T) and image tokens (N, m) as (N, 1 + T + m, width)."""
+        """Return embeddings (N, 1 + T + m, width) of [BOS], text (N, T) and image tokens (N, m)."""
         bos = torch.full_like(text[:, :1], self.text_embedding.num_embeddings - 1)
         embedded = self.text_embedding(torch.cat([bos, text], 1)) + self.text_positions.weight
         return torch.cat([embedded, self.embed_image(image_tokens, 0)], 1)
 
     def embed_image(self, image_tokens: Tensor, start: int) -> Tensor:
-        """Embed image tokens (N, m) at positions `start` to `start + m - 1` as (N, m, width)."""
+        """Return embeddings (N, m, width) of image tokens (N, m), the first at position `start`."""
         stop, columns = start + image_tokens.shape[1], self.grid[1]
         position = torch.arange(start, stop, device=image_tokens.device)
         row, column = self.rows(position // columns), self.columns(position % columns)
@@ -246,8 +248,8 @@ class DALLE(GenerativeModule):
     def hidden(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         """Return the hidden states (N, S, width) of embeddings (N, S, width).
 
-        The embeddings are those of a whole sequence. If `cache` holds the start of the sequence,
-        they are those of the next token alone.
+        Without a cache or with an empty cache, `x` contains the embeddings of the whole sequence.
+        Otherwise `x` contains the embedding of the next token only.
         """
         last = x.shape[1] + (0 if cache is None else cache.length)
         x = F.dropout(x, self.hparams.dropout, self.training)
@@ -276,7 +278,7 @@ class DALLE(GenerativeModule):
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         tokens = self.drop_captions(batch["tokens"], batch["seed"])
         text_nll, image_nll = self.token_nll(tokens, self.image_tokens(batch, "train"))
-        has_caption = tokens[:, :1] > 0  # dropped text has no loss
+        has_caption = tokens[:, :1] > 0  # a dropped caption has no loss
         count = has_caption.sum() * self.text_length
         text, image = (text_nll * has_caption).sum() / count.clamp(min=1), image_nll.mean()
         return {"loss": (text + 7 * image) / 8, "loss_text": text, "loss_image": image}  # Eq. 3
@@ -291,7 +293,7 @@ class DALLE(GenerativeModule):
         )
 
     def drop_captions(self, tokens: Tensor, seed: int) -> Tensor:
-        """Set each of the captions (N, T) to 0 with probability `caption_dropout`."""
+        """Set all tokens of a row of captions (N, T) to 0 with probability `caption_dropout`."""
         generator = torch.Generator(tokens.device)
         generator.manual_seed(mix_seed(seed, "caption dropout"))
         numbers = torch.rand(len(tokens), 1, generator=generator, device=tokens.device)
@@ -310,7 +312,7 @@ class DALLE(GenerativeModule):
         )
 
         def rate(update: int) -> float:
-            """Return the learning rate's factor: a linear warm-up, then half a cosine to 0."""
+            """Return the learning rate's factor: a linear rise to 1, then half a cosine to 0."""
             if update < h.warmup_steps:
                 return (update + 1) / h.warmup_steps
             progress = min(1.0, (update - h.warmup_steps) / max(1, total - h.warmup_steps))
@@ -464,15 +466,17 @@ class DALLE(GenerativeModule):
             seeds: One seed per image; image i depends on `seeds[i]` and caption i alone.
             batch: Dictionary with the captions of unseen images, one per seed, as tokens (N, T)
                 under the key `tokens`. It is unused if `prompt` is given.
-            prompt: One caption for all images, or one caption per image.
+            prompt: One caption for all images, or one caption per image; None uses the captions of
+                `batch`.
             guidance: Guidance scale s of Eq. 5; 1 disables guidance.
             temperature: Divisor of the logits; 0 takes the most probable token.
             top_k: Number of most probable tokens to sample from; 0 samples from all tokens.
             top_p: Total probability of the smallest set of most probable tokens to sample from
                 (nucleus sampling), in (0, 1]; 1 samples from all tokens.
-            prime: Image (C, H, W) in [-1, 1]. Its upper part is kept in every sample, and the rest
-                is generated.
-            prime_share: Share of the height of `prime` that is kept, between 0 and 1.
+            prime: Image (C, H, W) in [-1, 1]. All samples start with the image tokens of its upper
+                part, and the model generates the rest. None generates whole images.
+            prime_share: Fraction of the height of `prime` that the samples start with, between 0
+                and 1.
 
         Returns:
             Images (N, C, H, W) in [-1, 1].
@@ -534,8 +538,8 @@ class DALLE(GenerativeModule):
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         """Return a grid of images, their reconstructions and samples for their captions.
 
-        A second grid has samples for `model.prompts`, with the two samples of each pair of prompts
-        one above the other.
+        A second grid shows samples for `model.prompts`, with the two samples of each pair of
+        prompts one above the other.
         """
         image, tokens = batch["image"], batch["tokens"]
         guidance = 1.5 if self.hparams.caption_dropout else 1.0

@@ -1,4 +1,4 @@
-"""Discrete VAE: compresses an image to a small grid of discrete tokens, for a language model.
+"""Discrete VAE: encodes an image as a grid of discrete tokens that a language model can learn.
 
 Ramesh et al., "Zero-Shot Text-to-Image Generation", ICML 2021, section 2.1 and appendix A, with the
 networks of the released code. The quantiser "gumbel" uses the Gumbel-softmax relaxation of Jang et
@@ -26,36 +26,37 @@ Symbols: K `codebook_size` · D `token_width` · h `features`, z `z` (N, D, h, w
 `tokens` (N, h, w), with `tokens_per_position` rows for each of the H / 2^`downsamplings` rows of
 the encoder's output · e `codebook` (K, D) · m, n `sums`, `uses` · sg: stop-gradient · d VQ_DECAY ·
 tau, beta: half-cosine schedules that end at `temperature` and `beta`; beta is also the weight of
-the commitment (Eq. 6) · mu, b `mean`, exp(`log_scale`) + MIN_SCALE, for each value of the image ·
-the released code's n_hid `width` and post-gain `gain` (`nn/bottleneck.py`).
+the commitment (Eq. 6) · mu, b `mean`, exp(`log_scale`) + MIN_SCALE, for each value of the image.
+`width` and `gain` (`nn/bottleneck.py`) are called n_hid and post-gain in the released code.
 
 Losses are in nats per image, summed over pixels and image tokens and averaged over the batch.
 
-Departures from DALL-E's discrete VAE, whose released code (openai/DALL-E) has no training:
+Departures from DALL-E's discrete VAE, whose released code (openai/DALL-E) does not train it:
 
-- Eq. 3 is not divided by the number of pixel values. The ratio of its terms is unchanged.
+- Eq. 3 is not divided by the number of pixel values. This does not change the ratio of its two
+  terms.
 - Uniform noise (Theis et al. 2016) is added to pixels before they are mapped to [eps, 1 - eps].
 - b is at least MIN_SCALE; otherwise the density of constant white pixels would be unbounded.
 - The learning rate falls to 1 / 80 of its initial value by the end of training. In the paper it
   falls from 1e-4 to 1.25e-6 in 1.2 million updates.
-- `gain` is 0.4 in `configs/dvae/openmoji.yaml`, which trains for minutes. The paper has 1 / L^2
-  with L blocks.
+- `gain` is 0.4 in `configs/dvae/openmoji.yaml`, which trains for minutes. The paper has a
+  gain of 1 / L^2, where L is the number of blocks.
 
 Departures from VQ-VAE and its released code (deepmind/sonnet, `vqvae.py`):
 
 - Networks: as in DALL-E's discrete VAE. The paper has 2 strided convolutions and 2 residual blocks
   of 256 units (section 4.1).
-- p(x|z): Eq. 5. The paper does not state p(x|z). The released code has a Gaussian, with a mean over
-  values.
+- p(x|z): Eq. 5. The paper does not state p(x|z). The released code has a Gaussian, and
+  averages the loss over pixel values.
 - Commitment: a sum over image tokens. The paper has a mean over image tokens (section 3.2): its
   beta of 0.25 corresponds to 0.25 / (tokens per image) here. The released code has a mean over
   values.
-- Grid of image tokens for CIFAR-10: 8x8x10 with 512 vectors, by `tokens_per_position` 10. The paper
+- Grid of image tokens for CIFAR-10: 8x8x10 with 512 vectors (`tokens_per_position` 10). The paper
   has 8x8x10 and does not state the number of vectors; the released code has 8x8 with 512 vectors.
 - Unused vectors: replaced by features of the batch. The released code applies Laplace smoothing of
   1e-5 to the counts instead.
 - Averaged weights: used for evaluation and samples. The sums and counts of Eq. 7 are averaged with
-  the same decay, so that the averaged codebook fits the averaged encoder.
+  the same decay, so that the averaged codebook matches the averaged encoder.
 """
 
 import math
@@ -87,25 +88,27 @@ from lightning_modules.nn.encoders import conv_grid
 from metrics.image_tokens import ImageTokensKept, ImageTokenUsage
 from metrics.likelihood import ImportanceSampledNLL, SquaredError, bits_per_dim
 
-EPSILON = 0.1  # eps of Eq. 5
-MIN_SCALE = 0.1  # minimum of b, about 3 of 256 levels; limits the density of constant white pixels
-VQ_DECAY = 0.99  # d of Eq. 7
-INITIAL_USE = 1e-6  # initial n_k, so small that the first batch outweighs the initial vectors
+EPSILON = 0.1  # eps of Eq. 5, which maps pixels to [eps, 1 - eps]
+# Minimum of b in Eq. 5, about 3 of 256 pixel levels. It limits the density of constant
+# white pixels.
+MIN_SCALE = 0.1
+VQ_DECAY = 0.99  # decay d of the moving averages in Eq. 7
+INITIAL_USE = 1e-6  # initial n_k of Eq. 7; with it, the first batch outweighs the initial vectors
 FINAL_RATE = 0.0125  # final learning rate divided by the initial one
-MIN_USE = 0.1  # share of the mean use below which a codebook vector is replaced
+MIN_USE = 0.1  # a codebook vector used less than this fraction of the mean use is replaced
 
 CodebookSize = restricted_number_type("CodebookSize", int, (">=", 2))
 
 
 def full_precision(device: torch.device) -> torch.autocast:
-    """Return a float32 context; mixed precision cannot separate close codebook vectors."""
+    """Return a context without autocast: 16 bits cannot separate close codebook vectors."""
     return torch.autocast(device.type, enabled=False)
 
 
 def annealed(step: int, first: float, last: float, steps: int) -> float:
-    """Return a value that falls or rises from `first` to `last` as half a cosine (appendix A.2).
+    """Return the value at update `step` of a half-cosine schedule (appendix A.2).
 
-    The value is `last` from update `steps` on.
+    The value changes from `first` to `last` in the first `steps` updates, then stays at `last`.
     """
     progress = min(1.0, step / steps) if steps else 1.0
     return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
@@ -158,16 +161,16 @@ class GumbelQuantiser(nn.Module):
 class VectorQuantiser(nn.Module):
     """Choice of the nearest codebook vector (Eq. 6), with a codebook of moving averages (Eq. 7).
 
-    The codebook is `sums / uses`. If the two buffers are averaged over updates, their quotient is
-    an average of the codebook, weighted by use.
+    The codebook is the quotient of the buffers `sums` (m) and `uses` (n). If both buffers are
+    averaged over updates, their quotient is an average of the codebooks, weighted by use.
 
     Args:
         codebook_size: Number K of codebook vectors.
         token_width: Number D of values per codebook vector.
     """
 
-    uses: Tensor  # n
-    sums: Tensor  # m
+    uses: Tensor  # n of Eq. 7, (K,)
+    sums: Tensor  # m of Eq. 7, (K, D)
 
     def __init__(self, codebook_size: int, token_width: int) -> None:
         super().__init__()
@@ -247,13 +250,15 @@ class Network(nn.Module):
 
     Args:
         channels: Number C of image channels.
-        width: Number of channels at the image's resolution. It doubles at each halving.
-        downsamplings: Number of halvings; encoder and decoder have `downsamplings + 1` groups.
-        blocks: Number of blocks per group.
+        width: Number of channels at the image's resolution. It doubles each time the resolution is
+            halved.
+        downsamplings: Number of times that the encoder halves the resolution. Encoder and decoder
+            each have `downsamplings + 1` groups of blocks.
+        blocks: Number of bottleneck blocks per group.
         codebook_size: Number K of codebook vectors.
         token_width: Number D of values per codebook vector.
         tokens_per_position: Number of image tokens at each position of the encoder's output.
-        quantiser: Type of quantiser, "gumbel" or "vq".
+        quantiser: Type of quantiser, "gumbel" (Eq. 2) or "vq" (Eq. 6).
         gain: Factor of each block's residual branch. 0 uses 1 / L^2, where L is the number of
             blocks of the encoder.
     """
@@ -290,7 +295,8 @@ class Network(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         """Encode images (N, C, H, W) as float32 features (N, F, h, w).
 
-        Adjacent rows hold the features of the tokens at one position of the encoder's output.
+        F is the number of features per image token. Adjacent rows contain the features of the image
+        tokens at the same position of the encoder's output.
         """
         features = self.encoder(image).unflatten(1, (self.tokens_per_position, -1))
         return features.movedim(1, 3).flatten(2, 3).float()
@@ -315,7 +321,8 @@ class DiscreteVAE(GenerativeModule):
         Network:
         codebook_size: Number K of codebook vectors.
         token_width: Number D of values per codebook vector.
-        quantiser: Choice of codebook vectors: relaxed ("gumbel", Eq. 2) or nearest ("vq", Eq. 6).
+        quantiser: Type of quantiser: Gumbel-softmax, as in DALL-E ("gumbel", Eq. 2), or nearest
+            codebook vector, as in VQ-VAE ("vq", Eq. 6).
         width: Number of channels of the feature maps at the image's resolution; must be a multiple
             of 4. It doubles each time the resolution is halved.
         downsamplings: Number of times that the encoder halves the resolution. H and W must be
@@ -328,13 +335,14 @@ class DiscreteVAE(GenerativeModule):
         Objective:
         beta: Final weight of the KL divergence ("gumbel", Eq. 4) or of the commitment loss ("vq",
             Eq. 6).
-        beta_steps: Number of updates over which the weight rises from 0 to `beta`.
+        beta_steps: Number of updates over which the weight of the KL divergence or of the
+            commitment loss rises from 0 to `beta`.
         temperature: Final temperature tau of the Gumbel-softmax (Eq. 2), used by "gumbel" only.
         temperature_steps: Number of updates over which the temperature falls from 1 to
             `temperature`.
         Optimizer:
         learning_rate: Initial learning rate of AdamW.
-        weight_decay: Weight decay of all weights.
+        weight_decay: Decoupled weight decay of all parameters.
         ema_decay: Decay of the moving average of the weights, which evaluation and samples use. The
             decay is smaller in the first updates.
 
@@ -373,7 +381,7 @@ class DiscreteVAE(GenerativeModule):
             )
         self.save_hyperparameters()
         height, columns = conv_grid(image_shape, [0] * downsamplings)
-        self.grid = [tokens_per_position * height, columns]  # (h, w)
+        self.grid = [tokens_per_position * height, columns]  # (h, w) of the image tokens
         self.network = Network(
             image_shape[0],
             width,
@@ -428,7 +436,7 @@ class DiscreteVAE(GenerativeModule):
         )
 
         def rate(update: int) -> float:
-            """Return the learning rate's factor, half a cosine from 1 to FINAL_RATE."""
+            """Return the factor of the learning rate: half a cosine from 1 to FINAL_RATE."""
             cos = math.cos(math.pi * min(1.0, update / max(1, total)))
             return (1 + FINAL_RATE) / 2 + (1 - FINAL_RATE) / 2 * cos
 
@@ -493,7 +501,7 @@ class DiscreteVAE(GenerativeModule):
 
     @sampling
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """Decode image tokens (N, h, w) to the median images (N, C, H, W), in [-1, 1], of Eq. 5."""
+        """Decode image tokens (N, h, w) to the medians (N, C, H, W), in [-1, 1], of p(x|z)."""
         return self._median(self.network.embed(tokens))
 
     def _median(self, z: Tensor) -> Tensor:
@@ -518,8 +526,8 @@ class DiscreteVAE(GenerativeModule):
             seeds: One seed per image; image i depends on `seeds[i]` alone.
             batch: Dictionary with the images to reconstruct, one per seed, under the key `image`.
                 Only mode "reconstruct" uses `batch`.
-            mode: Images decoded from image tokens that are sampled from the uniform prior of Eq. 1
-                ("prior"), or pairs of an unseen image and its reconstruction ("reconstruct").
+            mode: Type of result: "prior" decodes image tokens that are sampled from the uniform
+                prior of Eq. 1; "reconstruct" pairs each image of `batch` with its reconstruction.
 
         Returns:
             Images (N, C, H, W), or pairs (N, 2, C, H, W), in [-1, 1].
@@ -542,8 +550,9 @@ class DiscreteVAE(GenerativeModule):
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         """Return a grid of images above their reconstructions, and a grid of codebook vectors.
 
-        Codebook vectors are shown as decoded patches. With "gumbel", a row between images and
-        reconstructions is decoded from the mean of the codebook vectors under q(k|x).
+        Codebook vectors are shown as decoded patches. With "gumbel", a row between the
+        images and the reconstructions shows images decoded from the mean of the codebook vectors
+        under q(k|x).
         """
         image, network = batch["image"], self.network
         features = network.encode(image)
@@ -565,10 +574,10 @@ class DiscreteVAE(GenerativeModule):
 
 
 def load_discrete_vae(dvae: str | dict[str, Any], image_shape: list[int]) -> DiscreteVAE:
-    """Load a discrete VAE for use in another system, frozen and with its averaged weights only.
+    """Load a frozen discrete VAE for use in another system, with averaged weights if it has any.
 
-    If the discrete VAE were built in the other system's `__init__`, Lightning would save the
-    arguments of both systems as hyper-parameters.
+    The other system's `__init__` must call this function instead of building the discrete VAE,
+    because Lightning would otherwise save the arguments of both systems as hyper-parameters.
 
     Args:
         dvae: Path of a checkpoint, or hyper-parameters of a new discrete VAE.

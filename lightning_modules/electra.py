@@ -3,7 +3,7 @@
 Clark et al., "ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators", ICLR
 2020.
 
-    m: ceil(.15 n) random positions of the n of x, all different; x_masked = x with [MASK] at m  (1)
+    m: ceil(.15 n) different random positions in x of length n;   x_masked = x with [MASK] at m  (1)
     x_i^ ~ p_G(x_i | x_masked) for i in m;                      x_corrupt = x with x^ at m       (2)
     L_MLM = mean over m of -log p_G(x_i | x_masked)                                              (3)
     L_Disc = mean over all i of the cross-entropy of D(x_corrupt, i) with [x_corrupt_i = x_i]    (4)
@@ -16,12 +16,13 @@ learns from every token, whereas a masked language model learns from 15 % of the
 pre-training, the generator is discarded.
 
 Training: each update is an AdamW step on Eq. 5. The learning rate has a linear warm-up and a linear
-decay to 0. `replace` samples the replacements. ELECTRA does not generate texts; `preview` marks
-replaced tokens and detected tokens in corrupted texts.
+decay to 0. The method `replace` samples the replacement tokens. ELECTRA does
+not generate texts; `preview` marks replaced tokens and detected tokens in corrupted texts.
 
-`objective` selects an experiment of Table 5, which sets the loss of the large model:
+The main encoder is the encoder that remains after pre-training: in Eq. 4, the discriminator.
+`objective` selects an experiment of Table 5, which sets the loss of the main encoder:
 
-| objective | loss of the large model |
+| objective | loss of the main encoder |
 |---|---|
 | electra | Eq. 4: detect replaced tokens at all positions |
 | electra_15 | Eq. 4 at the positions m only |
@@ -49,10 +50,10 @@ Where the paper, the released code (google-research/electra) and this file diffe
 | Adam | with weight decay | with weight decay, no bias correction | AdamW |
 | learning rate at update s of S | linear | min(1, s / w) (1 - s / S) | as the paper (2) |
 | epsilon of layer norms | - | 1e-12 | 1e-5 |
-| format of a text | [CLS], [SEP], segments, WordPiece | as the paper | window or line, BPE |
+| format of a text | [CLS], [SEP], segments, WordPiece | as the paper | context or line, BPE |
 
-(1) The divisors of both losses then depend on one number of tokens, summed over all ranks.
-(2) s / w during the warm-up of w updates, then (S - s) / (S - w).
+(1) Both losses then depend on one count only, the number of tokens of all ranks.
+(2) The factor is s / w during the warm-up of w updates, then (S - s) / (S - w).
 """
 
 from typing import Any, Literal, NamedTuple, cast
@@ -83,7 +84,7 @@ Objective = Literal["electra", "electra_15", "all_tokens", "replace_mlm", "mlm"]
 
 
 class Encoder(nn.Module):
-    """Bidirectional Transformer on top of shared embeddings.
+    """Bidirectional Transformer whose input is embedded tokens.
 
     Args:
         embedding: Size E of the embeddings.
@@ -106,7 +107,7 @@ class Encoder(nn.Module):
 
         Args:
             x: Token embeddings (N, T, E).
-            mask: True at tokens and False at padding, (N, 1, 1, T).
+            mask: Mask (N, 1, 1, T), True at tokens and False at padding.
         """
         x = self.input(x)
         for block in self.blocks:
@@ -118,13 +119,14 @@ class Output(NamedTuple):
     """Losses and intermediate results of one batch; tensors have shape (N, T).
 
     Attributes:
-        valid: True at tokens and False at padding.
-        chosen: True at the positions m of Eq. 1.
-        corrupt: Input of the large model: x_corrupt, or x_masked for "mlm".
+        valid: Mask, True at tokens and False at padding.
+        chosen: Mask, True at the positions m of Eq. 1.
+        corrupt: Input of the main encoder: x_corrupt, or x_masked for "mlm".
         generator_nll: Generator loss -log p_G of the true tokens at m, and 0 elsewhere (Eq. 3).
-        main_nll: Loss of the large model at each position, and 0 at positions without a loss.
-        main_share: Fraction of the positions that have a loss of the large model.
-        replaced_logits: Logits that each token was replaced; None without a discriminator.
+        main_nll: Loss of the main encoder at each position, and 0 at positions without a loss.
+        main_share: Fraction of the tokens at which the main encoder has a loss, 1 or MASK_SHARE.
+        replaced_logits: Logits of the probability that a token was replaced; None for objectives
+            without a discriminator.
     """
 
     valid: Tensor
@@ -137,9 +139,10 @@ class Output(NamedTuple):
 
 
 def true_first(mask: Tensor, size: int) -> Tensor:
-    """Return flat positions (size,) of a mask, all True positions before False positions.
+    """Return flat positions (size,) of a mask, with all True positions before False positions.
 
-    Indexing with the mask would synchronise the host with the device, to count the True values.
+    Indexing with the mask itself is slower, because the host waits until the device has counted
+    the True values.
 
     Args:
         mask: Boolean mask of any shape.
@@ -158,13 +161,13 @@ def spread(values: Tensor, at: Tensor, mask: Tensor) -> Tensor:
 
 
 class ELECTRA(TokenModule):
-    """Transformer encoder, pre-trained by replaced-token detection or another task of Table 5.
+    """Transformer encoder, pre-trained with one of the objectives of the paper's Table 5.
 
     Args:
         Data:
         vocab_size: Number V of tokens in the vocabulary, without [MASK]; supplied by the data
             module.
-        context: Maximum number of tokens in a text minus 1; must be at least `data.context`.
+        context: Maximum length of a text in tokens, minus 1; must be at least `data.context`.
         special_ids: Ids of special tokens, which are never masked; supplied by the data module if
             it has special tokens.
         Objective:
@@ -181,7 +184,8 @@ class ELECTRA(TokenModule):
         Optimizer:
         learning_rate: Peak learning rate of AdamW.
         warmup_steps: Number of updates over which the learning rate rises to its peak.
-        weight_decay: Decoupled weight decay of matrices and embeddings. Gains and biases have none.
+        weight_decay: Decoupled weight decay of matrices and embeddings. Gains and biases are
+            not decayed.
     """
 
     modality = "embeddings"
@@ -244,7 +248,7 @@ class ELECTRA(TokenModule):
 
     @staticmethod
     def _word_head(width: int, embedding: int) -> nn.Module:
-        """Build layers that map hidden states to the size of the embeddings, for `word_logits`."""
+        """Build the layers of `word_logits` that map hidden states to the size of embeddings."""
         return nn.Sequential(nn.Linear(width, embedding), nn.GELU(), nn.LayerNorm(embedding))
 
     def word_logits(self, head: nn.Module, hidden: Tensor) -> Tensor:
@@ -252,7 +256,7 @@ class ELECTRA(TokenModule):
         return F.linear(head(hidden), self.embedding.weight[:-1], self.bias)
 
     def encode(self, encoder: Encoder, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Return hidden states (N, T, width) of tokens (N, T)."""
+        """Return hidden states (N, T, width) of tokens (N, T); `valid` is False at padding."""
         x = self.norm(self.embedding(tokens) + self.positions.weight[: tokens.shape[1]])
         x = F.dropout(x, self.hparams.dropout, self.training)
         hidden: Tensor = encoder(x, valid[:, None, None])
@@ -261,7 +265,7 @@ class ELECTRA(TokenModule):
     # Training
 
     def choose(self, valid: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return the mask m (N, T) of Eq. 1: True at the chosen tokens among valid ones (N, T)."""
+        """Return the mask m (N, T) of Eq. 1, True at 15 % of the valid positions, at random."""
         order = self._uniform(valid.shape, generator).masked_fill(~valid, 2.0)
         rank = order.argsort(1).argsort(1)
         count = (15 * valid.sum(1, keepdim=True) + 99) // 100  # ceil(.15 n) in integers
@@ -312,13 +316,13 @@ class ELECTRA(TokenModule):
         Args:
             tokens: Tokens (N, T).
             length: Number of tokens of each text (N,).
-            count: Sum of `length`, with which padding is not computed; None computes all positions.
+            count: Sum of `length`, with which output layers skip padding; None includes padding.
             generator: Random generator on the CPU; None uses the global generator.
         """
         count = tokens.numel() if count is None else count
         valid = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
         chosen = self.choose(valid & self.maskable[tokens], generator)
-        at_chosen = true_first(chosen, 15 * count // 100 + len(tokens))  # ceil of each row
+        at_chosen = true_first(chosen, 15 * count // 100 + len(tokens))  # rounded up in each row
         if self.generator is None:
             corrupt = tokens.masked_fill(chosen, self.mask_id)
             generator_nll = torch.zeros(tokens.shape, device=tokens.device)
@@ -361,7 +365,7 @@ class ELECTRA(TokenModule):
         return -torch.logaddexp(copied, F.logsigmoid(-gate) - nll)
 
     def losses(self, output: Output, count: int) -> dict[str, Tensor]:
-        """Compute total loss, and losses of large model and generator, over `count` tokens."""
+        """Return the total loss and the losses of both encoders, for a batch of `count` tokens."""
         main = output.main_nll.sum() / (output.main_share * count)  # Eq. 4
         if self.generator is None:
             return {"loss": main, "loss_main": main}
@@ -398,11 +402,11 @@ class ELECTRA(TokenModule):
         return batch["tokens"], batch["length"] + 1
 
     def target_count(self, batch: dict[str, Any]) -> int:
-        """Return the number of tokens; `num_targets` omits the first token of each text."""
+        """Return the number of tokens, with first tokens of texts, which `num_targets` omits."""
         return int(batch["num_targets"]) + len(batch["tokens"])
 
     def _uniform(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
-        """Sample uniform numbers in [0, 1) from the generator, or from the global one for None."""
+        """Sample uniform numbers in [0, 1); None uses the global random generator."""
         if generator is None:
             return torch.rand(shape, device=self.device)
         return torch.rand(shape, generator=generator).to(self.device)
@@ -410,7 +414,7 @@ class ELECTRA(TokenModule):
     # Metrics
 
     def measure(self, batch: dict[str, Any], stage: str) -> None:
-        """Log losses, detection metrics, and as `baseline` the accuracy without any detection."""
+        """Log losses, detection metrics and `baseline`, the accuracy if no token is detected."""
         tokens, length = self.texts(batch)
         count = self.target_count(batch)
         output = self(tokens, length, count)
@@ -449,7 +453,7 @@ class ELECTRA(TokenModule):
 
     @sampling
     def represent(self, tokens: Tensor, length: Tensor) -> Tensor:
-        """Return hidden states (N, T, width) of the large model for uncorrupted texts.
+        """Return hidden states (N, T, width) of the main encoder for uncorrupted texts.
 
         Args:
             tokens: Tokens (N, T).
@@ -460,7 +464,10 @@ class ELECTRA(TokenModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """Return corrupted texts: `new(true)` is a replaced token, `[token]` a detected token."""
+        """Return corrupted texts, in which replaced tokens and detected tokens are marked.
+
+        `new(true)` is a replaced token with the true token, and `[token]` is a detected token.
+        """
         tokens, length = self.texts(batch)
         output = self(tokens, length, generator=torch.Generator().manual_seed(0))
         if self.tokenizer is None or output.replaced_logits is None:

@@ -1,8 +1,8 @@
 """GPT: a decoder-only Transformer, trained to predict the next token.
 
 GPT-1: Radford et al., "Improving Language Understanding by Generative Pre-Training" (2018).
-Architecture and initialisation are those of GPT-2: Radford et al., "Language Models are
-Unsupervised Multitask Learners" (2019).
+Architecture and initialisation follow GPT-2: Radford et al., "Language Models are Unsupervised
+Multitask Learners" (2019).
 
     -log p(x) = sum_{t >= 2} -log p(x_t | x_<t)             (1)
     h_0[t] = W_e[x_t] + W_p[t]                              (2)
@@ -95,11 +95,11 @@ class GPT(LanguageModel):
         attention_dropout: Dropout probability of the attention weights; None uses the value of
             `dropout`. 0 allows a fused kernel, with which training on a CPU is 1.5 times as fast.
         norm: Type of normalisation: `layer` (layer norm) or `rms` (RMSNorm). `nn/transformer.py`
-            cites the papers of this and the next three options.
+            cites the papers of `norm`, `positions`, `feed_forward` and `qk_norm`.
         positions: Type of position encoding: `learned` (embeddings) or `rotary` (rotation of
             queries and keys).
-        feed_forward: Type of the feed-forward layers: `gelu` (two layers with GELU) or `swiglu`
-            (gated layers).
+        feed_forward: Type of the feed-forward layers: `gelu` (two linear layers with GELU between
+            them) or `swiglu` (linear layers with a gate).
         qk_norm: Apply RMSNorm to queries and keys.
         bias: Use biases in linear layers and layer norms, as in GPT-2. The default of nanoGPT is
             False.
@@ -110,7 +110,8 @@ class GPT(LanguageModel):
         embedding_rate: Peak learning rate of embeddings, gains and biases with Muon; unused with
             AdamW.
         betas: Decay rates of AdamW's running means of the gradient and of its square.
-        weight_decay: Decoupled weight decay of matrices and embeddings. Gains and biases have none.
+        weight_decay: Decoupled weight decay of matrices and embeddings. Gains and biases are
+            not decayed.
         warmup_steps: Number of updates over which the learning rate rises to its peak.
 
     Raises:
@@ -180,7 +181,7 @@ class GPT(LanguageModel):
     # Training
 
     def token_nll(self, batch: dict[str, Any]) -> Tensor:
-        """Compute -log p of each target token (N, T) in nats (Eq. 1); 0 for padding.
+        """Return -log p in nats of each target token (N, T), with 0 at padding (Eq. 1).
 
         Args:
             batch: Mini-batch with `tokens` (N, T + 1), padded at the end, and `length` (N,), the
@@ -204,7 +205,7 @@ class GPT(LanguageModel):
         gains_and_biases = [p for p in self.parameters() if p.dim() < 2]
         groups: list[dict[str, Any]] = [
             {"params": matrices, "weight_decay": h.weight_decay, "lr": h.learning_rate},
-            # The groups below take the default learning rate of the optimizer.
+            # The next two groups use the default learning rate of the optimizer.
             {"params": embeddings, "weight_decay": h.weight_decay},
             {"params": gains_and_biases, "weight_decay": 0.0},
         ]
@@ -237,7 +238,7 @@ class GPT(LanguageModel):
         """Sample tokens after a prompt, recomputing the whole context window for each token.
 
         Args:
-            prompt: Token ids at the start of every row; at least one id.
+            prompt: Token ids of the prompt, with which every row starts; at least one id.
             seeds: Seeds of the random generators, one per row.
             max_new_tokens: Number of tokens to sample per row.
             temperature: Divisor of the logits, positive.
@@ -262,7 +263,7 @@ class GPT(LanguageModel):
         return torch.cat(outputs, 1).tolist()
 
     def truncate(self, window: Tensor) -> Tensor:
-        """Drop the oldest of the tokens (N, T), half a context window at a time, until they fit."""
+        """Drop the oldest tokens (N, T), half a context window at a time, until the rest fits."""
         keep = max(1, self.context // 2)
         while window.shape[1] > self.context:
             window = window[:, self.context + 1 - keep :]
@@ -285,7 +286,7 @@ class GPT(LanguageModel):
 
     @sampling
     def attention_maps(self, batch: dict[str, Any]) -> dict[str, AttentionMap]:
-        """Return the attention weights of each layer for the first 24 tokens of the first row."""
+        """Return the attention weights of each layer for the first 24 tokens of the first text."""
         tokenizer = self.known_tokenizer()
         tokens = batch["tokens"][:1, : min(24, int(batch["length"][0]))]
         words = [tokenizer.token(i) for i in tokens[0].tolist()]

@@ -12,10 +12,10 @@ f is a recurrent cell. An LSTM has a second state with additive updates, which p
 over many steps. D is dropout. It is applied between layers but not between time steps, where it
 would erase the state (Zaremba et al., Eq. 4 and Figure 2).
 
-The text is one long sequence. The N rows of a batch read it from N different positions, and each
-row of the next batch continues from the final state of the same row. Gradients stop at the border
-between batches (truncated back-propagation through time, Williams and Peng 1990). The state has a
-fixed size, however long the text is; attention has no such limit.
+The text is one long sequence. The N rows of a batch are parts of it that start at N different
+positions. In the next batch, each row continues the same row of this batch from its final state.
+Gradients stop at the border between batches (truncated back-propagation through time, Williams and
+Peng 1990). The state has a fixed size, however long the text is; attention has no such limit.
 
 Training: each update is an optimizer step (by default Adam with learning rate 2e-3) on the mean of
 -log p per target token. A learning-rate schedule, if given, is stepped once per epoch.
@@ -38,7 +38,7 @@ differ:
 | Zaremba: loss of T steps | sum | as the paper | mean |
 | Zaremba: maximum gradient norm; learning rate | 5; 1 | as the paper | 5 / T; T |
 | Zaremba: first decay of the rate | after 4, 6 or 14 epochs | one epoch later | as the paper |
-| Zaremba: initial biases of a forget gate (two) | - | U(-r, r) | one U(-r, r), one `forget_bias` |
+| Zaremba: two initial biases of a forget gate | - | U(-r, r) | U(-r, r) and `forget_bias` |
 | char-rnn: loss of T steps | - | sum | mean |
 | char-rnn: maximum of gradient elements; epsilon of RMSprop | - | 5; 1e-8 | 5 / T; 1e-8 / T |
 | char-rnn: state at the start of an epoch | - | final state of the previous epoch | zero |
@@ -111,8 +111,8 @@ class RNNLM(LanguageModel):
             state early in training (Jozefowicz et al. 2015).
         Optimizer:
         optimizer: Optimizer of all parameters; by default Adam with learning rate 2e-3.
-        schedule: Learning-rate schedule, stepped once per epoch; None keeps the learning rate
-            constant.
+        schedule: Learning-rate schedule, stepped once per epoch; None means a constant
+            learning rate.
     """
 
     modality = "text"
@@ -148,7 +148,7 @@ class RNNLM(LanguageModel):
             for name, bias in self.recurrent.named_parameters():
                 if name.startswith("bias_ih"):  # gates: input, forget, cell, output
                     nn.init.constant_(bias[width : 2 * width], forget_bias)
-        # Final state of the previous batch, of training (True) and of evaluation (False).
+        # Final states of the previous training batch (key True) and evaluation batch (key False).
         self.states: dict[bool, State | None] = {True: None, False: None}
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ class RNNLM(LanguageModel):
     def step(self, tokens: Tensor, state: State | None) -> tuple[Tensor, State]:
         """Return next-token logits (N, T, V) of tokens (N, T), and the new state.
 
-        A state of None stands for zeros.
+        If `state` is None, the initial state is zero.
         """
         x = self.embed(tokens)  # (N, T, D)
         # PyTorch's cells take and return a tuple for an LSTM and a tensor otherwise.
@@ -176,7 +176,7 @@ class RNNLM(LanguageModel):
     # Training
 
     def token_nll(self, batch: dict[str, Any]) -> Tensor:
-        """Compute -log p of each target token (N, T) in nats (Eq. 1); 0 for padding.
+        """Return -log p in nats of each target token (N, T), with 0 at padding (Eq. 1).
 
         The initial state is the final state of the previous batch, or zero at the start of a text.
         """
@@ -213,7 +213,7 @@ class RNNLM(LanguageModel):
         """Sample tokens after a prompt, recomputing the whole text for each token.
 
         Args:
-            prompt: Token ids at the start of every row; at least one id.
+            prompt: Token ids of the prompt, with which every row starts; at least one id.
             seeds: Seeds of the random generators, one per row.
             max_new_tokens: Number of tokens to sample per row.
             temperature: Divisor of the logits, positive.
@@ -247,7 +247,7 @@ class RNNLM(LanguageModel):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the states of all ranks, since each rank reads different positions of the text."""
+        """Store the states of all ranks, because each rank trains on other parts of the text."""
         super().on_save_checkpoint(checkpoint)
         state = self.states[True]
         checkpoint["recurrent_states"] = self.of_all_ranks(

@@ -1,4 +1,4 @@
-"""Seq2Seq: a recurrent encoder reads a sentence, and a recurrent decoder translates it.
+"""Seq2Seq: translation with a recurrent encoder of the source and a recurrent decoder.
 
 Without attention: Sutskever, Vinyals and Le, "Sequence to Sequence Learning with Neural Networks",
 NIPS 2014; Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014.
@@ -16,23 +16,23 @@ Approaches to Attention-based Neural Machine Translation", EMNLP 2015.
 
 Without attention, all information about the source passes through c, whose size is fixed.
 Sutskever et al. reverse the source, which moves its first words closer to the first words of the
-translation. With attention, each decoder step reads the states of all source words.
-`attention_maps` returns the attention weights. The metrics `test/bleu_source_...` are BLEU by
-source length.
+translation. With attention, each decoder step uses the states of all source words.
+`attention_maps` returns the attention weights. The metrics `test/bleu_source_...` are BLEU
+for sentences in a range of source lengths.
 
 Training: each update is an Adam step on the mean of Eq. 1 per target token, with label smoothing.
 The learning rate has a linear warm-up and a cosine decay.
 
-Translation: `translate_greedy` recomputes the whole target for every token. `sample` is beam search
-that keeps the recurrent state (`decoding/beam_search.py`). With beam size 1, it gives the same
-tokens.
+Translation: `translate_greedy` recomputes the whole target for every token. `sample` runs beam
+search (`decoding/beam_search.py`) and stores the recurrent state between tokens. With beam size 1,
+it gives the same tokens as `translate_greedy`.
 
 | paper | here |
 |---|---|
 | h_j, s_t, c_t | memory.states (N, S, E), state (L, N, width), context (N, E) |
 | E | width, or 2 * width if the encoder reads in both directions |
 | x_j, y_t | source_embedding, target_embedding |
-| teacher forcing | y_{t-1} is the true word with probability teacher_forcing, else the predicted |
+| teacher forcing | y_{t-1}: true word with probability teacher_forcing, else predicted word |
 
 Where the papers, a released implementation (bentrevett's pytorch-seq2seq, notebooks 2 and 3 of
 2024) and this file differ:
@@ -45,11 +45,11 @@ Where the papers, a released implementation (bentrevett's pytorch-seq2seq, noteb
 | a_t is computed from | Bahdanau: s_{t-1}; Luong: s_t | s_{t-1} | s_{t-1} |
 | input of the next step | Bahdanau: c_t; Luong: tanh(W_c [c_t; s_t]) | c_t | c_t |
 | W_a of Eq. 6 | without bias | with bias | with bias |
-| padding in a_t | masked | has weight | masked |
+| padding in a_t | masked | not masked | masked |
 | output layer | Cho, Bahdanau: maxout; Luong: tanh; Sutskever: linear | linear | tanh |
 | output matrix | separate | separate | target embedding (Press and Wolf 2017) |
 | GRU's reset gate r | U (r * s), before the matrix | r * (U s), PyTorch's | r * (U s), PyTorch's |
-| optimizer | SGD; Bahdanau: Adadelta | Adam, constant | Adam, warm-up and half a cosine |
+| optimizer | SGD; Bahdanau: Adadelta | Adam, constant rate | Adam, warm-up and half a cosine |
 """
 
 import math
@@ -80,14 +80,15 @@ RecurrentState = tuple[Tensor, ...]  # (s,), or (s, cell) for an LSTM; shapes (L
 
 
 class Memory(NamedTuple):
-    """Encoded source sentences, as the decoder reads them.
+    """Encoded source sentences, an input of the decoder.
 
     Attributes:
-        states: Encoder states h, (N, S, E).
-        keys: Keys of the attention in Eq. 6 and 7, (N, S, width).
-        mask: True at words and False at padding, (N, S).
+        states: Encoder states h (N, S, E).
+        keys: Attention keys (N, S, width): U_a h_j of Eq. 6, or W_a h_j of Eq. 7. They are unused
+            without attention.
+        mask: Mask (N, S), True at words and False at padding.
         first: Initial decoder state s_0 (Eq. 2).
-        context: Last encoder state c of Eq. 5, (N, E).
+        context: Last encoder state c (N, E) of Eq. 5.
     """
 
     states: Tensor
@@ -115,12 +116,12 @@ class Seq2Seq(Translator, RecordsAttention):
         width: Number of units in each layer and direction.
         embedding: Size of the word embeddings.
         dropout: Dropout probability after the embeddings, between layers and before the output.
-        reading: Reading direction of the encoder: `both` (Bahdanau et al.), `forward` (Cho et al.),
-            or `backward`, with `<eos>` still last (Sutskever et al.).
+        reading: Order in which the encoder processes the source: `forward` (Cho et al.), `backward`
+            with `<eos>` still at the end (Sutskever et al.), or `both` (Bahdanau et al.).
         Objective:
-        teacher_forcing: Probability that the decoder reads the true previous word in training,
+        teacher_forcing: Probability that the decoder's input in training is the true previous word,
             instead of the predicted word.
-        smoothing: Label-smoothing factor, in [0, 1]; 0 for none.
+        smoothing: Label-smoothing factor, in [0, 1]; 0 disables label smoothing.
         Optimizer:
         learning_rate: Peak learning rate of Adam.
         warmup_steps: Number of updates over which the learning rate rises to its peak.
@@ -198,7 +199,7 @@ class Seq2Seq(Translator, RecordsAttention):
         )
 
     def attend(self, memory: Memory, state: Tensor) -> Tensor:
-        """Return contexts c_t (N, K, E) for decoder states (N, K, width), K states per source."""
+        """Return contexts c_t (N, K, E) for K decoder states of each source, (N, K, width)."""
         if self.hparams.attention == "none":
             return memory.context[:, None].expand(-1, state.shape[1], -1)  # Eq. 5
         if self.query is None or self.score is None:
@@ -214,11 +215,11 @@ class Seq2Seq(Translator, RecordsAttention):
     def decoder_step(
         self, words: Tensor, context: Tensor, state: RecurrentState
     ) -> tuple[Tensor, RecurrentState]:
-        """Compute s_t (N, T, width) and the next recurrent state (Eq. 3).
+        """Return decoder outputs s_t (N, T, width) and the new recurrent state (Eq. 3).
 
         Args:
             words: Embeddings (N, T, embedding) of the previous target words y_{t-1}.
-            context: Contexts c_t (N, T, E) from the attention.
+            context: Contexts c_t (N, T, E), from `attend`.
             state: Recurrent state before the first word.
         """
         inputs = torch.cat([words, context], 2)
@@ -247,7 +248,7 @@ class Seq2Seq(Translator, RecordsAttention):
             context = self.attend(memory, state[0][-1][:, None])
             output, state = self.decoder_step(word, context, state)
             steps.append((output, word, context))
-        # One large matrix product is faster than T small ones.
+        # One large matrix product is faster than T small products.
         return self.logits(*(torch.cat(parts, 1) for parts in zip(*steps)))
 
     def _dropout(self, x: Tensor) -> Tensor:

@@ -21,14 +21,14 @@ and translation use the current weights.
 
 Translation: `translate_greedy` recomputes the whole target for every token. `sample`, inherited
 from `Translator`, is beam search with a key-value cache (`decoding/`). With beam size 1, it gives
-the same tokens.
+the same tokens as `translate_greedy`.
 
 | paper | here |
 |---|---|
 | N, d_model, d_ff, h | layers, width, hidden, heads (here N is the batch size) |
 | P_drop, dropout of branch outputs and of embeddings plus positions (section 5.4) | dropout |
 | epsilon_ls (section 5.4) | smoothing |
-| one matrix for embeddings and output (section 3.4) | embedding.weight (sources: if `shared`) |
+| one matrix for embeddings and output (section 3.4) | embedding.weight (for sources if `shared`) |
 | average of the last 5 checkpoints (section 6.1) | average, average_every |
 
 Where the paper, the released code (tensor2tensor, `transformer_base_v1` unless stated) and this
@@ -98,13 +98,13 @@ class DecoderBlock(Residual):
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor, cache: KVCache | None = None
     ) -> Tensor:
-        """Transform x (N * K, T, width); the K rows of a source share its keys and values."""
+        """Return hidden states of x, (N * K, T, width); K rows share the keys of one source."""
 
         def attend_to_source(y: Tensor) -> Tensor:
             grouped = y.view(len(keys), -1, y.shape[-1])  # (N, K * T, width)
             return self.cross(grouped, keys, values, mask).view_as(y)
 
-        x = self.add(0, x, lambda y: self.attention(y, cache))  # no mask: causal
+        x = self.add(0, x, lambda y: self.attention(y, cache))  # causal without a mask
         x = self.add(1, x, attend_to_source)
         return self.add(2, x, self.feed_forward)
 
@@ -148,7 +148,8 @@ class EncoderDecoder(nn.Module):
         )
         self.encoder = nn.ModuleList([Block(config, layer) for layer in range(layers)])
         self.decoder = nn.ModuleList([DecoderBlock(config, layer) for layer in range(layers)])
-        # Final norms of encoder and decoder; without norm_first, the last block ends with a norm.
+        # Final norms of encoder and decoder. Without norm_first they are not needed, because the
+        # last block ends with a norm.
         self.norms = nn.ModuleList(
             [nn.LayerNorm(config.width) if config.norm_first else nn.Identity() for _ in range(2)]
         )
@@ -161,7 +162,7 @@ class EncoderDecoder(nn.Module):
                 nn.init.xavier_uniform_(part.weight)
             elif isinstance(part, nn.Embedding):
                 nn.init.normal_(part.weight, 0.0, self.config.width**-0.5)
-        for part in self.modules():  # initialise queries, keys and values separately
+        for part in self.modules():  # initialise queries, keys and values as separate matrices
             if isinstance(part, SelfAttention | CrossAttention):
                 joined = part.qkv if isinstance(part, SelfAttention) else part.keys_values
                 for matrix in joined.weight.split(self.config.width):
@@ -176,7 +177,7 @@ class EncoderDecoder(nn.Module):
         return F.dropout(x, self.config.dropout, self.training)
 
     def encode(self, source: Tensor, length: Tensor) -> Memory:
-        """Encode padded sources (N, S) of `length` (N,) tokens."""
+        """Encode padded sources (N, S), whose numbers of tokens are `length` (N,)."""
         mask = torch.arange(source.shape[1], device=source.device) < length[:, None]
         mask = mask[:, None, None]  # (N, 1, 1, S)
         x = self.embed(source, self.source_embedding)
@@ -217,7 +218,7 @@ class Transformer(Translator):
         shared: Use the target embedding for sources too; requires `data.shared_vocabulary`. The
             output matrix is always the target embedding.
         Objective:
-        smoothing: Label-smoothing factor, in [0, 1]; 0 for none.
+        smoothing: Label-smoothing factor, in [0, 1]; 0 disables label smoothing.
         Optimizer:
         scale: Factor of the learning-rate schedule (Eq. 4). The paper uses 1.
         warmup_steps: Number of updates over which the learning rate rises to its peak.
@@ -315,7 +316,7 @@ class Transformer(Translator):
     # Average of the last weights
 
     def on_train_start(self) -> None:
-        """Discard averaged weights of another run (--init_from) or of a shorter run."""
+        """Discard averaged weights that come from another run (--init_from) or a shorter run."""
         h, total, done = self.hparams, self.total_updates, self.trainer.global_step
         updates = (total - number * h.average_every for number in range(h.average))
         assert self.ema is not None
@@ -323,9 +324,10 @@ class Transformer(Translator):
             self.ema.updates.zero_()
 
     def ema_decay_at(self, update: int) -> float | None:
-        """Return the decay (k - 1) / k for the k-th averaged state, which gives their mean.
+        """Return the decay of the average: (k - 1) / k at the k-th averaged state of the weights.
 
-        Other updates leave the average unchanged: the method returns None.
+        With these decays, the average is the mean of the averaged states. At all other updates the
+        method returns None, and the average does not change.
         """
         left, rest = divmod(self.total_updates - update, self.hparams.average_every)
         if rest or left >= self.hparams.average:
@@ -376,6 +378,7 @@ class Transformer(Translator):
         return state._replace(memory=(keys_values, mask[sentences]))
 
     def cross_attention(self, weights: list[Tensor]) -> dict[str, Tensor]:
-        # Weights of the encoder come first, then self- and cross-attention of each decoder block.
+        # `weights` starts with the encoder's blocks. Each decoder block then has two elements: the
+        # weights of its self-attention and of its cross-attention.
         cross = weights[self.hparams.layers + 1 :: 2]
         return {f"layer{number}": one for number, one in enumerate(cross, 1)}

@@ -1,1 +1,1 @@
-"""Decoding of next-token logits: filters, sampling, beam search and a key-value cache."""
+"""Generation of token sequences: sampling, filters of logits, beam search, key-value cache."""

@@ -17,7 +17,7 @@ class BeamSearchConfig:
     Args:
         beam: Beam size (number of hypotheses per sentence), at least 1; 1 is greedy decoding.
         length_penalty: Exponent alpha of the length normalisation, at least 0. 0 disables the
-            normalisation, which favours short hypotheses.
+            normalisation; short hypotheses then have an advantage.
         penalty: Type of length normalisation: "wu" divides log-probabilities by
             ((5 + length) / 6)^alpha (Wu et al. 2016, Eq. 14), "plain" by length^alpha.
         min_length: Minimum number of target tokens, not counting the end token.
@@ -71,7 +71,7 @@ class BeamSearchModel(Protocol):
     """Interface of a system that `beam_search` can decode."""
 
     def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Return next-token logits (R, V) after one more token per row (R,), and the new state."""
+        """Append `tokens` (R,), one per row; return next-token logits (R, V) and the new state."""
         ...
 
     def reorder_cache(self, state: Any, sentences: Tensor, rows: Tensor) -> Any:
@@ -104,8 +104,8 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """Search for the most probable target sequences of N sentences.
 
-    A sentence is finished when `config.beam` of its hypotheses have ended, or at the maximum
-    length. Finished sentences are removed from the batch.
+    A sentence is finished when `config.beam` of its hypotheses have ended, or when it has the
+    maximum length. Finished sentences are removed from the batch.
 
     Args:
         model: Model to decode.

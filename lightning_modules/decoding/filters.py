@@ -27,11 +27,11 @@ else:
 
 
 def repetition_penalty(logits: Tensor, history: Tensor, penalty: float) -> Tensor:
-    """Lower the logits of tokens that have occurred (Keskar et al. 2019, section 4.1).
+    """Lower the logits of tokens that occur in `history` (Keskar et al. 2019, section 4.1).
 
     Args:
         logits: Next-token logits (N, V).
-        history: Tokens (N, T) that have occurred.
+        history: All tokens (N, T) so far.
         penalty: Divisor of positive logits and factor of negative logits; 1 changes nothing.
     """
     chosen = logits.gather(1, history)
@@ -39,7 +39,7 @@ def repetition_penalty(logits: Tensor, history: Tensor, penalty: float) -> Tenso
 
 
 def top_k_filter(logits: Tensor, k: int) -> Tensor:
-    """Keep the k most likely tokens (Fan et al. 2018)."""
+    """Exclude all tokens but the k most likely tokens (Fan et al. 2018)."""
     if k >= logits.shape[-1]:
         return logits
     threshold = logits.topk(k).values[..., -1:]
@@ -71,13 +71,13 @@ class SamplingConfig:
     Args:
         temperature: Divisor of the logits, at least 0; 0 always selects the most likely
             token.
-        top_k: Number of most likely tokens to keep (`top_k_filter`); 0 keeps all.
-        top_p: Total probability of the most likely tokens to keep, in (0, 1] (`top_p_filter`); 1
-            keeps all.
-        min_p: Minimum probability of a token as a fraction of the highest probability, in [0, 1)
-            (`min_p_filter`); 0 keeps all.
-        repetition_penalty: Penalty of tokens that have occurred (`repetition_penalty`), above 0; 1
-            changes nothing.
+        top_k: Number of most likely tokens to sample from; 0 samples from all tokens.
+        top_p: Total probability of the smallest set of most likely tokens to sample from (nucleus
+            sampling), in (0, 1]; 1 samples from all tokens.
+        min_p: Minimum probability of a token as a fraction of the highest probability, in [0, 1);
+            0 samples from all tokens.
+        repetition_penalty: Divisor of the positive logits and factor of the negative logits of all
+            tokens so far, above 0; 1 changes nothing.
 
     Raises:
         UserError: If `temperature` 0 is combined with `top_k`, `top_p` or `min_p`.

@@ -1,6 +1,6 @@
 """Sampling of token sequences, for every system that predicts the next token.
 
-Each row has its own random generator: a sample depends only on its prompt and its seed.
+Each row has its own random generator, so that a sample depends only on its prompt and its seed.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class DecodableModel(Protocol):
         ...
 
     def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Return next-token logits (N, V) after one more token per row (N,), and the new state."""
+        """Append `tokens` (N,), one per row; return next-token logits (N, V) and the new state."""
         ...
 
 
@@ -54,9 +54,9 @@ class Guided:
     Up to a constant, log p(x) = log p(x | none) + scale * (log p(x | condition) - log p(x | none)).
 
     Args:
-        model: Model to guide. Its batch has twice the size: with and without conditions.
+        model: Model to guide. Its batch contains each prompt with and without its condition.
         scale: Guidance scale; 1 gives the conditional model, 0 the unconditional model.
-        unconditional: Function that removes the conditions from prompts (N, T).
+        unconditional: Function that returns prompts (N, T) without their conditions.
     """
 
     def __init__(
@@ -97,7 +97,8 @@ def generate(
         max_new_tokens: Maximum number of new tokens per row.
         config: Temperature and filters of sampling.
         eos: Id of the token that ends a row, which is not returned; None if there is no such token.
-        listener: Function to call after each step (see `Listener`).
+        listener: Function to call after each step with the sampled tokens and the probabilities
+            (N, V); None calls no function.
 
     Returns:
         Sampled tokens of each row, without the prompt.

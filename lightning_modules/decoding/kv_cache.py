@@ -24,8 +24,9 @@ class KVCache:
         self.layers, self.max_length = layers, max_length
         self.values: Tensor | None = None
         self.length = 0
-        # Index (N, max_length) of the row that wrote each position, valid before `_ordered`. Rows
-        # with equal indices at a position have equal keys and values there.
+        # `_writers` (N, max_length) contains the index of the row that computed the keys and values
+        # at each position before `_ordered`. Rows with equal indices at a position have equal keys
+        # and values there.
         self._writers: Tensor | None = None
         self._ordered = 0
 
@@ -46,7 +47,7 @@ class KVCache:
         return cached[0, :, :, :end], cached[1, :, :, :end]
 
     def reorder(self, rows: Tensor) -> None:
-        """Keep the rows with these indices (K,), in this order; an index may be repeated.
+        """Select the rows with indices `rows` (K,), in this order; an index may be repeated.
 
         Copies only the positions at which a row differs from the row that it replaces, since the
         hypotheses of a beam share most of their history.
