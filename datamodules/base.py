@@ -186,8 +186,8 @@ class DataModule(LightningDataModule):
     def state_dict(self) -> dict[str, int]:
         """Return the position in the training data: the epoch, and the number of its batches used.
 
-        Lightning restores this state before it builds the loaders. Lightning restores its
-        own loops later, which is too late for a schedule that needs the number of steps.
+        Lightning restores this state before it builds the loaders, but its own loops only later.
+        That is too late for a schedule that needs the number of steps.
         """
         fit: Any = self.trainer.fit_loop  # type: ignore[union-attr]
         # `ready` also counts a batch that was fetched but not trained on, so use `processed`.

@@ -15,7 +15,7 @@ from torch import Tensor
 def mix_seed(*parts: int | str) -> int:
     """Return a 63-bit seed, the hash of all arguments.
 
-    It is a hash, because a sum would give (seed 0, epoch 1) and (seed 1, epoch 0) equal numbers.
+    It is a hash, because a sum would give (seed 0, epoch 1) and (seed 1, epoch 0) equal seeds.
     """
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
@@ -23,7 +23,7 @@ def mix_seed(*parts: int | str) -> int:
 
 @dataclass(frozen=True)
 class Request:
-    """Batch that a dataset is asked to load: indices of its samples, and seed of its randomness."""
+    """Batch that a dataset loads: indices of its samples, and the seed of its randomness."""
 
     index: Tensor
     seed: int

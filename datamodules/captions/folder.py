@@ -59,7 +59,7 @@ class CaptionedFolder(CaptionedImages):
             )
 
     def _folder(self) -> dict[Path, list[str]]:
-        """Return the captions of each image in the folder; none for an image without a text file."""
+        """Return the captions of each image in the folder, none if it has no text file."""
         found: dict[Path, list[str]] = {}
         for path in image_files(self.path):
             text = path.with_suffix(".txt")

@@ -19,7 +19,7 @@ class CaptionedEmoji(CaptionedImages):
     new combinations of words that occur in training names. An emoji is left out if its image does
     not show the skin tones in its name, because another emoji, with other tones or none, has the
     same image. A message gives the number of emoji left out of each split. The three splits
-    together leave out 40: two people with bunny ears, or wrestling, whose skin tones differ.
+    together leave out 40 emoji: two people with bunny ears, or wrestling, of different skin tones.
 
     Args:
         Corpus:

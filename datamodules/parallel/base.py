@@ -108,7 +108,7 @@ class ParallelTextDataModule(DataModule):
         raise NotImplementedError
 
     def pairs(self, source: Any) -> Iterator[tuple[str, str]]:
-        """Yield the sentence pairs of a split; `source` is the value of the split in `sources()`."""
+        """Yield the sentence pairs of a split; `source` is the split's value in `sources()`."""
         raise NotImplementedError
 
     def digest(self) -> str:

@@ -102,7 +102,7 @@ class TextDataModule(DataModule):
         raise NotImplementedError
 
     def shards(self, source: Any) -> Iterator[str]:
-        """Yield the text of a split in shards; `source` is the value of the split in `sources()`."""
+        """Yield the text of a split in shards; `source` is the split's value in `sources()`."""
         raise NotImplementedError
 
     def digest(self) -> str:
