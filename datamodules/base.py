@@ -1,10 +1,10 @@
 """Base class of all data modules: batches are dictionaries, and a run can resume exactly.
 
 No random state is stored. The order of the samples in an epoch is a function of the run's seed and
-the epoch, so resuming at batch n only takes a slice of this order. Each batch carries an integer
-`seed`, a hash of the run's seed, the split, the rank, the epoch and the batch number. This seed
-determines all randomness of the batch: augmentation in the data module, noise and dropout in
-`GenerativeModule`.
+the epoch, so a run that resumes at batch n uses the part of this order from n on. Each batch has
+an integer `seed`, a hash of the run's seed, the split, the rank, the epoch and the batch number.
+This seed determines all randomness of the batch: augmentation in the data module, noise and dropout
+in `GenerativeModule`.
 """
 
 import os
@@ -36,7 +36,7 @@ class BatchedDataset(Protocol):
 def identity(batch: dict[str, Any]) -> dict[str, Any]:
     """Return the batch unchanged: `__getitems__` has already collated it.
 
-    Worker processes need a function that can be pickled; a lambda cannot.
+    It is a named function, because worker processes pickle it and a lambda cannot be pickled.
     """
     return batch
 
@@ -56,14 +56,14 @@ class DataModule(LightningDataModule):
             data in memory.
         Files:
         root: Folder of all data. Defaults to the environment variable DATA_ROOT, else `data/`.
-        max_samples: Number of training samples to use: for texts the first ones, for other data a
-            fixed random subset. All samples are used if it is None.
+        max_samples: Number of training samples to use. Text corpora use the first samples; all
+            other data use a fixed random subset. Defaults to all samples.
 
     Attributes:
         embedded: Whether the data are part of an installed package and need no download.
         batch_unit: Unit of `batch_size`, "samples" or "tokens".
-        provides: Names of the values in `data_spec`. A model whose `__init__` has a parameter of
-            the same name receives the value.
+        provides: Names of the values in `data_spec`. Each value is passed to the model if the
+            `__init__` of the model has a parameter of this name.
     """
 
     embedded: ClassVar[bool] = False
@@ -134,7 +134,7 @@ class DataModule(LightningDataModule):
         batch_size = batch_size or (self.batch_size if shuffle else self.eval_batch_size)
         if not len(data):
             raise UserError(f"the {split} split has no samples: add some")
-        if not shuffle and len(data) < world:  # a rank without samples would block the others
+        if not shuffle and len(data) < world:  # the others would wait for a rank without samples
             raise UserError(
                 f"the {split} split has {len(data)} samples, fewer than the {world} processes: "
                 "use fewer processes"
@@ -155,7 +155,7 @@ class DataModule(LightningDataModule):
             collate_fn=identity,  # type: ignore[arg-type]  # receives a collated batch
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
-            # Without a generator here, each iterator would take its seed from the global one.
+            # Without this argument, each iterator would use up a number of the global generator.
             generator=torch.Generator(),
         )
 
@@ -177,20 +177,20 @@ class DataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         loader = self.loader("train", shuffle=True)
         sampler: Any = loader.batch_sampler
-        # Workers request their first batches before Lightning calls `set_epoch`.
+        # Set the epoch now, because workers request batches before Lightning calls `set_epoch`.
         limit = self.trainer.limit_train_batches if self.trainer else 1.0
         epochs, sampler.start = divmod(self._resume_batch, limit_batches(len(sampler), limit))
         sampler.set_epoch(self._resume_epoch + epochs)
         return loader
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position in the training data: epoch, and number of batches trained on.
+        """Return the position in the training data: the epoch, and the number of its batches used.
 
-        Lightning restores this state before it builds the loaders. The state of Lightning's own
-        loops is restored later, too late for a schedule that needs the number of steps.
+        Lightning restores this state before it builds the loaders, but its own loops only later.
+        That is too late for a schedule that needs the number of steps.
         """
         fit: Any = self.trainer.fit_loop  # type: ignore[union-attr]
-        # `processed`, not `ready`: a resumed run fetches batches again that were not trained on.
+        # `ready` also counts a batch that was fetched but not trained on, so use `processed`.
         return {
             "epoch": fit.epoch_progress.current.ready - 1,
             "batch": fit.epoch_loop.batch_progress.current.processed,

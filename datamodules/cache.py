@@ -17,7 +17,7 @@ def sha256(path: Path) -> str:
 
 
 def token_folder(root: Path, settings: list[Any]) -> Path:
-    """Return the folder of an encoded corpus, named by a hash of the settings of its encoding."""
+    """Return the cache folder of an encoded corpus, whose name is a hash of `settings`."""
     name = hashlib.blake2b(repr(settings).encode(), digest_size=12).hexdigest()
     return root / "tokens" / name
 

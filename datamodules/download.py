@@ -58,7 +58,7 @@ def _download(addresses: list[str], path: Path, checksum: str | None, limit: int
     """Download from the first address that works, and verify the checksum."""
     reasons = []
     for address in addresses:
-        # One partial file per address: the files of two mirrors may differ.
+        # Each address has its own partial file, because the files of two mirrors may differ.
         part = path.with_name(
             f"{path.name}.{hashlib.sha256(address.encode()).hexdigest()[:8]}.part"
         )
@@ -88,7 +88,7 @@ def _download(addresses: list[str], path: Path, checksum: str | None, limit: int
 
 
 def _continue(address: str, part: Path, limit: int) -> None:
-    """Download the missing bytes of `part` and append them."""
+    """Download the missing bytes of the partial file `part` and append them to it."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -121,7 +121,7 @@ def _continue(address: str, part: Path, limit: int) -> None:
 
 
 class Member(NamedTuple):
-    """Entry of an archive: relative path, size in bytes and content (None for a folder)."""
+    """File or folder in an archive: relative path, size in bytes, content (None for a folder)."""
 
     name: PurePosixPath
     size: int
@@ -150,12 +150,12 @@ def _tar_members(path: Path) -> Iterator[Member]:
                 entry.size,
                 archive.extractfile(entry) if entry.isfile() else None,
             )
-        while stream.read(CHUNK):  # gzip verifies its checksum at the end of the stream
+        while stream.read(CHUNK):  # read to the end, where gzip verifies its checksum
             pass
 
 
 def _inside(name: str, archive: Path) -> PurePosixPath:
-    """Return the path of an archive member; raise `UserError` if it leaves the target folder."""
+    """Return the path of an archive member; raise `UserError` if it leads out of the target."""
     place = PurePosixPath(name.replace("\\", "/"))
     if place.is_absolute() or ".." in place.parts or ":" in name:
         raise UserError(
@@ -179,8 +179,8 @@ def extract(
 
     Raises:
         UserError: If the archive is damaged or exceeds `limit` or `members`, or if a member is a
-            link, a device, or has an absolute path or `..` in its path. All extracted files are
-            then removed.
+            link or a device, or if the path of a member is absolute or contains `..`. All extracted
+            files are then removed.
     """
     temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
     temporary.mkdir(parents=True)
@@ -226,6 +226,6 @@ def obtain(addresses: list[str], archive: Path, folder: Path) -> None:
         try:
             extract(archive, folder)
         except UserError:
-            # Remove the recorded checksum: the next download may differ from the broken archive.
+            # Remove the recorded checksum, because the next download may be another file.
             archive.with_name(f"{archive.name}.sha256").unlink(missing_ok=True)
             raise

@@ -1,6 +1,7 @@
 """Batch sampler that derives the order of samples and the seed of each batch from the run's seed.
 
-No random state is stored. A run resumes exactly: the batches from n on are a slice of the order.
+No random state is stored. A run resumes exactly, because the batches from n on are a slice of
+the order of samples, which is computed again.
 """
 
 import hashlib
@@ -12,9 +13,9 @@ from torch import Tensor
 
 
 def mix_seed(*parts: int | str) -> int:
-    """Return a 63-bit seed, the hash of all parts.
+    """Return a 63-bit seed, the hash of all arguments.
 
-    A sum would give (seed 0, epoch 1) and (seed 1, epoch 0) the same random numbers.
+    It is a hash, because a sum would give (seed 0, epoch 1) and (seed 1, epoch 0) equal seeds.
     """
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
@@ -22,18 +23,19 @@ def mix_seed(*parts: int | str) -> int:
 
 @dataclass(frozen=True)
 class Request:
-    """Request for a batch: indices of its samples, and the seed of its randomness."""
+    """Batch that a dataset loads: indices of its samples, and the seed of its randomness."""
 
     index: Tensor
     seed: int
 
 
 class ResumableBatchSampler:
-    """Batch sampler that yields a `Request` per batch; seed and epoch determine the order.
+    """Batch sampler that yields the sample indices and the seed of each batch, as a `Request`.
 
-    It can start at any batch. The batches of all W ranks together form a global batch of
-    `W * batch_size` consecutive samples in the epoch's order. Rank r takes every W-th of these
-    samples, from sample r on. The content of a global batch depends on its size, but not on W.
+    The base seed and the epoch determine the order, and iteration can start at any batch. The
+    batches of all W ranks together form a global batch of `W * batch_size` consecutive samples in
+    the epoch's order. Rank r takes every W-th of these samples, from sample r on. The content of a
+    global batch depends on its size, but not on W.
 
     In training, an incomplete last global batch is dropped. In evaluation, every sample occurs
     exactly once, and the last batches of two ranks may differ in size.

@@ -10,12 +10,15 @@ SPLITS = ("train", "val", "test")
 
 
 def split_share(key: str) -> float:
-    """Map a key to a number in [0, 1) by its SHA-256; the number is the same on every machine."""
+    """Map a string to a number in [0, 1) by its SHA-256, equal on every machine."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
 def split_of(key: str) -> str:
-    """Return the split of a key: "train" for 80 % of all keys, "val" and "test" for 10 % each."""
+    """Return the split of a sample by a hash of its `key`, such as a file name.
+
+    80 % of all keys give "train", 10 % give "val", and 10 % give "test".
+    """
     share = split_share(key)
     return "train" if share < 0.8 else "val" if share < 0.9 else "test"
 
@@ -32,7 +35,7 @@ AnySubsettable = TypeVar("AnySubsettable", bound=Subsettable)
 
 
 def take_subset(data: AnySubsettable, count: int | None) -> AnySubsettable:
-    """Return a fixed random subset of `count` samples in their original order; None keeps all."""
+    """Return a fixed random subset of `count` samples in their original order; None means all."""
     if count is None or count >= len(data):
         return data
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Reading of UTF-8 text files and .csv tables, with the file named in error messages."""
+"""Reading of UTF-8 text files and .csv tables; error messages name the file."""
 
 import codecs
 import csv
@@ -50,7 +50,7 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return the rows of a .csv file with a header, as dictionaries by column name.
+    """Return the rows of a .csv file with a header, as dictionaries keyed by column name.
 
     Raises:
         UserError: If the file is not a .csv in UTF-8, has no rows, or lacks one of `columns`.

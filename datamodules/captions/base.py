@@ -1,10 +1,10 @@
 """Base class of data modules of captioned images: emoji with names, or image files with texts.
 
-A batch holds `image` and `tokens`, int64 (N, T): the token ids of one caption per image, padded
-with `pad_id` to T = `text_length`. Each training image has `VARIANTS` = 8 encodings, made from its
-first eight captions or, if it has fewer captions, from each of them several times. The seed of a
-batch selects one encoding per image. With `bpe_dropout`, all encodings but the first split words at
-random. Captions and prompts are lower-cased, with single spaces between words.
+A batch contains `image` and `tokens`, int64 (N, T): the token ids of one caption per image, padded
+with `pad_id` to T = `text_length`. Each training image has `VARIANTS` = 8 encodings, one for each
+of its first eight captions. If it has fewer captions, they are used repeatedly. The seed of a batch
+selects one encoding per image. With the option `bpe_dropout`, all encodings except the first split
+words into tokens at random. Captions and prompts are lower-cased, with single spaces between words.
 """
 
 import random
@@ -47,7 +47,7 @@ class CaptionedImageDataset:
         return len(self.images)
 
     def caption_batch(self, request: Request) -> dict[str, Any]:
-        """Return the batch of a request without images: `tokens`, `index` and `seed`."""
+        """Return a batch without images: `tokens`, `index` and `seed`."""
         generator = torch.Generator().manual_seed(mix_seed(request.seed, "caption"))
         variant = torch.randint(self.tokens.shape[1], (len(request.index),), generator=generator)
         tokens = self.tokens[request.index, variant].long()
@@ -61,7 +61,7 @@ class CaptionedImageDataset:
         return self.images.fingerprint()
 
     def having(self, attribute: str) -> Tensor:
-        """Return a bool mask (N,): images whose caption contains `attribute` as whole words."""
+        """Return a bool mask (N,), True where a caption contains `attribute` as whole words."""
         return torch.tensor(
             [f" {attribute.lower()} " in f" {caption} " for caption in self.captions]
         )
@@ -109,10 +109,10 @@ class CaptionedImages(ImageDataModule):
         bpe_dropout: Probability, in [0, 1], of skipping a merge when training captions are encoded
             (BPE dropout, Provilkov et al. 2020).
         skip: Skip unusable images and print their number. If False, stop at the first unusable
-            image. An image is unusable if its file is broken, or its caption is missing, too long
-            or has a character that no training caption has.
-        captions_only: Load batches without images, for a system that encodes all images once before
-            training, such as DALL-E. The method `batch` still returns images.
+            image. An image is unusable if its file is broken, or if its caption is missing, is too
+            long, or contains a character that occurs in no training caption.
+        captions_only: Load batches without images, for a system such as DALL-E that encodes all
+            images once before training. The method `batch` still returns images.
         **kwargs: Arguments of `DataModule`.
     """
 
@@ -143,7 +143,7 @@ class CaptionedImages(ImageDataModule):
         """Read a split.
 
         Returns:
-            A function that returns the images of given indices, the captions of each image, and the
+            A tuple of three: a function from indices to images, the captions of each image, and the
             name of each image for error messages.
         """
         raise NotImplementedError
@@ -194,7 +194,7 @@ class CaptionedImages(ImageDataModule):
         return CaptionedImageDataset(images, [tidy(captions[number][0]) for number in kept], tokens)
 
     def _readable(self, images: Images, numbers: list[int], split: str) -> tuple[Images, list[int]]:
-        """Drop unusable images; return the others, in memory if they fit, and their `numbers`."""
+        """Drop unusable images; return the others, in memory if small enough, with `numbers`."""
         if isinstance(images, InMemoryImages):
             return images, numbers
         keep = fits_into_memory(images)

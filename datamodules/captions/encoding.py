@@ -32,8 +32,8 @@ def encode_caption(
         numbers: Random number generator for BPE dropout.
 
     Raises:
-        UserError: If the caption is empty, too long, or has a character that is in no training
-            caption.
+        UserError: If the caption is empty or too long, or contains a character that is in no
+            training caption.
     """
     if not caption:
         raise UserError("the caption is empty: write one")
@@ -60,7 +60,8 @@ def caption_tokens(tokenizer: BPETokenizer, captions: list[str], max_tokens: int
     """Encode captions as token ids int64 (N, max_tokens), padded with 0.
 
     Raises:
-        UserError: If a caption is empty, too long, or has a character of no training caption.
+        UserError: If a caption is empty or too long, or contains a character that is in no training
+            caption.
     """
     tokens = torch.zeros(len(captions), max_tokens, dtype=torch.int64)
     for row, caption in zip(tokens, captions):

@@ -25,9 +25,9 @@ class CaptionedFolder(CaptionedImages):
     Args:
         Corpus:
         path: Folder of images, or a .csv table. In a folder, the file `NAME.txt` beside an image
-            `NAME.png` holds one caption per line. A table has the columns file (path of the image,
-            relative to the table) and caption, and one row per caption. Sub-folders `train`, `val`
-            and `test` define the splits.
+            `NAME.png` contains the captions of this image, one per line. A table has one row per
+            caption and two columns: file (path of the image, relative to the table) and caption.
+            Sub-folders `train`, `val` and `test` define the splits.
         size: Height and width in pixels. Each image is cropped to its centre square and resized.
         **kwargs: Arguments of `CaptionedImages`.
 
@@ -59,7 +59,7 @@ class CaptionedFolder(CaptionedImages):
             )
 
     def _folder(self) -> dict[Path, list[str]]:
-        """Return the captions of each image in the folder: an empty list without a text file."""
+        """Return the captions of each image in the folder, none if it has no text file."""
         found: dict[Path, list[str]] = {}
         for path in image_files(self.path):
             text = path.with_suffix(".txt")

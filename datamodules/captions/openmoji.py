@@ -15,11 +15,11 @@ from datamodules.images.openmoji import EmojiSize, OpenMoji
 class CaptionedEmoji(CaptionedImages):
     """Colour emoji, captioned with their names in one of 14 languages.
 
-    The splits are those of `OpenMoji` with `split_by="composition"`: held-out names are new
-    combinations of words that occur in training. An emoji is left out if its image does not show
-    the skin tones in its name, because another emoji, with other tones or none, has the same image.
-    A message gives the number of emoji left out. In all splits there are 40: people with bunny ears
-    or wrestling, of two different tones each.
+    Emoji are split as by `OpenMoji(split_by="composition")`: names of validation and test emoji are
+    new combinations of words that occur in training names. An emoji is left out if its image does
+    not show the skin tones in its name, because another emoji, with other tones or none, has the
+    same image. A message gives the number of emoji left out of each split. The three splits
+    together leave out 40 emoji: two people with bunny ears, or wrestling, of different skin tones.
 
     Args:
         Corpus:

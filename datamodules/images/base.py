@@ -46,7 +46,7 @@ class InMemoryImages:
         return InMemoryImages(self.images[index], self.labels[index], names)
 
     def having(self, attribute: str) -> Tensor:
-        """Return a bool mask (N,): images whose name contains `attribute` as whole words."""
+        """Return a bool mask (N,), True where a name contains `attribute` as whole words."""
         if self.names is None:
             raise UserError(
                 "these images have no names or attributes; use data with names or attributes, such "
@@ -61,9 +61,9 @@ class ImageDataModule(DataModule):
     Args:
         Augmentation:
         flip: Mirror each training image left to right with probability 0.5.
-        binarize: Sample each pixel from {-1, 1} each time an image is loaded; its grey value in
-            [0, 1] is the probability of 1 ("dynamic binarisation", Burda et al. 2015, section 5.1).
-            In evaluation, the seeds are fixed.
+        binarize: Sample each pixel from {-1, 1} each time an image is loaded. The probability of
+            1 is the grey value of the pixel in [0, 1] ("dynamic binarisation", Burda et al. 2015,
+            section 5.1). In evaluation, this sampling has fixed seeds.
         **kwargs: Arguments of `DataModule`.
     """
 
@@ -74,7 +74,7 @@ class ImageDataModule(DataModule):
         self.flip, self.binarize = flip, binarize
 
     def transform(self, batch: dict[str, Any], *, training: bool = False) -> dict[str, Any]:
-        """Scale `image` to [-1, 1] and augment it; `mask` (N, 1, H, W) is flipped alike."""
+        """Scale `image` to [-1, 1] and augment it; flip `mask` (N, 1, H, W) with the image."""
         image = batch.get("image")
         if image is None or image.dtype != torch.uint8:
             return batch
@@ -99,7 +99,8 @@ class ImageDataModule(DataModule):
     def mean_image(self) -> Tensor:
         """Return the mean of the training images without augmentation, float64 (C, H, W) in [0, 1].
 
-        Images in memory are all used; of image files, about 1,000 evenly spaced ones are read.
+        The mean is over all images if they are in memory, else over about 1,000 evenly spaced
+        files.
         """
         data = self.split("train")
         stride = 1 if isinstance(data, InMemoryImages) else -(-len(data) // 1000)
@@ -117,8 +118,8 @@ class ImageDataModule(DataModule):
             attribute: Word or phrase in the names of images, or an attribute such as Smiling.
 
         Returns:
-            Dictionary of `positive` (images with the attribute) and `negative` (images without), at
-            most 1,000 each, (N, C, H, W) in [-1, 1].
+            Dictionary of `positive` (images with the attribute) and `negative` (images without it):
+            at most 1,000 images each, (N, C, H, W) in [-1, 1].
 
         Raises:
             UserError: If all or none of the training images have the attribute.

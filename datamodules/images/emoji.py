@@ -1,4 +1,4 @@
-"""Emoji: families of related glyphs, Unicode groups, and names in several languages."""
+"""Emoji: families of related emoji, Unicode groups, and names in several languages."""
 
 import re
 
@@ -19,17 +19,21 @@ GROUPS = (
 
 
 def picture_key(code: str) -> str:
-    """Return the family of a glyph: its code points without gender, skin tones and invisible ones.
+    """Return the code points of an emoji without gender, skin tones and invisible code points.
 
+    Emoji with the same result are one family, which is kept in one split. For example,
     "1F469-1F3FB-200D-1F680" (woman, light skin tone, joiner, rocket) gives "1F9D1-1F680".
     """
     points = [GENDERED.get(point, point) for point in code.split("-")]
     kept = [point for point in points if point not in SKIN_TONES | GENDER_SIGNS | INVISIBLE]
-    return "-".join(kept) or code  # a skin tone alone is its own family
+    return "-".join(kept) or code  # an emoji that is only a skin tone is its own family
 
 
 def composition_key(code: str) -> str:
-    """Return the family of a glyph: its code points without skin tones and variation selectors."""
+    """Return the code points of an emoji without skin tones and variation selectors.
+
+    Emoji with the same result are one family under the split rule `composition` of `OpenMoji`.
+    """
     return (
         "-".join(point for point in code.split("-") if point not in SKIN_TONES | {"FE0F"}) or code
     )

@@ -16,7 +16,8 @@ from datamodules.samplers import Request
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 # Exceptions that Pillow raises for broken files.
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError)
-IN_MEMORY_BYTES = 2 * 2**30  # larger data sets are decoded batch by batch, best with `num_workers`
+# Larger data sets are decoded batch by batch, which is faster with several `num_workers`.
+IN_MEMORY_BYTES = 2 * 2**30
 
 
 class BadImage(UserError):
@@ -106,7 +107,8 @@ class FileImages:
         labels: Class of each image, int64 (N,).
         size: Height and width of the decoded images in pixels.
         channels: Number of channels, 1 or 3.
-        attributes: Bool mask (N,) of the images with an attribute, by the name of the attribute.
+        attributes: Dictionary from the name of an attribute to a bool mask (N,), which is True for
+            the images with this attribute.
     """
 
     def __init__(
@@ -158,7 +160,7 @@ class FileImages:
         )
 
     def having(self, attribute: str) -> Tensor:
-        """Return a bool mask (N,) of the images that have the attribute."""
+        """Return a bool mask (N,), True for the images that have the attribute."""
         if attribute not in self.attributes:
             raise UserError(
                 f"there is no attribute {attribute!r} (available: "

@@ -1,10 +1,10 @@
 """Data module of your own folder of images.
 
-Images may lie anywhere in the folder. Classes are optional: one sub-folder per class, or a file
+Images may be at any depth of the folder. Classes are optional: one sub-folder per class, or a file
 `labels.csv` in the folder with the columns `file` and `label`. Sub-folders `train`, `val` and
-`test` define the splits, and may contain the sub-folders of classes. Without them, images are split
-by a SHA-256 of their paths: 80 % training, 10 % validation, 10 % test. The contents of files are
-not compared, so copies of an image may fall into different splits.
+`test` define the splits, and may contain the sub-folders of classes. Without such
+sub-folders, images are split by a SHA-256 of their paths: 80 % training, 10 % validation, 10 %
+test. The contents of files are not compared, so copies of an image may fall into different splits.
 """
 
 from pathlib import Path
@@ -27,10 +27,12 @@ class ImageFolder(ImageDataModule):
         Corpus:
         folder: Folder of images. Sub-folders, or a `labels.csv` with the columns file and label,
             define classes. Sub-folders `train`, `val` and `test` define the splits. Without such
-            sub-folders, images are split 80/10/10 by a hash of the path.
+            sub-folders, a hash of the path assigns 80 % of the images to training, 10 % to
+            validation and 10 % to test.
         size: Height and width in pixels. Each image is cropped to its centre square and resized.
         channels: Number of channels: 3 for colour, 1 for grey.
-        skip_bad: Skip unusable files and print their number. If False, stop at the first such file.
+        skip_bad: Skip unusable files and print their number. If False, stop at the first unusable
+            file.
         **kwargs: Arguments of `ImageDataModule`.
 
     Raises:
@@ -58,7 +60,7 @@ class ImageFolder(ImageDataModule):
         if not self.folder.is_dir():
             raise UserError(f"data.folder {folder}: there is no such folder; give one with images")
         self.files = {split: image_files(self.folder / split) for split in ("train", "val", "test")}
-        if not self.files["train"]:  # then `val` and `test` are ordinary folders
+        if not self.files["train"]:  # `val` and `test` are then not splits
             self.files = {split: [] for split in self.files}
             for path in image_files(self.folder):
                 self.files[split_of(path.relative_to(self.folder).as_posix())].append(path)

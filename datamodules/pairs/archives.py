@@ -40,8 +40,8 @@ class PaperArchive(PairFolder):
     The archive is downloaded to `<root>/<collection>/`, unless it is already there.
 
     Args:
-        collection: Paper of the data set. `cyclegan` has unpaired images, `pix2pix` has pairs of
-            side-by-side images.
+        collection: Paper that published the data set. `cyclegan` has unpaired images, `pix2pix` has
+            pairs of side-by-side images.
         dataset: Name of the data set in the collection, such as horse2zebra or facades.
         **kwargs: Arguments of `PairFolder`.
 
@@ -77,7 +77,7 @@ class PaperArchive(PairFolder):
         )
 
     def check(self) -> None:
-        """Do nothing: the files may not exist before `prepare_data`."""
+        """Do nothing, because the files may not exist before `prepare_data`."""
 
     def prepare_data(self) -> None:
         folder = self.folders[0]

@@ -1,7 +1,7 @@
 """Base class of data modules with images of two domains, a and b, paired or unpaired.
 
-A batch holds images `a`, images `b`, and `paired`: whether image i of `b` corresponds to image i of
-`a`. Training images are resized to `load_size` and cropped to a random square of `size` pixels.
+A batch contains images `a`, images `b`, and `paired`: whether image i of `b` corresponds to image i
+of `a`. Training images are resized to `load_size` and cropped to a random square of `size` pixels.
 With `flip`, half of them are also mirrored. Both images of a pair are cropped and mirrored alike.
 Evaluation images are resized to `size` and not cropped.
 """
@@ -24,14 +24,15 @@ Images = InMemoryImages | FileImages
 
 
 class TwoDomains:
-    """Dataset of images of two domains. Its length is that of the larger domain.
+    """Dataset of images of two domains. Its length is the size of the larger domain.
 
     Args:
         a: Images of domain a.
         b: Images of domain b.
         paired: Whether image i of b corresponds to image i of a.
-        shuffle: Whether to combine image i of a with a random image of b, newly chosen each time,
-            if the data are unpaired. If False, image i of a is combined with image i of b.
+        shuffle: Whether each image of a is combined with a random image of b, newly chosen each
+            time. If False, image i of a is combined with image i of b, as it always is for paired
+            data.
 
     Raises:
         UserError: If paired domains have different numbers of images.
@@ -74,7 +75,7 @@ class PairDataModule(DataModule):
         Pairs:
         size: Height and width in pixels of the images that a system receives.
         load_size: Height and width in pixels of training images before the random crop to `size`.
-            The default, `size`, means no crop.
+            Defaults to `size`, which means no crop.
         paired: Train on pairs of corresponding images. If False, train on unpaired images.
         swap: Exchange domains a and b.
         flip: Mirror each training image left to right with probability 0.5.
@@ -176,7 +177,7 @@ class Domain:
 
     @property
     def data_spec(self) -> dict[str, Any]:
-        """Data spec of the pairs, and `num_classes` if the images of the domain have labels."""
+        """Values for a model: `image_shape`, and `num_classes` if the images have labels."""
         labels: Tensor = self.split("train").labels
         return {
             **self.data.data_spec,

@@ -8,9 +8,9 @@
   validation, 10 % test. The contents of files are not compared, so copies of an image may fall into
   different splits.
 
-If either the validation or the test split is missing, the other is used for both. No checkpoint is
-selected by a score on these images. In the first and third layout, the two images of a
-pair have the same file name, apart from the extension.
+If either the validation or the test split is missing, the other is used for both. This does not
+favour any checkpoint, because none is selected by a score on these images. In the first and third
+layout, the two images of a pair have the same file name, apart from the extension.
 """
 
 from functools import cached_property
@@ -43,7 +43,7 @@ class DomainFiles(FileImages):
 
     Args:
         paths: Image files.
-        size: Height and width in pixels after scaling.
+        size: Height and width of the decoded images in pixels.
         channels: Number of channels, 1 or 3.
         min_size: Minimum height and width of an image in pixels.
         half: Half of a side-by-side image, 0 for left or 1 for right. None uses the whole image.
@@ -81,7 +81,7 @@ class DomainFiles(FileImages):
 
 
 def images_in(folder: Path) -> dict[str, Path]:
-    """Return the image files below a folder by relative path, sorted."""
+    """Return the image files below a folder, keyed by relative path and sorted by it."""
     files = {path.relative_to(folder).as_posix(): path for path in image_files(folder)}
     return dict(sorted(files.items()))
 
@@ -98,15 +98,17 @@ class PairFolder(PairDataModule):
         Corpus:
         folder: Folder with sub-folders `trainA`, `trainB`, `testA` and `testB`, or with sub-folders
             `train` and `test` of side-by-side images.
-        folder_a: Folder of all images of domain a; replaces `folder` if `folder_b` is also given.
+        folder_a: Folder of all images of domain a. If it is given with `folder_b`, `folder` is
+            ignored.
         folder_b: Folder of all images of domain b.
         channels: Number of channels: 3 for colour, 1 for grey.
-        skip_bad: Skip unusable files and print their number. If False, stop at the first such file.
+        skip_bad: Skip unusable files and print their number. If False, stop at the first unusable
+            file.
             A pair is skipped if one of its images is unusable.
         **kwargs: Arguments of `PairDataModule`.
 
     Raises:
-        UserError: If a folder is missing or empty, or an image of a pair has no partner.
+        UserError: If a folder is missing or empty, or if an image of a pair has no partner.
     """
 
     def __init__(
@@ -149,7 +151,7 @@ class PairFolder(PairDataModule):
 
     @cached_property
     def layout(self) -> Layout:
-        """Layout of the folders: "side by side" or "domains", one folder per domain."""
+        """Layout: "side by side" (two images per file) or "domains" (one folder per domain)."""
         side_by_side = len(self.folders) == 1 and (self.folders[0] / "train").is_dir()
         return "side by side" if side_by_side else "domains"
 
@@ -223,11 +225,11 @@ def partners(a: dict[str, Path], b: dict[str, Path]) -> tuple[dict[str, Path], d
     """Match the files of two domains by their names without the extension.
 
     Args:
-        a: Files of domain a by name.
-        b: Files of domain b by name.
+        a: Files of domain a, keyed by relative path.
+        b: Files of domain b, keyed by relative path.
 
     Returns:
-        Files of a and of b by name without the extension, both in the same order.
+        Files of a and files of b, both keyed by name without the extension, in the same order.
 
     Raises:
         UserError: If a file has no partner or several; the message names the first such file.

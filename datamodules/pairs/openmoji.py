@@ -15,11 +15,12 @@ class OpenMojiPairs(PairDataModule):
     """Line drawings (domain a) and colour images (domain b) of emoji on a white background.
 
     Flags and emoji with a skin tone are left out, because a drawing does not determine their
-    colours. The splits are those of `OpenMoji` with `split_by="drawing"`: no validation or test
-    emoji shares its image or its line drawing with a training emoji. Unpaired training uses the
-    drawings of one half of the emoji families and the colour images of the other half, so no emoji
-    is in both domains. Validation and test images are always pairs, so that translations can be
-    compared with the true images.
+    colours. Emoji are split as by `OpenMoji(split_by="drawing")`: no validation or test emoji has
+    the same colour image or the same line drawing as a training emoji. Unpaired training uses the
+    line drawings of one half of the emoji and the colour images of the other half, so no emoji is
+    in both domains. Related emoji, such as a man cook and a woman cook, are in the same half.
+    Validation and test images are always pairs, so that translations can be compared with the true
+    images.
 
     Args:
         **kwargs: Arguments of `PairDataModule`.

@@ -1,14 +1,14 @@
 """Base class of data modules of sentence pairs, for translation and similar tasks.
 
-A corpus is encoded once and cached, as in `datamodules/text/base.py`. A batch holds pairs of
-similar lengths, so it has little padding. Its size is limited by the number of padded tokens, so a
-batch of short sentences holds many pairs.
+A corpus is encoded once and cached, as in `datamodules/text/base.py`. A batch contains pairs
+of similar lengths, so it has little padding. Its size is limited by the number of padded tokens, so
+a batch of short sentences has many pairs.
 
 A batch is a dictionary:
 
 - `source`: Source tokens and `<eos>`, padded with `pad_id`, int64 (N, S).
 - `target`: `<bos>`, target tokens and `<eos>`, padded with `pad_id`, int64 (N, T + 1). The first T
-  are the inputs of a decoder, and the last T are its targets.
+  tokens are the inputs of a decoder, and the last T tokens are its targets.
 - `source_length`: Number of valid source tokens of each pair, int64 (N,).
 - `target_length`: Number of valid targets of each pair, int64 (N,).
 - `num_targets`: Sum of `target_length`.
@@ -48,8 +48,8 @@ class ParallelTextDataModule(DataModule):
     Args:
         Vocabulary:
         tokenizer: Kind of tokens: `char`, `byte`, `word`, or `bpe` (byte-pair encoding). The
-            vocabulary of `char` is all characters of the corpus; the ones of `word` and `bpe` are
-            learned from the training split.
+            vocabulary of `char` is all characters of the corpus; the vocabularies of `word` and
+            `bpe` are learned from the training split.
         vocab_size: Maximum vocabulary size of the tokenizers `word` and `bpe`.
         shared_vocabulary: Whether source and target share one vocabulary. If false, each side has
             its own vocabulary.
@@ -59,9 +59,11 @@ class ParallelTextDataModule(DataModule):
             number of tokens is the number of pairs times the length of the longest sentence.
         eval_batch_tokens: Maximum number of tokens, padding included, per process and step in
             validation and test. Defaults to `batch_tokens`.
-        max_length: Maximum number of tokens of a source or target in training, `<eos>` included.
-        skip: Whether to skip training pairs that exceed `max_length` or have an empty side, and to
-            print their number. If false, the first such pair is an error.
+        max_length: Maximum number of tokens of a source or target sentence in training, `<eos>`
+            included.
+        skip: Whether to skip unusable training pairs and print their number. If false, the first
+            one raises an error. A pair is unusable if its source or its target is empty or has more
+            than `max_length` tokens.
         **kwargs: Arguments of `DataModule`.
 
     Raises:
@@ -99,11 +101,14 @@ class ParallelTextDataModule(DataModule):
         self.max_length, self.skip = max_length, skip
 
     def sources(self) -> dict[str, Any]:
-        """Return where each of "train", "val" and, if present, "test" is read from."""
+        """Return a dictionary with an argument of `pairs` for each split, such as its files.
+
+        The splits are "train", "val" and, if the corpus has test pairs, "test".
+        """
         raise NotImplementedError
 
     def pairs(self, source: Any) -> Iterator[tuple[str, str]]:
-        """Yield the sentence pairs of a split; `source` is its value in `sources()`."""
+        """Yield the sentence pairs of a split; `source` is the split's value in `sources()`."""
         raise NotImplementedError
 
     def digest(self) -> str:
@@ -111,7 +116,7 @@ class ParallelTextDataModule(DataModule):
         raise NotImplementedError
 
     def where(self, split: str, line: int, side: int) -> str:
-        """Return the location of one side of a pair, for error messages."""
+        """Return where the source (side 0) or target (side 1) of a pair is, for error messages."""
         return f"{SIDES[side]} {line + 1} of the {split} split"
 
     @cached_property
@@ -191,7 +196,7 @@ class ParallelTextDataModule(DataModule):
             yield line.lower() if self.lower else line
 
     def split_name(self, split: str) -> str:
-        """Return the given name, or "val" instead of "test" if there are no test pairs."""
+        """Return the split to load: "val" for "test" if there are no test pairs, else `split`."""
         return "val" if split == "test" and "test" not in self.split_sources else split
 
     def load_split(self, split: str) -> SentencePairs:
@@ -246,13 +251,13 @@ class ParallelTextDataModule(DataModule):
     def batch_sampler(
         self, data: SentencePairs, batch_size: int, **options: Any
     ) -> BucketBatchSampler:
-        """Return a batch sampler of similar lengths; `batch_size` is in padded tokens."""
+        """Return a sampler of pairs of similar lengths; `batch_size` is in padded tokens."""
         return BucketBatchSampler(data.lengths, batch_size, **options)
 
     def texts(self, split: str) -> tuple[list[str], list[str]]:
         """Return the sources and targets of a split as text.
 
-        Entry i of each list belongs to the pair whose `index` in a batch is i.
+        Element i of each list is the text of the pair whose `index` in a batch is i.
         """
         numbers, name = self.split(split).lines, self.split_name(split)  # type: ignore[attr-defined]
         sides = []

@@ -14,7 +14,7 @@ from datamodules.tokenizers.base import Tokenizer
 
 
 class Rows(NamedTuple):
-    """Source or target side of an encoded split.
+    """Sources or targets of an encoded split, one sentence per row.
 
     Attributes:
         ids: Token ids of all rows, concatenated and memory-mapped (L,).
@@ -32,7 +32,7 @@ class SentencePairs:
         source: Source rows, which end with `<eos>`.
         target: Target rows, which start with `<bos>` and end with `<eos>`.
         pad_id: Id of the padding token.
-        lines: Row of each pair in `source` and `target`, int64 (N,).
+        lines: Index of the row of each pair in `source` and `target`, int64 (N,).
     """
 
     def __init__(self, source: Rows, target: Rows, pad_id: int, lines: np.ndarray) -> None:
@@ -66,7 +66,7 @@ class SentencePairs:
 
 
 def id_type(tokenizer: Tokenizer) -> str:
-    """Return the name of the smallest integer type that holds all ids of a tokenizer."""
+    """Return the name of the smallest integer type that can store all ids of a tokenizer."""
     return np.min_scalar_type(tokenizer.vocab_size - 1).name
 
 

@@ -36,7 +36,7 @@ class FilePairs(ParallelTextDataModule):
     Args:
         Corpus:
         val_share: Share of the training pairs, in (0, 1), that is held out for validation. The
-            pairs are taken from the end, and only if the corpus has no validation pairs.
+            last pairs are held out. Ignored if the corpus has its own validation pairs.
         **kwargs: Arguments of `ParallelTextDataModule`.
     """
 
@@ -155,7 +155,8 @@ def suspicious_line(source: Path, target: Path) -> int:
 
     It is the first line that is empty in exactly one file. If there is no such line, line lengths
     are compared. The shorter file is aligned with the start of the longer file up to some line,
-    and with its end from that line on. The estimate is the line for which the lengths fit best.
+    and with its end from that line on. The estimate is the line for which the lengths of
+    aligned lines correspond best.
     """
     sides = [
         np.array([len(line.strip()) for line in read_lines(path)]) for path in (source, target)

@@ -62,7 +62,7 @@ class Multi30k(ParallelFiles):
 
     @property
     def word_rules(self) -> str:
-        """Name of the rules by which `tokenise` splits words, for the signatures of metrics."""
+        """Name of the word rules of `tokenise`, printed with the settings of a metric."""
         return f"spacy-blank-{self.target}"
 
     def tokenise(self, text: str) -> list[str]:
@@ -79,8 +79,8 @@ class Multi30k(ParallelFiles):
     def vocabulary(self) -> frozenset[str]:
         """Lower-cased words that occur at least twice in the training targets: 5,889 in English.
 
-        These words and `<unk>` are the vocabulary of published systems on this corpus (bentrevett's
-        pytorch-seq2seq).
+        Published systems on this corpus (bentrevett's pytorch-seq2seq) use these words and `<unk>`
+        as their vocabulary.
         """
         counts = Counter(
             word.lower() for line in self._lines("train", 1) for word in self.tokenise(line)

@@ -13,14 +13,14 @@ from datamodules.parallel.base import SIDES, ParallelTextDataModule
 class EmojiTranslation(ParallelTextDataModule):
     """Emoji names in two languages, from the `emoji` package; skin tones are included.
 
-    The splits are the ones of `OpenMoji` with `split_by` set to `composition`: combinations of
-    English words are held out, single words are not. If emoji of different splits have the same
-    source name, all pairs with this name are used for training.
+    Emoji are split as by `OpenMoji(split_by="composition")`: English names of validation and test
+    emoji are new combinations of words that occur in training names. If emoji of different splits
+    have the same source name, all pairs with this name are used for training.
 
     Args:
         Corpus:
-        source: Source language, a code such as en.
-        target: Target language, a code such as de.
+        source: Language code of the source names, such as en.
+        target: Language code of the target names, such as de.
         **kwargs: Arguments of `ParallelTextDataModule`.
 
     Raises:

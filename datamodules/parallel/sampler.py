@@ -10,13 +10,14 @@ from datamodules.samplers import Request, mix_seed
 
 
 class BucketBatchSampler:
-    """Batch sampler that groups pairs of similar lengths and yields a `Request` per batch.
+    """Batch sampler that groups sentence pairs of similar lengths.
 
-    The order of the batches is a function of (seed, epoch), and iteration can start at any batch.
-    Pairs are sorted from long to short by their longer side, then by their source, with ties in
-    random order. The sorted pairs are cut into global batches of at most `world * batch_tokens`
-    padded tokens on either side. In training, the batches are then shuffled. The cuts depend only
-    on the lengths, so all epochs have the same number of batches.
+    It yields the pair indices and the seed of each batch, as a `Request`. The order of the batches
+    is a function of (seed, epoch), and iteration can start at any batch. Pairs are sorted from long
+    to short, first by the length of their longer side, then by the length of their source; pairs
+    with equal lengths are in random order. The sorted pairs are cut into global batches of at most
+    `world * batch_tokens` padded tokens on either side. In training, the batches are then shuffled.
+    The cuts depend only on the lengths, so all epochs have the same number of batches.
 
     Rank r of W takes every W-th pair of each global batch, starting at pair r. W ranks thus process
     the same pairs as one rank with W times as many tokens. In training, a last batch with fewer
@@ -31,7 +32,7 @@ class BucketBatchSampler:
         shuffle: Whether to shuffle the batches in each epoch, as in training. If False, batches are
             ordered from long to short sentences.
         seed: Base seed of the order and of the batch seeds.
-        name: Name of the split, by which the batch seeds of training and validation differ.
+        name: Name of the split. It is part of each batch's seed, so the seeds of two splits differ.
         rank: Rank of this process.
         world: Number of processes.
         start: Index of the first batch in the first epoch. Later epochs start at batch 0.
@@ -67,7 +68,7 @@ class BucketBatchSampler:
         self.sampler = self  # Lightning calls `sampler.set_epoch`
 
     def _by_length(self, chance: np.ndarray) -> np.ndarray:
-        """Return the indices of the pairs from long to short; `chance` (N,) orders ties."""
+        """Return the indices of the pairs from long to short; `chance` (N,) orders equal ones."""
         return np.lexsort((chance, -self.lengths[0], -self.lengths.max(0)))
 
     def set_epoch(self, epoch: int) -> None:
@@ -96,11 +97,11 @@ def token_cuts(lengths: np.ndarray, budget: int, min_rows: int) -> list[int]:
 
     Args:
         lengths: Lengths (N,) of the rows in the order in which they are cut.
-        budget: Maximum number of padded tokens of a batch: rows times longest row.
+        budget: Maximum number of padded tokens of a batch: number of rows times longest length.
         min_rows: Minimum number of rows of a batch, even if they exceed the budget.
 
     Returns:
-        Positions of the cuts, 0 and N included.
+        Index of the first row of each batch, in increasing order, followed by N.
     """
     cuts = [0]
     while cuts[-1] < len(lengths):

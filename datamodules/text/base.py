@@ -9,12 +9,12 @@ corpus. There are three ways of batching:
 - `streams`: Row r of batch n continues row r of batch n - 1. A recurrent state can be carried from
   batch to batch, in training (truncated back-propagation through time) and in evaluation.
 - `records`: Every line is a separate example between `<bos>` and `<eos>`, padded to the longest
-  line of the batch. Training batches hold lines of similar lengths. They have about equal numbers
-  of tokens, and `batch_size` lines on average.
+  line of the batch. Training batches consist of lines of similar lengths. All of them have about
+  the same number of tokens, and they have `batch_size` lines on average.
 
 A batch is a dictionary:
 
-- `tokens`: Token ids, int64 (N, T + 1). The last T are the targets of the first T.
+- `tokens`: Token ids, int64 (N, T + 1). The last T tokens are the targets of the first T.
 - `length`: Number of valid targets of each row, int64 (N,).
 - `num_targets`: Sum of `length`.
 - `first`: Whether a recurrent state is reset before the batch.
@@ -59,17 +59,17 @@ class TextDataModule(DataModule):
             per line).
         Vocabulary:
         tokenizer: Kind of tokens: `char`, `byte`, `word`, or `bpe` (byte-pair encoding). The
-            vocabulary of `char` is all characters of the corpus; the ones of `word` and `bpe` are
-            learned from the training split.
+            vocabulary of `char` is all characters of the corpus; the vocabularies of `word` and
+            `bpe` are learned from the training split.
         vocab_size: Maximum vocabulary size of the tokenizers `word` and `bpe`.
         tokenizer_file: File with the tokenizer to use: a checkpoint (.ckpt) of a model trained on
-            text, or a `tokenizer.json` of the `tokenizers` library. None learns a tokenizer from
-            the corpus.
+            text, or a `tokenizer.json` of the `tokenizers` library. Defaults to a tokenizer
+            learned from the corpus.
         Corpus:
-        val_share: Share of the training text, in (0, 1), that is held out for validation. It is
-            taken from the end, and only if the corpus has no validation text.
-        **kwargs: Arguments of `DataModule`. `max_samples` is a number of windows, or of lines with
-            `records`, from the start of the training text.
+        val_share: Share of the training text, in (0, 1), that is held out for validation. The end
+            of the text is held out. Ignored if the corpus has its own validation text.
+        **kwargs: Arguments of `DataModule`. `max_samples` limits training to this number of
+            context windows (or lines, with `records`) at the start of the training text.
     """
 
     provides = (*DataModule.provides, "vocab_size", "pad_id", "special_ids")
@@ -95,14 +95,14 @@ class TextDataModule(DataModule):
         self.tokenizer_file, self.val_share = tokenizer_file, val_share
 
     def sources(self) -> dict[str, Any]:
-        """Return where each split is read from: an argument of `shards` for each split name.
+        """Return a dictionary with an argument of `shards` for each split, such as its files.
 
-        Without "val", the end of the training text is used for validation (`val_share`).
+        If it lacks "val", the end of the training text (`val_share`) is used for validation.
         """
         raise NotImplementedError
 
     def shards(self, source: Any) -> Iterator[str]:
-        """Yield the text of a split in shards; `source` is its value in `sources()`."""
+        """Yield the text of a split in shards; `source` is the split's value in `sources()`."""
         raise NotImplementedError
 
     def digest(self) -> str:
@@ -229,7 +229,7 @@ class TextDataModule(DataModule):
             yield from text_slice(self.shards(self.split_sources["train"]), self._border, None)
 
     def split_name(self, split: str) -> str:
-        """Return the given name, or "val" instead of "test" if there is no test text."""
+        """Return the split to load: "val" for "test" if there is no test text, else `split`."""
         return "val" if split == "test" and "test" not in self.split_sources else split
 
     def tokens(self, split: str) -> Tokens:
@@ -284,7 +284,7 @@ class TextDataModule(DataModule):
 
     def train_dataloader(self) -> DataLoader:
         loader = super().train_dataloader()
-        # No shuffling: windows start at random positions anyway, and streams follow the text.
+        # Do not shuffle, because windows are at random positions and streams must follow the text.
         if self.batching != "records":
             loader.batch_sampler.shuffle = False  # type: ignore[union-attr]
         return loader

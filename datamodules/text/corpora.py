@@ -63,7 +63,8 @@ class PythonDocs(TextDataModule):
 class EmojiNames(TextDataModule):
     """English names of emoji, one name per line; emoji with a skin tone are left out.
 
-    The splits are the ones of `OpenMoji` with `split_by` set to `composition`.
+    Emoji are split as by `OpenMoji(split_by="composition")`: names of validation and test emoji are
+    new combinations of words that occur in training names.
 
     Args:
         **kwargs: Arguments of `TextDataModule`.

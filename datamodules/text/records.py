@@ -1,4 +1,4 @@
-"""Dataset of records (independent examples of a corpus) and batches of similar lengths."""
+"""Dataset of records (independent examples of a corpus), and a sampler of similar lengths."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from datamodules.text.storage import batch_of, padded
 
 
 class Records:
-    """Dataset of records: examples between `<bos>` and `<eos>`.
+    """Dataset of records: independent examples of a corpus, each between `<bos>` and `<eos>`.
 
     The records of a batch are padded to the longest record.
 
@@ -33,22 +33,23 @@ class Records:
 
 
 class LengthBatchSampler(ResumableBatchSampler):
-    """Batch sampler that groups records of similar lengths and yields a `Request` per batch.
+    """Batch sampler that groups records (examples of a corpus) of similar lengths.
 
-    The order of the batches is a function of (seed, epoch), and iteration can start at any batch.
-    Each epoch leaves out a random remainder of less than a batch. It sorts the other records by
-    length, with ties in random order. It cuts them into batches of nearly equal numbers of tokens,
-    and shuffles the batches. In batches of about 64 captions, padding is then 1 % of the ids
+    It yields the record indices and the seed of each batch, as a `Request`. The order of the
+    batches is a function of (seed, epoch), and iteration can start at any batch. Each epoch leaves
+    out a random remainder of less than a batch. The other records are sorted by length; records of
+    equal length are in random order. They are cut into batches of nearly equal numbers of tokens,
+    and the batches are shuffled. In batches of about 64 captions, padding is then 1 % of the ids
     instead of 49 %.
 
-    Batches with equal numbers of records would change the objective. The loss is the mean over the
-    tokens of a batch: a token of a short record would have several times the weight of a token of
-    a long record.
+    Batches with equal numbers of records would change the objective, because the loss is the mean
+    over the tokens of a batch: a token of a short record would have several times the weight of a
+    token of a long record.
 
     Args:
         lengths: Number of tokens of each record, int64 (N,).
-        batch_size: Mean number of records per rank and batch over an epoch. Each batch has at least
-            one record per rank.
+        batch_size: Number of records per rank and batch, averaged over an epoch. Each batch has at
+            least one record per rank.
         **options: Arguments of `ResumableBatchSampler`.
     """
 

@@ -41,7 +41,7 @@ def gather(ids: np.ndarray, starts: np.ndarray, width: int) -> Tensor:
     place = np.minimum(starts[:, None] + np.arange(width), len(ids) - 1)
     rows = torch.from_numpy(ids[place].astype(np.int64))
     mapped = getattr(ids, "_mmap", None)
-    if mapped is not None:  # release the pages, which would count as memory of this process
+    if mapped is not None:  # release the pages, which otherwise count as memory of the process
         mapped.madvise(mmap.MADV_DONTNEED)
     return rows
 
@@ -72,6 +72,6 @@ def open_ids(path: Path, dtype: str) -> np.ndarray:
 
 
 def batch_of(tokens: Tensor, length: Tensor, request: Request, *, first: bool) -> dict[str, Any]:
-    """Return a text batch; `first` tells whether a recurrent state is reset before it."""
+    """Return a text batch; `first` is True if a recurrent state is reset before it."""
     parts = {"tokens": tokens, "length": length, "num_targets": int(length.sum()), "first": first}
     return {**parts, "index": request.index, "seed": request.seed}

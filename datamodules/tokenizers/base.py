@@ -40,7 +40,7 @@ class Tokenizer:
         """Learn a vocabulary in one pass over a corpus.
 
         Args:
-            texts: Text of the corpus in shards.
+            texts: Text of the corpus, in parts of any length.
             vocab_size: Maximum number of ids; ignored by tokenizers of characters and of bytes.
             specials: Special tokens.
         """

@@ -57,7 +57,7 @@ class BPETokenizer(Tokenizer):
         """Learn merges in one pass over a corpus.
 
         Args:
-            texts: Text of the corpus in shards.
+            texts: Text of the corpus, in parts of any length.
             vocab_size: Maximum number of ids, special tokens and bytes included.
             specials: Special tokens.
             whole_alphabet: Whether every byte gets an id. If False, `encode` drops bytes that do

@@ -1,4 +1,4 @@
-"""Table of the tokenizers by name, and functions that read a stored tokenizer."""
+"""Table of tokenizer classes, keyed by name, and functions that read a stored tokenizer."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def tokenizer_from_json(text: str) -> Tokenizer:
     """Rebuild a tokenizer from a string that `Tokenizer.to_json` returned.
 
     Raises:
-        UserError: If `text` is another string.
+        UserError: If `text` was not returned by `Tokenizer.to_json`.
     """
     try:
         state = json.loads(text)
@@ -45,8 +45,8 @@ def read_tokenizer(path: Path, specials: tuple[str, ...]) -> Tokenizer:
         specials: Special tokens that the tokenizer must have.
 
     Raises:
-        UserError: If the file is missing, holds no tokenizer or a pair of tokenizers, or lacks a
-            special token.
+        UserError: If the file is missing or does not contain exactly one tokenizer, or if the
+            tokenizer lacks a special token.
     """
     if not path.is_file():
         raise UserError(

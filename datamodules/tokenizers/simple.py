@@ -95,8 +95,8 @@ class WordTokenizer(Tokenizer):
     between words.
 
     Args:
-        words: Words of the vocabulary, most frequent word first. The tokens for unknown words and
-            for the end of a line are added.
+        words: Words of the vocabulary, most frequent word first. `<unk>` and the token for
+            the end of a line are added.
         specials: Special tokens.
     """
 
@@ -143,7 +143,7 @@ class WordTokenizer(Tokenizer):
         return re.sub(f" ?{self.END_OF_LINE} ?", "\n", " ".join(words))
 
     def stable_prefix(self, text: str) -> int:
-        """Return the position after the last white space; the word that follows may continue."""
+        """Return the position after the last white space: the last word may be incomplete."""
         return max((match.end() for match in re.finditer(r"\s", text)), default=0)
 
     def state(self) -> dict[str, Any]:
