@@ -4,7 +4,7 @@
 CKPT is a checkpoint. Its averaged weights ("ema") and its current ones ("live") are evaluated
 separately. A system that generates no images is evaluated by its own test metrics, such as BLEU.
 FOLDER holds images from any source and needs --against CONFIG, the configuration of the real data.
-Each value is printed as one line of JSON. Its signature records the settings of the metric.
+Each value is printed as one line of JSON, with a `signature` that records the metric's settings.
 
 Metrics: fid, kid, precision, recall, density, coverage, is (Inception Score, with --extractor
 inception only), parzen, nn (conditional systems only), l1, psnr and ssim (translations with
@@ -27,7 +27,7 @@ from common.errors import run
 
 def evaluate(argv: list[str]) -> None:
     """Print each value as a line of JSON as soon as it is computed."""
-    from cli.evaluation import options, program  # import torch, which takes seconds
+    from cli.evaluation import options, program  # imports torch, which takes seconds
 
     for line in program.evaluate(options.parse(argv, __doc__)):
         print(json.dumps(line), flush=True)

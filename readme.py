@@ -1,4 +1,7 @@
-"""Rewrite the table of systems in README.md from the systems and recipes (`make readme`)."""
+"""Rewrite the table of systems in README.md (`make readme`).
+
+The texts of the table are the docstrings of the systems and the first comments of the recipes.
+"""
 
 import ast
 import re
@@ -10,7 +13,7 @@ BEGIN, END = "<!-- systems: written by `make readme` -->", "<!-- end of systems 
 
 
 def systems_table() -> str:
-    """Return a table with one row per system that has recipes: title, recipes and purposes."""
+    """Return a table of all systems with recipes: title of the system, purposes of its recipes."""
     rows = ["| System | What it is | Recipes |", "|---|---|---|"]
     by_system: dict[str, list[str]] = {}
     for path in recipes():

@@ -6,13 +6,13 @@ measured values to `results/<id>.json` and renders RESULTS.md. `render` only ren
 measured values come from `results/`, everything else (protocol, published value, source) from the
 YAML files.
 
-Optional keys of a reproduction: `figures` are further test metrics to record besides `metric`.
-`run_dir` is the run's folder, so that several reproductions can evaluate one run. `variants` are
+Optional keys of a reproduction: `figures` lists test metrics to record in addition to `metric`.
+`run_dir` is the run's folder, so that several reproductions can evaluate one run. `variants` lists
 the settings of an ablation, each with its own overrides. Only the order of the variants by the
-first metric is compared.
+first metric is compared with the paper.
 
 `earlier` lists values that were replaced, with the reasons. A reproduction with `earlier` but no
-file in `results/` is withdrawn.
+file in `results/` is listed as withdrawn.
 """
 
 import argparse
@@ -28,9 +28,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = OptionParser(prog="reproduce.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser(
-        "list", help="List all reproductions with our values and the published ones."
-    )
+    commands.add_parser("list", help="List all reproductions with measured and published values.")
     commands.add_parser("render", help="Rewrite RESULTS.md, for example after editing a YAML file.")
     runner = commands.add_parser("run", help="Train, test and record one reproduction.")
     runner.add_argument("id", help="Name of a file in configs/_reproduce/, without .yaml.")

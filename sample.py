@@ -12,15 +12,16 @@ the start of each text; `--prompt -` reads it from stdin. `--show_probs 5` shows
 probable tokens of each step. `--score FILE` prints the surprisal of each token of a text file in
 bits.
 
-Image translation: `--input FOLDER_OR_IMAGE --direction a2b --out DIR` translates your own images
-and keeps their names and sizes.
+Image translation: `--input FOLDER_OR_IMAGE --direction a2b --out DIR` translates your own images.
+The results have the names and sizes of the inputs.
 
 Text translation: `--input FILE --out FILE` translates a file line by line. `--input` may also be a
 single text. `--attention DIR` saves the attention weights of the first lines as images.
 
 Text to image: `--prompt TEXT` may be given several times; `--prompt -` reads one prompt per line
 from stdin. Every prompt is sampled with all seeds. `--ranker CKPT --keep K` saves only the K images
-per prompt that a CLIP ranks highest. `--prime IMAGE` is an image file whose upper part is kept.
+per prompt that a CLIP ranks highest. `--prime IMAGE` is an image file whose upper part is given.
+The rest of the image is generated.
 
 `--no-ema` samples with the current weights instead of their moving average.
 """

@@ -6,7 +6,7 @@ The result is the number of modes of the ring data that the generator covers.
     python sweep.py --lr 1e-3 --beta1 0.5    one point; W&B sweep agents use this form
 
 All other settings are those of `configs/gan/ring.yaml`. The generator and the discriminator use the
-same values. Runs are saved in `runs/sweep/`.
+same lr and beta1. Runs are saved in `runs/sweep/`.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def modes(lr: float, beta1: float, options: argparse.Namespace) -> int | None:
-    """Return the number of modes covered at the end of a run; None if it became non-finite."""
+    """Return the number of modes covered at the end of a run; None if a value became non-finite."""
     folder = RUNS / f"lr{lr:g}-beta{beta1:g}-seed{options.seed}"
     command = [
         sys.executable,

@@ -24,7 +24,7 @@ from common.errors import UserError, run
 
 def train(argv: list[str]) -> None:
     """Run one subcommand: fit, validate or test."""
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException  # takes seconds
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException  # slow import
 
     from cli.training import TrainCLI
 

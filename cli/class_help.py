@@ -1,7 +1,6 @@
 """Format the help of one class, for `fit --model.help NAME` and `fit --data.help NAME`.
 
 Options are grouped by headings. A heading is an entry without text in the `Args:` of the class.
-
 """
 
 import inspect
@@ -13,7 +12,7 @@ from cli.classes import FOLDERS, import_class
 
 
 def docstring_entries(docstring: str) -> dict[str, str]:
-    """Return the text of each entry of `Args:` and `Attributes:`, by name; "" for a heading."""
+    """Return the texts of `Args:` and `Attributes:`, keyed by entry name; "" for a heading."""
     entries: dict[str, str] = {}
     for section in re.split(r"^(?:Args|Attributes):\n", docstring, flags=re.MULTILINE)[1:]:
         body = re.split(r"^\S", section, maxsplit=1, flags=re.MULTILINE)[0]
@@ -24,7 +23,7 @@ def docstring_entries(docstring: str) -> dict[str, str]:
 
 
 def headings(cls: type) -> dict[str, str]:
-    """Return the heading of each argument of a class and its base classes, by argument."""
+    """Return the headings of a class's and its base classes' arguments, keyed by argument name."""
     found: dict[str, str] = {}
     for base in cls.__mro__:
         heading = "Options"
@@ -62,7 +61,7 @@ def class_help(key: str, cls: type) -> str:
 
 
 def requested_help(words: list[str]) -> str | None:
-    """Return the help of the class in `--model.help` or `--data.help`, or None.
+    """Return the help of the class in `--model.help` or `--data.help`; None without such an option.
 
     Args:
         words: Words of the command line, with full class paths.

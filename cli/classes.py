@@ -13,7 +13,10 @@ FOLDERS = {"model": "lightning_modules", "data": "datamodules"}
 
 
 def classes_in(folder: str) -> dict[str, str]:
-    """Return the import path of every public class in a folder, by name, without importing it."""
+    """Return the import paths of the public classes in a folder, keyed by class name.
+
+    The files are parsed but not imported.
+    """
     found = {}
     for path in sorted((ROOT / folder).rglob("*.py")):
         try:
@@ -30,8 +33,8 @@ def classes_in(folder: str) -> dict[str, str]:
 def full_class_paths(argv: list[str]) -> list[str]:
     """Replace short class names on a command line by full class paths.
 
-    The options are `--model`, `--data`, `--model.help` and `--data.help`. `--model=VAE` becomes
-    the two words `--model lightning_modules.vae.VAE`.
+    Class names are the values of `--model`, `--data`, `--model.help` and `--data.help`.
+    `--model=VAE` becomes the two words `--model lightning_modules.vae.VAE`.
 
     Raises:
         UserError: If there is no class of this name. The message lists similar names.
@@ -82,7 +85,7 @@ def import_class(class_path: str) -> type:
 
 
 def init_parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """Return the parameters of the `__init__` of a class by name.
+    """Return the parameters of the `__init__` of a class, keyed by name.
 
     If `__init__` takes `**kwargs`, parameters of the base class's `__init__` are included.
     """

@@ -1,8 +1,8 @@
 """Check the options of `train.py` before jsonargparse parses them.
 
-jsonargparse does not know which model parameters the data provides, and suggests no similar
-options. This file first finds the classes of the model and the data. Then it checks every option
-against the parameters of both classes.
+jsonargparse does not know which model parameters the data module provides. For an unknown option,
+it suggests no similar option. This file first finds the classes of the model and the data. Then it
+checks every option against the parameters of both classes.
 """
 
 import difflib
@@ -26,7 +26,8 @@ ALTERNATIVES = (
     *("Given value: NestedArg", "Given value: {", "Given value: Namespace"),
 )
 
-# Lines with an expected type or range (rule), the allowed values (choices) or the given value.
+# Lines of jsonargparse's messages. The groups `rule`, `choices` and `value` match the expected type
+# or range, the allowed values, and the given value.
 EXPECTED = (
     r"Not of type \w+: (?P<value>.*?) ?does not conform to restriction v(?P<rule>.*)",
     r"Not of type \w+: invalid literal for (?P<rule>int)\(\) .*?: '(?P<value>.*)'",
@@ -39,7 +40,7 @@ TYPES = {"bool": "true or false", "int": "an integer", "float": "a number"}
 
 
 class CommandLine:
-    """Command line: its words, its configuration files, and the classes of model and data.
+    """Command line of `train.py`: words, configuration files, and classes of model and data.
 
     Args:
         argv: Words of the command line as typed.
@@ -47,7 +48,8 @@ class CommandLine:
     Attributes:
         words: Words of the command line, with full class paths.
         configs: Content of each configuration file, in the order of the command line.
-        classes: Classes by key, "model" and "data". If a key is given twice, its last class counts.
+        classes: Classes of model and data, keyed by "model" and "data". If a key is given twice,
+            the last class is used.
 
     Raises:
         UserError: If a file or a class does not exist.
@@ -126,7 +128,10 @@ class CommandLine:
 
 
 def flat_names(config: Given, options: set[str]) -> set[str]:
-    """Return option names of a configuration, such as "trainer.max_steps"; no model or data."""
+    """Return option names of a configuration, such as "trainer.max_steps".
+
+    Options of the model and the data are left out.
+    """
     names: set[str] = set()
     for key, value in config.items():
         if key in ("model", "data"):
@@ -146,7 +151,7 @@ def no_such_option(name: str, known: set[str]) -> str:
 
 
 def parser_message(message: str, known: set[str]) -> str:
-    """Shorten a message of jsonargparse to one line: the option, the expected type, the value."""
+    """Shorten a message of jsonargparse to one line with option, expected type and given value."""
     unknown = message.removeprefix("unrecognized arguments: ")
     if unknown != message:
         return no_such_option(unknown.split()[0].lstrip("-").partition("=")[0], known)
@@ -167,11 +172,14 @@ def parser_message(message: str, known: set[str]) -> str:
 
 
 def match_line(line: str) -> tuple[str, str]:
-    """Return the expected type or range and the given value in a line; "" for a missing one."""
+    """Return the expected type or range, and the given value, of a line of jsonargparse's message.
+
+    A part that the line does not contain is "".
+    """
     for pattern in EXPECTED:
         if match := re.fullmatch(pattern, line):
             found = match.groupdict(default="")
-            rule = found.get("rule", "").replace(" and v", " and ")  # v>=0 and v<=1
+            rule = found.get("rule", "").replace(" and v", " and ")  # from "v>=0 and v<=1"
             choices = found.get("choices") and f"one of {found['choices']}"
             return choices or TYPES.get(rule, rule), found.get("value", "")
     return "", ""

@@ -9,7 +9,9 @@ from common.errors import UserError
 
 
 def compile_networks(model: torch.nn.Module, backend: str) -> None:
-    """Compile every network of a system in place, which keeps the names in its checkpoints.
+    """Compile every network of a system in place.
+
+    The names of the weights in checkpoints do not change.
 
     Args:
         model: System whose networks are compiled.

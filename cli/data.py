@@ -40,7 +40,7 @@ opened = functools.cache(data_module)
 
 
 def unseen_batch(model: Any, config: Path, seeds: list[int], attribute: str | None) -> LazyBatch:
-    """Return a batch of test samples for `sample`, one per seed.
+    """Return a batch of test samples for the `sample` method, with one test sample per seed.
 
     Seed i selects sample i modulo the split's size. The data module is built when the batch
     is first used.
@@ -49,12 +49,12 @@ def unseen_batch(model: Any, config: Path, seeds: list[int], attribute: str | No
         model: System whose `sample` method uses the batch.
         config: Configuration of the data.
         seeds: One seed per sample.
-        attribute: Attribute of images, such as a word in their names. If given, the batch has
-            training images with the attribute (`positive`) and without it (`negative`).
+        attribute: Attribute of images, such as a word in their names. If given, the batch also
+            has training images with the attribute (`positive`) and without it (`negative`).
 
     Returns:
-        Batch that is read on its first use, which raises a UserError if the vocabularies of data
-        and model differ.
+        Batch that is loaded on its first use. The first use raises a UserError if the data and the
+        model have different vocabularies.
     """
 
     def make() -> dict[str, Any]:

@@ -42,8 +42,8 @@ def keep_freed_memory() -> None:
 def skip_search_for_gpus() -> None:
     """Make `torch.cuda.is_available()` fast on machines without a GPU.
 
-    Fused optimizers call this function at every step. Lightning makes it use NVML, which takes 0.04
-    to 0.4 ms per call. On machines with a GPU, PyTorch caches the result.
+    Fused optimizers call this function at every step. Lightning makes the function query NVML,
+    which takes 0.04 to 0.4 ms per call. On machines with a GPU, PyTorch caches the result.
     """
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"

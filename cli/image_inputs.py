@@ -53,7 +53,7 @@ def image_batches(
     Args:
         source: Image file, or folder whose subfolders are searched too.
         channels: Number of channels, 1 or 3.
-        failed: List that receives an error message for each unreadable file.
+        failed: List to which an error message is appended for each unreadable file.
 
     Yields:
         Paths of the files, and images (N, C, H, W) in uint8.

@@ -11,7 +11,7 @@ from lightning_modules.core.module import GenerativeModule
 
 
 def init_from(path: str, model: GenerativeModule, data: LightningDataModule) -> str:
-    """Copy the weights of a checkpoint that match by name and shape.
+    """Copy the weights that have the same name and shape in a checkpoint and a system.
 
     Args:
         path: Checkpoint to read.
@@ -42,7 +42,7 @@ def check_tokenizer(path: str, checkpoint: dict[str, Any], data: LightningDataMo
 
 
 def copy_weights(model: GenerativeModule, theirs: dict[str, torch.Tensor]) -> str:
-    """Copy all weights that match by name and shape, and report the others."""
+    """Copy all weights of equal name and shape; return a report that lists all weights."""
     ours = model.state_dict()
     loaded = {
         name: value

@@ -33,7 +33,7 @@ def run_loggers(
 def wandb_logger(project: str, run_dir: Path, run_id: str | None) -> WandbLogger:
     """Create the Weights & Biases logger.
 
-    Without an API key it runs offline, because online mode would fail.
+    Without an API key, the logger runs offline, because online mode would fail.
     """
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     try:

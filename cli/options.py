@@ -11,11 +11,14 @@ from typing import Any, Literal, NoReturn
 
 from common.errors import UserError
 
-NOT_OPTIONS = ("seeds", "batch")  # arguments of `sample` that the programs supply
+NOT_OPTIONS = ("seeds", "batch")  # arguments of `sample` that are not set by options
 
 
 class OptionParser(argparse.ArgumentParser):
-    """Parser with one-line errors, without abbreviated options, that keeps line breaks in help."""
+    """Parser that reports an error in one line and does not accept abbreviated options.
+
+    Line breaks of the description are printed unchanged in the help.
+    """
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -30,7 +33,7 @@ def parse_seeds(text: str) -> list[int]:
     """Parse numbers and inclusive ranges such as `0-31,85` into a list of seeds.
 
     Raises:
-        UserError: If the text has another form, or its ranges are empty.
+        UserError: If the text has another form, or has no seeds, such as "5-3".
     """
     if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
         raise UserError(f"--seeds must be numbers and ranges, such as 0-31,85 (got {text!r})")
@@ -44,7 +47,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def sample_parameters(sample: typing.Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a `sample` method that become options, by name."""
+    """Return the parameters of a `sample` method that become options, keyed by name."""
     parameters = inspect.signature(sample).parameters
     return {
         name: parameter
@@ -74,7 +77,7 @@ def base_type(parameter: inspect.Parameter) -> Any:
 
 
 def is_tensor(parameter: inspect.Parameter) -> bool:
-    """Return whether a parameter is a tensor, whose option takes an image file."""
+    """Return whether a parameter is a tensor; on the command line, it is given as an image file."""
     return getattr(base_type(parameter), "__name__", "") == "Tensor"
 
 
@@ -95,7 +98,7 @@ def number(kind: Callable[[str], Any]) -> Callable[[str], Any]:
             return kind(text)
         except ValueError as error:
             rule = str(error).partition("does not conform to restriction v")[2]
-            rule = rule.replace(" and v", " and ")  # "v>=0 and v<=1"
+            rule = rule.replace(" and v", " and ")  # from "v>=0 and v<=1"
             reason = f"must be {rule or 'a number'} (got {text})"
             raise argparse.ArgumentTypeError(reason) from error
 
@@ -105,8 +108,8 @@ def number(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 def add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, text: str) -> None:
     """Add the option of one parameter.
 
-    bool becomes `--x` and `--no-x`, Literal an option with choices, list a repeatable option, and
-    Tensor an option that takes an image file.
+    A bool becomes the options `--x` and `--no-x`. A Literal becomes an option with choices. A list
+    becomes a repeatable option. A Tensor becomes an option that takes an image file.
     """
     kind, flag = base_type(parameter), f"--{option_name(parameter)}"
     if is_tensor(parameter):  # on the command line, an image tensor is given as an image file
@@ -136,11 +139,11 @@ def add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, te
 def sample_arguments(
     options: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter], shape: list[int] | None
 ) -> dict[str, Any]:
-    """Return the arguments of `sample` from parsed options; read and resize image files.
+    """Convert parsed options to arguments of `sample`; read and resize image files.
 
     Args:
-        options: Parsed options by name.
-        parameters: Parameters of `sample` that are options.
+        options: Parsed options, keyed by name.
+        parameters: Parameters of `sample` that have an option, keyed by name.
         shape: Shape (C, H, W) of the system's images; None for a system without images.
 
     Raises:

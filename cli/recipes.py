@@ -10,7 +10,7 @@ from common.files import ROOT
 
 
 def recipes() -> list[Path]:
-    """Return the sorted paths of all `configs/<system>/<dataset>.yaml` with a key `model`."""
+    """Return the sorted paths of all files `configs/<system>/<dataset>.yaml` with a key `model`."""
     found = ROOT.glob("configs/[!_]*/*.yaml")
     return sorted(path for path in found if re.search(r"^model:", path.read_text(), re.MULTILINE))
 

@@ -22,7 +22,7 @@ Entry = dict[str, Any]
 
 
 def registry() -> dict[str, Entry]:
-    """Read every `configs/_reproduce/<id>.yaml` and return the entries by id."""
+    """Read all files `configs/_reproduce/<id>.yaml`; return their contents, keyed by id."""
     return {
         path.stem: yaml.safe_load(path.read_text())
         for path in sorted((ROOT / "configs/_reproduce").glob("*.yaml"))
@@ -47,7 +47,7 @@ def reproduce(name: str, seeds: list[int]) -> dict[str, Any]:
         variant: run_seeds(f"{name}/{variant}", with_overrides(entry, overrides), seeds)
         for variant, overrides in entry.get("variants", {}).items()
     }
-    # The first variant has the settings of the paper.
+    # The first variant has the settings of the paper, so the result is its mean value.
     runs = next(iter(variants.values()), None) or run_seeds(name, entry, seeds)
     values = [one["value"] for one in runs]
     result = {
@@ -69,19 +69,19 @@ def reproduce(name: str, seeds: list[int]) -> dict[str, Any]:
 
 
 def with_overrides(entry: Entry, overrides: dict[str, Any]) -> Entry:
-    """Return a copy of an entry with additional overrides."""
+    """Return a copy of a reproduction's settings with additional overrides."""
     return {**entry, "overrides": {**entry.get("overrides", {}), **overrides}}
 
 
 def run_seeds(name: str, entry: Entry, seeds: list[int]) -> list[dict[str, Any]]:
-    """Run an entry with each seed; return value, signature, epochs and minutes of each run."""
+    """Run a reproduction with each seed; return value, signature, epochs and minutes per run."""
     if "function" in entry:
         return [run_function(entry, seed) for seed in seeds]
     return [run_model(name, entry, seed) for seed in seeds]
 
 
 def run_function(entry: Entry, seed: int) -> dict[str, Any]:
-    """Call the function of an entry whose baseline is a function instead of a system.
+    """Run a reproduction that names a baseline function instead of a system.
 
     Parameters of the function that are named after data, such as `train_images` or `test_labels`,
     receive these data.
@@ -108,8 +108,8 @@ def run_function(entry: Entry, seed: int) -> dict[str, Any]:
 def run_model(name: str, entry: Entry, seed: int) -> dict[str, Any]:
     """Train the run of one seed unless it is complete, then test it.
 
-    If the entry has a key `evaluate`, `evaluate.py` with the options under this key replaces the
-    test.
+    If the reproduction's YAML file has a key `evaluate`, the run is not tested. It is evaluated by
+    `evaluate.py` with the options under this key.
     """
     from cli.training import TrainCLI  # imports torch, which takes seconds
 
@@ -140,9 +140,9 @@ def run_model(name: str, entry: Entry, seed: int) -> dict[str, Any]:
 
 
 def scored(checkpoint: Path, options: dict[str, Any]) -> dict[str, tuple[float, str]]:
-    """Return value and signature of each metric of `evaluate.py`, by metric.
+    """Run `evaluate.py` on a checkpoint; return values and signatures, keyed by metric.
 
-    The weights are the averaged ones if the model has averaged weights.
+    If the model has averaged weights, the values are computed with these.
     """
     import torch
 
@@ -165,7 +165,7 @@ def training_seconds(folder: Path) -> float:
 
 
 def figures_of(runs: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Return the mean of each metric over runs, and for several runs the standard deviation."""
+    """Return the mean of each metric over runs, and the standard deviation if there are several."""
     columns = {name: [one["figures"][name] for one in runs] for name in runs[0]["figures"]}
     return {
         name: [statistics.fmean(values), *([statistics.stdev(values)] if len(values) > 1 else [])]

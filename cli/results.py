@@ -93,8 +93,8 @@ def ablation(result: dict[str, Any]) -> str:
 
 
 def more_figures(result: dict[str, Any]) -> str:
-    """Return a table of the further metrics of one result."""
-    bar = "\\|"  # "|" would end the cell
+    """Return a table of the additional metrics of one result, its `figures`."""
+    bar = "\\|"  # an unescaped "|" would end the table cell
     lines = [f"\n## {result['id']}\n", "| metric | ours | signature |", "|---|---|---|"]
     for name, value in result["figures"].items():
         ours = " ± ".join([f"{value[0]:.4g}", *(f"{spread:.2g}" for spread in value[1:])])

@@ -50,7 +50,7 @@ def find_run(subcommand: str, options: Namespace) -> tuple[Path, dict[str, Any]]
 
 
 def recipe_home(options: Namespace) -> Path:
-    """Return `runs/<system>/<dataset>`, named after the first recipe or the class files."""
+    """Return `runs/<system>/<dataset>`, named after the first recipe or else the class files."""
     for path in options.config or []:
         path = Path(str(path)).resolve()
         if path.parent.parent == ROOT / "configs" and not path.parent.name.startswith("_"):
@@ -86,7 +86,7 @@ def run_of_checkpoint(path: str, needs_run: bool) -> str:
 
 
 def new_run(home: Path) -> str:
-    """Return the path of a new run directory, named after the time.
+    """Return the path of a new run directory, named after the current time.
 
     All ranks of a run use the path that rank 0 chose.
     """
@@ -98,13 +98,14 @@ def new_run(home: Path) -> str:
 
 
 def claim(run_dir: Path, resuming: bool) -> None:
-    """Create the run directory; raise a UserError if it holds a run or is not writable."""
+    """Create the run directory; raise a UserError if it contains a run or is not writable."""
     if not resuming and (run_dir / LAST).exists():
         raise UserError(
             f"--run_dir {run_dir} already holds a run; "
             "resume it with --ckpt_path last or choose another --run_dir"
         )
-    if getattr(rank_zero_only, "rank", 0) != 0:  # under torchrun, ranks may choose different times
+    # Only rank 0 creates a directory: under torchrun, ranks may have different times in the name.
+    if getattr(rank_zero_only, "rank", 0) != 0:
         return
     try:
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,8 @@ DDP = ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
 def strategy_for(config: Namespace, find_unused_parameters: bool) -> Any:
     """Return `trainer.strategy`, with DDP's search for unused parameters if the system needs it.
 
-    Other strategies are returned as given. DDP is recognised by name, as a class with arguments,
-    and as Lightning's choice for "auto" with several processes.
+    Other strategies are returned as given. DDP may be given by name, as a class with
+    arguments, or as "auto", for which Lightning chooses DDP with several processes.
 
     Args:
         config: Options of the trainer.

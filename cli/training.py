@@ -37,7 +37,7 @@ from common.errors import UserError
 from datamodules.base import DataModule
 from lightning_modules.core.module import GenerativeModule
 
-# Options of a single start of the program; a saved configuration does not contain them.
+# Options that concern one start of the program only, so config.yaml does not contain them.
 START_OPTIONS = (
     *("config", "run_dir", "init_from", "ckpt_path", "dry_run", "compile"),
     *("wandb", "tensorboard", "verbose", "weights_only"),
@@ -45,9 +45,9 @@ START_OPTIONS = (
 
 
 class TrainCLI(LightningCLI):
-    """LightningCLI with run directories, which passes the data spec to the model.
+    """LightningCLI that creates run directories and passes the data spec to the model.
 
-    The data spec has the values that the data provides, such as the shape of the images.
+    The data spec contains the values that the data module provides, such as the image shape.
 
     Args:
         argv: Subcommand and options, as typed.
@@ -95,7 +95,7 @@ class TrainCLI(LightningCLI):
         }
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the options of trainer, model and data, without values that the data provides."""
+        """Add the options of trainer, model and data, except values that the data provides."""
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults(
             {f"trainer.{name}": value for name, value in self.trainer_defaults.items()}
@@ -163,9 +163,9 @@ class TrainCLI(LightningCLI):
         """
 
     def _add_instantiators(self) -> None:
-        """Do nothing: Lightning would store the hyper-parameters without the data spec.
+        """Do nothing: Lightning would store the hyper-parameters without the values of the data.
 
-        `save_hyperparameters` stores all hyper-parameters.
+        The system's call of `save_hyperparameters` stores all hyper-parameters.
         """
 
     # Building
@@ -188,7 +188,7 @@ class TrainCLI(LightningCLI):
         )
 
     def _data_spec(self) -> dict[str, Any]:
-        """Return the values of the data spec that are parameters of the model's `__init__`."""
+        """Return the values provided by the data that are parameters of the model's `__init__`."""
         options = Namespace(data=self.options.data)
         data: DataModule = self._parser(self.subcommand).instantiate(options).data
         model = self.command_line.classes["model"]
@@ -309,7 +309,7 @@ class TrainCLI(LightningCLI):
 
 
 def as_list(value: Any) -> list[Any]:
-    """Return a list unchanged, a single object as a list of one, and None or a bool as []."""
+    """Convert an option to a list: None or a bool to [], a single object to a list of one."""
     if value is None or isinstance(value, bool):
         return []
     return list(value) if isinstance(value, list | tuple) else [value]

@@ -2,10 +2,10 @@
 
 Each function returns a value and its signature, a string that records how the value was computed.
 A file in `configs/_reproduce/` can name one of these functions instead of a model. `reproduce.py`
-then passes the arguments that the function declares:
+then passes data to the parameters that have one of these names:
 
-- Images: `train_images`, `train_labels`, and the same with `val_` and `test_`.
-- Two image domains: `train_a`, `train_b`, and the same with `val_` and `test_`.
+- Images: `train_images`, `train_labels`, and these names with `val_` or `test_`.
+- Two image domains: `train_a`, `train_b`, and these names with `val_` or `test_`.
 - Text: `train_ids`, `val_ids`, `test_ids`.
 - Pairs of texts: `train_texts`, `val_texts`, `test_texts`.
 - Random seed: `seed`.
@@ -35,7 +35,7 @@ def pca_sse(train_images: Tensor, test_images: Tensor, components: int = 30) -> 
 
     Returns:
         Squared error of pixels in [0, 1], summed over each image and averaged over images, and the
-        signature.
+        signature, a string that records the settings.
     """
     fit, x = (images.flatten(1).double() / 255 for images in (train_images, test_images))
     mean = fit.mean(0)
@@ -70,7 +70,8 @@ def classifier_accuracy(
         epochs: Number of passes over the training images.
 
     Returns:
-        Accuracy in [0, 1], and the signature, which includes a hash of the weights.
+        Accuracy in [0, 1], and the signature, a string that records the settings and a hash of the
+        classifier's weights.
     """
     model = train_classifier(
         train_images, train_labels, int(train_labels.max()) + 1, epochs=epochs, seed=seed
@@ -86,9 +87,9 @@ def classifier_accuracy(
 def parzen_control(
     train_images: Tensor, val_images: Tensor, test_images: Tensor, seed: int, n: int = 10_000
 ) -> tuple[float, str]:
-    """Compute the Parzen log-likelihood of real training images in place of generated samples.
+    """Compute the Parzen log-likelihood with real training images in place of generated samples.
 
-    This is the value of a perfect generator.
+    The value is the score that a perfect generator would have.
 
     Args:
         train_images: Training images (N, C, H, W), uint8.
@@ -99,7 +100,8 @@ def parzen_control(
         n: Number of training images that are used as samples.
 
     Returns:
-        Mean log-likelihood in nats, and the signature, which includes the standard error.
+        Mean log-likelihood of the test images in nats, and the signature, a string that records the
+        settings and the standard error.
     """
     picked = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(seed))[:n]
     mean, error, sigma = parzen(train_images[picked], val_images[:1000], test_images)
@@ -114,7 +116,7 @@ def nearest_neighbour(
 ) -> tuple[float, str]:
     """Compute the test error of the 1-nearest-neighbour classifier on pixels of real images.
 
-    The error of the same classifier on generated training images is compared with this value.
+    The value is the reference for a 1-nearest-neighbour classifier with generated training images.
 
     Args:
         train_images: Training images (N, C, H, W), uint8.
@@ -123,7 +125,7 @@ def nearest_neighbour(
         test_labels: Classes (M,) of the test images.
 
     Returns:
-        Error in per cent, and the signature.
+        Error in per cent, and the signature, a string that records the settings.
     """
     error = nearest_neighbour_error(train_images, train_labels, test_images, test_labels)
     return (
@@ -152,11 +154,10 @@ def translation_baseline(
         rule: Output of the translator: "copy" for its input, "mean" for the mean training image of
             the target domain.
         direction: Direction of translation, "a2b" or "b2a".
-        metric: Metric that compares the output with the paired image, a key of
-            `metrics.fidelity.FIDELITY`.
+        metric: Metric that compares the output with the paired image: "l1", "psnr" or "ssim".
 
     Returns:
-        Value of the metric, and the signature.
+        Value of the metric, and the signature, a string that records the settings.
     """
     given, truth, train = (
         (test_a, test_b, train_b) if direction == "a2b" else (test_b, test_a, train_a)
@@ -175,7 +176,8 @@ def ngram(train_ids: np.ndarray, test_ids: np.ndarray, order: int = 5) -> tuple[
         order: Order n of the model; contexts have n - 1 tokens.
 
     Returns:
-        Mean negative log-likelihood of the test text in nats per token, and the signature.
+        Mean negative log-likelihood of the test text in nats per token, and the signature, a
+        string that records the settings.
     """
     vocab_size = int(max(train_ids.max(), test_ids.max())) + 1
     value = witten_bell(train_ids, test_ids, order, vocab_size)
@@ -187,7 +189,7 @@ def ngram(train_ids: np.ndarray, test_ids: np.ndarray, order: int = 5) -> tuple[
 
 
 def nearest_translation(train_texts: Texts, test_texts: Texts) -> tuple[float, str]:
-    """Compute the exact-match accuracy of copying the target of the nearest training source.
+    """Compute the accuracy of a translator that returns the target of the nearest training source.
 
     Sources are compared by the Jaccard similarity of their sets of words. Of equally near sources,
     the first in the training split is used.
@@ -197,7 +199,8 @@ def nearest_translation(train_texts: Texts, test_texts: Texts) -> tuple[float, s
         test_texts: Sources and targets of the test split.
 
     Returns:
-        Share of test sources with the correct translation, and the signature.
+        Share of test sources whose output equals the target, and the signature, a string that
+        records the settings.
     """
     known = [(set(source.split()), target) for source, target in zip(*train_texts)]
     right = 0

@@ -2,7 +2,7 @@
 
 Generative models p(x|y)p(y) are compared with this discriminative model p(y|x). The penultimate
 layer of the classifier is also a feature extractor for metrics that need no downloaded weights. The
-signature of such a metric includes the hash of the classifier's weights.
+signature of such a metric, a string that records its settings, includes a hash of the weights.
 """
 
 import hashlib

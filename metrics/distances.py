@@ -4,11 +4,11 @@
 |---|---|---|
 | fid | Fréchet distance of the Gaussians with the features' means and covariances; biased upwards for few images | Heusel et al. 2017, Eq. 6 |
 | kid | squared maximum mean discrepancy with a cubic kernel; unbiased, may be below 0 | Binkowski et al. 2018, section 4 |
-| precision | share of generated images within the neighbourhoods of real images: quality | Kynkaanniemi et al. 2019, Eq. 1 to 3 |
-| recall | share of real images within the neighbourhoods of generated images: diversity | Kynkaanniemi et al. 2019, Eq. 1 to 3 |
-| density | mean number of real neighbourhoods that contain a generated image, divided by k: unlike precision, not raised by outliers; may exceed 1 | Naeem et al. 2020, Eq. 4 |
+| precision | share of generated images within the neighbourhoods of real images; measures quality | Kynkaanniemi et al. 2019, Eq. 1 to 3 |
+| recall | share of real images within the neighbourhoods of generated images; measures diversity | Kynkaanniemi et al. 2019, Eq. 1 to 3 |
+| density | mean number of real neighbourhoods that contain a generated image, divided by k; real outliers raise precision but not density; may exceed 1 | Naeem et al. 2020, Eq. 4 |
 | coverage | share of real neighbourhoods that contain a generated image | Naeem et al. 2020, Eq. 5 |
-| is | Inception score: exp of the mean KL divergence of p(class of an image) from p(class); only with Inception's classes | Salimans et al. 2016, section 4 |
+| is | Inception score: exp of the mean KL divergence of p(class of an image) from p(class); needs the class probabilities of Inception | Salimans et al. 2016, section 4 |
 
 All distances are computed in double precision, so the order of images and the number of processes
 do not change the printed digits.
@@ -49,14 +49,15 @@ def frechet_distance(real: Gaussian, fake: Gaussian) -> float:
 
 
 def kernel_sum(x: Tensor, y: Tensor) -> Tensor:
-    """Sum the kernel (x_i . y_j / D + 1)^3 over all pairs, in chunks of 1,000 rows."""
+    """Sum the kernel (x_i . y_j / D + 1)^3 over all rows x_i of (N, D) and y_j of (M, D)."""
+    # Chunks of 1,000 rows of x limit the memory.
     return torch.stack(
         [(chunk @ y.T / x.shape[1] + 1).pow(3).sum() for chunk in x.split(1000)]
     ).sum()
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
-    """Compute the kernel inception distance: the unbiased estimate over all pairs of features.
+    """Compute the kernel inception distance, an unbiased estimate from all pairs of features.
 
     Other libraries average the estimate over random subsets, which has the same expectation.
     """
@@ -79,8 +80,11 @@ def radii(cloud: Tensor, k: int) -> Tensor:
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
     """Compute precision and recall of generated features (Kynkaanniemi et al. 2019).
 
-    The neighbourhood of a point is the ball around the point whose radius is the distance to the
-    k-th nearest neighbour.
+    Precision is the share of generated points that lie in the neighbourhood of a real point. Recall
+    is the share of real points that lie in the neighbourhood of a generated point.
+
+    The neighbourhood of a point is a ball around the point. Its radius is the distance to the k-th
+    nearest other point of the same set.
     """
     real, fake = real.double(), fake.double()
 
@@ -99,8 +103,11 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
 def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, float]:
     """Compute density and coverage of generated features (Naeem et al. 2020).
 
-    The neighbourhood of a real point is the ball around the point whose radius is the distance to
-    the k-th nearest real neighbour.
+    Density is the mean number of real neighbourhoods that contain a generated point, divided by k.
+    Coverage is the share of real neighbourhoods that contain a generated point.
+
+    The neighbourhood of a real point is a ball around the point. Its radius is the distance to the
+    k-th nearest other real point.
     """
     real, fake = real.double(), fake.double()
     around = []  # number of generated points in each real neighbourhood
@@ -111,7 +118,7 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
 
 
 def inception_score(logits: Tensor, splits: int = 10) -> float:
-    """Compute the Inception score exp(E[KL(p(y|x) || p(y))]) from logits (N, K).
+    """Compute the Inception score exp(E[KL(p(y|x) || p(y))]) from class logits (N, K).
 
     The images are cut into `splits` consecutive parts, and the scores of the parts are averaged.
     """

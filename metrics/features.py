@@ -1,10 +1,12 @@
 """Frozen feature extractors, and a metric that collects the features of a set of images.
 
 An extractor maps uint8 images (N, C, H, W) to features (N, D) and class logits (N, K). All
-distances between image sets are computed from these features. The `name` of the extractor is part
-of the signature of each metric, the string that records its settings. The `prefix` of the extractor
-is put before the name of each metric. FID on the features of a classifier is called
-`classifier-fid`, because it is not comparable with FID on the features of Inception.
+distances between image sets are computed from these features.
+
+The `name` of the extractor is part of the signature of each metric, the string that records its
+settings. The `prefix` of the extractor is put before the name of each metric. For example, FID on
+the features of a classifier is called `classifier-fid`, because it is not comparable with FID on
+the features of Inception.
 """
 
 import hashlib
@@ -17,7 +19,7 @@ from torchmetrics import Metric
 from common.errors import UserError
 from metrics.classifier import Classifier, weights_hash
 
-INCEPTION_DIGEST = "6726825d"  # first digits of the weights file's SHA-256, as in its name
+INCEPTION_DIGEST = "6726825d"  # first digits of the weights file's SHA-256; part of its name
 
 
 class Extractor(nn.Module):
@@ -25,7 +27,7 @@ class Extractor(nn.Module):
 
     Attributes:
         name: Name of the network and its weights, recorded in the signatures of metrics.
-        prefix: Prefix of the names of metrics.
+        prefix: Prefix of the names of metrics, such as "classifier-".
     """
 
     name: str
@@ -36,7 +38,7 @@ class Extractor(nn.Module):
 
 
 class ClassifierFeatures(Extractor):
-    """Feature extractor from the penultimate layer of a classifier of the same data set.
+    """Feature extractor from the penultimate layer of a classifier trained on the real data.
 
     Args:
         classifier: Trained classifier.
@@ -90,7 +92,7 @@ class InceptionFeatures(Extractor):
             )
         self.name = "inception-2015" if digest == INCEPTION_DIGEST else f"inception:{digest}"
         found = hashlib.sha256(weights.read_bytes()).hexdigest()
-        if not found.startswith(digest):  # checked before loading, which may run code of the file
+        if not found.startswith(digest):  # before loading: it may run code in the file
             raise UserError(
                 f"{weights}: its SHA-256 starts with {found[:8]}, not {digest}: download it again"
             )

@@ -82,7 +82,7 @@ def fidelity_metrics(directions: tuple[str, ...], side: int) -> nn.ModuleDict:
     """Create the metrics of all stages and directions, keyed by names such as "val/ssim/a2b".
 
     Args:
-        directions: Directions of translation, such as "a2b".
+        directions: Directions of translation, such as ("a2b", "b2a").
         side: Length of the smaller side of the images in pixels. Below 11, SSIM is left out.
     """
     fitting = [name for name in FIDELITY if name != "ssim" or side >= SSIM.window]
@@ -98,7 +98,7 @@ def fidelity_metrics(directions: tuple[str, ...], side: int) -> nn.ModuleDict:
 def log_fidelity(
     module: Any, translated: Tensor, truth: Tensor, stage: str, direction: str
 ) -> None:
-    """Update and log the metrics of one stage and direction.
+    """Update and log L1, PSNR and SSIM for one stage and direction.
 
     Args:
         module: System whose attribute `fidelity` was created by `fidelity_metrics`.
@@ -120,7 +120,7 @@ def fidelity(
     figures = {}
     for name in names:
         metric: Any = FIDELITY[name]()
-        count = max(1, 2**20 // truth[0].numel())  # SSIM needs about 50 times its images' memory
+        count = max(1, 2**20 // truth[0].numel())  # SSIM uses 50 times its images' memory
         for one, other in zip(translated.split(count), truth.split(count)):
             metric.update(one.float() / 255, other.float() / 255)
         figures[name] = (float(metric.compute()), str(metric.signature))

@@ -1,6 +1,7 @@
-"""Metrics of image tokens: codebook usage, and tokens kept after decoding and encoding again.
+"""Metrics of image tokens: codebook usage, and share of tokens unchanged by decoding and encoding.
 
-All states are sums, so results are exact for any number of ranks.
+The states of the metrics are sums, which are added over ranks. Results are therefore exact for any
+number of ranks.
 """
 
 from typing import Literal
@@ -14,7 +15,7 @@ class ImageTokenUsage(Metric):
     """Usage of a codebook by the image tokens of a split.
 
     Args:
-        codebook_size: Number K of codebook vectors, and of different image tokens.
+        codebook_size: Number K of codebook vectors; image tokens are in [0, K).
         measure: Measure of usage. "share" is the share of the K tokens that occur. "perplexity" is
             the perplexity of the token frequencies, between 1 (a single token) and K (uniform).
     """
@@ -59,7 +60,7 @@ class ImageTokensKept(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, image_tokens: Tensor, encoded_again: Tensor) -> None:
-        """Add image tokens, and the tokens that encode their decoded images, of the same shape."""
+        """Add image tokens, and the tokens of the same shape after decoding and encoding again."""
         self.equal += (image_tokens == encoded_again).sum()
         self.count += image_tokens.numel()
 

@@ -18,7 +18,7 @@ class TokenNLL(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.description = ""  # evaluation protocol, recorded in the signature
+        self.description = ""  # settings of the evaluation, recorded in the signature
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 

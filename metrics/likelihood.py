@@ -1,6 +1,7 @@
 """Likelihoods, reconstruction errors, active latent units and label accuracy.
 
-All states are sums, so results are exact for any number of ranks.
+The states of the metrics are sums, which are added over ranks. Results are therefore exact for any
+number of ranks.
 """
 
 import math
@@ -17,9 +18,9 @@ def bits_per_dim(nats: Tensor, dims: int, levels: int = 1) -> Tensor:
     Args:
         nats: Negative log-likelihood per image in nats.
         dims: Number of values per image.
-        levels: Number of levels of the original values if `nats` is from a density of values scaled
-            to [0, 1]. 1 if `nats` is from a probability of discrete values. 256 levels add 8 bits,
-            because the density of x / 256 is 256 times the density of x.
+        levels: Number of possible original values, such as 256, if `nats` is from a density of
+            values scaled to [0, 1]. 1 if `nats` is from a probability of discrete values. The
+            number 256 adds 8 bits, because the density of x / 256 is 256 times the density of x.
     """
     return nats / (dims * math.log(2)) + math.log2(levels)
 
@@ -27,7 +28,7 @@ def bits_per_dim(nats: Tensor, dims: int, levels: int = 1) -> Tensor:
 class ImportanceSampledNLL(Metric):
     """Importance-sampled estimate of -log p(x) in nats per image (Burda et al. 2016, Eq. 8).
 
-    The estimate -log 1/k sum_i w_i with importance weights w_i is an upper bound on -log p(x) in
+    The estimate -log(1/k sum_i w_i) with importance weights w_i is an upper bound on -log p(x) in
     expectation.
 
     Args:
@@ -72,7 +73,7 @@ class ImportanceSampledNLL(Metric):
 class SquaredError(Metric):
     """Squared error summed over the values of an image, averaged over images.
 
-    This is the error of Hinton and Salakhutdinov 2006, Figure 2.
+    Hinton and Salakhutdinov 2006 report this error in Figure 2.
     """
 
     higher_is_better = False
@@ -134,7 +135,7 @@ class LabelAccuracy(Metric):
     """Share of images whose most likely class is their label.
 
     Args:
-        rule: Name of the classification rule, recorded in the signature.
+        rule: Name of the rule that computes the class scores, recorded in the signature string.
     """
 
     higher_is_better = True

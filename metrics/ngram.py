@@ -6,7 +6,7 @@ from common.errors import UserError
 
 
 def context_keys(ids: np.ndarray, length: int, vocab_size: int) -> np.ndarray:
-    """Encode the `length` ids before each position as one int64 (L,); -1 if there are fewer ids."""
+    """Encode the `length` ids before each position as one int64, (L,); -1 if there are fewer."""
     keys = np.zeros(len(ids), np.int64)
     for back in range(length, 0, -1):
         keys[back:] = keys[back:] * vocab_size + ids[:-back]
@@ -28,9 +28,10 @@ def witten_bell(train: np.ndarray, text: np.ndarray, order: int, vocab_size: int
 
         p_k(x | h) = (c(h, x) + T(h) p_{k-1}(x | h')) / (c(h) + T(h))
 
-    c counts occurrences in training. T(h) is the number of different tokens that followed h in
-    training, h' is h without its oldest token, and p_0 is uniform. The text is one stream, which is
-    not cut into context windows.
+    x is a token, and its context h is the k - 1 tokens before it. c(h) and c(h, x) count the
+    occurrences of h and of h followed by x in the training text. T(h) is the number of different
+    tokens that follow h in the training text, h' is h without its oldest token, and p_0 is uniform.
+    The text is one stream, which is not cut into context windows.
 
     Args:
         train: Token ids (L,) of the training text.

@@ -11,7 +11,8 @@ SIGMAS = [10 ** (-1 + i / 9) for i in range(10)]  # log-spaced from 0.1 to 1
 def parzen_log_likelihood(samples: Tensor, x: Tensor, sigma: float) -> Tensor:
     """Compute log-likelihoods under a Gaussian kernel density of samples (Breuleux et al. 2009).
 
-    The density describes the blurred samples, not the model, and depends on `sigma`.
+    The density is the distribution of the samples plus Gaussian noise of standard deviation
+    `sigma`, not the density of the model.
 
     Args:
         samples: Generated samples (M, D).
@@ -30,14 +31,14 @@ def parzen_log_likelihood(samples: Tensor, x: Tensor, sigma: float) -> Tensor:
 
 
 def parzen(samples: Tensor, val: Tensor, test: Tensor) -> tuple[float, float, float]:
-    """Compute the Parzen log-likelihood by the protocol of Goodfellow et al. 2014.
+    """Compute the Parzen log-likelihood as in Goodfellow et al. 2014.
 
     Of 10 values of sigma, the one with the highest likelihood of the validation images is used.
 
     Args:
-        samples: Generated images, uint8 or in [0, 1]; the released `parzen_ll.py` uses 10,000.
-        val: Validation images that select sigma; the protocol uses 1,000.
-        test: Test images; the protocol uses the whole test split.
+        samples: Generated images, uint8 or in [0, 1]. The authors' `parzen_ll.py` uses 10,000.
+        val: Validation images for the selection of sigma. Goodfellow et al. use 1,000.
+        test: Test images to evaluate. Goodfellow et al. use the whole test split.
 
     Returns:
         Mean log-likelihood in nats, its standard error, and sigma.
@@ -56,16 +57,16 @@ def nearest_neighbour_error(
 ) -> float:
     """Compute the error of the 1-nearest-neighbour classifier in pixel space.
 
-    The protocol is the one of Radford et al. 2016, Table 3.
+    Radford et al. 2016 report this error in Table 3.
 
     Args:
-        pool: Labelled images (M, C, H, W), uint8, real or generated.
-        labels: Classes (M,) of `pool`.
+        pool: Training images of the classifier (M, C, H, W), uint8, real or generated.
+        labels: Classes (M,) of the training images.
         test: Test images (N, C, H, W), uint8.
         test_labels: Classes (N,) of the test images.
 
     Returns:
-        Share of test images whose nearest neighbour has another class.
+        Share of test images whose nearest training image has another class.
     """
     pool, test = pool.flatten(1) / 255.0, test.flatten(1) / 255.0
     nearest = torch.cat([torch.cdist(chunk, pool).argmin(1) for chunk in test.split(500)])

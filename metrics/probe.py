@@ -28,11 +28,11 @@ def swap_two(tokens: Tensor, length: Tensor, generator: torch.Generator) -> Tens
 def features(
     represent: Callable[[Tensor, Tensor], Tensor], data: Any, split: str, count: int, device: Any
 ) -> tuple[Tensor, Tensor]:
-    """Compute features of texts of a split, each unchanged and with two adjacent tokens swapped.
+    """Compute features of texts, both unchanged and with two adjacent tokens swapped.
 
     Returns:
-        Mean and maximum over the hidden states of each text, (2 N, 2 width), and labels (2 N,): 0
-        for an unchanged text, 1 for a changed text.
+        Features (2 N, 2 width): the mean and the maximum of the hidden states of each text. Labels
+        (2 N,): 0 for an unchanged text, 1 for a changed text.
     """
     generator, hidden_states, labels = torch.Generator().manual_seed(0), [], []
     size = len(data.split(split))
@@ -61,7 +61,7 @@ def swapped_words_probe(
 ) -> tuple[float, str]:
     """Compute the test accuracy of a logistic regression that detects swapped adjacent tokens.
 
-    Each text is used twice, unchanged and with the swap. The accuracy of chance is 0.5.
+    Each text is used twice, unchanged and with the swap. Guessing has an accuracy of 0.5.
 
     Args:
         represent: Function from tokens (N, T) and lengths (N,) to hidden states (N, T, width).

@@ -1,4 +1,4 @@
-"""Ranking accuracy of image-text models."""
+"""Ranking accuracy: share of images whose own caption an image-text model ranks first."""
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ NEGATIVES = "negatives=other-caption-of-other-image"
 
 
 class RankingAccuracy(Metric):
-    """Share of images whose own caption has the highest score among `WAYS` candidates.
+    """Share of images whose own caption has the highest score among `WAYS` captions.
 
-    The other candidates, the negatives, are sampled from the whole split. Captions equal to the
+    The other captions, the negatives, are sampled from the whole split. Captions equal to the
     image's own caption are excluded, as are captions of images with equal pixels. The negatives of
     an image depend only on its position in the split.
     """
@@ -54,24 +54,24 @@ class RankingAccuracy(Metric):
             state.append(values.to(images.device))
 
     def compute(self) -> Tensor:
-        order = dim_zero_cat(self.index).argsort()  # independent of the number of ranks
+        order = dim_zero_cat(self.index).argsort()  # makes the result independent of ranks
         states = (self.images, self.texts, self.tokens, self.keys)
         return ranking_accuracy(*(dim_zero_cat(state)[order] for state in states))
 
 
 def image_keys(images: Tensor) -> Tensor:
-    """Hash the pixels of each image of (N, C, H, W) in [-1, 1] to one int64, (N,).
+    """Return one int64 hash per image, (N,), from images (N, C, H, W) in [-1, 1].
 
     Equal images have equal hashes on every device and in every batch.
     """
     pixels = to_bytes(images).flatten(1).long()
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**63), 2**63 - 1, pixels.shape[1:], generator=generator)
-    return (pixels * factors.to(pixels.device)).sum(1)  # modulo 2^64: exact in any order
+    return (pixels * factors.to(pixels.device)).sum(1)  # sums modulo 2^64 are exact in any order
 
 
 def ranking_accuracy(images: Tensor, texts: Tensor, tokens: Tensor, keys: Tensor) -> Tensor:
-    """Compute `RankingAccuracy` from features of images and captions.
+    """Compute the share of images whose own caption has the highest score among `WAYS` captions.
 
     Args:
         images: Normalised features (N, D) of real or generated images.

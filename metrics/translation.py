@@ -10,15 +10,15 @@ from collections.abc import Callable
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-# Minimum and maximum number of words of a source, for each group of sentences.
+# Minimum and maximum number of source words of each group in `bleu_by_length`.
 BUCKETS = ((1, 9), (10, 14), (15, 19), (20, 10_000))
 Figure = tuple[float, str]
 
 
 def bleu(texts: list[str], references: list[str], lower: bool) -> Figure:
-    """Return the BLEU of a corpus, 0 to 100, and its signature (Papineni et al. 2002).
+    """Return the BLEU of a corpus, 0 to 100, and its signature, a string with the settings.
 
-    The value is computed by sacreBLEU (Post 2018).
+    BLEU (Papineni et al. 2002) is computed by sacreBLEU (Post 2018).
 
     Args:
         texts: Translations to score.
@@ -31,7 +31,7 @@ def bleu(texts: list[str], references: list[str], lower: bool) -> Figure:
 
 
 def chrf(texts: list[str], references: list[str], lower: bool) -> Figure:
-    """Return the chrF of a corpus, 0 to 100, and its signature (Popović 2015)."""
+    """Return the chrF of a corpus, 0 to 100, and its signature string (Popović 2015)."""
     metric = CHRF(lowercase=lower)
     value = metric.corpus_score(texts, [references]).score
     return value, f"chrf[{metric.get_signature()}]"
@@ -46,13 +46,13 @@ def tokenised_bleu(
 ) -> Figure:
     """Compute BLEU over the words of a given tokenizer, without smoothing.
 
-    Papers before sacreBLEU used this protocol.
+    Papers before sacreBLEU computed BLEU in this way.
 
     Args:
         texts: Translations to score.
         references: One reference for each translation.
         tokenise: Function that splits a text into words.
-        rules: Name of the rules of `tokenise`, recorded in the signature.
+        rules: Name of the rules of `tokenise`, recorded in the signature string.
         lower: Whether words are compared in lower case.
     """
     words, reference_words = ([tokenise(text) for text in side] for side in (texts, references))
@@ -71,17 +71,17 @@ def closed_vocabulary_bleu(
     """Compute BLEU in lower case after replacing words outside of a vocabulary by `<unk>`.
 
     The value is comparable with the BLEU of translators that generate only words of a fixed
-    vocabulary. References keep all words. BLEU is not smoothed.
+    vocabulary. Words of references are not replaced. BLEU is not smoothed.
 
     Args:
         texts: Translations to score.
         references: One reference for each translation.
         tokenise: Function that splits a text into words.
-        rules: Name of the rules of `tokenise`, recorded in the signature.
+        rules: Name of the rules of `tokenise`, recorded in the signature string.
         vocabulary: Lower-cased words that are not replaced.
         max_words: Maximum number of words of a translation; longer translations are truncated.
-        retokenise: Whether the words are joined by spaces and split again; spaCy then splits
-            `<unk>` into three words.
+        retokenise: Whether the words are joined with spaces and split again after the replacement.
+            spaCy then splits `<unk>` into three words.
     """
     words = [
         [word if word.lower() in vocabulary else "<unk>" for word in tokenise(text)[:max_words]]
@@ -110,10 +110,10 @@ def _word_bleu(
 def bleu_by_length(
     texts: list[str], references: list[str], sources: list[str], lower: bool
 ) -> dict[str, Figure]:
-    """Compute BLEU of each group of sentences by number of words in the source, such as "10-14".
+    """Compute BLEU for each range of source lengths in words, keyed by range, such as "10-14".
 
-    Words are split at white space. Without attention, one context vector represents the whole
-    source, and BLEU falls with the length of the source.
+    Words are split at white space. In translators without attention, one context vector represents
+    the whole source, and BLEU falls with the length of the source.
     """
     figures: dict[str, Figure] = {}
     for first, last in BUCKETS:

@@ -57,7 +57,7 @@ def parse(argv: list[str], description: str | None = None) -> argparse.Namespace
         "--domain",
         default="b",
         choices=("a", "b"),
-        help="Domain of the real images, for a folder if the data has two domains (default: b).",
+        help="Domain of the real images for a folder, if the data has two domains (default: b).",
     )
     parser.add_argument(
         "--batch_size", type=int, default=250, help="Number of images per batch (default: 250)."

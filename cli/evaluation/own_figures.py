@@ -14,10 +14,13 @@ from lightning_modules.core.module import GenerativeModule
 
 
 def own_figures(model: GenerativeModule, data: Any, options: argparse.Namespace) -> Iterator[Line]:
-    """Yield the `test/*` metrics of a system on the test split, with its active weights.
+    """Yield the `test/*` metrics of a system on the test split.
+
+    The caller selects averaged or current weights before the call.
 
     Raises:
-        UserError: If the system logs no test metrics, or `--metrics` or another `--split` is given.
+        UserError: If the system logs no test metrics, or if `--metrics` or a split other than
+            the test split is given.
     """
     if type(model).test_step is LightningModule.test_step:
         raise UserError(

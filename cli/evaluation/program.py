@@ -69,5 +69,5 @@ def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
 
 
 def weight_choices(model: GenerativeModule) -> tuple[bool, ...]:
-    """Return (True, False), averaged and current weights, or (False,) without averaged weights."""
+    """Return (True, False) for averaged and current weights; (False,) without averaged weights."""
     return (True, False) if model.has_averaged_weights else (False,)

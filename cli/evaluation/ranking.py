@@ -41,9 +41,10 @@ def load_ranker(data: Any, options: argparse.Namespace) -> Any:
 def ranking(
     generated: Tensor, data: Any, options: argparse.Namespace, note: str
 ) -> Iterator[dict[str, Any]]:
-    """Yield the ranking accuracy of generated images, of real images, and with wrong captions.
+    """Yield the ranking accuracy for generated images, for real images and for shuffled captions.
 
-    If there are k times as many images as captions, the value is the mean over k passes.
+    If there are k times as many images as captions, the value is the mean over k passes through
+    the captions.
 
     Args:
         generated: Generated images (N, C, H, W) in uint8. With M captions, image i belongs to

@@ -22,11 +22,11 @@ IN_PIXELS = ("parzen", "nn", "ranking", *FIDELITIES)
 METRICS = (*DISTANCES, "is", *IN_PIXELS)
 PARZEN_IMAGES = 1000  # number of validation images that select the Parzen kernel's width
 
-Line = dict[str, Any]  # keys: metric, value, signature
+Line = dict[str, Any]  # one line of output; keys: metric, value, signature
 
 
 def line(metric: str, value: float, signature: str) -> Line:
-    """Return the line of one value, with its metric and signature."""
+    """Return one line of output: metric, value, and signature, a string with the settings."""
     return {"metric": metric, "value": value, "signature": signature}
 
 
@@ -38,7 +38,7 @@ def scores(
     suffix: str = "",
     paired: bool = False,
 ) -> Iterator[Line]:
-    """Yield one line for each metric in `options.metrics`.
+    """Yield one line of output for each metric in `options.metrics`.
 
     Args:
         images: Batches of uint8 images (N, C, H, W), each with labels (N,) or None.

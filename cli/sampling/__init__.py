@@ -1,1 +1,1 @@
-"""Sample from a checkpoint; one file per modality."""
+"""Generate samples from a checkpoint; each modality, such as text or images, has one file."""

@@ -62,7 +62,7 @@ def run(argv: list[str]) -> None:
 
 
 def common_options(path: str, model: GenerativeModule) -> argparse.ArgumentParser:
-    """Create a parser with the options of all systems."""
+    """Create a parser with the options that all systems have."""
     name = type(model).__name__
     parser = OptionParser(
         prog=f"sample.py {path}", description=f"Generate samples with this {name}."

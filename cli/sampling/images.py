@@ -1,4 +1,4 @@
-"""Sample images: one PNG file per seed, and a grid of the first ones."""
+"""Sample images: one PNG file per seed, and a grid of the first images."""
 
 import argparse
 from pathlib import Path
@@ -26,7 +26,7 @@ def run(model: GenerativeModule, options: argparse.Namespace, size: int = CHUNK)
     Args:
         model: System that samples images (N, C, H, W), or strips of images (N, S, C, H, W).
         options: Parsed options.
-        size: Number of seeds per call of `sample`, and of images in the grid.
+        size: Number of seeds per call of `sample`, and maximum number of images in the grid.
     """
     seeds, arguments = wanted_seeds(options), arguments_of(model, options)
     for chunk, images in sample_chunks(model, options, seeds, arguments, size):

@@ -12,7 +12,7 @@ from cli.options import parse_seeds, sample_arguments, sample_parameters
 from common.errors import UserError
 from lightning_modules.core.module import GenerativeModule
 
-CHUNK = 64  # number of seeds per call of `sample`; more need more memory
+CHUNK = 64  # number of seeds per call of `sample`; limits the memory
 
 
 def wanted_seeds(options: argparse.Namespace) -> list[int]:
@@ -42,9 +42,9 @@ def sample_chunks(
     arguments: dict[str, Any],
     size: int = CHUNK,
 ) -> Iterator[tuple[list[int], Tensor | list[str]]]:
-    """Sample `size` seeds at a time.
+    """Call the `sample` method with `size` seeds at a time.
 
-    If the `sample` method has a parameter `batch`, it receives test samples.
+    If the method has a parameter `batch`, it receives samples of the test split.
 
     Yields:
         Seeds of the chunk, and one sample (image or text) per seed.
@@ -53,7 +53,7 @@ def sample_chunks(
     for start in range(0, len(seeds), size):
         chunk = seeds[start : start + size]
         given = dict(arguments)
-        for name in ("image", "mask"):  # one file for all seeds
+        for name in ("image", "mask"):  # the same file is used for all seeds
             if isinstance(given.get(name), Tensor):
                 given[name] = given[name].expand(len(chunk), -1, -1, -1)
         if takes_batch:

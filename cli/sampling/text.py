@@ -49,7 +49,7 @@ def run(model: GenerativeModule, options: argparse.Namespace) -> None:
 
 
 class Typewriter:
-    """Listener of `generate` that prints a text, or token probabilities, during generation.
+    """Function that `generate` calls at each step, to print the text or token probabilities.
 
     Args:
         model: Language model.
@@ -75,7 +75,7 @@ class Typewriter:
             print(f"{self.tokenizer.token(tokens[0])!r:12} {likely}", file=sys.stderr)
             return
         text = self.tokenizer.decode(self.ids)
-        if not text.endswith("\ufffd"):  # "\ufffd": an incomplete character
+        if not text.endswith("\ufffd"):  # "\ufffd" marks an incomplete character
             print(text[self.printed :], end="", flush=True)
             self.printed = len(text)
 
@@ -100,7 +100,7 @@ def type_texts(
 
 
 def print_surprisals(model: LanguageModel, source: Path) -> None:
-    """Print the surprisal of each token in bits, one per line, and the sum to stderr.
+    """Print the surprisal of each token in bits to stdout, and the sum to stderr.
 
     Raises:
         UserError: If there is no such file.

@@ -1,4 +1,4 @@
-"""Sample images for prompts, and rank the images of each prompt by their match with it."""
+"""Sample images for prompts, and rank the images of each prompt by similarity or likelihood."""
 
 import argparse
 import sys
@@ -89,7 +89,7 @@ def sample_prompts(model: GenerativeModule, options: argparse.Namespace) -> None
     A prompt that cannot be used is skipped, with a warning on stderr.
 
     Raises:
-        UserError: If a prompt was skipped. It is raised after all other prompts were sampled.
+        UserError: If a prompt was skipped. The error is raised after all other prompts are sampled.
     """
     seeds, arguments = wanted_seeds(options), arguments_of(model, options)
     prompts, ranker = read_prompts(arguments.pop("prompt")), load_ranker(options)

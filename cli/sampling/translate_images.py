@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> Non
 
 
 def run(model: GenerativeModule, options: argparse.Namespace) -> None:
-    """Translate `--input`, or one image of the test split per seed."""
+    """Translate the images of `--input`; without this option, one test image per seed."""
     if options.input:
         translate(model, options)
     else:
@@ -39,8 +39,8 @@ def translate(model: Any, options: argparse.Namespace) -> None:
     An image that cannot be translated is skipped, with a warning on stderr.
 
     Raises:
-        UserError: If an option cannot be used, or an image was skipped. For a skipped image, it is
-            raised after all other images were translated.
+        UserError: If an option cannot be used, or an image was skipped. For a skipped image, the
+            error is raised after all other images are translated.
     """
     source, out, done = options.input, options.out, 0
     if options.seeds:

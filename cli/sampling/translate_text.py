@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> Non
 
 
 def run(model: GenerativeModule, options: argparse.Namespace) -> None:
-    """Translate `--input`, or one text of the test split per seed."""
+    """Translate the text of `--input`; without this option, one test text per seed."""
     if isinstance(model, Translator):
         if options.input:
             translate(model, options)
