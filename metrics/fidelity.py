@@ -38,7 +38,7 @@ class SSIM(Metric):
     border of 5 pixels, where the filter covers mirrored padding.
     """
 
-    signature = "ssim[window=gauss11|sigma=1.5|region=valid|mean=pictures]"
+    signature = "ssim[window=gauss11|sigma=1.5|region=valid|mean=images]"
     window = 11
     similarity: Tensor
     count: Tensor

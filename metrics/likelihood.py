@@ -80,7 +80,7 @@ class SquaredError(Metric):
     full_state_update = False
     total: Tensor
     count: Tensor
-    signature = "sse[sum=values|mean=pictures|scale=0..1]"
+    signature = "sse[sum=values|mean=images|scale=0..1]"
 
     def __init__(self) -> None:
         super().__init__()

@@ -126,7 +126,7 @@ def test_ssim_of_emoji_leaves_out_the_border() -> None:
     assert value == pytest.approx(valid_ssim(colour / 255, line / 255).mean().item(), abs=1e-5)
     assert (
         signature
-        == "ssim[window=gauss11|sigma=1.5|region=valid|mean=pictures|rule=copy|direction=b2a|n=40]"
+        == "ssim[window=gauss11|sigma=1.5|region=valid|mean=images|rule=copy|direction=b2a|n=40]"
     )
     assert fidelity(line, line, ["ssim"])["ssim"][0] == pytest.approx(1, abs=1e-5)
 
