@@ -126,8 +126,8 @@ class RunFiles(Callback):
     With this id, a resumed run continues the same W&B run.
 
     Args:
-        config: Configuration to save. It excludes the values that the data passes to the model, and
-            options that apply to one invocation only, such as `--ckpt_path`.
+        config: Configuration to save, without the model arguments that the data module supplies
+            (such as `image_shape`) and without options of a single start (such as `--ckpt_path`).
     """
 
     def __init__(self, config: dict[str, Any]) -> None:

@@ -43,7 +43,9 @@ class Target(NamedTuple):
 
 
 def targets(model: GenerativeModule, data: Any, split: str = "val") -> list[Target]:
-    """Return one `Target` per direction of image translation, or one for any other system.
+    """Return what a system generates, with the real images to compare it with.
+
+    An image translation system has one `Target` per direction, every other system a single one.
 
     Args:
         model: System that generates images.

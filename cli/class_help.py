@@ -55,6 +55,8 @@ def class_help(key: str, cls: type) -> str:
         groups.setdefault(heading_of.get(name, "Options"), []).append(option.rstrip("\n"))
     first_line = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
     title = f"{cls.__name__} ({cls.__module__}): {first_line}"
+    if any("Eq." in option for options in groups.values() for option in options):
+        title += f"\nEquation numbers are those of the docstring of {cls.__module__}."
     return "\n\n".join(
         [title, *(f"{heading}:\n" + "\n".join(options) for heading, options in groups.items())]
     )

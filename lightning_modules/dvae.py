@@ -327,8 +327,8 @@ class DiscreteVAE(GenerativeModule):
             of 4. It doubles each time the resolution is halved.
         downsamplings: Number of times that the encoder halves the resolution. H and W must be
             multiples of 2^downsamplings.
-        tokens_per_position: Number of image tokens at each position of the encoder's output. It
-            multiplies the number of rows of the grid of image tokens.
+        tokens_per_position: Number of image tokens at each position of the encoder's output. The
+            grid of image tokens has this many times as many rows as the encoder's output.
         blocks: Number of residual blocks at each resolution, in the encoder and in the decoder.
         gain: Factor of each block's residual branch. 0 uses the paper's 1 / L^2, where L is the
             number of blocks of the encoder.

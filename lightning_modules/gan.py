@@ -76,7 +76,9 @@ SMOOTHABLE = (
     "minimax",
     "least_squares",
 )  # losses with a target value for real images
-BIAS_CLIP = 1e-7  # mean pixels are clamped to [1e-7, 1 - 1e-7], as in pylearn2
+# The mean image, whose logits the output biases start from, is clamped to [1e-7, 1 - 1e-7], as in
+# pylearn2.
+BIAS_CLIP = 1e-7
 
 
 class Maxout(nn.Linear):

@@ -71,7 +71,9 @@ from metrics.likelihood import (
     bits_per_dim,
 )
 
-BIAS_CLIP = 1e-3  # mean pixels are clamped to [1e-3, 1 - 1e-3], as in Burda et al.'s released code
+# The mean image, whose logits the output biases start from, is clamped to [1e-3, 1 - 1e-3], as in
+# the code released by Burda et al.
+BIAS_CLIP = 1e-3
 
 
 def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
@@ -140,7 +142,8 @@ class VAE(GenerativeModule):
         Objective:
         likelihood: Distribution p(x|z) of pixels: "bernoulli", exact for binary images only, or
             "gaussian", for grey and colour images.
-        sigma: Standard deviation of a pixel with the "gaussian" likelihood, for pixels in [0, 1].
+        sigma: Standard deviation of each pixel under the "gaussian" likelihood, on a pixel scale of
+            [0, 1].
         beta: Weight of the KL term; must be 1 if `bound` is "iwae".
         beta_warmup_steps: Number of updates over which the weight of the KL term rises linearly
             from 0 to `beta`. With 0, the weight is constant.

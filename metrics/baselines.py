@@ -46,8 +46,7 @@ def pca_sse(train_images: Tensor, test_images: Tensor, components: int = 30) -> 
     error = (centred - centred @ basis @ basis.T).square().sum(1).mean().item()
     return (
         error,
-        f"sse[sum=values|mean=images|scale=0..1|pca={components}|n_fit={len(fit)}|"
-        f"n_test={len(x)}]",
+        f"sse[sum=values|mean=images|scale=0..1|pca={components}|n_fit={len(fit)}|n_test={len(x)}]",
     )
 
 

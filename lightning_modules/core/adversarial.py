@@ -270,7 +270,7 @@ class AdversarialModule(GenerativeModule):
             self.manual_backward(loss)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient of one network, and record its norm before clipping."""
+        """Record the gradient norm of the network that `optimizer` updates, then clip it."""
         network = [one.optimizer for one in self.both_optimizers()].index(optimizer)
         gradients = [
             p.grad

@@ -2,9 +2,9 @@
 `encode`, `decode` and `latent_dim`.
 
 In a good latent space, a change of the latent vector changes the decoded image in a meaningful way.
-The functions change a latent vector from one image to another (interpolation), along one coordinate
-(traversal), over a plane (manifold), or along the difference of the means of two groups of images
-(attribute arithmetic).
+The functions move a latent vector from the code of one image to the code of another
+(interpolation), along one coordinate (traversal), over a plane (manifold), or along the difference
+between the mean codes of two groups of images (attribute arithmetic).
 """
 
 from collections.abc import Callable
