@@ -538,8 +538,8 @@ class DALLE(GenerativeModule):
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         """Return a grid of images, their reconstructions and samples for their captions.
 
-        A second grid shows samples for `model.prompts`, with the two samples of each pair of
-        prompts one above the other.
+        A second grid has one sample for each prompt in `model.prompts`. Prompts 1 and 2, 3 and 4,
+        and so on are pairs; the two samples of a pair are in one column.
         """
         image, tokens = batch["image"], batch["tokens"]
         guidance = 1.5 if self.hparams.caption_dropout else 1.0

@@ -89,8 +89,8 @@ from metrics.image_tokens import ImageTokensKept, ImageTokenUsage
 from metrics.likelihood import ImportanceSampledNLL, SquaredError, bits_per_dim
 
 EPSILON = 0.1  # eps of Eq. 5, which maps pixels to [eps, 1 - eps]
-# Minimum of b in Eq. 5, about 3 of 256 pixel levels. It limits the density of constant
-# white pixels.
+# Minimum of the scale b in Eq. 5; near white, 0.1 in logit space is about 3 of 256 pixel levels.
+# Without it, the density of pixels that are always white would be unbounded.
 MIN_SCALE = 0.1
 VQ_DECAY = 0.99  # decay d of the moving averages in Eq. 7
 INITIAL_USE = 1e-6  # initial n_k of Eq. 7; with it, the first batch outweighs the initial vectors
@@ -343,7 +343,7 @@ class DiscreteVAE(GenerativeModule):
         Optimizer:
         learning_rate: Initial learning rate of AdamW.
         weight_decay: Decoupled weight decay of all parameters.
-        ema_decay: Decay of the moving average of the weights, which evaluation and samples use. The
+        ema_decay: Decay of the moving average of the weights, used in evaluation and sampling. The
             decay is smaller in the first updates.
 
     Raises:

@@ -73,7 +73,7 @@ class PairDataModule(DataModule):
 
     Args:
         Pairs:
-        size: Height and width in pixels of the images that a system receives.
+        size: Height and width in pixels of the images of a batch, after the crop.
         load_size: Height and width in pixels of training images before the random crop to `size`.
             Defaults to `size`, which means no crop.
         paired: Train on pairs of corresponding images. If False, train on unpaired images.

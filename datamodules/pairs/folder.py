@@ -232,7 +232,8 @@ def partners(a: dict[str, Path], b: dict[str, Path]) -> tuple[dict[str, Path], d
         Files of a and files of b, both keyed by name without the extension, in the same order.
 
     Raises:
-        UserError: If a file has no partner, or more than one; the message names the first such file.
+        UserError: If a file has no partner, or more than one; the message names the first such
+            file.
     """
     by_stem: list[dict[str, Path]] = []
     for files in (a, b):

@@ -156,7 +156,7 @@ class AdversarialModule(GenerativeModule):
         """
         raise NotImplementedError
 
-    # The averaged generator
+    # Moving average of the generator, and its batch-norm statistics
 
     def calibration_batches(self) -> Iterator[dict[str, Any]]:
         """Yield the same batches at each call, evenly spaced training samples, for `calibrate`."""

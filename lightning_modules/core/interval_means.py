@@ -42,6 +42,6 @@ class IntervalMeans:
         self._sums, self._counts = {}, {}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore the sums and counts from `names`, `sums` and `counts` in a checkpoint."""
+        """Restore the state of a checkpoint: `names`, and one entry of `sums` and `counts` each."""
         self._sums = dict(zip(state["names"], state["sums"].clone()))
         self._counts = dict(zip(state["names"], map(round, state["counts"].tolist())))

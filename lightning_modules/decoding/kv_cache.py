@@ -49,8 +49,8 @@ class KVCache:
     def reorder(self, rows: Tensor) -> None:
         """Select the rows with indices `rows` (K,), in this order; an index may be repeated.
 
-        Copies only the positions at which a row differs from the row that it replaces, since the
-        hypotheses of a beam share most of their history.
+        Rows are overwritten in place. Only positions at which the old and the new row differ are
+        copied, because the hypotheses of a beam share most of their history.
         """
         assert self.values is not None
         old = self.values.shape[2]
