@@ -116,7 +116,7 @@ def add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, te
         text = re.sub(r" \([A-Z0-9, ]+\)( in \[-1, 1\])?", " file", text, count=1)
     required = parameter.default is parameter.empty
     help_text = text
-    if not required and parameter.default is not None:
+    if not required and parameter.default not in (None, "", []):
         help_text = f"{text.removesuffix('.')} (default: {parameter.default})."
     common: dict[str, Any] = {
         "dest": parameter.name,

@@ -466,9 +466,10 @@ class DALLE(GenerativeModule):
             seeds: One seed per image; image i depends on `seeds[i]` and caption i alone.
             batch: Dictionary with the captions of unseen images, one per seed, as tokens (N, T)
                 under the key `tokens`. It is unused if `prompt` is given.
-            prompt: One caption for all images, or one caption per image; None uses the captions of
-                `batch`.
-            guidance: Guidance scale s of Eq. 5; 1 disables guidance.
+            prompt: Caption of all images, or one caption per image. `sample.py` generates the
+                images of all seeds for each prompt. None uses the captions of `batch`.
+            guidance: Scale of classifier-free guidance, s in Eq. 5 of `dalle.py`; 1 disables
+                guidance.
             temperature: Divisor of the logits; 0 takes the most probable token.
             top_k: Number of most probable tokens to sample from; 0 samples from all tokens.
             top_p: Total probability of the smallest set of most probable tokens to sample from
