@@ -12,6 +12,7 @@ from datamodules.captions.base import CaptionedImages
 from datamodules.captions.encoding import encode_caption
 from datamodules.captions.folder import CaptionedFolder
 from datamodules.captions.openmoji import CaptionedEmoji
+from datamodules.samplers import Request
 from datamodules.splits import split_of
 from datamodules.tokenizers.bpe import BPETokenizer
 
@@ -209,3 +210,11 @@ def test_broken_tables(folder: Path) -> None:
             CaptionedFolder(str(table))
     with pytest.raises(UserError, match="there is no such folder or table"):
         CaptionedFolder(str(folder / "nothing"))
+
+
+def test_systems_that_read_images_are_told_of_captions_only() -> None:
+    data = CaptionedEmoji(size=16, text_length=24, captions_only=True)
+    batch = data.loader_dataset("val").__getitems__(Request(torch.tensor([0]), 0))
+    assert "image" not in batch
+    with pytest.raises(UserError, match=r"data.captions_only true.*leave the option out"):
+        batch["image"]

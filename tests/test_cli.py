@@ -482,3 +482,12 @@ def test_ddp_finds_unused_parameters_where_a_system_leaves_some_out(
     config = Namespace(strategy=strategy, devices=devices, num_nodes=1, accelerator="cpu")
     assert strategy_for(config, find_unused_parameters=True) == chosen
     assert strategy_for(config, find_unused_parameters=False) == strategy
+
+
+def test_a_class_of_ddp_finds_unused_parameters_too() -> None:
+    given = Namespace(
+        class_path="pytorch_lightning.strategies.DDPStrategy",
+        init_args=Namespace(find_unused_parameters=False),
+    )
+    chosen = strategy_for(Namespace(strategy=given), find_unused_parameters=True)
+    assert chosen.init_args.find_unused_parameters is True

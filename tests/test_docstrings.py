@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from cli.class_help import docstring_entries
+from cli.class_help import class_help, docstring_entries
+from lightning_modules.gan import GAN
 from tests.test_architecture import MODULES
 
 FRAGMENT = re.compile(
@@ -52,3 +53,14 @@ def test_faults_are_found() -> None:
     assert faults("heads", "Number of heads, which divide it.") == ["ends in a pronoun"]
     assert faults("size", "Size.") == ["has fewer than two words"]
     assert faults("width", "Width of the hidden layers, a multiple of `heads`.") == []
+
+
+def test_help_is_grouped_by_the_headings_of_the_docstring() -> None:
+    """Options of the base class are included, each under one heading."""
+    text = class_help("model", GAN)
+    groups = dict(re.findall(r"^(\w+):\n((?:  .*\n?)+)", text, re.MULTILINE))
+    assert list(groups) == ["Data", "Network", "Objective", "Optimizer", "Updates"]
+    assert "--model.hidden" in groups["Network"]
+    assert "--model.label_smoothing" in groups["Objective"]
+    assert "--model.n_critic" in groups["Updates"]
+    assert text.count("\n  --model.loss ") == 1

@@ -44,7 +44,7 @@ from datamodules.images.emoji import (
 from datamodules.splits import split_of, take_subset
 
 EmojiSize = restricted_number_type("EmojiSize", int, [(">=", 8), ("<=", 512)])  # pixels
-FAMILY_SIZE = 64  # pixels; images are compared at this size, whatever `size` is
+FAMILY_SIZE = 64  # pixels; size at which images are compared, for every value of `size`
 COLOURS = re.compile("color|hair|skin")  # ids of the filled SVG groups; the others are outlines
 SVG = "{http://www.w3.org/2000/svg}"
 
