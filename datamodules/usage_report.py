@@ -1,0 +1,32 @@
+"""Report of the files of a corpus: how many were found and used, and why others were not."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+EXAMPLES = 3  # number of file names per reason
+
+
+@rank_zero_only
+def report_usage(
+    name: str, found: int, used: int, left_out: Mapping[str, Sequence[Path]], kind: str = "files"
+) -> None:
+    """Print one line on stderr, such as `photos: 12 images found, 11 used; 1 broken (a.png)`.
+
+    Args:
+        name: Corpus or split that the line is about.
+        found: Number of files that were found.
+        used: Number of files that are used.
+        left_out: Files that are not used, keyed by the reason.
+        kind: Plural noun for the files, such as "images".
+    """
+    parts = []
+    for reason, paths in left_out.items():
+        if paths:
+            names = ", ".join(path.name for path in paths[:EXAMPLES])
+            more = ", ..." if len(paths) > EXAMPLES else ""
+            parts.append(f"{len(paths):,} {reason} ({names}{more})")
+    rest = f"; {', '.join(parts)}" if parts else ""
+    print(f"{name}: {found:,} {kind} found, {used:,} used{rest}", file=sys.stderr, flush=True)
