@@ -29,7 +29,7 @@ def test_split_names_in_any_case(name: str, split: str | None) -> None:
 def test_two_paths_of_one_split_are_refused(tmp_path: Path) -> None:
     for name in ("train.txt", "dev.txt", "valid.txt"):
         (tmp_path / name).touch()
-    with pytest.raises(UserError, match="dev.txt and .*valid.txt are both the val split"):
+    with pytest.raises(UserError, match=r"dev.txt and .*valid.txt are both the val split"):
         split_paths(tmp_path.iterdir())
 
 
