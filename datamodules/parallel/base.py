@@ -254,6 +254,10 @@ class ParallelTextDataModule(DataModule):
         """Return a sampler of pairs of similar lengths; `batch_size` is in padded tokens."""
         return BucketBatchSampler(data.lengths, batch_size, **options)
 
+    @property
+    def changeable(self) -> set[str]:
+        return super().changeable | {"batch_tokens", "eval_batch_tokens"}
+
     def texts(self, split: str) -> tuple[list[str], list[str]]:
         """Return the sources and targets of a split as text.
 

@@ -1,23 +1,23 @@
 """Batches of sentence pairs with similar lengths, limited by their number of tokens."""
 
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from common.errors import UserError
-from datamodules.samplers import Request, mix_seed
+from datamodules.samplers import PlannedBatchSampler
 
 
-class BucketBatchSampler:
+class BucketBatchSampler(PlannedBatchSampler):
     """Batch sampler that groups sentence pairs of similar lengths.
 
-    It yields the pair indices and the seed of each batch, as a `Request`. The order of the batches
-    is a function of (seed, epoch), and iteration can start at any batch. Pairs are sorted from long
-    to short, first by the length of their longer side, then by the length of their source; pairs
-    with equal lengths are in random order. The sorted pairs are cut into global batches of at most
-    `world * batch_tokens` padded tokens on either side. In training, the batches are then shuffled.
-    The cuts depend only on the lengths, so all epochs have the same number of batches.
+    Pairs are sorted from long to short, first by the length of their longer side, then by the
+    length of their source; pairs with equal lengths are in random order. The sorted pairs are cut
+    into global batches of at most `world * batch_tokens` padded tokens on either side. In training,
+    the batches are then shuffled. The cuts depend only on the lengths, so all epochs have the same
+    number of batches.
 
     Rank r of W takes every W-th pair of each global batch, starting at pair r. W ranks thus process
     the same pairs as one rank with W times as many tokens. In training, a last batch with fewer
@@ -31,65 +31,45 @@ class BucketBatchSampler:
             may exceed the maximum.
         shuffle: Whether to shuffle the batches in each epoch, as in training. If False, batches are
             ordered from long to short sentences.
-        seed: Base seed of the order and of the batch seeds.
-        name: Name of the split. It is part of each batch's seed, so the seeds of two splits differ.
-        rank: Rank of this process.
-        world: Number of processes.
-        start: Index of the first batch in the first epoch. Later epochs start at batch 0.
+        **options: Arguments of `BatchSampler`.
 
     Raises:
         UserError: If there are fewer training pairs than ranks.
     """
 
     def __init__(
-        self,
-        lengths: np.ndarray,
-        batch_tokens: int,
-        *,
-        shuffle: bool,
-        seed: int,
-        name: str,
-        rank: int,
-        world: int,
-        start: int = 0,
+        self, lengths: np.ndarray, batch_tokens: int, *, shuffle: bool, **options: Any
     ) -> None:
-        self.lengths, self.shuffle, self.seed, self.name = lengths, shuffle, seed, name
-        self.rank, self.world, self.start = rank, world, start
-        longer = lengths.max(0)[self._by_length(np.arange(lengths.shape[1]))]
-        self.cuts = token_cuts(longer, batch_tokens * world, world)
-        if shuffle and len(longer) < world:
+        super().__init__(lengths.shape[1], batch_tokens, **options)
+        self.lengths, self.shuffle = lengths, shuffle
+        if shuffle and self.size < self.world:
             raise UserError(
-                f"{len(longer)} training pairs are fewer than the {world} processes: add pairs, "
+                f"{self.size} training pairs are fewer than the {self.world} processes: add pairs, "
                 "or use fewer processes"
             )
-        if shuffle and self.cuts[-1] - self.cuts[-2] < world:
-            del self.cuts[-2]
-        self.epoch = 0
-        self.sampler = self  # Lightning calls `sampler.set_epoch`
-
-    def _by_length(self, chance: np.ndarray) -> np.ndarray:
-        """Return the indices of the pairs from long to short; `chance` (N,) orders equal ones."""
-        return np.lexsort((chance, -self.lengths[0], -self.lengths.max(0)))
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self._length = len(self._cuts(np.sort(lengths.max(0))[::-1], batch_tokens, self.world)) - 1
 
     def __len__(self) -> int:
-        return len(self.cuts) - 1
+        return self._length
 
-    def __iter__(self) -> Iterator[Request]:
-        start, self.start = self.start, 0
-        chance, batches = torch.arange(self.lengths.shape[1]), torch.arange(len(self))
+    def _cuts(self, longer: np.ndarray, batch_tokens: int, world: int) -> list[int]:
+        cuts = token_cuts(longer, batch_tokens * world, world)
+        if self.shuffle and len(cuts) > 2 and cuts[-1] - cuts[-2] < world:
+            del cuts[-2]
+        return cuts
+
+    def plan(self, samples: Tensor, batch_size: int, world: int) -> list[Tensor]:
+        chance = torch.arange(self.size)
+        generator = self.generator()
         if self.shuffle:
-            generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
-            chance, batches = (
-                torch.randperm(len(things), generator=generator) for things in (chance, batches)
-            )
-        order = torch.from_numpy(self._by_length(chance.numpy()))
-        for number, batch in enumerate(batches[start:].tolist(), start):
-            index = order[self.cuts[batch] : self.cuts[batch + 1]][self.rank :: self.world]
-            if len(index):
-                yield Request(index, mix_seed(self.seed, self.name, self.rank, self.epoch, number))
+            chance = torch.randperm(self.size, generator=generator)
+        lengths = self.lengths[:, samples.numpy()]
+        order = np.lexsort((chance[samples].numpy(), -lengths[0], -lengths.max(0)))
+        cuts = self._cuts(lengths.max(0)[order], batch_size, world)
+        batches = list(samples[torch.from_numpy(order)].tensor_split(cuts[1:-1]))
+        if not self.shuffle:
+            return batches
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
 def token_cuts(lengths: np.ndarray, budget: int, min_rows: int) -> list[int]:

@@ -30,12 +30,11 @@ from typing import Any, Literal
 
 import numpy as np
 from jsonargparse.typing import OpenUnitInterval, PositiveInt
-from torch.utils.data import DataLoader
 
 from common.errors import UserError
 from datamodules.base import BatchedDataset, DataModule
 from datamodules.cache import make_folder, sha256, token_folder
-from datamodules.samplers import ResumableBatchSampler
+from datamodules.samplers import BatchSampler, ResumableBatchSampler
 from datamodules.splits import SPLITS
 from datamodules.text.records import LengthBatchSampler, Records
 from datamodules.text.storage import Tokens, open_ids
@@ -274,20 +273,20 @@ class TextDataModule(DataModule):
 
     def batch_sampler(
         self, data: Any, batch_size: int, *, shuffle: bool, **options: Any
-    ) -> ResumableBatchSampler:
+    ) -> BatchSampler:
         sampler: ResumableBatchSampler = super().batch_sampler(
             data, batch_size, shuffle=shuffle, **options
         )
         if shuffle and self.batching == "records":
             return LengthBatchSampler(np.diff(data.starts), batch_size, **options)
+        # Windows are at random positions, and streams must follow the text.
+        sampler.shuffle = False
         return sampler
 
-    def train_dataloader(self) -> DataLoader:
-        loader = super().train_dataloader()
-        # Do not shuffle, because windows are at random positions and streams must follow the text.
-        if self.batching != "records":
-            loader.batch_sampler.shuffle = False  # type: ignore[union-attr]
-        return loader
+    @property
+    def changeable(self) -> set[str]:
+        # The rows of streams depend on the batch size, and each row has a recurrent state.
+        return super().changeable - ({"batch_size"} if self.batching == "streams" else set())
 
 
 def text_slice(texts: Iterator[str], first: int, last: int | None) -> Iterator[str]:

@@ -1,12 +1,12 @@
 """Dataset of records (independent examples of a corpus), and a sampler of similar lengths."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from datamodules.samplers import Request, ResumableBatchSampler, mix_seed
+from datamodules.samplers import PlannedBatchSampler, Request
 from datamodules.text.storage import batch_of, padded
 
 
@@ -32,15 +32,13 @@ class Records:
         return batch_of(tokens, lengths - 1, request, first=True)
 
 
-class LengthBatchSampler(ResumableBatchSampler):
-    """Batch sampler that groups records (examples of a corpus) of similar lengths.
+class LengthBatchSampler(PlannedBatchSampler):
+    """Batch sampler of training batches of records (examples of a corpus) with similar lengths.
 
-    It yields the record indices and the seed of each batch, as a `Request`. The order of the
-    batches is a function of (seed, epoch), and iteration can start at any batch. Each epoch leaves
-    out a random remainder of less than a batch. The other records are sorted by length; records of
-    equal length are in random order. They are cut into batches of nearly equal numbers of tokens,
-    and the batches are shuffled. In batches of about 64 captions, padding is then 1 % of the ids
-    instead of 49 %.
+    Each epoch leaves out a random remainder of less than a batch. The other records are sorted by
+    length; records of equal length are in random order. They are cut into batches of nearly equal
+    numbers of tokens, and the batches are shuffled. In batches of about 64 captions, padding is
+    then 1 % of the ids instead of 49 %.
 
     Batches with equal numbers of records would change the objective, because the loss is the mean
     over the tokens of a batch: a token of a short record would have several times the weight of a
@@ -50,29 +48,30 @@ class LengthBatchSampler(ResumableBatchSampler):
         lengths: Number of tokens of each record, int64 (N,).
         batch_size: Number of records per rank and batch, averaged over an epoch. Each batch has at
             least one record per rank.
-        **options: Arguments of `ResumableBatchSampler`.
+        **options: Arguments of `BatchSampler`.
     """
 
     def __init__(self, lengths: np.ndarray, batch_size: int, **options: Any) -> None:
-        super().__init__(len(lengths), batch_size, shuffle=True, **options)
+        super().__init__(len(lengths), batch_size, **options)
         self.lengths = torch.from_numpy(lengths)
 
-    def __iter__(self) -> Iterator[Request]:
-        start, self.start = self.start, 0
-        generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
-        count = len(self)
-        chosen = torch.randperm(self.size, generator=generator)[
-            : count * self.batch_size * self.world
+    def __len__(self) -> int:
+        return self.size // (self.batch_size * self.world)
+
+    def plan(self, samples: Tensor, batch_size: int, world: int) -> list[Tensor]:
+        generator = self.generator()
+        count = len(samples) // (batch_size * world)
+        if not count:
+            return []
+        chosen = samples[
+            torch.randperm(len(samples), generator=generator)[: count * batch_size * world]
         ]
         chosen = chosen[self.lengths[chosen].argsort(stable=True)]
         tokens = self.lengths[chosen].cumsum(0)
         batch = torch.arange(1, count + 1)
         ends = torch.searchsorted(tokens, tokens[-1] * batch // count) + 1
         # Each batch has at least one record for each rank.
-        ends = (ends - batch * self.world).cummax(0).values + batch * self.world
-        ends = torch.minimum(ends, len(chosen) - (count - batch) * self.world)
+        ends = (ends - batch * world).cummax(0).values + batch * world
+        ends = torch.minimum(ends, len(chosen) - (count - batch) * world)
         parts = chosen.tensor_split(ends[:-1])
-        order = torch.randperm(count, generator=generator).tolist()
-        for number in range(start, count):
-            index = parts[order[number]][self.rank :: self.world]
-            yield Request(index, mix_seed(self.seed, self.name, self.rank, self.epoch, number))
+        return [parts[i] for i in torch.randperm(count, generator=generator).tolist()]

@@ -250,14 +250,14 @@ class GenerativeModule(AveragingModule):
         means = dict(zip(self._means.names, (sums / counts).tolist(), strict=True))
         self._means.clear()
         row = {f"train/{name}": value for name, value in {**means, **extra}.items()}
-        row[f"train/{self.throughput_unit}_seen"] = self._seen_by_all()
+        row[f"train/{self.throughput_unit}_seen"] = self.seen_by_all()
         for logger in self.loggers:
             logger.log_metrics(row, step=update)
         self.trainer.callback_metrics.update(
             {name: torch.tensor(value) for name, value in row.items()}
         )
 
-    def _seen_by_all(self) -> int:
+    def seen_by_all(self) -> int:
         """Return the number of samples or tokens that all ranks together have seen."""
         return int(
             self.trainer.strategy.reduce(
@@ -288,7 +288,7 @@ class GenerativeModule(AveragingModule):
             "names": self._means.names,
             "sums": means[0],
             "counts": means[1],
-            "seen": self._seen_by_all(),
+            "seen": self.seen_by_all(),
         }
         if self.optimizer_factories:
             checkpoint["optimizer_settings"] = self._optimizer_settings()
