@@ -24,7 +24,8 @@ def publish(trainer: Trainer, name: str, content: Tensor | list[str], step: int 
     if isinstance(content, Tensor):
         save_png(content, path.with_suffix(".png"))
     else:
-        path.with_suffix(".txt").write_text("\n".join(content) + "\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".txt").write_text("\n".join(content) + "\n", encoding="utf-8")
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             if isinstance(content, Tensor):

@@ -84,7 +84,9 @@ def describe(model: GenerativeModule, data: Any, trainer: Trainer) -> str:
 
 
 class RunSummary(Callback):
-    """Prints the configuration, layers, data sizes and number of steps when a run starts.
+    """Prints what a run trains when it starts, and the reason if it is stopped early.
+
+    At the start, it prints the configuration, layers, data sizes and number of steps.
 
     Args:
         config: Configuration as YAML text.
@@ -101,3 +103,8 @@ class RunSummary(Callback):
                 file=sys.stderr,
                 flush=True,
             )
+
+    def on_train_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
+        for callback in trainer.early_stopping_callbacks if trainer.is_global_zero else ():
+            if callback.stopping_reason_message:
+                print(f"stopped early: {callback.stopping_reason_message}", file=sys.stderr)

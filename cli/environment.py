@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import platform
+import re
 import warnings
 
 import torch
@@ -15,17 +16,41 @@ GLIBC_OPTIONS = {
 }
 
 
+# Messages of Lightning that no user has asked for: tips, hardware, restored files.
+TIPS = re.compile(
+    r"Seed set to|[GTHI]PU available|LOCAL_RANK|.{0,3}Tip:|`Trainer\((limit|overfit|val_check)|"
+    r"Loading `train_dataloader`|Restor(ed all|ing) states|Loaded model weights|`weights_only` was|"
+    r"`Trainer\.\w+` stopped|Initializing distributed|-{20}|All distributed processes|"
+    r"Using (bf|16)|You are using a CUDA device|Running in `fast_dev_run`|\s*$|"
+    r"`Trainer already configured"
+)
+
+# The same for warnings. Others are shown, such as another precision than the chosen one.
+WARNINGS = (
+    r".*(LeafSpec|LightningCLI's args|does not have many workers|lr_scheduler\.step|not resumable|"
+    r"GPU available but not used|smaller than the logging interval|No device id|sync_dist=True|"
+    r"Checkpoint directory|has no attribute|in eval mode|find_unused_parameters|weights_only|"
+    r"already exists and is not empty|the batch_size|pin_memory|`training_step` returned `None`|"
+    r"isn't set up for manual|ReduceLROnPlateau)"
+)
+
+
+class NoTips(logging.Filter):
+    """Removes the messages of Lightning that `TIPS` matches."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not TIPS.match(record.getMessage())
+
+
 def silence_lightning() -> None:
-    """Hide messages and warnings of Lightning, so that stderr shows only the project's own."""
+    """Hide tips and hardware messages of Lightning; results, reasons and fallbacks are shown."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings(
-        "ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data|jsonargparse"
-    )
-    warnings.filterwarnings(
-        "ignore",
-        message=".*(LeafSpec|LightningCLI's args|does not have many workers|lr_scheduler.step).*",
-    )
+        for handler in logging.getLogger(name).handlers:
+            if not any(isinstance(one, NoTips) for one in handler.filters):
+                handler.addFilter(NoTips())
+    warnings.filterwarnings("ignore", module="torch.utils.data|jsonargparse")
+    warnings.filterwarnings("ignore", message=WARNINGS)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
 
 def keep_freed_memory() -> None:

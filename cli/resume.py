@@ -62,22 +62,13 @@ def sources(words: list[str]) -> list[str]:
 def changed_options(old: dict[str, Any], new: dict[str, Any]) -> Changes:
     """Return old and new value of each option that differs, keyed like "data.batch_size".
 
-    Options that only one version of the program has are left out.
+    A saved configuration leaves out options that are None.
     """
     before, after = flatten(old), flatten(new)
-
-    def replaced(key: str, other: dict[str, Any]) -> bool:
-        """Return whether an option of another type, such as None, takes the place of `key`."""
-        parts = key.split(".")
-        return any(".".join(parts[:count]) in other for count in range(1, len(parts)))
-
-    changes = {key: [before[key], after[key]] for key in before if key in after}
-    changes |= {key: [before[key], None] for key in before if replaced(key, after)}
-    changes |= {key: [None, after[key]] for key in after if replaced(key, before)}
     return {
-        key.replace(".init_args", "").replace(".class_path", ""): pair
-        for key, pair in changes.items()
-        if pair[0] != pair[1]
+        key.replace(".init_args", "").replace(".class_path", ""): [before.get(key), after.get(key)]
+        for key in before | after
+        if before.get(key) != after.get(key)
     }
 
 

@@ -89,7 +89,10 @@ class DataModule(LightningDataModule):
         self._used: list[Part] = []
         self._used_epoch = self._first = 0
         self._start = 0  # number of the first batch of a resumed run
-        self._batch = (self.batch_size, 1)  # batch size of the training loader, number of processes
+        self._batch = (
+            int(self.batch_size),
+            1,
+        )  # batch size of the training loader, number of processes
 
     @property
     def data_spec(self) -> dict[str, Any]:

@@ -1,0 +1,421 @@
+"""Runs as a user starts, interrupts and resumes them on the command line."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import train
+from common.run import Run, new_run
+from lightning_modules.vae import VAE
+from tests.runs import ROOT, run_differences, tiny_config
+
+RESUME = ["--ckpt_path", "last"]
+
+
+@pytest.fixture(scope="module")
+def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the configuration `tiny.yaml` of a VAE with epochs of 5 batches of 8."""
+    d = tmp_path_factory.mktemp("runs")
+    tiny_config(d / "tiny.yaml", "vae", batch_size=8, max_samples=43)
+    config = yaml.safe_load((d / "tiny.yaml").read_text())
+    config["model"]["init_args"]["schedule"] = "constant"
+    config["trainer"] |= {"limit_val_batches": 1, "log_every_n_steps": 2}
+    config["previews"] = {"every_n_train_steps": 100, "count": 2}
+    (d / "tiny.yaml").write_text(yaml.safe_dump(config))
+    return d
+
+
+def fit(d: Path, run: Path, *options: object) -> list[str]:
+    return ["fit", "--config", str(d / "tiny.yaml"), "--run_dir", str(run), *map(str, options)]
+
+
+def saved(run: Path, name: str = "last") -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(Run(run).checkpoint(name), weights_only=True)
+    return content
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[list[int]]]:
+    """Indices of the training samples that all runs of a test use, per epoch."""
+    record: dict[int, list[list[int]]] = {}
+    start = VAE.on_train_batch_start
+
+    def recording(self: VAE, batch: Any, batch_idx: int) -> None:
+        record.setdefault(self.trainer.current_epoch, []).append(batch["index"].tolist())
+        start(self, batch, batch_idx)
+
+    monkeypatch.setattr(VAE, "on_train_batch_start", recording)
+    return record
+
+
+# Directory and lock
+
+
+def test_runs_that_start_in_one_second_have_their_own_directories(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("time.strftime", lambda form: "2026-01-01_00-00-00")
+    monkeypatch.chdir(tmp_path)
+    names = []
+    for _ in range(3):
+        monkeypatch.delenv("MAQUETTE_RUN_DIR", raising=False)
+        names.append(new_run(Path("runs")).path.name)
+    assert names == ["2026-01-01_00-00-00", "2026-01-01_00-00-00-2", "2026-01-01_00-00-00-3"]
+
+
+def test_a_directory_has_one_writer(
+    d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second process is refused while the first trains, and may resume after its end."""
+    code = (
+        "import sys; from common.run import Run; r = Run(sys.argv[1]); r.claim(); "
+        "r.record(state='running'); print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    assert Run(tmp_path).state == "running"
+    assert train.main(fit(d, tmp_path, "--trainer.max_steps", 1)) == 2
+    assert f"--run_dir {tmp_path} is in use by process {holder.pid}" in capsys.readouterr().err
+    holder.kill()
+    holder.wait()
+    assert Run(tmp_path).state == "interrupted", "the killed process has lost its lock"
+    assert train.main(fit(d, tmp_path, "--trainer.max_steps", 1)) == 0
+    assert Run(tmp_path).state == "finished"
+
+
+def test_a_start_that_fails_leaves_no_directory(d: Path, tmp_path: Path) -> None:
+    options = ["--data", "datamodules.images.folder.ImageFolder", "--data.folder", "/nowhere"]
+    assert train.main(fit(d, tmp_path / "new", *options)) == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_number_of_processes_than_the_launcher_started_is_refused(
+    d: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert train.main(fit(d, tmp_path / "new", "--trainer.accelerator", "cpu")) == 2
+    error = capsys.readouterr().err
+    assert "the launcher has started 2 processes, but the trainer uses 1" in error
+    assert "--trainer.devices" in error
+
+
+# State and configuration
+
+
+def test_a_run_continues_with_its_own_configuration(
+    d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options of the first start need not be repeated, and the result has the same bits."""
+    options = ["--data.batch_size", 6, "--seed_everything", 3, "--trainer.max_steps", 9]
+    options += ["--trainer.gradient_clip_val", 0.5]
+    assert train.main(fit(d, tmp_path / "whole", *options)) == 0
+    stop = ["--trainer.callbacks+=tests.runs.TerminateAt", "--trainer.callbacks.step", 4]
+    assert train.main(fit(d, tmp_path / "cut", *options, *stop)) == 143
+    assert Run(tmp_path / "cut").state == "interrupted"
+    error = capsys.readouterr().err
+    assert f"python train.py fit --run_dir {tmp_path / 'cut'} --ckpt_path last" in error
+    assert train.main(["fit", "--run_dir", str(tmp_path / "cut"), *RESUME]) == 0
+    assert run_differences(tmp_path / "whole", tmp_path / "cut") == []
+    assert "at update 4" in capsys.readouterr().err
+
+
+def test_the_recipe_on_the_command_line_does_not_undo_options(d: Path, tmp_path: Path) -> None:
+    options = ["--data.batch_size", 6, "--trainer.max_steps", 2]
+    assert train.main(fit(d, tmp_path, *options)) == 0
+    assert train.main(fit(d, tmp_path, *RESUME, "--trainer.max_steps", 3)) == 0
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["data"]["init_args"]["batch_size"] == 6
+
+
+def test_changes_are_printed_and_recorded(
+    d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(fit(d, tmp_path, "--trainer.max_steps", 2)) == 0
+    change = ["--trainer.max_steps", "4", "--data.batch_size", "6"]
+    assert train.main(["fit", "--run_dir", str(tmp_path), *RESUME, *change]) == 0
+    error = capsys.readouterr().err
+    assert "changed: trainer.max_steps 2 -> 4" in error
+    assert "changed: data.batch_size 8 -> 6" in error
+    *_, last = yaml.safe_load_all((tmp_path / "run.yaml").read_text())
+    assert last["changes"] == {"trainer.max_steps": [2, 4], "data.batch_size": [8, 6]}
+    assert last["resumed_at"] == 2
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["data"]["init_args"]["batch_size"] == 6, "the next resume starts from here"
+
+
+@pytest.mark.parametrize(
+    ("option", "shown"),
+    [
+        (["--model.latent_dim", "7"], "model.latent_dim 4, not 7"),
+        (["--seed_everything", "5"], "seed_everything 0, not 5"),
+        (["--data.flip", "false"], "data.flip true, not false"),
+        (["--data.max_samples", "20"], "data.max_samples 43, not 20"),
+        (["--trainer.limit_train_batches", "2"], "trainer.limit_train_batches null, not 2"),
+    ],
+)
+def test_changes_that_make_another_training_are_refused(
+    option: list[str], shown: str, d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(fit(d, tmp_path, "--trainer.max_steps", 1)) == 0
+    before = (tmp_path / "config.yaml").read_bytes()
+    more = ["--trainer.max_steps", "2"]
+    assert train.main(["fit", "--run_dir", str(tmp_path), *RESUME, *more, *option]) == 2
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert shown in line
+    assert "--init_from" in line
+    assert (tmp_path / "config.yaml").read_bytes() == before
+
+
+def test_a_finished_run_says_what_to_raise(
+    d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(fit(d, tmp_path, "--trainer.max_steps", 2)) == 0
+    assert train.main(["fit", "--run_dir", str(tmp_path), *RESUME]) == 0
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert line == (
+        f"{tmp_path} is finished (2 updates); to train longer, raise --trainer.max_steps 2"
+    )
+
+
+def test_last_is_the_newest_run_even_without_a_checkpoint(
+    d: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An older run of the recipe is not resumed by mistake."""
+    monkeypatch.chdir(tmp_path)
+    home = Path("runs/vae/openmoji")
+    for name in ("2026-01-01", "2026-01-02"):
+        (home / name / "checkpoints").mkdir(parents=True)
+        Run(home / name).record(state="interrupted")
+    Run(home / "2026-01-01").checkpoint("last").touch()
+    recipe = str(ROOT / "configs/vae/openmoji.yaml")
+    assert train.main(["fit", "--config", recipe, *RESUME]) == 2
+    assert "there is no checkpoint in runs/vae/openmoji/2026-01-02" in capsys.readouterr().err
+
+
+def test_a_debug_run_leaves_nothing(
+    d: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA_ROOT", os.environ.get("DATA_ROOT", str(ROOT / "data")))
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["fit", "--config", str(d / "tiny.yaml"), "--trainer.fast_dev_run", "1"]) == 0
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert not (tmp_path / "runs").exists()
+
+
+# Signals
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_resume(
+    number: signal.Signals,
+    code: int,
+    d: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    step = VAE.training_step
+
+    def interrupted(self: VAE, batch: Any, batch_idx: int) -> Any:
+        if self.trainer.global_step == 2:
+            os.kill(os.getpid(), number)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VAE, "training_step", interrupted)
+        assert train.main(fit(d, tmp_path, "--trainer.max_steps", 9)) == code
+    assert saved(tmp_path)["global_step"] == 3
+    assert f"--run_dir {tmp_path} --ckpt_path last" in capsys.readouterr().err
+    assert Run(tmp_path).state == "interrupted"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# Order of the data
+
+
+def test_a_changed_batch_size_uses_each_remaining_sample_once(
+    d: Path, tmp_path: Path, seen: dict[int, list[list[int]]]
+) -> None:
+    """Three batches of 8 of 43 samples, then batches of 4: an epoch ends as usual."""
+    assert train.main(fit(d, tmp_path, "--trainer.max_steps", 3)) == 0
+    change = ["--data.batch_size", "4", "--trainer.max_steps", "18"]
+    assert train.main(["fit", "--run_dir", str(tmp_path), *RESUME, *change]) == 0
+    first = [i for batch in seen[0] for i in batch]
+    assert len(set(first)) == len(first) == 40, "43 samples without the incomplete last batch"
+    assert [len(batch) for batch in seen[0]] == [8] * 3 + [4] * 4
+    assert [len(batch) for batch in seen[1]] == [4] * 10
+    assert saved(tmp_path)["epoch"] == 2
+    rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert len(rows) == len(set(rows))
+
+
+def test_two_equal_resumes_with_a_change_have_the_same_bits(d: Path, tmp_path: Path) -> None:
+    """Also when one of them is interrupted once more."""
+    for name in ("one", "two"):
+        assert train.main(fit(d, tmp_path / name, "--trainer.max_steps", 3)) == 0
+        change = ["--data.batch_size", "12", "--trainer.max_steps", "9"]
+        stop = ["--trainer.callbacks+=tests.runs.TerminateAt", "--trainer.callbacks.step", "5"]
+        argv = ["fit", "--run_dir", str(tmp_path / name), *RESUME]
+        assert train.main([*argv, *change, *(stop if name == "two" else [])]) == (
+            143 if name == "two" else 0
+        )
+    assert train.main(["fit", "--run_dir", str(tmp_path / "two"), *RESUME]) == 0
+    assert run_differences(tmp_path / "one", tmp_path / "two") == []
+
+
+def test_overfit_batches_repeats_its_samples(
+    d: Path, tmp_path: Path, seen: dict[int, list[list[int]]]
+) -> None:
+    options = ["--trainer.overfit_batches", 2, "--trainer.max_epochs", 3]
+    assert train.main(fit(d, tmp_path, *options)) == 0
+    assert seen[0] == seen[1] == seen[2]
+    assert len(seen[0]) == 2
+
+
+def test_reloaded_loaders_start_later_epochs_at_their_first_batch(
+    d: Path, tmp_path: Path, seen: dict[int, list[list[int]]]
+) -> None:
+    options = ["--trainer.reload_dataloaders_every_n_epochs", 1, "--trainer.max_epochs", 3]
+    assert train.main(fit(d, tmp_path / "whole", *options)) == 0
+    whole = dict(seen)
+    seen.clear()
+    stop = ["--trainer.callbacks+=tests.runs.TerminateAt", "--trainer.callbacks.step", 3]
+    assert train.main(fit(d, tmp_path / "cut", *options, *stop)) == 143
+    assert train.main(["fit", "--run_dir", str(tmp_path / "cut"), *RESUME]) == 0
+    assert seen == whole
+
+
+@pytest.mark.parametrize("limit", ["0", "0.0", "0.01"])
+def test_a_share_without_a_batch_is_refused(
+    limit: str, d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(fit(d, tmp_path / "new", "--trainer.limit_train_batches", limit)) == 2
+    assert "trainer.limit_train_batches" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+# Schedules, tuners, callbacks
+
+
+def test_a_longer_run_does_not_change_its_schedule_unasked(
+    d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cosine = ["--model.schedule", "cosine", "--trainer.max_steps", 4]
+    assert train.main(fit(d, tmp_path, *cosine)) == 0
+    longer = ["fit", "--run_dir", str(tmp_path), *RESUME, "--trainer.max_steps", "8"]
+    assert train.main(longer) == 2
+    assert "the schedule would change the learning rate from 0 to 0.0005" in capsys.readouterr().err
+    rates: list[float] = []
+
+    def record(self: VAE, optimizer: torch.optim.Optimizer) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VAE, "on_before_zero_grad", record)
+        assert train.main([*longer, "--extend"]) == 0
+    assert rates[0] == pytest.approx(0.0005), "no update has the learning rate 0"
+    assert "--extend: the schedule now ends at update 8" in capsys.readouterr().err
+
+
+def test_early_stopping_resumes_after_a_validation(d: Path, tmp_path: Path) -> None:
+    stopping = "pytorch_lightning.callbacks.EarlyStopping"
+    options = [f"--trainer.callbacks+={stopping}", "--trainer.callbacks.monitor", "val/loss"]
+    options += ["--trainer.max_epochs", 2, "--trainer.check_val_every_n_epoch", 1]
+    assert train.main(fit(d, tmp_path, *options)) == 0
+    more = ["--trainer.max_epochs", "3"]
+    assert train.main(["fit", "--run_dir", str(tmp_path), *RESUME, *more]) == 0
+    assert saved(tmp_path)["epoch"] == 2
+
+
+def test_a_tuned_learning_rate_is_saved_and_resumes(
+    d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finder = "pytorch_lightning.callbacks.LearningRateFinder"
+    options = [f"--trainer.callbacks+={finder}", "--trainer.callbacks.num_training_steps", 30]
+    assert train.main(fit(d, tmp_path, *options, "--trainer.max_steps", 3)) == 0
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    rate = config["model"]["init_args"]["learning_rate"]
+    assert rate == saved(tmp_path)["hyper_parameters"]["learning_rate"] != 0.001
+    assert "model.learning_rate: 0.001 ->" in capsys.readouterr().err
+    more = ["--trainer.max_steps", "5"]
+    assert train.main(["fit", "--run_dir", str(tmp_path), *RESUME, *more]) == 0
+    assert saved(tmp_path)["hyper_parameters"]["learning_rate"] == rate
+
+
+# Checkpoints
+
+
+def test_the_best_and_kept_checkpoints(d: Path, tmp_path: Path) -> None:
+    options = ["--checkpoint.top_k", 2, "--checkpoint.keep_every_n_train_steps", 10]
+    options += ["--trainer.max_epochs", 5]
+    assert train.main(fit(d, tmp_path, *options)) == 0
+    steps = {path.stem for path in (tmp_path / "checkpoints/top").iterdir()}
+    best = saved(tmp_path)["callbacks"]["RunCheckpoint"]["best"]
+    assert steps == {str(step) for _, step in best}
+    assert len(steps) == 2
+    assert saved(tmp_path, "best")["global_step"] == best[0][1]
+    kept = {path.stem for path in (tmp_path / "checkpoints/kept").iterdir()}
+    assert kept == {"10", "20"}
+    assert Run(tmp_path).read()["best"] == {
+        "name": "val/loss", "value": best[0][0], "step": best[0][1],
+    }  # fmt: skip
+
+
+def test_best_is_accepted_and_its_absence_names_last(
+    d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--trainer.max_steps", 2, "--trainer.limit_val_batches", 0]
+    assert train.main(fit(d, tmp_path / "no", *options)) == 0
+    argv = ["validate", "--ckpt_path", "best", "--run_dir"]
+    assert train.main([*argv, str(tmp_path / "no")]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "has no best.ckpt" in line
+    assert line.endswith("use last")
+    assert train.main(fit(d, tmp_path / "yes", "--trainer.max_epochs", 1)) == 0
+    assert train.main([*argv, str(tmp_path / "yes")]) == 0
+
+
+def test_the_fid_selects_the_best_gan(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path / "gan.yaml", "gan", max_samples=64)
+    options = ["--fid.count", "16", "--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]
+    argv = ["fit", "--config", str(config), "--run_dir", str(tmp_path / "run"), *options]
+    assert train.main(argv) == 0
+    best = Run(tmp_path / "run").read()["best"]
+    assert best["name"] == "val/classifier-fid"
+    assert saved(tmp_path / "run", "best")["global_step"] == best["step"]
+
+
+# Output
+
+
+def test_what_the_user_asked_for_is_printed(d: Path, tmp_path: Path) -> None:
+    """Profilers and the reason of EarlyStopping are shown; Lightning's tips are not."""
+    options = ["--trainer.profiler", "simple", "--trainer.max_epochs", 4]
+    options += ["--trainer.callbacks+=pytorch_lightning.callbacks.EarlyStopping"]
+    options += ["--trainer.callbacks.monitor", "val/loss", "--trainer.callbacks.patience", 1]
+    options += ["--trainer.callbacks.min_delta", 1000000]
+    done = subprocess.run(
+        [sys.executable, "train.py", *fit(d, tmp_path, *options)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "FIT Profiler Report" in done.stdout + done.stderr
+    assert "stopped early: Monitored metric val/loss did not improve" in done.stderr
+    for tip in ("GPU available", "Tip", "litlogger", "does not have many workers", "Seed set to"):
+        assert tip not in done.stdout + done.stderr, tip
