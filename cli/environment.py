@@ -31,7 +31,7 @@ WARNINGS = (
     r"GPU available but not used|smaller than the logging interval|No device id|sync_dist=True|"
     r"Checkpoint directory|has no attribute|in eval mode|find_unused_parameters|weights_only|"
     r"already exists and is not empty|the batch_size|pin_memory|`training_step` returned `None`|"
-    r"isn't set up for manual|ReduceLROnPlateau)"
+    r"isn't set up for manual|callbacks used to create)"
 )
 
 
