@@ -7,20 +7,14 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from datamodules.images.files import (
-    SUFFIXES,
-    BadImage,
-    image_files,
-    read_image,
-    square,
-    to_tensor,
-)
+from datamodules.images.finding import check_images, find_images
+from datamodules.images.reading import BadImage, ImageReader, open_image, to_tensor
 
 MAX_PIXELS = 2**20  # maximum number of pixels in a batch of images to translate
 
 
 def image_input(path: Path, shape: list[int], option: str) -> Tensor:
-    """Read an image file, crop its centre square and resize it to the size of a system's images.
+    """Read an image file, and resize its centre square to the size of a system's images.
 
     Args:
         path: Image file of any size.
@@ -35,7 +29,7 @@ def image_input(path: Path, shape: list[int], option: str) -> Tensor:
     """
     if not path.is_file():
         raise UserError(f"{option} {path}: there is no such file; give an image")
-    return square(read_image(path, shape[0]), shape[-1], path, min_size=1).float() / 127.5 - 1
+    return ImageReader(shape[-1], shape[0]).read(path)[0].float() / 127.5 - 1
 
 
 def mask_input(path: Path, shape: list[int], option: str) -> Tensor:
@@ -61,16 +55,17 @@ def image_batches(
     Raises:
         UserError: If a folder has no images.
     """
-    found = image_files(source) if source.is_dir() else [source]
-    if not found:
-        raise UserError(
-            f"--input {source} has no images; give a folder with {', '.join(sorted(SUFFIXES))}"
-        )
+    found = [source]
+    if source.is_dir():
+        search = find_images(source)
+        check_images(search, f"--input {source}")
+        search.report(f"--input {source}")
+        found = search.images
     paths: list[Path] = []
     images: list[Tensor] = []
     for path in found:
         try:
-            image = to_tensor(read_image(path, channels))
+            image = to_tensor(open_image(path, channels)[0])
         except BadImage as error:
             failed.append(str(error))
             continue

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from callbacks.targets import Target
 from common.errors import UserError
-from datamodules.images.files import decode, image_files
+from datamodules.images.finding import find_images
+from datamodules.images.reading import ImageReader
 from metrics.features import to_bytes
 
 Images = Iterator[tuple[Tensor, Tensor | None]]  # batches: uint8 (N, C, H, W), labels (N,)
@@ -28,12 +29,18 @@ def generated_images(target: Target, model: Any, options: argparse.Namespace, co
 def folder_images(folder: Path, image_shape: list[int], options: argparse.Namespace) -> Images:
     """Yield batches of the images of a folder, sorted by path and resized to `image_shape`.
 
+    Images of another aspect ratio are cropped to their centre square.
+
     Raises:
         UserError: If there are fewer than 10 images.
     """
-    paths = [path for path in image_files(folder) if path.name != "grid.png"][: options.num]
+    search = find_images(folder)
+    search.leave_out("a grid", [path for path in search.images if path.name == "grid.png"])
+    search.leave_out("beyond --num", search.images[options.num :] if options.num else [])
+    paths, reader = search.images, ImageReader(image_shape[-1], image_shape[0])
     if len(paths) < 10:
         raise UserError(f"{folder} has {len(paths)} images to evaluate; give at least 10")
+    search.report(str(folder))
     for start in range(0, len(paths), options.batch_size):
         chunk = paths[start : start + options.batch_size]
-        yield torch.stack([decode(path, image_shape[-1], image_shape[0]) for path in chunk]), None
+        yield torch.stack([reader.read(path)[0] for path in chunk]), None
