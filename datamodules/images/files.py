@@ -112,7 +112,7 @@ class ReadFiles:
 
         Args:
             name: Name of the split.
-            left_out: Images that are left out for other reasons than the unusable ones.
+            left_out: Images that are left out because they are not needed, keyed by the reason.
         """
         left_out = {**left_out, UNUSABLE: self.unusable}
         found = len(self.data) + sum(map(len, left_out.values()))

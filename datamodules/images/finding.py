@@ -45,8 +45,8 @@ class ImageSearch:
     Attributes:
         root: Folder that was searched.
         images: Image files, sorted by path.
-        left_out: Files and folders that are left out, keyed by the reason. A folder that is left
-            out counts as one.
+        left_out: Files and folders that are left out, keyed by the reason. The files in such a
+            folder are not counted.
     """
 
     root: Path
