@@ -61,9 +61,9 @@ def picture(path: Path, mode: str = "RGB", size: int = 20, **options: Any) -> No
 PICTURE_WRITERS: dict[str, Callable[[Path], object]] = {
     "corrupt/train/bad.png": lambda path: path.write_bytes(b"no picture"),
     "cut/train/bad.jpg": lambda path: (picture(path), path.write_bytes(path.read_bytes()[:-40])),
-    "integers/train/bad.tif": lambda path: Image.fromarray(
-        np.full((20, 20), 70000, np.int32)
-    ).save(path),
+    "integers/train/bad.tif": lambda path: Image.fromarray(np.full((20, 20), 70000, np.int32)).save(
+        path
+    ),
     "floats/train/bad.tif": lambda path: Image.fromarray(np.full((20, 20), 1.5, np.float32)).save(
         path
     ),

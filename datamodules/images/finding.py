@@ -93,7 +93,7 @@ class FolderWalk:
     def run(self) -> ImageSearch:
         """Search the folder: first all files and folders, then the links."""
         root = self.search.root
-        self.visit(root, os.path.realpath(root))
+        self.list_folder(root, os.path.realpath(root))
         for link in self.links:  # grows in this loop
             target = os.path.realpath(link)
             if not os.path.exists(target):
@@ -101,29 +101,15 @@ class FolderWalk:
             elif Path(os.path.realpath(link.parent)).is_relative_to(target):
                 self.leave_out("link to a parent folder", link)
             else:
-                self.visit(link, target)
+                self.visit(link, target, os.path.isdir(target), os.path.isfile(target))
         self.search.images.sort()
         for paths in self.search.left_out.values():
             paths.sort()
         return self.search
 
-    def visit(self, path: Path, real: str) -> None:
-        """Record a file, or search a folder; `real` is its path without links."""
-        if real in self.seen:
-            self.leave_out(TWICE, path)
-        elif os.path.isdir(real):
-            self.seen.add(real)
-            self.list_folder(path, real)
-        elif path.suffix.lower() not in image_suffixes():
-            self.leave_out(NO_IMAGE, path)
-        elif not os.path.isfile(real):  # a pipe would block the reader
-            self.leave_out("not a regular file", path)
-        else:
-            self.seen.add(real)
-            self.search.images.append(path)
-
     def list_folder(self, folder: Path, real: str) -> None:
         """Visit all files and sub-folders of a folder, and remember its links."""
+        self.seen.add(real)
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError:
@@ -136,7 +122,21 @@ class FolderWalk:
             elif entry.is_symlink():
                 self.links.append(path)
             else:
-                self.visit(path, os.path.join(real, entry.name))
+                self.visit(path, f"{real}{os.sep}{entry.name}", entry.is_dir(), entry.is_file())
+
+    def visit(self, path: Path, real: str, is_folder: bool, is_file: bool) -> None:
+        """Record a file, or search a folder; `real` is its path without links."""
+        if real in self.seen:
+            self.leave_out(TWICE, path)
+        elif is_folder:
+            self.list_folder(path, real)
+        elif path.suffix.lower() not in image_suffixes():
+            self.leave_out(NO_IMAGE, path)
+        elif not is_file:  # a pipe would block the reader
+            self.leave_out("not a regular file", path)
+        else:
+            self.seen.add(real)
+            self.search.images.append(path)
 
     def leave_out(self, reason: str, path: Path) -> None:
         """Record a file or folder that is not used."""
@@ -190,14 +190,16 @@ def assign_splits(
     """
     folders = split_paths(sub_folders(search.root))
     found: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    split_of_folder: dict[Path, str | None] = {}
+    for folder in {path.parent for path in search.images}:
+        name = folder.relative_to(search.root)
+        split_of_folder[folder] = split_named(name.parts[0]) if folders and name.parts else None
+        refuse_nested_splits(search.root, name, split_of_folder[folder])
     beside = []
     for path in search.images:
-        name = path.relative_to(search.root)
+        split = split_of_folder[path.parent]
         if not folders:
-            split: str | None = split_of(key(name.as_posix()))
-        else:
-            split = split_named(name.parts[0]) if len(name.parts) > 1 else None
-        refuse_nested_splits(search.root, name, split if folders else None)
+            split = split_of(key(path.relative_to(search.root).as_posix()))
         if split is None:
             beside.append(path)
         else:
@@ -211,12 +213,12 @@ def refuse_nested_splits(root: Path, name: PurePath, split: str | None) -> None:
 
     Args:
         root: Folder of all images.
-        name: Path of an image relative to `root`.
-        split: Split of the folder of the image; None if it is in no such folder.
+        name: Folder of images, relative to `root`.
+        split: Split of the images in `name`; None if no folder names it.
     """
     if split in ("val", "test"):
         return
-    for depth, part in enumerate(name.parts[:-1]):
+    for depth, part in enumerate(name.parts):
         if split == "train" and depth == 0:
             continue
         if split_named(part) in ("val", "test"):

@@ -89,7 +89,7 @@ def files_by_domain(
     for path in search.images:
         first, *rest = path.relative_to(search.root).parts
         if first in key_of and rest:
-            refuse_nested_splits(search.root, PurePosixPath(first, *rest), key_of[first][0])
+            refuse_nested_splits(search.root, PurePosixPath(first, *rest[:-1]), key_of[first][0])
             found[key_of[first]]["/".join(rest)] = path
         else:
             beside.append(path)
