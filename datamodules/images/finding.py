@@ -194,7 +194,8 @@ def assign_splits(
     for folder in {path.parent for path in search.images}:
         name = folder.relative_to(search.root)
         split_of_folder[folder] = split_named(name.parts[0]) if folders and name.parts else None
-        refuse_nested_splits(search.root, name, split_of_folder[folder])
+        if not folders or split_of_folder[folder]:  # else it is left out
+            refuse_nested_splits(search.root, name, split_of_folder[folder])
     beside = []
     for path in search.images:
         split = split_of_folder[path.parent]
