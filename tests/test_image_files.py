@@ -404,7 +404,7 @@ def test_images_for_evaluation_are_found_and_counted(
     batches = list(folder_images(tmp_path, [3, 16, 16], options))
     assert sum(len(images) for images, _ in batches) == 11
     assert capsys.readouterr().err == (
-        f"{tmp_path}: 14 files found, 11 used; 1 hidden (.cache), 1 a grid (grid.png), "
+        f"{tmp_path}: 14 files found, 11 used; 1 hidden (.cache), 1 grid of images (grid.png), "
         "1 beyond --num (9.JFIF)\n"
     )
 

@@ -35,7 +35,7 @@ def folder_images(folder: Path, image_shape: list[int], options: argparse.Namesp
         UserError: If there are fewer than 10 images.
     """
     search = find_images(folder)
-    search.leave_out("a grid", [path for path in search.images if path.name == "grid.png"])
+    search.leave_out("grid of images", [path for path in search.images if path.name == "grid.png"])
     search.leave_out("beyond --num", search.images[options.num :] if options.num else [])
     paths, reader = search.images, ImageReader(image_shape[-1], image_shape[0])
     if len(paths) < 10:

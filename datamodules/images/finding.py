@@ -165,7 +165,10 @@ def check_images(search: ImageSearch, option: str) -> None:
 
 def sub_folders(root: Path) -> Iterator[Path]:
     """Yield the visible folders directly in a folder."""
-    return (path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if entry.is_dir() and not is_hidden(entry.name):
+                yield root / entry.name
 
 
 def assign_splits(
@@ -215,7 +218,7 @@ def refuse_nested_splits(root: Path, name: PurePath, split: str | None) -> None:
     Args:
         root: Folder of all images.
         name: Folder of images, relative to `root`.
-        split: Split of the images in `name`; None if no folder names it.
+        split: Split of the images in `name`; None if they are split by a hash.
     """
     if split in ("val", "test"):
         return
