@@ -1,5 +1,6 @@
 """Read the user's image files: inputs of `sample`, masks, and folders to translate."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from common.errors import UserError
 from datamodules.images.finding import check_images, find_images
 from datamodules.images.reading import BadImage, ImageReader, open_image, to_tensor
+from datamodules.usage_report import report_usage
 
 MAX_PIXELS = 2**20  # maximum number of pixels in a batch of images to translate
 
@@ -38,7 +40,7 @@ def mask_input(path: Path, shape: list[int], option: str) -> Tensor:
 
 
 def image_batches(
-    source: Path, channels: int, failed: list[str]
+    source: Path, channels: int, failed: list[str], out: Path | None = None
 ) -> Iterator[tuple[list[Path], Tensor]]:
     """Read images in batches; all images of a batch have the same height and width.
 
@@ -48,6 +50,7 @@ def image_batches(
         source: Image file, or folder whose subfolders are searched too.
         channels: Number of channels, 1 or 3.
         failed: List to which an error message is appended for each unreadable file.
+        out: Folder of translated images, which are left out if it is below `source`.
 
     Yields:
         Paths of the files, and images (N, C, H, W) in uint8.
@@ -58,17 +61,25 @@ def image_batches(
     found = [source]
     if source.is_dir():
         search = find_images(source)
+        if out is not None:
+            results = out.absolute()
+            done = [path for path in search.images if path.absolute().is_relative_to(results)]
+            search.leave_out("in --out", done)
         check_images(search, f"--input {source}")
         search.report(f"--input {source}")
         found = search.images
+    remarks, count = Counter[str](), 0
     paths: list[Path] = []
     images: list[Tensor] = []
     for path in found:
         try:
-            image = to_tensor(open_image(path, channels)[0])
+            opened, added = open_image(path, channels)
         except BadImage as error:
             failed.append(str(error))
             continue
+        image = to_tensor(opened)
+        remarks.update(added)
+        count += 1
         full = images and image[0].numel() * (len(images) + 1) > MAX_PIXELS
         if images and (full or image.shape != images[0].shape):
             yield paths, torch.stack(images)
@@ -77,3 +88,5 @@ def image_batches(
         images.append(image)
     if images:
         yield paths, torch.stack(images)
+    if remarks:
+        report_usage(f"--input {source}", count, count, {}, "images", remarks)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from cli.evaluation.images import folder_images
+from cli.image_inputs import image_batches
 from cli.sampling.translate_images import output_name
 from common.errors import UserError
 from datamodules.captions.folder import CaptionedFolder
@@ -398,6 +399,7 @@ def test_images_for_evaluation_are_found_and_counted(
 ) -> None:
     for number in range(12):
         picture(tmp_path / f"{number}.JFIF", number, mode="RGB")
+    picture(tmp_path / "10.JFIF", size=(9, 9))
     picture(tmp_path / "grid.png")
     picture(tmp_path / ".cache/0.png")
     options: Any = type("Options", (), {"num": 11, "batch_size": 4})
@@ -406,6 +408,23 @@ def test_images_for_evaluation_are_found_and_counted(
     assert capsys.readouterr().err == (
         f"{tmp_path}: 14 files found, 11 used; 1 hidden (.cache), 1 grid of images (grid.png), "
         "1 beyond --num (9.JFIF)\n"
+        f"{tmp_path}: 11 images found, 11 used (1 enlarged)\n"
+    )
+
+
+def test_images_to_translate_are_found_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results of an earlier call below the folder are not translated again."""
+    pictures(tmp_path, "a", "out", ".hidden", count=2)
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime")]
+    frames[0].save(tmp_path / "b.GIF", save_all=True, append_images=frames[1:])
+    batches = list(image_batches(tmp_path, 3, [], tmp_path / "out"))
+    assert [path.name for paths, _ in batches for path in paths] == ["0.png", "1.png", "b.GIF"]
+    assert capsys.readouterr().err == (
+        f"--input {tmp_path}: 6 files found, 3 used; 1 hidden (.hidden), "
+        "2 in --out (0.png, 1.png)\n"
+        f"--input {tmp_path}: 3 images found, 3 used (1 first frame of an animation)\n"
     )
 
 

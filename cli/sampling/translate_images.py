@@ -65,7 +65,7 @@ def translate(model: Any, options: argparse.Namespace) -> None:
         raise UserError(f"--out {out} would overwrite the images of --input; give another folder")
     arguments = arguments_of(model, options)
     domain = arguments["direction"][0]
-    for paths, inputs in image_batches(source, model.hparams.image_shape[0], failed):
+    for paths, inputs in image_batches(source, model.hparams.image_shape[0], failed, out):
         batch = {domain: inputs.float() / 127.5 - 1}
         try:
             outputs = model.sample([options.seed] * len(paths), batch=batch, **arguments)
