@@ -357,6 +357,13 @@ def test_two_labels_of_one_file_are_refused(tmp_path: Path) -> None:
         ImageFolder(str(tmp_path))
 
 
+def test_a_table_with_files_outside_of_the_folder_is_refused(tmp_path: Path) -> None:
+    pictures(tmp_path, "train", count=1)
+    (tmp_path / "labels.csv").write_text("file,label\ntrain/0.png,x\n/x/1.png,x\n")
+    with pytest.raises(UserError, match=r"/x/1.png is not an image in the folder; remove its row"):
+        ImageFolder(str(tmp_path))
+
+
 # Search and report
 
 

@@ -14,8 +14,8 @@ from datamodules.usage_report import report_usage
 
 # Formats of still images. Pillow also reads documents, videos and scientific containers.
 FORMATS = (
-    *("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000"),
-    *("PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP"),
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"),
+    *("PPM", "AVIF", "JPEG2000", "QOI", "DIB", "TGA"),
 )
 HIDDEN = ("__macosx", "thumbs.db", "desktop.ini")  # in lower case
 NO_IMAGE = "not an image"
@@ -24,12 +24,17 @@ TWICE = "found twice through a link"
 
 
 @cache
+def image_formats() -> tuple[str, ...]:
+    """Return the formats of still images that the installed Pillow can read."""
+    Image.init()
+    return tuple(kind for kind in FORMATS if kind in Image.OPEN)
+
+
+@cache
 def image_suffixes() -> frozenset[str]:
-    """Return the suffixes, in lower case, of the still images that this Pillow can read."""
+    """Return the suffixes, in lower case, of the formats in `image_formats`."""
     return frozenset(
-        suffix
-        for suffix, kind in Image.registered_extensions().items()
-        if kind in FORMATS and kind in Image.OPEN
+        suffix for suffix, kind in Image.registered_extensions().items() if kind in image_formats()
     )
 
 
@@ -238,7 +243,9 @@ def find_table(search: ImageSearch, name: str) -> Path | None:
     Raises:
         UserError: If there are two such files.
     """
-    tables = sorted(path for path in search.root.iterdir() if path.name.lower() == name)
+    tables = sorted(
+        path for path in search.root.iterdir() if path.name.lower() == name and path.is_file()
+    )
     if len(tables) > 1:
         raise UserError(f"{tables[0]} and {tables[1]} are both the table {name}; remove one")
     search.claim(tables)

@@ -91,7 +91,8 @@ class ImageFolder(ImageFileOptions, ImageDataModule):
                 for path in search.images
             }
         self.classes = sorted(set(self._label_of.values()))
-        self._check_spelling()
+        if tops:
+            self._check_spelling()
         search.report(folder)
 
     def _check_spelling(self) -> None:
@@ -137,10 +138,12 @@ def table_labels(table: Path, search: ImageSearch) -> dict[Path, str]:
             or if it has two rows with different labels.
     """
     named: dict[Path, str] = {}
+    written: dict[Path, str] = {}  # paths as in the table
     for line, row in enumerate(read_table(table, ("file", "label")), 2):
         if not (row["file"] and row["label"]):
             raise UserError(f"{table}: line {line} is incomplete; write both a file and its label")
         path = search.root / row["file"]
+        written[path] = row["file"]
         if named.setdefault(path, row["label"]) != row["label"]:
             raise UserError(
                 f"{table}: line {line} gives {row['file']} the label {row['label']}, and a line "
@@ -153,7 +156,6 @@ def table_labels(table: Path, search: ImageSearch) -> dict[Path, str]:
     absent = named.keys() - set(search.images) - left_out
     if absent:
         raise UserError(
-            f"{table}: {min(absent).relative_to(search.root)} is not an image in the folder; "
-            "remove its row"
+            f"{table}: {written[min(absent)]} is not an image in the folder; remove its row"
         )
     return {path: named[path] for path in search.images}

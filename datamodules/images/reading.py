@@ -11,7 +11,7 @@ from PIL import Image, ImageColor, ImageOps
 from torch import Tensor
 
 from common.errors import UserError
-from datamodules.images.finding import FORMATS
+from datamodules.images.finding import image_formats
 
 # Pillow's limit is twice this number of pixels; it warns of larger images, but reads them.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -50,7 +50,7 @@ def open_image(
         BadImage: If the file is broken, or has values whose range is unknown.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=image_formats()) as image:
             animated = image.format != "MPO" and getattr(image, "is_animated", False)
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
