@@ -59,7 +59,10 @@ def split_paths(paths: Iterable[Path]) -> dict[str, Path]:
 
 def split_share(key: str) -> float:
     """Map a string to a number in [0, 1) by its SHA-256, equal on every machine."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    return (
+        int.from_bytes(hashlib.sha256(key.encode(errors="surrogateescape")).digest()[:8], "big")
+        / 2**64
+    )
 
 
 def split_of(key: str) -> str:

@@ -11,7 +11,12 @@ EXAMPLES = 3  # number of file names per reason
 
 @rank_zero_only
 def report_usage(
-    name: str, found: int, used: int, left_out: Mapping[str, Sequence[Path]], kind: str = "files"
+    name: str,
+    found: int,
+    used: int,
+    left_out: Mapping[str, Sequence[Path]],
+    kind: str = "files",
+    remarks: Mapping[str, int] | None = None,
 ) -> None:
     """Print one line on stderr, such as `photos: 12 images found, 11 used; 1 broken (a.png)`.
 
@@ -21,6 +26,7 @@ def report_usage(
         used: Number of files that are used.
         left_out: Files that are not used, keyed by the reason.
         kind: Plural noun for the files, such as "images".
+        remarks: Numbers of used files that the user should know of, such as {"enlarged": 3}.
     """
     parts = []
     for reason, paths in left_out.items():
@@ -29,4 +35,8 @@ def report_usage(
             more = ", ..." if len(paths) > EXAMPLES else ""
             parts.append(f"{len(paths):,} {reason} ({names}{more})")
     rest = f"; {', '.join(parts)}" if parts else ""
-    print(f"{name}: {found:,} {kind} found, {used:,} used{rest}", file=sys.stderr, flush=True)
+    noted = ", ".join(f"{count:,} {remark}" for remark, count in (remarks or {}).items() if count)
+    notes = f" ({noted})" if noted else ""
+    print(
+        f"{name}: {found:,} {kind} found, {used:,} used{notes}{rest}", file=sys.stderr, flush=True
+    )

@@ -172,8 +172,8 @@ def test_captions_that_cannot_be_read(
     sizes = data.sizes
     assert sum(sizes.values()) == 39
     assert (
-        f"train: skipped 1 of {sizes['train'] + 1} images because of their captions"
-        in capsys.readouterr().err
+        f"train: {sizes['train'] + 1} images found, {sizes['train']} used; "
+        f"1 with an unusable caption ({bad.stem}.png)\n" in capsys.readouterr().err
     )
 
 

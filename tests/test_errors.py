@@ -4,8 +4,6 @@ import errno
 import os
 import shutil
 import signal
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,7 @@ import reproduce
 import sample
 import sweep
 import train
-from datamodules.images.files import FileImages, decode
 from datamodules.images.folder import ImageFolder
-from datamodules.samplers import Request
 from datamodules.splits import split_of
 from lightning_modules.vae import VAE
 from tests.runs import tiny_config
@@ -65,14 +61,16 @@ def picture(path: Path, mode: str = "RGB", size: int = 20, **options: Any) -> No
 PICTURE_WRITERS: dict[str, Callable[[Path], object]] = {
     "corrupt/train/bad.png": lambda path: path.write_bytes(b"no picture"),
     "cut/train/bad.jpg": lambda path: (picture(path), path.write_bytes(path.read_bytes()[:-40])),
-    "tiny/train/bad.png": lambda path: picture(path, size=1),
-    "deep/train/bad.png": lambda path: Image.fromarray(np.full((20, 20), 32768, np.uint16)).save(
+    "integers/train/bad.tif": lambda path: Image.fromarray(np.full((20, 20), 70000, np.int32)).save(
         path
     ),
-    "cmyk/train/bad.jpg": lambda path: picture(path, "CMYK"),
-    "animated/train/bad.gif": lambda path: picture(
-        path, save_all=True, append_images=[Image.new("RGB", (20, 20), "red")]
+    "floats/train/bad.tif": lambda path: Image.fromarray(np.full((20, 20), 1.5, np.float32)).save(
+        path
     ),
+    "nested/cats/Test/0.png": picture,
+    "twice/Validation/0.png": picture,
+    "spelling/train/cat/0.png": picture,
+    "spelling/val/Cat/0.png": picture,
 }
 ROWS = "file,label\n" + "".join(
     f"{name}.png,{name[:3]}\n" for name in ("train/0", "train/1", "train/2", "train/3", "val/0")
@@ -156,6 +154,7 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for name, write in PICTURE_WRITERS.items():
         folder(d / name.split("/")[0])
+        (d / name).parent.mkdir(parents=True, exist_ok=True)
         write(d / name)
     for name, table in TABLES.items():
         (folder(d / name) / "labels.csv").write_text(table)
@@ -318,10 +317,34 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     ),
     PICTURES + "corrupt": ("{d}/corrupt/train/bad.png: cannot be read", "repair or remove it"),
     PICTURES + "cut": ("{d}/cut/train/bad.jpg: cannot be read", "repair or remove it"),
-    PICTURES + "tiny": ("{d}/tiny/train/bad.png: is 1x1", "remove it or lower data.size"),
-    PICTURES + "deep": ("{d}/deep/train/bad.png: has more than 8 bits", "convert it to 8 bits"),
-    PICTURES + "cmyk": ("{d}/cmyk/train/bad.jpg: is CMYK", "convert it to RGB"),
-    PICTURES + "animated": ("{d}/animated/train/bad.gif: has 2 frames", "extract one"),
+    PICTURES + "integers": (
+        "{d}/integers/train/bad.tif: has 32-bit integers",
+        "convert it to 16 or 8 bits",
+    ),
+    PICTURES + "floats": (
+        "{d}/floats/train/bad.tif: has values from 1.5 to 1.5, outside of the range from 0 to 1",
+        "convert it to 8 bits",
+    ),
+    PICTURES + "twice": (
+        "{d}/twice/Validation and {d}/twice/val are both the val split",
+        "rename or remove one",
+    ),
+    PICTURES + "nested/cats": (
+        "{d}/nested/cats/Test: there is no training data beside it",
+        "name the training data train",
+    ),
+    PICTURES + "spelling": (
+        "{d}/spelling/val/Cat/0.png: its class Cat is spelt cat in training",
+        "use one spelling",
+    ),
+    PICTURES + "good --data.position random --data.resize pad": (
+        "data.position random has no effect with data.resize pad",
+        "leave one of them out",
+    ),
+    PICTURES + "good --data.background whyte": (
+        "data.background whyte: is not a colour",
+        "give a name such as white, or #rrggbb",
+    ),
     PICTURES + "row_too_many": (
         "{d}/row_too_many/labels.csv: test/lost.png is not an image in the folder",
         "remove its row",
@@ -531,17 +554,6 @@ def test_a_split_without_samples_is_a_mistake(tmp_path: Path) -> None:
             ask()
 
 
-def test_folders_named_like_splits_are_none_without_train(tmp_path: Path) -> None:
-    """Without a folder `train`, folders `val` and `test` are classes; no image is in two splits."""
-    for name in [f"{kind}/{number}" for kind in ("val", "test", "other") for number in range(20)]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        picture(tmp_path / f"{name}.png")
-    files = ImageFolder(str(tmp_path), size=16).files
-    everything = [path for paths in files.values() for path in paths]
-    assert len(everything) == len(set(everything)) == 60
-    assert all(files.values())
-
-
 def test_names_of_splits_are_no_labels(tmp_path: Path) -> None:
     assert "num_classes" not in ImageFolder(str(folder(tmp_path)), size=16).data_spec
     for name in ("cat", "dog"):
@@ -550,52 +562,3 @@ def test_names_of_splits_are_no_labels(tmp_path: Path) -> None:
     assert ImageFolder(str(tmp_path), size=16).data_spec["num_classes"] == 3, (
         "cat, dog, and images without a class folder"
     )
-
-
-def write_png16(path: Path, red: int, green: int, blue: int, side: int = 20) -> None:
-    """Write a PNG of one colour with 16 bits per channel, which Pillow cannot write."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content))
-            + kind
-            + content
-            + struct.pack(">I", zlib.crc32(kind + content))
-        )
-
-    rows = (b"\0" + struct.pack(">HHH", red, green, blue) * side) * side
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 16, 2, 0, 0, 0))
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
-
-
-def test_unusual_pictures_that_are_read_have_the_right_colours(tmp_path: Path) -> None:
-    """Images with uncertain colours (16-bit grey, CMYK, animations) are refused, see above."""
-    write_png16(tmp_path / "deep.png", 32768, 65535, 0)
-    palette = Image.new("P", (20, 20), 1)
-    palette.putpalette([0, 0, 0, 200, 10, 60])
-    palette.save(tmp_path / "palette.png")
-    palette.save(tmp_path / "see-through.png", transparency=1)
-    Image.new("LA", (20, 20), (0, 128)).save(tmp_path / "half.png")
-    Image.new("1", (20, 20), 1).save(tmp_path / "bilevel.png")
-    Image.new("RGB", (20, 20), (200, 10, 60)).save(tmp_path / "still.gif")
-    expected = {
-        "deep.png": (128, 255, 0),
-        "palette.png": (200, 10, 60),
-        "see-through.png": (255, 255, 255),
-        "half.png": (127, 127, 127),
-        "bilevel.png": (255, 255, 255),
-        "still.gif": (200, 10, 60),
-    }
-    for name, colour in expected.items():
-        pixels = decode(tmp_path / name, 16, 3)
-        assert pixels.dtype == torch.uint8
-        assert (pixels.float() - torch.tensor(colour)[:, None, None]).abs().max() <= 1, name
-        assert decode(tmp_path / name, 16, 1).shape == (1, 16, 16)
-    data = FileImages([tmp_path / "deep.png"], torch.zeros(1, dtype=torch.int64), 16, 3, {})
-    assert data.__getitems__(Request(torch.tensor([0]), 0))["image"][0, :, 0, 0].tolist() == [
-        128,
-        255,
-        0,
-    ]

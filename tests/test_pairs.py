@@ -285,32 +285,32 @@ def test_side_by_side(tmp_path: Path) -> None:
 def test_bad_files_stop_or_are_counted(
     in_memory: bool, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Corrupt files and images smaller than `size` are bad; grey or below `load_size` is fine."""
+    """Corrupt files are bad; grey and small images are used."""
     if not in_memory:
         monkeypatch.setattr("datamodules.images.files.IN_MEMORY_BYTES", 0)
     home = domains(tmp_path, {"trainA": 4, "trainB": 4, "testA": 1, "testB": 1})
     picture(home / "trainA/0.png", (24, 24), "L", 200)
     picture(home / "trainB/0.png", (16, 16))
+    picture(home / "trainA/1.png", (24, 12))
     options: dict[str, Any] = {"size": 16, "load_size": 40}
-    batch = PairFolder(str(home), **options).batch("train", [0])
-    assert batch["a"].shape == (1, 3, 16, 16)
+    batch = PairFolder(str(home), **options).batch("train", [0, 1])
+    assert batch["a"].shape == (2, 3, 16, 16)
     assert (batch["a"][:, 0] == batch["a"][:, 2]).all()
 
-    picture(home / "trainA/1.png", (24, 12))
-    data = PairFolder(str(home), **options)
-    with pytest.raises(
-        BadImage,
-        match=r"trainA/1.png: is 12x24, smaller than data.size 16; remove it or lower data.size",
-    ):
-        data.batch("train", [0, 1])
     (home / "trainB/2.png").write_bytes(b"broken")
+    data = PairFolder(str(home), **options)
+    with pytest.raises(BadImage, match=r"trainB/2.png: cannot be read as an image"):
+        data.batch("train", [2])
+    capsys.readouterr()
     data = PairFolder(str(home), skip_bad=True, paired=True, **options)
-    assert data.sizes["train"] == 2, "both files of a pair are left out"
-    batch = data.batch("train", [0, 1])
-    assert [round((value + 1) * 127.5) for value in batch["b"][:, 0, 0, 0].tolist()] == [0, 12]
-    err = capsys.readouterr().err
-    assert "train a: skipped 1 of 4 files" in err
-    assert "train b: skipped 1 of 4 files" in err
+    assert data.sizes["train"] == 3, "both files of a pair are left out"
+    batch = data.batch("train", [0, 1, 2])
+    assert [round((value + 1) * 127.5) for value in batch["b"][:, 0, 0, 0].tolist()] == [0, 4, 12]
+    assert capsys.readouterr().err.splitlines()[:3] == [
+        f"{home}: 10 files found, 10 used",
+        "train a: 4 images found, 3 used (1 enlarged); 1 with an unusable partner (2.png)",
+        "train b: 4 images found, 3 used; 1 unusable (2.png)",
+    ]
 
 
 @pytest.mark.parametrize(

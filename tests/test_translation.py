@@ -596,7 +596,7 @@ def test_a_folder_is_translated_under_its_names_and_sizes(
     ("arguments", "fragments"),
     [
         ("--input {d}/none", ("there is no such file or folder",)),
-        ("--input {d}/empty", ("has no images", "give a folder with")),
+        ("--input {d}/empty", ("there are no images in it", "add some (")),
         ("--input {d}/in --out {d}/in", ("would overwrite", "give another folder")),
         ("--input {d}/in/odd.png", ("images of 17x16", "multiples of 16, such as 16 or 32")),
         ("--input {d}/in/good.png --direction b2a", ("'b2a'", "'a2b'")),

@@ -25,6 +25,15 @@ def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> Non
     )
 
 
+# Formats in which an image is written without loss or with a chosen quality.
+WRITTEN = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def output_name(path: Path) -> Path:
+    """Return the name of the translation of an image; .png is added to other formats' names."""
+    return path if path.suffix.lower() in WRITTEN else path.with_name(f"{path.name}.png")
+
+
 def run(model: GenerativeModule, options: argparse.Namespace) -> None:
     """Translate the images of `--input`; without this option, one test image per seed."""
     if options.input:
@@ -56,7 +65,7 @@ def translate(model: Any, options: argparse.Namespace) -> None:
         raise UserError(f"--out {out} would overwrite the images of --input; give another folder")
     arguments = arguments_of(model, options)
     domain = arguments["direction"][0]
-    for paths, inputs in image_batches(source, model.hparams.image_shape[0], failed):
+    for paths, inputs in image_batches(source, model.hparams.image_shape[0], failed, out):
         batch = {domain: inputs.float() / 127.5 - 1}
         try:
             outputs = model.sample([options.seed] * len(paths), batch=batch, **arguments)
@@ -64,7 +73,7 @@ def translate(model: Any, options: argparse.Namespace) -> None:
             failed += [f"{path}: {error}" for path in paths]
             continue
         for path, image in zip(paths, to_bytes(outputs).cpu()):
-            target = out / path.relative_to(home)
+            target = out / output_name(path.relative_to(home))
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()).save(target, quality=95)
             print(target)

@@ -8,7 +8,6 @@ words into tokens at random. Captions and prompts are lower-cased, with single s
 """
 
 import random
-import sys
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +21,13 @@ from common.errors import UserError
 from datamodules.base import BatchedDataset
 from datamodules.captions.encoding import encode_caption, tidy
 from datamodules.images.base import ImageDataModule, InMemoryImages
-from datamodules.images.files import FileImages, fits_into_memory, read_all
+from datamodules.images.files import NOT_CHOSEN, FileImages, Images, ReadFiles, read_files
 from datamodules.samplers import Request, mix_seed
 from datamodules.tokenizers.bpe import BPETokenizer
 
 VARIANTS = 8
 PAD = "<pad>"  # its id is 0
-Images = InMemoryImages | FileImages
+NO_CAPTION = "with an unusable caption"
 
 
 class CaptionedImageDataset:
@@ -139,7 +138,9 @@ class CaptionedImages(ImageDataModule):
             skip,
         )
 
-    def read(self, split: str) -> tuple[Callable[[list[int]], Images], list[list[str]], list[str]]:
+    def read(
+        self, split: str
+    ) -> tuple[Callable[[list[int]], InMemoryImages | FileImages], list[list[str]], list[str]]:
         """Read a split.
 
         Returns:
@@ -168,6 +169,7 @@ class CaptionedImages(ImageDataModule):
         numbers = list(range(len(captions)))
         if split == "train" and self.max_samples is not None:
             numbers = sorted(random.Random(0).sample(numbers, min(self.max_samples, len(numbers))))
+        left_out = {NOT_CHOSEN: set(range(len(captions))) - set(numbers), NO_CAPTION: set()}
         rows: dict[int, Tensor] = {}
         for number in numbers:
             try:
@@ -179,32 +181,29 @@ class CaptionedImages(ImageDataModule):
                     raise UserError(
                         f"{places[number]}: {error}, or skip such images with --data.skip true"
                     ) from error
-        if len(rows) < len(numbers):
-            print(
-                f"{split}: skipped {len(numbers) - len(rows)} of {len(numbers)} images because "
-                "of their captions",
-                file=sys.stderr,
+                left_out[NO_CAPTION].add(number)
+        images = make_images(list(rows))
+        read = (
+            ReadFiles(images, torch.arange(len(rows)))
+            if isinstance(images, InMemoryImages)
+            else read_files(images, self.skip)
+        )
+        if not isinstance(images, InMemoryImages) or left_out[NO_CAPTION]:
+            read.report(
+                split,
+                {
+                    reason: [Path(places[number]) for number in sorted(which)]
+                    for reason, which in left_out.items()
+                },
             )
-        images, kept = self._readable(make_images(list(rows)), list(rows), split)
+        kept = [list(rows)[i] for i in read.kept.tolist()]
         tokens = (
             torch.stack([rows[number] for number in kept])
             if kept
             else torch.empty(0, 1, self.text_length, dtype=torch.int32)
         )
-        return CaptionedImageDataset(images, [tidy(captions[number][0]) for number in kept], tokens)
-
-    def _readable(self, images: Images, numbers: list[int], split: str) -> tuple[Images, list[int]]:
-        """Drop unusable images; return the others, in memory if small enough, with `numbers`."""
-        if isinstance(images, InMemoryImages):
-            return images, numbers
-        keep = fits_into_memory(images)
-        if not keep and not self.skip:
-            return images, numbers
-        decoded, usable = read_all(images, split, self.skip, keep)
-        left = [numbers[i] for i in usable.tolist()]
-        return InMemoryImages(decoded, images.labels[usable]) if keep else images.subset(
-            usable
-        ), left
+        first = [tidy(captions[number][0]) for number in kept]
+        return CaptionedImageDataset(read.data, first, tokens)
 
     def loader_dataset(self, split: str) -> BatchedDataset:
         data: CaptionedImageDataset = self.split(split)  # type: ignore[assignment]

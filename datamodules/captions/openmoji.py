@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from datamodules.captions.base import CaptionedImageDataset, CaptionedImages, Images
+from datamodules.captions.base import CaptionedImageDataset, CaptionedImages
 from datamodules.images.base import InMemoryImages
 from datamodules.images.emoji import GROUPS, check_language, emoji_names
 from datamodules.images.openmoji import EmojiSize, OpenMoji
@@ -68,7 +68,9 @@ class CaptionedEmoji(CaptionedImages):
             )
         return super().load_split(split)
 
-    def read(self, split: str) -> tuple[Callable[[list[int]], Images], list[list[str]], list[str]]:
+    def read(
+        self, split: str
+    ) -> tuple[Callable[[list[int]], InMemoryImages], list[list[str]], list[str]]:
         names = emoji_names(self.source.codes, self.language)
         codes = [self.source.codes[row] for row in self.source.rows(split)]
         named = [
@@ -83,7 +85,7 @@ class CaptionedEmoji(CaptionedImages):
                 [name, name, name, f"{name}, {group}"] if self.group_captions else [name]
             )
 
-        def make_images(chosen: list[int]) -> Images:
+        def make_images(chosen: list[int]) -> InMemoryImages:
             data: InMemoryImages = self.source.split(split)  # type: ignore[assignment]
             return data.subset(
                 torch.tensor([named[number] for number in chosen], dtype=torch.int64)

@@ -11,6 +11,20 @@ from datamodules.base import DataModule
 from datamodules.samplers import Request, mix_seed
 
 
+def has_words(names: list[str] | None, words: str) -> Tensor:
+    """Return a bool mask (N,), True where a name contains `words` as whole words.
+
+    Raises:
+        UserError: If there are no names.
+    """
+    if names is None:
+        raise UserError(
+            "these images have no names or attributes; use data with names or attributes, such "
+            "as OpenMoji or CelebA"
+        )
+    return torch.tensor([f" {words.lower()} " in f" {name} " for name in names])
+
+
 class InMemoryImages:
     """Dataset of images in memory.
 
@@ -47,12 +61,7 @@ class InMemoryImages:
 
     def having(self, attribute: str) -> Tensor:
         """Return a bool mask (N,), True where a name contains `attribute` as whole words."""
-        if self.names is None:
-            raise UserError(
-                "these images have no names or attributes; use data with names or attributes, such "
-                "as OpenMoji or CelebA"
-            )
-        return torch.tensor([f" {attribute.lower()} " in f" {name} " for name in self.names])
+        return has_words(self.names, attribute)
 
 
 class ImageDataModule(DataModule):

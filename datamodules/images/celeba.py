@@ -8,6 +8,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from common.errors import UserError
 from datamodules.images.base import ImageDataModule
 from datamodules.images.files import FileImages
+from datamodules.images.reading import ImageReader
 from datamodules.splits import take_subset
 
 
@@ -74,5 +75,6 @@ class CelebA(ImageDataModule):
                 f"{', '.join(attributes)}"
             )
         paths = [self.folder / "img_align_celeba" / name for name in files]
-        data = FileImages(paths, attributes[self.label].long(), self.size, 3, attributes)
+        labels = attributes[self.label].long()
+        data = FileImages(paths, labels, ImageReader(self.size, 3), attributes)
         return take_subset(data, self.max_samples) if split == "train" else data

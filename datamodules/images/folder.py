@@ -2,11 +2,13 @@
 
 Images may be at any depth of the folder. Classes are optional: one sub-folder per class, or a file
 `labels.csv` in the folder with the columns `file` and `label`. Sub-folders `train`, `val` and
-`test` define the splits, and may contain the sub-folders of classes. Without such
-sub-folders, images are split by a SHA-256 of their paths: 80 % training, 10 % validation, 10 %
-test. The contents of files are not compared, so copies of an image may fall into different splits.
+`test` (or `training`, `valid`, `validation`, `dev`, `testing`, in any case) define the splits, and
+may contain the sub-folders of classes. Without such sub-folders, images are split by a SHA-256 of
+their paths: 80 % training, 10 % validation, 10 % test. The contents of files are not compared, so
+copies of an image may fall into different splits.
 """
 
+import unicodedata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,14 +16,23 @@ import torch
 from jsonargparse.typing import PositiveInt
 
 from common.errors import UserError
-from datamodules.images.base import ImageDataModule, InMemoryImages
-from datamodules.images.files import SUFFIXES, FileImages, fits_into_memory, image_files, read_all
-from datamodules.splits import split_of, take_subset
+from datamodules.images.base import ImageDataModule
+from datamodules.images.file_options import ImageFileOptions
+from datamodules.images.files import FileImages, Images, choose_samples, read_files
+from datamodules.images.finding import (
+    ImageSearch,
+    assign_splits,
+    check_images,
+    find_images,
+    find_table,
+)
 from datamodules.text_files import read_table
 
 
-class ImageFolder(ImageDataModule):
+class ImageFolder(ImageFileOptions, ImageDataModule):
     """Your own folder of images.
+
+    Files that are hidden or no images are left out and counted.
 
     Args:
         Corpus:
@@ -29,11 +40,11 @@ class ImageFolder(ImageDataModule):
             define classes. Sub-folders `train`, `val` and `test` define the splits. Without such
             sub-folders, a hash of the path assigns 80 % of the images to training, 10 % to
             validation and 10 % to test.
-        size: Height and width in pixels. Each image is cropped to its centre square and resized.
+        size: Height and width in pixels of the images of a batch; `resize` is the rule.
         channels: Number of channels: 3 for colour, 1 for grey.
         skip_bad: Skip unusable files and print their number. If False, stop at the first unusable
             file.
-        **kwargs: Arguments of `ImageDataModule`.
+        **kwargs: Arguments of `ImageFileOptions` and `ImageDataModule`.
 
     Raises:
         UserError: If `folder` does not exist or has no training images, or if `labels.csv` does not
@@ -59,79 +70,92 @@ class ImageFolder(ImageDataModule):
         )
         if not self.folder.is_dir():
             raise UserError(f"data.folder {folder}: there is no such folder; give one with images")
-        self.files = {split: image_files(self.folder / split) for split in ("train", "val", "test")}
-        if not self.files["train"]:  # `val` and `test` are then not splits
-            self.files = {split: [] for split in self.files}
-            for path in image_files(self.folder):
-                self.files[split_of(path.relative_to(self.folder).as_posix())].append(path)
-        found = sum(map(len, self.files.values()))
-        if not found:
-            raise UserError(
-                f"data.folder {folder}: there are no images in it; add some "
-                f"({', '.join(sorted(SUFFIXES))})"
-            )
+        search = find_images(self.folder)
+        check_images(search, f"data.folder {folder}")
+        table, found = find_table(search, "labels.csv"), len(search.images)
+        self.files, tops = assign_splits(search)
         if not self.files["train"]:
             raise UserError(
-                f"data.folder {folder}: none of its {found} images falls into the training "
-                "split; add more images"
+                f"data.folder {folder}: none of its {found} images falls into the training split; "
+                "add more images"
             )
-        self.classes, self._label_of = self._read_labels()
-
-    def _read_labels(self) -> tuple[list[str], dict[Path, str]]:
-        """Return the class names in alphabetical order, and the class name of each file."""
-        everything = [path for files in self.files.values() for path in files]
-        table = self.folder / "labels.csv"
-        if table.is_file():
-            rows = read_table(table, ("file", "label"))
-            incomplete = [
-                line for line, row in enumerate(rows, 2) if not (row["file"] and row["label"])
-            ]
-            if incomplete:
-                raise UserError(
-                    f"{table}: line {incomplete[0]} is incomplete; write both a file and its label"
-                )
-            named = {self.folder / row["file"]: row["label"] for row in rows}
-            missing = [path for path in everything if path not in named]
-            if missing:
-                raise UserError(
-                    f"{table}: has no row for {missing[0].relative_to(self.folder)}; add one"
-                )
-            absent = named.keys() - set(everything)
-            if absent:
-                raise UserError(
-                    f"{table}: {min(absent).relative_to(self.folder)} is not an image in the "
-                    "folder; remove its row"
-                )
+        if table:
+            self._label_of = table_labels(table, search)
         else:
             # Images directly in one of these folders have no class.
-            tops = [self.folder, *(self.folder / split for split in self.files)]
-            named = {path: "" if path.parent in tops else path.parent.name for path in everything}
-        return sorted({named[path] for path in everything}), named
+            unlabelled = [self.folder, *tops.values()]
+            self._label_of = {
+                path: ""
+                if path.parent in unlabelled
+                else unicodedata.normalize("NFC", path.parent.name)
+                for path in search.images
+            }
+        self.classes = sorted(set(self._label_of.values()))
+        if tops:
+            self._check_spelling()
+        search.report(folder)
+
+    def _check_spelling(self) -> None:
+        """Refuse held-out classes whose names differ from those of training only in their case."""
+        trained = {self._label_of[path] for path in self.files["train"]}
+        spelling = {name.casefold(): name for name in trained}
+        for path in (*self.files["val"], *self.files["test"]):
+            name = self._label_of[path]
+            known = spelling.get(name.casefold(), name)
+            if name not in trained and known != name:
+                raise UserError(
+                    f"{path}: its class {name} is spelt {known} in training; use one spelling"
+                )
 
     @property
     def data_spec(self) -> dict[str, Any]:
         labels = {"num_classes": len(self.classes)} if len(self.classes) > 1 else {}
         return {"image_shape": [self.channels, self.size, self.size], **labels}
 
-    def load_split(self, split: str) -> InMemoryImages | FileImages:
-        data = self._file_images(self.files[split])
-        if split == "train":
-            data = take_subset(data, self.max_samples)
-        if not fits_into_memory(data):
-            return (
-                data.subset(read_all(data, split, skip_bad=True, keep=False)[1])
-                if self.skip_bad
-                else data
-            )
-        images, kept = read_all(data, split, self.skip_bad)
-        return InMemoryImages(
-            images,
-            data.labels[kept],
-            [self._label_of[data.paths[i]].lower() for i in kept.tolist()],
+    def load_split(self, split: str) -> Images:
+        files, not_chosen = choose_samples(
+            self._file_images(split), self.max_samples if split == "train" else None
         )
+        read = read_files(files, self.skip_bad)
+        if not isinstance(read.data, FileImages):
+            names = [self._label_of[files.paths[i]].lower() for i in read.kept.tolist()]
+            read.data.names = names
+        read.report(split, not_chosen)
+        return read.data
 
-    def _file_images(self, paths: list[Path]) -> FileImages:
-        names = [self._label_of[path] for path in paths]
-        labels = torch.tensor([self.classes.index(name) for name in names], dtype=torch.int64)
-        attributes = {name: labels == number for number, name in enumerate(self.classes)}
-        return FileImages(paths, labels, self.size, self.channels, attributes)
+    def _file_images(self, split: str) -> FileImages:
+        paths, number_of = self.files[split], {name: i for i, name in enumerate(self.classes)}
+        labels = torch.tensor([number_of[self._label_of[path]] for path in paths]).long()
+        attributes = {name: labels == number for name, number in number_of.items()}
+        return FileImages(paths, labels, self.reader(split, self.size, self.channels), attributes)
+
+
+def table_labels(table: Path, search: ImageSearch) -> dict[Path, str]:
+    """Return the label of each image by a table with the columns file and label.
+
+    Raises:
+        UserError: If a row is incomplete or names no image of the folder, if an image has no row,
+            or if it has two rows with different labels.
+    """
+    named: dict[Path, str] = {}
+    written: dict[Path, str] = {}  # paths as in the table
+    for line, row in enumerate(read_table(table, ("file", "label")), 2):
+        if not (row["file"] and row["label"]):
+            raise UserError(f"{table}: line {line} is incomplete; write both a file and its label")
+        path = search.root / row["file"]
+        written[path] = row["file"]
+        if named.setdefault(path, row["label"]) != row["label"]:
+            raise UserError(
+                f"{table}: line {line} gives {row['file']} the label {row['label']}, and a line "
+                f"before it {named[path]}; remove one of them"
+            )
+    missing = [path for path in search.images if path not in named]
+    if missing:
+        raise UserError(f"{table}: has no row for {missing[0].relative_to(search.root)}; add one")
+    left_out = {path for paths in search.left_out.values() for path in paths}
+    absent = named.keys() - set(search.images) - left_out
+    if absent:
+        raise UserError(
+            f"{table}: {written[min(absent)]} is not an image in the folder; remove its row"
+        )
+    return {path: named[path] for path in search.images}

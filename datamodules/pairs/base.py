@@ -15,12 +15,9 @@ from torchvision.transforms import v2
 
 from common.errors import UserError
 from datamodules.base import DataModule
-from datamodules.images.base import InMemoryImages
-from datamodules.images.files import FileImages
+from datamodules.images.files import Images
 from datamodules.samplers import Request, mix_seed
 from datamodules.splits import take_subset
-
-Images = InMemoryImages | FileImages
 
 
 class TwoDomains:
@@ -51,12 +48,13 @@ class TwoDomains:
 
     def __getitems__(self, request: Request) -> dict[str, Any]:
         index = request.index
-        other = index % len(self.b)
+        other, other_seed = index % len(self.b), request.seed
         if self.shuffle and not self.paired:
+            other_seed = mix_seed(request.seed, "b")
             generator = torch.Generator().manual_seed(mix_seed(request.seed, "partners"))
             other = torch.randint(len(self.b), (len(index),), generator=generator)
         a = self.a.__getitems__(Request(index % len(self.a), request.seed))
-        b = self.b.__getitems__(Request(other, request.seed))
+        b = self.b.__getitems__(Request(other, other_seed))
         return {
             "a": a["image"],
             "b": b["image"],

@@ -4,86 +4,50 @@
   `valB`.
 - One folder with sub-folders `train`, `test`, and optionally `val`. Each file shows two images side
   by side, a on the left and b on the right.
-- Two folders, one per domain. Images are split by a SHA-256 of their names: 80 % training, 10 %
-  validation, 10 % test. The contents of files are not compared, so copies of an image may fall into
-  different splits.
+- Two folders, one per domain. Images are split by their sub-folders `train`, `val` and `test`, or
+  else by a SHA-256 of their names: 80 % training, 10 % validation, 10 % test. The contents of files
+  are not compared, so copies of an image may fall into different splits.
 
-If either the validation or the test split is missing, the other is used for both. This does not
+Splits may also be named `training`, `valid`, `validation`, `dev` and `testing`, in any case. If
+either the validation or the test split is missing, the other is used for both. This does not
 favour any checkpoint, because none is selected by a score on these images. In the first and third
 layout, the two images of a pair have the same file name, apart from the extension.
 """
 
+import re
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import PositiveInt
-from torch import Tensor
 
 from common.errors import UserError
-from datamodules.images.base import InMemoryImages
+from datamodules.images.file_options import ImageFileOptions
 from datamodules.images.files import (
-    BadImage,
     FileImages,
+    Images,
+    choose_samples,
     fits_into_memory,
-    image_files,
-    read_all,
-    read_image,
-    square,
+    read_files,
 )
-from datamodules.pairs.base import Images, PairDataModule
-from datamodules.splits import SPLITS, split_of, take_subset
+from datamodules.images.finding import (
+    BESIDE,
+    ImageSearch,
+    assign_splits,
+    find_images,
+    refuse_nested_splits,
+    sub_folders,
+)
+from datamodules.pairs.base import PairDataModule
+from datamodules.splits import SPLITS, split_named
+
+LAYOUT = "lay them out as trainA trainB testA testB, or side by side in train and test"
+DOMAIN_FOLDER = re.compile(r"(.+?)[ _-]?([ab])", re.IGNORECASE)
+NO_PARTNER = "with an unusable partner"
 
 Layout = Literal["domains", "side by side"]
-
-
-class DomainFiles(FileImages):
-    """Dataset of the image files of one domain, which are decoded batch by batch.
-
-    Args:
-        paths: Image files.
-        size: Height and width of the decoded images in pixels.
-        channels: Number of channels, 1 or 3.
-        min_size: Minimum height and width of an image in pixels.
-        half: Half of a side-by-side image, 0 for left or 1 for right. None uses the whole image.
-    """
-
-    def __init__(
-        self, paths: list[Path], size: int, channels: int, min_size: int, half: int | None
-    ) -> None:
-        super().__init__(paths, torch.zeros(len(paths), dtype=torch.int64), size, channels, {})
-        self.min_size, self.half = min_size, half
-
-    def read(self, path: Path) -> Tensor:
-        image = read_image(path, self.channels)
-        if self.half is not None:
-            middle = image.width // 2
-            if image.width < 2 or image.width % 2:
-                raise BadImage(
-                    f"{path}: is {image.width} pixels wide, but two images side by side need "
-                    "an even width; repair or remove it"
-                )
-            image = image.crop((self.half * middle, 0, (self.half + 1) * middle, image.height))
-        return square(image, self.size, path, self.min_size)
-
-    def fingerprint(self) -> str:
-        return f"{super().fingerprint()} half={self.half}"
-
-    def subset(self, index: Tensor) -> "DomainFiles":
-        return DomainFiles(
-            [self.paths[i] for i in index.tolist()],
-            self.size,
-            self.channels,
-            self.min_size,
-            self.half,
-        )
-
-
-def images_in(folder: Path) -> dict[str, Path]:
-    """Return the image files below a folder, keyed by relative path and sorted by it."""
-    files = {path.relative_to(folder).as_posix(): path for path in image_files(folder)}
-    return dict(sorted(files.items()))
+Names = dict[str, Path]  # image files, keyed by the path below the folder of their split
 
 
 def stem(name: str) -> str:
@@ -91,7 +55,60 @@ def stem(name: str) -> str:
     return PurePosixPath(name).with_suffix("").as_posix()
 
 
-class PairFolder(PairDataModule):
+def domain_folders(root: Path) -> dict[tuple[str, str], Path]:
+    """Return the sub-folders such as trainA and validation_b, keyed by split and domain.
+
+    Raises:
+        UserError: If two folders stand for the same split and domain.
+    """
+    found: dict[tuple[str, str], Path] = {}
+    for path in sorted(sub_folders(root)):
+        match = DOMAIN_FOLDER.fullmatch(path.name)
+        split = split_named(match[1]) if match else None
+        if match is None or split is None:
+            continue
+        key = (split, match[2].lower())
+        if key in found:
+            raise UserError(
+                f"{found[key]} and {path} are both domain {key[1]} of the {split} split; rename or "
+                "remove one"
+            )
+        found[key] = path
+    return found
+
+
+def files_by_domain(
+    search: ImageSearch, folders: dict[tuple[str, str], Path]
+) -> dict[str, tuple[Names, Names]]:
+    """Return the files of both domains in each split of the layout trainA, trainB, ..."""
+    found: dict[tuple[str, str], Names] = {
+        (split, domain): {} for split in SPLITS for domain in "ab"
+    }
+    key_of = {folder.name: key for key, folder in folders.items()}
+    beside = []
+    for path in search.images:
+        first, *rest = path.relative_to(search.root).parts
+        if first in key_of and rest:
+            refuse_nested_splits(search.root, PurePosixPath(first, *rest[:-1]), key_of[first][0])
+            found[key_of[first]]["/".join(rest)] = path
+        else:
+            beside.append(path)
+    search.leave_out(BESIDE, beside)
+    return {split: (found[split, "a"], found[split, "b"]) for split in SPLITS}
+
+
+def files_by_split(search: ImageSearch) -> dict[str, Names]:
+    """Return the files of each split of one domain, or of side-by-side images."""
+    found, folders = assign_splits(search, key=stem)
+    return {
+        split: {
+            path.relative_to(folders.get(split, search.root)).as_posix(): path for path in paths
+        }
+        for split, paths in found.items()
+    }
+
+
+class PairFolder(ImageFileOptions, PairDataModule):
     """Your own images of two domains, in one folder or in two.
 
     Args:
@@ -103,9 +120,8 @@ class PairFolder(PairDataModule):
         folder_b: Folder of all images of domain b.
         channels: Number of channels: 3 for colour, 1 for grey.
         skip_bad: Skip unusable files and print their number. If False, stop at the first unusable
-            file.
-            A pair is skipped if one of its images is unusable.
-        **kwargs: Arguments of `PairDataModule`.
+            file. A pair is skipped if one of its images is unusable.
+        **kwargs: Arguments of `ImageFileOptions` and `PairDataModule`.
 
     Raises:
         UserError: If a folder is missing or empty, or if an image of a pair has no partner.
@@ -151,74 +167,88 @@ class PairFolder(PairDataModule):
 
     @cached_property
     def layout(self) -> Layout:
-        """Layout: "side by side" (two images per file) or "domains" (one folder per domain)."""
-        side_by_side = len(self.folders) == 1 and (self.folders[0] / "train").is_dir()
-        return "side by side" if side_by_side else "domains"
+        """Layout: "side by side" (two images per file) or "domains" (one folder per domain).
+
+        Raises:
+            UserError: If one folder has folders of both layouts.
+        """
+        root = self.folders[0]
+        whole = [path for path in sub_folders(root) if split_named(path.name)]
+        if len(self.folders) == 2 or not whole:
+            return "domains"
+        apart = list(domain_folders(root).values())
+        for folder in whole:
+            apart += [path for path in sub_folders(folder) if path.name.lower() in ("a", "b")]
+        if apart:
+            raise UserError(f"{whole[0]} and {apart[0]} are folders of two layouts; {LAYOUT}")
+        return "side by side"
 
     @cached_property
     def files(self) -> dict[str, tuple[list[Path], list[Path]]]:
         """Files of domain a and of domain b in each split."""
-        found: dict[str, tuple[list[Path], list[Path]]] = {}
-        for split in SPLITS:
-            if self.layout == "side by side":
-                a = b = images_in(self.folders[0] / split)
-            elif len(self.folders) == 1:
-                a, b = (images_in(self.folders[0] / f"{split}{domain}") for domain in "AB")
-            else:
-                everything = [images_in(folder) for folder in self.folders]
-                a, b = (
-                    {name: path for name, path in files.items() if split_of(stem(name)) == split}
-                    for files in everything
-                )
-            if bool(a) != bool(b):
-                raise UserError(
-                    f"{self.folders[0]}: its {split} split has no images of "
-                    f"{'b' if a else 'a'}; {LAYOUT}"
-                )
-            if self.paired:
-                a, b = partners(a, b)
-            found[split] = (list(a.values()), list(b.values()))
+        searches = [find_images(folder) for folder in self.folders]
+        if self.layout == "side by side":
+            by_split = {
+                split: (names, names) for split, names in files_by_split(searches[0]).items()
+            }
+        elif len(searches) == 1:
+            by_split = files_by_domain(searches[0], domain_folders(self.folders[0]))
+        else:
+            domains = [files_by_split(search) for search in searches]
+            by_split = {split: (domains[0][split], domains[1][split]) for split in SPLITS}
+        found = {split: self._ordered(split, *names) for split, names in by_split.items()}
+        for search in searches:
+            search.report(str(search.root))
         for missing, other in (("val", "test"), ("test", "val")):
             if not any(found[missing]):
                 found[missing] = found[other]
         return found
+
+    def _ordered(self, split: str, a: Names, b: Names) -> tuple[list[Path], list[Path]]:
+        """Return the files of both domains; if `paired`, file i of a belongs to file i of b."""
+        if bool(a) != bool(b):
+            raise UserError(
+                f"{self.folders[0]}: its {split} split has no images of {'b' if a else 'a'}; "
+                f"{LAYOUT}"
+            )
+        if self.paired:
+            a, b = partners(a, b)
+        return list(a.values()), list(b.values())
 
     def load_domains(self, split: str) -> tuple[Images, Images, bool]:
         """Load both domains of a split. In evaluation, side-by-side images are always pairs."""
         aside = self.layout == "side by side"
         paired = self.paired or (aside and split != "train")
         side = self.load_size if split == "train" else self.size
-        a, b = (
-            DomainFiles(paths, side, self.channels, self.size, half if aside else None)
-            for half, paths in enumerate(self.files[split])
-        )
-        if split == "train":
-            a, b = take_subset(a, self.max_samples), take_subset(b, self.max_samples)
-        small = fits_into_memory(a) and fits_into_memory(b)
-        if not small and not self.skip_bad:
-            return a, b, paired
-        (images_a, kept_a), (images_b, kept_b) = (
-            read_all(files, f"{split} {name}", self.skip_bad, keep=small)
-            for name, files in (("a", a), ("b", b))
-        )
-        if paired:  # keep a pair only if both of its images are usable
-            both = kept_a[torch.isin(kept_a, kept_b)]
-            images_a, images_b = (
-                images_a[torch.isin(kept_a, both)],
-                images_b[torch.isin(kept_b, both)],
+        chosen = [
+            choose_samples(
+                FileImages(
+                    paths,
+                    torch.zeros(len(paths), dtype=torch.int64),
+                    self.reader(
+                        split,
+                        side,
+                        self.channels,
+                        half=half if aside else None,
+                        min_size=self.size,
+                    ),
+                ),
+                self.max_samples if split == "train" else None,
             )
-            kept_a = kept_b = both
-        if not small:
-            return a.subset(kept_a), b.subset(kept_b), paired
-        return unlabelled(images_a), unlabelled(images_b), paired
-
-
-def unlabelled(images: Tensor) -> InMemoryImages:
-    """Return a dataset in which all images have the label 0."""
-    return InMemoryImages(images, torch.zeros(len(images), dtype=torch.int64))
-
-
-LAYOUT = "lay them out as trainA trainB testA testB, or side by side in train and test"
+            for half, paths in enumerate(self.files[split])
+        ]
+        in_memory = all(fits_into_memory(files) for files, _ in chosen)
+        read = [read_files(files, self.skip_bad, in_memory) for files, _ in chosen]
+        domains = [one.data for one in read]
+        both = torch.isin(read[0].kept, read[1].kept), torch.isin(read[1].kept, read[0].kept)
+        for number, (files, left_out) in enumerate(chosen):
+            if paired:  # keep a pair only if both of its images are usable
+                alone = read[number].kept[~both[number]]
+                left_out[NO_PARTNER] = [files.paths[i] for i in alone.tolist()]
+                domains[number] = domains[number].subset(both[number].nonzero()[:, 0])
+            read[number].data = domains[number]
+            read[number].report(f"{split} {'ab'[number]}", left_out)
+        return domains[0], domains[1], paired
 
 
 def partners(a: dict[str, Path], b: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
