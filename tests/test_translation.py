@@ -499,7 +499,7 @@ def test_every_rank_keeps_a_pool_of_its_own(tmp_path: Path) -> None:
         "6",
     )
     last = str(tmp_path / "half/run/checkpoints/last.ckpt")
-    fit(tmp_path / "rest", PARALLEL, *common, "--ckpt_path", last)
+    fit(tmp_path / "rest", PARALLEL, *common, "--ckpt_path", last, "--trainer.max_steps", "-1")
     tables = ["metrics.csv", "health.csv"]  # these start at the resumed step
     assert run_differences(tmp_path / "whole/run", tmp_path / "rest/run") == tables
 
