@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 
 from cli.recipes import read_config
 from cli.run_directory import config_files
@@ -148,3 +149,14 @@ def finished_message(run: Run, checkpoint: dict[str, Any], trainer: dict[str, An
         f"{run.path} is finished ({step:,} updates); to train longer, raise "
         f"--trainer.{name} {trainer.get(name)}"
     )
+
+
+def keep_last_of_each_class(trainer: Namespace) -> None:
+    """Keep the last object of each class in the lists of callbacks, loggers and plugins.
+
+    A repeated `--trainer.callbacks+=CLASS` would otherwise add a callback to those of the saved
+    configuration that has this callback already.
+    """
+    for name in ("callbacks", "logger", "plugins"):
+        if isinstance(trainer[name], list):
+            trainer[name] = list({one.class_path: one for one in trainer[name]}.values())

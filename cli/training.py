@@ -39,6 +39,7 @@ from cli.resume import (
     Changes,
     changes_of_run,
     finished_message,
+    keep_last_of_each_class,
     print_resume,
     sources,
     with_saved_config,
@@ -157,9 +158,10 @@ class TrainCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         self.options = options = self.config[self.subcommand]
-        interval = options.trainer.log_every_n_steps
-        if interval is not None and interval < 1:
+        if (interval := options.trainer.log_every_n_steps) is not None and interval < 1:
             raise UserError(f"trainer.log_every_n_steps must be at least 1 (got {interval})")
+        if self.resumed:
+            keep_last_of_each_class(options.trainer)
         self.saved_config = yaml.safe_load(
             self._parser(self.subcommand).dump(options, skip_unset=True)
         )

@@ -142,6 +142,14 @@ def test_the_recipe_on_the_command_line_does_not_undo_options(d: Path, tmp_path:
     assert config["data"]["init_args"]["batch_size"] == 6
 
 
+def test_a_repeated_command_does_not_double_callbacks(d: Path, tmp_path: Path) -> None:
+    timer = ["--trainer.callbacks+=tests.runs.TerminateAt", "--trainer.callbacks.step", 99]
+    assert train.main(fit(d, tmp_path, *timer, "--trainer.max_steps", 1)) == 0
+    assert train.main(fit(d, tmp_path, *timer, "--trainer.max_steps", 2, *RESUME)) == 0
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert len(config["trainer"]["callbacks"]) == 1
+
+
 def test_changes_are_printed_and_recorded(
     d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
