@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 STAGE = $(BIN)/python train.py fit --config configs/$(1)/openmoji.yaml --run_dir runs/dalle/$(1)/seed0 \
 	$(if $(wildcard runs/dalle/$(1)/seed0/checkpoints/last.ckpt),--ckpt_path last)
 
-.PHONY: setup train dalle test trials lint bench gpu-check gpu-records reproduce readme
+.PHONY: setup train dalle runs test trials lint bench gpu-check gpu-records reproduce readme
 
 setup: $(STAMP)  ## create .venv and install the requirements
 
@@ -25,6 +25,9 @@ dalle: setup  ## train a DALL-E that generates emoji from text, an hour; run aga
 	$(call STAGE,dalle)
 	$(BIN)/python sample.py runs/dalle/dalle/seed0/checkpoints/last.ckpt --prompt - --ranker runs/dalle/clip/seed0/checkpoints/best.ckpt \
 		--num 16 --keep 4 --out runs/dalle/pictures < configs/dalle/prompts.txt
+
+runs: setup  ## list the runs with state, updates, best value, age and size
+	$(BIN)/python train.py runs
 
 test: setup  ## run the fast tests
 	$(BIN)/python -m pytest

@@ -3,6 +3,7 @@ configs/<system>/<dataset>.yaml`.
 
 Every argument of the model, the data module and Lightning's Trainer is an option, such as
 `--model.latent_dim 64`, `--data.batch_size 32`, `--trainer.max_epochs 5` or `--trainer.devices 2`.
+`python train.py runs` lists runs with their state, progress and best value.
 `python train.py fit --model.help GPT` and `python train.py fit --data.help OpenMoji` list the
 options of one class. Other options:
 
@@ -20,6 +21,7 @@ options of one class. Other options:
 import sys
 
 from cli.recipes import recipe_list
+from cli.runs import run_list
 from common.errors import UserError, run
 
 
@@ -41,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     if argv in ([], ["-h"], ["--help"]):
         print(f"{__doc__}\nRecipes:\n\n{recipe_list()}\n")
         return 0
+    if argv[:1] == ["runs"]:
+        return run(lambda: print(run_list(argv[1:])))
     return run(lambda: train(argv))
 
 

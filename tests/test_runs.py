@@ -225,6 +225,20 @@ def test_a_debug_run_leaves_nothing(
     assert not (tmp_path / "runs").exists()
 
 
+def test_runs_are_listed(d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(fit(d, tmp_path / "one", "--trainer.max_epochs", 1)) == 0
+    assert train.main(fit(d, tmp_path / "two", "--trainer.max_steps", 1)) == 0
+    Run(tmp_path / "two").record(state="running", updated=0)  # as after SIGKILL
+    capsys.readouterr()
+    assert train.main(["runs", str(tmp_path)]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["run", "state", "updates", "best", "age", "size"]
+    cells = {row.split()[0]: row for row in rows}
+    assert "finished     5        val/loss" in cells["one"]
+    assert "interrupted  1" in cells["two"]
+    assert train.main(["runs", str(tmp_path / "none")]) == 2
+
+
 # Signals
 
 
