@@ -1,9 +1,11 @@
 """Helpers of tests of whole runs: tiny configurations, and the comparison of two runs."""
 
 import importlib
+import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -245,3 +247,20 @@ class TerminateAt(Callback):
     ) -> None:
         if trainer.global_step == self.step - 1:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class RecordSamples(Callback):
+    """Append the epoch and the sample indices of each training batch to a file, as JSON lines.
+
+    Args:
+        path: Path of the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Any], batch_idx: int
+    ) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps([trainer.current_epoch, batch["index"].tolist()]) + "\n")
