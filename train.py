@@ -1,5 +1,5 @@
 """Train, validate or test a system: `python train.py fit|validate|test --config
-configs/<system>/<dataset>.yaml`.
+configs/<system>/<dataset>.yaml`. `python train.py preview --config FILE` shows the training data.
 
 Every argument of the model, the data module and Lightning's Trainer is an option, such as
 `--model.latent_dim 64`, `--data.batch_size 32`, `--trainer.max_epochs 5` or `--trainer.devices 2`.
@@ -24,23 +24,31 @@ from common.errors import UserError, run
 
 
 def train(argv: list[str]) -> None:
-    """Run one subcommand: fit, validate or test."""
+    """Run one subcommand; without arguments, print the help and the recipes."""
+    if argv in ([], ["-h"], ["--help"]):
+        print(f"{__doc__}\nRecipes:\n\n{recipe_list()}\n")
+        return
     from pytorch_lightning.utilities.exceptions import MisconfigurationException  # slow import
 
+    from cli.parser_messages import lightning_message, raised_by_lightning
     from cli.training import TrainCLI
 
     try:
-        TrainCLI(argv)
-    except MisconfigurationException as error:
-        raise UserError(str(error)) from error
+        if argv[0] == "preview":
+            from cli.preview import PreviewCLI
+
+            PreviewCLI(argv[1:])
+        else:
+            TrainCLI(argv)
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        if isinstance(error, MisconfigurationException) or raised_by_lightning(error):
+            raise UserError(lightning_message(str(error))) from error
+        raise
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv in ([], ["-h"], ["--help"]):
-        print(f"{__doc__}\nRecipes:\n\n{recipe_list()}\n")
-        return 0
     return run(lambda: train(argv))
 
 
