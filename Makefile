@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 STAGE = $(BIN)/python train.py fit --config configs/$(1)/openmoji.yaml --run_dir runs/dalle/$(1)/seed0 \
 	$(if $(wildcard runs/dalle/$(1)/seed0/checkpoints/last.ckpt),--ckpt_path last)
 
-.PHONY: setup train dalle runs test trials lint bench gpu-check gpu-records reproduce readme
+.PHONY: setup train preview dalle runs test trials lint bench gpu-check gpu-records reproduce readme
 
 setup: $(STAMP)  ## create .venv and install the requirements
 
@@ -18,6 +18,9 @@ $(STAMP): requirements.txt
 
 train: setup  ## train a VAE on emoji, a few minutes on a laptop
 	$(BIN)/python train.py fit --config configs/vae/openmoji.yaml
+
+preview: setup  ## show the training data of a recipe; CONFIG=configs/vae/folder.yaml
+	$(BIN)/python train.py preview --config $(or $(CONFIG),configs/vae/openmoji.yaml)
 
 dalle: setup  ## train a DALL-E that generates emoji from text, an hour; run again to resume
 	$(call STAGE,dvae)

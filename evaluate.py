@@ -26,7 +26,10 @@ from common.errors import run
 
 
 def evaluate(argv: list[str]) -> None:
-    """Print each value as a line of JSON as soon as it is computed."""
+    """Print each value as a line of JSON when it is computed; without arguments, print the help."""
+    if not argv:
+        print(__doc__)
+        return
     from cli.evaluation import options, program  # imports torch, which takes seconds
 
     for line in program.evaluate(options.parse(argv, __doc__)):
@@ -36,9 +39,6 @@ def evaluate(argv: list[str]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv:
-        print(__doc__)
-        return 0
     return run(lambda: evaluate(argv))
 
 

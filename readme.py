@@ -5,8 +5,10 @@ The texts of the table are the docstrings of the systems and the first comments 
 
 import ast
 import re
+import sys
 
 from cli.recipes import purpose, recipes
+from common.errors import run
 from common.files import ROOT
 
 BEGIN, END = "<!-- systems: written by `make readme` -->", "<!-- end of systems -->"
@@ -40,6 +42,11 @@ def with_table(text: str) -> str:
     )
 
 
-if __name__ == "__main__":
+def program() -> None:
+    """Rewrite README.md."""
     path = ROOT / "README.md"
-    path.write_text(with_table(path.read_text()))
+    path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(run(program))

@@ -18,7 +18,6 @@ file in `results/` is listed as withdrawn.
 import argparse
 import sys
 
-from cli import reproduction, results
 from cli.options import OptionParser, parse_seeds
 from common.errors import run
 from common.files import ROOT
@@ -40,6 +39,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def program(argv: list[str]) -> None:
     """Run one command: list, run or render."""
+    from cli import reproduction, results  # imports packages of requirements.txt
+
     options = parse(argv)
     if options.command == "list":
         print(results.listing())

@@ -3,8 +3,9 @@
 `python sample.py CKPT --help` lists the options of the checkpoint's system. All parameters of the
 system's `sample` method are options. Each sample depends only on its own seed.
 
-Images: `--out DIR` is the folder for one file per seed, and for grid.png with the first 64 images
-(16 for translations). The paths of the files are printed to stdout. Systems that fill in images
+Images: one file per seed, and grid.png with the first 64 images (16 for translations). They are
+written to a folder in samples/ of the checkpoint's run, or to `--out DIR`. The paths of the files
+are printed to stdout. Systems that fill in images
 take the files `--input IMAGE` and `--mask IMAGE`. Pixels are filled in where the mask is white.
 
 Texts: one sample per line is printed to stdout, token by token in a terminal. `--prompt TEXT` is
@@ -12,7 +13,7 @@ the start of each text; `--prompt -` reads it from stdin. `--show_probs 5` shows
 probable tokens of each step. `--score FILE` prints the surprisal of each token of a text file in
 bits.
 
-Image translation: `--input FOLDER_OR_IMAGE --direction a2b --out DIR` translates your own images.
+Image translation: `--input FOLDER_OR_IMAGE --direction a2b` translates your own images.
 The results have the names and sizes of the inputs.
 
 Text translation: `--input FILE --out FILE` translates a file line by line. `--input` may also be a
@@ -32,7 +33,10 @@ from common.errors import run
 
 
 def sample(argv: list[str]) -> None:
-    """Load the checkpoint and print or save its samples."""
+    """Load the checkpoint and print or save its samples; without arguments, print the help."""
+    if argv in ([], ["-h"], ["--help"]):
+        print(__doc__)
+        return
     from cli.sampling import command  # imports torch, which takes seconds
 
     command.run(argv)
@@ -41,9 +45,6 @@ def sample(argv: list[str]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv in ([], ["-h"], ["--help"]):
-        print(__doc__)
-        return 0
     return run(lambda: sample(argv))
 
 

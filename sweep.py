@@ -14,7 +14,7 @@ import csv
 import subprocess
 import sys
 
-from cli.options import OptionParser
+from cli.options import OptionParser, number
 from common.errors import UserError, run
 from common.files import ROOT
 
@@ -27,24 +27,33 @@ SWEEP, RECIPE, RUNS = (
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parse the command line."""
+    from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+
+    from lightning_modules.decoding.filters import MinimumShare  # in [0, 1); imports torch
+
     parser = OptionParser(prog="sweep.py", description=__doc__)
     parser.add_argument(
         "--lr",
-        type=float,
+        type=number(PositiveFloat),
         help="Learning rate of both networks (default: all values of the grid).",
     )
     parser.add_argument(
         "--beta1",
-        type=float,
+        type=number(MinimumShare),
         help="Beta1 of Adam for both networks, in [0, 1) (default: all values of the grid).",
     )
     parser.add_argument(
         "--max_steps",
-        type=int,
+        type=number(PositiveInt),
         default=1500,
         help="Number of updates of each run (default: 1500).",
     )
-    parser.add_argument("--seed", type=int, default=0, help="Random seed of each run (default: 0).")
+    parser.add_argument(
+        "--seed",
+        type=number(NonNegativeInt),
+        default=0,
+        help="Random seed of each run (default: 0).",
+    )
     parser.add_argument(
         "--wandb", metavar="PROJECT", help="Also log to this Weights & Biases project."
     )

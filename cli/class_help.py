@@ -71,5 +71,5 @@ def requested_help(words: list[str]) -> str | None:
     for key in FOLDERS:
         option = f"--{key}.help"
         if option in words[:-1] and "." in (path := words[words.index(option) + 1]):
-            return class_help(key, import_class(path))
+            return class_help(key, import_class(path, key, option))
     return None

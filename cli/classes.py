@@ -2,32 +2,61 @@
 
 import ast
 import difflib
-import importlib
 import inspect
 import re
 
 from common.errors import UserError
 from common.files import ROOT
+from common.imports import import_object
 
 FOLDERS = {"model": "lightning_modules", "data": "datamodules"}
+BASES = {"lightning_modules": "GenerativeModule", "datamodules": "DataModule"}
 
 
-def classes_in(folder: str) -> dict[str, str]:
-    """Return the import paths of the public classes in a folder, keyed by class name.
+def classes_in(folder: str) -> dict[str, list[str]]:
+    """Return the import paths of the systems or data modules in a folder, keyed by class name.
 
-    The files are parsed but not imported.
+    Base classes in `core/` and in files `base.py` are left out. The files are parsed but not
+    imported; base classes are followed by name. A file with a syntax error is searched by a
+    pattern, so that the error is reported if one of its classes is asked for.
     """
-    found = {}
+    bases: dict[str, set[str]] = {}
+    paths: dict[str, list[str]] = {}
     for path in sorted((ROOT / folder).rglob("*.py")):
-        try:
-            tree = ast.parse(path.read_text())
-        except SyntaxError:  # skip a broken file; the classes of other files stay usable
-            continue
-        for node in tree.body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                module = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
-                found[node.name] = f"{module}.{node.name}"
-    return found
+        module = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+        for name, parents in class_statements(path.read_bytes()).items():
+            bases.setdefault(name, set()).update(parents)
+            paths.setdefault(name, []).append(f"{module}.{name}")
+    wanted = {BASES[folder]}
+    while more := {name for name, parents in bases.items() if parents & wanted} - wanted:
+        wanted |= more
+    shared = re.compile(r"\.(core|base)\.")
+    return {
+        name: paths[name]
+        for name in paths
+        if name in wanted and not (name.startswith("_") or shared.search(paths[name][0]))
+    }
+
+
+def class_statements(source: bytes) -> dict[str, set[str]]:
+    """Return the names of the base classes of each class in a source file, keyed by class name."""
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError):  # ValueError: a null byte
+        names = re.findall(r"^class +(\w+)", source.decode(errors="replace"), re.MULTILINE)
+        return {name: set(BASES.values()) for name in names}
+    imported = {
+        alias.asname or alias.name: alias.name
+        for node in body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    classes = [node for node in body if isinstance(node, ast.ClassDef)]
+    written = {node.name: map(ast.unparse, node.bases) for node in classes}
+    return {
+        name: {imported.get(base, base).rpartition(".")[2] for base in bases}
+        for name, bases in written.items()
+    }
 
 
 def full_class_paths(argv: list[str]) -> list[str]:
@@ -37,25 +66,40 @@ def full_class_paths(argv: list[str]) -> list[str]:
     `--model=VAE` becomes the two words `--model lightning_modules.vae.VAE`.
 
     Raises:
-        UserError: If there is no class of this name. The message lists similar names.
+        UserError: If there is no class of this name, or several. The message lists class paths or
+            similar names.
     """
-    assigned = re.compile(r"--(config|(model|data)(\.help)?)=")
+    assigned = re.compile(r"--(config|(model|data)(\.help|\.class_path)?)=|-c=")
     words = [
         part for word in argv for part in (word.split("=", 1) if assigned.match(word) else [word])
     ]
+    words = [re.sub(r"^(--model|--data)\.class_path$", r"\1", word) for word in words]
     for key, folder in FOLDERS.items():
         for i, word in enumerate(words[:-1]):
             name = words[i + 1]
-            if word in (f"--{key}", f"--{key}.help") and "." not in name and name[0] != "-":
-                known = classes_in(folder)
-                if name not in known:
-                    raise UserError(f"{word} {name}: {no_such_class(name, folder)}")
-                words[i + 1] = known[name]
+            if word in (f"--{key}", f"--{key}.help") and name.isidentifier():
+                words[i + 1] = full_class_path(name, folder, word)
     return words
+
+
+def full_class_path(name: str, folder: str, option: str) -> str:
+    """Return the full path of a class; the error message names the option that asks for it."""
+    paths = classes_in(folder).get(name, [])
+    if not paths:
+        raise UserError(f"{option} {name}: {no_such_class(name, folder)}")
+    if len(paths) > 1:
+        raise UserError(
+            f"{option} {name}: there are {len(paths)} classes of this name; "
+            f"give one of {', '.join(paths)}"
+        )
+    return paths[0]
 
 
 def no_such_class(name: str, folder: str) -> str:
     """Return the error message for a class name that no file of the folder defines."""
+    for key, other in FOLDERS.items():
+        if other != folder and name in classes_in(other):
+            return f"there is no such class in {folder}/; it is in {other}/, give --{key} {name}"
     known = {one.lower(): one for one in classes_in(folder)}
     count = 1 if name.lower() in known else 3
     near = difflib.get_close_matches(name.lower(), known, n=count, cutoff=0)
@@ -63,25 +107,30 @@ def no_such_class(name: str, folder: str) -> str:
     return f"there is no such class in {folder}/; similar names: {names}"
 
 
-def import_class(class_path: str) -> type:
-    """Import a class by its path, such as `lightning_modules.vae.VAE`.
+def import_class(class_path: str, key: str, place: str) -> type:
+    """Import a system or a data module by its path, such as `lightning_modules.vae.VAE`.
+
+    Args:
+        class_path: Path of the class.
+        key: Kind of the class, "model" or "data".
+        place: Option or place in a file that names the class, for the error message.
 
     Raises:
-        UserError: If there is no class of this path. The message lists similar names.
+        UserError: If there is no class of this path, if its module fails while it is imported, or
+            if it is of another kind. The message lists similar names, or the file and line of the
+            failure.
     """
-    module, _, name = class_path.rpartition(".")
+    folder = FOLDERS[key]
     try:
-        cls: type = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # a dependency of the module is missing
-        missing = error
-    except (AttributeError, ValueError) as error:  # ValueError: the path has no module
-        missing = error  # type: ignore[assignment]
-    else:
-        return cls
-    hint = no_such_class(name, module.partition(".")[0] or ".")
-    raise UserError(f"{class_path}: {hint}") from missing
+        cls: type = import_object(class_path)
+    except (ModuleNotFoundError, AttributeError) as error:
+        hint = no_such_class(class_path.rpartition(".")[2], folder)
+        raise UserError(f"{place} {class_path}: {hint}") from error
+    except UserError as error:
+        raise UserError(f"{place} {class_path}: {error}") from error
+    if BASES[folder] not in (base.__name__ for base in inspect.getmro(cls)):
+        raise UserError(f"{place} {class_path}: this is no {BASES[folder]}; give one of {folder}/")
+    return cls
 
 
 def init_parameters(cls: type) -> dict[str, inspect.Parameter]:

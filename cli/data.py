@@ -10,24 +10,30 @@ from common.errors import UserError
 from datamodules.lazy_batch import LazyBatch
 
 
-def data_module(config: Path, overrides: dict[str, Any] | None = None) -> Any:
+def data_module(
+    config: Path | None, overrides: dict[str, Any] | None = None, option: str = "--data"
+) -> Any:
     """Build the data module of a configuration and prepare its data.
 
     Args:
-        config: Configuration file: a recipe, or config.yaml of a run.
+        config: Configuration file: a recipe, or config.yaml of a run. None if the checkpoint is in
+            no run.
         overrides: Arguments of the data module that replace arguments in the configuration.
+        option: Option of the program that names a configuration, for error messages.
 
     Raises:
         UserError: If the file is missing, has no key `data`, or gives wrong arguments for the data.
     """
+    if config is None:
+        raise UserError(f"the checkpoint is in no run; name its data with {option} CONFIG")
     if not config.is_file():
-        raise UserError(f"{config}: there is no such file; name the data with --data CONFIG")
+        raise UserError(f"{config}: there is no such file; name the data with {option} CONFIG")
     entry = read_config(config).get("data")
-    if not entry:
-        raise UserError(f"{config} has no key data:; name the data with --data CONFIG")
+    if not isinstance(entry, dict):
+        raise UserError(f"{config} has no key data:; name the data with {option} CONFIG")
     try:
-        arguments = {**entry.get("init_args", {}), **(overrides or {})}
-        data = import_class(entry["class_path"])(**arguments)
+        arguments = {**(entry.get("init_args") or {}), **(overrides or {})}
+        data = import_class(entry["class_path"], "data", f"{config}: data")(**arguments)
     except (ImportError, KeyError, TypeError) as error:
         raise UserError(
             f"{config}: cannot build its data module ({error}); correct class_path or init_args"
@@ -39,7 +45,9 @@ def data_module(config: Path, overrides: dict[str, Any] | None = None) -> Any:
 opened = functools.cache(data_module)
 
 
-def unseen_batch(model: Any, config: Path, seeds: list[int], attribute: str | None) -> LazyBatch:
+def unseen_batch(
+    model: Any, config: Path | None, seeds: list[int], attribute: str | None
+) -> LazyBatch:
     """Return a batch of test samples for the `sample` method, with one test sample per seed.
 
     Seed i selects sample i modulo the split's size. The data module is built when the batch
@@ -47,7 +55,7 @@ def unseen_batch(model: Any, config: Path, seeds: list[int], attribute: str | No
 
     Args:
         model: System whose `sample` method uses the batch.
-        config: Configuration of the data.
+        config: Configuration of the data; None if the checkpoint is in no run.
         seeds: One seed per sample.
         attribute: Attribute of images, such as a word in their names. If given, the batch also
             has training images with the attribute (`positive`) and without it (`negative`).

@@ -1,11 +1,12 @@
 """Command-line options: one-line errors, lists of seeds, and the options of a `sample` method."""
 
 import argparse
+import difflib
 import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -25,8 +26,52 @@ class OptionParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        message = re.sub(r"^argument (--\w+): must", r"\1 must", message)
-        raise UserError(f"{message}; `python {self.prog} --help` lists the options")
+        raise UserError(self.clear(message))
+
+    def clear(self, message: str) -> str:
+        """Return a message of argparse that names the option as typed and says what to do."""
+        if match := re.fullmatch(r"argument (-\S+): must (.*)", message):
+            return f"{match[1]} must {match[2]}"
+        if match := re.fullmatch(r"argument (-\S+): expected (one|at least one) argument", message):
+            return f"{match[1]} needs a value; give {match[1]} VALUE"
+        if match := re.fullmatch(
+            r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message
+        ):
+            name, value, choices = match[1], match[2], match[3].replace("'", "")
+            if name.startswith("-"):
+                return f"{name} must be one of {choices} (got {value})"
+            return f"{value}: there is no such {name}; give one of {choices}"
+        if match := re.fullmatch(r"unrecognized arguments: (\S+).*", message):
+            return self.no_such_option(match[1])
+        return f"{message}; {self.help_advice}"
+
+    def no_such_option(self, word: str) -> str:
+        """Return the error message for a word that is no option, with similar options."""
+        if not word.startswith("-"):
+            return f"{word} belongs to no option; put quotes around a value with spaces"
+        name = word.partition("=")[0]
+        commands = [
+            parser
+            for action in self._actions
+            if isinstance(action, argparse._SubParsersAction)
+            for parser in action.choices.values()
+        ]
+        known = [one for parser in (self, *commands) for one in parser._option_string_actions]
+        near = [f"--{one}" for one in similar(name.lstrip("-"), (one.lstrip("-") for one in known))]
+        advice = f"did you mean {' or '.join(near)}?" if near else self.help_advice
+        return f"{name}: there is no such option; {advice}"
+
+    @property
+    def help_advice(self) -> str:
+        """Where the options are listed."""
+        return f"`python {self.prog} --help` lists the options"
+
+
+def similar(name: str, known: Iterable[str]) -> list[str]:
+    """Return the known name that is nearly equal to `name`, or else at most two similar ones."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.85)
+    return near or difflib.get_close_matches(name, names, n=2, cutoff=0.6)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -93,13 +138,16 @@ def number(kind: Callable[[str], Any]) -> Callable[[str], Any]:
         kind: Type of the value: int, float, str, or a restricted number of `jsonargparse.typing`.
     """
 
+    base = kind if isinstance(kind, type) else str
+
     def parse(text: str) -> Any:
         try:
             return kind(text)
         except ValueError as error:
             rule = str(error).partition("does not conform to restriction v")[2]
             rule = rule.replace(" and v", " and ")  # from "v>=0 and v<=1"
-            reason = f"must be {rule or 'a number'} (got {text})"
+            plain = "an integer" if issubclass(base, int) else "a number"
+            reason = f"must be {rule or plain} (got {text})"
             raise argparse.ArgumentTypeError(reason) from error
 
     return parse

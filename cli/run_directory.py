@@ -1,9 +1,9 @@
 """Find the run that a command line starts or resumes, and the checkpoint that it reads."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
+from cli.option_order import CONFIG, values_of
 from common.errors import UserError
 from common.files import ROOT
 from common.run import Run, new_run, runs_in
@@ -14,19 +14,12 @@ NAMES = ("last", "best")  # checkpoints that --ckpt_path may name without a path
 
 def option(words: list[str], name: str) -> str | None:
     """Return the last value of an option, given as `--name value` or `--name=value`."""
-    found = None
-    for number, word in enumerate(words):
-        if word == name:
-            found = next(iter(words[number + 1 :]), None)
-        elif word.startswith(f"{name}="):
-            found = word.partition("=")[2]
-    return found
+    return dict(values_of(words)).get(name)
 
 
 def config_files(words: list[str]) -> list[str]:
     """Return the values of all options `--config`."""
-    after = [value for word, value in itertools.pairwise(words) if word in ("-c", "--config")]
-    return after + [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    return [value for name, value in values_of(words) if name in CONFIG]
 
 
 def resumed_run(words: list[str]) -> tuple[Run, Path] | None:

@@ -25,7 +25,7 @@ from callbacks.run_summary import RunSummary, describe
 from callbacks.throughput import Throughput
 from cli.class_help import requested_help
 from cli.classes import init_parameters
-from cli.command_line import CommandLine, parser_message
+from cli.command_line import CommandLine
 from cli.compilation import compile_networks
 from cli.environment import (
     choose_deterministic_convolutions,
@@ -35,6 +35,7 @@ from cli.environment import (
 )
 from cli.init_weights import init_from
 from cli.loggers import close_wandb, run_loggers
+from cli.parser_messages import parser_message
 from cli.resume import (
     Changes,
     changes_of_run,
@@ -47,6 +48,7 @@ from cli.resume import (
 from cli.run_directory import check_system, resumed_run, start_run
 from cli.run_options import START_OPTIONS, add_run_options
 from cli.strategy import strategy_for
+from cli.trainer_options import check_optimizers, check_trainer_options
 from common.errors import UserError
 from common.run import Run
 from datamodules.base import DataModule
@@ -65,6 +67,7 @@ class TrainCLI(LightningCLI):
 
     model: GenerativeModule
     datamodule: DataModule
+    required: tuple[str, ...] = ("model", "data")
 
     def __init__(self, argv: list[str]) -> None:
         silence_lightning()
@@ -76,7 +79,7 @@ class TrainCLI(LightningCLI):
         self.resumed = resumed_run(argv)
         if self.resumed:
             argv = with_saved_config(argv, self.resumed[1])
-        self.command_line = CommandLine(argv)
+        self.command_line = CommandLine(argv, self.required)
         if text := requested_help(self.command_line.words):
             print(text)
             raise SystemExit(0)
@@ -121,7 +124,7 @@ class TrainCLI(LightningCLI):
         parser.add_subclass_arguments(
             GenerativeModule,
             "model",
-            required=True,
+            required="model" in self.required,
             fail_untyped=False,
             skip=set(self.command_line.provided),
         )
@@ -140,7 +143,8 @@ class TrainCLI(LightningCLI):
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
-            raise UserError(parser_message(str(error), options)) from error
+            message = parser_message(str(error), options, self.command_line.typed)
+            raise UserError(message) from error
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would replace options by the checkpoint's hyper-parameters.
@@ -158,8 +162,7 @@ class TrainCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         self.options = options = self.config[self.subcommand]
-        if (interval := options.trainer.log_every_n_steps) is not None and interval < 1:
-            raise UserError(f"trainer.log_every_n_steps must be at least 1 (got {interval})")
+        check_trainer_options(options.trainer, self.command_line.classes["model"])
         if self.resumed:
             keep_last_of_each_class(options.trainer)
         self.saved_config = yaml.safe_load(
@@ -236,11 +239,6 @@ class TrainCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
-        if config.default_root_dir is not None:
-            raise UserError(
-                "trainer.default_root_dir cannot be set; leave it out and give --run_dir, "
-                "the directory for the run's files"
-            )
         loggers = []
         if self.subcommand == "fit" and config.logger is not False:
             own = run_loggers(
@@ -291,6 +289,7 @@ class TrainCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         options = self.options
+        check_optimizers(self.model)
         if self.checkpoint:
             check_system(options.ckpt_path, self.checkpoint, self.model)
             if subcommand == "fit" and self.trainer.is_global_zero:

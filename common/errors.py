@@ -12,6 +12,9 @@ import sys
 import traceback
 from argparse import ArgumentError
 from collections.abc import Callable
+from pathlib import Path
+
+from common.files import ROOT
 
 MACHINE_FAULTS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
@@ -50,9 +53,28 @@ def mistake_behind(error: BaseException) -> UserError | None:
 def run(program: Callable[[], object], interrupted: str = "interrupted") -> int:
     """Call a program and return its exit code; print an exception as one line on stderr.
 
+    If the reader of stdout or stderr, such as `head`, has closed it, the program ends silently with
+    exit code 0.
+
     Args:
         program: Main function of the program, without arguments.
         interrupted: Message to print after Ctrl-C.
+    """
+    try:
+        code = exit_code(program, interrupted)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        discard_output()
+        return 0
+    return code
+
+
+def exit_code(program: Callable[[], object], interrupted: str) -> int:
+    """Call a program and return its exit code; the arguments are those of `run`.
+
+    Raises:
+        BrokenPipeError: If the reader of stdout or stderr has closed it.
     """
     try:
         program()
@@ -65,18 +87,53 @@ def run(program: Callable[[], object], interrupted: str = "interrupted") -> int:
         return fail(interrupted, 130)
     except (UserError, ArgumentError) as error:
         return fail(str(error), 2)
-    except BrokenPipeError:  # the reader of stdout, such as `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        raise
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         return fail(
             f"{name}{error.strerror or error}", 1 if error.errno in MACHINE_FAULTS | {None} else 2
         )
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (package := missing_package(error)):
+            return fail(not_installed(package), 2)
         if mistake := mistake_behind(error):
             return fail(str(mistake), 2)
-        return fail(f"{type(error).__name__}: {error} (set DEBUG=1 to see the traceback)", 1)
+        cause = without_wrapper(error)
+        return fail(f"{type(cause).__name__}: {cause} (set DEBUG=1 to see the traceback)", 1)
+
+
+def without_wrapper(error: BaseException) -> BaseException:
+    """Return the exception of a constructor from inside the exception of jsonargparse."""
+    while "Does not validate against any of the Union" in str(error) and error.__cause__:
+        error = error.__cause__
+    return error
+
+
+def missing_package(error: ModuleNotFoundError) -> str | None:
+    """Return the name of the package that is not installed; None for a module of this project."""
+    package = (error.name or "").partition(".")[0]
+    ours = (ROOT / package).is_dir() or (ROOT / f"{package}.py").is_file()
+    return None if ours else package
+
+
+def not_installed(package: str) -> str:
+    """Return the error message for a missing package: activate the environment, or install it."""
+    active = Path(sys.prefix).resolve() == (ROOT / ".venv").resolve()
+    advice = f"pip install {package}`" if active else "make setup`, then `. .venv/bin/activate`"
+    return f"the package {package} is not installed in this Python ({sys.prefix}); run `{advice}"
+
+
+def discard_output() -> None:
+    """Redirect stdout and stderr to the null device where their reader has closed them.
+
+    Otherwise the interpreter would report a broken pipe when it flushes them at its end.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def fail(message: str, code: int) -> int:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from pytorch_lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
@@ -293,3 +294,14 @@ class DataModule(LightningDataModule):
         if not len(data):
             raise UserError(f"the {split} split has no samples: add some")
         return self.transform(data.__getitems__(Request(torch.tensor(index) % len(data), seed)))
+
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
+        """Return what `train.py preview` shows of a batch.
+
+        Args:
+            batch: Transformed batch on the CPU.
+
+        Returns:
+            Named images (N, C, H, W) in [-1, 1], and N texts, such as captions or labels.
+        """
+        return {}

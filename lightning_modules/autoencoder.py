@@ -99,7 +99,7 @@ class Autoencoder(GenerativeModule):
         self,
         image_shape: list[int],
         network: Literal["mlp", "conv"] = "mlp",
-        hidden: list[int] = [1000, 500, 250],  # noqa: B006  # read only
+        hidden: list[PositiveInt] = [1000, 500, 250],  # noqa: B006  # read only
         activation: Literal["sigmoid", "elu"] = "sigmoid",
         latent_dim: PositiveInt = 30,
         corruption: Literal["none", "masking", "gaussian"] = "none",

@@ -166,6 +166,11 @@ class CLIP(GenerativeModule):
         super().__init__()
         self.save_hyperparameters()
         conv_grid(image_shape, [0] * downsamplings)
+        if channels % 4:
+            raise UserError(
+                f"model.channels must be a multiple of 4 (got {channels}), because each residual "
+                "block has inner layers of a quarter of the channels"
+            )
         widths = [channels * 2**group for group in range(downsamplings + 1)]
         gain = (len(widths) * blocks) ** -0.5
         self.image_encoder = nn.Sequential(

@@ -157,7 +157,7 @@ class PlainGenerator(nn.Module):
     """
 
     def __init__(
-        self, image_shape: list[int], latent_dim: int, classes: int, hidden: list[int]
+        self, image_shape: list[int], latent_dim: int, classes: int, hidden: list[PositiveInt]
     ) -> None:
         super().__init__()
         self.image_shape = image_shape
@@ -179,7 +179,7 @@ class PlainGenerator(nn.Module):
 class PlainDiscriminator(nn.Module):
     """Fully connected discriminator with LeakyReLU, without normalisation; returns logits (N,)."""
 
-    def __init__(self, image_shape: list[int], classes: int, hidden: list[int]) -> None:
+    def __init__(self, image_shape: list[int], classes: int, hidden: list[PositiveInt]) -> None:
         super().__init__()
         widths = [prod(image_shape) + classes, *hidden]
         layers: list[nn.Module] = []
@@ -334,7 +334,7 @@ class GAN(AdversarialModule):
         num_classes: int | None = None,
         conditional: bool = False,
         network: Literal["mlp", "maxout"] = "mlp",
-        hidden: list[int] = [128, 256, 512, 1024],  # noqa: B006  # read only
+        hidden: list[PositiveInt] = [128, 256, 512, 1024],  # noqa: B006  # read only
         latent_dim: PositiveInt = 100,
         noise: Literal["normal", "unit_uniform"] = "normal",
         loss: LossName = "non_saturating",

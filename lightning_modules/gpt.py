@@ -62,6 +62,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.core.language_model import LanguageModel
 from lightning_modules.core.modes import sampling
+from lightning_modules.decoding.filters import MinimumShare
 from lightning_modules.decoding.kv_cache import KVCache
 from lightning_modules.nn.attention import AttentionMap, recording_attention
 from lightning_modules.nn.transformer import Block, TransformerConfig, init_gpt
@@ -137,7 +138,7 @@ class GPT(LanguageModel):
         optimizer: Literal["adamw", "muon"] = "adamw",
         learning_rate: PositiveFloat = 1e-3,
         embedding_rate: PositiveFloat = 1e-3,
-        betas: list[float] = [0.9, 0.95],  # noqa: B006  # read only
+        betas: list[MinimumShare] = [0.9, 0.95],  # noqa: B006  # read only
         weight_decay: NonNegativeFloat = 0.1,
         warmup_steps: NonNegativeInt = 100,
     ) -> None:

@@ -174,7 +174,7 @@ class VAE(GenerativeModule):
         image_shape: list[int],
         num_classes: int | None = None,
         network: Literal["mlp", "conv"] = "mlp",
-        hidden: list[int] = [512],  # noqa: B006  # read only
+        hidden: list[PositiveInt] = [512],  # noqa: B006  # read only
         activation: Literal["tanh", "relu"] = "tanh",
         latent_dim: PositiveInt = 16,
         likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
@@ -373,7 +373,7 @@ class VAE(GenerativeModule):
         label: int | None = None,
         attribute: str | None = None,
         steps: PositiveInt = 9,
-        temperature: float = 1.0,
+        temperature: NonNegativeFloat = 1.0,
     ) -> Tensor:
         """Sample images, or strips of images that show the latent space.
 

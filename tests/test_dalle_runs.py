@@ -234,7 +234,7 @@ MISTAKES = {
     "--prompt cat --ranker {runs}/dvae/checkpoints/last.ckpt": (
         "is a DiscreteVAE; give the checkpoint of a CLIP"
     ),
-    "--prompt cat --keep 0": "--keep must be at least 1 (got 0)",
+    "--prompt cat --keep 0": "--keep must be >0 (got 0)",
     "--prompt cat --keep 2": (
         "--keep needs --ranker, which selects the best images; give --ranker CKPT"
     ),

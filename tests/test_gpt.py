@@ -729,7 +729,7 @@ def test_weights_and_tokens_belong_together(checkpoint: str, tmp_path: Path, cap
     ("options", "fragment"),
     [
         ("--score nowhere.txt", "--score nowhere.txt: there is no such file"),
-        ("--show_probs -1", "--show_probs must be at least 0 (got -1)"),
+        ("--show_probs -1", "--show_probs must be >=0 (got -1)"),
         ("--prompt ☃", "the character '☃' (number 1 of the text) was not in the corpus"),
         ("--temperature 0 --top_k 3", "leave out --top_k, --top_p and --min_p"),
         ("--top_p 2", "--top_p"),

@@ -3,9 +3,14 @@
 import argparse
 from pathlib import Path
 
+from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
+
 from cli.evaluation.scores import DISTANCES, METRICS
-from cli.options import OptionParser
+from cli.options import OptionParser, number
+from cli.sampling.output import run_of
 from common.errors import UserError
+
+ImageCount = restricted_number_type("ImageCount", int, (">=", 10))
 
 
 def parse(argv: list[str], description: str | None = None) -> argparse.Namespace:
@@ -34,11 +39,14 @@ def parse(argv: list[str], description: str | None = None) -> argparse.Namespace
     )
     parser.add_argument(
         "--num",
-        type=int,
+        type=number(ImageCount),
         help="Number of images to evaluate, at least 10 (default: the size of the split).",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="Seed of the first generated image (default: 0)."
+        "--seed",
+        type=number(NonNegativeInt),
+        default=0,
+        help="Seed of the first generated image (default: 0).",
     )
     parser.add_argument(
         "--extractor",
@@ -60,7 +68,10 @@ def parse(argv: list[str], description: str | None = None) -> argparse.Namespace
         help="Domain of the real images for a folder, if the data has two domains (default: b).",
     )
     parser.add_argument(
-        "--batch_size", type=int, default=250, help="Number of images per batch (default: 250)."
+        "--batch_size",
+        type=number(PositiveInt),
+        default=250,
+        help="Number of images per batch (default: 250).",
     )
     parser.add_argument(
         "--device", default="cpu", help="Device for the computation, such as cuda (default: cpu)."
@@ -70,7 +81,7 @@ def parse(argv: list[str], description: str | None = None) -> argparse.Namespace
     unknown = [name for name in options.metrics if name not in METRICS]
     if unknown:
         raise UserError(
-            f"--metrics {unknown[0]}: there is no such metric; give some of {', '.join(METRICS)}"
+            f"--metrics {unknown[0]!r}: there is no such metric; give some of {', '.join(METRICS)}"
         )
     return check(options)
 
@@ -90,10 +101,6 @@ def check(options: argparse.Namespace) -> argparse.Namespace:
         )
     if ("ranking" in options.metrics) != (options.ranker is not None):
         raise UserError("--metrics ranking and --ranker CKPT need each other; give both or neither")
-    if options.num is not None and options.num < 10:
-        raise UserError(f"--num must be at least 10 (got {options.num})")
-    if options.batch_size < 1:
-        raise UserError(f"--batch_size must be at least 1 (got {options.batch_size})")
     if not options.source.exists():
         raise UserError(
             f"{options.source}: there is no such checkpoint or folder; "
@@ -101,6 +108,6 @@ def check(options: argparse.Namespace) -> argparse.Namespace:
         )
     if options.source.is_dir() and options.against is None:
         raise UserError(f"{options.source} is a folder; name the real data with --against CONFIG")
-    if options.against is None:
-        options.against = options.source.resolve().parents[1] / "config.yaml"
+    if options.against is None and (run := run_of(options.source)):
+        options.against = run / "config.yaml"
     return options

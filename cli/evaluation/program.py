@@ -26,7 +26,7 @@ def folder_scores(options: argparse.Namespace) -> Iterator[Line]:
 
     If the data has two domains, `options.domain` selects the domain of the real images.
     """
-    data = data_module(options.against)
+    data = data_module(options.against, option="--against")
     if isinstance(data, PairDataModule):
         data = data.domain(options.domain)
     if options.ranker is not None:
@@ -43,8 +43,8 @@ def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
     Generated images are compared with real images. A system that generates no images is evaluated
     by the metrics of its `test_step`.
     """
-    data = data_module(options.against)
     model = load(options.source)
+    data = data_module(options.against, option="--against")
     move_to(model, options.device)
     if model.modality not in ("images", "image-to-image", "text-to-image"):
         for averaged in weight_choices(model):

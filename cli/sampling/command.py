@@ -1,12 +1,16 @@
 """The command line of `sample.py`, with options for the system's modality and `sample` method."""
 
 import argparse
+import sys
 from pathlib import Path
 from types import ModuleType
 
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
 from cli.device import move_to
-from cli.options import OptionParser, add_sample_options
+from cli.options import OptionParser, add_sample_options, number
 from cli.sampling import images, text, text_to_image, translate_images, translate_text
+from cli.sampling.output import output_folder, run_of
 from common.errors import UserError
 from lightning_modules import load
 from lightning_modules.core.module import GenerativeModule, Modality
@@ -19,6 +23,7 @@ BY_MODALITY: dict[Modality, ModuleType] = {
     "text-to-text": translate_text,
     "text-to-image": text_to_image,
 }
+WRITES_IMAGES = ("images", "image-to-image", "text-to-image")
 
 
 def run(argv: list[str]) -> None:
@@ -54,11 +59,16 @@ def run(argv: list[str]) -> None:
         )
     add_sample_options(parser, model.sample)
     options = parser.parse_args(argv[1:])
-    if options.data is None:
-        options.data = Path(path).resolve().parents[1] / "config.yaml"
+    run_dir = run_of(Path(path))
+    if options.data is None and run_dir is not None:
+        options.data = run_dir / "config.yaml"
+    if model.modality in WRITES_IMAGES and options.out is None:
+        options.out = output_folder(Path(path), parser, options)
     move_to(model, options.device)
     with model.averaged_weights(not model.has_averaged_weights or options.ema):
         program.run(model, options)
+    if model.modality in WRITES_IMAGES:
+        print(f"samples: {options.out}", file=sys.stderr)
 
 
 def common_options(path: str, model: GenerativeModule) -> argparse.ArgumentParser:
@@ -73,12 +83,15 @@ def common_options(path: str, model: GenerativeModule) -> argparse.ArgumentParse
     )
     parser.add_argument(
         "--num",
-        type=int,
+        type=number(PositiveInt),
         default=16,
         help="Number of seeds if --seeds is not given (default: 16).",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="First seed if --seeds is not given (default: 0)."
+        "--seed",
+        type=number(NonNegativeInt),
+        default=0,
+        help="First seed if --seeds is not given (default: 0).",
     )
     parser.add_argument(
         "--data",

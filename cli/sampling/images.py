@@ -15,8 +15,7 @@ def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> Non
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path("samples"),
-        help="Folder for the images (default: samples).",
+        help="Folder for the images (default: a folder in samples/ of the checkpoint's run).",
     )
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from cli.data import unseen_batch
 from cli.options import parse_seeds, sample_arguments, sample_parameters
-from common.errors import UserError
 from lightning_modules.core.module import GenerativeModule
 
 CHUNK = 64  # number of seeds per call of `sample`; limits the memory
@@ -19,12 +18,10 @@ def wanted_seeds(options: argparse.Namespace) -> list[int]:
     """Return the seeds of `--seeds`, or `--num` seeds starting at `--seed`.
 
     Raises:
-        UserError: If `--seeds` is malformed or `--num` is below 1.
+        UserError: If `--seeds` is malformed.
     """
     if options.seeds:
         return parse_seeds(options.seeds)
-    if options.num < 1:
-        raise UserError(f"--num must be at least 1 (got {options.num})")
     return list(range(options.seed, options.seed + options.num))
 
 

@@ -5,8 +5,10 @@ import math
 import sys
 from pathlib import Path
 
+from jsonargparse.typing import NonNegativeInt
 from torch import Tensor
 
+from cli.options import number
 from cli.sampling.seeds import arguments_of, sample_chunks, wanted_seeds
 from common.errors import UserError
 from lightning_modules.core.language_model import LanguageModel
@@ -18,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> Non
     if isinstance(model, LanguageModel):
         parser.add_argument(
             "--show_probs",
-            type=int,
+            type=number(NonNegativeInt),
             default=0,
             metavar="K",
             help="Print the K most probable tokens of each step to stderr (default: 0).",
@@ -83,13 +85,7 @@ class Typewriter:
 def type_texts(
     model: LanguageModel, seeds: list[int], arguments: dict[str, object], show_probs: int
 ) -> None:
-    """Sample texts one by one and print each text while it is generated.
-
-    Raises:
-        UserError: If `show_probs` is negative.
-    """
-    if show_probs < 0:
-        raise UserError(f"--show_probs must be at least 0 (got {show_probs})")
+    """Sample texts one by one and print each text while it is generated."""
     prompt = str(arguments["prompt"])
     for seed in seeds:
         model.listener = Typewriter(model, prompt, show_probs)

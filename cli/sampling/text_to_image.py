@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse.typing import PositiveInt
 from torch import Tensor
 
 from cli.device import move_to
+from cli.options import number
 from cli.sampling import images
 from cli.sampling.seeds import arguments_of, sample_chunks, wanted_seeds
 from common.errors import UserError
@@ -29,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> Non
     )
     parser.add_argument(
         "--keep",
-        type=int,
+        type=number(PositiveInt),
         help="Number of images to save per prompt, the best by --ranker (default: all).",
     )
 
@@ -48,11 +50,8 @@ def load_ranker(options: argparse.Namespace) -> Any:
     """Load the system of `--ranker`; return None without this option.
 
     Raises:
-        UserError: If the system cannot score captions, `--keep` is below 1, or `--keep` is given
-            without `--ranker`.
+        UserError: If the system cannot score captions, or `--keep` is given without `--ranker`.
     """
-    if options.keep is not None and options.keep < 1:
-        raise UserError(f"--keep must be at least 1 (got {options.keep})")
     if options.ranker is None:
         if options.keep is not None:
             raise UserError(
@@ -95,7 +94,7 @@ def sample_prompts(model: GenerativeModule, options: argparse.Namespace) -> None
     prompts, ranker = read_prompts(arguments.pop("prompt")), load_ranker(options)
     rows: list[tuple[str, Tensor]] = []
     failed: list[str] = []
-    for number, prompt in enumerate(prompts, 1):
+    for place, prompt in enumerate(prompts, 1):
         try:
             check_prompt(prompt, model, ranker)
         except UserError as error:
@@ -106,7 +105,7 @@ def sample_prompts(model: GenerativeModule, options: argparse.Namespace) -> None
         scores = ranker.score(outputs, [prompt])[:, 0] if ranker else torch.zeros(len(seeds))
         best = scores.argsort(descending=True, stable=True)[: options.keep].tolist()
         for i in best:
-            path = options.out / f"prompt{number:02d}-seed{seeds[i]:04d}.png"
+            path = options.out / f"prompt{place:02d}-seed{seeds[i]:04d}.png"
             save_png(grid(outputs[i][None], columns=1), path)
             print(f"{path}\t{prompt}" + (f"\t{scores[i]:.3f}" if ranker else ""))
         rows.append((prompt, outputs[best].cpu()))

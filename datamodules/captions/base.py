@@ -209,6 +209,11 @@ class CaptionedImages(ImageDataModule):
         data: CaptionedImageDataset = self.split(split)  # type: ignore[assignment]
         return CaptionsOnly(data) if self.captions_only else data
 
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
+        captions = [self.tokenizer.decode(row[row > 0].tolist()) for row in batch["tokens"]]
+        images = {} if self.captions_only else {"image": batch["image"]}
+        return {**images, "caption": captions}
+
     def _encodings(self, texts: list[str], split: str, place: str) -> Tensor:
         """Encode the captions of one image to int32 (R, T); R is `VARIANTS` in training, else 1."""
         if not texts:

@@ -1,6 +1,7 @@
 """Base class of image data modules: uint8 images, scaled and augmented on the device."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -74,9 +75,13 @@ class ImageDataModule(DataModule):
             1 is the grey value of the pixel in [0, 1] ("dynamic binarisation", Burda et al. 2015,
             section 5.1). In evaluation, this sampling has fixed seeds.
         **kwargs: Arguments of `DataModule`.
+
+    Attributes:
+        class_names: Names of classes, keyed by label; classes without a name show their number.
     """
 
     provides = (*DataModule.provides, "image_shape")
+    class_names: Mapping[int, str] = {}
 
     def __init__(self, flip: bool = False, binarize: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -100,6 +105,12 @@ class ImageDataModule(DataModule):
         if self.binarize:
             image = torch.bernoulli(image, generator=generator)
         return {**batch, "image": image.mul_(2).sub_(1)}
+
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
+        if "num_classes" not in self.data_spec:
+            return {"image": batch["image"]}
+        classes = [self.class_names.get(i, str(i)) for i in batch["label"].tolist()]
+        return {"image": batch["image"], "class": classes}
 
     def fingerprint(self, split: str) -> str:
         """Return a string that changes if the evaluation images of a split change."""

@@ -91,6 +91,7 @@ class ImageFolder(ImageFileOptions, ImageDataModule):
                 for path in search.images
             }
         self.classes = sorted(set(self._label_of.values()))
+        self.class_names = dict(enumerate(self.classes))
         if tops:
             self._check_spelling()
         search.report(folder)

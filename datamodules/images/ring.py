@@ -66,3 +66,6 @@ class Ring(DataModule):
         )
         data = InMemoryImages(points[:, :, None, None], label)
         return take_subset(data, self.max_samples) if split == "train" else data
+
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
+        return {"image": batch["image"]}

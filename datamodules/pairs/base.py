@@ -138,6 +138,9 @@ class PairDataModule(DataModule):
             b = self.augment(b, generator)
         return {**batch, "a": self.finish(a), "b": self.finish(b)}
 
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
+        return {"a": batch["a"], "b": batch["b"]}
+
     def augment(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Crop a random square of `size` pixels from each image (N, C, L, L).
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
+from torch import Tensor
 
 from common.errors import UserError
 from datamodules.base import DataModule
@@ -257,6 +258,13 @@ class ParallelTextDataModule(DataModule):
     @property
     def changeable(self) -> set[str]:
         return super().changeable | {"batch_tokens", "eval_batch_tokens"}
+
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
+        source, target = self.tokenizer.source, self.tokenizer.target
+        return {
+            "source": [source.decode(row.tolist()) for row in batch["source"]],
+            "target": [target.decode(row.tolist()) for row in batch["target"]],
+        }
 
     def texts(self, split: str) -> tuple[list[str], list[str]]:
         """Return the sources and targets of a split as text.

@@ -30,6 +30,7 @@ from typing import Any, Literal
 
 import numpy as np
 from jsonargparse.typing import OpenUnitInterval, PositiveInt
+from torch import Tensor
 
 from common.errors import UserError
 from datamodules.base import BatchedDataset, DataModule
@@ -287,6 +288,10 @@ class TextDataModule(DataModule):
     def changeable(self) -> set[str]:
         # The rows of streams depend on the batch size, and each row has a recurrent state.
         return super().changeable - ({"batch_size"} if self.batching == "streams" else set())
+
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
+        rows = zip(batch["tokens"], (batch["length"] + 1).tolist())
+        return {"text": [self.tokenizer.decode(row[:length].tolist()) for row, length in rows]}
 
 
 def text_slice(texts: Iterator[str], first: int, last: int | None) -> Iterator[str]:

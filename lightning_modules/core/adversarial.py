@@ -86,6 +86,12 @@ class AdversarialModule(GenerativeModule):
             Samples are generated with the averaged weights. None disables the average.
     """
 
+    replaced_trainer_options = {
+        "gradient_clip_val": "give --model.generator_clip and --model.discriminator_clip instead",
+        "gradient_clip_algorithm": "leave it out: --model.generator_clip limits the norm",
+        "accumulate_grad_batches": "give --model.accumulate instead",
+        "sync_batchnorm": "leave it out: batch-norm statistics are averaged over processes",
+    }
     find_unused_parameters = True  # each backward pass computes gradients of one network only
     generator: torch.nn.Module
     discriminator: torch.nn.Module

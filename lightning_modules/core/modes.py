@@ -1,11 +1,14 @@
 """Temporary eval mode, frozen parameters, and the decorator of sampling methods."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 import torch
+
+from lightning_modules.core.seeding import seed_list
 
 if TYPE_CHECKING:
     from lightning_modules.core.module import GenerativeModule
@@ -36,11 +39,19 @@ def sampling(method: Callable[P, R]) -> Callable[P, R]:
 
     Use it for `sample` and `preview`. Modes and weights are restored afterwards. If a paper samples
     with batch norm or dropout in train mode, `sample` of that system sets this mode itself.
+
+    The argument `seeds` may be any sequence of integers, such as a range, an array or a tensor; the
+    method receives a list.
     """
+    signature = inspect.signature(method)
 
     @wraps(method)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         module = cast("GenerativeModule", args[0])
+        if "seeds" in signature.parameters:
+            bound = signature.bind(*args, **kwargs)
+            bound.arguments["seeds"] = seed_list(bound.arguments["seeds"])
+            args, kwargs = bound.args, bound.kwargs  # type: ignore[assignment]
         with torch.no_grad(), module.averaged_weights(), evaluating(module):
             return method(*args, **kwargs)
 

@@ -68,6 +68,8 @@ class GenerativeModule(AveragingModule):
         find_unused_parameters: DDP option; True if a backward pass does not reach all parameters.
         throughput_unit: Unit of the amount of training data in logs: "samples" or "tokens".
         precisions: Supported values of `trainer.precision`.
+        replaced_trainer_options: Options of the Trainer that are not supported, and what to do
+            instead, such as {"gradient_clip_val": "give --model.generator_clip instead"}.
         tokenizer: Tokenizer of text data, stored in every checkpoint; None if there is no text.
         mid_update: True between the batches of one update, when no checkpoint can be written.
         optimizer_factories: One pair of functions per optimizer; they build the optimizer and its
@@ -81,6 +83,7 @@ class GenerativeModule(AveragingModule):
     find_unused_parameters: ClassVar[bool] = False
     throughput_unit: ClassVar[str] = "samples"
     precisions: ClassVar[tuple[str, ...]] = ("32-true", "bf16-mixed")
+    replaced_trainer_options: ClassVar[dict[str, str]] = {}
     mid_update = False
     optimizer_factories: Sequence[tuple[OptimizerCallable, LRSchedulerCallable | None]] = ()
 

@@ -1,10 +1,14 @@
 """Seeding of all random generators, and noise with one seed per sample."""
 
+import operator
 import random
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from common.errors import UserError
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
@@ -29,3 +33,22 @@ def seeded_normal(
     """
     rows = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows).to(device)
+
+
+def seed_list(seeds: Any) -> list[int]:
+    """Convert a sequence of integers, such as a range, an array or a tensor, to a list.
+
+    Raises:
+        UserError: If `seeds` is no sequence, is empty, or has an element that is no integer of 64
+            bits.
+    """
+    values = seeds.tolist() if isinstance(seeds, np.ndarray | Tensor) else seeds
+    try:
+        found = [None if isinstance(value, bool) else operator.index(value) for value in values]
+    except TypeError:
+        found = []
+    if not found or not all(value is not None and -(2**63) <= value < 2**63 for value in found):
+        raise UserError(
+            f"seeds must be a list of one or more integers, such as [0, 1] (got {seeds!r:.60})"
+        )
+    return found  # type: ignore[return-value]

@@ -53,11 +53,16 @@ class ConvEncoder(nn.Sequential):
     """Encoder of 4x4 convolutions, which each halve height and width, and one linear layer.
 
     A convolution of stride 2 has output size (in + 2 * padding - kernel) // stride + 1 = in / 2.
+
+    Raises:
+        UserError: If `channels` is empty, or a side is not a multiple of 2 ** len(channels).
     """
 
     def __init__(
         self, image_shape: list[int], channels: list[int], features: int, extra_channels: int = 0
     ) -> None:
+        if not channels:
+            raise UserError("model.hidden must have at least one number of channels (got [])")
         height, width = conv_grid(image_shape, channels)
         layers: list[nn.Module] = []
         for inputs, outputs in zip([image_shape[0] + extra_channels, *channels], channels):

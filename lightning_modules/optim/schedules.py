@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -26,11 +27,13 @@ class GoodfellowSchedule(LRScheduler):
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        decay: float = 1.000004,
-        momentum: float = 0.7,
-        momentum_updates: int = 125_000,
+        decay: PositiveFloat = 1.000004,
+        momentum: ClosedUnitInterval = 0.7,
+        momentum_updates: PositiveInt = 125_000,
     ) -> None:
-        self.decay, self.momentum, self.momentum_updates = decay, momentum, momentum_updates
+        # Plain numbers, because checkpoints store the attributes.
+        self.decay, self.momentum = float(decay), float(momentum)
+        self.momentum_updates = int(momentum_updates)
         self.first_momentum = optimizer.param_groups[0].get(
             "initial_momentum", optimizer.param_groups[0]["momentum"]
         )
@@ -65,9 +68,13 @@ class ConstantThenLinear(LRScheduler):
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, constant: int, decay: int, every: int = 1
+        self,
+        optimizer: torch.optim.Optimizer,
+        constant: NonNegativeInt,
+        decay: PositiveInt,
+        every: PositiveInt = 1,
     ) -> None:
-        self.constant, self.decay, self.every = constant, decay, every
+        self.constant, self.decay, self.every = int(constant), int(decay), int(every)
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:

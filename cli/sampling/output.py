@@ -1,0 +1,52 @@
+"""Default place of the files that `sample.py` writes: the run of the checkpoint."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from lightning_modules.core.checkpoints import read_checkpoint
+
+# Options that do not change what is sampled, or that stand in the names of the files.
+NOT_NAMED = ("out", "seeds", "num", "seed", "device", "data")
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """Return the directory of the run that a checkpoint belongs to; None if it is in no run."""
+    folder = checkpoint.resolve().parent
+    in_run = folder.name == "checkpoints" and (folder.parent / "config.yaml").is_file()
+    return folder.parent if in_run else None
+
+
+def output_folder(
+    checkpoint: Path, parser: argparse.ArgumentParser, options: argparse.Namespace
+) -> Path:
+    """Return the folder for images if `--out` is not given: `<run>/samples/<name>`.
+
+    The name has the file name and the number of updates of the checkpoint, and the options that
+    differ from their defaults, such as `best-step4000-mode-interpolate`.
+
+    Raises:
+        UserError: If the checkpoint is in no run.
+    """
+    run = run_of(checkpoint)
+    if run is None:
+        raise UserError(
+            f"{checkpoint} is not in the folder checkpoints/ of a run; give --out DIR for the "
+            "images"
+        )
+    step = read_checkpoint(checkpoint).get("global_step", 0)
+    words = [f"{checkpoint.stem}-step{step}"]
+    for name, value in vars(options).items():
+        if name not in NOT_NAMED and value != parser.get_default(name):
+            words.append(f"{name}-{as_words(value)}")
+    name = re.sub(r"[^\w.=-]+", "-", "-".join(words)).strip("-")
+    return run / "samples" / name[:120]
+
+
+def as_words(value: Any) -> str:
+    """Return an option's value as a part of a file name; of a path, only its last part."""
+    if isinstance(value, Path):
+        return value.stem
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)

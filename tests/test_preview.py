@@ -1,0 +1,69 @@
+"""`train.py preview`: what a network will see, before any training."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import train
+from tests.runs import tiny_config
+
+
+def preview(system: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    """The output of `preview` for a tiny configuration; the image is written to `tmp_path`."""
+    config = tiny_config(tmp_path / f"{system}.yaml", system)
+    argv = ["preview", "--run_dir", str(tmp_path), "--config", str(config), *options]
+    assert train.main(argv) == 0
+    return capsys.readouterr().out
+
+
+def test_images_are_shown_with_their_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = preview("vae", tmp_path, capsys, "--data.max_samples", "64", "--trainer.max_steps", "3")
+    assert "data: OpenMoji, 64 train, 478 val, 534 test" in out
+    assert "image  float32  32x3x16x16" in out
+    assert "-1 to 1" in out
+    assert f"preview: {tmp_path}/preview.png" in out
+    assert Image.open(tmp_path / "preview.png").width > 100
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["preview.png", "vae.yaml"]
+
+
+def test_both_sides_of_pairs_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = preview("pix2pix", tmp_path, capsys, "--data.batch_size", "4", "--data.paired", "true")
+    assert "a       float32  4x3x16x16" in out
+    assert "b       float32  4x3x16x16" in out
+    assert Image.open(tmp_path / "preview.png").size == (4 * 17 + 1, 2 * 17 + 1)
+
+
+def test_texts_are_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = preview("gpt", tmp_path, capsys)
+    assert "tokens       int64    48x65" in out
+    assert "text 4: " in out
+    assert not (tmp_path / "preview.png").exists()
+
+
+def test_sentence_pairs_are_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = preview("seq2seq", tmp_path, capsys)
+    assert "source 4: " in out
+    assert "target 4: " in out
+    assert "<eos>" not in out
+
+
+def test_captions_stand_beside_their_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = preview("clip", tmp_path, capsys, "--data.batch_size", "3")
+    assert "tokens  int64    3x24" in out
+    width, height = Image.open(tmp_path / "preview.png").size
+    assert width > height / 3
+    assert height == 3 * 64
+
+
+def test_a_preview_needs_no_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["preview", "--data", "Ring", "--run_dir", str(tmp_path)]
+    assert train.main(argv) == 0
+    assert "image  float32  128x2x1x1" in capsys.readouterr().out
+    assert Image.open(tmp_path / "preview.png").size == (192, 192)
