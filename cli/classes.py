@@ -20,7 +20,7 @@ def classes_in(folder: str) -> dict[str, str]:
     found = {}
     for path in sorted((ROOT / folder).rglob("*.py")):
         try:
-            tree = ast.parse(path.read_text())
+            tree = ast.parse(path.read_text(encoding="utf-8"))
         except SyntaxError:  # skip a broken file; the classes of other files stay usable
             continue
         for node in tree.body:

@@ -6,6 +6,7 @@ it exits with code 1. If the environment variable DEBUG is set, the traceback is
 """
 
 import errno
+import io
 import os
 import re
 import sys
@@ -50,10 +51,13 @@ def mistake_behind(error: BaseException) -> UserError | None:
 def run(program: Callable[[], object], interrupted: str = "interrupted") -> int:
     """Call a program and return its exit code; print an exception as one line on stderr.
 
+    The standard streams use UTF-8 in every locale.
+
     Args:
         program: Main function of the program, without arguments.
         interrupted: Message to print after Ctrl-C.
     """
+    use_utf8()
     try:
         program()
         return 0
@@ -77,6 +81,35 @@ def run(program: Callable[[], object], interrupted: str = "interrupted") -> int:
         if mistake := mistake_behind(error):
             return fail(str(mistake), 2)
         return fail(f"{type(error).__name__}: {error} (set DEBUG=1 to see the traceback)", 1)
+
+
+def use_utf8() -> None:
+    """Set the encoding of stdin, stdout and stderr to UTF-8.
+
+    Names of files that are not valid in the locale are printed byte by byte, as they are.
+    """
+    for stream, errors in (
+        (sys.stdin, "strict"),
+        (sys.stdout, "surrogateescape"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):  # else replaced, as by a test
+            stream.reconfigure(encoding="utf-8", errors=errors)
+
+
+def utf8_argument(text: str) -> str:
+    """Return a word of the command line as text, also if the locale is not UTF-8.
+
+    Python decodes the command line by the locale. In the locale C, each other byte becomes half of
+    a surrogate pair.
+
+    Raises:
+        UserError: If the word is not UTF-8.
+    """
+    try:
+        return os.fsencode(text).decode() if any("\ud800" <= c <= "\udfff" for c in text) else text
+    except UnicodeError as error:
+        raise UserError(f"{text!r} is not UTF-8; write it in UTF-8") from error
 
 
 def fail(message: str, code: int) -> int:

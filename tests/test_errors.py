@@ -351,7 +351,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     ),
     PICTURES + "row_missing": ("{d}/row_missing/labels.csv: has no row for test/0.png", "add one"),
     PICTURES + "no_label": (
-        "{d}/no_label/labels.csv: line 7 is incomplete",
+        "{d}/no_label/labels.csv: line 7 has only 1 of the fields file, label",
         "write both a file and its label",
     ),
     PICTURES + "other_columns": (

@@ -441,7 +441,7 @@ def test_missing_files(tmp_path: Path) -> None:
         ParallelFiles(str(tmp_path), "de", "en").data_spec  # noqa: B018
     with pytest.raises(
         UserError,
-        match=r"data.path \S+: there is no such table; give a .tsv, or a folder with train.tsv",
+        match=r"data.path \S+: there is no table in it; give a .tsv, or a folder with train.tsv",
     ):
         PairTable(str(tmp_path)).data_spec  # noqa: B018
 
@@ -468,7 +468,9 @@ def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
     ]
     data = files(tmp_path, train, [("a", "x y z w v u")], skip=True, max_length=4)
     assert data.sizes == {"train": 3, "val": 1, "test": 1}, "evaluation pairs may have any length"
-    assert capsys.readouterr().err == "skipped 3 empty and 2 long pairs of 8\n"
+    used, skipped = capsys.readouterr().err.splitlines()
+    assert used == f"{tmp_path} (train 2, val 2): 4 files found, 4 used"
+    assert skipped == "skipped 3 empty and 2 long pairs of 8"
     assert list(zip(*data.texts("train"))) == [train[i] for i in (0, 2, 7)]
     assert data.tokenizer.source.decode(data.batch("train", [2])["source"][0].tolist()) == "b"
 
