@@ -25,7 +25,9 @@ def systems_table() -> str:
         )
     for system, lines in by_system.items():
         file = f"lightning_modules/{system}.py"
-        docstring = ast.get_docstring(ast.parse((ROOT / file).read_text())) or system
+        docstring = (
+            ast.get_docstring(ast.parse((ROOT / file).read_text(encoding="utf-8"))) or system
+        )
         title = " ".join(docstring.partition("\n\n")[0].split())
         name, _, what = title.rstrip(".").partition(": ")
         rows.append(f"| [{name}]({file}) | {what} | {'<br>'.join(lines)} |")

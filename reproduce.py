@@ -49,7 +49,7 @@ def program(argv: list[str]) -> None:
         result = reproduction.reproduce(options.id, parse_seeds(options.seeds))
         published = reproduction.registry()[options.id].get("published")
         print(f"{options.id}: {result['value']:.5g} (published {published})")
-    (ROOT / "RESULTS.md").write_text(results.render())
+    (ROOT / "RESULTS.md").write_text(results.render(), encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> int:

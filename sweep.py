@@ -87,7 +87,7 @@ def modes(lr: float, beta1: float, options: argparse.Namespace) -> int | None:
     done = subprocess.run(
         [*command, *(["--wandb", options.wandb] if options.wandb else [])],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=ROOT,
     )
     if done.returncode and "is not finite" in done.stderr:
@@ -97,7 +97,7 @@ def modes(lr: float, beta1: float, options: argparse.Namespace) -> int | None:
             f"the run with --lr {lr:g} --beta1 {beta1:g} failed: "
             f"{done.stderr.strip().splitlines()[-1].removeprefix('error: ')}"
         )
-    with open(folder / "health.csv") as file:
+    with open(folder / "health.csv", encoding="utf-8") as file:
         return int(float(list(csv.DictReader(file))[-1]["modes"]))
 
 
@@ -106,7 +106,7 @@ def program(argv: list[str]) -> None:
     import yaml
 
     options = parse(argv)
-    grid = yaml.safe_load(SWEEP.read_text())["parameters"]
+    grid = yaml.safe_load(SWEEP.read_text(encoding="utf-8"))["parameters"]
     rates = grid["lr"]["values"] if options.lr is None else [options.lr]
     momenta = grid["beta1"]["values"] if options.beta1 is None else [options.beta1]
     print("| lr \\ beta1 | " + " | ".join(f"{beta1:g}" for beta1 in momenta) + " |")

@@ -1,6 +1,7 @@
 """Train, validate or test a system: `python train.py fit|validate|test --config
-configs/<system>/<dataset>.yaml`. Resume a run: `python train.py fit --run_dir DIR --ckpt_path last`.
+configs/<system>/<dataset>.yaml`.
 
+`python train.py fit --run_dir DIR --ckpt_path last` resumes a run with its own configuration.
 `python train.py preview --config FILE` shows the training data, and `python train.py runs` lists
 all runs with their state, progress and best value.
 

@@ -48,8 +48,12 @@ WARMUP, LOG_EVERY, IMAGES, EDGE_STEPS = 5, 5, 16, 6
 
 def recipe() -> dict[str, Any]:
     """Configuration of the emoji recipe, with an untrained dVAE."""
-    config: dict[str, Any] = yaml.safe_load((ROOT / "configs/dalle/openmoji.yaml").read_text())
-    dvae = yaml.safe_load((ROOT / "configs/dvae/openmoji.yaml").read_text())["model"]["init_args"]
+    config: dict[str, Any] = yaml.safe_load(
+        (ROOT / "configs/dalle/openmoji.yaml").read_text(encoding="utf-8")
+    )
+    dvae = yaml.safe_load((ROOT / "configs/dvae/openmoji.yaml").read_text(encoding="utf-8"))[
+        "model"
+    ]["init_args"]
     adamw = {"optimizer": "adamw", "learning_rate": 1e-3}  # as in `plain`
     config["model"]["init_args"].update(
         dvae={**dvae, "image_shape": [3, 32, 32]}, prompts=[], **adamw
@@ -63,7 +67,7 @@ def ours(steps: int) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
-        config.write_text(yaml.safe_dump(recipe()))
+        config.write_text(yaml.safe_dump(recipe()), encoding="utf-8")
         command = [
             "fit",
             "--config",
@@ -81,7 +85,7 @@ def ours(steps: int) -> dict[str, float]:
         ]
         if code := train.main(command):
             sys.exit(code)
-        with open(f"{folder}/run/throughput.csv") as file:
+        with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) > WARMUP]
     return {"steps": LOG_EVERY * len(rows) / sum(float(row["seconds"]) for row in rows)}
 

@@ -69,7 +69,7 @@ class WatchSynchronisation(Callback):
                 for one in self.seen or ()
                 if "synchroniz" in str(one.message) and "torch/cuda" not in one.filename
             )
-            Path(self.path).write_text(json.dumps(found))
+            Path(self.path).write_text(json.dumps(found), encoding="utf-8")
 
 
 # The recipes
@@ -86,17 +86,19 @@ def embedded_recipes() -> list[str]:
     return [
         path.relative_to(ROOT).as_posix()
         for path in recipes()
-        if class_of(yaml.safe_load(path.read_text())["data"]["class_path"]).embedded
+        if class_of(yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["class_path"]).embedded
     ]
 
 
 def small_options(recipe: str, settings: Settings) -> list[str]:
     """Options for an untrained nested system and, with `--tiny`, for small data and networks."""
-    config = yaml.safe_load((ROOT / recipe).read_text())
+    config = yaml.safe_load((ROOT / recipe).read_text(encoding="utf-8"))
     model, data = config["model"].get("init_args", {}), config["data"].get("init_args", {})
     options = []
     if "dvae" in model:
-        dvae = yaml.safe_load((ROOT / "configs/dvae/openmoji.yaml").read_text())["model"]
+        dvae = yaml.safe_load((ROOT / "configs/dvae/openmoji.yaml").read_text(encoding="utf-8"))[
+            "model"
+        ]
         names = ("codebook_size", "token_width", "width", "downsamplings", "blocks")
         nested = {k: v for k, v in dvae["init_args"].items() if k in names}
         nested["image_shape"] = [3, data["size"], data["size"]]
@@ -130,7 +132,7 @@ def fit(recipe: str, run: Path, updates: int, settings: Settings, *options: str)
 
 def rows(path: Path) -> list[dict[str, str]]:
     """Read the rows of a CSV file."""
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -166,7 +168,7 @@ def check_training(recipe: str, settings: Settings) -> Result:
             }
         waits = Path(folder, "waits.json")
         if waits.exists():
-            found["waits"] = json.loads(waits.read_text())
+            found["waits"] = json.loads(waits.read_text(encoding="utf-8"))
         found["samples"] = compare_samples(Path(folder, "32-true"), settings)
     found["passed"] = (
         found["32-true"]["finite"] and found["bf16-mixed"]["finite"] and found["samples"]["passed"]

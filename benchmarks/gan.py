@@ -147,7 +147,7 @@ def ours(system: str, steps: int, options: Sequence[str] = ()) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
-        config.write_text(json.dumps(recipe(system)))
+        config.write_text(json.dumps(recipe(system)), encoding="utf-8")
         limits = [
             "--trainer.max_steps",
             str(steps + WARMUP),
@@ -158,7 +158,7 @@ def ours(system: str, steps: int, options: Sequence[str] = ()) -> float:
             *options,
         ]
         TrainCLI(["fit", "--config", str(config), "--run_dir", f"{folder}/run", *limits])
-        with open(f"{folder}/run/throughput.csv") as file:
+        with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
             return steps / sum(
                 float(row["seconds"]) for row in csv.DictReader(file) if int(row["step"]) > WARMUP
             )
@@ -198,7 +198,7 @@ def plain(system: str, steps: int, device: str = "cpu") -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
-        config.write_text(json.dumps(recipe(system)))
+        config.write_text(json.dumps(recipe(system)), encoding="utf-8")
         images = data_module(config).split("train").images.to(device)
     generator, discriminator = (
         network.to(device) for network in networks(system, list(images.shape[1:]))
@@ -279,7 +279,7 @@ def measure(system: str, contender: str, steps: int) -> float:
         "--steps",
         str(steps),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, check=False)
     if done.returncode:
         raise SystemExit(f"error: {contender} failed: {done.stderr.strip().splitlines()[-1:]}")
     return float(done.stdout.strip().splitlines()[-1])

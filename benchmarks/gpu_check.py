@@ -39,14 +39,14 @@ FORKS = multiprocessing.get_context("forkserver")
 
 def perform(part: str, name: str, settings: Settings, folder: str) -> None:
     """Run one check in its own process; write its result and its output to files in `folder`."""
-    with open(Path(folder, "output.txt"), "w") as output:
+    with open(Path(folder, "output.txt"), "w", encoding="utf-8") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
         if part != "speed":  # other checks run at the same time
             torch.set_num_threads(1)
             os.environ["OMP_NUM_THREADS"] = "1"  # otherwise Lightning's DDP sets this variable
         result = PARTS[part][0](name, settings)
-    Path(folder, "result.json").write_text(json.dumps(result))
+    Path(folder, "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 
 def run_check(part: str, name: str, settings: Settings) -> Result:
@@ -57,9 +57,9 @@ def run_check(part: str, name: str, settings: Settings) -> Result:
         process.start()
         process.join()
         if Path(folder, "result.json").exists():
-            result: Result = json.loads(Path(folder, "result.json").read_text())
+            result: Result = json.loads(Path(folder, "result.json").read_text(encoding="utf-8"))
         else:
-            said = Path(folder, "output.txt").read_text().strip().splitlines()
+            said = Path(folder, "output.txt").read_text(encoding="utf-8").strip().splitlines()
             errors = [line for line in said if "error" in line.lower()]
             result = {"passed": False, "error": errors[-8:] or said[-8:]}
     return result | {"seconds": round(time.perf_counter() - begin, 1)}
@@ -114,15 +114,15 @@ def main() -> None:
     card = "CPU" if settings.device == "cpu" else torch.cuda.get_device_name()
     results = {"device": card, "torch": torch.__version__}
     if path.exists():
-        results = json.loads(path.read_text())
+        results = json.loads(path.read_text(encoding="utf-8"))
     for part, names in pending(settings, results):
         with ThreadPoolExecutor(1 if part == "speed" else settings.jobs) as pool:
             waiting = {pool.submit(run_check, part, name, settings): name for name in names}
             for done in as_completed(waiting):
                 name = waiting[done]
                 results.setdefault(part, {})[name] = result = done.result()
-                path.write_text(json.dumps(results, indent=1) + "\n")
-                path.with_suffix(".md").write_text(report(results))
+                path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+                path.with_suffix(".md").write_text(report(results), encoding="utf-8")
                 print(part, name, "passed" if result["passed"] else "FAILED", flush=True)
     print(report(results))
     sys.exit(not all(one["passed"] for part in PARTS for one in results.get(part, {}).values()))

@@ -38,7 +38,7 @@ def main() -> None:
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
         )
         for name in options.ids
     }
@@ -50,7 +50,7 @@ def main() -> None:
             said, _ = process.communicate()
         path = ROOT / "results" / f"{name}.json"
         if process.returncode == 0:
-            print(json.dumps(json.loads(path.read_text())), flush=True)
+            print(json.dumps(json.loads(path.read_text(encoding="utf-8"))), flush=True)
         else:
             print(f"{name}: not finished: {said.strip().splitlines()[-2:]}", flush=True)
 

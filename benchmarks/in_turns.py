@@ -18,7 +18,7 @@ def measure(script: str, contender: str, count: int, threads: int) -> dict[str, 
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     home = Path(script).parent.parent
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=home, env=environment, check=False
+        command, capture_output=True, encoding="utf-8", cwd=home, env=environment, check=False
     )
     if done.returncode:
         raise SystemExit(f"error: {contender} failed: {done.stderr.strip().splitlines()[-1:]}")

@@ -49,7 +49,7 @@ WARMUP, LOG_EVERY, CONTEXT, NEW = 50, 10, 1024, 256
 def recipe() -> dict[str, Any]:
     """Configuration of nanoGPT for a CPU, on the available text."""
     config: dict[str, Any] = yaml.safe_load(
-        (ROOT / "configs/gpt/tiny_shakespeare_cpu.yaml").read_text()
+        (ROOT / "configs/gpt/tiny_shakespeare_cpu.yaml").read_text(encoding="utf-8")
     )
     if not (corpus_root(None) / "tiny_shakespeare/input.txt").is_file():
         config["data"]["class_path"] = "datamodules.text.corpora.PythonDocs"
@@ -62,7 +62,7 @@ def ours(steps: int, options: Sequence[str] = ()) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
-        config.write_text(yaml.safe_dump(recipe()))
+        config.write_text(yaml.safe_dump(recipe()), encoding="utf-8")
         command = [
             "fit",
             "--config",
@@ -81,7 +81,7 @@ def ours(steps: int, options: Sequence[str] = ()) -> dict[str, float]:
         ]
         if code := train.main(command):
             sys.exit(code)
-        with open(f"{folder}/run/throughput.csv") as file:
+        with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
             seconds = sum(
                 float(row["seconds"]) for row in csv.DictReader(file) if int(row["step"]) > WARMUP
             )
@@ -142,7 +142,7 @@ def plain(steps: int, device: str = "cpu") -> dict[str, float]:
     config = recipe()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "config.yaml")
-        path.write_text(yaml.safe_dump(config))
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
         data = data_module(path)
     ids, vocab_size = data.tokens("train").ids, data.data_spec["vocab_size"]
     h, batch_size, total, warm = (

@@ -52,7 +52,7 @@ WINDOW = 5  # steps before and after, over which the median is taken
 def recipe() -> dict[str, Any]:
     """Configuration of the Multi30k recipe at JoeyNMT's size, on the available corpus."""
     config: dict[str, Any] = yaml.safe_load(
-        (ROOT / "configs/transformer/multi30k.yaml").read_text()
+        (ROOT / "configs/transformer/multi30k.yaml").read_text(encoding="utf-8")
     )
     config["model"]["init_args"].update(SIZES)
     config["data"]["init_args"]["batch_tokens"] = BATCH_TOKENS
@@ -67,7 +67,7 @@ def corpus() -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "config.yaml")
-        path.write_text(yaml.safe_dump(recipe()))
+        path.write_text(yaml.safe_dump(recipe()), encoding="utf-8")
         return data_module(path)
 
 
@@ -77,7 +77,7 @@ def ours(steps: int) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
-        config.write_text(yaml.safe_dump(recipe()))
+        config.write_text(yaml.safe_dump(recipe()), encoding="utf-8")
         command = [
             "fit",
             "--config",
@@ -95,7 +95,7 @@ def ours(steps: int) -> dict[str, float]:
         ]
         if code := train.main(command):
             sys.exit(code)
-        with open(f"{folder}/run/throughput.csv") as file:
+        with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) > WARMUP]
     seconds = [float(row["seconds"]) for row in rows]
     tokens = sum(float(row["tokens_per_second"]) * one for row, one in zip(rows, seconds))

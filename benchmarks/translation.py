@@ -56,7 +56,7 @@ def ours(size: int, width: int, steps: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
         model = {"class_path": "lightning_modules.cyclegan.CycleGAN", "init_args": {"width": width}}
-        config.write_text(json.dumps({"model": model, "data": DATA}))
+        config.write_text(json.dumps({"model": model, "data": DATA}), encoding="utf-8")
         limits = [
             "--trainer.max_steps",
             str(2 * steps),
@@ -78,7 +78,7 @@ def ours(size: int, width: int, steps: int) -> float:
                 *limits,
             ]
         )
-        with open(f"{folder}/run/throughput.csv") as file:
+        with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
             return (
                 sum(
                     float(row["seconds"])
@@ -253,7 +253,7 @@ def measure(contender: str, options: argparse.Namespace) -> tuple[float, float]:
     """Run a contender in its own process; return seconds per step and peak memory in MB."""
     arguments = [f"--{name}={getattr(options, name)}" for name in ("size", "width", "steps")]
     command = [sys.executable, __file__, "--contender", contender, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, check=False)
     if done.returncode:
         raise SystemExit(f"error: {contender} failed: {done.stderr.strip().splitlines()[-1:]}")
     seconds, memory = done.stdout.strip().splitlines()[-1].split()

@@ -58,7 +58,7 @@ def ours(steps: int, options: Sequence[str] = ()) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
-        config.write_text(yaml.safe_dump(recipe()))
+        config.write_text(yaml.safe_dump(recipe()), encoding="utf-8")
         limits = [
             "--trainer.max_steps",
             str(steps + WARMUP),
@@ -69,7 +69,7 @@ def ours(steps: int, options: Sequence[str] = ()) -> dict[str, float]:
             *options,
         ]
         cli = TrainCLI(["fit", "--config", str(config), "--run_dir", f"{folder}/run", *limits])
-        with open(f"{folder}/run/throughput.csv") as file:
+        with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) > WARMUP]
     seconds = sum(float(row["seconds"]) for row in rows)
     loader = cli.datamodule.loader("train", shuffle=True)
@@ -92,7 +92,7 @@ def plain(steps: int, device: str = "cpu") -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
-        config.write_text(json.dumps(recipe()))
+        config.write_text(json.dumps(recipe()), encoding="utf-8")
         images = data_module(config).split("train").images.to(device)
     pixels = images[0].numel()
     encoder = nn.Sequential(nn.Linear(pixels, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENT)).to(
@@ -151,7 +151,7 @@ print(json.dumps({"steps_per_second": speed, "peak_mb": peak}))
 
 def measure(command: list[str]) -> dict[str, float]:
     """Run a contender in its own process and return the values that it prints last."""
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, check=False)
     if done.returncode:
         raise SystemExit(f"error: {command[:3]} failed: {done.stderr.strip().splitlines()[-1:]}")
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
@@ -210,7 +210,7 @@ def save_images(folder: str) -> str:
     from cli.data import data_module
 
     config = Path(folder, "config.yaml")
-    config.write_text(json.dumps(recipe()))
+    config.write_text(json.dumps(recipe()), encoding="utf-8")
     path = Path(folder, "images.npy")
     np.save(path, data_module(config).split("train").images.numpy())
     return str(path)

@@ -52,7 +52,7 @@ def origin() -> dict[str, Any]:
     def git(*words: str) -> str:
         try:
             return subprocess.run(
-                ["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent
+                ["git", *words], capture_output=True, encoding="utf-8", cwd=Path(__file__).parent
             ).stdout.strip()
         except OSError:  # git is not installed
             return ""
@@ -110,14 +110,14 @@ class CSVLog(Logger):
         if new:
             self._columns += new
             self._rewrite(self._rows())
-        with open(self.path, "a", newline="") as file:
+        with open(self.path, "a", encoding="utf-8", newline="") as file:
             csv.DictWriter(file, self._columns).writerow(row)
 
     def _rows(self) -> list[dict[str, str]]:
         if not self.path.exists():
             return []
         # The last line is incomplete if the run was killed while it was written.
-        whole = self.path.read_text().rpartition("\n")[0]
+        whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0]
         return list(csv.DictReader(StringIO(whole)))
 
     def _open(self) -> None:
@@ -133,7 +133,7 @@ class CSVLog(Logger):
         assert self._columns is not None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(f".tmp{os.getpid()}")
-        with open(temporary, "w", newline="") as file:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)

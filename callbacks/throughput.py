@@ -1,6 +1,5 @@
 """Write speed and memory use to `throughput.csv`, and progress lines to the terminal."""
 
-import resource
 import sys
 import time
 from pathlib import Path
@@ -68,7 +67,7 @@ class Throughput(Callback):
             f"{unit}_per_second": round(speed, 1),
             "seconds": round(elapsed, 3),
             "seconds_outside_steps": round(elapsed - self._inside, 3),
-            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            **peak_memory(),
         }
         if torch.cuda.is_available():
             row["peak_device_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
@@ -91,3 +90,13 @@ class Throughput(Callback):
                 flush=True,
             )
         self._interval_begin, self._interval_step, self._inside, self._units = now, step, 0.0, 0
+
+
+def peak_memory() -> dict[str, int]:
+    """Return the peak memory of this process in MB as `peak_memory_mb`; nothing on Windows."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return {}
+    unit = 1024**2 if sys.platform == "darwin" else 1024  # bytes on macOS, otherwise KB
+    return {"peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)}

@@ -12,7 +12,11 @@ from common.files import ROOT
 def recipes() -> list[Path]:
     """Return the sorted paths of all files `configs/<system>/<dataset>.yaml` with a key `model`."""
     found = ROOT.glob("configs/[!_]*/*.yaml")
-    return sorted(path for path in found if re.search(r"^model:", path.read_text(), re.MULTILINE))
+    return sorted(
+        path
+        for path in found
+        if re.search(r"^model:", path.read_text(encoding="utf-8"), re.MULTILINE)
+    )
 
 
 def purpose(path: Path) -> str:
@@ -43,7 +47,7 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path}: there is no such configuration; `python train.py` lists the recipes"
         )
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML; correct it ({error})") from error
     if not isinstance(content, dict):

@@ -24,7 +24,7 @@ Entry = dict[str, Any]
 def registry() -> dict[str, Entry]:
     """Read all files `configs/_reproduce/<id>.yaml`; return their contents, keyed by id."""
     return {
-        path.stem: yaml.safe_load(path.read_text())
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
         for path in sorted((ROOT / "configs/_reproduce").glob("*.yaml"))
     }
 
@@ -64,7 +64,7 @@ def reproduce(name: str, seeds: list[int]) -> dict[str, Any]:
     if "figures" in entry:
         result |= {"figures": figures_of(runs), "signatures": runs[0]["signatures"]}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
 
 
@@ -160,7 +160,7 @@ def scored(checkpoint: Path, options: dict[str, Any]) -> dict[str, tuple[float, 
 
 def training_seconds(folder: Path) -> float:
     """Return the training time of a run in seconds, including its resumed parts."""
-    with open(folder / "throughput.csv") as file:
+    with open(folder / "throughput.csv", encoding="utf-8") as file:
         return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 

@@ -23,7 +23,7 @@ def listing() -> str:
     lines = []
     for name, entry in registry().items():
         done = (
-            json.loads((RESULTS / f"{name}.json").read_text())["value"]
+            json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["value"]
             if (RESULTS / f"{name}.json").exists()
             else None
         )
@@ -39,7 +39,10 @@ def listing() -> str:
 def render() -> str:
     """Return the text of RESULTS.md, made from `results/` and `configs/_reproduce/`."""
     entries = registry()
-    results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    results = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(RESULTS.glob("*.json"))
+    }
     rows, tables = [], []
     for name, result in results.items():
         r = {**entries[name], **result}

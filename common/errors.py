@@ -6,6 +6,7 @@ it exits with code 1. If the environment variable DEBUG is set, the traceback is
 """
 
 import errno
+import io
 import os
 import re
 import sys
@@ -53,13 +54,14 @@ def mistake_behind(error: BaseException) -> UserError | None:
 def run(program: Callable[[], object], interrupted: str = "interrupted") -> int:
     """Call a program and return its exit code; print an exception as one line on stderr.
 
-    If the reader of stdout or stderr, such as `head`, has closed it, the program ends silently with
-    exit code 0.
+    The standard streams use UTF-8 in every locale. If the reader of stdout or stderr, such as
+    `head`, has closed it, the program ends silently with exit code 0.
 
     Args:
         program: Main function of the program, without arguments.
         interrupted: Message to print after Ctrl-C.
     """
+    use_utf8()
     try:
         code = exit_code(program, interrupted)
         sys.stdout.flush()
@@ -134,6 +136,35 @@ def discard_output() -> None:
             stream.flush()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def use_utf8() -> None:
+    """Set the encoding of stdin, stdout and stderr to UTF-8.
+
+    Names of files that are not valid in the locale are printed byte by byte, as they are.
+    """
+    for stream, errors in (
+        (sys.stdin, "strict"),
+        (sys.stdout, "surrogateescape"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):  # else replaced, as by a test
+            stream.reconfigure(encoding="utf-8", errors=errors)
+
+
+def utf8_argument(text: str) -> str:
+    """Return a word of the command line as text, also if the locale is not UTF-8.
+
+    Python decodes the command line by the locale. In the locale C, each other byte becomes half of
+    a surrogate pair.
+
+    Raises:
+        UserError: If the word is not UTF-8.
+    """
+    try:
+        return os.fsencode(text).decode() if any("\ud800" <= c <= "\udfff" for c in text) else text
+    except UnicodeError as error:
+        raise UserError(f"{text!r} is not UTF-8; write it in UTF-8") from error
 
 
 def fail(message: str, code: int) -> int:

@@ -74,7 +74,7 @@ def _download(addresses: list[str], path: Path, checksum: str | None, limit: int
             f"file at {path}"
         )
     record = path.with_name(f"{path.name}.sha256")
-    expected = checksum or (record.read_text().strip() if record.exists() else None)
+    expected = checksum or (record.read_text(encoding="utf-8").strip() if record.exists() else None)
     found = sha256(part)
     if expected is not None and found != expected:
         part.unlink()
@@ -83,7 +83,7 @@ def _download(addresses: list[str], path: Path, checksum: str | None, limit: int
             f"is damaged; place a good copy at {path}"
         )
     if checksum is None:
-        record.write_text(f"{found}\n")
+        record.write_text(f"{found}\n", encoding="utf-8")
     os.replace(part, path)
 
 

@@ -79,7 +79,10 @@ def fork(
     codes = [process.exitcode for process in processes]
     if late or any(codes):
         what = f"not done in {seconds} s" if late else f"exit codes {codes}"
-        said = [f"{path.name}: {path.read_text()[-3000:]}" for path in sorted(log.glob("rank*"))]
+        said = [
+            f"{path.name}: {path.read_text(encoding='utf-8')[-3000:]}"
+            for path in sorted(log.glob("rank*"))
+        ]
         raise AssertionError("\n".join([what, *said]))
 
 

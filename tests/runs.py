@@ -169,21 +169,21 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
         "trainer": {"log_every_n_steps": 4},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
 
 
 def tiny_recipe(path: Path, system: str, **data: object) -> Path:
     """Write the first recipe of `system` without a download, on 1,000 samples in small batches."""
     for recipe in sorted((ROOT / "configs" / system).glob("*.yaml")):
-        config = yaml.safe_load(recipe.read_text())
+        config = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         module, _, name = config["data"]["class_path"].rpartition(".")
         if getattr(importlib.import_module(module), name).embedded:
             small = {"batch_size": 32, "max_samples": 1000}
             config["data"]["init_args"] = {**config["data"]["init_args"], **small, **data}
             config["trainer"] = {"log_every_n_steps": 4}
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(yaml.safe_dump(config))
+            path.write_text(yaml.safe_dump(config), encoding="utf-8")
             return path
     raise FileNotFoundError(f"configs/{system} has no recipe on embedded data")
 

@@ -232,7 +232,7 @@ def test_linear_decay_in_epochs_equals_the_releases() -> None:
 )
 def test_cyclegan_recipes_decay_as_the_release(name: str, updates: int) -> None:
     """One epoch has one update per image of the larger domain."""
-    config = yaml.safe_load((ROOT / f"configs/cyclegan/{name}.yaml").read_text())
+    config = yaml.safe_load((ROOT / f"configs/cyclegan/{name}.yaml").read_text(encoding="utf-8"))
     options = [
         config["model"]["init_args"][f"{network}_schedule"]["init_args"]
         for network in ("generator", "discriminator")
@@ -246,7 +246,9 @@ def test_cyclegan_recipes_decay_as_the_release(name: str, updates: int) -> None:
 
 def test_the_dcgan_recipe_for_digits_decays_as_the_release() -> None:
     """The rate is constant for 100 epochs of 195 updates and falls linearly to 0 over 100 more."""
-    config = yaml.safe_load((ROOT / "configs/dcgan/mnist_conditional.yaml").read_text())
+    config = yaml.safe_load(
+        (ROOT / "configs/dcgan/mnist_conditional.yaml").read_text(encoding="utf-8")
+    )
     options = [
         config["model"]["init_args"][f"{network}_schedule"]["init_args"]
         for network in ("generator", "discriminator")
@@ -318,7 +320,7 @@ def combinations() -> dict[str, list[str]]:
     }
     recipe_of: dict[tuple[str, ...], str] = {}
     for path in recipes():
-        model = yaml.safe_load(path.read_text())["model"]
+        model = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]
         system = model["class_path"].rpartition(".")[2]
         if system not in runs:
             continue
@@ -351,7 +353,7 @@ def test_every_combination_of_losses_and_regularisers_stays_finite(
         "10",
     ]
     assert train.main([*argv, *limits]) == 0
-    with open(tmp_path / "run/metrics.csv") as file:
+    with open(tmp_path / "run/metrics.csv", encoding="utf-8") as file:
         values = [float(value) for row in csv.DictReader(file) for value in row.values() if value]
     assert len(values) > 40
     assert all(map(math.isfinite, values))
@@ -394,9 +396,9 @@ def test_clipped_weights_are_so_after_every_update(tmp_path: Path) -> None:
 
 def recipe(path: str) -> dict[str, Any]:
     """Model arguments of a recipe."""
-    init_args: dict[str, Any] = yaml.safe_load((ROOT / "configs" / path).read_text())["model"][
-        "init_args"
-    ]
+    init_args: dict[str, Any] = yaml.safe_load(
+        (ROOT / "configs" / path).read_text(encoding="utf-8")
+    )["model"]["init_args"]
     return init_args
 
 

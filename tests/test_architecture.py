@@ -125,3 +125,24 @@ def test_lines_of_configurations_are_short() -> None:
         if len(line) > 100
     ]
     assert long == []
+
+
+@pytest.mark.parametrize("folder", [*ORDER, "benchmarks", "tests"])
+def test_text_has_an_encoding(folder: str) -> None:
+    """`ruff` checks `open`, but only some calls of the methods of paths, and no subprocess."""
+    paths = ROOT.glob("*.py") if folder == "programs" else ROOT.glob(f"{folder}/**/*.py")
+    without = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and lacks_encoding(node)
+    ]
+    assert without == []
+
+
+def lacks_encoding(call: ast.Call) -> bool:
+    """Whether a call reads or writes text in the encoding of the locale."""
+    words = {keyword.arg for keyword in call.keywords}
+    name = getattr(call.func, "attr", "")
+    process = name in ("run", "Popen", "check_output") and "text" in words
+    return (name in ("read_text", "write_text") or process) and "encoding" not in words

@@ -18,7 +18,7 @@ from common.images import grid, strips
 
 
 def rows(path: Path) -> list[str]:
-    return path.read_text().splitlines()
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 def test_csv_grows_columns_and_cuts_back_to_the_checkpoint(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_csv_grows_columns_and_cuts_back_to_the_checkpoint(tmp_path: Path) -> No
     log.log_metrics({"b": 1.0}, 20)
     log.log_metrics({"a": 3.0}, 30)
     whole = path.read_bytes()
-    with open(path, "a") as file:
+    with open(path, "a", encoding="utf-8") as file:
         file.write("4")  # a kill interrupts a line that starts with 40
     resumed = CSVLog(path, keep_until=20)
     resumed.log_metrics({"a": 3.0}, 30)

@@ -32,7 +32,7 @@ def test_recipes_are_listed_within_a_second_without_torch(arguments: list[str]) 
     out = subprocess.run(
         [sys.executable, "-X", "importtime", "train.py", *arguments],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     assert time.perf_counter() - begin < 1
@@ -216,7 +216,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     for name, value in states[0]["state_dict"].items():
         torch.testing.assert_close(value, states[1]["state_dict"][name], atol=1e-6, rtol=1e-5)
     headers = [
-        (tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("one", "two")
+        (tmp_path / name / "metrics.csv").read_text(encoding="utf-8").splitlines()
+        for name in ("one", "two")
     ]
     assert headers[0][0] == headers[1][0]
     assert len(headers[0]) == len(headers[1])
@@ -323,7 +324,7 @@ def test_the_comparison_of_runs_can_fail(run: Path) -> None:
 
 def test_results_are_rendered_from_their_files() -> None:
     """RESULTS.md agrees with results/ and configs/_reproduce/ (else: `reproduce.py render`)."""
-    assert (ROOT / "RESULTS.md").read_text() == results.render()
+    assert (ROOT / "RESULTS.md").read_text(encoding="utf-8") == results.render()
 
 
 def test_every_changed_figure_has_a_reason() -> None:
@@ -332,7 +333,7 @@ def test_every_changed_figure_has_a_reason() -> None:
             assert isinstance(step["value"], float | int), name
             assert len(step["reason"].split()) > 3, name
         if "earlier" in entry and (result := ROOT / f"results/{name}.json").exists():
-            assert json.loads(result.read_text())["value"] != pytest.approx(
+            assert json.loads(result.read_text(encoding="utf-8"))["value"] != pytest.approx(
                 entry["earlier"][-1]["value"], rel=1e-4
             ), name
 
@@ -383,7 +384,7 @@ def user_files() -> Iterator[None]:
     paths = [ROOT / "lightning_modules" / name for name in files]
     try:
         for path, text in zip(paths, files.values()):
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
         importlib.invalidate_caches()
         yield
     finally:

@@ -227,14 +227,16 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
         argv = ["fit", "--config", str(config), "--run_dir", str(d / name)]
         argv += ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "1"]
         assert train.main(argv) == 0
-    gan = tiny_config(d / "gan.yaml", "gan").read_text()
+    gan = tiny_config(d / "gan.yaml", "gan").read_text(encoding="utf-8")
     shutil.copy(d / "run/checkpoints/last.ckpt", d / "loose.ckpt")
     wrong = "latent_dim: 4\n    generator_optimizer: {class_path: torch.optim.Adm}"
-    (d / "optimizer.yaml").write_text(gan.replace("latent_dim: 4", wrong))
-    (d / "type.yaml").write_text(gan.replace("latent_dim: 4", "latent_dim: many"))
+    (d / "optimizer.yaml").write_text(gan.replace("latent_dim: 4", wrong), encoding="utf-8")
+    (d / "type.yaml").write_text(gan.replace("latent_dim: 4", "latent_dim: many"), encoding="utf-8")
     for name, steps in (("steps", 77), ("more", 88)):
-        (d / f"{name}.yaml").write_text(yaml.safe_dump({"trainer": {"max_steps": steps}}))
-    (d / "section.yaml").write_text(gan + "trainr:\n  max_steps: 3\n")
+        (d / f"{name}.yaml").write_text(
+            yaml.safe_dump({"trainer": {"max_steps": steps}}), encoding="utf-8"
+        )
+    (d / "section.yaml").write_text(gan + "trainr:\n  max_steps: 3\n", encoding="utf-8")
     return d
 
 
@@ -327,7 +329,9 @@ def test_an_argument_changes_the_system_s_own_optimizer(
     assert (arguments["lr"], arguments["betas"], arguments["fused"]) == (0.125, [0.5, 0.999], True)
     ring = "--config configs/gan/ring.yaml --model.generator_optimizer.lr 0.125"
     optimizer = yaml.safe_load(configuration(ring, d, capsys))["model"]["init_args"]
-    recipe = yaml.safe_load(Path("configs/gan/ring.yaml").read_text())["model"]["init_args"]
+    recipe = yaml.safe_load(Path("configs/gan/ring.yaml").read_text(encoding="utf-8"))["model"][
+        "init_args"
+    ]
     wanted = recipe["generator_optimizer"]["init_args"] | {"lr": 0.125}
     assert optimizer["generator_optimizer"]["init_args"].items() >= wanted.items()
 
@@ -352,11 +356,11 @@ def test_a_user_s_file_that_cannot_be_imported_is_named_with_its_line(
 ) -> None:
     name = f"mine_{tmp_path.name.replace('-', '_')}"
     body = "" if "class Mine" in source else "class Mine(GenerativeModule):\n    pass\n"
-    (tmp_path / f"{name}.py").write_text(source + body)
+    (tmp_path / f"{name}.py").write_text(source + body, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    config = yaml.safe_load((d / "gan.yaml").read_text())
+    config = yaml.safe_load((d / "gan.yaml").read_text(encoding="utf-8"))
     config["data"]["class_path"] = f"{name}.Mine"
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     file = f"{tmp_path / name}.py, {place}: {reason}"
     for argv in (
         f"--config {d}/vae.yaml --model {name}.Mine",
@@ -375,12 +379,15 @@ def test_classes_of_broken_files_are_found_and_namesakes_are_refused(
 ) -> None:
     folder = tmp_path / "lightning_modules"
     folder.mkdir()
-    (folder / "broken.py").write_text("class Mine(Base):\n    x = [\n")
+    (folder / "broken.py").write_text("class Mine(Base):\n    x = [\n", encoding="utf-8")
     (folder / "renamed.py").write_text(
         "from lightning_modules.core.module import GenerativeModule as Base\n"
-        "class Helper: ...\nclass Twice(Base): ...\n"
+        "class Helper: ...\nclass Twice(Base): ...\n",
+        encoding="utf-8",
     )
-    (folder / "second.py").write_text("class Twice(core.module.GenerativeModule): ...\n")
+    (folder / "second.py").write_text(
+        "class Twice(core.module.GenerativeModule): ...\n", encoding="utf-8"
+    )
     monkeypatch.setattr(classes, "ROOT", tmp_path)
     assert classes.full_class_paths(["--model", "Mine"])[1] == "lightning_modules.broken.Mine"
     with pytest.raises(UserError, match=r"give one of lightning_modules\.renamed\.Twice, light"):
@@ -424,11 +431,14 @@ def test_a_closed_pipe_ends_a_program_silently(stream: str, tmp_path: Path) -> N
     )
     reader, writer = os.pipe()
     os.close(reader)
-    with open(tmp_path / "other", "w") as other, open(writer, "w") as closed:
+    with (
+        open(tmp_path / "other", "w", encoding="utf-8") as other,
+        open(writer, "w", encoding="utf-8") as closed,
+    ):
         streams = {"stdout": other, "stderr": other} | {stream: closed}
         done = subprocess.run([sys.executable, "-S", "-c", code], **streams)  # type: ignore[call-overload]
     assert done.returncode == 0
-    assert not (tmp_path / "other").read_text()
+    assert not (tmp_path / "other").read_text(encoding="utf-8")
 
 
 def test_samples_are_written_into_the_run(

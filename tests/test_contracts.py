@@ -54,7 +54,7 @@ def build(config: str | Path, *more: str) -> tuple[Any, Any]:
 
 def inner(recipe: str) -> list[str]:
     """Options that replace the checkpoint of a nested system, absent from a fresh clone."""
-    config = yaml.safe_load(Path(recipe).read_text())
+    config = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
     shape = {"image_shape": [3] + 2 * [config["data"]["init_args"].get("size")]}
     given = config["model"].get("init_args", {})
     return [
@@ -67,7 +67,9 @@ def inner(recipe: str) -> list[str]:
 
 def embedded(recipe: str) -> bool:
     """Whether the data of a recipe come with its dependencies, without a download."""
-    return class_of(yaml.safe_load(Path(recipe).read_text())["data"]["class_path"]).embedded
+    return class_of(
+        yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))["data"]["class_path"]
+    ).embedded
 
 
 EMBEDDED = [recipe for recipe in RECIPES if embedded(recipe)]
@@ -97,7 +99,7 @@ def test_recipe_parses_and_builds(
             *(f"multi30k/{part}.{side}" for part in PARTS for side in ("de", "en")),
         ):
             (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).write_text("First Citizen:\n" * 500)
+            (tmp_path / name).write_text("First Citizen:\n" * 500, encoding="utf-8")
         places = {"path": "tiny_shakespeare", "folder": "multi30k"}
         placed = [
             word
@@ -112,7 +114,9 @@ def test_recipe_parses_and_builds(
             Image.fromarray(np.full((128, 128, 3), number, np.uint8)).save(
                 tmp_path / f"pictures/{number}.png"
             )
-            (tmp_path / f"pictures/{number}.txt").write_text(f"a grey of {number}\n")
+            (tmp_path / f"pictures/{number}.txt").write_text(
+                f"a grey of {number}\n", encoding="utf-8"
+            )
         own = ["--data.path", str(tmp_path / "pictures")]
     data, model = build(recipe, *own, *inner(recipe))
     assert set(data.data_spec) <= set(data.provides)
@@ -125,7 +129,7 @@ def test_recipe_parses_and_builds(
 
 def narrow(recipe: str) -> list[str]:
     """Options that reduce a recipe's large images and networks."""
-    config = yaml.safe_load(Path(recipe).read_text())
+    config = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
     size, width, latents = (
         config["data"]["init_args"].get("size", 0),
         config["model"].get("init_args", {}).get("width", 0),
@@ -146,7 +150,7 @@ def trained(
     """Command line and directory of a tiny run of each embedded recipe."""
     run = tmp_path_factory.mktemp("run") / "straight"
     tokens = class_of(
-        yaml.safe_load(Path(request.param).read_text())["data"]["class_path"]
+        yaml.safe_load(Path(request.param).read_text(encoding="utf-8"))["data"]["class_path"]
     ).__module__.startswith("datamodules.parallel")
     small = (
         ["--data.batch_tokens", "64", "--data.max_length", "64"]
@@ -198,11 +202,11 @@ def test_run_leaves_the_promised_files(trained: tuple[list[str], Path]) -> None:
         "0000000.txt",
         "0000007.txt",
     } <= pictures, "previews before and after training"
-    header = (run / "metrics.csv").read_text().partition("\n")[0].split(",")
+    header = (run / "metrics.csv").read_text(encoding="utf-8").partition("\n")[0].split(",")
     assert {"step", "train/lr", "train/grad_norm"} <= set(header)
     assert any(name.startswith("train/loss") for name in header)
     assert any(name.startswith("val/") for name in header)
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     provided = class_of(config["data"]["class_path"]).provides
     assert not set(provided) & config["model"]["init_args"].keys(), "the data spec is not saved"
 
@@ -222,7 +226,7 @@ def test_watching_changes_nothing(trained: tuple[list[str], Path]) -> None:
     """Final weights are bitwise equal without callbacks, loggers and validation."""
     _, run = trained
     data, model = build(run / "config.yaml")
-    trainer = yaml.safe_load((run / "config.yaml").read_text())["trainer"]
+    trainer = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["trainer"]
     clip = {name: value for name, value in trainer.items() if name.startswith("gradient_clip")}
     Trainer(
         accelerator="cpu", max_steps=7, **clip, logger=False, callbacks=[],
@@ -313,13 +317,15 @@ class ToyMean(GenerativeModule):
         return self.mean.detach().expand(len(seeds), -1, -1, -1) + shade
     def preview(self, batch: dict) -> dict:
         return {"samples": self.sample([0])}
-'''
+''',
+            encoding="utf-8",
         )
         recipe.write_text(
             "# A toy\nmodel:\n  class_path: lightning_modules.toy_mean.ToyMean\n"
             "data:\n  class_path: datamodules.images.openmoji.OpenMoji\n"
             "  init_args: {size: 16, batch_size: 8}\n"
-            "trainer: {max_steps: 3}\n"
+            "trainer: {max_steps: 3}\n",
+            encoding="utf-8",
         )
         importlib.invalidate_caches()
         assert train.main([]) == 0

@@ -213,9 +213,9 @@ def test_several_image_tokens_at_each_position() -> None:
 
 def test_the_latent_of_cifar10_is_8x8x10() -> None:
     """As in van den Oord et al. 2017, section 3.2: the commitment is a mean, weighted by 0.25."""
-    config: dict[str, Any] = yaml.safe_load((ROOT / "configs/dvae/cifar10.yaml").read_text())[
-        "model"
-    ]["init_args"]
+    config: dict[str, Any] = yaml.safe_load(
+        (ROOT / "configs/dvae/cifar10.yaml").read_text(encoding="utf-8")
+    )["model"]["init_args"]
     model = DiscreteVAE(image_shape=[3, 32, 32], **{**config, "width": 8})
     latents = 8 * 8 * 10
     assert math.prod(model.grid) == latents

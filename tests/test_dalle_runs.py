@@ -145,7 +145,7 @@ def test_lines_of_another_program_are_painted(
     monkeypatch.setattr("sys.stdin", io.StringIO("red apple\n\nквадрат\nDog  Face\n"))
     assert draw(runs, "--prompt", "-", "--num", "1", "--out", str(tmp_path)) == 2
     captured = capsys.readouterr()
-    assert "'к', which is in no training caption" in captured.err
+    assert "'к', 'в', 'а', 'д', 'р', 'т', which is in no training caption" in captured.err
     assert "error: 1 of 3 prompts could not be used" in captured.err
     assert (tmp_path / "prompt03-seed0000.png").exists()
 

@@ -226,7 +226,7 @@ def test_picture_split_separates_families_and_identical_pictures(emoji: OpenMoji
 
 def images_of(recipe: Path) -> dict[str, list[tuple[str, torch.Tensor]]]:
     """Images of each split of a recipe's data, by domain, at the size used in evaluation."""
-    data_config = yaml.safe_load(recipe.read_text())["data"]
+    data_config = yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"]
     module, name = data_config["class_path"].rsplit(".", 1)
     options: dict[str, Any] = dict(data_config.get("init_args", {}))
     if name == "OpenMojiPairs":
@@ -253,7 +253,9 @@ def embedded_recipes() -> Iterator[Path]:
     )
     for path in sorted((Path(__file__).parent.parent / "configs").glob("[!_]*/*.yaml")):
         if (
-            yaml.safe_load(path.read_text())["data"]["class_path"].removeprefix("datamodules.")
+            yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["class_path"].removeprefix(
+                "datamodules."
+            )
             in classes
         ):
             yield path
@@ -396,7 +398,7 @@ def test_folder_labels_come_from_sub_folders_or_a_table(tmp_path: Path) -> None:
     batch = data.batch("train", [0])
     assert batch["image"].shape == (1, 3, 16, 16)
     everything = {path.name: path.parent.name for path in tmp_path.rglob("*.png")}
-    with open(tmp_path / "labels.csv", "w") as file:
+    with open(tmp_path / "labels.csv", "w", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "label"])
         writer.writerows(
@@ -445,10 +447,10 @@ def test_celeba_layout(tmp_path: Path) -> None:
     for name in names:
         paint(folder / "img_align_celeba" / name, (90, 90, 90), (178, 218))
     (folder / "list_eval_partition.txt").write_text(
-        "".join(f"{name} {i // 2}\n" for i, name in enumerate(names))
+        "".join(f"{name} {i // 2}\n" for i, name in enumerate(names)), encoding="utf-8"
     )
     rows = "".join(f"{name} {1 if i % 2 else -1} -1\n" for i, name in enumerate(names))
-    (folder / "list_attr_celeba.txt").write_text("6\nSmiling Eyeglasses\n" + rows)
+    (folder / "list_attr_celeba.txt").write_text("6\nSmiling Eyeglasses\n" + rows, encoding="utf-8")
     data = CelebA(size=32, root=str(tmp_path), num_workers=0)
     data.prepare_data()
     assert data.sizes == {"train": 2, "val": 2, "test": 2}

@@ -58,8 +58,8 @@ def test_special_tokens_may_have_any_ids(tmp_path: Path) -> None:
     trained = BPETokenizer.train(["the cat sat on a mat"] * 9, 280)
     words = trained.vocab_size
     trained.model.add_special_tokens(["<eos>", "<pad>", "<bos>"])
-    (tmp_path / "tokenizer.json").write_text(trained.model.to_str())
-    (tmp_path / "text.txt").write_text("the cat sat on a mat\na cat\n" * 30)
+    (tmp_path / "tokenizer.json").write_text(trained.model.to_str(), encoding="utf-8")
+    (tmp_path / "text.txt").write_text("the cat sat on a mat\na cat\n" * 30, encoding="utf-8")
     data = {
         "path": str(tmp_path / "text.txt"),
         "tokenizer_file": str(tmp_path / "tokenizer.json"),
@@ -71,7 +71,7 @@ def test_special_tokens_may_have_any_ids(tmp_path: Path) -> None:
         "data": {"class_path": "datamodules.text.files.TextFiles", "init_args": data},
         "trainer": {"max_steps": 1, "limit_val_batches": 0, "accelerator": "cpu"},
     }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     assert (
         train.main(
             ["fit", "--config", str(tmp_path / "config.yaml"), "--run_dir", str(tmp_path / "run")]
@@ -323,8 +323,10 @@ CAPTIONS = [
 
 def test_the_comparison_is_at_equal_compute() -> None:
     """Training FLOPs of the variants, estimated on every 8th row, differ by less than 1 %."""
-    entry = yaml.safe_load((ROOT / "configs/_reproduce/electra-probe.yaml").read_text())
-    recipe = yaml.safe_load((ROOT / entry["config"]).read_text())
+    entry = yaml.safe_load(
+        (ROOT / "configs/_reproduce/electra-probe.yaml").read_text(encoding="utf-8")
+    )
+    recipe = yaml.safe_load((ROOT / entry["config"]).read_text(encoding="utf-8"))
     lengths = np.repeat(np.arange(len(CAPTIONS)), CAPTIONS)
     sampler = LengthBatchSampler(
         lengths, recipe["data"]["init_args"]["batch_size"], seed=0, name="train"

@@ -117,20 +117,24 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         assert train.main(argv) == 0
 
-    text = config.read_text()
-    (d / "key.yaml").write_text(text.replace("latent_dim", "latent_dm"))
-    (d / "section.yaml").write_text(text.replace("trainer:", "trainr:"))
-    (d / "class.yaml").write_text(text.replace("vae.VAE", "vae.Vea"))
-    (d / "type.yaml").write_text(text.replace("latent_dim: 4", "latent_dim: many"))
-    (d / "broken.yaml").write_text("model: [unclosed\ndata: {")
-    (d / "prose.yaml").write_text("just a sentence")
+    text = config.read_text(encoding="utf-8")
+    (d / "key.yaml").write_text(text.replace("latent_dim", "latent_dm"), encoding="utf-8")
+    (d / "section.yaml").write_text(text.replace("trainer:", "trainr:"), encoding="utf-8")
+    (d / "class.yaml").write_text(text.replace("vae.VAE", "vae.Vea"), encoding="utf-8")
+    (d / "type.yaml").write_text(
+        text.replace("latent_dim: 4", "latent_dim: many"), encoding="utf-8"
+    )
+    (d / "broken.yaml").write_text("model: [unclosed\ndata: {", encoding="utf-8")
+    (d / "prose.yaml").write_text("just a sentence", encoding="utf-8")
     (d / "binary.yaml").write_bytes(bytes(range(256)))
     images = {
         "class_path": "datamodules.images.folder.ImageFolder",
         "init_args": {"folder": "?", "size": 16, "batch_size": 4},
     }
-    (d / "misspelt.yaml").write_text(text.replace("size: 16", "sise: 16"))
-    (d / "folder.yaml").write_text(yaml.safe_dump({**yaml.safe_load(text), "data": images}))
+    (d / "misspelt.yaml").write_text(text.replace("size: 16", "sise: 16"), encoding="utf-8")
+    (d / "folder.yaml").write_text(
+        yaml.safe_dump({**yaml.safe_load(text), "data": images}), encoding="utf-8"
+    )
 
     whole = (d / "run/checkpoints/last.ckpt").read_bytes()
     (d / "cut.ckpt").write_bytes(whole[:-1000])
@@ -157,7 +161,7 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (d / name).parent.mkdir(parents=True, exist_ok=True)
         write(d / name)
     for name, table in TABLES.items():
-        (folder(d / name) / "labels.csv").write_text(table)
+        (folder(d / name) / "labels.csv").write_text(table, encoding="utf-8")
     return d
 
 
@@ -357,8 +361,8 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     ),
     PICTURES + "row_missing": ("{d}/row_missing/labels.csv: has no row for test/0.png", "add one"),
     PICTURES + "no_label": (
-        "{d}/no_label/labels.csv: line 7 is incomplete",
-        "write both a file and its label",
+        "{d}/no_label/labels.csv: line 7 has only 1 of the fields file, label",
+        "complete the line",
     ),
     PICTURES + "other_columns": (
         "{d}/other_columns/labels.csv",

@@ -322,7 +322,8 @@ def test_evaluate_scores_a_folder(tmp_path: Path, capsys: Any) -> None:
     config = tmp_path / "data.yaml"
     config.write_text(
         "data:\n  class_path: datamodules.images.openmoji.OpenMoji\n"
-        "  init_args: {size: 16, max_samples: 60}\n"
+        "  init_args: {size: 16, max_samples: 60}\n",
+        encoding="utf-8",
     )
     data = OpenMoji(size=16, max_samples=60)
     data.prepare_data()

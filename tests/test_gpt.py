@@ -157,7 +157,9 @@ def test_configurations_of_nanogpt_have_its_parameters(
     name: str, vocab_size: int, printed: str
 ) -> None:
     """Models have no biases and nanoGPT's printed parameter count, which omits the positions."""
-    options = yaml.safe_load((ROOT / f"configs/gpt/{name}.yaml").read_text())["model"]["init_args"]
+    options = yaml.safe_load((ROOT / f"configs/gpt/{name}.yaml").read_text(encoding="utf-8"))[
+        "model"
+    ]["init_args"]
     with torch.device("meta"):
         model = GPT(vocab_size=vocab_size, **options)
     context, layers, width = (options[key] for key in ("context", "layers", "width"))
@@ -485,7 +487,9 @@ def test_whole_validation_split_is_measured(tmp_path: Path) -> None:
             total += F.cross_entropy(
                 model(window[None, :-1])[0], window[1:], reduction="sum"
             ).item()
-    header, *rows = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
+    header, *rows = [
+        line.split(",") for line in (run / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    ]
     last = {name: float(value) for name, value in zip(header, rows[-1]) if value}
     assert last["val/nll"] == pytest.approx(total / (len(ids) - 1), rel=1e-5)
     assert last["val/ppl"] == pytest.approx(math.exp(last["val/nll"]), rel=1e-5)
@@ -655,7 +659,7 @@ def test_surprisals_are_those_of_writing(checkpoint: str, tmp_path: Path, capsys
         for token, (_, nats) in zip(ids[1:], found):
             assert nats == pytest.approx(-logits[0].log_softmax(0)[token].item(), abs=1e-4)
             logits, state = model.decode_step(torch.tensor([token]), state)
-    (tmp_path / "x.txt").write_text(text)
+    (tmp_path / "x.txt").write_text(text, encoding="utf-8")
     assert sample.main([checkpoint, "--score", str(tmp_path / "x.txt")]) == 0
     shown = capsys.readouterr()
     assert len(shown.out.splitlines()) == len(text) - 1
@@ -687,8 +691,8 @@ def test_bits_per_character_are_of_what_is_scored(
         ]
     characters = len(text) if specials else len(text) - len(tokenizer.decode(rows[0][:1]))
     assert specials or len(tokenizer.decode(rows[0][:1])) > 1
-    (tmp_path / "x.txt").write_text(text)
-    print_surprisals(model, tmp_path / "x.txt")
+    (tmp_path / "x.txt").write_text(text, encoding="utf-8")
+    print_surprisals(model, tmp_path / "x.txt", "refuse")
     bits = sum(nats) / math.log(2)
     tokens = sum(len(row) - 1 for row in rows)
     assert capsys.readouterr().err == (
@@ -698,7 +702,7 @@ def test_bits_per_character_are_of_what_is_scored(
 
 def test_weights_and_tokens_belong_together(checkpoint: str, tmp_path: Path, capsys: Any) -> None:
     """`--init_from` refuses another tokenizer; new data can use the checkpoint's tokenizer."""
-    (tmp_path / "x.txt").write_text("The assert statement\n" * 300)
+    (tmp_path / "x.txt").write_text("The assert statement\n" * 300, encoding="utf-8")
     own = [
         "--data",
         "TextFiles",
@@ -730,7 +734,7 @@ def test_weights_and_tokens_belong_together(checkpoint: str, tmp_path: Path, cap
     [
         ("--score nowhere.txt", "--score nowhere.txt: there is no such file"),
         ("--show_probs -1", "--show_probs must be >=0 (got -1)"),
-        ("--prompt ☃", "the character '☃' (number 1 of the text) was not in the corpus"),
+        ("--prompt ☃", "--prompt has 1 character that is not in the vocabulary: '☃' (1)"),
         ("--temperature 0 --top_k 3", "leave out --top_k, --top_p and --min_p"),
         ("--top_p 2", "--top_p"),
         ("--top_p 0", "--top_p"),

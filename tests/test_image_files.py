@@ -274,7 +274,7 @@ def test_folders_of_splits(names: tuple[str, ...], tmp_path: Path) -> None:
     """All three data modules use the same names; images beside these folders are left out."""
     home = pictures(tmp_path, *names, "other", count=3)
     for text in home.rglob("*.png"):
-        text.with_suffix(".txt").write_text("a square")
+        text.with_suffix(".txt").write_text("a square", encoding="utf-8")
     for data in (
         ImageFolder(str(home), size=16),
         CaptionedFolder(str(home), size=16),
@@ -292,7 +292,7 @@ def test_a_table_uses_the_folders_of_splits(tmp_path: Path) -> None:
     rows = [
         f"{folder}/{number}.png,a" for folder in ("Train", "Train/../Test") for number in (0, 1)
     ]
-    (tmp_path / "t.csv").write_text("\n".join(["file,caption", *rows]) + "\n")
+    (tmp_path / "t.csv").write_text("\n".join(["file,caption", *rows]) + "\n", encoding="utf-8")
     data = CaptionedFolder(str(tmp_path / "t.csv"), size=16)
     assert data.sizes == {"train": 2, "val": 0, "test": 2}
 
@@ -351,7 +351,7 @@ def test_two_folders_with_splits(tmp_path: Path) -> None:
 def test_two_labels_of_one_file_are_refused(tmp_path: Path) -> None:
     pictures(tmp_path, "train", count=2)
     (tmp_path / "Labels.CSV").write_text(
-        "file,label\ntrain/0.png,x\ntrain/1.png,x\ntrain/0.png,y\n"
+        "file,label\ntrain/0.png,x\ntrain/1.png,x\ntrain/0.png,y\n", encoding="utf-8"
     )
     with pytest.raises(UserError, match=r"line 4 gives train/0.png the label y, .* before it x;"):
         ImageFolder(str(tmp_path))
@@ -359,7 +359,9 @@ def test_two_labels_of_one_file_are_refused(tmp_path: Path) -> None:
 
 def test_a_table_with_files_outside_of_the_folder_is_refused(tmp_path: Path) -> None:
     pictures(tmp_path, "train", count=1)
-    (tmp_path / "labels.csv").write_text("file,label\ntrain/0.png,x\n/x/1.png,x\n")
+    (tmp_path / "labels.csv").write_text(
+        "file,label\ntrain/0.png,x\n/x/1.png,x\n", encoding="utf-8"
+    )
     with pytest.raises(UserError, match=r"/x/1.png is not an image in the folder; remove its row"):
         ImageFolder(str(tmp_path))
 
@@ -379,7 +381,7 @@ def test_files_that_are_left_out_are_counted_and_named(
     (home / "train/lost.png").symlink_to(tmp_path / "nothing.png")
     (home / "train/twice.png").symlink_to("cat/0.png")
     (home / "train/Thumbs.db").write_bytes(b"")
-    (home / "train/notes.md").write_text("notes")
+    (home / "train/notes.md").write_text("notes", encoding="utf-8")
     (home / "train/broken.JPG").write_bytes(b"")
     os.mkfifo(home / "train/pipe.png")
     picture(home / "train/dog" / "small.png", size=(3, 9))

@@ -517,7 +517,7 @@ def test_a_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> 
     fetch([server.address("/x.bin")], target)
     assert target.read_bytes() == content
     assert server.ranges == [None, "bytes=1000000-"]
-    assert (tmp_path / "deep/x.bin.sha256").read_text().strip() == hashlib.sha256(
+    assert (tmp_path / "deep/x.bin.sha256").read_text(encoding="utf-8").strip() == hashlib.sha256(
         content
     ).hexdigest()
     server.content.clear()

@@ -47,7 +47,7 @@ def fit(folder: Path, config: dict[str, Any], *options: str) -> list[dict[str, A
     tests/test_cli.py.
     """
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     witness = [
         "--trainer.callbacks+=tests.parallel.Witness",
         "--trainer.callbacks.folder",
@@ -144,7 +144,9 @@ def test_fid_over_ranks_equals_that_of_one_process(tmp_path: Path) -> None:
         fit(tmp_path / devices, config, "--trainer.devices", devices)
         header, *rows = [
             row.split(",")
-            for row in (tmp_path / devices / "run/metrics.csv").read_text().splitlines()
+            for row in (tmp_path / devices / "run/metrics.csv")
+            .read_text(encoding="utf-8")
+            .splitlines()
         ]
         values.append(
             [
@@ -233,7 +235,9 @@ def test_images_are_encoded_by_all_ranks(tmp_path: Path) -> None:
             assert torch.equal(value, states[-1]["state"][name]), name
         header, *rows = [
             row.split(",")
-            for row in (tmp_path / devices / "run/metrics.csv").read_text().splitlines()
+            for row in (tmp_path / devices / "run/metrics.csv")
+            .read_text(encoding="utf-8")
+            .splitlines()
         ]
         nll.append(
             [float(row[header.index("val/nll")]) for row in rows if row[header.index("val/nll")]]

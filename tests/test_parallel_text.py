@@ -56,7 +56,9 @@ def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
 def write(folder: Path, name: str, pairs: list[tuple[str, str]]) -> None:
     folder.mkdir(exist_ok=True)
     for side, ending in enumerate(("de", "en")):
-        (folder / f"{name}.{ending}").write_text("".join(f"{pair[side]}\n" for pair in pairs))
+        (folder / f"{name}.{ending}").write_text(
+            "".join(f"{pair[side]}\n" for pair in pairs), encoding="utf-8"
+        )
 
 
 def files(
@@ -356,7 +358,7 @@ def test_lines_end_where_editors_end_them(tmp_path: Path) -> None:
 def test_without_validation_files_the_last_pairs_are_for_it(tmp_path: Path) -> None:
     pairs = sentences(20)
     (tmp_path / "pairs.tsv").write_text(
-        "".join(f"{source}\t{target}\n" for source, target in pairs)
+        "".join(f"{source}\t{target}\n" for source, target in pairs), encoding="utf-8"
     )
     table = PairTable(str(tmp_path / "pairs.tsv"), tokenizer="word", root=str(tmp_path / "data"))
     write(tmp_path, "train", pairs)
@@ -373,7 +375,7 @@ def test_without_validation_files_the_last_pairs_are_for_it(tmp_path: Path) -> N
 
 def test_tables_in_a_folder(tmp_path: Path) -> None:
     for name, count in (("train", 5), ("dev", 2), ("test", 3)):
-        (tmp_path / f"{name}.tsv").write_text("a b\tx\n" * count)
+        (tmp_path / f"{name}.tsv").write_text("a b\tx\n" * count, encoding="utf-8")
     data = PairTable(str(tmp_path), tokenizer="word", root=str(tmp_path / "data"))
     assert data.sizes == {"train": 5, "val": 2, "test": 3}
 
@@ -441,14 +443,14 @@ def test_missing_files(tmp_path: Path) -> None:
         ParallelFiles(str(tmp_path), "de", "en").data_spec  # noqa: B018
     with pytest.raises(
         UserError,
-        match=r"data.path \S+: there is no such table; give a .tsv, or a folder with train.tsv",
+        match=r"data.path \S+: there is no table in it; give a .tsv, or a folder with train.tsv",
     ):
         PairTable(str(tmp_path)).data_spec  # noqa: B018
 
 
 @pytest.mark.parametrize(("row", "columns"), [("a", 1), ("", 1), ("a\tb\tc", 3)])
 def test_rows_of_a_table_have_two_columns(row: str, columns: int, tmp_path: Path) -> None:
-    (tmp_path / "x.tsv").write_text("a\tb\n" * 19 + f"{row}\n")
+    (tmp_path / "x.tsv").write_text("a\tb\n" * 19 + f"{row}\n", encoding="utf-8")
     with pytest.raises(
         UserError, match=rf"x.tsv line 20: has {columns} columns; give the line two"
     ):
@@ -468,7 +470,9 @@ def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
     ]
     data = files(tmp_path, train, [("a", "x y z w v u")], skip=True, max_length=4)
     assert data.sizes == {"train": 3, "val": 1, "test": 1}, "evaluation pairs may have any length"
-    assert capsys.readouterr().err == "skipped 3 empty and 2 long pairs of 8\n"
+    used, skipped = capsys.readouterr().err.splitlines()
+    assert used == f"{tmp_path} (train 2, val 2): 4 files found, 4 used"
+    assert skipped == "skipped 3 empty and 2 long pairs of 8"
     assert list(zip(*data.texts("train"))) == [train[i] for i in (0, 2, 7)]
     assert data.tokenizer.source.decode(data.batch("train", [2])["source"][0].tolist()) == "b"
 
@@ -480,11 +484,13 @@ def test_the_line_at_which_files_come_apart_is_found(place: int, tmp_path: Path)
     write(tmp_path, "train", pairs)
     with_one_more = [target for _, target in pairs]
     with_one_more.insert(place, "one that should not be here")
-    (tmp_path / "train.en").write_text("\n".join(with_one_more))
+    (tmp_path / "train.en").write_text("\n".join(with_one_more), encoding="utf-8")
     for sides in (("de", "en"), ("en", "de")):
         found = suspicious_line(*(tmp_path / f"train.{side}" for side in sides))
         assert abs(found - (place + 1)) <= 2
-    (tmp_path / "train.en").write_text("".join(f"{target}\n" for _, target in pairs) + "more\n")
+    (tmp_path / "train.en").write_text(
+        "".join(f"{target}\n" for _, target in pairs) + "more\n", encoding="utf-8"
+    )
     assert suspicious_line(tmp_path / "train.de", tmp_path / "train.en") == 201, (
         "the last line has no counterpart"
     )

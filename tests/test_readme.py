@@ -6,7 +6,7 @@ import readme
 import train
 from common.files import ROOT
 
-TEXT = (ROOT / "README.md").read_text()
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_table_of_systems_is_current() -> None:

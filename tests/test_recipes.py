@@ -9,7 +9,7 @@ from cli.recipes import purpose, recipes
 from common.files import ROOT
 
 COLUMNS = ["config", "paper", "released code", "ours", "source"]
-TEXT = (ROOT / "docs" / "recipes.md").read_text()
+TEXT = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 PLACE = re.compile(
     r"Table|Figure|[Ss]ection|[Aa]ppendix|Eq\.|Algorithm|`[\w.-]+/[\w.-]+`"
 )  # place in a paper, or `owner/repository`
@@ -63,8 +63,8 @@ def test_published_figures_stand_in_the_row_of_their_config() -> None:
     """Every published value of a trained model in RESULTS.md is in the row of its config."""
     checked = 0
     for path in sorted(ROOT.glob("configs/_reproduce/*.yaml")):
-        plan = yaml.safe_load(path.read_text())
-        value = re.search(r"^published: (\S+)", path.read_text(), re.MULTILINE)
+        plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = re.search(r"^published: (\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
         if value and "function" not in plan:
             assert (
                 value[1] in ROWS[plan["config"]]["paper"] + ROWS[plan["config"]]["released code"]

@@ -131,7 +131,7 @@ def test_schedule_of_zaremba() -> None:
 )
 def test_recipes_of_a_summed_loss_take_its_steps(name: str, scale: float) -> None:
     """Updates of our mean loss equal those of the released codes, which sum over time."""
-    recipe = yaml.safe_load((ROOT / f"configs/rnn_lm/{name}.yaml").read_text())
+    recipe = yaml.safe_load((ROOT / f"configs/rnn_lm/{name}.yaml").read_text(encoding="utf-8"))
     options, steps = recipe["model"]["init_args"], recipe["data"]["init_args"]["context"]
     ours, theirs = (
         rnn(embedding=0, initial_range=scale, forget_bias=options.get("forget_bias", 1.0))
@@ -199,7 +199,7 @@ def config(path: Path, **data: Any) -> Path:
             "accelerator": "cpu",
         },
     }
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
 
 
@@ -259,14 +259,15 @@ def test_whole_validation_split_is_measured_with_its_state(tmp_path: Path) -> No
     with torch.no_grad():
         expected = F.cross_entropy(model(ids[None, :-1])[0], ids[1:]).item()
     header, *rows = [
-        line.split(",") for line in (tmp_path / "run/metrics.csv").read_text().splitlines()
+        line.split(",")
+        for line in (tmp_path / "run/metrics.csv").read_text(encoding="utf-8").splitlines()
     ]
     assert float(rows[-1][header.index("val/nll")]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_two_processes_read_two_halves_of_every_batch(tmp_path: Path) -> None:
     """Two ranks train like one process with the joined batch, and each stores its own state."""
-    content = yaml.safe_load(config(tmp_path / "c.yaml").read_text())
+    content = yaml.safe_load(config(tmp_path / "c.yaml").read_text(encoding="utf-8"))
     content["model"]["init_args"]["optimizer"] = {
         "class_path": "torch.optim.SGD",
         "init_args": {"lr": 0.5},

@@ -24,11 +24,11 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the configuration `tiny.yaml` of a VAE with epochs of 5 batches of 8."""
     d = tmp_path_factory.mktemp("runs")
     tiny_config(d / "tiny.yaml", "vae", batch_size=8, max_samples=43)
-    config = yaml.safe_load((d / "tiny.yaml").read_text())
+    config = yaml.safe_load((d / "tiny.yaml").read_text(encoding="utf-8"))
     config["model"]["init_args"]["schedule"] = "constant"
     config["trainer"] |= {"limit_val_batches": 1, "log_every_n_steps": 2}
     config["previews"] = {"every_n_train_steps": 100, "count": 2}
-    (d / "tiny.yaml").write_text(yaml.safe_dump(config))
+    (d / "tiny.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     return d
 
 
@@ -83,7 +83,7 @@ def test_a_directory_has_one_writer(
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
@@ -138,7 +138,7 @@ def test_the_recipe_on_the_command_line_does_not_undo_options(d: Path, tmp_path:
     options = ["--data.batch_size", 6, "--trainer.max_steps", 2]
     assert train.main(fit(d, tmp_path, *options)) == 0
     assert train.main(fit(d, tmp_path, *RESUME, "--trainer.max_steps", 3)) == 0
-    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))
     assert config["data"]["init_args"]["batch_size"] == 6
 
 
@@ -146,7 +146,7 @@ def test_a_repeated_command_does_not_double_callbacks(d: Path, tmp_path: Path) -
     timer = ["--trainer.callbacks+=tests.runs.TerminateAt", "--trainer.callbacks.step", 99]
     assert train.main(fit(d, tmp_path, *timer, "--trainer.max_steps", 1)) == 0
     assert train.main(fit(d, tmp_path, *timer, "--trainer.max_steps", 2, *RESUME)) == 0
-    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))
     assert len(config["trainer"]["callbacks"]) == 1
 
 
@@ -159,10 +159,10 @@ def test_changes_are_printed_and_recorded(
     error = capsys.readouterr().err
     assert "changed: trainer.max_steps 2 -> 4" in error
     assert "changed: data.batch_size 8 -> 6" in error
-    *_, last = yaml.safe_load_all((tmp_path / "run.yaml").read_text())
+    *_, last = yaml.safe_load_all((tmp_path / "run.yaml").read_text(encoding="utf-8"))
     assert last["changes"] == {"trainer.max_steps": [2, 4], "data.batch_size": [8, 6]}
     assert last["resumed_at"] == 2
-    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))
     assert config["data"]["init_args"]["batch_size"] == 6, "the next resume starts from here"
 
 
@@ -282,7 +282,7 @@ def test_a_changed_batch_size_uses_each_remaining_sample_once(
     assert [len(batch) for batch in seen[0]] == [8] * 3 + [4] * 4
     assert [len(batch) for batch in seen[1]] == [4] * 10
     assert saved(tmp_path)["epoch"] == 2
-    rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    rows = (tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()
     assert len(rows) == len(set(rows))
 
 
@@ -369,7 +369,7 @@ def test_a_tuned_learning_rate_is_saved_and_resumes(
     finder = "pytorch_lightning.callbacks.LearningRateFinder"
     options = [f"--trainer.callbacks+={finder}", "--trainer.callbacks.num_training_steps", 30]
     assert train.main(fit(d, tmp_path, *options, "--trainer.max_steps", 3)) == 0
-    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))
     rate = config["model"]["init_args"]["learning_rate"]
     assert rate == saved(tmp_path)["hyper_parameters"]["learning_rate"] != 0.001
     assert "model.learning_rate: 0.001 ->" in capsys.readouterr().err
@@ -434,7 +434,7 @@ def test_what_the_user_asked_for_is_printed(d: Path, tmp_path: Path) -> None:
         [sys.executable, "train.py", *fit(d, tmp_path, *options)],
         cwd=ROOT,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     assert "FIT Profiler Report" in done.stdout + done.stderr

@@ -307,7 +307,7 @@ RECIPES = {
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_state_their_size(recipe: str) -> None:
     millions, place = RECIPES[recipe]
-    config = yaml.safe_load((ROOT / f"configs/{recipe}.yaml").read_text())
+    config = yaml.safe_load((ROOT / f"configs/{recipe}.yaml").read_text(encoding="utf-8"))
     vocabulary = config["data"]["init_args"].get("vocab_size", 8000)
     module, _, name = config["model"]["class_path"].rpartition(".")
     with torch.device("meta"):
@@ -316,7 +316,9 @@ def test_recipes_state_their_size(recipe: str) -> None:
         )
     found = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert found / 1e6 == pytest.approx(millions, abs=0.05)
-    assert re.search(rf"\b{millions}M\s+parameters", (ROOT / f"configs/{place}.yaml").read_text())
+    assert re.search(
+        rf"\b{millions}M\s+parameters", (ROOT / f"configs/{place}.yaml").read_text(encoding="utf-8")
+    )
 
 
 def test_weights_begin_as_glorot_has_them() -> None:

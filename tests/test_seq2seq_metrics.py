@@ -143,7 +143,7 @@ def corpus(tmp_path: Path) -> Path:
     for name, pair in sides.items():
         for ending, lines in zip(("de", "en"), pair):
             (tmp_path / "multi30k" / f"{name}.{ending}").write_text(
-                "".join(f"{line}\n" for line in lines)
+                "".join(f"{line}\n" for line in lines), encoding="utf-8"
             )
     return tmp_path
 

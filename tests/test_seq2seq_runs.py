@@ -67,7 +67,7 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, files in corpora.items():
         (folder / name).mkdir()
         for file, text in {"train.de": "a\n" * 20, "train.en": "A\n" * 20, **files}.items():
-            (folder / name / file).write_text(text)
+            (folder / name / file).write_text(text, encoding="utf-8")
     data = {
         "folder": str(folder / "good"),
         "source": "de",
@@ -75,9 +75,9 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tokenizer": "byte",
         "root": str(folder / "data"),
     }
-    content = yaml.safe_load(config.read_text())
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
     content["data"] = {"class_path": "datamodules.parallel.files.ParallelFiles", "init_args": data}
-    (folder / "files.yaml").write_text(yaml.safe_dump(content))
+    (folder / "files.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     return folder
 
 
@@ -91,7 +91,7 @@ def checkpoint(d: Path) -> str:
 
 def first(run: Path, name: str) -> float:
     """Value of a metric in a run's first validation."""
-    with open(run / "metrics.csv") as file:
+    with open(run / "metrics.csv", encoding="utf-8") as file:
         return next(float(row[name]) for row in csv.DictReader(file) if row[name])
 
 

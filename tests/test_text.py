@@ -13,10 +13,10 @@ import torch
 
 from common.errors import UserError
 from datamodules.samplers import Part, Request
-from datamodules.text.base import encode_shards, nonempty_lines, text_slice
 from datamodules.text.corpora import EmojiNames, PythonDocs, TinyShakespeare
 from datamodules.text.files import TextFiles
 from datamodules.text.records import LengthBatchSampler
+from datamodules.text.shards import encode_shards, nonempty, raw_lines, text_slice
 from datamodules.text.windows import DisjointWindows, Streams
 from datamodules.text_files import read_shards
 from datamodules.tokenizers.base import RECORD
@@ -69,17 +69,18 @@ def test_words() -> None:
     assert tokenizer.decode(tokenizer.encode("a b c\nb").tolist()) == "a b <unk>\nb"
 
 
-def test_an_unknown_character_is_named() -> None:
+def test_all_unknown_characters_are_named() -> None:
     with pytest.raises(
-        UserError, match=r"the character 'z' \(number 3 of the text\) was not in the corpus"
+        UserError,
+        match=r"has 4 characters that are not in the vocabulary: 'z' \(3\), 'ß' \(1\); leave",
     ):
-        CharTokenizer("abc").encode("abz")
+        CharTokenizer("abc").encode("abzzßz")
 
 
 def test_byte_pairs_of_a_published_file(tmp_path: Path) -> None:
     trained = BPETokenizer.train([TEXT * 5], 280)
-    (tmp_path / "tokenizer.json").write_text(trained.model.to_str())
-    (tmp_path / "text.txt").write_text(TEXT * 20)
+    (tmp_path / "tokenizer.json").write_text(trained.model.to_str(), encoding="utf-8")
+    (tmp_path / "text.txt").write_text(TEXT * 20, encoding="utf-8")
     data = TextFiles(
         str(tmp_path / "text.txt"),
         context=8,
@@ -125,7 +126,7 @@ def test_other_files_are_no_tokenizers(wrong: str) -> None:
 
 def corpus(path: Path, text: str, **options: Any) -> TextFiles:
     path.mkdir(exist_ok=True)
-    (path / "text.txt").write_text(text)
+    (path / "text.txt").write_text(text, encoding="utf-8")
     return TextFiles(
         str(path / "text.txt"), **{"context": 8, "root": str(path / "data"), **options}
     )
@@ -337,7 +338,7 @@ def test_a_folder_with_parts(tmp_path: Path) -> None:
         "valid.txt": "b b\n" * 9,
         "test.txt": "c\n" * 9,
     }.items():
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="utf-8")
     data = TextFiles(str(tmp_path), context=4, tokenizer="word", root=str(tmp_path / "data"))
     assert [
         data.tokenizer.decode(data.tokens(split).ids[:3].tolist())
@@ -351,7 +352,7 @@ def test_a_folder_with_parts(tmp_path: Path) -> None:
 
 def test_a_folder_is_joined_in_order(tmp_path: Path) -> None:
     for name in ("b", "a", "c"):
-        (tmp_path / f"{name}.txt").write_text(name * 20)
+        (tmp_path / f"{name}.txt").write_text(name * 20, encoding="utf-8")
     data = TextFiles(str(tmp_path), context=4, root=str(tmp_path / "data"))
     assert (
         data.tokenizer.decode(data.tokens("train").ids.tolist())
@@ -361,10 +362,10 @@ def test_a_folder_is_joined_in_order(tmp_path: Path) -> None:
 
 def test_large_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datamodules.text_files.SHARD_BYTES", 7)
-    (tmp_path / "x.txt").write_text(TEXT * 3)
+    (tmp_path / "x.txt").write_text(TEXT * 3, encoding="utf-8")
     assert "".join(read_shards(tmp_path / "x.txt")) == TEXT * 3
     assert "".join(text_slice(iter([TEXT[:20], TEXT[20:50], TEXT[50:]]), 15, 60)) == TEXT[15:60]
-    assert list(nonempty_lines(iter(["a\nb", "c\n", "\n d "]))) == ["a", "bc", "d"]
+    assert list(nonempty(raw_lines(["a\nb", "c\n", "\n d "]))) == ["a", "bc", "d"]
 
 
 def test_emoji_names() -> None:
@@ -393,7 +394,7 @@ def test_python_docs_have_their_facts_at_once() -> None:
     ("content", "options", "message"),
     [
         (None, {}, "there is no such file or folder"),
-        (b"", {}, "is empty; give a .txt file with text"),
+        (b"", {}, r"is empty; give a text file \(.txt.*\) with text"),
         (
             b"aaaaa",
             {"context": 64},
@@ -423,11 +424,13 @@ def test_bad_texts(
 def test_shakespeare_is_the_published_file(tmp_path: Path) -> None:
     """A file that was placed by hand is used as it is."""
     (tmp_path / "tiny_shakespeare").mkdir()
-    (tmp_path / "tiny_shakespeare/input.txt").write_text(TEXT * 30)
+    (tmp_path / "tiny_shakespeare/input.txt").write_text(TEXT * 30, encoding="utf-8")
     assert TinyShakespeare(context=8, root=str(tmp_path)).data_spec["vocab_size"] == len(set(TEXT))
     assert (
         json.loads(
-            (TinyShakespeare(context=8, root=str(tmp_path)).cache / "tokenizer.json").read_text()
+            (TinyShakespeare(context=8, root=str(tmp_path)).cache / "tokenizer.json").read_text(
+                encoding="utf-8"
+            )
         )["kind"]
         == "char"
     )
@@ -468,8 +471,8 @@ def test_witten_bell_is_its_recursion(order: int) -> None:
 
 def test_test_text_is_never_trained_on(tmp_path: Path) -> None:
     """Without val.txt, validation text is the end of train.txt; test.txt remains the test text."""
-    (tmp_path / "train.txt").write_text("a" * 100)
-    (tmp_path / "test.txt").write_text("b" * 100)
+    (tmp_path / "train.txt").write_text("a" * 100, encoding="utf-8")
+    (tmp_path / "test.txt").write_text("b" * 100, encoding="utf-8")
     data = TextFiles(str(tmp_path), context=4, root=str(tmp_path / "data"))
     decoded = {
         split: set(data.tokenizer.decode(data.tokens(split).ids.tolist()))
@@ -496,13 +499,14 @@ def test_lines_and_words_are_not_cut_in_two(tmp_path: Path) -> None:
     assert met == lines
 
 
-def test_equal_files_in_other_places_are_another_corpus(tmp_path: Path) -> None:
-    for name in ("train", "val"):
-        (tmp_path / "b/sub").mkdir(parents=True, exist_ok=True)
-        (tmp_path / f"b/sub/{name}.txt").write_text(f"{name} " * 50)
+def test_equal_files_with_other_names_are_another_corpus(tmp_path: Path) -> None:
+    for folder, names in {"splits": ("train", "val"), "joined": ("one", "two")}.items():
+        (tmp_path / folder).mkdir()
+        for number, name in enumerate(names):
+            (tmp_path / folder / f"{name}.txt").write_text(f"{number} " * 50, encoding="utf-8")
     one, other = (
         TextFiles(str(tmp_path / path), context=4, root=str(tmp_path / "data"))
-        for path in ("b", "b/sub")
+        for path in ("splits", "joined")
     )
     assert one.cache != other.cache
     (one.cache.parent).mkdir(parents=True)

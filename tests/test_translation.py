@@ -409,7 +409,7 @@ def tiny(path: Path, system: str, **model: Any) -> Path:
         },
         "trainer": {"log_every_n_steps": 1, "max_steps": CONSTANT + DECAY, "limit_val_batches": 1},
     }
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
 
 
@@ -437,7 +437,7 @@ def test_a_run_resumed_in_its_decay_goes_on_along_the_same_line(
         assert train.main([*argv, "--run_dir", str(tmp_path / "two"), *stop, *more]) == 143
     assert train.main([*argv, "--run_dir", str(tmp_path / "two"), "--ckpt_path", "last"]) == 0
     assert run_differences(tmp_path / "one", tmp_path / "two") == []
-    with open(tmp_path / "two/metrics.csv") as file:
+    with open(tmp_path / "two/metrics.csv", encoding="utf-8") as file:
         rates = [float(row["train/lr"]) for row in csv.DictReader(file) if row["train/lr"]]
     line = [
         2e-4 * min(1.0, (CONSTANT + DECAY - step) / DECAY)
@@ -697,7 +697,7 @@ def test_a_run_has_the_losses_of_a_plain_loop(tmp_path: Path) -> None:
         train.main([*argv, *constant, "--trainer.max_steps", str(steps), "--data.batch_size", "2"])
         == 0
     )
-    with open(tmp_path / "run/metrics.csv") as file:
+    with open(tmp_path / "run/metrics.csv", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["train/loss_g"]]
 
     torch.manual_seed(0)
@@ -808,12 +808,12 @@ def test_fid_says_at_once_what_is_missing(tmp_path: Path, capsys: Any) -> None:
     for name in ("trainA", "trainB", "testA", "testB"):
         for number in range(12):
             write_image(tmp_path / "home" / name / f"{number}.png", 16, 16)
-    config = yaml.safe_load(tiny(tmp_path / "c.yaml", "cyclegan").read_text())
+    config = yaml.safe_load(tiny(tmp_path / "c.yaml", "cyclegan").read_text(encoding="utf-8"))
     config["data"] = {
         "class_path": "datamodules.pairs.folder.PairFolder",
         "init_args": {"folder": str(tmp_path / "home"), "size": 16},
     }
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     argv = [
         "fit",
         "--config",
@@ -832,7 +832,7 @@ def test_fid_says_at_once_what_is_missing(tmp_path: Path, capsys: Any) -> None:
     assert train.main([*argv[:-2], "--data.batch_size", "4", "--trainer.max_steps", "3"]) == 0, (
         "training without FID needs no labels"
     )
-    assert "val/cycle_a" in (tmp_path / "run/metrics.csv").read_text()
+    assert "val/cycle_a" in (tmp_path / "run/metrics.csv").read_text(encoding="utf-8")
 
 
 def test_what_is_done_at_test_time_does_not_touch_training(tmp_path: Path) -> None:
@@ -877,7 +877,7 @@ def test_images_below_the_window_of_ssim_are_trained_on_and_scored_without_it(
         "4",
     ]
     assert train.main([*argv, *small]) == 0
-    columns = (tmp_path / "run/metrics.csv").read_text().splitlines()[0]
+    columns = (tmp_path / "run/metrics.csv").read_text(encoding="utf-8").splitlines()[0]
     assert "val/l1/a2b" in columns
     assert "ssim" not in columns
     checkpoint = str(tmp_path / "run/checkpoints/last.ckpt")

@@ -68,6 +68,13 @@ def parse(argv: list[str], description: str | None = None) -> argparse.Namespace
         help="Domain of the real images for a folder, if the data has two domains (default: b).",
     )
     parser.add_argument(
+        "--unknown",
+        default="refuse",
+        choices=("refuse", "replace"),
+        help="Refuse test text with characters that the tokenizer of data.tokenizer_file lacks, or "
+        "replace these characters by a space (default: refuse).",
+    )
+    parser.add_argument(
         "--batch_size",
         type=number(PositiveInt),
         default=250,

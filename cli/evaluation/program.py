@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
+from typing import Any
 
 from callbacks.targets import targets
 from cli.data import data_module
@@ -44,12 +45,20 @@ def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
     by the metrics of its `test_step`.
     """
     model = load(options.source)
-    data = data_module(options.against, option="--against")
+    replace = options.unknown == "replace"
+    if replace and model.modality not in ("text", "embeddings"):
+        raise UserError("--unknown replace is for systems that are trained on text; leave it out")
+    data = data_module(
+        options.against, {"unknown": "replace"} if replace else None, option="--against"
+    )
     move_to(model, options.device)
     if model.modality not in ("images", "image-to-image", "text-to-image"):
+        check_vocabulary(model, data, options)
         for averaged in weight_choices(model):
             with model.averaged_weights(averaged):
                 for line in own_figures(model, data, options):
+                    if replace:
+                        line["signature"] = line["signature"].replace("]", "|unknown=replace]", 1)
                     yield {**line, "weights": "ema" if averaged else "live"}
         return
     if options.ranker is not None:
@@ -66,6 +75,20 @@ def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
                 lines = scores(images, target.data, options, note, target.suffix, target.paired)
                 for line in lines:
                     yield {**line, "weights": "ema" if averaged else "live"}
+
+
+def check_vocabulary(model: GenerativeModule, data: Any, options: argparse.Namespace) -> None:
+    """Check that a text system and the data of `--against` have the same tokenizer.
+
+    Raises:
+        UserError: If they have different tokenizers: equal ids would be different texts.
+    """
+    theirs = getattr(data, "tokenizer", None)
+    if model.tokenizer and theirs and model.tokenizer.to_json() != theirs.to_json():
+        raise UserError(
+            f"--against {options.against} has another vocabulary than {options.source}; set "
+            f"data.tokenizer_file to {options.source} in it"
+        )
 
 
 def weight_choices(model: GenerativeModule) -> tuple[bool, ...]:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from cli.options import number
 from cli.sampling.seeds import arguments_of, sample_chunks, wanted_seeds
-from common.errors import UserError
+from common.errors import UserError, utf8_argument
+from datamodules.text_files import read_shards
+from datamodules.tokenizers.unseen import UNKNOWN_OPTION, Unknown, handle_unseen
 from lightning_modules.core.language_model import LanguageModel
 from lightning_modules.core.module import GenerativeModule
 
@@ -31,16 +33,33 @@ def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> Non
             metavar="FILE",
             help="Text file: the surprisal of each token is printed in bits; nothing is sampled.",
         )
+        add_unknown_option(parser)
+
+
+def add_unknown_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option for characters that a character tokenizer lacks."""
+    parser.add_argument(
+        "--unknown",
+        choices=("refuse", "replace"),
+        default="refuse",
+        help="Refuse texts with characters that are not in the vocabulary, or replace these "
+        "characters by a space (default: refuse).",
+    )
 
 
 def run(model: GenerativeModule, options: argparse.Namespace) -> None:
     """Print one text per seed, or the surprisal of each token of the file in `--score`."""
     if isinstance(model, LanguageModel) and options.score:
-        print_surprisals(model, options.score)
+        print_surprisals(model, options.score, options.unknown)
         return
     arguments = arguments_of(model, options)
-    if arguments.get("prompt") == "-":
-        arguments["prompt"] = sys.stdin.read().removesuffix("\n")
+    if isinstance(model, LanguageModel):
+        prompt = str(arguments["prompt"])
+        prompt = read_stdin().removesuffix("\n") if prompt == "-" else utf8_argument(prompt)
+        clean = handle_unseen(
+            model.known_tokenizer(), [prompt], options.unknown, "--prompt", UNKNOWN_OPTION
+        )
+        arguments["prompt"] = clean(prompt)
     seeds = wanted_seeds(options)
     if isinstance(model, LanguageModel) and (options.show_probs or sys.stdout.isatty()):
         type_texts(model, seeds, arguments, options.show_probs)
@@ -48,6 +67,18 @@ def run(model: GenerativeModule, options: argparse.Namespace) -> None:
     for _, texts in sample_chunks(model, options, seeds, arguments):
         for text in texts:
             print(text)
+
+
+def read_stdin() -> str:
+    """Return the text on stdin, for `--prompt -`.
+
+    Raises:
+        UserError: If stdin is not UTF-8.
+    """
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise UserError(f"--prompt -: stdin is not UTF-8 ({error}); give UTF-8 text") from error
 
 
 class Typewriter:
@@ -95,22 +126,31 @@ def type_texts(
         print(text if show_probs else "")
 
 
-def print_surprisals(model: LanguageModel, source: Path) -> None:
+def print_surprisals(model: LanguageModel, source: Path, unknown: Unknown) -> None:
     """Print the surprisal of each token in bits to stdout, and the sum to stderr.
 
-    Raises:
-        UserError: If there is no such file.
-    """
-    from datamodules.text_files import read_shards
+    Args:
+        model: Language model.
+        source: Text file.
+        unknown: Whether to refuse or to replace characters that are not in the vocabulary.
 
+    Raises:
+        UserError: If there is no such file, or if it has such characters and they are refused.
+    """
     if not source.is_file():
         raise UserError(f"--score {source}: there is no such file; give a text file")
-    surprisals, characters = model.surprisals("".join(read_shards(source)))
+    text = "".join(read_shards(source))
+    tokenizer = model.known_tokenizer()
+    # With special tokens, each line is a text: its line break needs no id.
+    parts = text.split("\n") if tokenizer.specials else [text]
+    clean = handle_unseen(tokenizer, parts, unknown, f"--score {source}", UNKNOWN_OPTION)
+    surprisals, characters = model.surprisals(
+        ("\n" if tokenizer.specials else "").join(map(clean, parts))
+    )
     for token, nats in surprisals:
         print(f"{nats / math.log(2):.3f}\t{token!r}")
     total = sum(nats for _, nats in surprisals) / math.log(2)
-    lossless = model.known_tokenizer().lossless
-    per_character = f", {total / characters:.3f} per character" if lossless else ""
+    per_character = f", {total / characters:.3f} per character" if tokenizer.lossless else ""
     print(
         f"{total:.1f} bits, {total / len(surprisals):.3f} per token{per_character}", file=sys.stderr
     )

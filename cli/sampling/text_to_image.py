@@ -13,7 +13,8 @@ from cli.device import move_to
 from cli.options import number
 from cli.sampling import images
 from cli.sampling.seeds import arguments_of, sample_chunks, wanted_seeds
-from common.errors import UserError
+from cli.sampling.text import read_stdin
+from common.errors import UserError, utf8_argument
 from common.images import grid, labelled, save_png
 from lightning_modules import load
 from lightning_modules.core.module import GenerativeModule
@@ -73,13 +74,13 @@ def read_prompts(prompts: list[str]) -> list[str]:
     """Return the prompts of the command line; `-` reads one prompt per line from stdin.
 
     Raises:
-        UserError: If stdin has no prompt.
+        UserError: If stdin has no prompt, or is not UTF-8.
     """
     if prompts == ["-"]:
-        prompts = [line for line in map(str.strip, sys.stdin) if line]
+        prompts = list(filter(None, map(str.strip, read_stdin().split("\n"))))
     if not prompts:
         raise UserError("--prompt -: stdin is empty; give one prompt per line")
-    return prompts
+    return list(map(utf8_argument, prompts))
 
 
 def sample_prompts(model: GenerativeModule, options: argparse.Namespace) -> None:

@@ -4,14 +4,17 @@ import argparse
 import itertools
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 from callbacks.attention_maps import heat_map
 from cli.sampling.seeds import arguments_of, sample_chunks, wanted_seeds
-from common.errors import UserError
+from cli.sampling.text import add_unknown_option
+from common.errors import UserError, utf8_argument
 from common.images import save_png
 from datamodules.text_files import read_lines
+from datamodules.tokenizers.unseen import UNKNOWN_OPTION, handle_unseen
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.translator import Translator
 from lightning_modules.decoding.beam_search import BeamSearchConfig
@@ -34,6 +37,7 @@ def add_options(parser: argparse.ArgumentParser, model: GenerativeModule) -> Non
             metavar="DIR",
             help=f"Folder for images of the attention weights of the first {MAPS} lines.",
         )
+        add_unknown_option(parser)
 
 
 def run(model: GenerativeModule, options: argparse.Namespace) -> None:
@@ -54,7 +58,8 @@ def translate(model: Translator, options: argparse.Namespace) -> None:
     """Translate the lines of `--input`, `CHUNK` at a time; empty lines stay empty.
 
     Raises:
-        UserError: If a line cannot be read, the file does not exist, or `--out` is the input file.
+        UserError: If a line cannot be read, the file does not exist, `--out` is the input file, or
+            a character is not in the vocabulary and such characters are refused.
     """
     search = BeamSearchConfig(**arguments_of(model, options))
     if options.seeds:
@@ -70,7 +75,15 @@ def translate(model: Translator, options: argparse.Namespace) -> None:
         raise UserError(
             f"--out {options.out} would overwrite the file of --input; give another file"
         )
-    lines = read_lines(source) if is_file else iter([options.input])
+
+    def read() -> Iterator[str]:
+        return read_lines(source) if is_file else iter([utf8_argument(options.input)])
+
+    name = f"--input {options.input}" if is_file else "--input"
+    # Surrounding white space is stripped from each line before it is translated.
+    stripped = map(str.strip, read())
+    clean = handle_unseen(model.known_tokenizer(), stripped, options.unknown, name, UNKNOWN_OPTION)
+    lines = map(clean, map(str.strip, read()))
     with (
         open(options.out, "w", encoding="utf-8") if options.out else nullcontext(sys.stdout)
     ) as file:

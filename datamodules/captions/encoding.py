@@ -40,9 +40,10 @@ def encode_caption(
     ids: list[int] = tokenizer.encode(caption).tolist()
     if tokenizer.decode(ids) != caption:
         known = set(tokenizer.decode(range(tokenizer.vocab_size)))
-        strange = next((character for character in caption if character not in known), caption[0])
+        strange = [character for character in dict.fromkeys(caption) if character not in known]
+        listed = ", ".join(map(repr, strange or caption[:1]))
         raise UserError(
-            f"the caption {caption!r} has {strange!r}, which is in no training caption: write the "
+            f"the caption {caption!r} has {listed}, which is in no training caption: write the "
             "caption without it"
         )
     if len(ids) > max_tokens:

@@ -62,9 +62,13 @@ class CelebA(ImageDataModule):
     def load_split(self, split: str) -> FileImages:
         partition = dict(
             line.split()
-            for line in (self.folder / "list_eval_partition.txt").read_text().splitlines()
+            for line in (self.folder / "list_eval_partition.txt")
+            .read_text(encoding="utf-8")
+            .splitlines()
         )
-        _, header, *lines = (self.folder / "list_attr_celeba.txt").read_text().splitlines()
+        _, header, *lines = (
+            (self.folder / "list_attr_celeba.txt").read_text(encoding="utf-8").splitlines()
+        )
         rows = {name: values for name, *values in map(str.split, lines)}
         files = [name for name in rows if partition[name] == str(self.SPLITS.index(split))]
         table = torch.tensor([[value == "1" for value in rows[name]] for name in files])

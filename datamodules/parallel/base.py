@@ -36,6 +36,7 @@ from datamodules.text.storage import open_ids
 from datamodules.tokenizers.base import RECORD, Tokenizer
 from datamodules.tokenizers.kinds import KINDS, Kind, tokenizer_from_json
 from datamodules.tokenizers.pair import PairTokenizer
+from datamodules.tokenizers.unseen import with_held_out
 
 SIDES = ("source", "target")
 VERSION = 2  # version of the encoded files; increase it when their content changes
@@ -49,7 +50,7 @@ class ParallelTextDataModule(DataModule):
     Args:
         Vocabulary:
         tokenizer: Kind of tokens: `char`, `byte`, `word`, or `bpe` (byte-pair encoding). The
-            vocabulary of `char` is all characters of the corpus; the vocabularies of `word` and
+            vocabulary of `char` is all characters of all splits; the vocabularies of `word` and
             `bpe` are learned from the training split.
         vocab_size: Maximum vocabulary size of the tokenizers `word` and `bpe`.
         shared_vocabulary: Whether source and target share one vocabulary. If false, each side has
@@ -176,14 +177,14 @@ class ParallelTextDataModule(DataModule):
 
     def _learn(self) -> PairTokenizer:
         """Learn the vocabularies of both sides."""
-        # `char` has no unknown token, so it needs the characters of all splits.
-        splits = list(self.split_sources) if self.kind == "char" else ["train"]
+
+        def lines(split: str, sides: tuple[int, ...]) -> Iterator[str]:
+            return itertools.chain.from_iterable(self._lines(split, side) for side in sides)
 
         def learn(*sides: int) -> Tokenizer:
-            lines = itertools.chain.from_iterable(
-                self._lines(split, side) for split in splits for side in sides
-            )
-            return KINDS[self.kind].train(lines, self.vocab_size, RECORD)
+            learned = KINDS[self.kind].train(lines("train", sides), self.vocab_size, RECORD)
+            others = [split for split in self.split_sources if split != "train"]
+            return with_held_out(learned, {split: lines(split, sides) for split in others})
 
         if self.shared_vocabulary:
             both = learn(0, 1)

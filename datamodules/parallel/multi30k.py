@@ -33,7 +33,7 @@ class Multi30k(ParallelFiles):
         **kwargs: Arguments of `ParallelTextDataModule`.
     """
 
-    SPLIT_FILES: ClassVar = {"train": ("train",), "val": ("val",), "test": ("test_2016_flickr",)}
+    SPLIT_FILES: ClassVar = {"train": "train", "val": "val", "test": "test_2016_flickr"}
     ADDRESS = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/{}.gz"
     CHECKSUMS: ClassVar = {
         "train.de": "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6",
@@ -58,7 +58,10 @@ class Multi30k(ParallelFiles):
         ]
         for path in (path for path in wanted if not path.exists()):
             self._obtain(path)
-        return super().files()
+        return {
+            split: (self.folder / f"{name}.{self.source}", self.folder / f"{name}.{self.target}")
+            for split, name in self.SPLIT_FILES.items()
+        }
 
     @property
     def word_rules(self) -> str:

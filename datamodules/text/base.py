@@ -8,9 +8,10 @@ corpus. There are three ways of batching:
   disjoint, and the last window may be shorter.
 - `streams`: Row r of batch n continues row r of batch n - 1. A recurrent state can be carried from
   batch to batch, in training (truncated back-propagation through time) and in evaluation.
-- `records`: Every line is a separate example between `<bos>` and `<eos>`, padded to the longest
-  line of the batch. Training batches consist of lines of similar lengths. All of them have about
-  the same number of tokens, and they have `batch_size` lines on average.
+- `records`: Every line, or every document of a corpus of documents, is a separate example between
+  `<bos>` and `<eos>`, padded to the longest example of the batch. Training batches consist of
+  examples of similar lengths. All of them have about the same number of tokens, and they have
+  `batch_size` examples on average.
 
 A batch is a dictionary:
 
@@ -23,7 +24,7 @@ A batch is a dictionary:
 import itertools
 import json
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -38,13 +39,15 @@ from datamodules.cache import make_folder, sha256, token_folder
 from datamodules.samplers import BatchSampler, ResumableBatchSampler
 from datamodules.splits import SPLITS
 from datamodules.text.records import LengthBatchSampler, Records
+from datamodules.text.shards import encode_shards, join_texts, nonempty, raw_lines, text_slice
 from datamodules.text.storage import Tokens, open_ids
 from datamodules.text.windows import DisjointWindows, RandomWindows, Streams
 from datamodules.tokenizers.base import RECORD, Tokenizer
 from datamodules.tokenizers.kinds import KINDS, Kind, read_tokenizer, tokenizer_from_json
+from datamodules.tokenizers.unseen import UNKNOWN_DATA, Unknown, handle_unseen, with_held_out
 
 Batching = Literal["windows", "streams", "records"]
-VERSION = 1  # version of the encoded files; increase it when their content changes
+VERSION = 2  # version of the encoded files; increase it when their content changes
 
 
 class TextDataModule(DataModule):
@@ -56,15 +59,17 @@ class TextDataModule(DataModule):
             tokens of a line, `<eos>` included.
         batching: Kind of training examples: `windows` at random positions of the text, `streams`
             that continue from batch to batch (for a recurrent state), or `records` (one example
-            per line).
+            per line or document).
         Vocabulary:
         tokenizer: Kind of tokens: `char`, `byte`, `word`, or `bpe` (byte-pair encoding). The
-            vocabulary of `char` is all characters of the corpus; the vocabularies of `word` and
+            vocabulary of `char` is all characters of all splits; the vocabularies of `word` and
             `bpe` are learned from the training split.
         vocab_size: Maximum vocabulary size of the tokenizers `word` and `bpe`.
         tokenizer_file: File with the tokenizer to use: a checkpoint (.ckpt) of a model trained on
             text, or a `tokenizer.json` of the `tokenizers` library. Defaults to a tokenizer
             learned from the corpus.
+        unknown: Handling of characters that the tokenizer of `tokenizer_file` lacks: `refuse`
+            the text, or `replace` them by a space.
         Corpus:
         val_share: Share of the training text, in (0, 1), that is held out for validation. The end
             of the text is held out. Ignored if the corpus has its own validation text.
@@ -81,6 +86,7 @@ class TextDataModule(DataModule):
         tokenizer: Kind = "char",
         vocab_size: PositiveInt = 4096,
         tokenizer_file: str | None = None,
+        unknown: Unknown = "refuse",
         val_share: OpenUnitInterval = 0.1,
         batch_size: PositiveInt = 32,
         **kwargs: Any,
@@ -92,7 +98,7 @@ class TextDataModule(DataModule):
             tokenizer,
             vocab_size,
         )
-        self.tokenizer_file, self.val_share = tokenizer_file, val_share
+        self.tokenizer_file, self.unknown, self.val_share = tokenizer_file, unknown, val_share
 
     def sources(self) -> dict[str, Any]:
         """Return a dictionary with an argument of `shards` for each split, such as its files.
@@ -104,6 +110,10 @@ class TextDataModule(DataModule):
     def shards(self, source: Any) -> Iterator[str]:
         """Yield the text of a split in shards; `source` is the split's value in `sources()`."""
         raise NotImplementedError
+
+    def examples(self, source: Any) -> Iterator[str]:
+        """Yield the examples of `batching` `records` in order: the lines, with their line break."""
+        return raw_lines(self.shards(source))
 
     def digest(self) -> str:
         """Return a string that changes with the content of the corpus."""
@@ -129,7 +139,7 @@ class TextDataModule(DataModule):
     def tokenizer(self) -> Tokenizer:
         """Tokenizer with which the corpus is encoded."""
         self.prepare_data()
-        return tokenizer_from_json((self.cache / "tokenizer.json").read_text())
+        return tokenizer_from_json((self.cache / "tokenizer.json").read_text(encoding="utf-8"))
 
     @cached_property
     def cache(self) -> Path:
@@ -149,6 +159,7 @@ class TextDataModule(DataModule):
                     "checkpoint of a text system, or a tokenizer.json"
                 )
             settings.append(sha256(Path(self.tokenizer_file)))
+            settings += ["replace"] if self.unknown == "replace" else []
         return token_folder(self.root, settings)
 
     def prepare_data(self) -> None:
@@ -158,14 +169,21 @@ class TextDataModule(DataModule):
     def _encode(self, folder: Path) -> None:
         """Write the tokenizer and the token ids of every split."""
         specials = RECORD if self.batching == "records" else ()
+        own = [split for split in SPLITS if self.split_name(split) == split]
+        clean: Callable[[str], str] = str
         if self.tokenizer_file:
             tokenizer = read_tokenizer(Path(self.tokenizer_file), specials)
+            clean = handle_unseen(
+                tokenizer,
+                itertools.chain.from_iterable(map(self._parts, own)),
+                self.unknown,
+                f"the text, for data.tokenizer_file {self.tokenizer_file},",
+                UNKNOWN_DATA,
+            )
         else:
-            # `char` has no unknown token, so it needs the characters of all splits.
-            learnt_from = SPLITS if self.kind == "char" else SPLITS[:1]
-            shards = itertools.chain.from_iterable(map(self._split_shards, learnt_from))
-            tokenizer = KINDS[self.kind].train(shards, self.vocab_size, specials)
-        (folder / "tokenizer.json").write_text(tokenizer.to_json())
+            tokenizer = KINDS[self.kind].train(self._texts("train"), self.vocab_size, specials)
+            tokenizer = with_held_out(tokenizer, {split: self._texts(split) for split in own[1:]})
+        (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
         kind = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
         for split in SPLITS:
             starts, place, characters, size = array("q", [0]), 0, 0, 0
@@ -182,34 +200,41 @@ class TextDataModule(DataModule):
 
                 if self.batching == "records":
                     begin, end = (np.array([tokenizer.special(token)]) for token in RECORD[1:])
-                    for line in nonempty_lines(self._split_shards(split)):
-                        place += write(
-                            np.concatenate(
-                                [begin, tokenizer.encode(counted(f"{line}\n")[:-1]), end]
-                            )
-                        )
+                    for example in map(clean, self._parts(split)):
+                        ids = tokenizer.encode(counted(f"{example}\n")[:-1])
+                        place += write(np.concatenate([begin, ids, end]))
                         starts.append(place)
                 else:
-                    for ids in encode_shards(tokenizer, map(counted, self._split_shards(split))):
+                    texts = map(counted, map(clean, self._parts(split)))
+                    for ids in encode_shards(tokenizer, texts):
                         place += write(ids)
             np.save(
                 folder / f"{split}-starts.npy",
                 np.array(starts if self.batching == "records" else [], np.int64),
             )
             (folder / f"{split}.json").write_text(
-                json.dumps({"characters": characters, "bytes": size, "dtype": kind.__name__})
+                json.dumps({"characters": characters, "bytes": size, "dtype": kind.__name__}),
+                encoding="utf-8",
             )
 
     @cached_property
     def _border(self) -> int:
-        """Index of the character of the training text at which the validation part starts.
+        """Start of the validation part of the training text.
 
-        If examples are lines, or if tokens can be longer than one character, the validation part
-        starts with a new line.
+        It is the number of an example if examples are `records`, and otherwise the index of a
+        character. If tokens can be longer than one character, the part starts with a new line.
         """
         source = self.split_sources["train"]
+        if self.batching == "records":
+            count = size = 0
+            for size_of_one in map(len, self.examples(source)):
+                count, size = count + 1, size + size_of_one
+            starts = itertools.accumulate(map(len, self.examples(source)), initial=0)
+            border = int(size * (1 - self.val_share))
+            first = sum(1 for _ in itertools.takewhile(lambda start: start <= border, starts))
+            return max(1, min(first, count - 1))
         border = int(sum(map(len, self.shards(source))) * (1 - self.val_share))
-        if self.batching != "records" and self.kind in ("char", "byte"):
+        if self.kind in ("char", "byte"):
             return border
         place = border
         for text in text_slice(self.shards(source), border, None):
@@ -218,15 +243,27 @@ class TextDataModule(DataModule):
             place += len(text)
         return border
 
-    def _split_shards(self, split: str) -> Iterator[str]:
+    def _place(self, split: str) -> tuple[Any, int, int | None]:
+        """Return the source of a split, and the slice of its text: `_border` or no limit."""
+        name = self.split_name(split)
+        if "val" in self.split_sources or name == "test":
+            return self.split_sources[name], 0, None
+        source = self.split_sources["train"]
+        return (source, 0, self._border) if name == "train" else (source, self._border, None)
+
+    def _texts(self, split: str) -> Iterator[str]:
         """Yield the text of a split in shards."""
-        if split in self.split_sources:
-            border = self._border if split == "train" and "val" not in self.split_sources else None
-            yield from text_slice(self.shards(self.split_sources[split]), 0, border)
-        elif "val" in self.split_sources:
-            yield from self._split_shards("val")  # without test text, test on the validation text
-        else:
-            yield from text_slice(self.shards(self.split_sources["train"]), self._border, None)
+        source, first, last = self._place(split)
+        if self.batching == "records" and (first, last) != (0, None):
+            return join_texts(itertools.islice(self.examples(source), first, last))
+        return text_slice(self.shards(source), first, last)
+
+    def _parts(self, split: str) -> Iterator[str]:
+        """Yield what is encoded of a split: shards of its text, or single examples (`records`)."""
+        source, first, last = self._place(split)
+        if self.batching == "records":
+            return nonempty(itertools.islice(self.examples(source), first, last))
+        return self._texts(split)
 
     def split_name(self, split: str) -> str:
         """Return the split to load: "val" for "test" if there is no test text, else `split`."""
@@ -235,7 +272,7 @@ class TextDataModule(DataModule):
     def tokens(self, split: str) -> Tokens:
         """Return the text of a split as memory-mapped token ids."""
         self.prepare_data()
-        about = json.loads((self.cache / f"{split}.json").read_text())
+        about = json.loads((self.cache / f"{split}.json").read_text(encoding="utf-8"))
         ids = open_ids(self.cache / f"{split}.bin", about["dtype"])
         return Tokens(
             ids,
@@ -292,42 +329,3 @@ class TextDataModule(DataModule):
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         rows = zip(batch["tokens"], (batch["length"] + 1).tolist())
         return {"text": [self.tokenizer.decode(row[:length].tolist()) for row, length in rows]}
-
-
-def text_slice(texts: Iterator[str], first: int, last: int | None) -> Iterator[str]:
-    """Yield the characters `[first:last]` of a text that is given in shards."""
-    place = 0
-    for text in texts:
-        part = text[max(0, first - place) : None if last is None else max(0, last - place)]
-        place += len(text)
-        if part:
-            yield part
-        if last is not None and place >= last:
-            return
-
-
-def nonempty_lines(texts: Iterator[str]) -> Iterator[str]:
-    """Yield the non-empty lines, stripped of white space, of a text that is given in shards."""
-    rest = ""
-    for text in texts:
-        *lines, rest = (rest + text).split("\n")
-        yield from filter(None, map(str.strip, lines))
-    yield from filter(None, [rest.strip()])
-
-
-# Number of characters before a shard that are encoded with the shard; their ids are then dropped.
-# Without preceding characters, published tokenizers would treat the shard as the start of a text.
-BEFORE = 64
-
-
-def encode_shards(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
-    """Yield the token ids of a text given in shards, equal to the ids of the undivided text."""
-    before = rest = ""
-    for text in texts:
-        rest += text
-        cut = tokenizer.stable_prefix(rest)
-        if cut:
-            yield tokenizer.encode(rest[:cut], before)
-            before, rest = rest[max(0, cut - BEFORE) : cut], rest[cut:]
-    if rest:
-        yield tokenizer.encode(rest, before)

@@ -41,7 +41,8 @@ def gather(ids: np.ndarray, starts: np.ndarray, width: int) -> Tensor:
     place = np.minimum(starts[:, None] + np.arange(width), len(ids) - 1)
     rows = torch.from_numpy(ids[place].astype(np.int64))
     mapped = getattr(ids, "_mmap", None)
-    if mapped is not None:  # release the pages, which otherwise count as memory of the process
+    # Release the pages, which otherwise count as memory of the process; Windows cannot.
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
     return rows
 

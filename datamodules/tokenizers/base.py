@@ -6,6 +6,7 @@ except in a published `tokenizer.json`.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -63,6 +64,20 @@ class Tokenizer:
         """
         raise NotImplementedError
 
+    def unseen(self, text: str) -> Counter[str]:
+        """Count the characters of a text that cannot be encoded."""
+        return Counter()
+
+    def replace_unseen(self, text: str) -> str:
+        """Replace each character that cannot be encoded by `replacement`."""
+        strange = dict.fromkeys(map(ord, self.unseen(text)), self.replacement)
+        return text.translate(strange) if strange else text
+
+    @property
+    def replacement(self) -> str:
+        """Character that replaces characters that cannot be encoded."""
+        return " "
+
     def decode(self, ids: Iterable[int]) -> str:
         """Decode ids to a text without the special tokens."""
         raise NotImplementedError
@@ -89,3 +104,14 @@ class Tokenizer:
         return json.dumps(
             {"kind": self.kind, "specials": self.specials, **self.state()}, ensure_ascii=False
         )
+
+
+MAX_LISTED = 40  # characters that a message lists
+
+
+def describe_unseen(counts: Counter[str], place: str = "the vocabulary") -> str:
+    """Return the number of characters that are not in `place`, and each with its count."""
+    listed = ", ".join(f"{name!r} ({count:,})" for name, count in counts.most_common(MAX_LISTED))
+    more = f" and {len(counts) - MAX_LISTED:,} others" if len(counts) > MAX_LISTED else ""
+    noun = "character that is" if counts.total() == 1 else "characters that are"
+    return f"{counts.total():,} {noun} not in {place}: {listed}{more}"

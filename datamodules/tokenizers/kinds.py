@@ -57,7 +57,7 @@ def read_tokenizer(path: Path, specials: tuple[str, ...]) -> Tokenizer:
         text = (
             torch.load(path, weights_only=True, mmap=True)["tokenizer"]
             if path.suffix == ".ckpt"
-            else path.read_text()
+            else path.read_text(encoding="utf-8")
         )
     except Exception as error:  # torch raises many types
         raise UserError(

@@ -1,6 +1,7 @@
 """Tokenizer that combines the source and target tokenizers of a translation system."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -26,6 +27,17 @@ class PairTokenizer(Tokenizer):
 
     def encode(self, text: str, before: str = "") -> np.ndarray:
         return self.source.encode(text.lower() if self.lower else text, before)
+
+    def unseen(self, text: str) -> Counter[str]:
+        return self.source.unseen(text.lower() if self.lower else text)
+
+    def replace_unseen(self, text: str) -> str:
+        return self.source.replace_unseen(text.lower() if self.lower else text)
+
+    @property
+    def replacement(self) -> str:
+        """Character that replaces characters of a source that cannot be encoded."""
+        return self.source.replacement
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.target.decode(ids)

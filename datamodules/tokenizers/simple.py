@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
-from datamodules.tokenizers.base import Tokenizer
+from datamodules.tokenizers.base import Tokenizer, describe_unseen
 
 UNKNOWN = "<unk>"
 
@@ -41,20 +41,37 @@ class CharTokenizer(Tokenizer):
         return cls("".join(sorted(found)), specials)
 
     def encode(self, text: str, before: str = "") -> np.ndarray:
+        ids = self._lookup(text)
+        if (ids < 0).any():
+            raise UserError(
+                f"the text has {describe_unseen(self.unseen(text))}; leave them out, or replace "
+                "them"
+            )
+        return ids
+
+    def _lookup(self, text: str) -> np.ndarray:
+        """Return the id of each character (T,), or -1 if the character has none."""
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(
             np.int64
         )
-        ids = np.where(
+        return np.where(
             points < len(self._ids), self._ids[np.minimum(points, len(self._ids) - 1)], -1
         )
-        unknown = np.flatnonzero(ids < 0)
-        if len(unknown):
-            place = int(unknown[0])
-            raise UserError(
-                f"the character {text[place]!r} (number {place + 1} of the text) was not in the "
-                "corpus: leave it out"
-            )
-        return ids
+
+    def unseen(self, text: str) -> Counter[str]:
+        return Counter(text[place] for place in np.flatnonzero(self._lookup(text) < 0))
+
+    @property
+    def replacement(self) -> str:
+        """Space, or the first of `?`, `.` and line break in the vocabulary, or its first character.
+
+        Raises:
+            UserError: If the vocabulary has no characters.
+        """
+        for character in (" ", "?", ".", "\n", *self.characters[:1]):
+            if character in self.characters:
+                return character
+        raise UserError("the vocabulary has no characters: train the tokenizer on a text")
 
     def decode(self, ids: Iterable[int]) -> str:
         first = len(self.specials)

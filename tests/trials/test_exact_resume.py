@@ -35,7 +35,7 @@ def start(arguments: list[str], program: list[str] = ["train.py"]) -> subprocess
         [sys.executable, *program, *arguments],
         cwd=ROOT,
         env=environment,
-        text=True,
+        encoding="utf-8",
         stderr=subprocess.PIPE,
     )
 
@@ -53,7 +53,7 @@ def finish(config: Path, run: Path) -> None:
 
 def system_of(config: Path) -> type:
     """Class of the system of a configuration."""
-    return import_class(yaml.safe_load(config.read_text())["model"]["class_path"])
+    return import_class(yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["class_path"])
 
 
 def check_all_load(run: Path) -> None:
@@ -70,7 +70,7 @@ def untouched(
     folder = tmp_path_factory.mktemp(f"{system}{workers}")
     config = tiny_config(folder / "config.yaml", system, num_workers=workers)
     finish(config, folder / "untouched")
-    rows = (folder / "untouched/throughput.csv").read_text().splitlines()
+    rows = (folder / "untouched/throughput.csv").read_text(encoding="utf-8").splitlines()
     column = rows[0].split(",").index("seconds")
     return config, folder / "untouched", sum(float(row.split(",")[column]) for row in rows[1:])
 
@@ -84,7 +84,7 @@ def test_random_kills(untouched: tuple[Path, Path, float]) -> None:
     while kills < 5:
         process = start(arguments(config, run))
         while not (run / "run.yaml").exists() or (
-            "last.ckpt" not in (run / "run.yaml").read_text() and not process.poll()
+            "last.ckpt" not in (run / "run.yaml").read_text(encoding="utf-8") and not process.poll()
         ):
             time.sleep(0.2)
             if process.poll() is not None or (run / "metrics.csv").exists():

@@ -82,7 +82,7 @@ def kill(argv: list[str], run: Path, log: Path, chance: random.Random) -> None:
 def rows(path: Path) -> dict[int, list[list[int]]]:
     """Sample indices of each trained batch, per epoch, as `RecordSamples` has written them."""
     found: dict[int, list[list[int]]] = {}
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         epoch, index = json.loads(line)
         found.setdefault(epoch, []).append(index)
     return found
@@ -110,7 +110,7 @@ def test_random_run(seed: int, tmp_path: Path) -> None:
     name = chance.choice(list(CHANGES))
     change, accepted = CHANGES[name]
     config = tiny_config(tmp_path / "config.yaml", system, max_samples=500, num_workers=0)
-    content = yaml.safe_load(config.read_text())
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
     data = content["data"]["class_path"].rpartition(".")[2]
     if name == "batch" and system in TOKENS:
         change = ["--data.batch_tokens", "700", "--extend"]
@@ -141,7 +141,7 @@ def test_random_run(seed: int, tmp_path: Path) -> None:
         record += ["--trainer.callbacks.path", str(tmp_path / f"{one}.jsonl")]
         words = ["fit", "--run_dir", str(tmp_path / one), "--ckpt_path", "last", *record, *change]
         codes.append(finish(words, tmp_path / f"{one}.resume.log"))
-    said = (tmp_path / "cut.resume.log").read_text()
+    said = (tmp_path / "cut.resume.log").read_text(encoding="utf-8")
     print(system, name, "update", checkpoint["global_step"], "codes", codes)
     if not accepted:
         ends = "is finished" in said
@@ -160,6 +160,6 @@ def test_random_run(seed: int, tmp_path: Path) -> None:
         assert finish(argv("whole"), tmp_path / "whole.log") == 0
         assert run_differences(tmp_path / "whole", tmp_path / "cut") == []
         return
-    *_, last = yaml.safe_load_all((run.path / "run.yaml").read_text())
+    *_, last = yaml.safe_load_all((run.path / "run.yaml").read_text(encoding="utf-8"))
     assert any(old != new for old, new in last["changes"].values())
     check_samples(first, tmp_path / "cut.jsonl", checkpoint, data)

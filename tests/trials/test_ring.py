@@ -22,7 +22,9 @@ def modes(config: str, seed: int, folder: Path) -> list[float]:
     )
     _, errors = process.communicate()
     assert process.returncode == 0, errors
-    rows = [row.split(",") for row in (folder / "health.csv").read_text().splitlines()]
+    rows = [
+        row.split(",") for row in (folder / "health.csv").read_text(encoding="utf-8").splitlines()
+    ]
     column = rows[0].index("modes")
     return [float(row[column]) for row in rows[-5:]]
 

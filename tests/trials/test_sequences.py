@@ -50,7 +50,9 @@ def write_corpus(folder: Path, task: str) -> list[tuple[str, str]]:
     for split, size in SIZES.items():
         pairs = [(text, TASKS[task](text)) for text in itertools.islice(rest, size)]
         for side, ending in enumerate(("in", "out")):
-            (folder / f"{split}.{ending}").write_text("".join(f"{pair[side]}\n" for pair in pairs))
+            (folder / f"{split}.{ending}").write_text(
+                "".join(f"{pair[side]}\n" for pair in pairs), encoding="utf-8"
+            )
     return pairs
 
 
@@ -86,7 +88,7 @@ def test_digits(task: str, system: str, options: dict[str, Any], tmp_path: Path)
             "check_val_every_n_epoch": EPOCHS,
         },
     }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     process = start(
         ["fit", "--config", str(tmp_path / "config.yaml"), "--run_dir", str(tmp_path / "run")]
     )

@@ -38,7 +38,7 @@ def peak_memory(folder: Path, megabytes: int) -> float:
             "model": {"class_path": "lightning_modules.gpt.GPT", "init_args": model},
             "data": {"class_path": "datamodules.text.files.TextFiles", "init_args": data},
         }
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
         limits = [
             "--trainer.max_steps",
             "60",
@@ -59,7 +59,7 @@ def peak_memory(folder: Path, megabytes: int) -> float:
         )
         _, errors = process.communicate()
         assert process.returncode == 0, errors
-        with open(folder / "run/throughput.csv") as file:
+        with open(folder / "run/throughput.csv", encoding="utf-8") as file:
             *_, last = csv.DictReader(file)
         return float(last["peak_memory_mb"])
     finally:
