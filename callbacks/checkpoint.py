@@ -201,6 +201,8 @@ class RunCheckpoint(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if trainer.global_step != self._saved_at:
             self._save(trainer, pl_module, "last")
+        if trainer.is_global_zero:
+            Run(trainer.default_root_dir).record(epoch=trainer.current_epoch)
 
     def _received_signal(self, trainer: Trainer) -> int:
         """Return the number of the received signal, 0 for none; a signal to one rank stops all."""

@@ -14,6 +14,7 @@ import yaml
 
 from common.errors import UserError
 from common.files import ROOT
+from common.run import Run
 
 RUNS = ROOT / "runs" / "reproduce"
 RESULTS = ROOT / "results"
@@ -114,12 +115,14 @@ def run_model(name: str, entry: Entry, seed: int) -> dict[str, Any]:
     from cli.training import TrainCLI  # imports torch, which takes seconds
 
     folder = (ROOT / entry["run_dir"] if "run_dir" in entry else RUNS / name) / f"seed{seed}"
-    checkpoint = folder / "checkpoints" / f"{entry['stopping_rule']}.ckpt"
+    state = Run(folder)
+    checkpoint = state.checkpoint(entry["stopping_rule"])
     config = ["--config", str(ROOT / entry["config"])]
     run = [*config, "--seed_everything", str(seed), "--run_dir", str(folder)]
     run += [f"--{name}={value}" for name, value in entry.get("overrides", {}).items()]
-    resume = ["--ckpt_path", "last"] if (folder / "checkpoints/last.ckpt").exists() else []
-    fitted = TrainCLI(["fit", *run, *resume])
+    if state.state != "finished":
+        resume = ["--ckpt_path", "last"] if state.checkpoint("last").exists() else []
+        TrainCLI(["fit", *run, *resume])
     begin = time.perf_counter()
     if "evaluate" in entry:
         figures = scored(checkpoint, entry["evaluate"])
@@ -134,7 +137,7 @@ def run_model(name: str, entry: Entry, seed: int) -> dict[str, Any]:
         "signature": f"{signature} {entry['stopping_rule']}.ckpt",
         "figures": {name: value for name, (value, _) in figures.items()},
         "signatures": {name: signature for name, (_, signature) in figures.items()},
-        "epochs": fitted.trainer.current_epoch,
+        "epochs": state.read()["epoch"],
         "minutes": (training_seconds(folder) + time.perf_counter() - begin) / 60,
     }
 

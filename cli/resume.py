@@ -97,11 +97,14 @@ def changes_of_run(checkpoint: Path, config: dict[str, Any], changeable: set[str
     """
     saved = saved_config(checkpoint)
     if not saved.is_file():
-        return {}
+        raise UserError(
+            f"--ckpt_path {checkpoint}: its run has no config.yaml, which a resumed run needs; "
+            "name a checkpoint in the folder of its run, or start a new run with --init_from"
+        )
     changes = changed_options(read_config(saved), config)
     for key, (old, new) in changes.items():
         section, _, name = key.partition(".")
-        if key == "model":  # `check_system` names both classes
+        if section == "model" and "model" in changes:  # `check_system` names both classes
             continue
         if section in ("model", "seed_everything") or key in SAMPLES:
             reason = "it would not be the same training"

@@ -775,8 +775,7 @@ def test_mistakes_about_the_data(checkpoint: str, tmp_path: Path, capsys: Any) -
         == 2
     )
     assert (
-        "--ckpt_path resumes a run with model.vocab_size"
-        in capsys.readouterr().err.splitlines()[-1]
+        "--ckpt_path resumes a run with data.tokenizer" in capsys.readouterr().err.splitlines()[-1]
     )
 
 

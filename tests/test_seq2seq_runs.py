@@ -156,7 +156,7 @@ def test_an_update_is_a_mean_over_the_targets_of_all_its_batches() -> None:
         accelerator="cpu", max_steps=1, accumulate_grad_batches=2, limit_val_batches=0, **off
     )
     trainer.fit(model, datamodule=data)
-    both = list(itertools.islice(data.train_dataloader(), 2))
+    both = list(itertools.islice(data.loader("train", shuffle=True), 2))
     assert both[0]["num_targets"] != both[1]["num_targets"]
     joined = data.batch("train", [number for batch in both for number in batch["index"].tolist()])
     loss = model.train().loss(joined)["loss"]

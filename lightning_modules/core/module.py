@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -73,7 +72,7 @@ class GenerativeModule(AveragingModule):
         tokenizer: Tokenizer of text data, stored in every checkpoint; None if there is no text.
         mid_update: True between the batches of one update, when no checkpoint can be written.
         optimizer_factories: One pair of functions per optimizer; they build the optimizer and its
-            schedule (None for no schedule). A resumed run must use the same settings of both.
+            schedule (None for no schedule).
     """
 
     monitor: ClassVar[tuple[str, str] | None] = None
@@ -293,22 +292,11 @@ class GenerativeModule(AveragingModule):
             "counts": means[1],
             "seen": self.seen_by_all(),
         }
-        if self.optimizer_factories:
-            checkpoint["optimizer_settings"] = self._optimizer_settings()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         interval = checkpoint["log_interval"]
         self._means.load(interval)
         self._seen = interval["seen"] if self.global_rank == 0 else 0
-        resuming = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        theirs, ours = checkpoint.get("optimizer_settings", {}), self._optimizer_settings()
-        for name in {**theirs, **ours} if resuming else ():
-            if theirs.get(name) != ours.get(name):
-                raise UserError(
-                    f"--ckpt_path resumes a run with {name} {theirs.get(name, 'unset')}, "
-                    f"but this command sets {ours.get(name, 'unset')}: "
-                    "use the same value, or start a new run with --init_from"
-                )
         if "tokenizer" in checkpoint:
             then = tokenizer_from_json(checkpoint["tokenizer"])
             if self.tokenizer is not None and self.tokenizer.to_json() != then.to_json():
@@ -317,22 +305,6 @@ class GenerativeModule(AveragingModule):
                     "use the data that the checkpoint was trained on"
                 )
             self.tokenizer = then
-
-    def _optimizer_settings(self) -> dict[str, str]:
-        """Return optimizer and schedule settings as text, keyed like "optimizer 1: Adam.lr"."""
-        found: dict[str, str] = {}
-        for number, (make, schedule) in enumerate(self.optimizer_factories, 1):
-            optimizer = make([torch.nn.Parameter(torch.zeros(1))])
-            arguments = {type(optimizer).__name__: optimizer.defaults}
-            if schedule is not None:
-                made = schedule(optimizer)
-                arguments[type(made).__name__] = made.state_dict()
-            found |= {
-                f"optimizer {number}: {kind}.{k}": str(v)
-                for kind, those in arguments.items()
-                for k, v in those.items()
-            }
-        return found
 
     # Sampling
 
