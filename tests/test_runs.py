@@ -425,8 +425,9 @@ def test_the_fid_selects_the_best_gan(tmp_path: Path) -> None:
 
 
 def test_what_the_user_asked_for_is_printed(d: Path, tmp_path: Path) -> None:
-    """Profilers and the reason of EarlyStopping are shown; Lightning's tips are not."""
+    """Profilers, the reason of EarlyStopping and another precision are shown, tips are not."""
     options = ["--trainer.profiler", "simple", "--trainer.max_epochs", 4]
+    options += ["--trainer.precision", "16-mixed", "--trainer.accelerator", "cpu"]
     options += ["--trainer.callbacks+=pytorch_lightning.callbacks.EarlyStopping"]
     options += ["--trainer.callbacks.monitor", "val/loss", "--trainer.callbacks.patience", 1]
     options += ["--trainer.callbacks.min_delta", 1000000]
@@ -439,5 +440,6 @@ def test_what_the_user_asked_for_is_printed(d: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "FIT Profiler Report" in done.stdout + done.stderr
     assert "stopped early: Monitored metric val/loss did not improve" in done.stderr
+    assert "Using `precision='bf16-mixed'` instead" in done.stderr
     for tip in ("GPU available", "Tip", "litlogger", "does not have many workers", "Seed set to"):
         assert tip not in done.stdout + done.stderr, tip

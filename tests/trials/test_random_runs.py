@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,9 @@ def kill(argv: list[str], run: Path, log: Path, chance: random.Random) -> None:
     while not Run(run).checkpoint("last").exists() and process.is_alive():
         time.sleep(0.005)
     time.sleep(chance.uniform(0, 0.6))
-    os.kill(process.pid, chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
+    number = chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+    with suppress(ProcessLookupError):  # the run has ended by itself
+        os.kill(process.pid, number)
     process.join(SECONDS)
 
 
