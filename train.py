@@ -27,7 +27,6 @@ options of one class. Other options:
 import sys
 
 from cli.recipes import recipe_list
-from cli.runs import run_list
 from common.errors import UserError, run
 
 
@@ -37,6 +36,8 @@ def train(argv: list[str]) -> None:
         print(f"{__doc__}\nRecipes:\n\n{recipe_list()}\n")
         return
     if argv[0] == "runs":
+        from cli.runs import run_list
+
         print(run_list(argv[1:]))
         return
     from pytorch_lightning.utilities.exceptions import MisconfigurationException  # slow import

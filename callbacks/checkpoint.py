@@ -4,7 +4,6 @@ import errno
 import math
 import os
 import signal
-import sys
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from jsonargparse.typing import PositiveInt
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, Timer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 
@@ -44,7 +43,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk fills up
+        except (OSError, RuntimeError) as error:
+            # torch.save raises a RuntimeError of its file writer if the disk is full.
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+                raise
             reason = getattr(error, "strerror", None) or "is the disk full?"
             last = path.parent / "last.ckpt"
             remedy = "resume with --ckpt_path last" if last.exists() else "start again"
@@ -64,8 +66,8 @@ class RunCheckpoint(Checkpoint):
     above 0 (of the first direction, for image translation); otherwise no `best.ckpt` is saved.
 
     All files are in the folder `checkpoints/` of the run. `last.ckpt` is saved after every
-    validation, or after every epoch if there is no validation. It is also saved every
-    `every_n_train_steps` updates and when training ends. If a validation is due at the same step,
+    validation and after every epoch. It is also saved every `every_n_train_steps` updates and when
+    training ends. If a validation is due at the same step,
     the validation runs first. Otherwise, a run that is killed between saving and validation would
     skip this validation when it is resumed.
 
@@ -76,8 +78,8 @@ class RunCheckpoint(Checkpoint):
     Args:
         every_n_train_steps: Number of updates between additional saves of `last.ckpt`, besides the
             saves after validation. None disables the additional saves.
-        top_k: Number of best checkpoints to keep. `best.ckpt` is the best one; with 2 or more, the
-            others are `top/<update>.ckpt`.
+        top_k: Number of best checkpoints to keep. `best.ckpt` is the best one; with 2 or more, all
+            of them are also `top/<update>.ckpt`.
         keep_every_n_train_steps: Number of updates between checkpoints that are never deleted, in
             `kept/<update>.ckpt`. They are copies of the `last.ckpt` saved at or after these
             updates. None keeps no such checkpoints.
@@ -123,7 +125,8 @@ class RunCheckpoint(Checkpoint):
             raise SystemExit(128 + number)
         self._signal = number
         if number == signal.SIGINT:
-            print("\nfinishing this update, press Ctrl-C again to stop at once", file=sys.stderr)
+            # A signal may interrupt a `print`, which cannot be entered twice.
+            os.write(2, b"\nfinishing this update, press Ctrl-C again to stop at once\n")
 
     def on_train_batch_end(
         self,
@@ -202,7 +205,8 @@ class RunCheckpoint(Checkpoint):
         if trainer.global_step != self._saved_at:
             self._save(trainer, pl_module, "last")
         if trainer.is_global_zero:
-            Run(trainer.default_root_dir).record(epoch=trainer.current_epoch)
+            run = Run(trainer.default_root_dir)
+            run.record(epoch=trainer.current_epoch, ended_by=ended_by(trainer))
 
     def _received_signal(self, trainer: Trainer) -> int:
         """Return the number of the received signal, 0 for none; a signal to one rank stops all."""
@@ -225,6 +229,16 @@ class RunCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             unit = pl_module.throughput_unit
             run.record(step=step, epoch=trainer.current_epoch, **{f"{unit}_seen": seen})
+
+
+def ended_by(trainer: Trainer) -> str:
+    """Return the option or the kind of callback that has ended a training."""
+    if trainer.global_step == trainer.max_steps:
+        return "max_steps"
+    if trainer.current_epoch == trainer.max_epochs:
+        return "max_epochs"
+    timers = any(isinstance(one, Timer) for one in trainer.callbacks)  # type: ignore[attr-defined]
+    return "max_time" if timers else "the callback that has stopped it, such as EarlyStopping"
 
 
 def fid_of(trainer: Trainer) -> tuple[str, str] | None:

@@ -54,9 +54,9 @@ class Resume(Callback):
         )
         for config in trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, LambdaLR):
-                self._continue_schedule(trainer, config.scheduler)
+                self._check_schedule(trainer, config.scheduler)
 
-    def _continue_schedule(self, trainer: Trainer, schedule: LambdaLR) -> None:
+    def _check_schedule(self, trainer: Trainer, schedule: LambdaLR) -> None:
         groups = schedule.optimizer.param_groups
         rates = [
             base * factor(schedule.last_epoch)

@@ -18,7 +18,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from common.files import atomic_save
-from common.run import Run
+from common.run import Run, as_list
 
 PACKAGES = (
     "torch",
@@ -37,13 +37,6 @@ TUNERS = ("LearningRateFinder", "BatchSizeFinder")
 def is_tuner(callback: dict[str, Any]) -> bool:
     """Return whether the configuration of a callback is that of one of Lightning's tuners."""
     return callback["class_path"].rpartition(".")[2] in TUNERS
-
-
-def as_list(value: Any) -> list[Any]:
-    """Convert an option to a list: None or a bool to [], a single object to a list of one."""
-    if value is None or isinstance(value, bool):
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def origin() -> dict[str, Any]:
@@ -170,7 +163,7 @@ class RunFiles(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = Path(trainer.default_root_dir)
         (path / "samples").mkdir(parents=True, exist_ok=True)
-        self._use_tuned(pl_module)
+        self._use_tuned(trainer, pl_module)
         text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
         atomic_save(path / "config.yaml", lambda file: file.write(text.encode()))
         about = origin() | {"resumed_at": self._step} if self._step else origin()
@@ -178,21 +171,25 @@ class RunFiles(Callback):
             about["changes"] = self.changes
         with open(path / "run.yaml", "a", encoding="utf-8") as file:  # a document per start
             file.write("---\n" + yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
-        if not self._step:
+        if "sources" not in Run(path).read():
             Run(path).record(sources=self.sources)
         Run(path).record(state="running", started=time.time())
 
-    def _use_tuned(self, module: LightningModule) -> None:
+    def _use_tuned(self, trainer: Trainer, module: LightningModule) -> None:
         """Replace options by values that a tuner, such as `LearningRateFinder`, has set.
 
         The tuner itself is removed from the configuration, so a resumed run does not tune again.
         """
-        arguments = self.config["model"].get("init_args", {})
-        for name, value in module.hparams.items():
-            old = arguments.get(name, value)
-            if old != value and isinstance(value, int | float):
-                print(f"the tuner has changed model.{name}: {old} -> {value}", file=sys.stderr)
-                arguments[name] = value
+        batch_size = {"batch_size": int(trainer.datamodule.batch_size)}  # type: ignore[attr-defined]
+        for section, values in (("model", module.hparams), ("data", batch_size)):
+            arguments = self.config[section].get("init_args", {})
+            for name, value in values.items():
+                old = arguments.get(name, value)
+                if old != value and isinstance(value, int | float):
+                    print(
+                        f"a tuner has changed {section}.{name}: {old} -> {value}", file=sys.stderr
+                    )
+                    arguments[name] = value
         callbacks = as_list(self.config["trainer"].get("callbacks"))
         self.config["trainer"]["callbacks"] = [
             one for one in callbacks if not is_tuner(one)

@@ -101,8 +101,11 @@ def check_class_paths(
         name = option.removeprefix("--model.").removesuffix(".class_path")
         if name in bases and re.fullmatch(r"[\w.]+", value):
             path = class_path_of(option, value, bases[name])
-            words = [path if word == value else word for word in words]
-            words = [f"{option}={path}" if word == f"{option}={value}" else word for word in words]
+            for number, word in enumerate(words):
+                if word == f"{option}={value}":
+                    words[number] = f"{option}={path}"
+                elif word == value and number and words[number - 1] == option:
+                    words[number] = path
         elif option.startswith("--trainer.") and PATH.fullmatch(value):
             class_path_of(option.rstrip("+"), value, None)
         elif option.rstrip("+") in TRAINER_CLASSES and NAME.fullmatch(value):

@@ -122,7 +122,11 @@ def run_model(name: str, entry: Entry, seed: int) -> dict[str, Any]:
     run += [f"--{name}={value}" for name, value in entry.get("overrides", {}).items()]
     if state.state != "finished":
         resume = ["--ckpt_path", "last"] if state.checkpoint("last").exists() else []
-        TrainCLI(["fit", *run, *resume])
+        try:
+            TrainCLI(["fit", *run, *resume])
+        except SystemExit as stop:  # the run was complete
+            if stop.code:
+                raise
     begin = time.perf_counter()
     if "evaluate" in entry:
         figures = scored(checkpoint, entry["evaluate"])

@@ -1,4 +1,4 @@
-"""Continue a run with its own configuration, and check the options that a resumed run changes.
+"""Resume a run with its own configuration, and check the options that a resumed run changes.
 
 The configuration of a resumed run is the `config.yaml` of its directory. Options and further
 configuration files on the command line override it. The configuration files that the run was
@@ -15,7 +15,7 @@ from jsonargparse import Namespace
 from cli.recipes import read_config
 from cli.run_directory import config_files
 from common.errors import UserError
-from common.run import Run
+from common.run import Run, as_list, run_of
 
 Changes = dict[str, list[Any]]
 
@@ -26,7 +26,7 @@ LIMITS = ("max_steps", "max_epochs", "max_time")
 
 def saved_config(checkpoint: Path) -> Path:
     """Return the path of the configuration of the run that wrote a checkpoint."""
-    return checkpoint.resolve().parent.parent / "config.yaml"
+    return (run_of(checkpoint) or Run(checkpoint.parent)).config
 
 
 def with_saved_config(words: list[str], checkpoint: Path) -> list[str]:
@@ -147,19 +147,25 @@ def finished_message(run: Run, checkpoint: dict[str, Any], trainer: dict[str, An
     raised = any(trainer.get(name) != before.get(name) for name in (*LIMITS, "callbacks"))
     if not reached and (raised or run.state != "finished"):
         return None
-    name = "max_steps" if reached else "max_epochs"
-    return (
-        f"{run.path} is finished ({step:,} updates); to train longer, raise "
-        f"--trainer.{name} {trainer.get(name)}"
+    ended_by = "max_steps" if reached else run.read().get("ended_by", "max_epochs")
+    advice = (
+        f"raise --trainer.{ended_by} {trainer.get(ended_by)}"
+        if ended_by in LIMITS
+        else f"change {ended_by}"
     )
+    return f"{run.path} is finished ({step:,} updates); to train longer, {advice}"
 
 
-def keep_last_of_each_class(trainer: Namespace) -> None:
-    """Keep the last object of each class in the lists of callbacks, loggers and plugins.
+def replace_callbacks(trainer: Namespace, checkpoint: Path) -> None:
+    """Let callbacks that the command line appends replace saved callbacks of the same class.
 
     A repeated `--trainer.callbacks+=CLASS` would otherwise add a callback to those of the saved
-    configuration that has this callback already.
+    configuration, which has this callback already.
     """
-    for name in ("callbacks", "logger", "plugins"):
-        if isinstance(trainer[name], list):
-            trainer[name] = list({one.class_path: one for one in trainer[name]}.values())
+    saved = saved_config(checkpoint)
+    before = as_list(read_config(saved)["trainer"].get("callbacks")) if saved.is_file() else []
+    if isinstance(trainer.callbacks, list) and len(trainer.callbacks) > len(before):
+        appended = trainer.callbacks[len(before) :]
+        replaced = {callback.class_path for callback in appended}
+        kept = [one for one in trainer.callbacks[: len(before)] if one.class_path not in replaced]
+        trainer.callbacks = [*kept, *appended]

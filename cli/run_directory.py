@@ -6,7 +6,7 @@ from typing import Any
 from cli.option_order import CONFIG, values_of
 from common.errors import UserError
 from common.files import ROOT
-from common.run import Run, new_run, runs_in
+from common.run import Run, new_run, run_of, runs_in
 from lightning_modules.core.module import GenerativeModule
 
 NAMES = ("last", "best")  # checkpoints that --ckpt_path may name without a path
@@ -41,13 +41,18 @@ def resumed_run(words: list[str]) -> tuple[Run, Path] | None:
             raise UserError(f"--ckpt_path {name}: {missing(run, name)}")
         return run, path
     path = Path(name)
-    folder = path.resolve().parent
-    if given is None and "fit" in words and folder.name != "checkpoints":
+    own = run_of(path)
+    if given is None and own is None and "fit" in words:
         raise UserError(
             f"--ckpt_path {name} is not in the folder checkpoints/ of a run; "
             "name the directory of the resumed run with --run_dir"
         )
-    return Run(given or folder.parent), path
+    if given is None:
+        return own or Run(path.resolve().parent), path
+    run = Run(given)
+    if "fit" in words and (own is None or own.path != run.path.resolve()):
+        refuse_existing(run)
+    return run, path
 
 
 def missing(run: Run, name: str) -> str:
@@ -91,19 +96,24 @@ def recipe_home(words: list[str]) -> Path:
 
 
 def start_run(words: list[str]) -> Run:
-    """Claim the directory of a new run.
+    """Return the directory of a new run.
 
     Raises:
         UserError: If the directory holds a run, is in use or cannot be written.
     """
     given = option(words, "--run_dir")
     run = Run(given) if given else new_run(recipe_home(words))
+    refuse_existing(run)
+    return run
+
+
+def refuse_existing(run: Run) -> None:
+    """Raise an error if a directory holds the last checkpoint of a run."""
     if run.checkpoint("last").exists():
         raise UserError(
             f"--run_dir {run.path} already holds a run; "
             "resume it with --ckpt_path last or choose another --run_dir"
         )
-    return run
 
 
 def check_system(path: Path, checkpoint: dict[str, Any], model: GenerativeModule) -> None:

@@ -20,11 +20,11 @@ from callbacks.gan_health import GanHealth
 from callbacks.latent_plots import LatentPlots
 from callbacks.non_finite_guard import NonFiniteGuard
 from callbacks.resume import Resume
-from callbacks.run_files import RunFiles, as_list
+from callbacks.run_files import RunFiles
 from callbacks.run_summary import RunSummary, describe
 from callbacks.throughput import Throughput
 from cli.class_help import requested_help
-from cli.classes import init_parameters
+from cli.classes import full_class_paths, init_parameters
 from cli.command_line import CommandLine
 from cli.compilation import compile_networks
 from cli.environment import (
@@ -40,8 +40,8 @@ from cli.resume import (
     Changes,
     changes_of_run,
     finished_message,
-    keep_last_of_each_class,
     print_resume,
+    replace_callbacks,
     sources,
     with_saved_config,
 )
@@ -50,7 +50,7 @@ from cli.run_options import START_OPTIONS, add_run_options
 from cli.strategy import strategy_for
 from cli.trainer_options import check_optimizers, check_trainer_options
 from common.errors import UserError
-from common.run import Run
+from common.run import Run, as_list
 from datamodules.base import DataModule
 from lightning_modules.core.checkpoints import read_checkpoint
 from lightning_modules.core.module import GenerativeModule
@@ -76,7 +76,7 @@ class TrainCLI(LightningCLI):
         skip_search_for_gpus()
         self.exits = contextlib.ExitStack()  # releases the run directory
         self.sources = sources(argv)
-        self.resumed = resumed_run(argv)
+        self.resumed = resumed_run(full_class_paths(argv))
         if self.resumed:
             argv = with_saved_config(argv, self.resumed[1])
         self.command_line = CommandLine(argv, self.required)
@@ -164,7 +164,7 @@ class TrainCLI(LightningCLI):
         self.options = options = self.config[self.subcommand]
         check_trainer_options(options.trainer, self.command_line.classes["model"])
         if self.resumed:
-            keep_last_of_each_class(options.trainer)
+            replace_callbacks(options.trainer, self.resumed[1])
         self.saved_config = yaml.safe_load(
             self._parser(self.subcommand).dump(options, skip_unset=True)
         )
@@ -178,11 +178,7 @@ class TrainCLI(LightningCLI):
         )
 
     def _find_run(self) -> None:
-        """Find the run directory and the checkpoint, and claim the directory if it is trained in.
-
-        Raises:
-            UserError: If options contradict each other, or if the directory is unusable.
-        """
+        """Find the run directory and the checkpoint; claim the directory of a new run."""
         options = self.options
         if options.init_from and options.ckpt_path:
             raise UserError(
@@ -196,9 +192,9 @@ class TrainCLI(LightningCLI):
             self.run, path = self.resumed
             options.ckpt_path = str(path)
             self.checkpoint = read_checkpoint(path)
-        elif options.dry_run or options.trainer.fast_dev_run:
+        if options.dry_run or options.trainer.fast_dev_run:  # leaves no files
             self.run = Run(self.exits.enter_context(tempfile.TemporaryDirectory()))
-        else:
+        elif not self.resumed:
             self.run = start_run(self.command_line.words)
             self._claim()
 
@@ -213,12 +209,14 @@ class TrainCLI(LightningCLI):
         self.changes = changes_of_run(
             Path(self.options.ckpt_path), self.saved_config, data.changeable
         )
+        if self.options.trainer.fast_dev_run:
+            return
         message = finished_message(self.run, self.checkpoint, self.saved_config["trainer"])
+        self._claim()
         if message:
+            self.run.record(state="finished")
             print(message, file=sys.stderr)
             raise SystemExit(0)
-        if not self.options.trainer.fast_dev_run:
-            self._claim()
 
     def _data_spec(self) -> dict[str, Any]:
         """Return the values provided by the data that are parameters of the model's `__init__`."""
@@ -280,7 +278,7 @@ class TrainCLI(LightningCLI):
         )
         callbacks += [callback for callback in optional if callback.watches(self.model)]
         if not self.options.trainer.fast_dev_run:
-            callbacks.insert(0, RunFiles(self.saved_config, self.sources, self.changes))
+            callbacks.insert(1, RunFiles(self.saved_config, self.sources, self.changes))
             if self.options.trainer.enable_checkpointing is not False:
                 callbacks.append(self._get(self.config_init, "checkpoint"))
         return callbacks

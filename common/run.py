@@ -3,8 +3,9 @@
 Files of this module in a run directory:
 
 - `state.json`: state, process, last checkpoint and best value. Programs read the state from here.
-- `run.lock`: locked while a process trains. The operating system unlocks it when the process ends,
-  so a run that was killed is "interrupted" although its file says "running".
+- `run.lock`: locked while a process trains. The operating system unlocks it when the process and
+  its data loader workers have ended. A run that was killed is then "interrupted", although its
+  file says "running".
 - `config.yaml`: complete configuration, the basis of a resumed run.
 """
 
@@ -12,6 +13,7 @@ import contextlib
 import itertools
 import json
 import os
+import shlex
 import socket
 import sys
 import time
@@ -27,6 +29,7 @@ from common.files import atomic_save
 State = Literal["new", "running", "interrupted", "finished", "failed"]
 
 OWN_FILES = ("state.json", "run.lock")
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # environment variables of launchers
 
 
 class Run:
@@ -90,10 +93,11 @@ class Run:
             message = one_line(str(mistake_behind(error) or error))
             raise
         finally:
-            if self.config.is_file():  # otherwise training has not started
+            if self.state == "running":  # otherwise training has not started
                 self.record(state=state, message=message)
                 if state == "interrupted" and self.checkpoint("last").is_file():
-                    command = f"python train.py fit --run_dir {self.path} --ckpt_path last"
+                    folder = shlex.quote(str(self.path))
+                    command = f"python train.py fit --run_dir {folder} --ckpt_path last"
                     print(f"resume with: {command}", file=sys.stderr)
 
     # Lock
@@ -120,7 +124,7 @@ class Run:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
+            self._lock.acquire(timeout=1)  # another process may read the state for a moment
         except Timeout as error:
             owner = self.read()
             raise UserError(
@@ -135,22 +139,22 @@ class Run:
 
     def release(self) -> None:
         """Unlock the directory; delete it if nothing but the files of this module was written."""
-        self._lock.release()
         if self.path.is_dir() and {path.name for path in self.path.iterdir()} <= set(OWN_FILES):
             for name in OWN_FILES:
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
+        self._lock.release()
 
 
 def new_run(home: Path) -> Run:
     """Create a directory in `home`, named after the current time, that no other process has.
 
-    All ranks of a run use the directory that rank 0 created.
+    Only rank 0 creates a directory. Other ranks write no files; those that rank 0 has launched know
+    its directory.
     """
-    known = os.environ.get("MAQUETTE_RUN_DIR")
-    if "LOCAL_RANK" in os.environ and known:
-        return Run(known)
     name = time.strftime("%Y-%m-%d_%H-%M-%S")
+    if any(int(os.environ.get(rank, 0)) for rank in RANKS):
+        return Run(os.environ.get("MAQUETTE_RUN_DIR", home / name))
     for number in itertools.count(1):
         path = home / (name if number == 1 else f"{name}-{number}")
         try:
@@ -171,3 +175,18 @@ def runs_in(folder: Path) -> list[Run]:
     """Return all runs below a folder, the one that was updated last first."""
     found = [Run(path.parent) for path in folder.rglob("state.json")]
     return sorted(found, key=lambda run: -run.read().get("updated", 0))
+
+
+def run_of(checkpoint: Path) -> Run | None:
+    """Return the run that a checkpoint belongs to; None if the checkpoint is in no run."""
+    for folder in checkpoint.resolve().parents:
+        if folder.name == "checkpoints":
+            return Run(folder.parent)
+    return None
+
+
+def as_list(value: Any) -> list[Any]:
+    """Convert an option to a list: None or a bool to [], a single object to a list of one."""
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -140,22 +140,24 @@ class ResumableBatchSampler(BatchSampler):
         step = self.batch_size * self.world
         return -(-self.size // step) if self.whole else self.size // step
 
-    def _first_end(self, place: int, step: int) -> int:
+    def _first_end(self, place: int, step: int, world: int) -> int:
         """Return the end of the batch from sample `place`, in general a multiple of `step`."""
         end = place - place % step + step
-        return min(end + step, self.size) if 2 * (end - place) < step else end
+        short = 2 * (end - place) < step or end - place < world
+        return min(end + step, self.size) if short else end
 
     def global_batches(self, used: Sequence[Part]) -> Iterator[tuple[int, Tensor]]:
         place = 0
         for part in used:
             step = part.batch_size * part.world
             if part.batches:
-                place = self._first_end(place, step) + (part.batches - 1) * step
+                place = self._first_end(place, step, part.world) + (part.batches - 1) * step
         step = self.batch_size * self.world
-        end = self._first_end(place, step)
+        end = self._first_end(place, step, self.world)
         # Without shuffling, no order is stored, so memory does not grow with the data.
         order = torch.randperm(self.size, generator=self.generator()) if self.shuffle else None
-        while place < self.size if self.whole else end <= self.size and place < end:
+        # In training, every rank needs a sample of each batch.
+        while place < self.size if self.whole else place + self.world <= end <= self.size:
             stop = min(end, self.size)
             yield end // step - 1, torch.arange(place, stop) if order is None else order[place:stop]
             place, end = end, end - end % step + step

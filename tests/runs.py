@@ -163,6 +163,7 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
             else "datamodules.images.openmoji.OpenMoji"
         )
         arguments = {"size": size, "batch_size": 32, "flip": True}
+        arguments |= {"paired": True} if system == "pix2pix" else {}
     config = {
         "model": model[system],
         "data": {"class_path": corpus, "init_args": {**arguments, **data}},

@@ -12,6 +12,8 @@ import torch
 import yaml
 
 import train
+from cli.classes import full_class_paths
+from cli.run_directory import recipe_home
 from common.run import Run, new_run
 from lightning_modules.vae import VAE
 from tests.runs import ROOT, run_differences, tiny_config
@@ -187,6 +189,74 @@ def test_changes_that_make_another_training_are_refused(
     assert shown in line
     assert "--init_from" in line
     assert (tmp_path / "config.yaml").read_bytes() == before
+
+
+def test_a_refused_resume_changes_nothing(d: Path, tmp_path: Path) -> None:
+    cosine = ["--model.schedule", "cosine", "--trainer.max_steps", 3]
+    assert train.main(fit(d, tmp_path, *cosine)) == 0
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    longer = ["fit", "--run_dir", str(tmp_path), *RESUME, "--trainer.max_steps", "8"]
+    assert train.main(longer) == 2
+    for name in ("config.yaml", "run.yaml", "metrics.csv"):
+        assert (tmp_path / name).read_bytes() == files[name], name
+    assert Run(tmp_path).state == "finished"
+
+
+def test_a_debug_run_of_a_checkpoint_leaves_its_run_alone(d: Path, tmp_path: Path) -> None:
+    assert train.main(fit(d, tmp_path, "--trainer.max_steps", 3)) == 0
+    Run(tmp_path).record(state="interrupted")
+    debug = ["fit", "--run_dir", str(tmp_path), *RESUME, "--trainer.fast_dev_run", "1"]
+    train.main(debug)
+    assert Run(tmp_path).state == "interrupted"
+    assert saved(tmp_path)["global_step"] == 3
+
+
+def test_a_checkpoint_is_not_resumed_in_another_run(
+    d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        assert train.main(fit(d, tmp_path / name, "--trainer.max_steps", 1)) == 0
+    one = str(Run(tmp_path / "one").checkpoint("last"))
+    argv = ["fit", "--run_dir", str(tmp_path / "two"), "--ckpt_path", one]
+    assert train.main([*argv, "--trainer.max_steps", "2"]) == 2
+    assert f"{tmp_path / 'two'} already holds a run" in capsys.readouterr().err
+    assert saved(tmp_path / "two")["global_step"] == 1
+
+
+def test_two_callbacks_of_one_class_are_resumed(d: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((d / "tiny.yaml").read_text(encoding="utf-8"))
+    callback = {"class_path": "tests.runs.TerminateAt", "init_args": {"step": 99}}
+    config["trainer"]["callbacks"] = [callback, callback | {"init_args": {"step": 98}}]
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    argv = ["fit", "--config", str(tmp_path / "two.yaml"), "--run_dir", str(tmp_path / "run")]
+    assert train.main([*argv, "--trainer.max_steps", "1"]) == 0
+    assert train.main([*argv, *RESUME, "--trainer.max_steps", "2"]) == 0
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text(encoding="utf-8"))
+    assert [one["init_args"]["step"] for one in config["trainer"]["callbacks"]] == [99, 98]
+
+
+def test_only_the_first_rank_creates_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.chdir(tmp_path)
+    new_run(Path("runs"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_classes_by_short_name_have_the_directory_of_their_files() -> None:
+    words = full_class_paths(["fit", "--model", "GPT", "--data", "TextFiles"])
+    assert recipe_home(words) == Path("runs/gpt/files")
+
+
+def test_a_signal_in_the_last_update_leaves_a_finished_run(
+    d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop = ["--trainer.callbacks+=tests.runs.TerminateAt", "--trainer.callbacks.step", 3]
+    assert train.main(fit(d, tmp_path, "--trainer.max_steps", 3, *stop)) == 143
+    assert train.main(["fit", "--run_dir", str(tmp_path), *RESUME]) == 0
+    assert "is finished (3 updates)" in capsys.readouterr().err
+    assert Run(tmp_path).state == "finished"
 
 
 def test_a_finished_run_says_what_to_raise(
@@ -393,6 +463,7 @@ def test_the_best_and_kept_checkpoints(d: Path, tmp_path: Path) -> None:
     assert saved(tmp_path, "best")["global_step"] == best[0][1]
     kept = {path.stem for path in (tmp_path / "checkpoints/kept").iterdir()}
     assert kept == {"10", "20"}
+    assert train.main(["validate", "--ckpt_path", str(Run(tmp_path).checkpoint("kept/10"))]) == 0
     assert Run(tmp_path).read()["best"] == {
         "name": "val/loss", "value": best[0][0], "step": best[0][1],
     }  # fmt: skip

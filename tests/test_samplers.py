@@ -87,3 +87,21 @@ def test_fixed_order_repeats_the_samples_with_other_seeds() -> None:
         epochs.append([(request.index.tolist(), request.seed) for request in sampler][:2])
     assert [index for index, _ in epochs[0]] == [index for index, _ in epochs[1]]
     assert {seed for _, seed in epochs[0]}.isdisjoint({seed for _, seed in epochs[1]})
+
+
+@pytest.mark.parametrize(
+    ("make", "size", "used"),
+    [
+        (lambda size, **o: ResumableBatchSampler(25, size, shuffle=True, **o), 1, Part(1, 1, 3)),
+        (lambda size, **o: BucketBatchSampler(LENGTHS[:, :42], size, shuffle=True, **o), 40,
+         Part(40, 1, 25)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("world", [2, 4])
+def test_more_ranks_have_equal_numbers_of_batches(
+    make: Make, size: int, used: Part, world: int
+) -> None:
+    """Otherwise the ranks would wait for each other."""
+    ranks = [batches(make, size, [used], rank=rank, world=world) for rank in range(world)]
+    assert len({len(rank) for rank in ranks}) == 1
+    assert all(index for rank in ranks for index in rank)

@@ -7,7 +7,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_t
 
 from cli.evaluation.scores import DISTANCES, METRICS
 from cli.options import OptionParser, number
-from cli.sampling.output import run_of
+from cli.sampling.output import run_folder
 from common.errors import UserError
 
 ImageCount = restricted_number_type("ImageCount", int, (">=", 10))
@@ -115,6 +115,6 @@ def check(options: argparse.Namespace) -> argparse.Namespace:
         )
     if options.source.is_dir() and options.against is None:
         raise UserError(f"{options.source} is a folder; name the real data with --against CONFIG")
-    if options.against is None and (run := run_of(options.source)):
+    if options.against is None and (run := run_folder(options.source)):
         options.against = run / "config.yaml"
     return options

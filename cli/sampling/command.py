@@ -10,7 +10,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from cli.device import move_to
 from cli.options import OptionParser, add_sample_options, number
 from cli.sampling import images, text, text_to_image, translate_images, translate_text
-from cli.sampling.output import output_folder, run_of
+from cli.sampling.output import output_folder, run_folder
 from common.errors import UserError
 from lightning_modules import load
 from lightning_modules.core.module import GenerativeModule, Modality
@@ -59,7 +59,7 @@ def run(argv: list[str]) -> None:
         )
     add_sample_options(parser, model.sample)
     options = parser.parse_args(argv[1:])
-    run_dir = run_of(Path(path))
+    run_dir = run_folder(Path(path))
     if options.data is None and run_dir is not None:
         options.data = run_dir / "config.yaml"
     if model.modality in WRITES_IMAGES and options.out is None:

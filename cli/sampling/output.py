@@ -1,22 +1,25 @@
 """Default place of the files that `sample.py` writes: the run of the checkpoint."""
 
 import argparse
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.run import run_of
 from lightning_modules.core.checkpoints import read_checkpoint
 
-# Options that do not change what is sampled, or that stand in the names of the files.
+MAX_BYTES = 120  # of the name of a folder
+
+# Options that do not change what is sampled, or that are parts of the names of the files.
 NOT_NAMED = ("out", "seeds", "num", "seed", "device", "data")
 
 
-def run_of(checkpoint: Path) -> Path | None:
-    """Return the directory of the run that a checkpoint belongs to; None if it is in no run."""
-    folder = checkpoint.resolve().parent
-    in_run = folder.name == "checkpoints" and (folder.parent / "config.yaml").is_file()
-    return folder.parent if in_run else None
+def run_folder(checkpoint: Path) -> Path | None:
+    """Return the directory of the run of a checkpoint; None if there is no configuration."""
+    run = run_of(checkpoint)
+    return run.path if run and run.config.is_file() else None
 
 
 def output_folder(
@@ -30,7 +33,7 @@ def output_folder(
     Raises:
         UserError: If the checkpoint is in no run.
     """
-    run = run_of(checkpoint)
+    run = run_folder(checkpoint)
     if run is None:
         raise UserError(
             f"{checkpoint} is not in the folder checkpoints/ of a run; give --out DIR for the "
@@ -42,7 +45,10 @@ def output_folder(
         if name not in NOT_NAMED and value != parser.get_default(name):
             words.append(f"{name}-{as_words(value)}")
     name = re.sub(r"[^\w.=-]+", "-", "-".join(words)).strip("-")
-    return run / "samples" / name[:120]
+    if len(name.encode()) > MAX_BYTES:  # file systems allow 255 bytes
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = name.encode()[:MAX_BYTES].decode(errors="ignore") + f"-{digest}"
+    return run / "samples" / name
 
 
 def as_words(value: Any) -> str:

@@ -53,7 +53,7 @@ class CaptionedFolder(ImageFileOptions, CaptionedImages):
         **kwargs: Any,
     ) -> None:
         super().__init__(vocab_size=vocab_size, text_length=text_length, **kwargs)
-        self.path, self.size = Path(path).absolute(), int(size)
+        self.path, self.size = Path(os.path.abspath(path)), int(size)  # without ".."
         self.image_shape = [3, self.size, self.size]
         if not self.path.exists():
             raise UserError(
