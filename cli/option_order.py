@@ -1,4 +1,4 @@
-"""Order of the options of `train.py`: options mean the same in whichever order they are typed.
+"""Order of the options of `train.py`, which does not change their meaning.
 
 jsonargparse reads options from left to right. A configuration file would therefore override the
 options before it, and an argument of a class would be unknown before the class is named.

@@ -1,4 +1,4 @@
-"""Show what a network will see before any training: `python train.py preview --config FILE`.
+"""Show the training data before any training: `python train.py preview --config FILE`.
 
 The data are prepared as for `fit`, and the first training batch is loaded and augmented. No model
 is built. Images are written to a PNG file; its path is printed.
@@ -53,7 +53,7 @@ class PreviewCLI(TrainCLI):
         shown = data.preview(batch)
         for line in text_lines(shown):
             print(line)
-        image = picture(shown)
+        image = image_grid(shown)
         if image is not None:
             save_png(image, folder / "preview.png")
             print(f"preview: {folder / 'preview.png'}")
@@ -65,7 +65,7 @@ def sizes(data: DataModule) -> str:
 
 
 def first_batch(data: DataModule) -> dict[str, Any]:
-    """Return the first training batch, on the CPU, as the network sees it."""
+    """Return the first training batch on the CPU, transformed as in training."""
     batch: dict[str, Any] = next(iter(data.train_dataloader()))
     return data.transform(batch, training=True)
 
@@ -103,7 +103,7 @@ def indented(text: str) -> str:
     return text if "\n" not in text else "\n" + textwrap.indent(text, "    ", lambda _: True)
 
 
-def picture(shown: Mapping[str, Tensor | list[str]]) -> Tensor | None:
+def image_grid(shown: Mapping[str, Tensor | list[str]]) -> Tensor | None:
     """Return the images of a batch as one uint8 image (3, H, W); None without images.
 
     Images with texts are arranged in rows, one for each text, with the text to the left. Several

@@ -155,8 +155,8 @@ def use_utf8() -> None:
 def utf8_argument(text: str) -> str:
     """Return a word of the command line as text, also if the locale is not UTF-8.
 
-    Python decodes the command line by the locale. In the locale C, each other byte becomes half of
-    a surrogate pair.
+    Python decodes the command line by the locale. In the locale C, each non-ASCII byte becomes a
+    lone surrogate.
 
     Raises:
         UserError: If the word is not UTF-8.

@@ -22,7 +22,7 @@ PART = re.compile(r"(.+)-(\d+)-of-(\d+)")
 
 
 class Role(NamedTuple):
-    """What the name of a text file says.
+    """Split and language in the name of a text file.
 
     Attributes:
         name: Name without the extension, which may be the name of a split.

@@ -26,7 +26,7 @@ def report_usage(
         used: Number of files that are used.
         left_out: Files that are not used, keyed by the reason.
         kind: Plural noun for the files, such as "images".
-        remarks: Numbers of used files that the user should know of, such as {"enlarged": 3}.
+        remarks: Numbers of used files that were changed, such as {"enlarged": 3}.
     """
     parts = []
     for reason, paths in left_out.items():

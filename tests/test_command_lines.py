@@ -81,7 +81,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "train preview --data OpenMoj": ("--data OpenMoj", "similar names: OpenMoji"),
     "train preview --config {d}/vae.yaml --data.sise 3": ("--data.sise: there", "--data.size?"),
     VAE + "--model ImageFolder": ("--model ImageFolder", "give --data ImageFolder"),
-    VAE + "--model datamodules.images.ring.Ring": ("this is no GenerativeModule", "give one of"),
+    VAE + "--model datamodules.images.ring.Ring": ("this is not a GenerativeModule", "give one of"),
     VAE + "--model.class_path foo.Bar": ("--model foo.Bar: there is no such class", "similar"),
     "train fit -config {d}/vae.yaml": ("-config: there is no such", "did you mean --config?"),
     # train.py: misplaced

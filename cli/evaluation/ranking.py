@@ -18,7 +18,7 @@ def load_ranker(data: Any, options: argparse.Namespace) -> Any:
     """Load the CLIP of `--ranker`.
 
     Raises:
-        UserError: If the checkpoint is no CLIP, the data has no captions, or `--num` is above
+        UserError: If the checkpoint is not a CLIP, the data has no captions, or `--num` is above
             the number of captions and not a multiple of this number.
     """
     ranker = load(options.ranker)

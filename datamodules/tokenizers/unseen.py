@@ -49,7 +49,7 @@ def handle_unseen(
 def with_held_out(tokenizer: Tokenizer, held_out: dict[str, Iterable[str]]) -> Tokenizer:
     """Add the characters of held-out splits to a character tokenizer, and print their counts.
 
-    A character that the training text lacks keeps an untrained embedding.
+    The embeddings of characters that the training text lacks are not trained.
 
     Args:
         tokenizer: Tokenizer that was learned from the training split.
@@ -61,7 +61,7 @@ def with_held_out(tokenizer: Tokenizer, held_out: dict[str, Iterable[str]]) -> T
     for split, counts in found.items():
         if counts:
             listed = describe_unseen(counts, "the training text")
-            note(f"the {split} split has {listed}; they have untrained embeddings")
+            note(f"the {split} split has {listed}; their embeddings are not trained")
     characters = sorted({*tokenizer.characters, *(c for counts in found.values() for c in counts)})
     return CharTokenizer("".join(characters), tokenizer.specials)
 
