@@ -69,7 +69,8 @@ class BucketBatchSampler(PlannedBatchSampler):
         batches = list(samples[torch.from_numpy(order)].tensor_split(cuts[1:-1]))
         if not self.shuffle:
             return batches
-        batches = [batch for batch in batches if len(batch) >= world]  # the end of a resumed epoch
+        if len(batches[-1]) < world:  # at the end of a resumed epoch
+            del batches[-1]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
