@@ -38,7 +38,7 @@ CHANGES: dict[str, tuple[list[str], bool]] = {
     "nothing": ([], True),
     "steps": (["--trainer.max_steps", str(STEPS + 20), "--extend"], True),
     "batch": (["--data.batch_size", "20", "--extend"], True),
-    "clip": (["--trainer.log_every_n_steps", "5"], True),
+    "logging": (["--trainer.log_every_n_steps", "5"], True),
     "workers": (["--data.num_workers", "1"], True),
     "seed": (["--seed_everything", "7"], False),
     "samples": (["--data.max_samples", "200"], False),
