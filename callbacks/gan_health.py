@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks.preview_batch import spread
+from callbacks.publish import log_values
 from callbacks.real_features import corpus_classifier
 from callbacks.run_files import CSVLog
 from callbacks.targets import Target, targets
@@ -148,12 +149,8 @@ class GanHealth(Callback):
             return
         figures = self.measure(trainer, pl_module)
         self._log.log_metrics(figures, trainer.global_step)
-        for logger in trainer.loggers:
-            if not isinstance(logger, CSVLog):  # self._log has written the values to health.csv
-                logger.log_metrics(
-                    {f"health/{name}": value for name, value in figures.items()},
-                    trainer.global_step,
-                )
+        named = {f"health/{name}": value for name, value in figures.items()}
+        log_values(trainer, named, trainer.global_step)
         troubles = {
             name for name, value in figures.items() if is_trouble(name.partition("/")[0], value)
         }
