@@ -86,6 +86,7 @@ class RunWandbLogger(WandbLogger):
             notes=options.get("notes"),
             mode=wandb_mode(),
         )
+        self._wandb_init.pop("anonymous")  # set by Lightning; W&B warns of it
 
     @property
     @rank_zero_experiment
@@ -122,17 +123,14 @@ class RunWandbLogger(WandbLogger):
 class RunTensorBoardLogger(TensorBoardLogger):
     """TensorBoard logger that logs no value twice when a run is resumed.
 
-    TensorBoard ignores the values after the checkpoint that the interrupted run has logged.
-
     Args:
         run_dir: Directory of the run.
-        step: Number of updates of the checkpoint that is trained further; None for a new run, and
-            for figures of a checkpoint.
+        purge_step: Update from which on TensorBoard ignores what the run has logged before; None
+            keeps all values.
     """
 
-    def __init__(self, run_dir: Path, step: int | None = None) -> None:
+    def __init__(self, run_dir: Path, purge_step: int | None = None) -> None:
         importlib.import_module("tensorboard")  # names the package if it is missing
-        purge_step = None if step is None else step + 1
         super().__init__(run_dir, name="", version="tensorboard", purge_step=purge_step)
 
     @rank_zero_only
@@ -156,7 +154,7 @@ def run_loggers(run: Run, checkpoint: dict[str, Any], options: Namespace) -> lis
     Raises:
         UserError: If an option needs a logger that is not enabled.
     """
-    wandb, step = options.wandb, checkpoint.get("global_step")
+    wandb, step = options.wandb, checkpoint.get("global_step", 0)
     unused = [f"wandb.{name}" for name, value in vars(wandb).items() if value]
     if unused and not wandb.project:
         raise UserError(f"--{unused[0]} needs W&B; add --wandb.project NAME, or leave it out")
@@ -164,9 +162,9 @@ def run_loggers(run: Run, checkpoint: dict[str, Any], options: Namespace) -> lis
         raise UserError(
             "--gradient_histograms needs a logger; add --tensorboard or --wandb.project NAME"
         )
-    loggers: list[Logger] = [CSVLog(run.path / "metrics.csv", step or 0)]
+    loggers: list[Logger] = [CSVLog(run.path / "metrics.csv", step)]
     if options.tensorboard:
-        loggers.append(RunTensorBoardLogger(run.path, step))
+        loggers.append(RunTensorBoardLogger(run.path, step + 1 if checkpoint else 0))
     if wandb.project:
         run_id = checkpoint.get("wandb_id")
         loggers.append(RunWandbLogger(run.path, vars(wandb), run_id, resumes=run_id is not None))

@@ -93,15 +93,15 @@ def add_parameters(parser: argparse.ArgumentParser, sweep: Sweep) -> None:
             type=kind,
             default=values,
             metavar="VALUE",
-            help=f"Values of {meaning(name)} (default: {shown}).",
+            help=f"{meaning(name)} (default: {shown}).",
         )
 
 
 def meaning(name: str) -> str:
-    """Return which option of train.py a parameter sets."""
-    if name not in OF_BOTH:
-        return f"--{name} of train.py"
-    return " and ".join(f"--{option}" for option in OF_BOTH[name][:2])
+    """Return the help text of a parameter."""
+    if name in OF_BOTH:
+        return f"Values of {name} of both networks of the GAN"
+    return "Configuration file of the runs" if name == "config" else "Values of this option"
 
 
 def points(sweep: Sweep, options: Mapping[str, Any]) -> Iterator[Point]:
