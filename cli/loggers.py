@@ -156,7 +156,7 @@ def run_loggers(run: Run, checkpoint: dict[str, Any], options: Namespace) -> lis
     """
     wandb, step = options.wandb, checkpoint.get("global_step", 0)
     unused = [f"wandb.{name}" for name, value in vars(wandb).items() if value]
-    if unused and not wandb.project:
+    if unused and not wandb.project and not checkpoint:
         raise UserError(f"--{unused[0]} needs W&B; add --wandb.project NAME, or leave it out")
     if options.gradient_histograms and not (wandb.project or options.tensorboard):
         raise UserError(

@@ -42,9 +42,10 @@ def plot(sweep: Sweep, table: Path) -> Path:
     low, high = min(scores, default=0.0), max(scores, default=1.0)
     best = max(scores, default=None) if sweep.maximize else min(scores, default=None)
     figure, ((panel,),) = panels(1, 1, figsize=(2.2 * (len(axes) + 1) + 1, 4))
-    import matplotlib
+    from matplotlib import colormaps
+    from matplotlib import pyplot as plt
 
-    colours = matplotlib.colormaps["viridis" if sweep.maximize else "viridis_r"]
+    colours = colormaps["viridis" if sweep.maximize else "viridis_r"]
     for row in rows:
         heights = [position(row[name], choices[name]) for name in axes]
         style: dict[str, Any] = {"color": "grey", "linestyle": "--", "linewidth": 1}
@@ -61,11 +62,14 @@ def plot(sweep: Sweep, table: Path) -> Path:
     names = [*(name.removeprefix("model.") for name in axes), sweep.metric]
     panel.set_xticks(range(len(names)), [name.replace("_optimizer.", "\n") for name in names])
     panel.set(yticks=[], xlim=(-0.3, len(axes) + 0.45), ylim=(-0.08, 1.08))
-    panel.set_title(f"Sweep {sweep.name}: {len(rows)} runs, best {sweep.metric} {show(best)}")
+    better = "higher" if sweep.maximize else "lower"
+    outcome = f"best {sweep.metric} {show(best)} ({better} is better)"
+    panel.set_title(f"Sweep {sweep.name}: {len(rows)} runs, {outcome}", fontsize=10)
     panel.spines[:].set_visible(False)
     panel.tick_params(length=0)
     path = table.with_suffix(".png")
     figure.savefig(path, dpi=100, bbox_inches="tight")
+    plt.close(figure)
     return path
 
 

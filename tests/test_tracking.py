@@ -224,6 +224,7 @@ def test_both_loggers_have_the_same_media(gan: Path) -> None:
     assert ours["image", "samples"] == [0, UPDATES]
     assert ours["image", "real"] == [0]
     assert ours["table", "texts"] == [0]
+    assert ours["table", "health"] == [UPDATES]
     names = {name for kind, name in ours if kind == "histogram"}
     assert any("generator" in name for name in names)
     assert any("discriminator" in name for name in names)
