@@ -1,5 +1,7 @@
 """Histograms of the gradients, for `--gradient_histograms`."""
 
+from typing import Any
+
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -74,7 +76,7 @@ def log_histograms(logger: Logger, found: dict[str, tuple[Tensor, Tensor]], step
     if isinstance(logger, WandbLogger):
         import wandb
 
-        values = {
+        values: Any = {
             f"gradients/{name}": wandb.Histogram(np_histogram=(counts.numpy(), edges.numpy()))
             for name, (counts, edges) in found.items()
         }

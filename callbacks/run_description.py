@@ -13,7 +13,7 @@ from callbacks.run_files import origin
 from common.files import ROOT
 from common.run import Run
 from lightning_modules.core.adversarial import AdversarialModule
-from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.module import GenerativeModule, plain
 
 # Entries of an optimizer's parameter groups that are no settings, or have no value to compare.
 NO_SETTINGS = ("params", "betas", "initial_lr", "lr", "foreach", "fused", "capturable")
@@ -39,7 +39,7 @@ def describe_run(
         accumulated = module.accumulate
     sections = {name: without_init_args(value) for name, value in config.items()}
     sections["model"] = {**sections["model"], **module.hparams}
-    return {
+    about = {
         "system": type(module).__name__,
         "data_module": type(data).__name__,
         "recipe": recipe(Run(trainer.default_root_dir).read().get("sources", [])),
@@ -59,6 +59,8 @@ def describe_run(
         **origin(),
         **sections,
     }
+    found: dict[str, Any] = plain(about)  # W&B would store numbers of restricted types as text
+    return found
 
 
 def without_init_args(value: Any) -> Any:

@@ -134,7 +134,7 @@ class RunTensorBoardLogger(TensorBoardLogger):
         super().__init__(run_dir, name="", version="tensorboard", purge_step=purge_step)
 
     @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing, because the callback `Tracking` logs the complete configuration."""
 
     @rank_zero_only

@@ -66,7 +66,10 @@ def test_every_sweep_can_be_started(name: str, capsys: pytest.CaptureFixture[str
 
 def started_here(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
     """Run train.py in this process, which saves the time of its start."""
-    with contextlib.redirect_stderr(io.StringIO()) as error, contextlib.redirect_stdout(None):
+    with (
+        contextlib.redirect_stderr(io.StringIO()) as error,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
         code = train.main(command[2:])
     return subprocess.CompletedProcess(command, code, "", error.getvalue())
 
