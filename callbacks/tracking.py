@@ -88,7 +88,7 @@ def log_hparams(logger: TensorBoardLogger, about: Mapping[str, Any], metric: str
     Args:
         logger: Logger of the run.
         about: Nested plain values; names are joined by dots.
-        metric: Name of the logged value that is shown beside them.
+        metric: Name of the logged value that the tab shows for each run.
     """
     from torch.utils.tensorboard.summary import hparams
 

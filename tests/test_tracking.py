@@ -370,7 +370,9 @@ def test_wandb_never_asks_for_a_login(
     monkeypatch.setenv("WANDB_MODE", "online")
     with pytest.raises(UserError, match="needs an API key; run `wandb login`"):
         wandb_mode()
-    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password key\n", "utf-8")
+    (tmp_path / "netrc").write_text(
+        "machine api.wandb.ai login user password key\n", encoding="utf-8"
+    )
     (tmp_path / "netrc").chmod(0o600)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     assert wandb_mode() == "online"
