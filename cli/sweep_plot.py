@@ -6,8 +6,6 @@ from typing import Any
 from callbacks.figures import panels
 from cli.sweeps import Sweep, read_rows
 
-NO_COLUMNS = ("run", "minutes")
-
 
 def position(text: str, choices: list[str]) -> float:
     """Return the position of a value on its axis in [0, 1]: the choices are evenly spaced."""
@@ -25,8 +23,8 @@ def sort_key(text: str) -> tuple[bool, float, str]:
 def plot(sweep: Sweep, table: Path) -> Path:
     """Draw the runs of a table as lines over the parameters and the metric.
 
-    The colour shows the metric, and the thick line is the best run. A run that became non-finite
-    is a dashed grey line that ends before the metric.
+    Parameters with one value are left out. The colour shows the metric, and the thick line is the
+    best run. A run that became non-finite is a dashed grey line that ends before the metric.
 
     Args:
         sweep: Sweep that the table belongs to.
@@ -36,8 +34,8 @@ def plot(sweep: Sweep, table: Path) -> Path:
         Path of the image, `sweep.png` in the same folder.
     """
     rows = read_rows(table)
-    axes = [name for name in rows[0] if name not in (*NO_COLUMNS, sweep.metric)]
-    choices = {name: sorted({row[name] for row in rows}, key=sort_key) for name in axes}
+    choices = {name: sorted({row[name] for row in rows}, key=sort_key) for name in sweep.values}
+    axes = [name for name, found in choices.items() if len(found) > 1] or list(sweep.values)[:1]
     scores = [float(row[sweep.metric]) for row in rows if row[sweep.metric] != "non-finite"]
     low, high = min(scores, default=0.0), max(scores, default=1.0)
     best = max(scores, default=None) if sweep.maximize else min(scores, default=None)

@@ -111,14 +111,33 @@ def points(sweep: Sweep, options: Mapping[str, Any]) -> Iterator[Point]:
         yield dict(zip(sweep.values, row))
 
 
-def run_name(sweep: Sweep, point: Point) -> str:
-    """Return the name of a run: each value that differs between runs, or from the file."""
-    shown = {
-        name.removeprefix("model."): point[name]
-        for name, values in sweep.values.items()
-        if len(values) > 1 or point[name] != text_of(values[0])
+def columns_of(sweep: Sweep, options: Mapping[str, Any]) -> list[str]:
+    """Return the parameters with several values, in the file or in `options`."""
+    return [name for name, one in sweep.values.items() if len(one) > 1 or len(options[name]) > 1]
+
+
+def folder_of(sweep: Sweep, options: Mapping[str, Any]) -> Path:
+    """Return the folder of the runs that can be compared with each other.
+
+    Runs with another constant than the file's, and those of a W&B sweep, have their own folder.
+    """
+    constants = {
+        name: text_of(options[name][0])
+        for name in sweep.values
+        if name not in columns_of(sweep, options)
     }
-    return ",".join(f"{name}={value}".replace("/", "_") for name, value in shown.items())
+    changed = [
+        f"{name}={value}".replace("/", "_")
+        for name, value in constants.items()
+        if value != text_of(sweep.values[name][0])
+    ]
+    return RUNS / sweep.name / os.environ.get("WANDB_SWEEP_ID", "") / ",".join(changed)
+
+
+def run_name(columns: list[str], point: Point) -> str:
+    """Return the name of a run: its values of the given parameters."""
+    named = [f"{name.removeprefix('model.')}={point[name]}" for name in columns]
+    return ",".join(named).replace("/", "_")
 
 
 def words_of(point: Point) -> list[str]:
@@ -199,27 +218,23 @@ def run_sweep(sweep: Sweep, options: Mapping[str, Any], project: str | None) -> 
     Returns:
         Path of the table, `sweep.csv`, which also holds the earlier runs of this sweep.
     """
-    # Each W&B sweep has its own runs.
-    folder = RUNS / sweep.name / os.environ.get("WANDB_SWEEP_ID", "")
+    folder, columns = folder_of(sweep, options), columns_of(sweep, options)
     grid = list(points(sweep, options))
-    columns = {
-        name: max(len(name), *(len(point[name]) for point in grid))
-        for name, values in sweep.values.items()
-        if len(values) > 1 or len(options[name]) > 1
-    }
-    widths = [*columns.values(), max(len(sweep.metric), 10), len("minutes")]
     heading = [*columns, sweep.metric, "minutes"]
+    widths = [max(len(name), *(len(point.get(name, "")) for point in grid), 10) for name in heading]
     print(table_row(heading, widths), flush=True)
     for count, point in enumerate(grid, 1):
-        name = run_name(sweep, point)
+        name = run_name(columns, point)
         print(f"run {count} of {len(grid)}: {name}", file=sys.stderr, flush=True)
         value = train(sweep, point, folder / name, project)
-        row = {key: text for key, text in point.items() if key in columns}
-        row[sweep.metric] = "non-finite" if value is None else f"{value:.6g}"
         timed = (folder / name / "throughput.csv").is_file()
-        row["minutes"] = f"{training_seconds(folder / name) / 60:.1f}" if timed else ""
-        print(table_row(list(row.values()), widths), flush=True)
-        add_row(folder / "sweep.csv", {"run": name, **row})
+        found = {
+            sweep.metric: "non-finite" if value is None else f"{value:.6g}",
+            "minutes": f"{training_seconds(folder / name) / 60:.1f}" if timed else "",
+        }
+        cells = [*(point[name] for name in columns), *found.values()]
+        print(table_row(cells, widths), flush=True)
+        add_row(folder / "sweep.csv", {"run": name, **point, **found})
     return folder / "sweep.csv"
 
 

@@ -14,7 +14,7 @@ import sweep as program
 import train
 from cli import sweeps
 from cli.sweep_plot import plot
-from cli.sweeps import Sweep, points, run_name, run_sweep, words_of
+from cli.sweeps import Sweep, columns_of, folder_of, points, run_name, run_sweep, words_of
 from common.errors import UserError
 from common.files import ROOT
 
@@ -40,10 +40,11 @@ def test_a_point_is_the_options_of_train_py() -> None:
         "--trainer.max_steps=1500",
         "--seed_everything=0",
     ]
-    assert run_name(sweep, last) == "lr=0.01,beta1=0.9"
-    assert (
-        run_name(sweep, {**last, "seed_everything": "1"}) == "lr=0.01,beta1=0.9,seed_everything=1"
-    )
+    assert run_name(columns_of(sweep, sweep.values), last) == "lr=0.01,beta1=0.9"
+    shorter = {**sweep.values, "trainer.max_steps": [500], "seed_everything": [0, 1]}
+    assert columns_of(sweep, shorter) == ["lr", "beta1", "seed_everything"]
+    assert folder_of(sweep, shorter) == sweeps.RUNS / "ring/trainer.max_steps=500"
+    assert folder_of(sweep, sweep.values) == sweeps.RUNS / "ring"
 
 
 @pytest.mark.parametrize("name", sorted(sweeps.sweeps()))
