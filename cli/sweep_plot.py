@@ -82,7 +82,7 @@ def draw_axis(panel: Any, place: int, ticks: list[tuple[float, str]]) -> None:
             textcoords="offset points",
             va="center",
             fontsize=8,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.5},
         )
 
 
