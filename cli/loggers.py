@@ -22,10 +22,9 @@ from callbacks.publish import log_table
 from callbacks.run_files import CSVLog
 from callbacks.tracking import Tracking
 from cli.recipes import read_config
-from cli.sampling.output import run_of
 from common.errors import UserError
 from common.files import atomic_save
-from common.run import Run
+from common.run import Run, run_of
 from lightning_modules.core.checkpoints import read_checkpoint
 
 
@@ -235,19 +234,19 @@ def log_figures(path: Path, figures: dict[str, float], signatures: dict[str, str
         figures: Values, keyed by name; the names have one prefix, such as "test/".
         signatures: Signature of each value: a text that describes how it was computed.
     """
-    run_dir = run_of(path)
-    if run_dir is None or not figures:
+    run = run_of(path)
+    if run is None or not run.config.is_file() or not figures:
         return
-    config = read_config(run_dir / "config.yaml")
+    config = read_config(run.config)
     options = config.get("wandb", {})
     if not (config.get("tensorboard") or options.get("project")):
         return
     checkpoint = read_checkpoint(path)
     loggers: list[Logger] = []
     if config.get("tensorboard"):
-        loggers.append(RunTensorBoardLogger(run_dir))
+        loggers.append(RunTensorBoardLogger(run.path))
     if options.get("project") and "wandb_id" in checkpoint:
-        loggers.append(RunWandbLogger(run_dir, options, checkpoint["wandb_id"]))
+        loggers.append(RunWandbLogger(run.path, options, checkpoint["wandb_id"]))
     step = checkpoint["global_step"]
     rows = [[name, f"{value:.6g}", signatures.get(name, "")] for name, value in figures.items()]
     prefix = next(iter(figures)).partition("/")[0]

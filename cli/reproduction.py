@@ -131,8 +131,6 @@ def run_model(name: str, entry: Entry, seed: int, project: str | None = None) ->
         resume = ["--ckpt_path", "last"] if state.checkpoint("last").exists() else []
         if project:
             resume += ["--wandb.project", project, "--wandb.group", f"reproduce/{name}"]
-        if project:
-            resume += ["--wandb.project", project, "--wandb.group", f"reproduce/{name}"]
         try:
             TrainCLI(["fit", *run, *resume])
         except SystemExit as stop:  # the run was complete

@@ -6,8 +6,8 @@ The files of an offline W&B run and the event files of TensorBoard are read back
 import argparse
 import io
 import json
-import shutil
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +89,11 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: value}
     inner = (flat(part, f"{prefix}.{name}" if prefix else name) for name, part in value.items())
     return {name: part for found in inner for name, part in found.items()}
+
+
+def wait_for_the_next_second() -> None:
+    """W&B names the folder of an offline run by the second of its start and the run's id."""
+    time.sleep(1 - time.time() % 1)
 
 
 def wandb_files(run: Path) -> list[Path]:
@@ -283,10 +288,9 @@ def test_a_resumed_run_continues_without_repeating_options_or_values(offline: Pa
     first += ["--trainer.val_check_interval", "2", "--trainer.limit_val_batches", "1"]
     first += ["--checkpoint.keep_every_n_train_steps", str(RESUMED_AT)]
     assert train.main(first) == 0
-    kept = shutil.copy(
-        run / f"checkpoints/kept/{RESUMED_AT}.ckpt", run / "checkpoints/earlier.ckpt"
-    )
+    kept = run / f"checkpoints/kept/{RESUMED_AT}.ckpt"
     more = ["--ckpt_path", str(kept), "--trainer.max_steps", str(MORE_UPDATES), "--extend"]
+    wait_for_the_next_second()
     assert train.main([*argv[:1], "--run_dir", str(run), *more]) == 0
     files = wandb_files(run)
     assert len(files) == 2
@@ -312,7 +316,9 @@ def test_a_resumed_run_continues_without_repeating_options_or_values(offline: Pa
     # `test` and `evaluate.py` log to the same run.
     last = str(run / "checkpoints/last.ckpt")
     config = str(run / "config.yaml")
+    wait_for_the_next_second()
     assert train.main(["test", "--config", config, "--ckpt_path", last]) == 0
+    wait_for_the_next_second()
     evaluated(Path(last))
     files = wandb_files(run)
     assert len(files) == 4
