@@ -34,6 +34,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     runner.add_argument(
         "--seeds", default="0", help="Seeds of the runs, such as 0-2 or 0,3 (default: 0)."
     )
+    runner.add_argument(
+        "--wandb.project",
+        dest="project",
+        metavar="NAME",
+        help="Also log the runs to this Weights & Biases project, as one group.",
+    )
     return parser.parse_args(argv)
 
 
@@ -46,7 +52,7 @@ def program(argv: list[str]) -> None:
         print(results.listing())
         return
     if options.command == "run":
-        result = reproduction.reproduce(options.id, parse_seeds(options.seeds))
+        result = reproduction.reproduce(options.id, parse_seeds(options.seeds), options.project)
         published = reproduction.registry()[options.id].get("published")
         print(f"{options.id}: {result['value']:.5g} (published {published})")
     (ROOT / "RESULTS.md").write_text(results.render(), encoding="utf-8")

@@ -19,8 +19,11 @@ options of one class. Other options:
     --extend               Accept that another length of a resumed run changes the learning rate.
     --init_from FILE       Checkpoint that initialises the weights of a new run.
     --compile BACKEND      Compile the networks with a torch.compile backend, such as inductor.
-    --wandb PROJECT        Also log to this Weights & Biases project; offline without an API key.
+    --wandb.project NAME   Also log to this Weights & Biases project; offline without an API key.
+                           --wandb.group, tags, notes and name describe the run; --wandb.artifacts
+                           true saves its checkpoints and samples.
     --tensorboard          Also log to TensorBoard.
+    --gradient_histograms  Log histograms of the gradients, to either of the two.
     --dry_run              Print the configuration, layers, data sizes and steps, then exit.
 """
 

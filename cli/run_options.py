@@ -5,6 +5,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.fid import FID
 from callbacks.previews import Previews
+from cli.loggers import WandbOptions
 
 # Options that concern one start of the program only, so config.yaml does not contain them.
 START_OPTIONS = (
@@ -36,13 +37,13 @@ def add_run_options(parser: LightningArgumentParser) -> None:
         metavar="BACKEND",
         help="Compile the networks with this torch.compile backend, such as inductor.",
     )
-    parser.add_argument(
-        "--wandb",
-        type=str | None,
-        metavar="PROJECT",
-        help="Also log to this Weights & Biases project; offline without an API key.",
-    )
+    parser.add_class_arguments(WandbOptions, "wandb")
     parser.add_argument("--tensorboard", action="store_true", help="Also log to TensorBoard.")
+    parser.add_argument(
+        "--gradient_histograms",
+        action="store_true",
+        help="Log a histogram of each parameter's gradient per logging interval.",
+    )
     parser.add_argument(
         "--dry_run",
         action="store_true",

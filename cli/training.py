@@ -34,7 +34,7 @@ from cli.environment import (
     skip_search_for_gpus,
 )
 from cli.init_weights import init_from
-from cli.loggers import close_wandb, run_loggers
+from cli.loggers import close_wandb, log_figures, run_loggers, tracking
 from cli.parser_messages import parser_message
 from cli.resume import (
     Changes,
@@ -239,10 +239,8 @@ class TrainCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         loggers = []
         if self.subcommand == "fit" and config.logger is not False:
-            own = run_loggers(
-                self.run.path, self.checkpoint, self.options.wandb, self.options.tensorboard
-            )
-            loggers = [*as_list(config.logger), *own]
+            own = run_loggers(self.run, self.checkpoint, self.options)
+            loggers = as_list(config.logger) + own
         trainer: Trainer = super().instantiate_trainer(
             default_root_dir=str(self.run.path),
             logger=loggers,
@@ -266,6 +264,7 @@ class TrainCLI(LightningCLI):
             Resume(self.options.extend),
             RunSummary(yaml.safe_dump(shown, sort_keys=False)),
             NonFiniteGuard(),
+            *tracking(self.options, self.saved_config),
             Throughput(),
             self._get(self.config_init, "previews"),
         ]
@@ -311,22 +310,18 @@ class TrainCLI(LightningCLI):
             with self.run.training() if records else contextlib.nullcontext():
                 self._run_trainer(subcommand)
         finally:
-            close_wandb(self.trainer.loggers)
+            close_wandb()
         if self.trainer.is_global_zero:
             self._print_results()
 
     def _run_trainer(self, subcommand: str) -> None:
         """Call `trainer.fit`, `trainer.validate` or `trainer.test`."""
-        method = {
-            "fit": self.trainer.fit,
-            "validate": self.trainer.validate,
-            "test": self.trainer.test,
-        }[subcommand]
+        method = getattr(self.trainer, subcommand)
         arguments = {"ckpt_path": self.options.ckpt_path, "weights_only": True}
         if subcommand != "fit":
             arguments["verbose"] = False
         try:
-            method(self.model, datamodule=self.datamodule, **arguments)  # type: ignore[operator]
+            method(self.model, datamodule=self.datamodule, **arguments)
         except RuntimeError as error:
             if "loading state_dict" in str(error):
                 raise UserError(
@@ -341,8 +336,11 @@ class TrainCLI(LightningCLI):
             raise
 
     def _print_results(self) -> None:
-        for name, value in self.trainer.callback_metrics.items():
-            if name.startswith(("val/", "test/")):
-                print(f"{name} {value.item():.6g}  {self.model.signatures.get(name, '')}".rstrip())
+        logged, signatures = self.trainer.callback_metrics, self.model.signatures
+        figures = {key: v.item() for key, v in logged.items() if key.startswith(("val/", "test/"))}
+        for name, value in figures.items():
+            print(f"{name} {value:.6g}  {signatures.get(name, '')}".rstrip())
+        if self.subcommand == "test":
+            log_figures(Path(self.options.ckpt_path), figures, signatures)
         if self.subcommand == "fit":
             print(f"run: {self.run.path}\nsamples: {self.run.path / 'samples'}")

@@ -135,6 +135,8 @@ def options_of_train() -> set[str]:
 
     from pytorch_lightning import Trainer
 
+    from cli.loggers import WandbOptions
+
     arguments = {
         f"--{key}.{name}"
         for key, folder in FOLDERS.items()
@@ -143,6 +145,7 @@ def options_of_train() -> set[str]:
         for name in init_parameters(cls)
     }
     arguments |= {f"--trainer.{name}" for name in inspect.signature(Trainer).parameters}
+    arguments |= {f"--wandb.{name}" for name in inspect.signature(WandbOptions).parameters}
     own = {"--config", "--ckpt_path", "--model", "--data", "--trainer", "--seed_everything"}
     return arguments | own | added_options("cli/run_options.py")
 

@@ -210,11 +210,11 @@ WRONG: dict[str, tuple[str, ...]] = {
     "reproduce run vae-mnist-nll --seeds 3-1": ("--seeds 3-1: the range is empty", "first"),
     "reproduce run vae-mnist-nll --sed 1": ("--sed: there is no such option", "--seeds"),
     "reproduce list all": ("all belongs to no option", "put quotes around a value"),
-    "sweep --lr -1": ("--lr must be >0", "got -1"),
-    "sweep --beta1 1": ("--beta1 must be >=0 and <1", "got 1"),
-    "sweep --max_steps 0": ("--max_steps must be >0", "got 0"),
-    "sweep --lrs 3": ("--lrs: there is no such option", "did you mean --lr?"),
-    "sweep ring": ("ring belongs to no option", "put quotes around a value"),
+    "sweep": ("sweep", "--help` lists the options"),
+    "sweep rng": ("rng: there is no such sweep", "give one of dcgan, gpt, pix2pix, ring, vae"),
+    "sweep ring --lr x": ("--lr must be a number", "got x"),
+    "sweep ring --lrs 3": ("--lrs: there is no such option", "did you mean --lr?"),
+    "sweep vae --model.latent_dim": ("--model.latent_dim needs a value", "VALUE"),
 }
 
 

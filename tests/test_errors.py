@@ -445,7 +445,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     f"evaluate {LAST} --device gpuu": ("--device gpuu", "give cpu"),
     "evaluate {d}/empty --against {d}/tiny.yaml": ("{d}/empty has 0 images", "give at least 10"),
     # sweep.py
-    "sweep --lr fast": ("--lr must be a number", "got fast"),
+    "sweep ring --lr fast": ("--lr must be a number", "got fast"),
     # reproduce.py
     "reproduce run vae-mnst": (
         "vae-mnst: there is no such reproduction",
