@@ -133,7 +133,9 @@ def test_random_run(seed: int, tmp_path: Path) -> None:
 
     kill(argv("cut"), tmp_path / "cut", tmp_path / "cut.log", chance)
     run = Run(tmp_path / "cut")
-    assert run.state in ("interrupted", "finished"), (tmp_path / "cut.log").read_text("utf-8")
+    assert run.state in ("interrupted", "finished"), (tmp_path / "cut.log").read_text(
+        encoding="utf-8"
+    )
     checkpoint = torch.load(run.checkpoint("last"), weights_only=True)
     shutil.copytree(run.path, tmp_path / "twin")
     first = tmp_path / "first.jsonl"
