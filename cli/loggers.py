@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import urlparse
 
 from jsonargparse import Namespace
@@ -23,7 +23,6 @@ from callbacks.run_files import CSVLog
 from callbacks.tracking import Tracking
 from cli.recipes import read_config
 from common.errors import UserError
-from common.files import atomic_save
 from common.run import Run, run_of
 from lightning_modules.core.checkpoints import read_checkpoint
 
@@ -53,8 +52,8 @@ class RunWandbLogger(WandbLogger):
     """W&B logger that logs no value twice when a run is resumed.
 
     A resumed run repeats the updates after its checkpoint. The values of these updates are left
-    out if the run has logged them before. The last logged update of each value is recorded in the
-    file `logged.json` beside the files of W&B.
+    out if the run has logged them before. What has been logged is recorded in the file
+    `logged.jsonl` beside the files of W&B: a line with id, update and names per call.
 
     Args:
         run_dir: Directory of the run.
@@ -70,11 +69,9 @@ class RunWandbLogger(WandbLogger):
         run_id: str | None,
         resumes: bool = False,
     ) -> None:
-        self._record = run_dir / "wandb" / "logged.json"
-        self._before: dict[str, int] = {}
-        if resumes and self._record.is_file():
-            self._before = json.loads(self._record.read_text(encoding="utf-8"))
-        self._last = dict(self._before)
+        self._record = run_dir / "wandb" / "logged.jsonl"
+        self._file: TextIO | None = None
+        self._before = last_updates(self._record, run_id) if resumes and run_id else {}
         super().__init__(
             project=options["project"],
             name=options.get("name") or run_name(run_dir),
@@ -85,7 +82,7 @@ class RunWandbLogger(WandbLogger):
             notes=options.get("notes"),
             mode=wandb_mode(),
         )
-        self._wandb_init.pop("anonymous")  # set by Lightning; W&B warns of it
+        self._wandb_init.pop("anonymous", None)  # set by Lightning; W&B warns of it
 
     @property
     @rank_zero_experiment
@@ -113,10 +110,30 @@ class RunWandbLogger(WandbLogger):
             }
             if not metrics:
                 return
-            self._last |= dict.fromkeys(metrics, step)
-            text = json.dumps(self._last)
-            atomic_save(self._record, lambda file: file.write(text.encode()))
+            run_id = self.experiment.id
+            if self._file is None:
+                self._record.parent.mkdir(exist_ok=True)
+                self._file = open(self._record, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+            self._file.write(json.dumps([run_id, step, *metrics]) + "\n")
         super().log_metrics(metrics, step)
+
+
+def last_updates(record: Path, run_id: str) -> dict[str, int]:
+    """Return the last logged update of each value of a W&B run, keyed by name.
+
+    Args:
+        record: Path of `logged.jsonl`.
+        run_id: Identifier of the W&B run.
+    """
+    found: dict[str, int] = {}
+    for line in record.read_text(encoding="utf-8").splitlines() if record.is_file() else ():
+        try:
+            owner, step, *names = json.loads(line)
+        except ValueError:  # the run was killed while it wrote this line
+            continue
+        if owner == run_id:
+            found |= {name: max(step, found.get(name, -1)) for name in names}
+    return found
 
 
 class RunTensorBoardLogger(TensorBoardLogger):

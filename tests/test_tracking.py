@@ -27,8 +27,9 @@ import train
 from callbacks.gradient_histograms import BINS, histograms
 from callbacks.publish import markdown_cell, publish
 from callbacks.run_description import optimizer_settings, recipe
+from cli import reproduction
 from cli.evaluation import program
-from cli.loggers import run_name, wandb_mode
+from cli.loggers import last_updates, run_name, wandb_mode
 from common.errors import UserError
 from common.files import ROOT
 from tests.runs import differences, tiny_config
@@ -384,6 +385,32 @@ def test_wandb_never_asks_for_a_login(
     assert wandb_mode() == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert wandb_mode() == "disabled"
+
+
+def test_seeds_of_a_reproduction_form_a_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def start(words: list[str]) -> None:
+        started.append(words)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cli.training.TrainCLI", start)
+    monkeypatch.setattr(reproduction, "RUNS", tmp_path)
+    for seed in (0, 1):
+        with pytest.raises(KeyboardInterrupt):
+            reproduction.reproduce("vae-mnist-nll", [seed], "mine")
+    group = ["--wandb.project", "mine", "--wandb.group", "reproduce/vae-mnist-nll"]
+    assert [words[-4:] for words in started] == [group, group]
+
+
+def test_logged_updates_are_those_of_one_run(tmp_path: Path) -> None:
+    record = tmp_path / "logged.jsonl"
+    assert last_updates(record, "b") == {}
+    lines = ['["a", 50, "x"]', '["b", 10, "x", "y"]', '["b", 20, "x"]', '["b", 30, "x']
+    record.write_text("\n".join(lines), encoding="utf-8")
+    assert last_updates(record, "b") == {"x": 20, "y": 10}
 
 
 def test_histograms_count_every_element() -> None:
