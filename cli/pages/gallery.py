@@ -1,0 +1,76 @@
+"""The gallery docs/gallery.md: images and texts of the systems, and the commands that made them."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cli.pages.systems import system_names, title
+from common.files import ROOT
+
+DOCS = ROOT / "docs"
+HEAD = """# Gallery
+
+Images and texts that this code generated, with the command that trained the model and how long it took.
+
+`make gallery` makes images anew from the runs on disk and writes this page from `docs/gallery.yaml`.
+"""
+OPENMOJI = " Derived from [OpenMoji](https://openmoji.org), CC BY-SA 4.0."
+
+
+def entries() -> list[dict[str, Any]]:
+    """Return the entries of docs/gallery.yaml, sorted in the order of the systems."""
+    order = system_names()
+    found = yaml.safe_load((DOCS / "gallery.yaml").read_text(encoding="utf-8"))
+    return sorted(found, key=lambda entry: order.index(entry["system"]))
+
+
+def gallery_page() -> str:
+    """Return the Markdown of docs/gallery.md."""
+    lines, system = [HEAD], ""
+    shown = entries()
+    for entry in shown:
+        if entry["system"] != system:
+            system = entry["system"]
+            lines.append(f"## {title(system)[0]}\n\n[The system](systems/{system}.md)\n")
+        if "image" in entry:
+            lines.append(f"![{entry['what'].partition('. ')[0].rstrip('.')}]({entry['image']})\n")
+        else:
+            lines.append(f"> {entry['text']}\n")
+        sampled = (
+            f", then `python sample.py CHECKPOINT {entry['sample']}`" if "sample" in entry else ""
+        )
+        lines.append(
+            f"{entry['what']} Trained with `{entry['train']}` ({entry['took']}){sampled}."
+            f"{OPENMOJI if entry.get('emoji') else ''}\n"
+        )
+    without = [title(name)[0] for name in system_names() if name not in _systems(shown)]
+    if without:
+        lines.append(f"Systems without an entry: {', '.join(without)}.\n")
+    return "\n".join(lines)
+
+
+def _systems(shown: list[dict[str, Any]]) -> set[str]:
+    return {entry["system"] for entry in shown}
+
+
+def rebuild() -> list[str]:
+    """Make the images of all checkpoints on disk anew, and write the page; return their names.
+
+    An entry whose checkpoint does not exist keeps its image.
+    """
+    made = []
+    for entry in entries():
+        checkpoint = ROOT / entry.get("checkpoint", "")
+        if not checkpoint.is_file():
+            continue
+        from cli.sampling.command import run  # imports torch
+
+        with tempfile.TemporaryDirectory() as folder:
+            run([str(checkpoint), *entry["sample"].split(), "--out", folder])
+            shutil.copyfile(Path(folder, "grid.png"), DOCS / entry["image"])
+        made.append(entry["image"])
+    (DOCS / "gallery.md").write_text(gallery_page(), encoding="utf-8")
+    return made
