@@ -1,8 +1,8 @@
 """Write the pages of the documentation: `python pages.py site|gallery`.
 
-    site       Write the sources of the site to `site/pages/`; `make docs` builds the site from them.
-    gallery    Make the images of docs/gallery.yaml anew from the runs on disk, and write
-               docs/gallery.md (`make gallery`).
+site       Write the sources of the site to `site/pages/`; `make docs` builds the site from them.
+gallery    Make the images of docs/gallery.yaml anew from the runs on disk, and write
+           docs/gallery.md (`make gallery`).
 """
 
 import sys

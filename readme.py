@@ -6,7 +6,6 @@ The texts of the table are the docstrings of the systems, their recipes and thei
 import re
 import sys
 
-from cli.pages.systems import table
 from common.errors import run
 from common.files import ROOT
 
@@ -16,6 +15,8 @@ HEADINGS = {"README.md": (), "README.ko.md": ("첫 명령", "결과 (논문)")}
 
 def with_table(text: str, *headings: str) -> str:
     """Return the text of a README with a new table of systems."""
+    from cli.pages.systems import table  # imports packages of the environment
+
     return re.sub(
         f"{re.escape(BEGIN)}.*{re.escape(END)}",
         lambda _: f"{BEGIN}\n{table(*headings)}\n{END}",

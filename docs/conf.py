@@ -7,7 +7,10 @@ its search and its math need a server or a network. The pages in `site/pages/` a
 `python pages.py site`.
 """
 
+from docutils.nodes import Element, SkipNode
 from latex2mathml.converter import convert
+from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
 
 project = "Maquette"
 extensions = ["myst_parser"]
@@ -23,26 +26,22 @@ highlight_language = "text"
 nitpicky = True
 
 
-def inline_math(translator, node) -> None:  # type: ignore[no-untyped-def]
+html_math_renderer = "mathml"
+
+
+def inline_math(translator: HTML5Translator, node: Element) -> None:
     """Write an inline equation as MathML."""
     translator.body.append(convert(node.astext()))
-    from docutils.nodes import SkipNode
-
     raise SkipNode
 
 
-def block_math(translator, node) -> None:  # type: ignore[no-untyped-def]
+def block_math(translator: HTML5Translator, node: Element) -> None:
     """Write a displayed equation as MathML."""
     mathml = convert(node.astext(), display="block")
     translator.body.append(f'<div class="math">{mathml}</div>')
-    from docutils.nodes import SkipNode
-
     raise SkipNode
 
 
-def setup(app) -> None:  # type: ignore[no-untyped-def]
-    """Register the writer of equations."""
+def setup(app: Sphinx) -> None:
+    """Register the writers of equations."""
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
-
-
-html_math_renderer = "mathml"

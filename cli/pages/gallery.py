@@ -13,9 +13,9 @@ from common.files import ROOT
 DOCS = ROOT / "docs"
 HEAD = """# Gallery
 
-Images and texts that this code generated, with the command that trained the model and how long it took.
+Images and texts that this code generated, with the command that trained the model and its duration.
 
-`make gallery` makes images anew from the runs on disk and writes this page from `docs/gallery.yaml`.
+`make gallery` writes this page from `docs/gallery.yaml`, and makes images anew from runs on disk.
 """
 OPENMOJI = " Derived from [OpenMoji](https://openmoji.org), CC BY-SA 4.0."
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from common.errors import UserError
 from common.files import ROOT
 
+EQUATIONS = "paper-equations-and-departures"  # anchor of the section with a system's docstring
+
 
 def top_level(path: Path) -> dict[str, int]:
     """Return the line of each top-level class and function of a Python file, keyed by name."""
@@ -72,7 +74,7 @@ def with_equations(code: str, known: dict[str, str]) -> str:
         if match[1] not in known:
             return match[0]
         text = html.escape(known[match[1]]).replace("\n", "&#10;")
-        return f'<a class="equation" href="#paper-equations-and-departures" title="{text}">{match[0]}</a>'
+        return f'<a class="equation" href="#{EQUATIONS}" title="{text}">{match[0]}</a>'
 
     return re.sub(
         r'(?<=class="c1">)[^<]*|(?<=class="sd">)[^<]*',

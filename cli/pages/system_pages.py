@@ -1,5 +1,6 @@
-"""One page per system: its docstring, source, recipes and results, and the notes of docs/systems/."""
+"""One page per system: docstring, source, recipes, results, and the notes of docs/systems/."""
 
+import ast
 from pathlib import Path
 
 from cli.classes import classes_in
@@ -41,11 +42,12 @@ def system_page(system: str, links: Links) -> str:
     base = DOCS / page
     (name, what), (intro, rest) = title(system), notes(system)
     body = docstring(system).partition("\n\n")[2]
-    code_starts = path.read_text(encoding="utf-8").index('"""', 3) + 3
-    first_line = path.read_text(encoding="utf-8")[:code_starts].count("\n") + 2
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    first_line = (tree.body[0].end_lineno or 0) + 2  # after the docstring and a blank line
     classes = [one for one, paths in classes_in(FOLDER).items() if path.stem in paths[0].split(".")]
     options = ", ".join(f"[{one}](../options/model/{one}.md)" for one in classes)
     results = result_table(system)
+    code = RAW % highlighted(path, docstring(system), first_line)
 
     def linked(text: str) -> str:
         return links.rewrite(text, base, page)
@@ -59,6 +61,6 @@ def system_page(system: str, links: Links) -> str:
         linked(rest),
         f"## Recipes\n\n{linked(recipes)}",
         f"## Results\n\n{results}" if results else "",
-        f"## The code\n\n{outline(path)}\n\n{RAW % highlighted(path, docstring(system), first_line)}",
+        f"## The code\n\n{outline(path)}\n\n{code}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
