@@ -13,7 +13,7 @@ from common.files import ROOT
 DOCS = ROOT / "docs"
 # Code is left as it is. A link's text may contain brackets.
 LINK = re.compile(
-    r"(?P<code>^(?P<fence>```+|~~~+).*?^(?P=fence)$|`[^`\n]*`)"
+    r"(?P<code>^(?P<fence>```+|~~~+).*?^(?P=fence)$|`(?:[^`\n]|\n(?!\n))*`)"
     r"|(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^()\s]+)\)",
     re.MULTILINE | re.DOTALL,
 )
