@@ -126,6 +126,7 @@ def check(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     elif name == "sample.py":
         check_sample(words, monkeypatch)
     elif name == "evaluate.py":
+        monkeypatch.setattr(evaluation, "check", lambda options: options)  # the files are missing
         evaluation.parse(words)
     elif name == "reproduce.py":
         options = reproduce.parse(words)

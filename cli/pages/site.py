@@ -17,10 +17,9 @@ SECTIONS = {
     "Systems": "systems",
     "Concepts": "concepts",
     "How to": "howto",
-    "Options of systems": "options/model",
-    "Options of data": "options/data",
     "Reference": "",
 }
+OPTIONS = {"model": "Options of systems", "data": "Options of data"}
 
 
 def pages(links: Links) -> dict[str, str]:
@@ -36,6 +35,9 @@ def pages(links: Links) -> dict[str, str]:
             continue
         found[page.as_posix()] = links.rewrite(path.read_text(encoding="utf-8"), path, page)
     found |= option_pages()
+    for key, title in OPTIONS.items():
+        names = [name.removesuffix(".md") for name in found if name.startswith(f"options/{key}/")]
+        found[f"options-{key}.md"] = f"# {title}\n\n{toctree(names, 'maxdepth: 1')}"
     found["index.md"] += navigation(found)
     return found
 
@@ -54,9 +56,14 @@ def navigation(found: dict[str, str]) -> str:
             names = [f"systems/{name}" for name in system_names()]
         else:
             names.sort(key=lambda n: order.index(n) if n in order else len(order))
-        lines = "\n".join(names)
-        text += f"\n```{{toctree}}\n:hidden:\n:caption: {section}\n\n{lines}\n```\n"
+        text += "\n" + toctree(names, "hidden:", f"caption: {section}")
     return text
+
+
+def toctree(names: list[str], *options: str) -> str:
+    """Return a table of contents in MyST."""
+    lines = [*(f":{option}" for option in options), "", *names]
+    return "```{toctree}\n" + "\n".join(lines) + "\n```\n"
 
 
 def source_page(path: Path) -> str:
