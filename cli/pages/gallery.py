@@ -1,6 +1,6 @@
 """The gallery docs/gallery.md: images and texts of the systems, and the commands that made them."""
 
-import shutil
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,10 @@ def gallery_page() -> str:
             lines.append(f"![{entry['what'].partition('. ')[0].rstrip('.')}]({entry['image']})\n")
         else:
             lines.append(f"> {entry['text']}\n")
-        sampled = (
-            f", then `python sample.py CHECKPOINT {entry['sample']}`" if "sample" in entry else ""
-        )
+        sampled = ""
+        if "sample" in entry:
+            read = f" --prompt - < {entry['prompts']}" if "prompts" in entry else ""
+            sampled = f", then `python sample.py {entry['checkpoint']} {entry['sample']}{read}`"
         lines.append(
             f"{entry['what']} Trained with `{entry['train']}` ({entry['took']}){sampled}."
             f"{OPENMOJI if entry.get('emoji') else ''}\n"
@@ -56,6 +57,16 @@ def _systems(shown: list[dict[str, Any]]) -> set[str]:
     return {entry["system"] for entry in shown}
 
 
+def save_enlarged(source: Path, target: Path) -> None:
+    """Copy an image; one that is narrower than 500 pixels is enlarged by an integer factor."""
+    from PIL import Image
+
+    with Image.open(source) as image:
+        factor = -(-500 // image.width)
+        size = (image.width * factor, image.height * factor)
+        image.resize(size, Image.Resampling.NEAREST).save(target, optimize=True)
+
+
 def rebuild() -> list[str]:
     """Make the images of all checkpoints on disk anew, and write the page; return their names.
 
@@ -68,9 +79,13 @@ def rebuild() -> list[str]:
             continue
         from cli.sampling.command import run  # imports torch
 
+        words = shlex.split(entry["sample"])
+        if "prompts" in entry:
+            prompts = (ROOT / entry["prompts"]).read_text(encoding="utf-8").splitlines()
+            words += [f"--prompt={prompt}" for prompt in prompts]
         with tempfile.TemporaryDirectory() as folder:
-            run([str(checkpoint), *entry["sample"].split(), "--out", folder])
-            shutil.copyfile(Path(folder, "grid.png"), DOCS / entry["image"])
+            run([str(checkpoint), *words, "--out", folder])
+            save_enlarged(Path(folder, "grid.png"), DOCS / entry["image"])
         made.append(entry["image"])
     (DOCS / "gallery.md").write_text(gallery_page(), encoding="utf-8")
     return made
