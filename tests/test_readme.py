@@ -1,6 +1,8 @@
 """The two READMEs: length, table of systems, links, and equal commands in both languages."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -36,6 +38,21 @@ def test_languages_have_the_same_commands_links_and_sections() -> None:
         assert sorted(re.findall(pattern, english, re.MULTILINE)) == sorted(
             re.findall(pattern, korean, re.MULTILINE)
         )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("train.py fit --config configs/vae/openmoji.yaml", "train.py runs", "sample.py x.ckpt"),
+        *("evaluate.py x.ckpt", "reproduce.py list", "sweep.py", "readme.py", "pages.py site"),
+    ],
+)
+def test_outside_of_the_environment_one_line_says_what_to_do(words: str) -> None:
+    command = [sys.executable, "-S", *words.split()]  # -S: without installed packages
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode != 0
+    assert re.fullmatch(r"error: the package .* is not installed.*\n", done.stderr)
+    assert ".venv/bin/activate" in done.stderr
 
 
 def test_activation_is_said_once() -> None:

@@ -36,7 +36,8 @@ def gallery_page() -> str:
             system = entry["system"]
             lines.append(f"## {title(system)[0]}\n\n[The system](systems/{system}.md)\n")
         if "image" in entry:
-            lines.append(f"![{entry['what'].partition('. ')[0].rstrip('.')}]({entry['image']})\n")
+            short = entry["what"].partition(". ")[0].rstrip(".").replace("`", "")
+            lines.append(f"![{short}]({entry['image']})\n")
         else:
             lines.append(f"> {entry['text']}\n")
         sampled = ""
