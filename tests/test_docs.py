@@ -2,12 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from cli.pages import gallery, links, option_pages, site, source_code, systems
 from common.errors import UserError
 from common.files import ROOT
+from lightning_modules.vae import standard_normal_kl
 from tests.commands import COMMANDS, check, reason
 
 CHECKED = [line for line in COMMANDS if reason(line) is None]
@@ -97,6 +100,29 @@ def test_option_pages_have_every_option() -> None:
     assert "`--model.beta`\n: Weight of the KL term" in page
     assert page.count("\n: ") == page.count("\n`--model.") > 15
     assert "## Network" in page
+
+
+def test_frozen_encoder_of_the_example() -> None:
+    text = (ROOT / "docs/howto/add_a_metric.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    model = names["FrozenEncoderVAE"](image_shape=[1, 8, 8])
+    frozen = {name for name, one in model.named_parameters() if not one.requires_grad}
+    assert frozen == {name for name, _ in model.named_parameters() if name.startswith("encoder.")}
+
+
+def test_values_of_kl_in_the_table() -> None:
+    text = (ROOT / "docs/concepts/latent_space.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 4
+    for sigma, forward, backward in rows:
+        log_var = 2 * torch.tensor([[float(sigma)]]).log()
+        assert standard_normal_kl(0 * log_var, log_var).item() == pytest.approx(
+            float(forward), abs=0.005
+        )
+        reverse = standard_normal_kl(0 * log_var, -log_var).item()  # scale x by 1 / sigma
+        assert reverse == pytest.approx(float(backward), abs=0.005)
 
 
 def test_gallery_is_current() -> None:
