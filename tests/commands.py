@@ -55,7 +55,8 @@ COMMANDS = sorted({one for page in PAGES for one in commands_in(page.read_text(e
 @cache
 def runs() -> dict[str, str]:
     """Recipe or class of each run directory that the pages name, from the `fit` commands."""
-    found = {"runs/dalle/dalle/seed0": "configs/dalle/openmoji.yaml"}
+    found = {"runs/dalle/dalle/seed0": "configs/dalle/openmoji.yaml"}  # of `make dalle`
+    found |= {f"runs/reproduce/{name}/seed0": one["config"] for name, one in registry().items()}
     for one in COMMANDS:
         if run := re.search(r"--config (\S+).* --run_dir (\S+)", one):
             found[run[2]] = run[1]
@@ -121,11 +122,11 @@ def check(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     line = line.replace("$RUN", "runs/celeba").replace(
         "$RESUME", ""
     )  # variables of the SLURM script
-    program, *words = shlex.split(line)
+    program, *words = shlex.split(line.partition(" < ")[0])
     if program == "make":
         return check_make(words)
     assert program == "python", line
-    name, words = words[0], [word for word in words[1:] if word != "<"]
+    name, *words = words
     if name == "train.py":
         check_train(words)
     elif name == "sample.py":

@@ -87,13 +87,15 @@ def highlighted(path: Path, docstring: str = "", first_line: int = 1) -> str:
     """Return a source file as HTML; line n has the anchor `Ln`.
 
     Args:
-        path: Python or YAML file.
+        path: Text file.
         docstring: Docstring with the equations that comments refer to.
         first_line: First line that is shown.
     """
     from pygments import highlight
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import get_lexer_for_filename
+    from pygments.lexers.special import TextLexer
+    from pygments.util import ClassNotFound
 
     text = "\n".join(path.read_text(encoding="utf-8").splitlines()[first_line - 1 :])
     formatter = HtmlFormatter(
@@ -103,6 +105,10 @@ def highlighted(path: Path, docstring: str = "", first_line: int = 1) -> str:
         anchorlinenos=True,
         wrapcode=False,
     )
-    code = highlight(text, get_lexer_for_filename(path.name, stripnl=False), formatter)
+    try:
+        lexer = get_lexer_for_filename(path.name, stripnl=False)
+    except ClassNotFound:  # a file such as LICENSE
+        lexer = TextLexer(stripnl=False)
+    code = highlight(text, lexer, formatter)
     code = re.sub(r'(name|id|href)="(#?)L-(\d+)"', r'\1="\2L\3"', code)
     return with_equations(code, equations(docstring)).strip()
