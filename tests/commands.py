@@ -85,7 +85,7 @@ def check_train(words: list[str]) -> None:
     if not words or "--model.help" in words or "--data.help" in words:
         assert train.main(words) == 0
         return
-    text = re.sub(r" --(init_from|data\.tokenizer_file) \S+| --dry_run", "", " ".join(words))
+    text = re.sub(r" --(init_from|data\.tokenizer_file) \S+| --dry_run", "", shlex.join(words))
     if "--ckpt_path" in words:  # the configuration is that of the run
         run = words[words.index("--run_dir") + 1]
         text = re.sub(r" --ckpt_path \S+", f" --config {runs()[run]}", text)
@@ -138,7 +138,8 @@ def check(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         options = reproduce.parse(words)
         assert options.command != "run" or options.id in registry()
     elif name == "sweep.py":
-        sweep.parse(words)
+        if words != ["--help"]:
+            sweep.parse(words)
     else:
         assert (ROOT / name).is_file(), line
 
