@@ -79,15 +79,21 @@ def first_command(system: str) -> str:
 
 
 def compared(system: str) -> str:
-    """Return the values of a system that have a published one, such as "nll ↓ 88.00 (86.76)"."""
+    """Return the values of a system that have a published one, such as "nll ↓ 88.00 (86.76)".
+
+    Several values are preceded by the names of their recipes.
+    """
     rows = {row["id"]: row for row in results_of(system) if "function" not in row}
-    cells = []
+    cells = {}
     for name, row in rows.items():
         if row.get("published") is not None and f"{name}-published" not in rows:
             metric = row["signature"].partition("[")[0].partition("_")[0]
             arrow = {"lower": "↓", "higher": "↑"}[row["better"]]
-            cells.append(f"{metric} {arrow} {row['value']:#.4g} ({row['published']:g})")
-    return ", ".join(cells) or "–"
+            value = f"{metric} {arrow} {row['value']:#.4g} ({row['published']:g})"
+            cells[Path(row["config"]).stem] = value
+    if len(cells) > 1:
+        return "; ".join(f"{recipe}: {value}" for recipe, value in sorted(cells.items()))
+    return "".join(cells.values()) or "–"
 
 
 def table(commands: str = "First command", ours: str = "Ours (published)") -> str:
