@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from cli.pages import gallery, links, option_pages, site, source_code, systems
 from common.errors import UserError
@@ -130,6 +131,33 @@ def test_values_of_kl_in_the_table() -> None:
 def test_gallery_is_current() -> None:
     page = (ROOT / "docs/gallery.md").read_text(encoding="utf-8")
     assert page == gallery.gallery_page(), "run `make gallery`"
+
+
+def test_gallery_makes_images_of_checkpoints_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image is sampled with the options and prompts of its entry, and enlarged; others stay."""
+    (tmp_path / "a.ckpt").touch()
+    (tmp_path / "prompts.txt").write_text("red apple\nblue heart\n", encoding="utf-8")
+    shared = {"system": "dalle", "what": "Images.", "train": "make dalle", "took": "an hour"}
+    made = {"image": "a.png", "checkpoint": "a.ckpt", "prompts": "prompts.txt"}
+    listed = [{**shared, **made, "sample": "--num 2"}, {**shared, "image": "b.png"}]
+    seen = []
+
+    def run(words: list[str]) -> None:
+        seen.extend(words[:-2])
+        Image.new("RGB", (200, 50)).save(Path(words[-1], "grid.png"))
+
+    monkeypatch.setattr("cli.sampling.command.run", run)
+    monkeypatch.setattr(gallery, "entries", lambda: listed)
+    monkeypatch.setattr(gallery, "ROOT", tmp_path)
+    monkeypatch.setattr(gallery, "DOCS", tmp_path)
+    assert gallery.rebuild() == ["a.png"]
+    assert seen[1:] == ["--num", "2", "--prompt=red apple", "--prompt=blue heart"]
+    assert Image.open(tmp_path / "a.png").size == (600, 150)
+    page = (tmp_path / "gallery.md").read_text(encoding="utf-8")
+    assert "python sample.py a.ckpt --num 2 --prompt - < prompts.txt" in page
+    assert "![Images](b.png)" in page
 
 
 def test_papers_and_first_commands_come_from_the_files() -> None:
