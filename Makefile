@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 STAGE = $(BIN)/python train.py fit --config configs/$(1)/openmoji.yaml --run_dir runs/dalle/$(1)/seed0 \
 	$(if $(wildcard runs/dalle/$(1)/seed0/checkpoints/last.ckpt),--ckpt_path last)
 
-.PHONY: setup train preview dalle runs test trials lint bench gpu-check gpu-records reproduce readme
+.PHONY: setup train preview dalle runs test trials lint bench gpu-check gpu-records reproduce readme docs gallery
 
 setup: $(STAMP)  ## create .venv and install the requirements
 
@@ -62,3 +62,16 @@ reproduce: setup  ## list the reproductions; ID=vae-mnist-nll runs one
 
 readme: setup  ## rewrite the table of systems in README.md
 	$(BIN)/python readme.py
+
+docs: setup .venv-docs/.installed  ## build the documentation site, site/html/index.html
+	$(BIN)/python pages.py site
+	.venv-docs/bin/sphinx-build -q -W --keep-going -j auto -c docs site/pages site/html
+	@echo open site/html/index.html
+
+.venv-docs/.installed: docs/requirements.txt
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --requirement docs/requirements.txt
+	touch $@
+
+gallery: setup  ## make the images of docs/gallery.md anew from the runs on disk
+	$(BIN)/python pages.py gallery

@@ -1,32 +1,60 @@
-"""README.md is up to date: its table, and the files and options of its commands."""
+"""The two READMEs: length, table of systems, links, and equal commands in both languages."""
 
 import re
+import subprocess
+import sys
+
+import pytest
 
 import readme
-import train
 from common.files import ROOT
+from tests.commands import commands_in
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_table_of_systems_is_current() -> None:
-    assert readme.with_table(TEXT) == TEXT, "run `make readme`"
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in readme.HEADINGS}
 
 
-def test_files_and_recipes_it_names_exist() -> None:
-    named = re.findall(r"\]\(([^)#:]+)\)", TEXT) + re.findall(
-        r"(configs/[\w/]+\.yaml)", TEXT.replace("configs/mine/openmoji.yaml", "")
-    )
-    assert len(named) > 10
-    assert [name for name in named if not (ROOT / name).exists()] == []
+@pytest.mark.parametrize("name", TEXTS)
+def test_table_of_systems_is_current(name: str) -> None:
+    current = readme.with_table(TEXTS[name], *readme.HEADINGS[name])
+    assert current == TEXTS[name], "run `make readme`"
 
 
-def test_commands_parse(capsys) -> None:  # type: ignore[no-untyped-def]
-    """The parser accepts every `train.py fit` line, apart from its checkpoints."""
-    lines = re.findall(r"^python train\.py (fit[^#\n]*)", TEXT, re.MULTILINE)
-    assert len(lines) >= 3
-    for line in lines:
-        if re.fullmatch(r"fit --run_dir \S+ --ckpt_path last\s*", line):
-            continue  # uses the configuration of its run
-        words = re.sub(r"--(ckpt_path|init_from) \S+", "", line.replace(" --dry_run", "")).split()
-        assert train.main([*words, "--print_config"]) == 0, capsys.readouterr().err
+@pytest.mark.parametrize("name", TEXTS)
+def test_at_most_150_lines(name: str) -> None:
+    assert len(TEXTS[name].splitlines()) <= 150
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_and_images_exist(name: str) -> None:
+    named = re.findall(r"\]\(([^)#:]+)\)|src=\"([^\"]+)\"", TEXTS[name])
+    assert len(named) > 30
+    assert [path for pair in named for path in pair if path and not (ROOT / path).exists()] == []
+
+
+def test_languages_have_the_same_commands_links_and_sections() -> None:
+    english, korean = TEXTS["README.md"], TEXTS["README.ko.md"]
+    assert commands_in(english) == commands_in(korean)
+    for pattern in (r"\]\((docs/[^)]+)\)", r"src=\"([^\"]+)\"", r"^(##) "):
+        assert sorted(re.findall(pattern, english, re.MULTILINE)) == sorted(
+            re.findall(pattern, korean, re.MULTILINE)
+        )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("train.py fit --config configs/vae/openmoji.yaml", "train.py runs", "sample.py x.ckpt"),
+        *("evaluate.py x.ckpt", "reproduce.py list", "sweep.py", "readme.py", "pages.py site"),
+    ],
+)
+def test_outside_of_the_environment_one_line_says_what_to_do(words: str) -> None:
+    command = [sys.executable, "-S", *words.split()]  # -S: without installed packages
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode != 0
+    assert re.fullmatch(r"error: the package .* is not installed.*\n", done.stderr)
+    assert ".venv/bin/activate" in done.stderr
+
+
+def test_activation_is_said_once() -> None:
+    for text in TEXTS.values():
+        assert text.count(".venv/bin/activate") == 1

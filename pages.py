@@ -1,0 +1,35 @@
+"""Write the pages of the documentation: `python pages.py site|gallery`.
+
+site       Write the sources of the site to `site/pages/`; `make docs` builds the site from them.
+gallery    Make the images of docs/gallery.yaml anew from the runs on disk, and write
+           docs/gallery.md (`make gallery`).
+"""
+
+import sys
+
+from common.errors import UserError, run
+from common.files import ROOT
+
+
+def program(argv: list[str]) -> None:
+    """Run one subcommand."""
+    from cli.pages.gallery import rebuild
+    from cli.pages.site import write_site
+
+    if argv == ["site"]:
+        print(f"{write_site(ROOT / 'site/pages')} pages: site/pages")
+    elif argv == ["gallery"]:
+        made = rebuild()
+        print(f"docs/gallery.md; images made anew: {', '.join(made) or 'none'}")
+    else:
+        raise UserError(f"give one of: site, gallery (got {' '.join(argv) or 'nothing'})")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    return run(lambda: program(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
