@@ -34,9 +34,7 @@ PARSED = sorted(
 )
 FORMS = sorted(ROOT.glob(".github/ISSUE_TEMPLATE/*.yml"))
 # Names of image files that show emoji, or images derived from them.
-EMOJI = re.compile(
-    r"!\[[^\]]*\]\([^)]*(emoji|dalle|vae)[^)]*\.(png|webp|gif|apng)\)|<img [^>]*emoji"
-)
+EMOJI = re.compile(r"(!\[[^\]]*\]\(|<img [^>]*src=\")[^)\"]*(moji|dalle|vae)[^)\"/]*\.\w+[)\"]")
 
 
 def read(name: str) -> Any:
