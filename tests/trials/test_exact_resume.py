@@ -53,7 +53,8 @@ def finish(config: Path, run: Path) -> None:
 
 def system_of(config: Path) -> type:
     """Class of the system of a configuration."""
-    return import_class(yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["class_path"])
+    path = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["class_path"]
+    return import_class(path, "model", str(config))
 
 
 def check_all_load(run: Path) -> None:
