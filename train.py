@@ -8,7 +8,7 @@ all runs with their state, progress and best value.
 Every argument of the model, the data module and Lightning's Trainer is an option, such as
 `--model.latent_dim 64`, `--data.batch_size 32`, `--trainer.max_epochs 5` or `--trainer.devices 2`.
 `python train.py fit --model.help GPT` and `python train.py fit --data.help OpenMoji` list the
-options of one class. Other options:
+options of one class, and `python train.py fit --help` those that people change. Other options:
 
     --run_dir DIR          Directory for the run's files (default: runs/<system>/<dataset>/<time>).
     --ckpt_path last|best|FILE
@@ -30,6 +30,7 @@ options of one class. Other options:
 import sys
 
 from cli.recipes import recipe_list
+from cli.short_help import short_help
 from common.errors import UserError, run
 
 
@@ -37,6 +38,9 @@ def train(argv: list[str]) -> None:
     """Run one subcommand; without arguments, print the help and the recipes."""
     if argv in ([], ["-h"], ["--help"]):
         print(f"{__doc__}\nRecipes:\n\n{recipe_list()}\n")
+        return
+    if text := short_help(argv):
+        print(text)
         return
     if argv[0] == "runs":
         from cli.runs import run_list

@@ -5,16 +5,18 @@ from torch import Tensor
 
 from callbacks.figures import figure_to_image, panels
 from callbacks.preview_batch import preview_batch
+from callbacks.previews import title_of
 from callbacks.publish import publish
 from lightning_modules.core.translator import Translator
 from lightning_modules.nn.attention import AttentionMap
 
 
-def heat_map(attention: AttentionMap, max_heads: int = 4) -> Tensor:
+def heat_map(attention: AttentionMap, title: str = "", max_heads: int = 4) -> Tensor:
     """Plot attention weights, one panel per head.
 
     Args:
         attention: Attention weights (H, R, C) of H heads, with the tokens of queries and keys.
+        title: Title of the figure.
         max_heads: Maximum number of heads shown.
 
     Returns:
@@ -32,6 +34,9 @@ def heat_map(attention: AttentionMap, max_heads: int = 4) -> Tensor:
         panel.set_yticks(range(rows), [label(word) for word in attention.rows], fontsize=8)
         if heads > 1:
             panel.set_title(f"head {number}", fontsize=8)
+        panel.set_xlabel("attends to", fontsize=8)
+    axes[0][0].set_ylabel("from", fontsize=8)
+    figure.suptitle(title, fontsize=9, y=1.0, va="bottom")
     return figure_to_image(figure)
 
 
@@ -52,4 +57,6 @@ class AttentionMaps(Callback):
         if trainer.is_global_zero:
             maps = pl_module.attention_maps(preview_batch(trainer, 1))
             for name, attention in maps.items():
-                publish(trainer, f"attention-{name}", heat_map(attention), trainer.global_step)
+                step = trainer.global_step
+                title = title_of(pl_module, f"attention weights, {name}", step)
+                publish(trainer, f"attention-{name}", heat_map(attention, title), step, title)

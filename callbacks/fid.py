@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from callbacks.real_features import RealFeatures, corpus_extractor, real_features
 from callbacks.targets import Target, targets
+from common.progress import track
 from lightning_modules.core.module import GenerativeModule
 from metrics.distances import frechet_distance, gaussian, kernel_distance
 from metrics.features import Extractor, FeatureSet, to_bytes
@@ -69,7 +70,7 @@ class FID(Callback):
         count = min(self.count, target.inputs or self.count)
         generated = FeatureSet(extractor).to(pl_module.device)
         seeds = list(range(count))[trainer.global_rank :: trainer.world_size]
-        for start in range(0, len(seeds), CHUNK):
+        for start in track(range(0, len(seeds), CHUNK), "generating images for FID"):
             generated.update(to_bytes(target.generate(seeds[start : start + CHUNK])))
         fake = generated.compute()[0].cpu()
         values = {

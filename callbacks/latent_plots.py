@@ -9,12 +9,23 @@ from torch import Tensor
 
 from callbacks.figures import figure_to_image, panels
 from callbacks.preview_batch import preview_batch
+from callbacks.previews import title_of
 from callbacks.publish import publish
-from common.images import grid, strips
+from common.images import captioned
 from lightning_modules.core import latent_space as latent
 from lightning_modules.core.modes import evaluating
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.seeding import seeded_normal
+
+TITLES = {
+    "interpolation": "from one validation image to another, in equal steps of z",
+    "traversal": "one coordinate of z from -3 to 3, the others of one image",
+    "neighbours": "validation images (left) and their nearest by z",
+    "strangers": "inputs unlike the training images",
+    "manifold": "images decoded from a grid over the 2-D prior",
+    "histograms": "distribution of each coordinate of z",
+    "scatter": "z of validation images, coloured by class",
+}
 
 
 def histograms(codes: Tensor, max_dims: int = 48) -> Tensor:
@@ -30,14 +41,24 @@ def histograms(codes: Tensor, max_dims: int = 48) -> Tensor:
     for dim, axis in enumerate(axes.flat):
         axis.set(xticks=[], yticks=[], xlim=(-4, 4))
         if dim < dims:
-            axis.hist(codes[:, dim].numpy(), bins=40, range=(-4, 4), density=True, color="tab:blue")
+            values = codes[:, dim].clamp(-4, 4).numpy()
+            axis.hist(values, bins=40, range=(-4, 4), density=True, color="tab:blue")
             axis.plot(
                 grid_points,
                 np.exp(-(grid_points**2) / 2) / np.sqrt(2 * np.pi),
                 color="black",
                 linewidth=0.8,
             )
-            axis.set_title(f"{dim}", fontsize=6, pad=1)
+            axis.set_title(f"z[{dim}]", fontsize=8, pad=1)
+        else:
+            axis.set_axis_off()
+    figure.suptitle(
+        "Coordinates of z of validation images (blue) and N(0, 1) (black), from -4 to 4;\n"
+        "values beyond are in the first and the last bin",
+        fontsize=9,
+        y=1.0,
+        va="bottom",
+    )
     return figure_to_image(figure)
 
 
@@ -49,9 +70,14 @@ def scatter(codes: Tensor, labels: Tensor) -> Tensor:
     """
     prior = seeded_normal(list(range(len(codes))), (2,))
     figure, axes = panels(1, 2, figsize=(11, 5))
-    for axis, change in zip(axes[0], (lambda values: values, torch.special.ndtr)):
-        axis.scatter(*change(prior).T.numpy(), s=3, color="lightgrey")
-        axis.scatter(*change(codes).T.numpy(), s=3, c=labels.numpy(), cmap="tab10")
+    changes = {"z": lambda values: values, "Φ(z), uniform for N(0, I)": torch.special.ndtr}
+    for axis, (name, change) in zip(axes[0], changes.items()):
+        axis.scatter(*change(prior).T.numpy(), s=3, color="lightgrey", label="prior N(0, I)")
+        points = axis.scatter(*change(codes).T.numpy(), s=6, c=labels.numpy(), cmap="tab10")
+        axis.set_title(f"Validation images: {name}", fontsize=10)
+        axis.set(xlabel="z[0]", ylabel="z[1]")
+        axis.legend(fontsize=8)
+    figure.colorbar(points, ax=list(axes[0]), label="class")
     return figure_to_image(figure)
 
 
@@ -99,22 +125,31 @@ class LatentPlots(Callback):
             first = torch.stack([chunk[0] for chunk in chunks])  # 16 images, evenly spread
             start, end = first[: len(first) // 2], first[len(first) // 2 : len(first) // 2 * 2]
             active = codes.var(0).topk(min(8, model.latent_dim)).indices.tolist()
-            plots = {
-                "latent-interpolation": strips(
-                    latent.interpolate(model, codes[start], codes[end], 9)
-                ),
-                "latent-traversal": strips(latent.traverse(model, codes[0], active, 9)),
-                "latent-histograms": histograms(codes.float().cpu()),
-                "latent-neighbours": grid(
-                    neighbours(model, image[start], image), columns=min(8, len(image))
-                ),
-                "latent-strangers": grid(self._strangers(model, image[:1])),
+            near = neighbours(model, image[start], image).unflatten(0, (len(start), -1))
+            strips = {
+                "interpolation": latent.interpolate(model, codes[start], codes[end], 9),
+                "traversal": latent.traverse(model, codes[0], active, 9),
+                "neighbours": near,
+                "strangers": self._strangers(model, image[:1]),
             }
             if model.latent_dim == 2:
-                plots["latent-manifold"] = grid(latent.manifold(model, 16), columns=16)
-                plots["latent-scatter"] = scatter(codes.float().cpu(), batch["label"].cpu())
-        for name, image in plots.items():
-            publish(trainer, name, image, trainer.global_step)
+                strips["manifold"] = latent.manifold(model, 16)
+        rows = {
+            "traversal": [f"z[{dim}]" for dim in active],
+            "strangers": ["input", "reconstructed"],
+        }
+        titles = {
+            name: title_of(model, about, trainer.global_step) for name, about in TITLES.items()
+        }
+        plots = {
+            name: captioned(images, titles[name], rows.get(name, ()), columns=16)
+            for name, images in strips.items()
+        }
+        plots["histograms"] = histograms(codes.float().cpu())
+        if model.latent_dim == 2:
+            plots["scatter"] = scatter(codes.float().cpu(), batch["label"].cpu())
+        for name, plot in plots.items():
+            publish(trainer, f"latent-{name}", plot, trainer.global_step, titles[name])
 
     @staticmethod
     def _strangers(model: Any, like: Tensor) -> Tensor:

@@ -2,27 +2,36 @@
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from jsonargparse.typing import PositiveInt
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
+from callbacks.animation import write_animation
 from callbacks.preview_batch import preview_batch
 from callbacks.publish import publish
-from common.images import grid
+from common.images import captioned
 from lightning_modules.core.module import GenerativeModule
 
 MAX_STEPS = 20  # a preview that takes longer than 20 training steps is generated less often
 MAX_SHARE = 0.1  # maximum fraction of the training time that such long previews take
 
 
+def title_of(module: GenerativeModule, name: str, step: int) -> str:
+    """Return the title of a preview, such as "VAE: reconstructions, update 1,000"."""
+    before = " (before training)" if step == 0 else ""
+    return f"{type(module).__name__}: {name.replace('_', ' ')}, update {step:,}{before}"
+
+
 class Previews(Callback):
     """Saves previews before training, at regular intervals and when training ends.
 
     A preview contains images or texts that the system outputs. Before training, real images are
-    saved too. If a preview takes longer than 20 training steps (`MAX_STEPS`), previews are
-    generated less often, such that they take at most 10 % of the training time (`MAX_SHARE`).
+    saved too. When training ends, the previews become one animation, of the samples or else of the
+    first kind of images. If a preview takes longer than 20 training steps (`MAX_STEPS`), previews
+    are generated less often, such that they take at most 10 % of the training time (`MAX_SHARE`).
 
     Args:
         every_n_train_steps: Number of updates between two previews.
@@ -34,12 +43,14 @@ class Previews(Callback):
         self._drawn_at = -1
         self._seconds = 0.0  # duration of the last preview
         self._announced = False
+        self._animated: str | None = None  # name of the previews in the animation
 
     def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if trainer.is_global_zero and trainer.global_step == 0:
             batch = preview_batch(trainer, self.count)
             if "image" in batch:
-                publish(trainer, "real", grid(batch["image"]), None)
+                title = "real images, validation split"
+                publish(trainer, "real", captioned(batch["image"], title), None, title)
             self._draw(trainer, pl_module)
         self._since, self._since_step = time.perf_counter(), trainer.global_step
 
@@ -60,6 +71,8 @@ class Previews(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if trainer.is_global_zero and trainer.global_step != self._drawn_at:
             self._draw(trainer, pl_module)
+        if trainer.is_global_zero and self._animated:
+            write_animation(Path(trainer.default_root_dir) / "samples", self._animated)
 
     def _too_long(self, step: int) -> bool:
         """Return whether a preview now would exceed both limits, `MAX_STEPS` and `MAX_SHARE`."""
@@ -80,7 +93,16 @@ class Previews(Callback):
     def _draw(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         begin, self._drawn_at = time.perf_counter(), trainer.global_step
         shown = pl_module.preview(preview_batch(trainer, self.count))
+        images = [name for name, content in shown.items() if isinstance(content, Tensor)]
+        self._animated = "samples" if "samples" in images else next(iter(images), None)
         for name, content in shown.items():
-            image_or_text = grid(content) if isinstance(content, Tensor) else content
-            publish(trainer, name, image_or_text, trainer.global_step)
+            if "/" in name:  # rows or captions of other entries
+                continue
+            title = title_of(pl_module, name, trainer.global_step)
+            rows, captions = (shown.get(f"{name}/{kind}", []) for kind in ("rows", "captions"))
+            if isinstance(content, Tensor):
+                content = captioned(content, title, rows, captions)  # type: ignore[arg-type]
+            elif rows:
+                title += f" ({'; '.join(rows)})"
+            publish(trainer, name, content, trainer.global_step, title)
         self._seconds = time.perf_counter() - begin

@@ -27,7 +27,7 @@ def publish(
         name: File name without suffix. `step` is appended to the file name unless it is None.
         content: Image (3, H, W) of dtype uint8, or lines of text.
         step: Number of updates so far; None for content that does not change during training.
-        caption: Caption of the image or text in Weights & Biases and TensorBoard.
+        caption: Caption of the image or text; the first line of a text file.
     """
     file_name = name if step is None else f"{name}-{step:07d}"
     path = Path(trainer.default_root_dir) / "samples" / file_name
@@ -35,7 +35,7 @@ def publish(
         save_png(content, path.with_suffix(".png"))
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".txt").write_text("\n".join(content) + "\n", encoding="utf-8")
+        path.with_suffix(".txt").write_text(text_file(content, caption), encoding="utf-8")
     for logger in trainer.loggers:
         if isinstance(content, Tensor):
             log_image(logger, name, content, step or 0, caption)
@@ -99,3 +99,11 @@ def log_table(
 def markdown_cell(text: str) -> str:
     """Return a text as a cell of a Markdown table: in one line, with `|` escaped."""
     return "<br>".join(text.splitlines()).replace("|", "\\|")
+
+
+def text_file(texts: list[str], caption: str | None) -> str:
+    """Return the content of a text file: the caption and the texts, numbered if they have lines."""
+    lines = [] if caption is None else [caption, ""]
+    if any("\n" in text.strip() for text in texts):
+        texts = [f"[{number}]\n{text}\n" for number, text in enumerate(texts, 1)]
+    return "\n".join([*lines, *texts]) + "\n"

@@ -12,6 +12,7 @@ from torch import Tensor
 from callbacks.targets import real_images
 from common.errors import UserError
 from common.files import ROOT, atomic_save
+from common.progress import track
 from metrics.classifier import Classifier, train_classifier
 from metrics.distances import Gaussian, gaussian
 from metrics.features import ClassifierFeatures, Extractor, FeatureSet, InceptionFeatures
@@ -106,7 +107,7 @@ def real_features(
     )
     if not path.exists():
         measured = FeatureSet(extractor).to(device)
-        for start in range(0, size, CHUNK):
+        for start in track(range(0, size, CHUNK), f"features of real images ({split}), once"):
             index = list(range(start, min(size, start + CHUNK)))
             measured.update(real_images(data, split, index)[0].to(device))
         features = torch.cat(measured.features).cpu()

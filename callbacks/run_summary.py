@@ -86,7 +86,7 @@ def describe(model: GenerativeModule, data: Any, trainer: Trainer) -> str:
 class RunSummary(Callback):
     """Prints what a run trains when it starts, and the reason if it is stopped early.
 
-    At the start, it prints the configuration, layers, data sizes and number of steps.
+    At the start, it prints the configuration, layers, data sizes, number of steps and directory.
 
     Args:
         config: Configuration as YAML text.
@@ -99,7 +99,8 @@ class RunSummary(Callback):
         if trainer.is_global_zero:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             print(
-                f"{self.config}\n{describe(pl_module, data, trainer)}\n",
+                f"{self.config}\n{describe(pl_module, data, trainer)}\n"
+                f"run: {trainer.default_root_dir}\n",
                 file=sys.stderr,
                 flush=True,
             )

@@ -1,4 +1,4 @@
-"""Write speed and memory use to `throughput.csv`, and progress lines to the terminal."""
+"""Write speed and memory use to `throughput.csv`."""
 
 import sys
 import time
@@ -18,23 +18,17 @@ class Throughput(Callback):
 
     One row is written per logging interval. Times are not in `metrics.csv`, because identical runs
     must write identical rows there.
-
-    Args:
-        print_every: Minimum number of seconds between two progress lines on the terminal. 0 prints
-            no progress lines.
     """
-
-    def __init__(self, print_every: float = 10.0) -> None:
-        self.print_every = print_every
 
     def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         self._log = CSVLog(
             Path(trainer.default_root_dir) / "throughput.csv", keep_until=sys.maxsize
         )
-        self._begin = self._interval_begin = self._printed = time.perf_counter()
-        self._first_step = self._interval_step = trainer.global_step
+        self.begin = self.now = self._interval_begin = time.perf_counter()
+        self.first_step = self._interval_step = trainer.global_step
         self._inside = 0.0
         self._units = 0
+        self._speed: float | None = None  # of the last logging interval
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: GenerativeModule, batch: Any, batch_idx: int
@@ -49,7 +43,7 @@ class Throughput(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        now = time.perf_counter()
+        self.now = now = time.perf_counter()
         self._inside += now - self._entered
         self._units += pl_module.batch_units(batch)
         step = trainer.global_step
@@ -60,12 +54,21 @@ class Throughput(Callback):
         if trainer.global_step != self._interval_step:
             self._write(trainer, pl_module, time.perf_counter())
 
+    def speed(self, trainer: Trainer) -> float:
+        """Return the number of samples or tokens per second, of the last logging interval.
+
+        In the first interval, it is the mean since the start of training.
+        """
+        if self._speed is not None:
+            return self._speed
+        return self._units * trainer.world_size / max(self.now - self._interval_begin, 1e-9)
+
     def _write(self, trainer: Trainer, pl_module: GenerativeModule, now: float) -> None:
         elapsed, step = now - self._interval_begin, trainer.global_step
         unit = pl_module.throughput_unit
-        speed = self._units * trainer.world_size / elapsed
+        self._speed = self._units * trainer.world_size / elapsed
         row = {
-            f"{unit}_per_second": round(speed, 1),
+            f"{unit}_per_second": round(self._speed, 1),
             "seconds": round(elapsed, 3),
             "seconds_outside_steps": round(elapsed - self._inside, 3),
             **peak_memory(),
@@ -75,23 +78,6 @@ class Throughput(Callback):
         self._log.log_metrics(row, step)
         named = {f"throughput/{name}": value for name, value in row.items()}
         log_values(trainer, {**named, "epoch": trainer.current_epoch}, step)
-        if self.print_every and now - self._printed >= self.print_every and trainer.is_global_zero:
-            self._printed = now
-            total = trainer.estimated_stepping_batches
-            left = (now - self._begin) / (step - self._first_step) * (total - step)
-            values = trainer.callback_metrics
-            validated = pl_module.monitor[0] if pl_module.monitor else "val/loss"
-            shown = "  ".join(
-                f"{name} {values[name].item():.4g}"
-                for name in ("train/loss", "train/loss_g", "train/loss_d", validated)
-                if name in values
-            )
-            remaining = "" if total == float("inf") else f"  {left / 60:.1f} min left"
-            print(
-                f"step {step}/{total}  {shown}  {speed:,.0f} {unit}/s{remaining}",
-                file=sys.stderr,
-                flush=True,
-            )
         self._interval_begin, self._interval_step, self._inside, self._units = now, step, 0.0, 0
 
 

@@ -16,13 +16,14 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from callbacks.attention_maps import AttentionMaps
 from callbacks.checkpoint import AtomicCheckpointIO
+from callbacks.curves import Curves
 from callbacks.gan_health import GanHealth
 from callbacks.latent_plots import LatentPlots
 from callbacks.non_finite_guard import NonFiniteGuard
+from callbacks.progress import Progress
 from callbacks.resume import Resume
 from callbacks.run_files import RunFiles
 from callbacks.run_summary import RunSummary, describe
-from callbacks.throughput import Throughput
 from cli.class_help import requested_help
 from cli.classes import full_class_paths, init_parameters
 from cli.command_line import CommandLine
@@ -46,7 +47,9 @@ from cli.resume import (
     with_saved_config,
 )
 from cli.run_directory import check_system, resumed_run, start_run
+from cli.run_end import end_lines, figure_lines, last_figures
 from cli.run_options import START_OPTIONS, add_run_options
+from cli.short_help import with_full_help
 from cli.strategy import strategy_for
 from cli.trainer_options import check_optimizers, check_trainer_options
 from common.errors import UserError
@@ -83,6 +86,7 @@ class TrainCLI(LightningCLI):
         if text := requested_help(self.command_line.words):
             print(text)
             raise SystemExit(0)
+        self.command_line.words = with_full_help(self.command_line.words)
         try:
             super().__init__(
                 GenerativeModule,
@@ -258,14 +262,14 @@ class TrainCLI(LightningCLI):
 
     def _callbacks(self) -> list[Callback]:
         if self.subcommand != "fit":
-            return []
+            return [Progress()]
         shown = {key: self.saved_config[key] for key in ("model", "data")}
         callbacks: list[Callback] = [
             Resume(self.options.extend),
             RunSummary(yaml.safe_dump(shown, sort_keys=False)),
             NonFiniteGuard(),
             *tracking(self.options, self.saved_config),
-            Throughput(),
+            Progress(),
             self._get(self.config_init, "previews"),
         ]
         # Unused callbacks would cost time, because Lightning calls their hooks at every step.
@@ -276,6 +280,7 @@ class TrainCLI(LightningCLI):
             self._get(self.config_init, "fid"),
         )
         callbacks += [callback for callback in optional if callback.watches(self.model)]
+        callbacks.append(Curves())
         if not self.options.trainer.fast_dev_run:
             callbacks.insert(1, RunFiles(self.saved_config, self.sources, self.changes))
             if self.options.trainer.enable_checkpointing is not False:
@@ -312,7 +317,11 @@ class TrainCLI(LightningCLI):
         finally:
             close_wandb()
         if self.trainer.is_global_zero:
-            self._print_results()
+            figures = last_figures(self.trainer)
+            if subcommand == "test":
+                log_figures(Path(options.ckpt_path), figures, self.model.signatures)
+            ended = end_lines(self.run, self.trainer, self.model) if subcommand == "fit" else []
+            print("\n".join([*figure_lines(figures, self.model.signatures), *ended]))
 
     def _run_trainer(self, subcommand: str) -> None:
         """Call `trainer.fit`, `trainer.validate` or `trainer.test`."""
@@ -334,13 +343,3 @@ class TrainCLI(LightningCLI):
             if isinstance(stop.__context__, KeyboardInterrupt):
                 raise stop.__context__ from None
             raise
-
-    def _print_results(self) -> None:
-        logged, signatures = self.trainer.callback_metrics, self.model.signatures
-        figures = {key: v.item() for key, v in logged.items() if key.startswith(("val/", "test/"))}
-        for name, value in figures.items():
-            print(f"{name} {value:.6g}  {signatures.get(name, '')}".rstrip())
-        if self.subcommand == "test":
-            log_figures(Path(self.options.ckpt_path), figures, signatures)
-        if self.subcommand == "fit":
-            print(f"run: {self.run.path}\nsamples: {self.run.path / 'samples'}")

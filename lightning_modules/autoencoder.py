@@ -212,5 +212,6 @@ class Autoencoder(GenerativeModule):
         image = batch["image"]
         return {
             "reconstructions": torch.stack([image, self.reconstruct(image)]),
+            "reconstructions/rows": ["real", "reconstructed"],
             "holes": self.sample(list(range(len(image))), mode="holes"),
         }

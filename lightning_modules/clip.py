@@ -318,4 +318,4 @@ class CLIP(GenerativeModule):
             marks = ["*" if other == number else "" for other in best]
             parts = [f"{mark}{captions[i]} {row[i]:.2f}" for mark, i in zip(marks, best)]
             lines.append("; ".join(parts))
-        return {"captions": lines}
+        return {"captions": lines, "captions/rows": ["an image per line", "* its own caption"]}

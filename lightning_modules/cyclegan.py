@@ -408,5 +408,7 @@ class CycleGAN(AdversarialModule):
         fake_a, fake_b = g["b2a"](b), g["a2b"](a)
         return {
             "a_to_b": torch.stack([a, fake_b, g["b2a"](fake_b), g["b2a"](a)]),
+            "a_to_b/rows": ["real a", "G(a)", "cycle F(G(a))", "identity F(a)"],
             "b_to_a": torch.stack([b, fake_a, g["a2b"](fake_a), g["a2b"](b)]),
+            "b_to_a/rows": ["real b", "F(b)", "cycle G(F(b))", "identity G(b)"],
         }

@@ -546,11 +546,13 @@ class DALLE(GenerativeModule):
         guidance = 1.5 if self.hparams.caption_dropout else 1.0
         samples = self.sample(list(range(len(image))), batch=batch, guidance=guidance)
         shown: dict[str, Tensor | list[str]] = {
-            "samples": torch.stack([image, self.dvae.reconstruct(image), samples])
+            "samples": torch.stack([image, self.dvae.reconstruct(image), samples]),
+            "samples/rows": ["real", "reconstructed", "generated"],
         }
         if self.tokenizer is not None:
-            shown["captions"] = [self.tokenizer.decode(row) for row in tokens.tolist()]
+            shown["samples/captions"] = [self.tokenizer.decode(row) for row in tokens.tolist()]
         if self.tokenizer is not None and (prompts := self.hparams.prompts):
             pairs = self.sample([0] * len(prompts), prompt=prompts, guidance=guidance)
             shown["prompts"] = torch.stack([pairs[::2], pairs[1::2]])
+            shown["prompts/captions"] = [*prompts[::2], *prompts[1::2]]
         return shown

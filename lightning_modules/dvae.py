@@ -557,10 +557,16 @@ class DiscreteVAE(GenerativeModule):
         image, network = batch["image"], self.network
         features = network.encode(image)
         rows = [image, self.decode_tokens(network.quantiser.nearest(features))]
+        names = ["real", "reconstructed"]
         if self.hparams.quantiser == "gumbel":
             z = torch.einsum("nkhw,kd->ndhw", features.softmax(1), network.quantiser.codebook)
             rows.insert(1, self._median(z))
-        return {"reconstructions": torch.stack(rows), "codebook": self._patches()}
+            names.insert(1, "mean vectors")
+        return {
+            "reconstructions": torch.stack(rows),
+            "reconstructions/rows": names,
+            "codebook": self._patches(),
+        }
 
     def _patches(self) -> Tensor:
         """Decode the first 1,024 codebook vectors to patches (K, C, P, P).

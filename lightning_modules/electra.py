@@ -486,4 +486,5 @@ class ELECTRA(TokenModule):
                     word += f"({spell(true).strip()})"
                 words.append(f"[{word}]" if logit > 0 else word)
             lines.append(" ".join(words))
-        return {"corrupted": lines}
+        legend = ["new(true): replaced token", "[token]: detected as replaced"]
+        return {"corrupted": lines, "corrupted/rows": legend}

@@ -325,5 +325,6 @@ class Pix2Pix(AdversarialModule):
         return {
             "a_to_b": torch.stack(
                 [batch["a"], self.sample(list(range(len(batch["a"]))), batch=batch), batch["b"]]
-            )
+            ),
+            "a_to_b/rows": ["real a", "generated b", "real b"],
         }

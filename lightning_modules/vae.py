@@ -450,7 +450,11 @@ class VAE(GenerativeModule):
         seeds = list(range(len(image)))
         classes = torch.tensor(seeds, device=self.device) % self.classes if self.classes else None
         noise = seeded_normal(seeds, (self.latent_dim,), self.device)
-        return {"reconstructions": rows, "samples": self.decode(noise, classes)}
+        return {
+            "reconstructions": rows,
+            "reconstructions/rows": ["real", "reconstructed"],
+            "samples": self.decode(noise, classes),
+        }
 
 
 def to_unit_interval(image: Tensor) -> Tensor:

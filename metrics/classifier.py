@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.progress import track
+
 
 class Classifier(nn.Module):
     """Two convolutions with pooling and two linear layers, for images of at least 8x8 pixels.
@@ -75,7 +77,7 @@ def train_classifier(
         model = model.to(memory_format=torch.channels_last)  # 1.6 times as fast
         optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
-        for _ in range(epochs):
+        for _ in track(range(epochs), "epochs of the classifier"):
             for index in torch.randperm(len(images))[: batches * size].split(size):
                 batch = (images[index].float() / 127.5 - 1).contiguous(
                     memory_format=torch.channels_last

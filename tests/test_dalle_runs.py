@@ -69,10 +69,9 @@ def test_one_file_is_enough(runs: Path) -> None:
 
 def test_previews_show_pairs_of_prompts(runs: Path) -> None:
     names = {path.name.rpartition("-")[0] for path in (runs / "dalle/samples").iterdir()}
-    assert {"samples", "prompts", "captions"} <= names
-    assert Image.open(runs / "dalle/samples/prompts-0000004.png").size == (18, 35), (
-        "red apple above green apple"
-    )
+    assert {"samples", "prompts"} <= names
+    height = Image.open(runs / "dalle/samples/prompts-0000004.png").size[1]
+    assert height > 2 * (96 + 15), "red apple above green apple, each with its caption"
 
 
 def test_prompts_are_drawn_ranked_and_labelled(runs: Path, tmp_path: Path, capsys: Any) -> None:

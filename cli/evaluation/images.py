@@ -11,6 +11,7 @@ from torch import Tensor
 
 from callbacks.targets import Target
 from common.errors import UserError
+from common.progress import track
 from datamodules.images.finding import find_images
 from datamodules.images.reading import ImageReader
 from datamodules.usage_report import report_usage
@@ -22,7 +23,8 @@ Images = Iterator[tuple[Tensor, Tensor | None]]  # batches: uint8 (N, C, H, W), 
 def generated_images(target: Target, model: Any, options: argparse.Namespace, count: int) -> Images:
     """Yield batches of generated images and class labels; seed i has class `i % classes`."""
     conditional = model.hparams.get("conditional", False)
-    for start in range(options.seed, options.seed + count, options.batch_size):
+    starts = range(options.seed, options.seed + count, options.batch_size)
+    for start in track(starts, "generating images"):
         seeds = list(range(start, min(start + options.batch_size, options.seed + count)))
         labels = torch.tensor(seeds) % model.classes if conditional else None
         yield to_bytes(target.generate(seeds)), labels

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
+from callbacks.progress import Progress
 from cli.environment import silence_lightning
 from cli.evaluation.scores import Line, line
 from common.errors import UserError
@@ -38,6 +39,7 @@ def own_figures(model: GenerativeModule, data: Any, options: argparse.Namespace)
         accelerator=device.type,
         devices=1 if device.index is None else [device.index],
         logger=False,
+        callbacks=[Progress()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

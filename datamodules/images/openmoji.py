@@ -31,6 +31,7 @@ from jsonargparse.typing import restricted_number_type
 from PIL import Image
 
 from common.files import atomic_save
+from common.progress import track
 from datamodules.images.base import ImageDataModule, InMemoryImages
 from datamodules.images.emoji import (
     FLAG,
@@ -142,7 +143,8 @@ class OpenMoji(ImageDataModule):
                 return np.load(path)
             folder = get_openmoji_svg_data()
             images = np.empty((len(self.codes), 3, size, size), np.uint8)
-            for row, code in enumerate(self.codes):
+            what = f"rasterising emoji at {size} pixels, once"
+            for row, code in enumerate(track(self.codes, what)):
                 svg = (folder / f"{code}.svg").read_text(encoding="utf-8")
                 if layers == "line":
                     svg = line_drawing(svg)

@@ -56,7 +56,9 @@ class GenerativeModule(AveragingModule):
       images (N, S, C, H, W), or N strings. Row i depends on `seeds[i]`, not on other seeds.
       The parameters of `sample` become the options of `sample.py`.
     - `preview(batch)`: Returns a dictionary of named results: images (N, C, H, W), R rows of images
-      to compare (R, N, C, H, W), or texts.
+      to compare (R, N, C, H, W), or texts. Texts named `<name>/rows` are the names of the R rows of
+      images, or explain the parts of texts. Texts named `<name>/captions` are captions of images,
+      N or R * N.
 
     Attributes:
         monitor: Name of the validation metric that selects `best.ckpt`, and "min" or "max"; None

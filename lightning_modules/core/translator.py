@@ -263,7 +263,8 @@ class Translator(TokenModule):
         return {
             "translations": [
                 f"{source.decode(a)}\n  = {target.decode(b)}\n  > {text}" for a, b, text in rows
-            ]
+            ],
+            "translations/rows": ["source", "= reference", "> translation"],
         }
 
     def cross_attention(self, weights: list[Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,59 @@
+"""What `train.py` prints when a run ends: its values, its directory, and what to do next."""
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+
+from callbacks.progress import monitored
+from common.run import Run
+from lightning_modules.core.module import GenerativeModule
+
+INPUTS = {  # options that tell `sample.py` what to generate from
+    "text-to-image": ' --prompt "red apple"',
+    "text-to-text": ' --input "some text"',
+}
+
+
+def last_figures(trainer: Trainer) -> dict[str, float]:
+    """Return the values of the last validation or test, keyed by name."""
+    logged = trainer.callback_metrics.items()
+    return {name: value.item() for name, value in logged if name.startswith(("val/", "test/"))}
+
+
+def figure_lines(figures: dict[str, float], signatures: dict[str, str]) -> list[str]:
+    """Return a line for each value, with its signature."""
+    return [
+        f"{name} {value:.6g}  {signatures.get(name, '')}".rstrip()
+        for name, value in figures.items()
+    ]
+
+
+def end_lines(run: Run, trainer: Trainer, model: GenerativeModule) -> list[str]:
+    """Return the last lines of a training: directory, best value, sample command and logs."""
+    best = run.read().get("best")
+    monitor = monitored(trainer, model)
+    if best:
+        value = f"{best['name']} {best['value']:.6g} at update {best['step']:,}, best.ckpt"
+    elif monitor:
+        value = f"none, because no validation has measured {monitor[0]}"
+    else:
+        value = "none, because no value selects it; --fid.count 2000 measures FID in validations"
+    lines = [f"run: {run.path}", f"best: {value}"]
+    if type(model).sample is not GenerativeModule.sample:
+        checkpoint = run.checkpoint("best" if best else "last")
+        if checkpoint.is_file():
+            options = INPUTS.get(model.modality, "")
+            lines.append(f"samples: python sample.py {checkpoint}{options}")
+    return [*lines, f"logs: {'; '.join(log_places(run, trainer))}"]
+
+
+def log_places(run: Run, trainer: Trainer) -> list[str]:
+    """Return the files and commands that show the logs of a run."""
+    files = [run.path / "samples" / "curves.png", run.path / "metrics.csv"]
+    places = [", ".join(str(path) for path in files if path.exists())]
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            places.append(f"tensorboard --logdir {logger.log_dir}")
+        elif isinstance(logger, WandbLogger):
+            offline = sorted(run.path.glob("wandb/offline-run-*"))
+            places.append(f"wandb sync {offline[-1]}" if offline else f"W&B project {logger.name}")
+    return [place for place in places if place]
