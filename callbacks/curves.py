@@ -112,6 +112,9 @@ def arrange(series: Series, monitor: tuple[str, str] | None) -> list[Panel]:
             name for name in series if name.startswith("health/") and name.split("/")[1] in kinds
         ]
 
+    def present(terms: Sequence[str]) -> list[list[str]]:
+        return groups([term for term in terms if f"train/{term}" in series], "train", series)
+
     taken = (*LOSSES, *RATES, *NORMS, *COUNTERS)
     trained = [name.partition("/")[2] for name in series if name.startswith("train/")]
     terms = groups([term for term in trained if term not in taken], "train", series)
@@ -119,13 +122,13 @@ def arrange(series: Series, monitor: tuple[str, str] | None) -> list[Panel]:
     shown = {f"val/{term}" for term in (*trained, *LOSSES)} | set(chosen)
     rest = [name.partition("/")[2] for name in series if name.startswith("val/")]
     rest = [term for term in rest if f"val/{term}" not in shown]
-    losses = of(("train", "val"), LOSSES)
-    if "val/loss" not in losses and "train/loss" in losses:
-        losses += of(("val",), ("nll",))  # of language models, the same quantity
+    losses = [of(("train", "val"), group) for group in present(LOSSES)]
+    if "train/loss" in series and "val/loss" not in series:
+        losses[0] += of(("val",), ("nll",))  # of language models, the same quantity
     mode = monitor[1] if monitor else ""
     better = {"min": "lower is better", "max": "higher is better", "": ""}[mode]
     found = [
-        Panel("loss", losses),
+        *(Panel("loss", names) for names in losses),
         Panel(f"selects best.ckpt ({better})", chosen, mode),
         *(Panel("other training values", of(("train", "val"), group)) for group in terms),
         *(Panel("validation", of(("val",), group)) for group in groups(rest, "val", series)),
@@ -134,7 +137,10 @@ def arrange(series: Series, monitor: tuple[str, str] | None) -> list[Panel]:
         Panel("GAN health: number covered by samples", health(*NUMBERS)),
         Panel("GAN health: share of samples near a mode", health("near")),
         Panel("learning rate", of(("train",), RATES)),
-        Panel("gradient norm, before clipping", of(("train",), NORMS)),
+        *(
+            Panel("gradient norm, before clipping", of(("train",), group))
+            for group in present(NORMS)
+        ),
     ]
     return [panel for panel in found if panel.names][:PANELS]
 
