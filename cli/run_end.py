@@ -43,7 +43,8 @@ def end_lines(run: Run, trainer: Trainer, model: GenerativeModule) -> list[str]:
         if checkpoint.is_file():
             options = INPUTS.get(model.modality, "")
             lines.append(f"samples: python sample.py {checkpoint}{options}")
-    return [*lines, f"logs: {'; '.join(log_places(run, trainer))}"]
+    places = log_places(run, trainer)
+    return [*lines, f"logs: {'; '.join(places)}"] if places else lines
 
 
 def log_places(run: Run, trainer: Trainer) -> list[str]:

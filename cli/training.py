@@ -320,8 +320,11 @@ class TrainCLI(LightningCLI):
             figures = last_figures(self.trainer)
             if subcommand == "test":
                 log_figures(Path(options.ckpt_path), figures, self.model.signatures)
-            ended = end_lines(self.run, self.trainer, self.model) if subcommand == "fit" else []
-            print("\n".join([*figure_lines(figures, self.model.signatures), *ended]))
+            lines = figure_lines(figures, self.model.signatures)
+            if subcommand == "fit" and not options.trainer.fast_dev_run:
+                lines += end_lines(self.run, self.trainer, self.model)
+            for line in lines:
+                print(line)
 
     def _run_trainer(self, subcommand: str) -> None:
         """Call `trainer.fit`, `trainer.validate` or `trainer.test`."""
