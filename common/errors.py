@@ -55,20 +55,20 @@ def run(program: Callable[[], object], interrupted: str = "interrupted") -> int:
     """Call a program and return its exit code; print an exception as one line on stderr.
 
     The standard streams use UTF-8 in every locale. If the reader of stdout or stderr, such as
-    `head`, has closed it, the program ends silently with exit code 0.
+    `head`, has closed it, the program ends silently, with exit code 0 unless it was training.
 
     Args:
         program: Main function of the program, without arguments.
         interrupted: Message to print after Ctrl-C.
     """
     use_utf8()
+    code = 0
     try:
         code = exit_code(program, interrupted)
         sys.stdout.flush()
         sys.stderr.flush()
     except BrokenPipeError:
         discard_output()
-        return 0
     return code
 
 

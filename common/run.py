@@ -28,6 +28,7 @@ from common.files import atomic_save
 
 State = Literal["new", "running", "interrupted", "finished", "failed"]
 
+BROKEN_PIPE = 128 + 13  # exit code that shells report after SIGPIPE
 OWN_FILES = ("state.json", "run.lock")
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # environment variables of launchers
 
@@ -89,6 +90,9 @@ class Run:
         except (KeyboardInterrupt, SystemExit):
             state = "interrupted"
             raise
+        except BrokenPipeError:  # the reader of the output has closed it
+            state = "interrupted"
+            raise SystemExit(BROKEN_PIPE) from None
         except Exception as error:
             message = one_line(str(mistake_behind(error) or error))
             raise
@@ -98,7 +102,8 @@ class Run:
                 if state == "interrupted" and self.checkpoint("last").is_file():
                     folder = shlex.quote(str(self.path))
                     command = f"python train.py fit --run_dir {folder} --ckpt_path last"
-                    print(f"resume with: {command}", file=sys.stderr)
+                    with contextlib.suppress(BrokenPipeError):
+                        print(f"resume with: {command}", file=sys.stderr)
 
     # Lock
 

@@ -338,6 +338,18 @@ def test_a_signal_saves_and_says_how_to_resume(
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_closed_pipe_does_not_look_like_the_end_of_a_training(tmp_path: Path) -> None:
+    """`fit 2>&1 | head && next` must not start the next program."""
+    run = Run(tmp_path)
+    run.claim()
+    run.record(state="running")
+    with pytest.raises(SystemExit) as stop, run.training():
+        raise BrokenPipeError
+    assert stop.value.code == 141
+    assert run.state == "interrupted"
+    run.release()
+
+
 # Order of the data
 
 
