@@ -33,7 +33,7 @@ runs: setup  ## list the runs with state, updates, best value, age and size
 	$(BIN)/python train.py runs
 
 test: setup  ## run the fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 trials: setup  ## run the slow tests: killed runs, trained models
 	$(BIN)/python -m pytest tests/trials
