@@ -151,7 +151,7 @@ def options_of_train() -> set[str]:
 
 
 def test_messages_name_options_of_the_program_that_prints_them() -> None:
-    """`evaluate.py` once told of `--data`, which it does not have."""
+    """`evaluate.py` named `--data`, which it does not have."""
     sample, train = options_of_sample(), options_of_train()
     evaluate = added_options("cli/evaluation/options.py")
     programs = {
