@@ -64,7 +64,7 @@ def describe_run(
 
 
 def without_init_args(value: Any) -> Any:
-    """Return a configuration in which the arguments of a class stand beside its `class_path`."""
+    """Return a configuration with the arguments of each class at the level of its `class_path`."""
     if isinstance(value, dict):
         inner = value.get("init_args") or {}
         own = {name: part for name, part in value.items() if name != "init_args"}
