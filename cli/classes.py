@@ -18,7 +18,7 @@ def classes_in(folder: str) -> dict[str, list[str]]:
 
     Base classes in `core/` and in files `base.py` are left out. The files are parsed but not
     imported; base classes are followed by name. A file with a syntax error is searched by a
-    pattern, so that the error is reported if one of its classes is asked for.
+    pattern, so that the error is reported if a command names one of its classes.
     """
     bases: dict[str, set[str]] = {}
     paths: dict[str, list[str]] = {}

@@ -37,7 +37,7 @@ class TextFiles(TextDataModule):
         path: A text file, or a folder of text files. Files or sub-folders named train (or
             training), val (valid, validation, dev) and test (testing), in any case, are the splits.
             Without such names, all text files in the folder and its sub-folders are the corpus. A
-            single file is the corpus, whatever its name. Hidden files are ignored.
+            single file of any name is the corpus. Hidden files are ignored.
         column: Name of the text column of record files. Defaults to the only column with text.
         **kwargs: Arguments of `TextDataModule`.
 
