@@ -98,6 +98,12 @@ class RunCheckpoint(Checkpoint):
         self._signal = 0
         self._handlers: dict[int, Any] = {}
 
+    @property
+    def update_periods(self) -> list[int]:
+        """Numbers of updates at whose multiples this callback acts."""
+        periods = (self.every_n_train_steps, self.keep_every_n_train_steps)
+        return [int(period) for period in periods if period]
+
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
 
@@ -146,9 +152,8 @@ class RunCheckpoint(Checkpoint):
             return  # on_validation_end saves this step
         step = trainer.global_step
         stop = self._received_signal(trainer)
-        periods = (self.every_n_train_steps, self.keep_every_n_train_steps)
         if step != self._saved_at and (
-            any(period and step % period == 0 for period in periods)
+            any(step % period == 0 for period in self.update_periods)
             or stop
             or trainer.is_last_batch
             or trainer.should_stop

@@ -14,7 +14,7 @@ Sensitivity to hyper-parameters is a further failure; `sweep.py` measures it wit
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -112,6 +112,8 @@ class GanHealth(Callback):
             they are compared with.
         pool: Maximum number of training images among which nearest neighbours are searched.
     """
+
+    update_periods: ClassVar[list[int]] = []  # may act after several updates
 
     def __init__(self, count: int = 256, pool: int = 5000) -> None:
         self.count, self.pool = count, pool

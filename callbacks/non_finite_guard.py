@@ -1,11 +1,11 @@
-"""Stop a run when a gradient is not finite, before a checkpoint with NaN weights is saved."""
+"""Stop a run when a loss is not finite, before a checkpoint with NaN weights is saved."""
 
-from collections import deque
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from common.errors import UserError
 from common.run import Run
@@ -41,29 +41,28 @@ def remedy(trainer: Trainer) -> str:
 
 
 def check_finite(trainer: Trainer, module: GenerativeModule) -> None:
-    """Raise an error if the last gradient norm is not finite.
+    """Raise an error if a weight is not finite.
 
-    Called before each save of a checkpoint, because a run cannot recover from NaN weights, and
-    because `NonFiniteGuard` checks only at the end of a logging interval on an accelerator.
+    Called before each save of a checkpoint, because a run cannot recover from NaN weights.
 
     Raises:
-        NonFinite: If the norm is not finite. The message does not name the samples.
+        NonFinite: If a weight is not finite.
     """
-    norm = module.grad_norm
-    if norm is not None and not norm.isfinite():
+    if not get_total_norm(list(module.parameters())).isfinite():
         name = first_non_finite(module, {})
         raise NonFinite(f"step {trainer.global_step}: {name} is not finite; {remedy(trainer)}")
 
 
 class NonFiniteGuard(Callback):
-    """Stops the run if the gradient norm is not finite, which means that a gradient is not finite.
+    """Stops the run if a loss is not finite.
 
-    On the CPU, the norm is checked after every update. On an accelerator, the norms are checked
-    together at the end of each logging interval, because each check waits for the device.
+    After an update with a gradient that is not finite, the weights and the next loss are not
+    finite. On the CPU, losses are checked after every step of the trainer. On an accelerator, they
+    are checked together at the end of each logging interval, because each check waits for the
+    device.
     """
 
-    def __init__(self) -> None:
-        self._recent: deque[tuple[int, Tensor, Any]] = deque()
+    update_periods: ClassVar[list[int]] = []  # may act after several updates
 
     def on_train_batch_end(
         self,
@@ -73,18 +72,19 @@ class NonFiniteGuard(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        norm = pl_module.grad_norm
-        if norm is None:
+        recent = pl_module.recent_losses
+        interval = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        if not recent or (recent[0][1].device.type != "cpu" and trainer.global_step % interval):
             return
-        self._recent.append((trainer.global_step, norm, batch["index"]))
-        if norm.device.type != "cpu" and trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]  # set by a connector
-            return
-        for step, value, index in self._recent:
-            if not value.isfinite():
-                name = first_non_finite(pl_module, batch)
-                rows = ", ".join(map(str, index.tolist()[:16]))
-                raise NonFinite(
-                    f"step {step}: {name} is not finite "
-                    f"(samples {rows}{', ...' if len(index) > 16 else ''}); {remedy(trainer)}"
-                )
-        self._recent.clear()
+        finite = torch.stack([loss for _, loss, _ in recent]).isfinite()
+        if not finite.all():
+            step, _, index = recent[int(finite.int().argmin())]
+            if not torch.equal(index, batch["index"]):  # the batch of a further update
+                batch = trainer.datamodule.batch("train", index.tolist())  # type: ignore[attr-defined]
+            name = first_non_finite(pl_module, batch)
+            rows = ", ".join(map(str, index.tolist()[:16]))
+            raise NonFinite(
+                f"step {step}: {name} is not finite "
+                f"(samples {rows}{', ...' if len(index) > 16 else ''}); {remedy(trainer)}"
+            )
+        recent.clear()

@@ -45,6 +45,11 @@ class Previews(Callback):
         self._announced = False
         self._animated: str | None = None  # name of the previews in the animation
 
+    @property
+    def update_periods(self) -> list[int]:
+        """Numbers of updates at whose multiples this callback acts."""
+        return [self.every_n_train_steps]
+
     def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if trainer.is_global_zero and trainer.global_step == 0:
             batch = preview_batch(trainer, self.count)

@@ -92,7 +92,7 @@ class Progress(Throughput):
         known = total != float("inf")
         parts = [f"{step:,}/{total:,}" if known else f"{step:,}"]
         if step > self.first_step:
-            parts.append(f"{self.speed(trainer):,.0f} {pl_module.throughput_unit}/s")
+            parts.append(f"{self.speed(trainer, pl_module):,.0f} {pl_module.throughput_unit}/s")
             left = (self.now - self.begin) / (step - self.first_step) * (total - step)
             parts += [f"{duration(left)} left"] if known else []
         if self._bar is not None:

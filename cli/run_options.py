@@ -1,5 +1,6 @@
 """Options of `train.py` besides those of the trainer, the model and the data."""
 
+from jsonargparse.typing import PositiveInt
 from pytorch_lightning.cli import LightningArgumentParser
 
 from callbacks.checkpoint import RunCheckpoint
@@ -36,6 +37,13 @@ def add_run_options(parser: LightningArgumentParser) -> None:
         type=str | None,
         metavar="BACKEND",
         help="Compile the networks with this torch.compile backend, such as inductor.",
+    )
+    parser.add_argument(
+        "--updates_per_step",
+        type=PositiveInt | None,
+        metavar="N",
+        help="Number of updates per step of the trainer, without influence on the results; "
+        "chosen from the speed if not given.",
     )
     parser.add_class_arguments(WandbOptions, "wandb")
     parser.add_argument("--tensorboard", action="store_true", help="Also log to TensorBoard.")

@@ -308,6 +308,7 @@ class TrainCLI(LightningCLI):
             print(yaml.safe_dump(self.saved_config, sort_keys=False))
             print(describe(self.model, self.datamodule, self.trainer))
             return
+        self.model.updates_per_step = options.updates_per_step
         if options.compile:
             compile_networks(self.model, options.compile)
         try:

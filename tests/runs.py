@@ -234,19 +234,19 @@ def run_differences(one: Path, other: Path) -> list[str]:
 
 
 class TerminateAt(Callback):
-    """Send SIGTERM to this process at the start of a step, as a job scheduler would.
+    """Send SIGTERM to this process after an update, as a job scheduler would.
 
     Args:
         step: Number of updates at which the run stops.
     """
 
     def __init__(self, step: int) -> None:
-        self.step = step
+        self.step, self.update_periods = step, [step]
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *arguments: object
     ) -> None:
-        if trainer.global_step == self.step - 1:
+        if trainer.global_step == self.step and not trainer.fit_loop._should_accumulate():
             os.kill(os.getpid(), signal.SIGTERM)
 
 

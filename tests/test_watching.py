@@ -39,6 +39,7 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     run = tmp_path_factory.mktemp("watching") / "ring"
     out, err = StringIO(), StringIO()
     short = "--trainer.max_steps 12 --trainer.log_every_n_steps 3 --trainer.val_check_interval 8"
+    short += " --updates_per_step 1"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)

@@ -1,14 +1,13 @@
 """Training of a generator and a discriminator against each other, by manual optimization."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from jsonargparse.typing import OpenUnitInterval, PositiveFloat, PositiveInt
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from pytorch_lightning.strategies import ParallelStrategy
 from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
@@ -16,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from common.errors import UserError
 from lightning_modules.core.modes import evaluating, frozen
-from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.module import GenerativeModule, gradients_of
 from lightning_modules.core.ranks import check_ranks_agree
 from lightning_modules.core.seeding import seed_generators
 
@@ -47,7 +46,7 @@ def rename_loss(losses: dict[str, Any], name: str) -> dict[str, Any]:
 class AdversarialModule(GenerativeModule):
     """Base class of systems that train two networks against each other, by manual optimization.
 
-    One update (`training_step`) uses `accumulate` batches:
+    One update (`_train_on`) uses `accumulate` batches:
 
     1. `generate(batch)` runs the generator G.
     2. The discriminator D takes an optimizer step on `discriminator_loss(batch, generated)`, where
@@ -213,33 +212,41 @@ class AdversarialModule(GenerativeModule):
     # One update
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._train_on(batch, batch_idx)
+        for further, index in self.further_batches():
+            self._train_on(further, index)
+
+    def _train_on(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Add the gradients of a batch; update the networks if it is the last of an update."""
         self._accumulated.append(batch)
         first = batch_idx + 1 - len(self._accumulated)
         size = min(self.accumulate, int(self.trainer.num_training_batches) - first)
         last = len(self._accumulated) == size
-        update_generator = (self.trainer.global_step + 1) % self.n_critic == 0
+        update = self.trainer.global_step + 1
+        update_generator = update % self.n_critic == 0
         self.mid_update = not last
         # Both losses use one pass of the generator, unless gradients are accumulated.
         with torch.set_grad_enabled(update_generator and self.accumulate == 1):
             generated = self.generate(batch)
         generator, discriminator = self.both_optimizers()
         losses = self.discriminator_loss(batch, tree_map(lambda value: value.detach(), generated))
-        self._backward(losses["loss"] / size, synchronise=last)
+        self.run_backward(losses["loss"] / size, synchronise=last)
         self.log_train(**rename_loss(losses, "loss_d"))
+        self.record_loss(update, losses["loss"], batch)
         if not last:
             return
-        self.grad_norm = None  # sum of the norms of G and D, checked by NonFiniteGuard
         if update_generator and self.simultaneous:
-            self._generator_backward(generated)
-        discriminator.step()  # increments `trainer.global_step`
+            self._generator_backward(generated, update)
+        self.run_optimizer(discriminator.optimizer)
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()  # `trainer.global_step` counts these calls
+        progress.increment_completed()
         if update_generator and not self.simultaneous:
-            self._generator_backward(generated)
+            self._generator_backward(generated, update)
         if update_generator:
-            # Like `generator.step()`, this call runs Lightning's precision plugin and hooks, but it
-            # does not increment `global_step`.
-            self.trainer.strategy.optimizer_step(generator.optimizer, lambda: None)
+            self.run_optimizer(generator.optimizer)
             generator.zero_grad()
-            self.update_ema(self.trainer.global_step)
+            self.update_ema(update)
             self._uncalibrated = self.ema is not None
         discriminator.zero_grad()
         for schedule, due in zip(self._schedules, (update_generator, True)):
@@ -247,7 +254,6 @@ class AdversarialModule(GenerativeModule):
                 schedule.step()
         self._accumulated = []
         self._average_batch_norms()
-        update = self.trainer.global_step
         if update % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by a connector
             rates = [optimizer.param_groups[0]["lr"] for optimizer in (generator, discriminator)]
             self._write_interval(update, lr=rates[0], lr_d=rates[1])
@@ -256,7 +262,7 @@ class AdversarialModule(GenerativeModule):
         """Return the optimizers of the generator and of the discriminator, in this order."""
         return cast(list[LightningOptimizer], self.optimizers())
 
-    def _generator_backward(self, generated: Any) -> None:
+    def _generator_backward(self, generated: Any, update: int) -> None:
         """Compute the generator's gradient, averaged over all batches of this update."""
         with frozen(self.discriminator):
             for number, batch in enumerate(self._accumulated, 1):
@@ -265,31 +271,23 @@ class AdversarialModule(GenerativeModule):
                     generated = self.generate(batch)
                 losses = self.generator_loss(batch, generated)
                 count = len(self._accumulated)
-                self._backward(losses["loss"] / count, synchronise=number == count)
+                self.run_backward(losses["loss"] / count, synchronise=number == count)
                 self.log_train(**rename_loss(losses, "loss_g"))
-
-    def _backward(self, loss: Tensor, *, synchronise: bool) -> None:
-        """Run the backward pass; average gradients over ranks only if `synchronise` is True."""
-        strategy: Any = self.trainer.strategy
-        wait = not synchronise and isinstance(strategy, ParallelStrategy)
-        with strategy.block_backward_sync() if wait else nullcontext():
-            self.manual_backward(loss)
+                self.record_loss(update, losses["loss"], batch)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Record the gradient norm of the network that `optimizer` updates, then clip it."""
         network = [one.optimizer for one in self.both_optimizers()].index(optimizer)
-        gradients = [
-            p.grad
-            for group in optimizer.param_groups
-            for p in group["params"]
-            if p.grad is not None
-        ]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        limit = self.clips[network]
-        if limit is not None:
-            torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
-        self.log_train(**{("grad_norm", "grad_norm_d")[network]: norm})
-        self.grad_norm = norm if self.grad_norm is None else norm + self.grad_norm
+        limit, is_generator = self.clips[network], network == 0
+        # Only the step of D is counted, and G's step follows it.
+        update = self.trainer.global_step + (not is_generator)
+        ends = update % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]  # set by a connector
+        rare = is_generator and self.n_critic > 1  # may not be updated at the end of an interval
+        if ends or rare or limit is not None:
+            norm = self.record_grad_norm(("grad_norm", "grad_norm_d")[network], optimizer)
+            if limit is not None:
+                factor = (limit / (norm + 1e-6)).clamp(max=1.0)
+                torch._foreach_mul_(gradients_of(optimizer), factor)
 
     def _average_batch_norms(self) -> None:
         """Average batch-norm statistics over ranks; DDP omits this in manual optimization."""

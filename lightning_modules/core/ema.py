@@ -76,11 +76,6 @@ class AveragingModule(LightningModule):
         self.ema: AveragedWeights | None = None
         self._weights_chosen = False
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Update the parameters, then their averages, before callbacks save a checkpoint."""
-        super().optimizer_step(*args, **kwargs)
-        self.update_ema(self.trainer.global_step + 1)  # Lightning increments global_step later
-
     def init_ema(self) -> None:
         """Start to average the submodules in `ema_modules`.
 

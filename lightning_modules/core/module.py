@@ -6,6 +6,7 @@ are saved in checkpoints, so a resumed run writes the same rows as an uninterrup
 """
 
 import inspect
+from collections import deque
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any, ClassVar, Literal
@@ -18,10 +19,12 @@ from torchmetrics import Metric
 from common.errors import UserError
 from datamodules.tokenizers.base import Tokenizer
 from datamodules.tokenizers.kinds import tokenizer_from_json
-from lightning_modules.core.ema import AveragingModule
 from lightning_modules.core.interval_means import IntervalMeans
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.seeding import seed_generators
+from lightning_modules.core.updates import UpdatingModule
+
+MAX_RECENT = 1000  # maximum number of losses in `recent_losses`
 
 # Kind of input and output of `sample`:
 # - images: generates images from seeds.
@@ -46,7 +49,13 @@ def plain(value: Any) -> Any:
     return float(value) if isinstance(value, float) else value
 
 
-class GenerativeModule(AveragingModule):
+def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the gradients of an optimizer's parameters that have one."""
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+class GenerativeModule(UpdatingModule):
     """Base class of all systems.
 
     A subclass calls `save_hyperparameters()` in an `__init__` that takes plain values only,
@@ -72,7 +81,10 @@ class GenerativeModule(AveragingModule):
         replaced_trainer_options: Options of the Trainer that are not supported, and what to do
             instead, such as {"gradient_clip_val": "give --model.generator_clip instead"}.
         tokenizer: Tokenizer of text data, stored in every checkpoint; None if there is no text.
-        mid_update: True between the batches of one update, when no checkpoint can be written.
+        units_seen: Amount of training data that this process has seen, in `throughput_unit`. After
+            a run is resumed, rank 0 also counts what all ranks had seen before.
+        recent_losses: Number of the update, loss and sample indices of the last training batches.
+            `NonFiniteGuard` removes those that it has checked.
         optimizer_factories: One pair of functions per optimizer; they build the optimizer and its
             schedule (None for no schedule).
     """
@@ -85,15 +97,15 @@ class GenerativeModule(AveragingModule):
     throughput_unit: ClassVar[str] = "samples"
     precisions: ClassVar[tuple[str, ...]] = ("32-true", "bf16-mixed")
     replaced_trainer_options: ClassVar[dict[str, str]] = {}
-    mid_update = False
     optimizer_factories: Sequence[tuple[OptimizerCallable, LRSchedulerCallable | None]] = ()
 
     def __init__(self) -> None:
         super().__init__()
         self.signatures: dict[str, str] = {}
-        self.grad_norm: Tensor | None = None
+        self._grad_norm: Tensor | None = None  # of this update, for clipping
         self._means = IntervalMeans()
-        self._seen = 0
+        self.units_seen = 0
+        self.recent_losses: deque[tuple[int, Tensor, Tensor]] = deque(maxlen=MAX_RECENT)
         self.tokenizer: Tokenizer | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -156,13 +168,19 @@ class GenerativeModule(AveragingModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         losses = self.loss(batch)
         self.log_train(**losses)
+        self.record_loss(self.trainer.global_step + 1, losses["loss"], batch)
         return losses["loss"]
+
+    def record_loss(self, update: int, loss: Tensor, batch: dict[str, Any]) -> None:
+        """Keep a loss for `NonFiniteGuard`, which checks the losses of several updates at once."""
+        self.recent_losses.append((update, loss.detach(), batch["index"]))
 
     # Randomness
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         seed_generators(batch["seed"], self.device)
-        self._seen += self.batch_units(batch)
+        self.units_seen += self.batch_units(batch)
 
     def on_validation_batch_start(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
@@ -211,17 +229,22 @@ class GenerativeModule(AveragingModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Record the gradient norm before clipping; write the means if a logging interval ends."""
-        gradients = [
-            p.grad
-            for group in optimizer.param_groups
-            for p in group["params"]
-            if p.grad is not None
-        ]
-        self.grad_norm = torch.nn.utils.get_total_norm(gradients)
-        self.log_train(grad_norm=self.grad_norm)
         update = self.trainer.global_step + 1
-        if update % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by a connector
+        ends = update % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]  # set by a connector
+        if ends or self.trainer.gradient_clip_val:
+            self._grad_norm = self.record_grad_norm("grad_norm", optimizer)
+        if ends:
             self._write_interval(update, lr=optimizer.param_groups[0]["lr"])
+
+    def record_grad_norm(self, name: str, optimizer: torch.optim.Optimizer) -> Tensor:
+        """Return the norm of the gradient of an optimizer's parameters, logged as `train/<name>`.
+
+        Without clipping, only the norm of the last update of a logging interval is computed,
+        because it takes up to 5 % of an update. Otherwise, the mean of the interval is logged.
+        """
+        norm = torch.nn.utils.get_total_norm(gradients_of(optimizer))
+        self.log_train(**{name: norm})
+        return norm
 
     def configure_gradient_clipping(
         self,
@@ -234,13 +257,13 @@ class GenerativeModule(AveragingModule):
         Lightning's own method would compute the norm again. It also rejects fused optimizers in
         bf16-mixed precision, although gradients are not scaled in this precision.
         """
-        if not gradient_clip_val or self.grad_norm is None:
+        if not gradient_clip_val or self._grad_norm is None:
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if gradient_clip_algorithm == "value":
             torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
         else:
-            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.grad_norm)
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self._grad_norm)
 
     def _means_of_ranks(self) -> Tensor:
         """Return sums and counts of logged values (2, number of names), averaged over ranks."""
@@ -257,6 +280,7 @@ class GenerativeModule(AveragingModule):
         row[f"train/{self.throughput_unit}_seen"] = self.seen_by_all()
         for logger in self.loggers:
             logger.log_metrics(row, step=update)
+        self._choose_updates_per_step()
         self.trainer.callback_metrics.update(
             {name: torch.tensor(value) for name, value in row.items()}
         )
@@ -265,7 +289,7 @@ class GenerativeModule(AveragingModule):
         """Return the number of samples or tokens that all ranks together have seen."""
         return int(
             self.trainer.strategy.reduce(
-                torch.tensor(self._seen, device=self.device), reduce_op="sum"
+                torch.tensor(self.units_seen, device=self.device), reduce_op="sum"
             )
         )
 
@@ -298,7 +322,7 @@ class GenerativeModule(AveragingModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         interval = checkpoint["log_interval"]
         self._means.load(interval)
-        self._seen = interval["seen"] if self.global_rank == 0 else 0
+        self.units_seen = interval["seen"] if self.global_rank == 0 else 0
         if "tokenizer" in checkpoint:
             then = tokenizer_from_json(checkpoint["tokenizer"])
             if self.tokenizer is not None and self.tokenizer.to_json() != then.to_json():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.module import GenerativeModule, gradients_of
 
 # Provisional divisor of summed losses: the number of targets of an update is known at its end only.
 NOMINAL_TARGETS = 4096.0
@@ -77,12 +77,6 @@ class TokenModule(GenerativeModule):
             total = self.trainer.strategy.reduce(
                 torch.tensor(self._targets, device=self.device), reduce_op="sum"
             )
-            gradients = [
-                p.grad
-                for group in optimizer.param_groups
-                for p in group["params"]
-                if p.grad is not None
-            ]
-            torch._foreach_mul_(gradients, NOMINAL_TARGETS * parts / total)
+            torch._foreach_mul_(gradients_of(optimizer), NOMINAL_TARGETS * parts / total)
             self._targets = 0
         super().on_before_optimizer_step(optimizer)

@@ -1,0 +1,314 @@
+"""Training speed of every system, compared with a plain loop of the same network: `make bench`.
+
+Both contenders train the first recipe of a system on embedded data, with the same network,
+optimizer, batches and learning rate schedule, in turns in one process:
+
+- ours: `train.py fit` with the default callbacks and the CSV logger;
+- plain: a loop over the same data loader, without Lightning, callbacks, seeds per batch, logging
+  and checks.
+
+Neither validates. The ratio of a pair of measurements is the speed of ours divided by the speed of
+plain. The table shows the median of the ratios and a 95 % bootstrap interval of this median. The
+last column is the share of this machine's speed of matrix products that ours reaches.
+
+The results are written to docs/speed.md, docs/speed.png and results/speed.json. The exit code is 1
+if the lower bound of a system is below 0.97.
+"""
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.device_checks import Settings, class_of, first_recipes, small_options
+from cli.classes import init_parameters
+from cli.data import data_module
+from lightning_modules.core.adversarial import AdversarialModule
+from lightning_modules.core.modes import frozen
+
+TARGET = 0.97  # smallest lower bound of a ratio that is not a regression
+SECONDS = 1.5  # intended duration of one measurement
+MAX_INTERVAL = 50  # updates per logging interval; fewer if an update is long
+
+
+class PlainLoop:
+    """Hand-written training loop of one recipe.
+
+    Args:
+        recipe: Path of the recipe.
+    """
+
+    def __init__(self, recipe: str) -> None:
+        config = yaml.safe_load((ROOT / recipe).read_text(encoding="utf-8"))
+        self.options = small_options(recipe, Settings(tiny=False))
+        nested = dict(zip(self.options[::2], map(json.loads, self.options[1::2])))
+        self.data = data_module(ROOT / recipe)
+        kind = class_of(config["model"]["class_path"])
+        arguments = dict(config["model"].get("init_args", {}))
+        arguments |= {name.removeprefix("--model."): value for name, value in nested.items()}
+        wanted = init_parameters(kind)
+        spec = {name: value for name, value in self.data.data_spec.items() if name in wanted}
+        self.clip = config.get("trainer", {}).get("gradient_clip_val")
+        self.make = lambda: kind(**self._built(wanted, arguments), **spec)
+        self.steps = config.get("trainer", {}).get("max_steps") or 10_000
+        self.state = SimpleNamespace()
+
+    @staticmethod
+    def _built(wanted: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments; functions that build optimizers and schedules are left out."""
+        return {
+            name: value
+            for name, value in arguments.items()
+            if not name.endswith(("_optimizer", "_schedule"))
+        }
+
+    def start(self) -> None:
+        """Create an untrained network, its optimizers and an iterator of batches."""
+        torch.manual_seed(0)
+        self.model = self.make()
+        self.model.trainer = self.trainer = SimpleNamespace(  # what systems read in training
+            global_step=0,
+            estimated_stepping_batches=self.steps,
+            world_size=1,
+            global_rank=0,
+            is_global_zero=True,
+            accumulate_grad_batches=1,
+            datamodule=self.data,
+            training=True,
+        )
+        self.model.log_train = lambda **values: None
+        self.model.train()
+        found = self.model.configure_optimizers()
+        optimizers, schedules = found if isinstance(found, tuple) else (found, [])
+        self.optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        self.schedules = [one["scheduler"] if isinstance(one, dict) else one for one in schedules]
+        self.batches = self._batches()
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        loader = self.data.loader("train", shuffle=True)
+        while True:
+            for batch in loader:
+                yield self.data.transform(batch, training=True)
+
+    def update(self) -> None:
+        """Make one update."""
+        batch, model = next(self.batches), self.model
+        if isinstance(model, AdversarialModule):
+            self._adversarial(batch)
+        else:
+            loss = model.loss(batch)["loss"]
+            self.optimizers[0].zero_grad()
+            loss.backward()
+            if self.clip:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip)
+            self.optimizers[0].step()
+            model.update_ema(self.trainer.global_step + 1)
+        for schedule in self.schedules:
+            schedule.step()
+        self.trainer.global_step += 1
+
+    def _adversarial(self, batch: dict[str, Any]) -> None:
+        model, (generator, discriminator) = self.model, self.optimizers
+        generated = model.generate(batch)
+        detached = torch.utils._pytree.tree_map(lambda value: value.detach(), generated)
+        discriminator.zero_grad()
+        model.discriminator_loss(batch, detached)["loss"].backward()
+        discriminator.step()
+        if (self.trainer.global_step + 1) % model.n_critic == 0:
+            generator.zero_grad()
+            with frozen(model.discriminator):
+                model.generator_loss(batch, generated)["loss"].backward()
+            generator.step()
+            model.update_ema(self.trainer.global_step + 1)
+
+    def speed(self, warm_up: int, updates: int) -> float:
+        """Return updates per second after a warm-up."""
+        self.start()
+        for _ in range(warm_up):
+            self.update()
+        begin = time.perf_counter()
+        for _ in range(updates):
+            self.update()
+        return updates / (time.perf_counter() - begin)
+
+    def operations(self) -> float:
+        """Return the floating-point operations of one update, in units of 1e9."""
+        self.start()
+        with FlopCounterMode(display=False) as counter:
+            self.update()
+        return counter.get_total_flops() / 1e9
+
+
+def ours(recipe: str, options: list[str], interval: int, updates: int) -> float:
+    """Return updates per second of `train.py fit` after the first logging interval."""
+    from cli.training import TrainCLI
+
+    with tempfile.TemporaryDirectory() as folder, silence():
+        words = ["fit", "--config", str(ROOT / recipe), "--run_dir", f"{folder}/run", *options]
+        words += ["--trainer.max_steps", str(interval + updates), "--trainer.max_epochs", "-1"]
+        words += ["--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", str(interval)]
+        TrainCLI(words)
+        with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) > interval]
+    return updates / sum(float(row["seconds"]) for row in rows)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Discard what a program prints."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def matrix_speed() -> float:
+    """Return the speed of a product of two 1024 x 1024 matrices, in units of 1e9 operations/s."""
+    a = torch.randn(1024, 1024)
+    times = []
+    for _ in range(10):
+        begin = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - begin)
+    return 2 * 1024**3 / statistics.median(times) / 1e9
+
+
+def interval_of(ratios: list[float]) -> tuple[float, float]:
+    """Return a 95 % bootstrap interval of the median."""
+    draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
+    low, high = np.percentile(np.median(draws, 1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def compare(recipe: str, pairs: int) -> dict[str, Any]:
+    """Measure both contenders in turns."""
+    plain = PlainLoop(recipe)
+    with silence():
+        pilot = plain.speed(2, 5)
+        operations = plain.operations()
+    interval = max(5, min(MAX_INTERVAL, round(pilot)))
+    updates = interval * max(1, min(10, round(SECONDS * pilot / interval)))
+    speeds: dict[str, list[float]] = {"ours": [], "plain": []}
+    contenders: dict[str, Callable[[], float]] = {
+        "ours": lambda: ours(recipe, plain.options, interval, updates),
+        "plain": lambda: plain.speed(interval, updates),
+    }
+    for number in range(pairs):
+        for name in list(contenders)[:: 1 if number % 2 else -1]:
+            speeds[name].append(contenders[name]())
+    ratios = [one / other for one, other in zip(speeds["ours"], speeds["plain"])]
+    low, high = interval_of(ratios)
+    return {
+        "recipe": recipe,
+        "ours": statistics.median(speeds["ours"]),
+        "plain": statistics.median(speeds["plain"]),
+        "ratio": statistics.median(ratios),
+        "low": low,
+        "high": high,
+        "gflop": operations,
+        "pairs": pairs,
+        "updates": updates,
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """Format the results as the page docs/speed.md."""
+    lines = [
+        "# Speed on a CPU",
+        "",
+        "<!-- written by `make bench` -->",
+        "`make bench` trains the first embedded recipe of every system, in turns with `train.py` and",
+        "with a plain loop of the same network, optimizer and batches. The plain loop has no",
+        "Lightning, callbacks, logging and checks. A ratio above 1 means that `train.py` is faster.",
+        f"Measured on {results['machine']}, PyTorch {results['torch']}; a product of two matrices",
+        f"reaches {results['matrix']:.0f} GFLOP/s.",
+        "",
+        "| Recipe | `train.py` (updates/s) | plain | ratio (95 % interval) | share of matrix speed |",
+        "|---|---|---|---|---|",
+    ]
+    for one in results["systems"]:
+        share = one["gflop"] * one["ours"] / results["matrix"]
+        lines.append(
+            f"| {one['recipe'].removeprefix('configs/').removesuffix('.yaml')} "
+            f"| {one['ours']:.4g} | {one['plain']:.4g} "
+            f"| {one['ratio']:.2f} ({one['low']:.2f}–{one['high']:.2f}) | {share:.0%} |"
+        )
+    return "\n".join([*lines, "", "![Ratio of speeds with its interval](speed.png)", ""])
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw the ratios with their intervals."""
+    from matplotlib.figure import Figure
+
+    rows = results["systems"][::-1]
+    figure = Figure((7, 0.35 * len(rows) + 1), layout="constrained")
+    axes = figure.subplots()
+    middle = [one["ratio"] for one in rows]
+    errors = [
+        [one["ratio"] - one["low"] for one in rows],
+        [one["high"] - one["ratio"] for one in rows],
+    ]
+    axes.errorbar(middle, range(len(rows)), xerr=errors, fmt="o", capsize=3)
+    axes.axvline(1, color="grey", linewidth=1)
+    axes.set_yticks(range(len(rows)), [one["recipe"].split("/")[1] for one in rows])
+    axes.set_xlabel("speed of train.py / speed of a plain loop")
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    """Compare all systems and write the results."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", type=int, default=10, help="pairs of measurements per system")
+    parser.add_argument("--systems", nargs="+", help="systems to measure; all if not given")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT, help="folder of docs/ and results/, to write to"
+    )
+    options = parser.parse_args()
+    processor = platform.processor() or platform.machine()
+    results: dict[str, Any] = {
+        "machine": f"{os.cpu_count()} CPU cores ({processor})",
+        "torch": torch.__version__.partition("+")[0],
+        "matrix": matrix_speed(),
+        "systems": [],
+    }
+    for recipe in first_recipes():
+        if options.systems and recipe.split("/")[1] not in options.systems:
+            continue
+        one = compare(recipe, options.pairs)
+        results["systems"].append(one)
+        print(
+            f"{recipe:40} ours {one['ours']:8.2f}/s  plain {one['plain']:8.2f}/s  "
+            f"ratio {one['ratio']:.3f} ({one['low']:.3f} to {one['high']:.3f})",
+            flush=True,
+        )
+    for folder in ("docs", "results"):
+        (options.out / folder).mkdir(parents=True, exist_ok=True)
+    (options.out / "results/speed.json").write_text(json.dumps(results, indent=1) + "\n")
+    (options.out / "docs/speed.md").write_text(table(results), encoding="utf-8")
+    draw(results, options.out / "docs/speed.png")
+    slow = [one["recipe"] for one in results["systems"] if one["low"] < TARGET]
+    if slow:
+        sys.exit(f"slower than {TARGET} of the plain loop: {', '.join(slow)}")
+
+
+if __name__ == "__main__":
+    main()
