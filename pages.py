@@ -1,8 +1,9 @@
-"""Write the pages of the documentation: `python pages.py site|gallery`.
+"""Write the pages of the documentation: `python pages.py site|gallery|figures`.
 
 site       Write the sources of the site to `site/pages/`; `make docs` builds the site from them.
 gallery    Make the images of docs/gallery.yaml anew from the runs on disk, and write
            docs/gallery.md (`make gallery`).
+figures    Draw the figures of docs/concepts/ anew; those of trained models need their runs on disk.
 """
 
 import sys
@@ -21,8 +22,12 @@ def program(argv: list[str]) -> None:
     elif argv == ["gallery"]:
         made = rebuild()
         print(f"docs/gallery.md; images made anew: {', '.join(made) or 'none'}")
+    elif argv == ["figures"]:
+        from cli.pages.figures import draw_all  # imports torch
+
+        print(f"docs: {', '.join(draw_all())}")
     else:
-        raise UserError(f"give one of: site, gallery (got {' '.join(argv) or 'nothing'})")
+        raise UserError(f"give one of: site, gallery, figures (got {' '.join(argv) or 'nothing'})")
 
 
 def main(argv: list[str] | None = None) -> int:

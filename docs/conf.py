@@ -7,8 +7,11 @@ maintenance only, and its search and its equations need a server or a network. T
 `site/pages/` are written by `python pages.py site`.
 """
 
+import logging
+import os
 import re
 from importlib.resources import files
+from pathlib import Path
 
 from docutils.nodes import Element, SkipNode
 from latex2mathml.converter import convert
@@ -18,7 +21,7 @@ from sphinx.writers.html5 import HTML5Translator
 project = "Maquette"
 copyright = "2026, The Maquette authors. Images of emoji: OpenMoji, CC BY-SA 4.0"
 smartquotes = False  # `--option` stays as it is
-extensions = ["myst_parser"]
+extensions = ["myst_nb"]  # myst-parser, and the execution of docs/howto/tour.md
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
 html_theme = "furo"
@@ -29,6 +32,13 @@ html_copy_source = False
 html_show_sphinx = False
 highlight_language = "text"
 nitpicky = True
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300  # seconds per cell
+nb_merge_streams = True
+logging.getLogger("traitlets").setLevel(logging.WARNING)  # Jupyter's message at each execution
+# Jupyter runs in .venv-docs. The notebook finds PyTorch and the other packages in .venv.
+os.environ["PYTHONPATH"] = str(next(Path(__file__).parents[1].glob(".venv/lib/*/site-packages")))
 
 
 html_math_renderer = "mathml"

@@ -37,9 +37,12 @@ NOT_CHECKED = {
 }
 
 
+RUN_CELL = re.compile(r"^%run (.*)$", re.MULTILINE)
+
+
 def commands_in(text: str) -> list[str]:
-    """Commands of the `sh` blocks and of the inline code of a page, without comments."""
-    found = []
+    """Commands of a page, without comments: `sh` blocks, inline code, `%run` of a notebook."""
+    found = [f"python {one}" for one in RUN_CELL.findall(text.replace("\\\n", " "))]
     for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             if re.match(r"(python|make|srun|torchrun|wandb|tensorboard|pip|git|docker)\b", line):
