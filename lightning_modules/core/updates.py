@@ -52,7 +52,8 @@ def hook_of_every_update(callback: Callback) -> str | None:
     if hasattr(callback, "update_periods") or isinstance(callback, Timer):
         return None
     for name in HOOKS:
-        if getattr(type(callback), name) is not getattr(Callback, name):
+        # `LambdaCallback` sets hooks of the instance, which have no `__func__`.
+        if getattr(getattr(callback, name), "__func__", None) is not getattr(Callback, name):
             return name
     return None
 
