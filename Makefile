@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 STAGE = $(BIN)/python train.py fit --config configs/$(1)/openmoji.yaml --run_dir runs/dalle/$(1)/seed0 \
 	$(if $(wildcard runs/dalle/$(1)/seed0/checkpoints/last.ckpt),--ckpt_path last)
 
-.PHONY: setup train preview dalle runs test trials lint bench gpu-check gpu-records reproduce readme docs gallery
+.PHONY: setup train preview dalle runs test trials lint bench bench-details gpu-check gpu-records reproduce readme docs gallery
 
 setup: $(STAMP)  ## create .venv and install the requirements
 
@@ -43,7 +43,10 @@ lint: setup  ## check formatting, lint rules and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup  ## compare speed with plain PyTorch, and with other libraries if installed
+bench: setup  ## compare the speed of every system with a plain loop, 20 minutes; QUICK=1 takes 5
+	$(BIN)/python benchmarks/systems.py $(if $(QUICK),--pairs 3 --out runs/bench)
+
+bench-details: setup  ## more speed measurements: other libraries, caches, variants of networks
 	$(BIN)/python benchmarks/vae.py
 	$(BIN)/python benchmarks/gan.py
 	$(BIN)/python benchmarks/translation.py

@@ -1,4 +1,6 @@
-"""DALL-E compared with plain PyTorch: training, and sampling with and without cache: `make bench`.
+"""DALL-E compared with plain PyTorch: training, and sampling with and without cache.
+
+Run by `make bench-details`.
 
 Training compares two contenders with the same sizes, attention patterns, batches and threads:
 

@@ -1,4 +1,4 @@
-"""Training speed of GANs at batch 64, compared with two hand-written loops: `make bench`.
+"""Training speed of GANs at batch 64, compared with two hand-written loops: `make bench-details`.
 
 "gan" and "dcgan" are this template's networks. "pytorch-gan" and "pytorch-dcgan" are those of
 gan.py and dcgan.py in the repository PyTorch-GAN, a common starting point. For each of them, all

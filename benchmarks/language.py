@@ -1,4 +1,6 @@
-"""GPT compared with plain PyTorch: training, and generation with and without cache: `make bench`.
+"""GPT compared with plain PyTorch: training, and generation with and without cache.
+
+Run by `make bench-details`.
 
 Training uses nanoGPT's configuration for a CPU. It compares two contenders with the same network,
 seed and threads:

@@ -1,7 +1,7 @@
 """Transformer compared with plain PyTorch: training, and beam search with and without cache.
 
-Run by `make bench`. Training compares two contenders at JoeyNMT's size, with the same tokens,
-objective and threads:
+Run by `make bench-details`. Training compares two contenders at JoeyNMT's size, with the same
+tokens, objective and threads:
 
 - ours: `train.py fit` with default callbacks and CSV logger;
 - plain: a hand-written loop with `nn.Transformer` and batches of random sentences. Adam updates

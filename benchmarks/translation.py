@@ -1,4 +1,6 @@
-"""Training speed of CycleGAN at 128 pixels, compared with hand-written variants: `make bench`.
+"""Training speed of CycleGAN at 128 pixels, compared with hand-written variants.
+
+Run by `make bench-details`.
 
     python benchmarks/translation.py [--width 32] [--steps 6] [--rounds 3]
 

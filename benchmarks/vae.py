@@ -1,4 +1,6 @@
-"""Training speed of the VAE 784-512-16 at batch 128, compared with two others: `make bench`.
+"""Training speed of the VAE 784-512-16 at batch 128, compared with two others.
+
+Run by `make bench-details`.
 
 - ours: `train.py fit` with default callbacks and CSV logger;
 - plain: a hand-written loop with fused Adam, the same uint8 images in memory and one gather per

@@ -1,18 +1,81 @@
 """Options of `train.py` besides those of the trainer, the model and the data."""
 
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from pytorch_lightning.cli import LightningArgumentParser
 
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.fid import FID
 from callbacks.previews import Previews
+from cli.classes import init_parameters
 from cli.loggers import WandbOptions
+from common.imports import import_object
 
 # Options that concern one start of the program only, so config.yaml does not contain them.
 START_OPTIONS = (
     *("config", "run_dir", "init_from", "ckpt_path", "dry_run", "extend"),
     *("verbose", "weights_only"),
 )
+
+
+def saved_options(parser: LightningArgumentParser, options: Namespace) -> dict[str, Any]:
+    """Return the options of a run as config.yaml stores them.
+
+    Options that are None are left out if their default is None, which keeps the file readable.
+    """
+    config = yaml.safe_load(parser.dump(options, skip_unset=False))
+    for name in START_OPTIONS:
+        config.pop(name, None)
+
+    def is_default(name: str) -> bool:
+        try:
+            return parser.get_default(name) is None
+        except KeyError:  # jsonargparse's: an option of a class, whose default is in the class
+            return True
+
+    return without_nulls(config, is_default)
+
+
+def without_nulls(
+    config: dict[str, Any], is_default: Callable[[str], bool], prefix: str = ""
+) -> dict[str, Any]:
+    """Return a configuration without options that are None by default.
+
+    Args:
+        config: Nested options.
+        is_default: Returns whether the option of a dotted name is None by default.
+        prefix: Dotted name of `config`, with a dot at its end.
+    """
+    kept: dict[str, Any] = {}
+    for name, value in config.items():
+        if value is None and is_default(prefix + name):
+            continue
+        if isinstance(value, dict) and "class_path" in value:
+            kept[name] = class_without_nulls(value)
+        elif isinstance(value, dict):
+            kept[name] = without_nulls(value, is_default, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            kept[name] = [
+                class_without_nulls(one) if isinstance(one, dict) and "class_path" in one else one
+                for one in value
+            ]
+        else:
+            kept[name] = value
+    return kept
+
+
+def class_without_nulls(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a class without arguments that are None by default."""
+    parameters = init_parameters(import_object(config["class_path"]))
+    arguments = without_nulls(
+        config.get("init_args", {}),
+        lambda name: name not in parameters or parameters[name].default is None,
+    )
+    return {**config, "init_args": arguments} if arguments else {"class_path": config["class_path"]}
 
 
 def add_run_options(parser: LightningArgumentParser) -> None:

@@ -48,7 +48,7 @@ from cli.resume import (
 )
 from cli.run_directory import check_system, resumed_run, start_run
 from cli.run_end import end_lines, figure_lines, last_figures
-from cli.run_options import START_OPTIONS, add_run_options
+from cli.run_options import add_run_options, saved_options
 from cli.short_help import with_full_help
 from cli.strategy import strategy_for
 from cli.trainer_options import check_optimizers, check_trainer_options
@@ -169,11 +169,7 @@ class TrainCLI(LightningCLI):
         check_trainer_options(options.trainer, self.command_line.classes["model"])
         if self.resumed:
             replace_callbacks(options.trainer, self.resumed[1])
-        self.saved_config = yaml.safe_load(
-            self._parser(self.subcommand).dump(options, skip_unset=True)
-        )
-        for name in START_OPTIONS:
-            self.saved_config.pop(name, None)
+        self.saved_config = saved_options(self._parser(self.subcommand), options)
         self._find_run()
         options.model.dict_kwargs = self._data_spec()
         options.trainer.strategy = strategy_for(

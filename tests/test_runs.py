@@ -14,6 +14,7 @@ import yaml
 import train
 from cli.classes import full_class_paths
 from cli.run_directory import recipe_home
+from cli.run_options import class_without_nulls
 from common.run import Run, new_run
 from lightning_modules.vae import VAE
 from tests.runs import ROOT, run_differences, tiny_config
@@ -117,6 +118,22 @@ def test_another_number_of_processes_than_the_launcher_started_is_refused(
 
 
 # State and configuration
+
+
+def test_an_option_without_value_keeps_none(d: Path, tmp_path: Path) -> None:
+    """`null` is saved where the default is a value, in options of the trainer and of a class."""
+    run = tmp_path / "run"
+    null = ["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", 7]
+    assert train.main(fit(d, run, *null, "--trainer.max_steps", 7)) == 0
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    assert config["trainer"]["check_val_every_n_epoch"] is None
+    assert "devices" in config["trainer"] and "profiler" not in config["trainer"]
+    assert train.main(["fit", "--run_dir", str(run), *RESUME, "--trainer.max_steps", "8"]) == 0
+    callback = {
+        "class_path": "pytorch_lightning.callbacks.ModelSummary",
+        "init_args": {"max_depth": None},
+    }
+    assert class_without_nulls(callback) == callback
 
 
 def test_a_run_continues_with_its_own_configuration(
