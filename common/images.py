@@ -14,6 +14,7 @@ from torchvision.utils import make_grid
 TITLE, TITLE_LINE = 14, 20  # size of titles and height of their line, in pixels
 TEXT, TEXT_LINE, MAX_LINES = 12, 15, 4  # the same for captions, and maximum lines of a caption
 PAD = 6  # pixels around texts
+MAX_NAME = 150  # maximum width of the names of rows in pixels; longer names have several lines
 MIN_SIDE, MIN_CAPTIONED = 48, 96  # pixels; smaller images in a captioned grid are enlarged
 
 
@@ -110,7 +111,8 @@ def stacked(lines: list[tuple[str, Tensor, list[str]]], title: str) -> Tensor:
         title: Text above the lines.
     """
     font = label_font(TEXT)
-    margin = max(round(font.getlength(name)) for name, _, _ in lines)
+    names = [wrap(name, MAX_NAME, font) for name, _, _ in lines]
+    margin = max((round(font.getlength(part)) for name in names for part in name), default=0)
     margin += 2 * PAD if margin else PAD
     wrapped = []
     for _, image, captions in lines:
@@ -125,8 +127,10 @@ def stacked(lines: list[tuple[str, Tensor, list[str]]], title: str) -> Tensor:
     pen = ImageDraw.Draw(canvas)
     pen.text((PAD, PAD + TITLE_LINE // 2), title, "black", label_font(TITLE), anchor="lm")
     y = top + PAD // 2
-    for (name, image, _), texts, space in zip(lines, wrapped, heights):
-        pen.text((PAD, y + image.shape[1] // 2), name, "black", font, anchor="lm")
+    for name, (_, image, _), texts, space in zip(names, lines, wrapped, heights):
+        middle = y + image.shape[1] // 2 - TEXT_LINE * (len(name) - 1) // 2
+        for number, part in enumerate(name):
+            pen.text((PAD, middle + number * TEXT_LINE), part, "black", font, anchor="lm")
         canvas.paste(Image.fromarray(image.permute(1, 2, 0).numpy()), (margin, y))
         y += image.shape[1]
         for number, text in enumerate(texts):

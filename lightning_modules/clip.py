@@ -62,6 +62,8 @@ from lightning_modules.nn.transformer import Block, TransformerConfig
 from lightning_modules.optim.parameter_groups import decay_groups
 from metrics.retrieval import RankingAccuracy, image_keys
 
+RANKED = 8  # number of captions in the preview of ranked images, and of images for each of them
+
 
 def contrastive_loss(u: Tensor, v: Tensor, scale: Tensor, tokens: Tensor) -> Tensor:
     """Return the contrastive loss of Eq. 3, a scalar.
@@ -304,9 +306,10 @@ class CLIP(GenerativeModule):
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
-        """List the three captions of the batch with the highest scores for each image.
+        """Rank the images of the batch for eight of its captions, and captions for each image.
 
-        "*" marks the image's own caption.
+        The best eight images of a caption are in one row, with their scores. Each line of text has
+        the best three captions of an image; "*" marks the image's own caption.
         """
         if self.tokenizer is None:
             return {}
@@ -318,4 +321,16 @@ class CLIP(GenerativeModule):
             marks = ["*" if other == number else "" for other in best]
             parts = [f"{mark}{captions[i]} {row[i]:.2f}" for mark, i in zip(marks, best)]
             lines.append("; ".join(parts))
-        return {"captions": lines, "captions/rows": ["an image per line", "* its own caption"]}
+        chosen = list(range(0, len(captions), max(1, len(captions) // RANKED)))[:RANKED]
+        best_scores, best_images = scores.T[chosen].topk(min(RANKED, len(scores)))
+        return {
+            "ranked_images": batch["image"][best_images],  # (R, N, C, H, W)
+            "ranked_images/rows": [captions[number] for number in chosen],
+            "ranked_images/captions": [
+                f"{score:.2f}{' (own)' if image == number else ''}"
+                for number, row, of_row in zip(chosen, best_images.tolist(), best_scores.tolist())
+                for image, score in zip(row, of_row)
+            ],
+            "captions": lines,
+            "captions/rows": ["an image per line", "* its own caption"],
+        }

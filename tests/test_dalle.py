@@ -571,3 +571,28 @@ def test_text_features_ignore_padding() -> None:
     )
     shifted = model.shift(torch.rand(2, 3, 16, 16))
     assert shifted.shape == (2, 3, 16, 16)
+
+
+def test_clip_previews_rank_images_and_captions() -> None:
+    """Images of a row are in the order of their scores, and the caption's own image is marked."""
+    data = CaptionedEmoji(size=16, text_length=24)
+    batch = data.batch("val", list(range(0, 120, 10)))
+    vocabulary = data.data_spec["vocab_size"]
+    model = CLIP([3, 16, 16], vocabulary, 24, 8, 1, 1, 2, 2, 16, 0.0, 8)
+    assert model.preview(batch) == {}, "no tokenizer"
+    model.tokenizer = data.tokenizer
+    shown: dict[str, Any] = model.preview(batch)
+    assert shown["ranked_images"].shape == (8, 8, 3, 16, 16)
+    assert len(shown["captions"]) == 12
+    names, texts = shown["ranked_images/rows"], shown["ranked_images/captions"]
+    scores = model.score(batch["image"], names)  # (12, 8)
+    for row, name in enumerate(names):
+        listed = texts[8 * row : 8 * row + 8]
+        own = [number for number, text in enumerate(listed) if text.endswith(" (own)")]
+        values = [float(text.removesuffix(" (own)")) for text in listed]
+        assert values == sorted(values, reverse=True)
+        assert values[0] == pytest.approx(scores[:, row].max().item(), abs=0.006)
+        index = [model.tokenizer.decode(tokens) for tokens in batch["tokens"].tolist()].index(name)
+        for number in own:
+            assert torch.equal(shown["ranked_images"][row, number], batch["image"][index])
+    assert any(text.endswith(" (own)") for text in texts)

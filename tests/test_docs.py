@@ -136,12 +136,19 @@ def test_gallery_is_current() -> None:
 def test_gallery_makes_images_of_checkpoints_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An image is sampled with the options and prompts of its entry, and enlarged; others stay."""
+    """An image is sampled with the options and prompts of its entry, or copied; others stay."""
     (tmp_path / "a.ckpt").touch()
+    Image.new("RGB", (700, 20)).save(tmp_path / "samples-0000010.png")
     (tmp_path / "prompts.txt").write_text("red apple\nblue heart\n", encoding="utf-8")
     shared = {"system": "dalle", "what": "Images.", "train": "make dalle", "took": "an hour"}
     made = {"image": "a.png", "checkpoint": "a.ckpt", "prompts": "prompts.txt"}
-    listed = [{**shared, **made, "sample": "--num 2"}, {**shared, "image": "b.png"}]
+    listed = [
+        {**shared, **made, "sample": "--num 2"},
+        {**shared, "image": "b.png"},
+        {**shared, "image": "c.png", "preview": "samples-0000010.png"},
+        {**shared, "image": "d.png", "preview": "samples-0000020.png"},
+        {**shared, "text": "a\n  > b\n", "checkpoint": "a.ckpt", "sample": "--num 3"},
+    ]
     seen = []
 
     def run(words: list[str]) -> None:
@@ -152,12 +159,15 @@ def test_gallery_makes_images_of_checkpoints_anew(
     monkeypatch.setattr(gallery, "entries", lambda: listed)
     monkeypatch.setattr(gallery, "ROOT", tmp_path)
     monkeypatch.setattr(gallery, "DOCS", tmp_path)
-    assert gallery.rebuild() == ["a.png"]
+    assert gallery.rebuild() == ["a.png", "c.png"]
     assert seen[1:] == ["--num", "2", "--prompt=red apple", "--prompt=blue heart"]
     assert Image.open(tmp_path / "a.png").size == (600, 150)
     page = (tmp_path / "gallery.md").read_text(encoding="utf-8")
     assert "python sample.py a.ckpt --num 2 --prompt - < prompts.txt" in page
     assert "![Images](b.png)" in page
+    assert Image.open(tmp_path / "c.png").size == (700, 20)
+    assert "(an hour); a preview of the run, `samples-0000020.png`." in page
+    assert "```text\na\n  > b\n```\n" in page
 
 
 def test_papers_and_first_commands_come_from_the_files() -> None:

@@ -179,6 +179,8 @@ def test_captions_stand_in_the_image() -> None:
     assert texts.shape[1] > 4 * 96
     assert (named[:, 30:, :60] < 128).any(), "names are to the left of the images"
     assert (plain[:, :20] < 128).any(), "the title is above them"
+    long = captioned(images, "t", ["a name of a row that has several lines " * 2])
+    assert long.shape[2] < plain.shape[2] + 180, "long names are wrapped"
     pairs = captioned(torch.zeros(2, 1, 3, 16, 16), "t", captions=["a", "b"])
     assert pairs.shape[1] > 2 * (96 + 15), "a caption below each image"
     points = captioned(torch.zeros(5, 2, 1, 1), "a ring of Gaussians")

@@ -38,9 +38,11 @@ def gallery_page() -> str:
         if "image" in entry:
             short = entry["what"].partition(". ")[0].rstrip(".").replace("`", "")
             lines.append(f"![{short}]({entry['image']})\n")
+        elif "\n" in entry["text"].strip():
+            lines.append(f"```text\n{entry['text'].rstrip()}\n```\n")
         else:
             lines.append(f"> {entry['text']}\n")
-        sampled = ""
+        sampled = f"; a preview of the run, `{entry['preview']}`" if "preview" in entry else ""
         if "sample" in entry:
             read = f" --prompt - < {entry['prompts']}" if "prompts" in entry else ""
             sampled = f", then `python sample.py {entry['checkpoint']} {entry['sample']}{read}`"
@@ -68,25 +70,36 @@ def save_enlarged(source: Path, target: Path) -> None:
         image.resize(size, Image.Resampling.NEAREST).save(target, optimize=True)
 
 
-def rebuild() -> list[str]:
-    """Make the images of all checkpoints on disk anew, and write the page; return their names.
+def sample_image(entry: dict[str, Any]) -> bool:
+    """Sample the image of an entry anew; return False if its checkpoint does not exist."""
+    checkpoint = ROOT / entry["checkpoint"]
+    if not checkpoint.is_file():
+        return False
+    from cli.sampling.command import run  # imports torch
 
-    An entry whose checkpoint does not exist keeps its image.
+    words = shlex.split(entry["sample"])
+    if "prompts" in entry:
+        prompts = (ROOT / entry["prompts"]).read_text(encoding="utf-8").splitlines()
+        words += [f"--prompt={prompt}" for prompt in prompts]
+    with tempfile.TemporaryDirectory() as folder:
+        run([str(checkpoint), *words, "--out", folder])
+        save_enlarged(Path(folder, "grid.png"), DOCS / entry["image"])
+    return True
+
+
+def rebuild() -> list[str]:
+    """Make images anew from runs on disk, and write the page; return the names of these images.
+
+    An entry whose checkpoint or preview does not exist keeps its image.
     """
     made = []
     for entry in entries():
-        checkpoint = ROOT / entry.get("checkpoint", "")
-        if not checkpoint.is_file():
+        if "image" not in entry:
             continue
-        from cli.sampling.command import run  # imports torch
-
-        words = shlex.split(entry["sample"])
-        if "prompts" in entry:
-            prompts = (ROOT / entry["prompts"]).read_text(encoding="utf-8").splitlines()
-            words += [f"--prompt={prompt}" for prompt in prompts]
-        with tempfile.TemporaryDirectory() as folder:
-            run([str(checkpoint), *words, "--out", folder])
-            save_enlarged(Path(folder, "grid.png"), DOCS / entry["image"])
-        made.append(entry["image"])
+        if "preview" in entry and (ROOT / entry["preview"]).is_file():
+            save_enlarged(ROOT / entry["preview"], DOCS / entry["image"])
+            made.append(entry["image"])
+        elif "checkpoint" in entry and sample_image(entry):
+            made.append(entry["image"])
     (DOCS / "gallery.md").write_text(gallery_page(), encoding="utf-8")
     return made
