@@ -13,6 +13,7 @@ setup: $(STAMP)  ## create .venv and install the requirements
 $(STAMP): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing the packages of requirements.txt into .venv: minutes, with downloads of several GB on Linux"
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 

@@ -36,7 +36,8 @@ def histograms(codes: Tensor, max_dims: int = 48) -> Tensor:
     """
     dims = min(max_dims, codes.shape[1])
     rows = -(-dims // 8)
-    figure, axes = panels(rows, min(8, dims), figsize=(1.4 * min(8, dims), 1.1 * rows))
+    height = 1.1 * rows  # inches
+    figure, axes = panels(rows, min(8, dims), figsize=(1.4 * min(8, dims), height))
     grid_points = np.linspace(-4, 4, 101)
     for dim, axis in enumerate(axes.flat):
         axis.set(xticks=[], yticks=[], xlim=(-4, 4))
@@ -56,7 +57,7 @@ def histograms(codes: Tensor, max_dims: int = 48) -> Tensor:
         "Coordinates of z of validation images (blue) and N(0, 1) (black), from -4 to 4;\n"
         "values beyond are in the first and the last bin",
         fontsize=9,
-        y=1.0,
+        y=figure.subplotpars.top + 0.25 / height,  # above the titles of the first row
         va="bottom",
     )
     return figure_to_image(figure)

@@ -138,7 +138,7 @@ def test_gallery_makes_images_of_checkpoints_anew(
 ) -> None:
     """An image is sampled with the options and prompts of its entry, or copied; others stay."""
     (tmp_path / "a.ckpt").touch()
-    Image.new("RGB", (700, 20)).save(tmp_path / "samples-0000010.png")
+    Image.new("RGB", (300, 20)).save(tmp_path / "samples-0000010.png")
     (tmp_path / "prompts.txt").write_text("red apple\nblue heart\n", encoding="utf-8")
     shared = {"system": "dalle", "what": "Images.", "train": "make dalle", "took": "an hour"}
     made = {"image": "a.png", "checkpoint": "a.ckpt", "prompts": "prompts.txt"}
@@ -165,7 +165,7 @@ def test_gallery_makes_images_of_checkpoints_anew(
     page = (tmp_path / "gallery.md").read_text(encoding="utf-8")
     assert "python sample.py a.ckpt --num 2 --prompt - < prompts.txt" in page
     assert "![Images](b.png)" in page
-    assert Image.open(tmp_path / "c.png").size == (700, 20)
+    assert Image.open(tmp_path / "c.png").size == (300, 20)
     assert "(an hour); a preview of the run, `samples-0000020.png`." in page
     assert "```text\na\n  > b\n```\n" in page
 

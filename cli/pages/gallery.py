@@ -1,6 +1,7 @@
 """The gallery docs/gallery.md: images and texts of the systems, and the commands that made them."""
 
 import shlex
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def rebuild() -> list[str]:
         if "image" not in entry:
             continue
         if "preview" in entry and (ROOT / entry["preview"]).is_file():
-            save_enlarged(ROOT / entry["preview"], DOCS / entry["image"])
+            shutil.copyfile(ROOT / entry["preview"], DOCS / entry["image"])
             made.append(entry["image"])
         elif "checkpoint" in entry and sample_image(entry):
             made.append(entry["image"])
