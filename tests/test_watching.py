@@ -16,6 +16,7 @@ import train
 from callbacks import animation, curves, progress
 from callbacks.animation import write_animation
 from callbacks.curves import arrange, read_series
+from callbacks.latent_plots import histograms
 from common import progress as shown
 from common.images import captioned
 from common.progress import Bars, Task, duration, track
@@ -185,6 +186,13 @@ def test_captions_stand_in_the_image() -> None:
     assert pairs.shape[1] > 2 * (96 + 15), "a caption below each image"
     points = captioned(torch.zeros(5, 2, 1, 1), "a ring of Gaussians")
     assert points.shape[1] > 192
+
+
+@pytest.mark.parametrize("size", [2, 48])
+def test_the_title_of_histograms_is_near_its_plots(size: int) -> None:
+    white = (histograms(torch.randn(50, size)) == 255).all(0).all(1).tolist()
+    gaps = "".join(" " if row else "#" for row in white).split("#")
+    assert max(map(len, gaps)) < 25, "pixels without content"
 
 
 def test_the_animation_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
