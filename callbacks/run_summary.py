@@ -17,7 +17,8 @@ def layer_table(model: GenerativeModule, batch: dict[str, Any], depth: int = 3) 
     """Return a table of submodules: name, type, output shape, number of parameters.
 
     Submodules are listed up to nesting level `depth`. Parameters registered directly on the system
-    have separate rows with their shapes. Output shapes are recorded in one call of `preview`.
+    have separate rows with their shapes. Output shapes are recorded in one call of `preview`. The
+    last row is the number of trainable parameters, if there are averaged or frozen weights too.
     """
     shapes: dict[str, str] = {}
     named = {name: part for name, part in model.named_modules() if name and name.count(".") < depth}
@@ -47,6 +48,9 @@ def layer_table(model: GenerativeModule, batch: dict[str, Any], depth: int = 3) 
         rows.append((name, type(parameter).__name__, shape, f"{parameter.numel():,}"))
     total = sum(parameter.numel() for parameter in model.parameters())
     rows.append(("total", "", "", f"{total:,}"))
+    trained = sum(part.numel() for part in model.parameters() if part.requires_grad)
+    if trained < total:
+        rows.append(("trainable", "", "", f"{trained:,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(
         f"{a:{widths[0]}}  {b:{widths[1]}}  {c:{widths[2]}}  {d:>{widths[3]}}"

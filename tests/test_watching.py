@@ -17,9 +17,11 @@ from callbacks import animation, curves, progress
 from callbacks.animation import write_animation
 from callbacks.curves import arrange, read_series
 from callbacks.latent_plots import histograms
+from callbacks.run_summary import layer_table
 from common import progress as shown
 from common.images import captioned
 from common.progress import Bars, Task, duration, track
+from lightning_modules.made import MADE
 from tests.runs import tiny_config
 
 
@@ -186,6 +188,15 @@ def test_captions_stand_in_the_image() -> None:
     assert pairs.shape[1] > 2 * (96 + 15), "a caption below each image"
     points = captioned(torch.zeros(5, 2, 1, 1), "a ring of Gaussians")
     assert points.shape[1] > 192
+
+
+def test_the_run_summary_counts_trainable_parameters() -> None:
+    model, count = MADE([1, 2, 2], [5]), 4 * 5 + 5 + 5 * 4 + 4
+    last = layer_table(model, {}).splitlines()[-1]
+    assert last.split() == ["total", str(count)]
+    next(model.parameters()).requires_grad_(False)  # as averaged and frozen weights
+    last = layer_table(model, {}).splitlines()[-1]
+    assert last.split() == ["trainable", str(count - 20)]
 
 
 @pytest.mark.parametrize("size", [2, 48])
