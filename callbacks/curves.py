@@ -24,8 +24,9 @@ FIRST = 0.5  # seconds that the first drawing is expected to take
 MIN_POINTS = 4  # of the longest curve; fewer are no curve, and nothing is drawn
 POINTS = 400  # maximum number of points of a curve; more are averaged in groups
 TERMS = 4  # maximum number of terms in a panel
-PANELS = 12  # maximum number of panels
+PANELS = 15  # maximum number of panels
 WIDE = 20.0  # ratio of values above which an axis is logarithmic, or a panel is divided
+CLOSE = 3.0  # the same ratio for panels of validation values, which have different units
 
 LOSSES = ("loss", "loss_g", "loss_d")
 RATES = ("lr", "lr_d")
@@ -131,7 +132,7 @@ def arrange(series: Series, monitor: tuple[str, str] | None) -> list[Panel]:
         *(Panel("loss", names) for names in losses),
         Panel(f"selects best.ckpt ({better})", chosen, mode),
         *(Panel("other training values", of(("train", "val"), group)) for group in terms),
-        *(Panel("validation", of(("val",), group)) for group in groups(rest, "val", series)),
+        *(Panel("validation", of(("val",), group)) for group in groups(rest, "val", series, CLOSE)),
         Panel("GAN health: trouble below 0.5", health(*LOW), limit=0.5),
         Panel("GAN health: trouble near 1 (oscillation: -0.5)", health(*HIGH)),
         Panel("GAN health: number covered by samples", health(*NUMBERS)),
@@ -145,12 +146,12 @@ def arrange(series: Series, monitor: tuple[str, str] | None) -> list[Panel]:
     return [panel for panel in found if panel.names][:PANELS]
 
 
-def groups(terms: list[str], prefix: str, series: Series) -> list[list[str]]:
-    """Divide terms into groups of at most `TERMS`, whose values differ by less than `WIDE`."""
+def groups(terms: list[str], prefix: str, series: Series, ratio: float = WIDE) -> list[list[str]]:
+    """Divide terms into groups of at most `TERMS`, whose values differ at most by `ratio`."""
     size = {term: float(np.median(np.abs(series[f"{prefix}/{term}"][1]))) for term in terms}
     found: list[list[str]] = []
     for term in sorted(terms, key=lambda term: size[term]):
-        if not found or len(found[-1]) == TERMS or size[term] > WIDE * size[found[-1][0]]:
+        if not found or len(found[-1]) == TERMS or size[term] > ratio * size[found[-1][0]]:
             found.append([])
         found[-1].append(term)
     return found

@@ -133,6 +133,13 @@ def test_curves_skip_what_is_not_finite_and_change_no_file(tmp_path: Path) -> No
         ["train/loss_d"],
         ["train/loss_g"],
     ], "curves of different size have panels of their own"
+    sizes = {"exact": 0.5, "nll": 1.7, "ppl": 5.6, "recall": 0.6}
+    scores = {f"val/{name}": (steps, np.full(len(steps), size)) for name, size in sizes.items()}
+    assert [panel.names for panel in arrange(scores, None)] == [
+        ["val/exact", "val/recall"],
+        ["val/nll"],
+        ["val/ppl"],
+    ], "validation values of different units too"
     states = torch.get_rng_state(), np.random.get_state()[1]
     image = curves.curves(tmp_path, ("val/nll", "min"), "GPT")
     assert torch.equal(states[0], torch.get_rng_state())
