@@ -472,8 +472,13 @@ class ELECTRA(TokenModule):
         output = self(tokens, length, generator=torch.Generator().manual_seed(0))
         if self.tokenizer is None or output.replaced_logits is None:
             return {}
-        spell = self.tokenizer.token
-        lines = []
+        tokenizer, lines = self.tokenizer, []
+
+        def spell(number: int) -> str:
+            """Return a token without spaces around it; a token of blanks has visible blanks."""
+            text = tokenizer.token(number)
+            return text.strip() or text.replace(" ", "\u2423").replace("\n", "\\n")
+
         for row, size in enumerate(length.tolist()):
             words = []
             for true, seen, logit in zip(
@@ -481,9 +486,9 @@ class ELECTRA(TokenModule):
                 output.corrupt[row].tolist(),
                 output.replaced_logits[row].tolist(),
             ):
-                word = spell(seen).strip()
+                word = spell(seen)
                 if seen != true:
-                    word += f"({spell(true).strip()})"
+                    word += f"({spell(true)})"
                 words.append(f"[{word}]" if logit > 0 else word)
             lines.append(" ".join(words))
         legend = ["new(true): replaced token", "[token]: detected as replaced"]

@@ -197,7 +197,7 @@ def test_a_preview_shows_forged_words() -> None:
 
     class Letters:
         def token(self, number: int) -> str:
-            return chr(97 + number)
+            return chr(97 + number) if number % 3 else " \n"
 
     model, (tokens, length) = electra().eval(), texts(20, 9)
     model.tokenizer = Letters()  # type: ignore[assignment]
@@ -207,7 +207,9 @@ def test_a_preview_shows_forged_words() -> None:
     lines = model.preview({"tokens": tokens, "length": length - 1, "num_targets": 27})["corrupted"]
     assert torch.equal(before, torch.get_rng_state())
     assert [line.count("[") for line in lines] == [20, 9], "all tokens are detected"
-    assert 0 < "".join(lines).count("(") <= 5  # type: ignore[arg-type]
+    text = "".join(lines)  # type: ignore[arg-type]
+    assert 0 < text.count("(") <= 5
+    assert r"[␣\n]" in text, "blanks are visible"
 
 
 # The probe
