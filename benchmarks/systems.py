@@ -302,7 +302,9 @@ def main() -> None:
         )
     for folder in ("docs", "results"):
         (options.out / folder).mkdir(parents=True, exist_ok=True)
-    (options.out / "results/speed.json").write_text(json.dumps(results, indent=1) + "\n")
+    (options.out / "results/speed.json").write_text(
+        json.dumps(results, indent=1) + "\n", encoding="utf-8"
+    )
     (options.out / "docs/speed.md").write_text(table(results), encoding="utf-8")
     draw(results, options.out / "docs/speed.png")
     slow = [one["recipe"] for one in results["systems"] if one["low"] < TARGET]
