@@ -52,9 +52,10 @@ class WatchSynchronisation(Callback):
 
     def __init__(self, first: int, last: int, path: str) -> None:
         self.first, self.last, self.path = first, last, path
+        self.update_periods = [first, last]
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *arguments: Any
     ) -> None:
         if trainer.global_step == self.first:
             self.caught = warnings.catch_warnings(record=True)
@@ -235,13 +236,14 @@ def check_distributed(recipe: str, settings: Settings) -> Result:
 
 
 def check_speed(contender: str, settings: Settings) -> Result:
-    """Updates per second of one contender, named "<system> <ours, plain or compiled>"."""
+    """Updates per second of one contender, named "<system> <ours, single, plain or compiled>"."""
     from benchmarks import gan, language, vae
 
     system, way = contender.split(" ")
     steps = 10 if settings.tiny else {"gpt": 300}.get(system, 1000)
-    compiled = ["--compile", "inductor"] if way == "compiled" else []
-    where = ["--trainer.accelerator", settings.accelerator, "--trainer.devices", "1", *compiled]
+    options = {"compiled": ["--compile", "inductor"], "single": ["--updates_per_step", "1"]}
+    where = ["--trainer.accelerator", settings.accelerator, "--trainer.devices", "1"]
+    where += options.get(way, [])
     if settings.device != "cpu":  # the first updates select and compile kernels
         where += ["--trainer.log_every_n_steps", "100"]
         gan.WARMUP = language.WARMUP = language.LOG_EVERY = 100
@@ -274,7 +276,9 @@ def first_recipes() -> list[str]:
 def speed_contenders() -> list[str]:
     """Contenders in the order of measurement."""
     turns = [
-        f"{name} {way}" for name in ("vae", "gan", "dcgan", "gpt") for way in ("ours", "plain")
+        f"{name} {way}"
+        for name in ("vae", "gan", "dcgan", "gpt")
+        for way in ("ours", "single", "plain")
     ]
     return turns + [f"{name} compiled" for name in ("vae", "gan", "gpt")]
 

@@ -9,8 +9,8 @@ The parts, in this order:
 - resuming: for every system, a run with `--trainer.deterministic true` is stopped after 10 of 20
   updates and resumed; its final state must equal that of an uninterrupted run bit for bit.
 - distributed: the final state with DDP in one process must equal that without DDP bit for bit.
-- speed: updates per second of `train.py` and of a plain loop with the data on the device, in
-  turns, and of `train.py --compile inductor`.
+- speed: updates per second of `train.py`, of `train.py --updates_per_step 1` and of a plain loop
+  with the data on the device, in turns, and of `train.py --compile inductor`.
 
 Every check runs in its own process. The checks of one part run in parallel, except for speed.
 Results are written after each check, as JSON and as Markdown. A check that has a result is not run

@@ -143,6 +143,7 @@ class DataModule(LightningDataModule):
                 the number of processes.
         """
         data = self.loader_dataset(split)
+        data_on_device = getattr(data, "on_device", False)
         rank, world = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
@@ -168,7 +169,7 @@ class DataModule(LightningDataModule):
             batch_sampler=sampler,
             collate_fn=identity,  # type: ignore[arg-type]  # receives a collated batch
             num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_available() and not data_on_device,
             # Without this argument, each iterator would use up a number of the global generator.
             generator=torch.Generator(),
         )

@@ -460,3 +460,16 @@ def test_celeba_layout(tmp_path: Path) -> None:
     assert batch["image"].shape == (2, 3, 32, 32)
     assert batch["label"].tolist() == [0, 1]
     assert data.attribute_batch("Smiling")["positive"].shape[0] == 1
+
+
+def test_images_on_a_device_give_the_same_batches() -> None:
+    """The copy on a device is used on a GPU only, so the test copies to the CPU."""
+    data = OpenMoji(size=16, max_samples=40)
+    images = data.split("train")
+    request = Request(torch.tensor([3, 1, 3]), 7)
+    batch, same = images.__getitems__(request), images.on(torch.device("cpu")).__getitems__(request)
+    assert batch.keys() == same.keys()
+    for name in ("image", "label", "index"):
+        assert torch.equal(batch[name], same[name])
+    assert batch["seed"] == same["seed"]
+    assert data.loader_dataset("train") is images, "without a GPU"

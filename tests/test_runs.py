@@ -127,7 +127,8 @@ def test_an_option_without_value_keeps_none(d: Path, tmp_path: Path) -> None:
     assert train.main(fit(d, run, *null, "--trainer.max_steps", 7)) == 0
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     assert config["trainer"]["check_val_every_n_epoch"] is None
-    assert "devices" in config["trainer"] and "profiler" not in config["trainer"]
+    assert "devices" in config["trainer"]
+    assert "profiler" not in config["trainer"]
     assert train.main(["fit", "--run_dir", str(run), *RESUME, "--trainer.max_steps", "8"]) == 0
     callback = {
         "class_path": "pytorch_lightning.callbacks.ModelSummary",

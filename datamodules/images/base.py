@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from datamodules.base import DataModule
+from datamodules.base import BatchedDataset, DataModule
 from datamodules.samplers import Request, mix_seed
+
+MAX_DEVICE_SHARE = 0.1  # maximum share of a GPU's memory for training images
 
 
 def has_words(names: list[str] | None, words: str) -> Tensor:
@@ -56,6 +58,10 @@ class InMemoryImages:
         digest.update(self.labels.contiguous().numpy().data)
         return digest.hexdigest()
 
+    def on(self, device: torch.device) -> "DeviceImages":
+        """Return a copy of the data on a device, which gathers batches there."""
+        return DeviceImages(self.images.to(device), self.labels.to(device), self.names)
+
     def subset(self, index: Tensor) -> "InMemoryImages":
         names = None if self.names is None else [self.names[i] for i in index.tolist()]
         return InMemoryImages(self.images[index], self.labels[index], names)
@@ -63,6 +69,22 @@ class InMemoryImages:
     def having(self, attribute: str) -> Tensor:
         """Return a bool mask (N,), True where a name contains `attribute` as whole words."""
         return has_words(self.names, attribute)
+
+
+class DeviceImages(InMemoryImages):
+    """Dataset of images in the memory of a GPU, whose batches need no transfer from the CPU.
+
+    On a GPU, gathering a batch on the CPU and copying it takes most of an update of a small
+    network.
+    """
+
+    on_device = True
+
+    def __getitems__(self, request: Request) -> dict[str, Any]:
+        index = request.index
+        if self.images.is_cuda:  # a copy from pinned memory does not wait for the GPU
+            index = index.pin_memory().to(self.images.device, non_blocking=True)
+        return super().__getitems__(Request(index, request.seed))
 
 
 class ImageDataModule(DataModule):
@@ -86,6 +108,26 @@ class ImageDataModule(DataModule):
     def __init__(self, flip: bool = False, binarize: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.flip, self.binarize = flip, binarize
+        self._on_device: DeviceImages | None = None  # training images
+
+    def loader_dataset(self, split: str) -> BatchedDataset:
+        """Return the dataset of a split; on a GPU, training images are kept in its memory.
+
+        They are kept there if they are in memory, take at most a tenth of the GPU's memory, and are
+        loaded by this process.
+        """
+        data = super().loader_dataset(split)
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if split != "train" or device.type != "cuda" or self.num_workers:
+            return data
+        if not isinstance(data, InMemoryImages):
+            return data
+        share = data.images.nbytes / torch.cuda.get_device_properties(device).total_memory
+        if share > MAX_DEVICE_SHARE:
+            return data
+        if self._on_device is None:
+            self._on_device = data.on(device)
+        return self._on_device
 
     def transform(self, batch: dict[str, Any], *, training: bool = False) -> dict[str, Any]:
         """Scale `image` to [-1, 1] and augment it; flip `mask` (N, 1, H, W) with the image."""
