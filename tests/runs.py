@@ -265,3 +265,22 @@ class RecordSamples(Callback):
     ) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps([trainer.current_epoch, batch["index"].tolist()]) + "\n")
+
+
+class RecordMemory(Callback):
+    """Record the resident memory of this process.
+
+    Args:
+        every_n_train_steps: Number of updates between two records.
+    """
+
+    def __init__(self, every_n_train_steps: int) -> None:
+        self.every_n_train_steps, self.update_periods = every_n_train_steps, [every_n_train_steps]
+        self.bytes: dict[int, int] = {}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *arguments: object
+    ) -> None:
+        if trainer.global_step % self.every_n_train_steps == 0:
+            pages = Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]
+            self.bytes[trainer.global_step] = int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -41,9 +41,9 @@ if place == "checkpoint":
 elif place == "turn":
     answer = AdversarialModule._generator_backward
 
-    def dying_answer(self: Any, generated: Any) -> None:
+    def dying_answer(self: Any, *arguments: Any) -> None:
         die_at_last_call()  # D is updated, G is not yet
-        answer(self, generated)
+        answer(self, *arguments)
 
     AdversarialModule._generator_backward = dying_answer
 else:
