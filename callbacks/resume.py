@@ -14,7 +14,7 @@ from lightning_modules.core.module import GenerativeModule
 
 
 class Resume(Callback):
-    """Restores the last validation metrics, and compares the learning rates with the checkpoint's.
+    """Restores metrics and the count of epochs, and checks the learning rates.
 
     Callbacks such as `EarlyStopping` read the last metrics, which a resumed run may need before its
     first validation.
@@ -49,6 +49,12 @@ class Resume(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if self._metrics is None:
             return
+        loop = trainer.fit_loop
+        done = loop.epoch_progress.current.processed == loop.epoch_progress.current.ready
+        if loop.restarted_mid_epoch and done:
+            # The checkpoint was saved after the last batch of an epoch. Lightning would not count
+            # the start of the next epoch, and a second resumed run would train an epoch too many.
+            loop.reset_restart_stage()
         trainer.callback_metrics.update(
             {name: tensor(value) for name, value in self._metrics.items()}
         )

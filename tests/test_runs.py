@@ -120,6 +120,24 @@ def test_another_number_of_processes_than_the_launcher_started_is_refused(
 # State and configuration
 
 
+@pytest.mark.parametrize("stops", [(4, 10), (5, 10), (3, 4)])
+def test_runs_that_stop_twice_at_ends_of_epochs(
+    stops: tuple[int, int], d: Path, tmp_path: Path
+) -> None:
+    """An epoch has one batch; every fifth epoch validates."""
+    short = ["--data.batch_size=40", "--trainer.max_epochs=12", "--trainer.log_every_n_steps=1"]
+    short += ["--trainer.check_val_every_n_epoch=5"]
+    assert train.main(fit(d, tmp_path / "straight", *short)) == 0
+    run = tmp_path / "stopped"
+    stop = "--trainer.callbacks+=tests.runs.TerminateAt"
+    assert train.main(fit(d, run, *short, stop, f"--trainer.callbacks.step={stops[0]}")) == 143
+    again = ["fit", "--run_dir", str(run), *RESUME]
+    assert train.main([*again, stop, f"--trainer.callbacks.step={stops[1]}"]) == 143
+    assert saved(run)["global_step"] == stops[1]
+    assert train.main(again) == 0
+    assert run_differences(tmp_path / "straight", run) == []
+
+
 def test_an_option_without_value_keeps_none(d: Path, tmp_path: Path) -> None:
     """`null` is saved where the default is a value, in options of the trainer and of a class."""
     run = tmp_path / "run"
