@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -59,6 +60,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             temporary.unlink(missing_ok=True)
 
 
+EPOCH_SECONDS = 10  # minimum time between two saves after epochs without validation
+
+
 class RunCheckpoint(Checkpoint):
     """Saves `last.ckpt` regularly, and `best.ckpt` when the monitored metric improves.
 
@@ -66,9 +70,9 @@ class RunCheckpoint(Checkpoint):
     above 0 (of the first direction, for image translation); otherwise no `best.ckpt` is saved.
 
     All files are in the folder `checkpoints/` of the run. `last.ckpt` is saved after every
-    validation and after every epoch. It is also saved every `every_n_train_steps` updates and when
-    training ends. If a validation is due at the same step,
-    the validation runs first. Otherwise, a run that is killed between saving and validation would
+    validation, every `every_n_train_steps` updates and when training ends. After an epoch without
+    validation, it is saved if 10 seconds (`EPOCH_SECONDS`) have passed since the last save. If a
+    validation is due at the same step, the validation runs first. Otherwise, a run that is killed between saving and validation would
     skip this validation when it is resumed.
 
     After SIGTERM or Ctrl-C, the run finishes the current update and a validation due at this step,
@@ -94,7 +98,7 @@ class RunCheckpoint(Checkpoint):
         self.every_n_train_steps = every_n_train_steps
         self.top_k, self.keep_every_n_train_steps = int(top_k), keep_every_n_train_steps
         self.best: list[tuple[float, int]] = []  # values and updates, best first
-        self._saved_at = -1
+        self._saved_at, self._saved_time = -1, 0.0
         self._signal = 0
         self._handlers: dict[int, Any] = {}
 
@@ -111,7 +115,7 @@ class RunCheckpoint(Checkpoint):
         self.best = [(value, step) for value, step in state_dict["best"]]
 
     def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
-        self._saved_at = trainer.global_step
+        self._saved_at, self._saved_time = trainer.global_step, time.monotonic()
         # Replaces Lightning's handlers, which would abort a running validation.
         for number in (signal.SIGTERM, signal.SIGINT):
             self._handlers[number] = signal.signal(number, self._on_signal)
@@ -155,13 +159,18 @@ class RunCheckpoint(Checkpoint):
         if step != self._saved_at and (
             any(step % period == 0 for period in self.update_periods)
             or stop
-            or trainer.is_last_batch
+            or (trainer.is_last_batch and self._is_old(trainer))
             or trainer.should_stop
             or step == trainer.max_steps
         ):
             self._save(trainer, pl_module, "last")
         if stop:
             raise SystemExit(128 + stop)
+
+    def _is_old(self, trainer: Trainer) -> bool:
+        """Return whether 10 seconds have passed since the last save, on any rank."""
+        old = time.monotonic() - self._saved_time > EPOCH_SECONDS
+        return trainer.strategy.reduce_boolean_decision(old, all=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
@@ -229,7 +238,7 @@ class RunCheckpoint(Checkpoint):
         period = self.keep_every_n_train_steps
         if period and step // period > max(0, self._saved_at) // period:
             trainer.save_checkpoint(run.checkpoint(f"kept/{step}"))
-        self._saved_at = step
+        self._saved_at, self._saved_time = step, time.monotonic()
         seen = pl_module.seen_by_all()
         if trainer.is_global_zero:
             unit = pl_module.throughput_unit
