@@ -11,7 +11,7 @@ Neither validates. The ratio of a pair of measurements is the speed of ours divi
 plain. The table shows the median of the ratios and a 95 % bootstrap interval of this median. The
 last column is the share of this machine's speed of matrix products that ours reaches.
 
-The results are written to docs/speed.md, docs/speed.png and results/speed.json. The exit code is 1
+The results are written to docs/speed.md, docs/speed.png and docs/speed.json. The exit code is 1
 if the lower bound of a system is below 0.97.
 """
 
@@ -238,11 +238,12 @@ def table(results: dict[str, Any]) -> str:
         "# Speed on a CPU",
         "",
         "<!-- written by `make bench` -->",
-        "`make bench` trains the first embedded recipe of every system, in turns with `train.py`",
+        "`make bench` trains the first embedded recipe of each system, in turns with `train.py`",
         "and with a plain loop of the same network, optimizer and batches. The plain loop has no",
         "Lightning, callbacks, logging and checks. A ratio above 1 means that `train.py` is",
         f"faster. Measured on {results['machine']}, PyTorch {results['torch']}; a product of two",
-        f"matrices reaches {results['matrix']:.0f} GFLOP/s.",
+        f"matrices reaches {results['matrix']:.0f} GFLOP/s. Each ratio is the median of",
+        f"{results['systems'][0]['pairs']} pairs of measurements.",
         "",
         "| Recipe | `train.py`, updates/s | plain | ratio (95 % interval) | of matrix speed |",
         "|---|---|---|---|---|",
@@ -283,9 +284,7 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, default=10, help="pairs of measurements per system")
     parser.add_argument("--systems", nargs="+", help="systems to measure; all if not given")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT, help="folder of docs/ and results/, to write to"
-    )
+    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the results")
     options = parser.parse_args()
     processor = platform.processor() or platform.machine()
     results: dict[str, Any] = {
@@ -304,13 +303,11 @@ def main() -> None:
             f"ratio {one['ratio']:.3f} ({one['low']:.3f} to {one['high']:.3f})",
             flush=True,
         )
-    for folder in ("docs", "results"):
-        (options.out / folder).mkdir(parents=True, exist_ok=True)
-    (options.out / "results/speed.json").write_text(
-        json.dumps(results, indent=1) + "\n", encoding="utf-8"
-    )
-    (options.out / "docs/speed.md").write_text(table(results), encoding="utf-8")
-    draw(results, options.out / "docs/speed.png")
+    options.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results, indent=1) + "\n"
+    (options.out / "speed.json").write_text(text, encoding="utf-8")
+    (options.out / "speed.md").write_text(table(results), encoding="utf-8")
+    draw(results, options.out / "speed.png")
     slow = [one["recipe"] for one in results["systems"] if one["low"] < TARGET]
     if slow:
         sys.exit(f"slower than {TARGET} of the plain loop: {', '.join(slow)}")

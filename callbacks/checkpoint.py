@@ -72,8 +72,8 @@ class RunCheckpoint(Checkpoint):
     All files are in the folder `checkpoints/` of the run. `last.ckpt` is saved after every
     validation, every `every_n_train_steps` updates and when training ends. After an epoch without
     validation, it is saved if 10 seconds (`EPOCH_SECONDS`) have passed since the last save. If a
-    validation is due at the same step, the validation runs first. Otherwise, a run that is killed between saving and validation would
-    skip this validation when it is resumed.
+    validation is due at the same step, the validation runs first. Otherwise, a run that is killed
+    between saving and validation would skip this validation when it is resumed.
 
     After SIGTERM or Ctrl-C, the run finishes the current update and a validation due at this step,
     saves a checkpoint and exits with code 143 or 130. A second signal exits at once. If the

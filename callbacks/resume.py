@@ -50,8 +50,8 @@ class Resume(Callback):
         if self._metrics is None:
             return
         loop = trainer.fit_loop
-        done = loop.epoch_progress.current.processed == loop.epoch_progress.current.ready
-        if loop.restarted_mid_epoch and done:
+        epochs: Any = loop.epoch_progress.current
+        if loop.restarted_mid_epoch and epochs.processed == epochs.ready:
             # The checkpoint was saved after the last batch of an epoch. Lightning would not count
             # the start of the next epoch, and a second resumed run would train an epoch too many.
             loop.reset_restart_stage()
