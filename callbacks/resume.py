@@ -75,6 +75,11 @@ class Resume(Callback):
         ]
         if not changed:
             return
+        if trainer.global_step == 0:  # `LearningRateFinder` leaves the schedule at the former rate
+            schedule.base_lrs = [group["lr"] for group in groups]
+            for group, base, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas):
+                group["initial_lr"], group["lr"] = base, base * factor(0)
+            return
         step, total = trainer.global_step, trainer.estimated_stepping_batches
         change = f"from {changed[0][0]:.3g} to {changed[0][1]:.3g}"
         if not self.extend:

@@ -1,5 +1,6 @@
 """Runs as a user starts, interrupts and resumes them on the command line."""
 
+import csv
 import os
 import signal
 import subprocess
@@ -482,17 +483,22 @@ def test_early_stopping_resumes_after_a_validation(d: Path, tmp_path: Path) -> N
     assert saved(tmp_path)["epoch"] == 2
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_a_tuned_learning_rate_is_saved_and_resumes(
-    d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    schedule: str, d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A schedule starts at the tuned learning rate."""
     finder = "pytorch_lightning.callbacks.LearningRateFinder"
     options = [f"--trainer.callbacks+={finder}", "--trainer.callbacks.num_training_steps", 30]
+    options += ["--model.schedule", schedule, "--trainer.log_every_n_steps", 1]
     assert train.main(fit(d, tmp_path, *options, "--trainer.max_steps", 3)) == 0
     config = yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))
     rate = config["model"]["init_args"]["learning_rate"]
     assert rate == saved(tmp_path)["hyper_parameters"]["learning_rate"] != 0.001
     assert "model.learning_rate: 0.001 ->" in capsys.readouterr().err
-    more = ["--trainer.max_steps", "5"]
+    with open(tmp_path / "metrics.csv", encoding="utf-8") as file:
+        assert float(next(csv.DictReader(file))["train/lr"]) == pytest.approx(rate)
+    more = ["--trainer.max_steps", "5", "--extend"]
     assert train.main(["fit", "--run_dir", str(tmp_path), *RESUME, *more]) == 0
     assert saved(tmp_path)["hyper_parameters"]["learning_rate"] == rate
 

@@ -123,7 +123,9 @@ class UpdatingModule(AveragingModule):
 
     def _choose_updates_per_step(self) -> None:
         """Choose the number of updates from the duration of the last ones, equal on all ranks."""
-        mean = torch.tensor(self._seconds / max(1, self._updates), device=self.device)
+        if not self._updates:
+            return
+        mean = torch.tensor(self._seconds / self._updates, device=self.device)
         seconds = float(self.trainer.strategy.reduce(mean, reduce_op="mean"))
         self._updates, self._seconds = 0, 0.0
         before, self._chosen = self._chosen, round(STEP_SECONDS / max(seconds, 1e-9))
