@@ -1,13 +1,19 @@
 """FID and KID of generated images during training."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import NonNegativeInt
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from callbacks.real_features import RealFeatures, corpus_extractor, real_features
+from callbacks.real_features import (
+    RealFeatures,
+    corpus_extractor,
+    real_features,
+    why_no_features,
+)
 from callbacks.targets import Target, targets
+from common.errors import UserError
 from common.progress import track
 from lightning_modules.core.module import GenerativeModule
 from metrics.distances import frechet_distance, gaussian, kernel_distance
@@ -42,6 +48,19 @@ class FID(Callback):
     def watches(self, model: LightningModule) -> bool:
         """Return whether `count` is above 0, which enables this callback."""
         return self.count > 0
+
+    def check(self, model: GenerativeModule, data: Any) -> None:
+        """Raise an error if `count` is above 0 and FID cannot be measured.
+
+        Args:
+            model: System that is trained.
+            data: Data module of the run, which has read no files yet.
+
+        Raises:
+            UserError: If the system or its data have no images, or the data have no labels.
+        """
+        if self.count and (reason := why_no_fid(model, data, self.extractor)):
+            raise UserError(f"--fid.count {self.count}: {reason}")
 
     def on_fit_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         """Raise an error before training if the extractor's weights or the images are missing."""
@@ -84,3 +103,21 @@ class FID(Callback):
             pl_module.signatures[key] = (
                 f"{extractor.prefix}{name}[extractor={extractor.name}|split=val|{counts}]"
             )
+
+
+def why_no_fid(
+    model: GenerativeModule, data: Any, kind: Literal["classifier", "inception"] = "classifier"
+) -> str | None:
+    """Return why FID of a system cannot be measured; None if no reason is known yet.
+
+    Args:
+        model: System that is trained.
+        data: Data module of the run, which need not have read its files.
+        kind: Feature extractor.
+    """
+    if type(model).sample is GenerativeModule.sample or "image" not in model.modality:
+        name = type(model).__name__
+        return f"FID needs a system that generates images, and {name} generates none: leave it out"
+    if model.modality == "image-to-image":  # the labels of its domains are in the files
+        return None
+    return why_no_features(data, kind)

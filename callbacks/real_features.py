@@ -37,6 +37,24 @@ def cache_path(data: Any, *key: object) -> Path:
     return Path(home / "metrics" / f"{name}.pt")
 
 
+def why_no_features(data: Any, kind: Literal["classifier", "inception"]) -> str | None:
+    """Return why the images of a data set have no features; None if they have features.
+
+    Args:
+        data: Data module of the images.
+        kind: Kind of extractor, as for `corpus_extractor`.
+    """
+    if "image_shape" not in data.data_spec or not hasattr(data, "fingerprint"):  # points in a plane
+        name = type(data).__name__
+        return f"FID and other feature distances need images, and {name} has none: leave them out"
+    if kind == "classifier" and not data.data_spec.get("num_classes"):
+        return (
+            "the feature extractor classifier needs labels, and this data has none: "
+            "use the extractor inception"
+        )
+    return None
+
+
 def corpus_classifier(data: Any) -> Classifier:
     """Return the small classifier of a data set, trained with a fixed seed.
 
@@ -44,14 +62,11 @@ def corpus_classifier(data: Any) -> Classifier:
     load these weights.
 
     Raises:
-        UserError: If the data has no labels.
+        UserError: If the data has no images or no labels.
     """
     data_spec = data.data_spec
-    if not data_spec.get("num_classes"):
-        raise UserError(
-            "the feature extractor classifier needs labels, and this data has none: "
-            "use the extractor inception"
-        )
+    if reason := why_no_features(data, "classifier"):
+        raise UserError(reason)
     path = cache_path(data, "classifier", data.fingerprint("train"))
     if not path.exists():
         print("training the feature extractor (a classifier), once per data set", file=sys.stderr)
@@ -74,10 +89,8 @@ def corpus_extractor(data: Any, kind: Literal["classifier", "inception"]) -> Ext
     Raises:
         UserError: If the data has no images, or no labels for training the classifier.
     """
-    if "image_shape" not in data.data_spec:
-        raise UserError(
-            f"FID and other feature distances need images: {type(data).__name__} has none"
-        )
+    if reason := why_no_features(data, kind):
+        raise UserError(reason)
     if kind == "inception":
         return InceptionFeatures(
             data.root / "metrics" / "weights-inception-2015-12-05-6726825d.pth"
