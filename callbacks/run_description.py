@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from pytorch_lightning import Trainer
 
 from callbacks.run_files import origin
@@ -56,11 +57,25 @@ def describe_run(
         "optimizer": optimizer_settings(trainer, module),
         "parameters": parameter_counts(module),
         "machine": machine(),
+        "split_sizes": {split: len(data.split(split)) for split in ("train", "val")},
         **origin(),
+        **first_command(trainer),
         **sections,
     }
     found: dict[str, Any] = plain(about)  # W&B would store numbers of restricted types as text
     return found
+
+
+def first_command(trainer: Trainer) -> dict[str, str]:
+    """Return the command line that started a run, keyed "command"; empty for a run without files.
+
+    The command line of a resumed run would otherwise take the place of the first one.
+    """
+    path = Path(trainer.default_root_dir) / "run.yaml"
+    if not path.is_file():
+        return {}
+    with open(path, encoding="utf-8") as file:
+        return {"command": next(yaml.safe_load_all(file))["command"]}
 
 
 def without_init_args(value: Any) -> Any:

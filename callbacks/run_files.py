@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -59,7 +60,7 @@ def origin() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "git_commit": git("rev-parse", "HEAD") or None,
         "git_dirty": bool(git("status", "--porcelain")),
         "versions": versions,
@@ -155,11 +156,13 @@ class RunFiles(Callback):
     ) -> None:
         self.config, self.sources, self.changes = config, list(sources), changes or {}
         self._step = 0  # update at which the run resumes
+        self._wandb_id: str | None = None  # of the resumed checkpoint
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._step = checkpoint["global_step"]
+        self._wandb_id = checkpoint.get("wandb_id")
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -202,4 +205,6 @@ class RunFiles(Callback):
     ) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                checkpoint["wandb_id"] = logger.version
+                self._wandb_id = logger.version
+        if self._wandb_id is not None:
+            checkpoint["wandb_id"] = self._wandb_id

@@ -23,7 +23,8 @@ class Tracking(Callback):
     """Logs the configuration and the best value of a run to Weights & Biases and TensorBoard.
 
     The best value of the system's `monitor` (or of the FID) is logged as `best/<name>` whenever it
-    improves. Its last value is therefore the best value of the run.
+    improves, with its number of updates as `best/update`. The last values are therefore those of
+    the best validation.
 
     Args:
         config: Configuration that is saved as `config.yaml`.
@@ -64,7 +65,8 @@ class Tracking(Callback):
         better = value < self._best if mode == "min" else value > self._best
         if better or (math.isnan(self._best) and not math.isnan(value)):
             self._best = value
-            log_values(trainer, {f"best/{name}": value}, trainer.global_step)
+            best = {f"best/{name}": value, "best/update": float(trainer.global_step)}
+            log_values(trainer, best, trainer.global_step)
 
     @rank_zero_only
     def on_save_checkpoint(

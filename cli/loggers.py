@@ -3,12 +3,13 @@
 import importlib
 import json
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 from urllib.parse import urlparse
 
 from jsonargparse import Namespace
@@ -18,13 +19,18 @@ from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from callbacks.gradient_histograms import GradientHistograms
-from callbacks.publish import log_table
 from callbacks.run_files import CSVLog
 from callbacks.tracking import Tracking
-from cli.recipes import read_config
 from common.errors import UserError
-from common.run import Run, run_of
-from lightning_modules.core.checkpoints import read_checkpoint
+from common.files import atomic_save
+from common.run import Run
+
+# Seconds between writes of W&B to its file. What is not written is lost if the process is killed.
+FLUSH = 1.0
+
+# Environment variable with the folder of the copies of tables and artifacts, which `wandb sync`
+# uploads. The default of W&B is in the home directory; ours is the folder `wandb/` of the run.
+DATA_DIR = "WANDB_DATA_DIR"
 
 
 @dataclass
@@ -34,7 +40,7 @@ class WandbOptions:
     Args:
         project: W&B project; without an API key, the run is logged offline.
         group: Name of a group of runs in the project, such as an ablation.
-        tags: Tags of the run, such as [baseline,64px].
+        tags: Tags of the run, in the form [a,b]; for example [baseline,64px].
         notes: Description of the run.
         name: Name of the run in W&B (default: the run directory).
         artifacts: Save the checkpoints and the folder samples/ in W&B when training ends.
@@ -52,8 +58,10 @@ class RunWandbLogger(WandbLogger):
     """W&B logger that logs no value twice when a run is resumed.
 
     A resumed run repeats the updates after its checkpoint. The values of these updates are left
-    out if the run has logged them before. What has been logged is recorded in the file
-    `logged.jsonl` beside the files of W&B: a line with id, update and names per call.
+    out if the run has logged them before. The file `logged.json` beside the files of W&B has the
+    last logged update of each value, keyed by id and name. It is written after W&B has saved
+    everything. If the process is killed before, the resumed run logs the repeated values again:
+    a value is rather logged twice than lost.
 
     Args:
         run_dir: Directory of the run.
@@ -69,9 +77,10 @@ class RunWandbLogger(WandbLogger):
         run_id: str | None,
         resumes: bool = False,
     ) -> None:
-        self._record = run_dir / "wandb" / "logged.jsonl"
-        self._file: TextIO | None = None
+        self._record = run_dir / "wandb" / "logged.json"
         self._before = last_updates(self._record, run_id) if resumes and run_id else {}
+        self._logged: dict[str, int] = {}
+        self._own_data_dir = str(self._record.parent.resolve())
         super().__init__(
             project=options["project"],
             name=options.get("name") or run_name(run_dir),
@@ -90,6 +99,10 @@ class RunWandbLogger(WandbLogger):
         """W&B run; it is started when this property is read for the first time."""
         import wandb
 
+        if self._experiment is None:
+            self._wandb_init["settings"] = wandb.Settings(x_transaction_log_flush_interval=FLUSH)
+            if DATA_DIR not in os.environ:
+                os.environ[DATA_DIR] = self._own_data_dir
         try:
             return super().experiment
         except wandb.errors.Error as error:
@@ -110,29 +123,39 @@ class RunWandbLogger(WandbLogger):
             }
             if not metrics:
                 return
-            run_id = self.experiment.id
-            if self._file is None:
-                self._record.parent.mkdir(exist_ok=True)
-                self._file = open(self._record, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
-            self._file.write(json.dumps([run_id, step, *metrics]) + "\n")
+            self._logged |= {name: max(step, self._logged.get(name, -1)) for name in metrics}
         super().log_metrics(metrics, step)
+
+    @rank_zero_only
+    def close(self, failed: bool) -> None:
+        """End the run on W&B, if it has started, and record which values it has.
+
+        Args:
+            failed: Whether the run is marked as failed on W&B.
+        """
+        if self._experiment is None:
+            return
+        run_id = self._experiment.id
+        self._experiment.finish(exit_code=int(failed))
+        if os.environ.get(DATA_DIR) == self._own_data_dir:
+            del os.environ[DATA_DIR]
+        before = last_updates(self._record, run_id)
+        updates = before | {
+            name: max(step, before.get(name, -1)) for name, step in self._logged.items()
+        }
+        text = json.dumps({run_id: updates}) + "\n"
+        atomic_save(self._record, lambda file: file.write(text.encode()))
 
 
 def last_updates(record: Path, run_id: str) -> dict[str, int]:
     """Return the last logged update of each value of a W&B run, keyed by name.
 
     Args:
-        record: Path of `logged.jsonl`.
+        record: Path of `logged.json`.
         run_id: Identifier of the W&B run.
     """
-    found: dict[str, int] = {}
-    for line in record.read_text(encoding="utf-8").splitlines() if record.is_file() else ():
-        try:
-            owner, step, *names = json.loads(line)
-        except ValueError:  # the run was killed while it wrote this line
-            continue
-        if owner == run_id:
-            found |= {name: max(step, found.get(name, -1)) for name in names}
+    content = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    found: dict[str, int] = content.get(run_id, {})
     return found
 
 
@@ -168,7 +191,8 @@ def run_loggers(run: Run, checkpoint: dict[str, Any], options: Namespace) -> lis
         options: Options of `train.py`.
 
     Raises:
-        UserError: If an option needs a logger that is not enabled.
+        UserError: If an option needs a logger that is not enabled, or the name of the project is
+            not one of W&B.
     """
     wandb, step = options.wandb, checkpoint.get("global_step", 0)
     unused = [f"wandb.{name}" for name, value in vars(wandb).items() if value]
@@ -178,10 +202,15 @@ def run_loggers(run: Run, checkpoint: dict[str, Any], options: Namespace) -> lis
         raise UserError(
             "--gradient_histograms needs a logger; add --tensorboard or --wandb.project NAME"
         )
+    if wandb.project and re.search(r"[/\\#?%:]", wandb.project):
+        raise UserError(
+            f"--wandb.project {wandb.project}: the name of a project has none of / \\ # ? % :; "
+            "set the entity with the environment variable WANDB_ENTITY"
+        )
     loggers: list[Logger] = [CSVLog(run.path / "metrics.csv", step)]
     if options.tensorboard:
         loggers.append(RunTensorBoardLogger(run.path, step + 1 if checkpoint else 0))
-    if wandb.project:
+    if wandb.project and wandb_mode() != "disabled":
         run_id = checkpoint.get("wandb_id")
         loggers.append(RunWandbLogger(run.path, vars(wandb), run_id, resumes=run_id is not None))
     return loggers
@@ -232,45 +261,16 @@ def wandb_mode() -> str:
     return mode
 
 
-def close_wandb() -> None:
-    """End the run on W&B, if there is one, so that this process can start a new one."""
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        failed = sys.exc_info()[0] is not None  # called while an exception is handled
-        wandb.finish(exit_code=int(failed))
-
-
-@rank_zero_only
-def log_figures(path: Path, figures: dict[str, float], signatures: dict[str, str]) -> None:
-    """Log the figures of a checkpoint to W&B and TensorBoard, if its run has these loggers.
-
-    The signatures are logged as a table, named like "test/signatures".
+def close_wandb(loggers: Iterable[Logger]) -> None:
+    """End the run on W&B, if there is one, so that this process can start a new one.
 
     Args:
-        path: Path of the checkpoint, in the folder `checkpoints/` of its run.
-        figures: Values, keyed by name; the names have one prefix, such as "test/".
-        signatures: Signature of each value: a text that describes how it was computed.
+        loggers: Loggers of the run.
     """
-    run = run_of(path)
-    if run is None or not run.config.is_file() or not figures:
-        return
-    config = read_config(run.config)
-    options = config.get("wandb", {})
-    if not (config.get("tensorboard") or options.get("project")):
-        return
-    checkpoint = read_checkpoint(path)
-    loggers: list[Logger] = []
-    if config.get("tensorboard"):
-        loggers.append(RunTensorBoardLogger(run.path))
-    if options.get("project") and "wandb_id" in checkpoint:
-        loggers.append(RunWandbLogger(run.path, options, checkpoint["wandb_id"]))
-    step = checkpoint["global_step"]
-    rows = [[name, f"{value:.6g}", signatures.get(name, "")] for name, value in figures.items()]
-    prefix = next(iter(figures)).partition("/")[0]
-    try:
-        for logger in loggers:
-            logger.log_metrics(figures, step)
-            log_table(logger, f"{prefix}/signatures", ["figure", "value", "signature"], rows, step)
-            logger.save()
-    finally:
-        close_wandb()
+    failed = sys.exc_info()[0] is not None  # called while an exception is handled
+    for logger in loggers:
+        if isinstance(logger, RunWandbLogger):
+            logger.close(failed)
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:  # of another logger, given by the user
+        wandb.finish(exit_code=int(failed))

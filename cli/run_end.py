@@ -1,8 +1,12 @@
 """What `train.py` prints when a run ends: its values, its directory, and what to do next."""
 
+import shlex
+from pathlib import Path
+
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
+from callbacks.fid import why_no_fid
 from callbacks.progress import monitored
 from common.run import Run
 from lightning_modules.core.module import GenerativeModule
@@ -34,9 +38,11 @@ def end_lines(run: Run, trainer: Trainer, model: GenerativeModule) -> list[str]:
     if best:
         value = f"{best['name']} {best['value']:.6g} at update {best['step']:,}, best.ckpt"
     elif monitor:
-        value = f"none, because no validation has measured {monitor[0]}"
+        value = f"none, because no validation has measured {monitor[0]}{validation_hint(trainer)}"
     else:
-        value = "none, because no value selects it; --fid.count 2000 measures FID in validations"
+        value = "none, because no value selects it"
+        if why_no_fid(model, trainer.datamodule) is None:  # type: ignore[attr-defined]
+            value += "; --fid.count 2000 measures FID in validations"
     lines = [f"run: {run.path}", f"best: {value}"]
     if type(model).sample is not GenerativeModule.sample:
         checkpoint = run.checkpoint("best" if best else "last")
@@ -47,6 +53,14 @@ def end_lines(run: Run, trainer: Trainer, model: GenerativeModule) -> list[str]:
     return [*lines, f"logs: {'; '.join(places)}"] if places else lines
 
 
+def validation_hint(trainer: Trainer) -> str:
+    """Return the option with which a run of at least one epoch would have validated."""
+    every = trainer.check_val_every_n_epoch or 1
+    if not trainer.enable_validation or not 0 < trainer.current_epoch < every:
+        return ""
+    return "; --trainer.check_val_every_n_epoch 1 validates after every epoch"
+
+
 def log_places(run: Run, trainer: Trainer) -> list[str]:
     """Return the files and commands that show the logs of a run."""
     files = [run.path / "samples" / "curves.png", run.path / "metrics.csv"]
@@ -55,6 +69,18 @@ def log_places(run: Run, trainer: Trainer) -> list[str]:
         if isinstance(logger, TensorBoardLogger):
             places.append(f"tensorboard --logdir {logger.log_dir}")
         elif isinstance(logger, WandbLogger):
-            offline = sorted(run.path.glob("wandb/offline-run-*"))
-            places.append(f"wandb sync {offline[-1]}" if offline else f"W&B project {logger.name}")
+            sync = sync_command(run.path)
+            places.append(sync or f"W&B project {logger.name}")
     return [place for place in places if place]
+
+
+def sync_command(folder: Path, runs: str = "") -> str | None:
+    """Return the command that uploads all offline runs of W&B; None if there are none.
+
+    Args:
+        folder: Directory of a run, or folder of several runs.
+        runs: Pattern of the runs in the folder, such as "*/"; "" if the folder is a run.
+    """
+    pattern = f"{runs}wandb/offline-run-*"
+    found = next(folder.glob(pattern), None)
+    return f"wandb sync {shlex.quote(str(folder))}/{pattern}" if found else None

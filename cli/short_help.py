@@ -22,7 +22,8 @@ Train a system. `python train.py` lists the recipes: configs/<system>/<dataset>.
   --trainer.log_every_n_steps N, --trainer.check_val_every_n_epoch N, --previews.count N
   --fid.count N               Number of samples for FID at each validation (default: 0, no FID).
   --tensorboard               Also log to TensorBoard.
-  --wandb.project NAME        Also log to this Weights & Biases project, offline without an API key.
+  --wandb.project NAME        Also log to Weights & Biases, offline without an API key; --help_all
+                              lists --wandb.group, tags, notes, name and artifacts.
 
 Options of the system GPT, or of the data OpenMoji: `python train.py fit --model.help GPT`,
 `python train.py fit --data.help OpenMoji`. All other options: `python train.py fit --help_all`."""

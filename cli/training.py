@@ -34,8 +34,9 @@ from cli.environment import (
     silence_lightning,
     skip_search_for_gpus,
 )
+from cli.evaluation.record import Evaluation
 from cli.init_weights import init_from
-from cli.loggers import close_wandb, log_figures, run_loggers, tracking
+from cli.loggers import close_wandb, run_loggers, tracking
 from cli.parser_messages import parser_message
 from cli.resume import (
     Changes,
@@ -268,13 +269,10 @@ class TrainCLI(LightningCLI):
             Progress(),
             self._get(self.config_init, "previews"),
         ]
+        fid = self._get(self.config_init, "fid")
+        fid.check(self.model, self.datamodule)
         # Unused callbacks would cost time, because Lightning calls their hooks at every step.
-        optional = (
-            LatentPlots(),
-            AttentionMaps(),
-            GanHealth(),
-            self._get(self.config_init, "fid"),
-        )
+        optional = (LatentPlots(), AttentionMaps(), GanHealth(), fid)
         callbacks += [callback for callback in optional if callback.watches(self.model)]
         callbacks.append(Curves())
         if not self.options.trainer.fast_dev_run:
@@ -307,16 +305,19 @@ class TrainCLI(LightningCLI):
         self.model.updates_per_step = options.updates_per_step
         if options.compile:
             compile_networks(self.model, options.compile)
-        try:
-            records = subcommand == "fit" and self.trainer.is_global_zero
-            with self.run.training() if records else contextlib.nullcontext():
+        records = subcommand == "fit" and self.trainer.is_global_zero
+        with self.run.training() if records else contextlib.nullcontext():
+            try:
                 self._run_trainer(subcommand)
-        finally:
-            close_wandb()
+            finally:
+                close_wandb(self.trainer.loggers)
         if self.trainer.is_global_zero:
             figures = last_figures(self.trainer)
-            if subcommand == "test":
-                log_figures(Path(options.ckpt_path), figures, self.model.signatures)
+            if subcommand == "test" and not options.trainer.fast_dev_run:
+                evaluation = Evaluation(Path(options.ckpt_path))
+                for name, value in figures.items():
+                    evaluation.add(name, value, self.model.signatures.get(name, ""))
+                evaluation.log()
             lines = figure_lines(figures, self.model.signatures)
             if subcommand == "fit" and not options.trainer.fast_dev_run:
                 lines += end_lines(self.run, self.trainer, self.model)

@@ -368,9 +368,14 @@ def test_a_signal_saves_and_says_how_to_resume(
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(VAE, "training_step", interrupted)
+        patch.setattr(
+            "cli.training.close_wandb", lambda _: print("summary of W&B", file=sys.stderr)
+        )
         assert train.main(fit(d, tmp_path, "--trainer.max_steps", 9)) == code
     assert saved(tmp_path)["global_step"] == 3
-    assert f"--run_dir {tmp_path} --ckpt_path last" in capsys.readouterr().err
+    before_last, resume, *_ = capsys.readouterr().err.splitlines()[-3 + (code == 143) :]
+    assert before_last == "summary of W&B"
+    assert resume == f"resume with: python train.py fit --run_dir {tmp_path} --ckpt_path last"
     assert Run(tmp_path).state == "interrupted"
     assert signal.getsignal(signal.SIGINT) is before
 

@@ -4,9 +4,11 @@ The files of an offline W&B run and the event files of TensorBoard are read back
 """
 
 import argparse
+import csv
 import io
 import json
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,13 +25,15 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
 from wandb.proto import wandb_internal_pb2
 
+import evaluate
 import train
 from callbacks.gradient_histograms import BINS, histograms
 from callbacks.publish import markdown_cell, publish
 from callbacks.run_description import optimizer_settings, recipe
+from callbacks.run_files import RunFiles
 from cli import reproduction
 from cli.evaluation import program
-from cli.loggers import last_updates, run_name, wandb_mode
+from cli.loggers import RunWandbLogger, close_wandb, last_updates, run_name, wandb_mode
 from common.errors import UserError
 from common.files import ROOT
 from tests.runs import differences, tiny_config
@@ -210,6 +214,7 @@ def test_every_promised_key_is_in_the_configuration(gan: Path) -> None:
         **{"optimizer.generator.lr": 1e-3, "optimizer.discriminator.lr": 2e-3},
         **{"optimizer.generator.beta1": 0.5, "optimizer.discriminator.beta2": 0.999},
         **{"model.latent_dim": 8, "model.image_shape": [2, 1, 1], "data.batch_size": 128},
+        **{"split_sizes.train": 10_000, "split_sizes.val": 1_000},
         **{"trainer.max_steps": UPDATES, "previews.count": 4, "wandb.group": "ablation"},
     }
     for name, value in expected.items():
@@ -278,9 +283,16 @@ def test_a_run_is_named_and_grouped_and_has_its_artifacts(gan: Path) -> None:
     content = {one.type: {entry.path for entry in one.manifest.contents} for one in artifacts}
     assert content["model"] == {"last.ckpt"}
     assert {"samples-0000006.png", "texts-0000000.txt"} <= content["samples"]
+    staged = gan / "wandb/artifacts/staging"
+    copies = [Path(entry.local_path) for one in artifacts for entry in one.manifest.contents]
+    assert {(path.is_file(), path.is_relative_to(staged)) for path in copies} == {(True, True)}, (
+        copies
+    )
 
 
-def test_a_resumed_run_continues_without_repeating_options_or_values(offline: Path) -> None:
+def test_a_resumed_run_continues_without_repeating_options_or_values(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It repeats the updates after its checkpoint, but logs their values once."""
     run = offline / "vae"
     config = tiny_config(offline / "tiny.yaml", "vae")
@@ -288,13 +300,17 @@ def test_a_resumed_run_continues_without_repeating_options_or_values(offline: Pa
     first = [*argv, *BOTH, "--trainer.max_steps", "6", "--trainer.log_every_n_steps", "2"]
     first += ["--trainer.val_check_interval", "2", "--trainer.limit_val_batches", "1"]
     first += ["--checkpoint.keep_every_n_train_steps", str(RESUMED_AT)]
+    monkeypatch.setattr(sys, "argv", ["train.py", "fit", "--wandb.notes", "first try"])
     assert train.main(first) == 0
+    monkeypatch.setattr(sys, "argv", ["train.py", "again"])
     kept = run / f"checkpoints/kept/{RESUMED_AT}.ckpt"
     more = ["--ckpt_path", str(kept), "--trainer.max_steps", str(MORE_UPDATES), "--extend"]
     wait_for_the_next_second()
     assert train.main([*argv[:1], "--run_dir", str(run), *more]) == 0
     files = wandb_files(run)
     assert len(files) == 2
+    logs = capsys.readouterr().out.splitlines()[-1]
+    assert logs.endswith(f"; wandb sync {run}/wandb/offline-run-*")
     ids = {one.run.run_id for file in files for one in records(file) if one.HasField("run")}
     assert ids == {torch.load(kept, weights_only=True)["wandb_id"]}
 
@@ -305,6 +321,8 @@ def test_a_resumed_run_continues_without_repeating_options_or_values(offline: Pa
             assert [step for step, _ in tracked.values[name]] == updates, name
         for key, steps in tracked.media.items():
             assert len(steps) == len(set(steps)), key
+        at = [step for step, _ in tracked.values["best/val/loss"]]
+        assert tracked.values["best/update"] == [(step, step) for step in at]
         best = [value for _, value in tracked.values["best/val/loss"]]
         assert best == sorted(best, reverse=True)
         assert best[-1] == pytest.approx(min(value for _, value in tracked.values["val/loss"]))
@@ -313,6 +331,7 @@ def test_a_resumed_run_continues_without_repeating_options_or_values(offline: Pa
     assert (monitor.summary.min, monitor.summary.last, monitor.step_metric) == (True, True, X_AXIS)
     assert any(one.glob_name == "*" and one.step_metric == X_AXIS for one in defined)
     assert ours.config["trainer.max_steps"] == MORE_UPDATES
+    assert ours.config["command"] == "train.py fit --wandb.notes 'first try'"
 
     # `test` and `evaluate.py` log to the same run.
     last = str(run / "checkpoints/last.ckpt")
@@ -325,13 +344,74 @@ def test_a_resumed_run_continues_without_repeating_options_or_values(offline: Pa
     assert len(files) == 4
     assert len({one.run.run_id for f in files for one in records(f) if one.HasField("run")}) == 1
     for tracked in (from_wandb(files), from_tensorboard(run)):
-        assert [step for step, _ in tracked.values["test/nll"]] == [MORE_UPDATES]
-        ((step, value),) = tracked.values["evaluate/test/fid/live"]
+        assert [step for step, _ in tracked.values["test/nll/last"]] == [MORE_UPDATES]
+        ((step, value),) = tracked.values["evaluate/test/fid/live/last"]
         assert (step, value) == (MORE_UPDATES, 3.5)
-        assert {("table", "test/signatures"), ("table", "evaluate/signatures")} <= (
-            tracked.media.keys()
-        )
+        assert tracked.media["table", "evaluation"] == [MORE_UPDATES, MORE_UPDATES]
         assert [step for step, _ in tracked.values["train/loss"]] == updates
+    with open(run / "evaluation.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert "test/nll/last" in {row["name"] for row in rows}
+    assert rows[-1].pop("time")[:2] == "20"
+    assert rows[-1] == {
+        **{"checkpoint": "last", "step": str(MORE_UPDATES), "value": "3.5"},
+        **{"name": "evaluate/test/fid/live/last", "signature": "fid[n=1]"},
+        "command": "train.py again",
+    }
+
+
+def test_values_that_a_killed_run_has_logged_are_logged_again(
+    offline: Path, tmp_path: Path
+) -> None:
+    """W&B may not have saved them; after an orderly end it has."""
+
+    def start(run_id: str | None) -> RunWandbLogger:
+        wait_for_the_next_second()
+        return RunWandbLogger(tmp_path, {"project": "maquette"}, run_id, resumes=True)
+
+    killed = start(None)
+    killed.log_metrics({"x": 1.0}, 10)
+    run_id = killed.experiment.id
+    (file,), start_of_wait = wandb_files(tmp_path), time.monotonic()
+    while "x" not in from_wandb([file]).values and time.monotonic() - start_of_wait < 10:
+        time.sleep(0.2)
+    assert "x" in from_wandb([file]).values, "the default of W&B is 15 s"
+    killed.experiment.finish()  # the process ends, and does not call `close_wandb`
+    for _ in range(2):
+        again = start(run_id)
+        again.log_metrics({"x": 1.0, "y": 1.0}, 10)
+        again.log_metrics({"x": 2.0}, 20)
+        close_wandb([again])
+    values = from_wandb(wandb_files(tmp_path)).values
+    assert [step for step, _ in values["x"]] == [10, 10, 20]
+    assert [step for step, _ in values["y"]] == [10]
+
+
+def test_nothing_is_recorded_while_wandb_is_disabled(
+    offline: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    argv = [*TINY_GAN, "--run_dir", str(tmp_path / "run"), "--wandb.project", "maquette"]
+    assert train.main(argv) == 0
+    assert not (tmp_path / "run/wandb").exists()
+    assert "W&B" not in capsys.readouterr().out
+    # A resumed run without W&B keeps the id, with which a later one continues.
+    files, checkpoint = RunFiles({}), {"global_step": 1, "wandb_id": "a"}
+    files.on_load_checkpoint(None, None, dict(checkpoint))  # type: ignore[arg-type]
+    saved: dict[str, Any] = {}
+    files.on_save_checkpoint(argparse.Namespace(loggers=[]), None, saved)  # type: ignore[arg-type]
+    assert saved == {"wandb_id": "a"}
+
+
+def test_points_have_no_fid(gan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    last = str(gan / "checkpoints/last.ckpt")
+    assert evaluate.main([last, "--metrics", "fid"]) == 2
+    assert "error: FID and other feature distances need images, and Ring has none" in (
+        capsys.readouterr().err
+    )
 
 
 def evaluated(checkpoint: Path) -> None:
@@ -348,8 +428,10 @@ def test_a_run_without_these_loggers_gets_none_by_its_evaluation(tmp_path: Path)
     (tmp_path / "config.yaml").write_text(
         yaml.safe_dump({"wandb": {"artifacts": False}, "tensorboard": False}), encoding="utf-8"
     )
+    torch.save({"class_path": "", "global_step": 5}, tmp_path / "checkpoints/last.ckpt")
     evaluated(tmp_path / "checkpoints/last.ckpt")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "config.yaml"]
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == ["checkpoints", "config.yaml", "evaluation.csv"]
 
 
 @pytest.mark.parametrize(
@@ -357,6 +439,8 @@ def test_a_run_without_these_loggers_gets_none_by_its_evaluation(tmp_path: Path)
     [
         (["--wandb", "ring"], "--wandb ring: give one of --wandb.artifacts, --wandb.group, "),
         (["--wandb.tags", "ring"], "--wandb.tags must be a list without spaces"),
+        (["--wandb.project", "a/b"], "--wandb.project a/b: the name of a project has none of / "),
+        (["--fid.count", "9"], "--fid.count 9: FID and other feature distances need images, and"),
         (["--wandb.group", "a"], "--wandb.group needs W&B; add --wandb.project NAME"),
         (["--gradient_histograms"], "--gradient_histograms needs a logger; add --tensorboard"),
     ],
@@ -406,11 +490,11 @@ def test_seeds_of_a_reproduction_form_a_group(
 
 
 def test_logged_updates_are_those_of_one_run(tmp_path: Path) -> None:
-    record = tmp_path / "logged.jsonl"
+    record = tmp_path / "logged.json"
+    assert last_updates(record, "a") == {}
+    record.write_text('{"a": {"x": 20, "y": 10}}', encoding="utf-8")
+    assert last_updates(record, "a") == {"x": 20, "y": 10}
     assert last_updates(record, "b") == {}
-    lines = ['["a", 50, "x"]', '["b", 10, "x", "y"]', '["b", 20, "x"]', '["b", 30, "x']
-    record.write_text("\n".join(lines), encoding="utf-8")
-    assert last_updates(record, "b") == {"x": 20, "y": 10}
 
 
 def test_histograms_count_every_element() -> None:

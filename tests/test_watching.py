@@ -16,11 +16,14 @@ import train
 from callbacks import animation, curves, progress
 from callbacks.animation import write_animation
 from callbacks.curves import arrange, read_series
+from callbacks.fid import why_no_fid
 from callbacks.latent_plots import histograms
 from callbacks.run_summary import layer_table
 from common import progress as shown
 from common.images import captioned
 from common.progress import Bars, Task, duration, track
+from lightning_modules.gan import GAN
+from lightning_modules.gpt import GPT
 from lightning_modules.made import MADE
 from tests.runs import tiny_config
 
@@ -68,9 +71,34 @@ def test_a_run_of_a_gan_ends_with_what_to_do_next(ring: tuple[Path, str, str]) -
     assert f"run: {run}" in err, "at the start"
     directory, best, samples, logs = out.splitlines()[-4:]
     assert directory == f"run: {run}"
-    assert best.startswith("best: none, because no value selects it; --fid.count 2000")
+    assert best == "best: none, because no value selects it", "points have no FID"
     assert samples == f"samples: python sample.py {run}/checkpoints/last.ckpt"
     assert logs == f"logs: {run}/samples/curves.png, {run}/metrics.csv"
+
+
+def test_a_run_without_validation_names_the_option_that_validates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(tmp_path / "tiny.yaml", "vae", max_samples=64)
+    every = ("--trainer.check_val_every_n_epoch", "3")
+    assert fit(config, tmp_path / "run", "--trainer.max_epochs", "1", *every) == 0
+    _, best, *_ = capsys.readouterr().out.splitlines()[-4:]
+    assert best == (
+        "best: none, because no validation has measured val/loss; "
+        "--trainer.check_val_every_n_epoch 1 validates after every epoch"
+    )
+
+
+def test_fid_needs_images_with_labels() -> None:
+    points = SimpleNamespace(data_spec={"image_shape": [2, 1, 1], "num_classes": 8})
+    images = SimpleNamespace(**vars(points), fingerprint=None)
+    unlabelled = SimpleNamespace(data_spec={"image_shape": [3, 8, 8]}, fingerprint=None)
+    gan, gpt = GAN.__new__(GAN), GPT.__new__(GPT)
+    assert why_no_fid(gan, images) is None
+    assert "need images, and SimpleNamespace has none" in str(why_no_fid(gan, points))
+    assert "needs labels" in str(why_no_fid(gan, unlabelled))
+    assert why_no_fid(gan, unlabelled, "inception") is None
+    assert "GPT generates none" in str(why_no_fid(gpt, images))
 
 
 def test_the_last_lines_name_the_best_checkpoint(

@@ -10,8 +10,8 @@ from cli.device import move_to
 from cli.evaluation.images import folder_images, generated_images
 from cli.evaluation.own_figures import own_figures
 from cli.evaluation.ranking import load_ranker
+from cli.evaluation.record import Evaluation
 from cli.evaluation.scores import Line, scores
-from cli.loggers import log_figures
 from common.errors import UserError
 from datamodules.pairs.base import PairDataModule
 from lightning_modules import load
@@ -21,17 +21,18 @@ from lightning_modules.core.module import GenerativeModule
 def evaluate(options: argparse.Namespace) -> Iterator[Line]:
     """Evaluate the checkpoint or folder, and yield one line per metric.
 
-    The metrics of a checkpoint are also logged to W&B and TensorBoard, if its run is.
+    The metrics of a checkpoint are also written to `evaluation.csv` in the directory of its run,
+    and logged to W&B and TensorBoard, if the run is.
     """
     if options.source.is_dir():
         yield from folder_scores(options)
         return
-    figures, signatures = {}, {}
+    evaluation = Evaluation(options.source)
     for line in checkpoint_scores(options):
         name = f"evaluate/{options.split}/{line['metric']}/{line['weights']}"
-        figures[name], signatures[name] = line["value"], line["signature"]
+        evaluation.add(name, line["value"], line["signature"])
         yield line
-    log_figures(options.source, figures, signatures)
+    evaluation.log()
 
 
 def folder_scores(options: argparse.Namespace) -> Iterator[Line]:
