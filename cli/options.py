@@ -69,7 +69,7 @@ class OptionParser(argparse.ArgumentParser):
 
 def similar(name: str, known: Iterable[str]) -> list[str]:
     """Return the known name that is nearly equal to `name`, or else at most two similar ones."""
-    names = list(known)
+    names = list(dict.fromkeys(known))  # subcommands may have the same options
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.85)
     return near or difflib.get_close_matches(name, names, n=2, cutoff=0.6)
 

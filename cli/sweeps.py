@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,16 @@ OF_BOTH = {
         "model.discriminator_optimizer.betas",
         "[{},0.999]",
     ),
+}
+
+
+# Options of train.py that sweep.py passes to each run: the form of the value, and the help text.
+LOGGING = {
+    "wandb.project": ("NAME", "Also log to this Weights & Biases project."),
+    "wandb.group": ("NAME", "Group of the runs (default: their folder, such as sweep/{})."),
+    "wandb.tags": ("LIST", "Tags of the runs, in the form [a,b]."),
+    "wandb.notes": ("TEXT", "Description of the runs."),
+    "wandb.artifacts": ("true", "Save the checkpoints and samples of each run in W&B."),
 }
 
 
@@ -97,6 +108,29 @@ def add_parameters(parser: argparse.ArgumentParser, sweep: Sweep) -> None:
         )
 
 
+def add_logging(parser: argparse.ArgumentParser, sweep: Sweep) -> None:
+    """Add the options of train.py that log runs; they do not change the results of a sweep."""
+    for name, (metavar, text) in LOGGING.items():
+        parser.add_argument(f"--{name}", metavar=metavar, help=text.format(sweep.name))
+    parser.add_argument("--tensorboard", action="store_true", help="Also log to TensorBoard.")
+
+
+def logging_words(sweep: Sweep, options: Mapping[str, Any]) -> list[str]:
+    """Return the options of train.py with which each run of a sweep is logged.
+
+    The runs of a folder, which can be compared with each other, are one group in W&B.
+
+    Args:
+        sweep: Sweep that the runs belong to.
+        options: Parsed options of sweep.py.
+    """
+    given = {name: options.get(name) for name in LOGGING}
+    if given["wandb.project"] and not given["wandb.group"]:
+        given["wandb.group"] = f"sweep/{folder_of(sweep, options).relative_to(RUNS).as_posix()}"
+    words = [word for name, value in given.items() if value for word in (f"--{name}", value)]
+    return [*words, "--tensorboard"] if options.get("tensorboard") else words
+
+
 def meaning(name: str) -> str:
     """Return the help text of a parameter."""
     if name in OF_BOTH:
@@ -149,22 +183,20 @@ def words_of(point: Point) -> list[str]:
     return words
 
 
-def train(sweep: Sweep, point: Point, folder: Path, project: str | None) -> float | None:
+def train(sweep: Sweep, point: Point, folder: Path, logging: list[str]) -> float | None:
     """Train a run, unless it is finished, and return its metric; None if it became non-finite.
 
     Args:
         sweep: Sweep that the run belongs to.
         point: Value of each parameter.
         folder: Directory of the run. An interrupted run there is resumed.
-        project: W&B project to log to; None for no logging to W&B.
+        logging: Options of train.py that log the run.
 
     Raises:
         UserError: If the run fails for another reason.
     """
     if Run(folder).state != "finished":
-        words = [*words_of(point), "--run_dir", str(folder)]
-        if project:
-            words += ["--wandb.project", project, "--wandb.group", f"sweep/{sweep.name}"]
+        words = [*words_of(point), "--run_dir", str(folder), *logging]
         if Run(folder).checkpoint("last").exists():
             words += ["--ckpt_path", "last"]
         done = subprocess.run(
@@ -179,7 +211,7 @@ def train(sweep: Sweep, point: Point, folder: Path, project: str | None) -> floa
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(
                 f"the run {folder} failed: {reason.removeprefix('error: ')}; start it alone with "
-                f"`python train.py fit {' '.join(words)}`"
+                f"`python train.py fit {shlex.join(words)}`"
             )
     return result(sweep, folder)
 
@@ -207,18 +239,18 @@ def result(sweep: Sweep, folder: Path) -> float:
     return max(values) if sweep.maximize else min(values)
 
 
-def run_sweep(sweep: Sweep, options: Mapping[str, Any], project: str | None) -> Path:
+def run_sweep(sweep: Sweep, options: Mapping[str, Any]) -> Path:
     """Train all runs of a sweep, and print the table of their results.
 
     Args:
         sweep: Sweep to run.
-        options: List of values of each parameter.
-        project: W&B project to log to; None for no logging to W&B.
+        options: List of values of each parameter, and options that log the runs, keyed by name.
 
     Returns:
         Path of the table, `sweep.csv`, which also holds the earlier runs of this sweep.
     """
     folder, columns = folder_of(sweep, options), columns_of(sweep, options)
+    logging = logging_words(sweep, options)
     grid = list(points(sweep, options))
     heading = [*columns, sweep.metric, "minutes"]
     widths = [max(len(name), *(len(point.get(name, "")) for point in grid), 10) for name in heading]
@@ -226,7 +258,7 @@ def run_sweep(sweep: Sweep, options: Mapping[str, Any], project: str | None) -> 
     for count, point in enumerate(grid, 1):
         name = run_name(columns, point)
         print(f"run {count} of {len(grid)}: {name}", file=sys.stderr, flush=True)
-        value = train(sweep, point, folder / name, project)
+        value = train(sweep, point, folder / name, logging)
         timed = (folder / name / "throughput.csv").is_file()
         found = {
             sweep.metric: "non-finite" if value is None else f"{value:.6g}",

@@ -56,7 +56,7 @@ def test_every_sweep_can_be_started(name: str, capsys: pytest.CaptureFixture[str
     config = yaml.safe_load(capsys.readouterr().out)
     assert str(config["seed_everything"]) == last["seed_everything"]
     content = yaml.safe_load((ROOT / f"configs/_sweep/{name}.yaml").read_text(encoding="utf-8"))
-    assert content["program"] == "sweep.py"
+    assert (content["program"], content["project"]) == ("sweep.py", name)
     assert content["command"][:3] == ["${env}", "python", "${program}"]
     words = content["command"][3:]
     assert (words[0], words[-1]) == (name, "${args}")
@@ -83,7 +83,7 @@ def test_a_sweep_needs_no_account(
     monkeypatch.setattr(sweeps.subprocess, "run", started_here)
     monkeypatch.delenv("WANDB_SWEEP_ID", raising=False)
     sweep = Sweep("ring", "", "health/modes", True, {"lr": [1e-3, 1e38], **RING})
-    table = run_sweep(sweep, sweep.values, None)
+    table = run_sweep(sweep, sweep.values)
     header, good, bad = capsys.readouterr().out.splitlines()
     assert header.split() == ["lr", "health/modes", "minutes"]
     assert good.split()[0] == "0.001"
@@ -94,11 +94,11 @@ def test_a_sweep_needs_no_account(
     assert plot(sweep, table) == table.with_name("sweep.png")
 
     monkeypatch.setattr(sweeps.subprocess, "run", None)
-    run_sweep(sweep, {**sweep.values, "lr": [1e-3]}, None)
+    run_sweep(sweep, {**sweep.values, "lr": [1e-3]})
     assert capsys.readouterr().out.splitlines()[1].split()[0] == "0.001"
     assert len(table.read_text(encoding="utf-8").splitlines()) == 3, "the other run is kept"
     with pytest.raises(UserError, match=r"has no value of val/loss; let it validate"):
-        run_sweep(sweep._replace(metric="val/loss"), {**sweep.values, "lr": [1e-3]}, None)
+        run_sweep(sweep._replace(metric="val/loss"), {**sweep.values, "lr": [1e-3]})
 
 
 def test_a_failed_run_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,5 +110,25 @@ def test_a_failed_run_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
     sweep = sweeps.sweeps()["vae"]
     with pytest.raises(UserError, match=r"failed: model.loss must be one of; start it alone with"):
-        run_sweep(sweep, sweep.values, "mine")
+        run_sweep(sweep, {**sweep.values, "wandb.project": "mine"})
     assert commands[0][-4:] == ["--wandb.project", "mine", "--wandb.group", "sweep/vae"]
+
+
+def test_options_that_log_are_passed_to_each_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The group of runs that can be compared has the name of their folder."""
+    monkeypatch.delenv("WANDB_SWEEP_ID", raising=False)
+    sweep = sweeps.sweeps()["ring"]
+    argv = ["ring", "--wandb.project", "mine", "--wandb.tags", "[a,b]", "--tensorboard"]
+    words = sweeps.logging_words(sweep, vars(program.parse(argv)))
+    assert words[:4] == ["--wandb.project", "mine", "--wandb.group", "sweep/ring"]
+    assert words[4:] == ["--wandb.tags", "[a,b]", "--tensorboard"]
+    argv = ["ring", "--wandb.project", "mine", "--trainer.max_steps", "500"]
+    words = sweeps.logging_words(sweep, vars(program.parse(argv)))
+    assert words[3] == "sweep/ring/trainer.max_steps=500"
+    named = sweeps.logging_words(sweep, vars(program.parse([*argv, "--wandb.group", "b"])))
+    assert named[3] == "b"
+    assert sweeps.logging_words(sweep, vars(program.parse(["ring"]))) == []
+    assert program.main(["ring", "--wandb.projekt", "mine"]) == 2
+    assert "did you mean --wandb.project?" in capsys.readouterr().err
