@@ -135,6 +135,7 @@ def options_of_train() -> set[str]:
 
     from pytorch_lightning import Trainer
 
+    from callbacks.fid import FID
     from cli.loggers import WandbOptions
 
     arguments = {
@@ -145,7 +146,8 @@ def options_of_train() -> set[str]:
         for name in init_parameters(cls)
     }
     arguments |= {f"--trainer.{name}" for name in inspect.signature(Trainer).parameters}
-    arguments |= {f"--wandb.{name}" for name in inspect.signature(WandbOptions).parameters}
+    for section, cls in (("wandb", WandbOptions), ("fid", FID)):
+        arguments |= {f"--{section}.{name}" for name in inspect.signature(cls).parameters}
     own = {"--config", "--ckpt_path", "--model", "--data", "--trainer", "--seed_everything"}
     return arguments | own | added_options("cli/run_options.py")
 
