@@ -48,7 +48,7 @@ def end_lines(run: Run, trainer: Trainer, model: GenerativeModule) -> list[str]:
         checkpoint = run.checkpoint("best" if best else "last")
         if checkpoint.is_file():
             options = INPUTS.get(model.modality, "")
-            lines.append(f"samples: python sample.py {checkpoint}{options}")
+            lines.append(f"samples: python sample.py {shlex.quote(str(checkpoint))}{options}")
     places = log_places(run, trainer)
     return [*lines, f"logs: {'; '.join(places)}"] if places else lines
 
@@ -67,7 +67,7 @@ def log_places(run: Run, trainer: Trainer) -> list[str]:
     places = [", ".join(str(path) for path in files if path.exists())]
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            places.append(f"tensorboard --logdir {logger.log_dir}")
+            places.append(f"tensorboard --logdir {shlex.quote(logger.log_dir)}")
         elif isinstance(logger, WandbLogger):
             sync = sync_command(run.path)
             places.append(sync or f"W&B project {logger.name}")

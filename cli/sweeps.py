@@ -123,8 +123,14 @@ def logging_words(sweep: Sweep, options: Mapping[str, Any]) -> list[str]:
     Args:
         sweep: Sweep that the runs belong to.
         options: Parsed options of sweep.py.
+
+    Raises:
+        UserError: If an option of W&B is given without a project.
     """
     given = {name: options.get(name) for name in LOGGING}
+    unused = [name for name, value in given.items() if value]
+    if unused and not given["wandb.project"]:
+        raise UserError(f"--{unused[0]} needs W&B; add --wandb.project NAME, or leave it out")
     if given["wandb.project"] and not given["wandb.group"]:
         given["wandb.group"] = f"sweep/{folder_of(sweep, options).relative_to(RUNS).as_posix()}"
     words = [word for name, value in given.items() if value for word in (f"--{name}", value)]

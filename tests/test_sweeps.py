@@ -130,5 +130,7 @@ def test_options_that_log_are_passed_to_each_run(
     named = sweeps.logging_words(sweep, vars(program.parse([*argv, "--wandb.group", "b"])))
     assert named[3] == "b"
     assert sweeps.logging_words(sweep, vars(program.parse(["ring"]))) == []
+    assert program.main(["ring", "--wandb.group", "b"]) == 2
+    assert "--wandb.group needs W&B; add --wandb.project" in capsys.readouterr().err
     assert program.main(["ring", "--wandb.projekt", "mine"]) == 2
     assert "did you mean --wandb.project?" in capsys.readouterr().err
