@@ -485,10 +485,9 @@ def test_mistakes_of_a_new_system_are_named() -> None:
     ("returned", "named"),
     [
         ({"total": torch.zeros(()), "nll": torch.zeros(())}, "total, nll"),
-        ({}, "nothing"),
-        (torch.zeros(()), "Tensor"),
-        (torch.zeros(3), "Tensor"),
-        (None, "NoneType"),
+        ({}, "an empty dictionary"),
+        (torch.zeros(()), "a Tensor"),
+        (None, "a NoneType"),
     ],
 )
 def test_a_loss_without_the_scalar_is_named(returned: Any, named: str) -> None:

@@ -19,12 +19,12 @@ def total_loss(losses: dict[str, Any], method: Callable[..., Any]) -> Tensor:
         UserError: If there is no "loss".
     """
     try:
-        return losses["loss"]
-    except (KeyError, TypeError, IndexError) as error:  # a tensor raises one of the last two
-        is_dict = isinstance(losses, dict)
-        what = ", ".join(map(str, losses)) if is_dict else type(losses).__name__
+        return dict.__getitem__(losses, "loss")  # TypeError for others; `tensor["loss"]` warns too
+    except (KeyError, TypeError) as error:
+        names = ", ".join(map(str, losses)) if isinstance(losses, dict) else None
+        what = f"a {type(losses).__name__}" if names is None else names or "an empty dictionary"
         raise UserError(
-            f"{method.__qualname__} returned no 'loss'; it returned {what or 'nothing'}. "
+            f"{method.__qualname__} returned no 'loss'; it returned {what}. "
             "Return a dictionary with the scalar 'loss'"
         ) from error
 
