@@ -36,7 +36,7 @@ def layer_table(model: GenerativeModule, batch: dict[str, Any], depth: int = 3) 
     finally:
         for handle in handles:
             handle.remove()
-    rows = [("layer", "type", "output", "parameters")]
+    rows = [("layer", "type", "output (batch size first)", "parameters")]
     for name, part in named.items():
         count = sum(parameter.numel() for parameter in part.parameters())
         if name in shapes or count:

@@ -158,9 +158,11 @@ def class_path_of(option: str, value: str, base: type | None) -> str:
     name = value.rpartition(".")[2]
     near = difflib.get_close_matches(name.lower(), {one.lower(): one for one in known}, n=3)
     lowered = {one.lower(): path for one, path in known.items()}
-    hint = ", ".join(lowered[one] for one in near) or "none"
+    hints = [f"similar names: {', '.join(lowered[one] for one in near)}"] if near else []
     what = base.__name__ if base else "class"
-    advice = f"similar names: {hint}" if base else "correct the path, such as callbacks.fid.FID"
+    if "." not in value:
+        hints.append(f"a class of your own needs the path of its module: MODULE.{value}")
+    advice = "; ".join(hints) or "correct the path, such as callbacks.fid.FID"
     raise UserError(f"{option} {value}: there is no such {what}; {advice}")
 
 

@@ -33,6 +33,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.errors import UserError
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
 
@@ -66,11 +67,11 @@ def autoregressive_masks(dims: int, hidden: list[int]) -> list[Tensor]:
         One mask (outputs, inputs) for each of the `len(hidden) + 1` layers.
 
     Raises:
-        ValueError: If `dims` is less than 2, because no degree 1 .. dims - 1 then exists for hidden
+        UserError: If `dims` is less than 2, because no degree 1 .. dims - 1 then exists for hidden
             units.
     """
     if dims < 2:
-        raise ValueError(f"MADE needs at least 2 pixels (got {dims})")
+        raise UserError(f"MADE needs images of at least 2 pixels (got {dims}); choose other data")
     inputs = torch.arange(1, dims + 1)
     degrees = [inputs, *(torch.arange(width) % (dims - 1) + 1 for width in hidden)]
     masks = [after[:, None] >= before for before, after in itertools.pairwise(degrees)]  # Eq. 3
@@ -156,5 +157,6 @@ class MADE(GenerativeModule):
             x[:, d] = (noise[:, d] < probability).float()
         return (2 * x - 1).view(-1, *shape)
 
+    @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         return {"samples": self.sample(list(range(32)))}

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.tracked import tracked_recipes
+
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
 
@@ -24,3 +26,9 @@ def isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     signal.signal(signal.SIGTERM, handler)
     os.environ.pop("MAQUETTE_RUN_DIR", None)
+
+
+@pytest.fixture
+def tracked_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limit the pages to the systems and recipes that git tracks."""
+    monkeypatch.setattr("cli.pages.systems.recipes", tracked_recipes)

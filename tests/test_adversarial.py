@@ -831,6 +831,27 @@ def test_maxout_begins_with_the_training_set_s_mean() -> None:
     assert torch.equal(start.bias, start.average)
 
 
+@pytest.mark.parametrize("name", ["discriminator_loss", "generator_loss"])
+def test_a_loss_without_the_scalar_is_named(name: str, tmp_path: Path) -> None:
+    def lossless(self: GAN, batch: dict[str, Any], generated: Tensor) -> dict[str, Tensor]:
+        return {"total": generated.sum()}
+
+    lossless.__qualname__ = f"Lossless.{name}"
+    model = type("Lossless", (GAN,), {name: lossless})(image_shape=[1, 4, 4])
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    with pytest.raises(UserError, match=f"Lossless.{name} returned no 'loss'; it returned total"):
+        trainer.fit(model, datamodule=Framed(batch_size=8))
+
+
 def test_maxout_resumes_with_the_bias_it_has(tmp_path: Path) -> None:
     argv = [
         "fit",

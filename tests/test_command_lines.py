@@ -65,6 +65,10 @@ WRONG: dict[str, tuple[str, ...]] = {
         "--trainer.callbacks EarlyStoping: there is no such Callback",
         "EarlyStopping",
     ),
+    GAN + "--trainer.callbacks+=Every100": (
+        "--trainer.callbacks Every100: there is no such Callback",
+        "a class of your own needs the path of its module: MODULE.Every100",
+    ),
     GAN + "--trainer.callbacks+=callbacks.mine.Mine": (
         "--trainer.callbacks callbacks.mine.Mine: there is no such class",
         "correct the path",

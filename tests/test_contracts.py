@@ -20,6 +20,7 @@ import sample
 import train
 from cli.recipes import purpose, recipes
 from cli.training import TrainCLI
+from common.errors import UserError
 from common.files import ROOT
 from datamodules.images.openmoji import OpenMoji
 from lightning_modules import load
@@ -315,6 +316,7 @@ class ToyMean(GenerativeModule):
     @sampling
     def sample(self, seeds: list[int], *, shade: float = 0.0) -> Tensor:
         return self.mean.detach().expand(len(seeds), -1, -1, -1) + shade
+    @sampling
     def preview(self, batch: dict) -> dict:
         return {"samples": self.sample([0])}
 ''',
@@ -454,6 +456,12 @@ def test_mistakes_of_a_new_system_are_named() -> None:
             def sample(self, seeds: list[int], **options: Any) -> Tensor:
                 return torch.zeros(len(seeds), 3, 8, 8)
 
+    with pytest.raises(TypeError, match=r"Shown\.preview needs the decorator @sampling"):
+
+        class Shown(GenerativeModule):
+            def preview(self, batch: dict[str, Any]) -> dict[str, Any]:
+                return {}
+
     class Unsaved(GenerativeModule):
         def __init__(self, width: int = 2) -> None:
             super().__init__()
@@ -471,3 +479,21 @@ def test_mistakes_of_a_new_system_are_named() -> None:
 
     with pytest.raises(TypeError, match=r"Unaveraged\.__init__ must call init_ema"):
         Unaveraged().setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("returned", "named"),
+    [
+        ({"total": torch.zeros(()), "nll": torch.zeros(())}, "total, nll"),
+        ({}, "an empty dictionary"),
+        (torch.zeros(()), "a Tensor"),
+        (None, "a NoneType"),
+    ],
+)
+def test_a_loss_without_the_scalar_is_named(returned: Any, named: str) -> None:
+    class Lossless(GenerativeModule):
+        def loss(self, batch: dict[str, Any]) -> Any:
+            return returned
+
+    with pytest.raises(UserError, match=rf"Lossless\.loss returned no 'loss'; it returned {named}"):
+        Lossless().training_step({}, 0)

@@ -30,6 +30,7 @@ from datamodules.parallel.openmoji import EmojiTranslation
 from datamodules.samplers import Part, Request, ResumableBatchSampler, mix_seed
 from datamodules.splits import split_of
 from datamodules.text.corpora import EmojiNames, PythonDocs
+from tests.tracked import relative
 
 
 def requests(sampler: ResumableBatchSampler) -> list[tuple[list[int], int]]:
@@ -261,7 +262,7 @@ def embedded_recipes() -> Iterator[Path]:
             yield path
 
 
-@pytest.mark.parametrize("recipe", embedded_recipes(), ids=lambda path: "/".join(path.parts[-2:]))
+@pytest.mark.parametrize("recipe", embedded_recipes(), ids=relative)
 def test_no_image_is_in_two_splits(recipe: Path) -> None:
     found = images_of(recipe)
     pixels = {

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from common.errors import UserError
 from lightning_modules.made import MADE, autoregressive_masks
 
 
@@ -37,7 +38,7 @@ def test_probabilities_of_all_images_sum_to_1() -> None:
 
 
 def test_one_pixel_has_no_order() -> None:
-    with pytest.raises(ValueError, match="at least 2 pixels"):
+    with pytest.raises(UserError, match="at least 2 pixels"):
         autoregressive_masks(1, [4])
 
 

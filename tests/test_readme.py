@@ -10,6 +10,8 @@ import readme
 from common.files import ROOT
 from tests.commands import commands_in
 
+pytestmark = pytest.mark.usefixtures("tracked_systems")
+
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in readme.HEADINGS}
 
 

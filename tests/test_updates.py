@@ -125,11 +125,15 @@ def test_periods_of_callbacks() -> None:
 @pytest.mark.parametrize(
     ("kind", "callbacks", "reason"),
     [
-        (VAE, [Hooked()], "Hooked overrides on_train_batch_start"),
+        (
+            VAE,
+            [Hooked()],
+            "Hooked overrides on_train_batch_start and does not declare `update_periods`",
+        ),
         (
             VAE,
             [LambdaCallback(on_train_batch_end=lambda *arguments: None)],
-            "LambdaCallback overrides on_train_batch_end",
+            "LambdaCallback overrides on_train_batch_end and does not declare `update_periods`",
         ),
         (OwnStep, [], "OwnStep overrides training_step"),
     ],
@@ -143,7 +147,7 @@ def test_a_step_has_one_update_where_a_hook_needs_it(
 ) -> None:
     assert step_ends(vae(kind), tmp_path, *callbacks) == list(range(1, 31))
     note = f"note: each step of the trainer makes one update, because {reason}"
-    assert capsys.readouterr().err.count(note) == 1
+    assert capsys.readouterr().err.count(f"{note}. --updates_per_step 8 is not used. ") == 1
 
 
 def test_the_number_is_chosen_from_the_duration_of_an_update(tmp_path: Path) -> None:

@@ -227,7 +227,8 @@ def test_captions_stand_in_the_image() -> None:
 
 def test_the_run_summary_counts_trainable_parameters() -> None:
     model, count = MADE([1, 2, 2], [5]), 4 * 5 + 5 + 5 * 4 + 4
-    last = layer_table(model, {}).splitlines()[-1]
+    first, *_, last = layer_table(model, {}).splitlines()
+    assert first.split("  ")[-2] == "output (batch size first)"
     assert last.split() == ["total", str(count)]
     next(model.parameters()).requires_grad_(False)  # as averaged and frozen weights
     last = layer_table(model, {}).splitlines()[-1]

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_map
 
 from common.errors import UserError
+from lightning_modules.core.losses import rename_loss, total_loss
 from lightning_modules.core.modes import evaluating, frozen
 from lightning_modules.core.module import GenerativeModule, gradients_of
 from lightning_modules.core.ranks import check_ranks_agree
@@ -36,11 +37,6 @@ def batch_norms(module: torch.nn.Module) -> list[torch.nn.modules.batchnorm._Bat
     """Return all batch-norm layers of a network."""
     kind = torch.nn.modules.batchnorm._BatchNorm
     return [layer for layer in module.modules() if isinstance(layer, kind)]
-
-
-def rename_loss(losses: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return `losses` with the key "loss" replaced by `name`."""
-    return {name if key == "loss" else key: value for key, value in losses.items()}
 
 
 class AdversarialModule(GenerativeModule):
@@ -230,9 +226,10 @@ class AdversarialModule(GenerativeModule):
             generated = self.generate(batch)
         generator, discriminator = self.both_optimizers()
         losses = self.discriminator_loss(batch, tree_map(lambda value: value.detach(), generated))
-        self.run_backward(losses["loss"] / size, synchronise=last)
+        loss = total_loss(losses, self.discriminator_loss)
+        self.run_backward(loss / size, synchronise=last)
         self.log_train(**rename_loss(losses, "loss_d"))
-        self.record_loss(update, losses["loss"], batch)
+        self.record_loss(update, loss, batch)
         if not last:
             return
         if update_generator and self.simultaneous:
@@ -270,10 +267,10 @@ class AdversarialModule(GenerativeModule):
                     seed_generators(batch["seed"], self.device)
                     generated = self.generate(batch)
                 losses = self.generator_loss(batch, generated)
-                count = len(self._accumulated)
-                self.run_backward(losses["loss"] / count, synchronise=number == count)
+                loss, count = total_loss(losses, self.generator_loss), len(self._accumulated)
+                self.run_backward(loss / count, synchronise=number == count)
                 self.log_train(**rename_loss(losses, "loss_g"))
-                self.record_loss(update, losses["loss"], batch)
+                self.record_loss(update, loss, batch)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Record the gradient norm of the network that `optimizer` updates, then clip it."""

@@ -20,6 +20,7 @@ from common.errors import UserError
 from datamodules.tokenizers.base import Tokenizer
 from datamodules.tokenizers.kinds import tokenizer_from_json
 from lightning_modules.core.interval_means import IntervalMeans
+from lightning_modules.core.losses import total_loss
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.seeding import seed_generators
 from lightning_modules.core.updates import UpdatingModule
@@ -110,11 +111,12 @@ class GenerativeModule(UpdatingModule):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if not getattr(cls.sample, "is_sampling", False):
-            raise TypeError(
-                f"{cls.__name__}.sample needs the decorator @sampling "
-                "(lightning_modules.core.modes)"
-            )
+        for method in (cls.sample, cls.preview):
+            if not getattr(method, "is_sampling", False):
+                raise TypeError(
+                    f"{cls.__name__}.{method.__name__} needs the decorator @sampling "
+                    "(lightning_modules.core.modes)"
+                )
 
     def save_hyperparameters(
         self,
@@ -167,9 +169,10 @@ class GenerativeModule(UpdatingModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         losses = self.loss(batch)
+        loss = total_loss(losses, self.loss)
         self.log_train(**losses)
-        self.record_loss(self.trainer.global_step + 1, losses["loss"], batch)
-        return losses["loss"]
+        self.record_loss(self.trainer.global_step + 1, loss, batch)
+        return loss
 
     def record_loss(self, update: int, loss: Tensor, batch: dict[str, Any]) -> None:
         """Keep a loss for `NonFiniteGuard`, which checks the losses of several updates at once."""
@@ -341,6 +344,7 @@ class GenerativeModule(UpdatingModule):
             f"{type(self).__name__} does not generate samples; call its `preview` instead"
         )
 
+    @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         """Return named images or texts, computed from a validation batch, for the callbacks."""
         return {}

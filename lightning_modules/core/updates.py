@@ -106,7 +106,8 @@ class UpdatingModule(AveragingModule):
                     return f"{base.__name__} overrides {name}"
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if hook := hook_of_every_update(callback):
-                return f"{type(callback).__name__} overrides {hook}"
+                name = type(callback).__name__
+                return f"{name} overrides {hook} and does not declare `update_periods`"
         if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             return f"{type(self.trainer.strategy).__name__} makes the updates itself"
         if getattr(self.trainer.precision_plugin, "scaler", None):
@@ -115,9 +116,12 @@ class UpdatingModule(AveragingModule):
 
     def _report_obstacle(self) -> None:
         if self.trainer.is_global_zero:
+            count = self.updates_per_step
+            unused = f"--updates_per_step {count} is not used. " if count else ""
             print(
-                f"note: each step of the trainer makes one update, because {self._obstacle}; "
-                "small networks train faster with several",
+                f"note: each step of the trainer makes one update, because {self._obstacle}. "
+                f"{unused}Small networks train faster with several updates per step "
+                "(docs/howto/train.md); --updates_per_step 1 turns this note off.",
                 file=sys.stderr,
             )
 
