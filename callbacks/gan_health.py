@@ -2,14 +2,18 @@
 
 | failure | value in `health.csv` | sign of failure |
 |---|---|---|
-| oscillation | `oscillation`: minimum autocorrelation, over all lags, of the discriminator's loss, which is stored once per logging interval | far below 0 |
-| uninformative loss | `accuracy`: accuracy of the discriminator on real and generated images | near 1: the generator gets no gradient; `train/wasserstein` still falls as the samples approach the data |
-| mode collapse | `diversity`: mean distance between two samples, divided by the mean distance between two real images | far below 1 |
-| mode collapse | `class_entropy`: entropy of the samples' classes, divided by the entropy of the real images' classes. A classifier trained on the data set assigns the classes. `classes` is the number of classes that the samples cover; for the ring data, `modes` is the number of modes that they cover | far below 1 |
-| memorising | `novelty`: median distance of samples to the nearest training image, divided by the median distance of validation images to the nearest training image | far below 1 |
-| overfitting | `overfitting`: discriminator's mean output on training images minus its mean output on validation images, divided by its mean output on training images minus its mean output on generated images | near 1; remedy: DiffAugment |
+| oscillation | `oscillation`: minimum autocorrelation, over all lags, of the discriminator's loss, which is stored once per logging interval | below -0.5 |
+| uninformative loss | `accuracy`: accuracy of the discriminator on real and generated images | above 0.99: the generator gets no gradient; `train/wasserstein` still falls as the samples approach the data |
+| mode collapse | `diversity`: mean distance between two samples, divided by the mean distance between two real images | below 0.5 |
+| mode collapse | `class_entropy`: entropy of the samples' classes, divided by the entropy of the real images' classes. A classifier trained on the data set assigns the classes | below 0.5 |
+| mode collapse | `classes`: number of classes that the samples cover | fewer than the data have |
+| mode collapse | `modes` (ring data): number of Gaussians that the samples cover | fewer than the data have |
+| inaccurate samples | `near` (ring data): share of samples within 3 standard deviations of a Gaussian's centre. A collapsed generator may have a large share too | far below 1 |
+| memorising | `novelty` (images): median distance of samples to the nearest training image, divided by the median distance of validation images to the nearest training image | below 0.5 |
+| overfitting | `overfitting` (images): discriminator's mean output on training images minus its mean output on validation images, divided by its mean output on training images minus its mean output on generated images | above 0.5; remedy: DiffAugment |
 
-Sensitivity to hyper-parameters is a further failure; `sweep.py` measures it with many runs.
+A warning is printed when a value crosses one of these numbers. Sensitivity to hyper-parameters is a
+further failure; `sweep.py` measures it with many runs.
 """  # noqa: E501  # a table
 
 import sys
@@ -41,17 +45,26 @@ LIMITS = {  # a warning is printed below these values
 }
 UPPER_LIMITS = {"accuracy": 0.99, "overfitting": 0.5}  # a warning is printed above these values
 ADVICE = {
-    "oscillation": "the losses oscillate: lower a learning rate, or add a gradient penalty",
-    "accuracy": (
-        "the discriminator is almost perfect and its loss gives no gradient: "
-        "regularise it, or use --model.loss non_saturating"
-    ),
+    "oscillation": "the losses oscillate: lower a learning rate",
+    "accuracy": "the discriminator is almost perfect and its loss gives no gradient: regularise it",
     "diversity": "mode collapse: the samples are less diverse than real images",
     "class_entropy": "mode collapse: most samples belong to few classes",
-    "novelty": "the samples are copies of training images",
-    "overfitting": (
-        "the discriminator overfits the training images: use --model.augment true, or more data"
-    ),
+    "novelty": "the samples are copies of training images: use more data",
+    "overfitting": "the discriminator overfits the training images: use more data",
+}
+R1 = ("r1_weight", 0.0, "--model.r1_weight above 0")
+# Options that help: name of a hyper-parameter, its value at which the option is advised, and the
+# option. A system without this hyper-parameter gets no such advice.
+REMEDIES: dict[str, list[tuple[str, Any, str]]] = {
+    "oscillation": [R1],
+    "accuracy": [
+        ("loss", "minimax", "--model.loss non_saturating"),
+        R1,
+        ("spectral", False, "--model.spectral true"),
+    ],
+    "diversity": [R1],
+    "class_entropy": [R1],
+    "overfitting": [("augment", False, "--model.augment true"), R1],
 }
 
 
@@ -60,12 +73,29 @@ def is_trouble(name: str, value: float) -> bool:
     return value < LIMITS.get(name, -torch.inf) or value > UPPER_LIMITS.get(name, torch.inf)
 
 
-def meaning(name: str) -> tuple[str, str]:
+def advice(name: str, model: LightningModule) -> str:
+    """Return what to do about a failure; it names only options that the system has.
+
+    Args:
+        name: Key of `ADVICE`.
+        model: System that is trained.
+    """
+    options = [
+        option
+        for parameter, value, option in REMEDIES.get(name, [])
+        if parameter in model.hparams and model.hparams[parameter] == value
+    ]
+    return f"{ADVICE[name]}, or try {' or '.join(options)}" if options else ADVICE[name]
+
+
+def meaning(name: str, model: LightningModule) -> tuple[str, str]:
     """Return when a value is a sign of failure, and the advice; "" for a value without limit."""
     name = name.partition("/")[0]
     if name in LIMITS:
-        return f"below {LIMITS[name]}", ADVICE[name]
-    return (f"above {UPPER_LIMITS[name]}", ADVICE[name]) if name in UPPER_LIMITS else ("", "")
+        return f"below {LIMITS[name]}", advice(name, model)
+    return (
+        (f"above {UPPER_LIMITS[name]}", advice(name, model)) if name in UPPER_LIMITS else ("", "")
+    )
 
 
 def lowest_autocorrelation(values: Tensor) -> float:
@@ -120,6 +150,8 @@ class GanHealth(Callback):
         self._losses: list[float] = []
         self._troubles: set[str] = set()
         self._figures: dict[str, float] = {}  # of the last validation
+        self._measured_at = 0  # update of the last validation
+        self._totals: dict[str, int] = {}  # numbers of modes or classes of the data
 
     @staticmethod
     def watches(model: LightningModule) -> bool:
@@ -159,6 +191,7 @@ class GanHealth(Callback):
         if not trainer.is_global_zero or trainer.state.fn != "fit":
             return
         figures = self._figures = self.measure(trainer, pl_module)
+        self._measured_at = trainer.global_step
         self._log.log_metrics(figures, trainer.global_step)
         named = {f"health/{name}": value for name, value in figures.items()}
         log_values(trainer, named, trainer.global_step)
@@ -166,18 +199,23 @@ class GanHealth(Callback):
             name for name, value in figures.items() if is_trouble(name.partition("/")[0], value)
         }
         for name in sorted(troubles - self._troubles):
-            advice = ADVICE[name.partition("/")[0]]
             print(
-                f"warning: step {trainer.global_step}: {name} {figures[name]:.2f}: {advice}",
+                f"warning: step {trainer.global_step}: {name} {figures[name]:.2f}: "
+                f"{advice(name.partition('/')[0], pl_module)}",
                 file=sys.stderr,
             )
         self._troubles = troubles
 
     def on_train_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
-        """Log a table of the last values and what they mean to W&B and TensorBoard."""
+        """Log a table of the last values and what they mean; print the covered modes or classes."""
         if not trainer.is_global_zero or not self._figures:
             return
-        rows = [[name, f"{value:.4g}", *meaning(name)] for name, value in self._figures.items()]
+        for name, total in self._totals.items():
+            print(f"{name}: {self._figures[name]:.0f} of {total} at update {self._measured_at:,}")
+        rows = [
+            [name, f"{value:.4g}", *meaning(name, pl_module)]
+            for name, value in self._figures.items()
+        ]
         for logger in trainer.loggers:
             columns = ["figure", "last value", "sign of failure", "advice"]
             log_table(logger, "health", columns, rows, trainer.global_step)
@@ -190,38 +228,45 @@ class GanHealth(Callback):
             figures["oscillation"] = lowest_autocorrelation(torch.tensor(self._losses))
         if "train/accuracy_d" in logged:
             figures["accuracy"] = logged["train/accuracy_d"]
-        if {"train/d_real", "train/d_fake", "val/d_real"} <= logged.keys():
+        outputs = {"train/d_real", "train/d_fake", "val/d_real"}
+        # Points of a plane cannot be memorised, and the outputs soon hardly differ.
+        if outputs <= logged.keys() and not isinstance(trainer.datamodule, Ring):  # type: ignore[attr-defined]
             width = logged["train/d_real"] - logged["train/d_fake"]
             figures["overfitting"] = (
                 (logged["train/d_real"] - logged["val/d_real"]) / width if width > 0 else 0.0
             )
         for target in targets(pl_module, trainer.datamodule):  # type: ignore[attr-defined]
-            measured = self._measure_images(target, pl_module)
+            measured, totals = self._measure_images(target, pl_module)
             figures |= {f"{name}{target.suffix}": value for name, value in measured.items()}
+            self._totals |= {f"{name}{target.suffix}": total for name, total in totals.items()}
         return figures
 
-    def _measure_images(self, target: Target, pl_module: GenerativeModule) -> dict[str, float]:
-        """Compare images generated for a target with its real training and validation images."""
+    def _measure_images(
+        self, target: Target, pl_module: GenerativeModule
+    ) -> tuple[dict[str, float], dict[str, int]]:
+        """Compare images generated for a target with its real training and validation images.
+
+        Returns:
+            Values, and the numbers of modes or classes that the data have.
+        """
         data = target.data
         unseen = self._images(data, "val", self.count, pl_module)
-        train = self._images(data, "train", self.pool, pl_module)
         samples = shrink(target.generate(list(range(min(self.count, target.inputs or self.count)))))
-        figures = {
-            "diversity": float(pairwise(samples) / pairwise(unseen)),
-            "novelty": float(nearest(samples, train) / nearest(unseen, train)),
-        }
+        figures = {"diversity": float(pairwise(samples) / pairwise(unseen))}
         if isinstance(data, Ring):
             points = samples.flatten(1).cpu()
             modes, near = modes_covered(points, data.centres, data.deviation)
-            figures |= {"modes": float(modes), "near": near}
-        elif (
-            data.data_spec.get("num_classes") and min(data.data_spec["image_shape"][1:]) >= MIN_SIDE
-        ):
-            classifier = corpus_classifier(data).to(pl_module.device)
-            drawn, real = (classifier(images).argmax(1) for images in (samples, unseen))
-            classes, entropy = classes_covered(drawn, real, data.data_spec["num_classes"])
-            figures |= {"classes": float(classes), "class_entropy": entropy}
-        return figures
+            return figures | {"modes": float(modes), "near": near}, {"modes": data.modes}
+        train = self._images(data, "train", self.pool, pl_module)
+        figures["novelty"] = float(nearest(samples, train) / nearest(unseen, train))
+        classes = data.data_spec.get("num_classes")
+        if not classes or min(data.data_spec["image_shape"][1:]) < MIN_SIDE:
+            return figures, {}
+        classifier = corpus_classifier(data).to(pl_module.device)
+        drawn, real = (classifier(images).argmax(1) for images in (samples, unseen))
+        covered, entropy = classes_covered(drawn, real, classes)
+        figures |= {"classes": float(covered), "class_entropy": entropy}
+        return figures, {"classes": classes}
 
     @staticmethod
     def _images(data: Any, split: str, count: int, pl_module: GenerativeModule) -> Tensor:

@@ -11,18 +11,29 @@ from torch import Tensor
 
 from callbacks.animation import write_animation
 from callbacks.preview_batch import preview_batch
+from callbacks.progress import planned_updates
 from callbacks.publish import publish
 from common.images import captioned
 from lightning_modules.core.module import GenerativeModule
 
 MAX_STEPS = 20  # a preview that takes longer than 20 training steps is generated less often
 MAX_SHARE = 0.1  # maximum fraction of the training time that such long previews take
+MIN_PERIOD, MAX_PERIOD = 20, 1000  # bounds of the default number of updates between two previews
 
 
 def title_of(module: GenerativeModule, name: str, step: int) -> str:
     """Return the title of a preview, such as "VAE: reconstructions, update 1,000"."""
     before = " (before training)" if step == 0 else ""
     return f"{type(module).__name__}: {name.replace('_', ' ')}, update {step:,}{before}"
+
+
+def default_period(updates: float) -> int:
+    """Return the number of updates between two previews: a tenth of the run, between 20 and 1,000.
+
+    Args:
+        updates: Number of updates of the whole run, which may be infinite.
+    """
+    return int(min(MAX_PERIOD, max(MIN_PERIOD, updates / 10)))
 
 
 class Previews(Callback):
@@ -34,12 +45,16 @@ class Previews(Callback):
     are generated less often, such that they take at most 10 % of the training time (`MAX_SHARE`).
 
     Args:
-        every_n_train_steps: Number of updates between two previews.
+        every_n_train_steps: Number of updates between two previews. Defaults to a tenth of the run,
+            at least 20 and at most 1,000.
         count: Number of validation samples in a preview.
     """
 
-    def __init__(self, every_n_train_steps: PositiveInt = 1000, count: PositiveInt = 32) -> None:
+    def __init__(
+        self, every_n_train_steps: PositiveInt | None = None, count: PositiveInt = 32
+    ) -> None:
         self.every_n_train_steps, self.count = every_n_train_steps, count
+        self._period = every_n_train_steps or MAX_PERIOD
         self._drawn_at = -1
         self._seconds = 0.0  # duration of the last preview
         self._announced = False
@@ -48,9 +63,11 @@ class Previews(Callback):
     @property
     def update_periods(self) -> list[int]:
         """Numbers of updates at whose multiples this callback acts."""
-        return [self.every_n_train_steps]
+        return [self._period]
 
     def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
+        if self.every_n_train_steps is None:
+            self._period = default_period(planned_updates(trainer, pl_module))
         if trainer.is_global_zero and trainer.global_step == 0:
             batch = preview_batch(trainer, self.count)
             if "image" in batch:
@@ -68,7 +85,7 @@ class Previews(Callback):
         batch_idx: int,
     ) -> None:
         step = trainer.global_step
-        due = step % self.every_n_train_steps == 0 and step != self._drawn_at
+        due = step % self._period == 0 and step != self._drawn_at
         if trainer.is_global_zero and due and not self._too_long(step):
             self._draw(trainer, pl_module)
             self._since, self._since_step = time.perf_counter(), step
@@ -89,7 +106,7 @@ class Previews(Callback):
             self._announced = True
             print(
                 f"a preview takes {self._seconds:.1f} s, as long as {steps:.0f} training steps: "
-                f"previews are generated less often than every {self.every_n_train_steps} updates "
+                f"previews are generated less often than every {self._period} updates "
                 f"and take at most {MAX_SHARE:.0%} of the training time",
                 file=sys.stderr,
             )

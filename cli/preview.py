@@ -65,7 +65,12 @@ def sizes(data: DataModule) -> str:
 
 
 def first_batch(data: DataModule) -> dict[str, Any]:
-    """Return the first training batch on the CPU, transformed as in training."""
+    """Return the first training batch on the CPU, transformed as in training.
+
+    A split that is smaller than a training batch is returned whole.
+    """
+    if data.batch_unit == "samples":
+        data.batch_size = min(data.batch_size, max(1, len(data.loader_dataset("train"))))
     batch: dict[str, Any] = next(iter(data.train_dataloader()))
     return data.transform(batch, training=True)
 

@@ -20,6 +20,8 @@ Train a system. `python train.py` lists the recipes: configs/<system>/<dataset>.
   --trainer.devices N         Number of GPUs, or of processes with --trainer.accelerator cpu.
   --trainer.precision P       32-true, or bf16-mixed, which is faster on recent GPUs.
   --trainer.log_every_n_steps N, --trainer.check_val_every_n_epoch N, --previews.count N
+  --previews.every_n_train_steps N
+                              Updates between previews (default: a tenth of the run, 20 to 1,000).
   --fid.count N               Number of samples for FID at each validation (default: 0, no FID).
   --tensorboard               Also log to TensorBoard.
   --wandb.project NAME        Also log to Weights & Biases, offline without an API key; --help_all
@@ -51,7 +53,7 @@ ranges of the first training batch, and an image or texts.
   --config FILE               Recipe, or config.yaml of a run.
   --data NAME                 Class of the data, if no recipe names it.
   --data.OPTION VALUE         Option of the data, such as --data.batch_size 32 or --data.folder DIR.
-  --run_dir DIR               Directory of the image (default: runs/<system>/<dataset>).
+  --run_dir DIR               Directory of the image (default: runs/preview/<system>/<dataset>).
 
 Options of the data OpenMoji: `python train.py fit --data.help OpenMoji`."""
 

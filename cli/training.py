@@ -56,6 +56,7 @@ from cli.trainer_options import check_optimizers, check_trainer_options
 from common.errors import UserError
 from common.run import Run, as_list
 from datamodules.base import DataModule
+from datamodules.usage_report import each_line_once
 from lightning_modules.core.checkpoints import read_checkpoint
 from lightning_modules.core.module import GenerativeModule
 
@@ -78,7 +79,7 @@ class TrainCLI(LightningCLI):
         keep_freed_memory()
         choose_deterministic_convolutions()
         skip_search_for_gpus()
-        self.exits = contextlib.ExitStack()  # releases the run directory
+        self.exits = contextlib.ExitStack()  # such as the release of the run directory
         self.sources = sources(argv)
         self.resumed = resumed_run(full_class_paths(argv))
         if self.resumed:
@@ -88,6 +89,7 @@ class TrainCLI(LightningCLI):
             print(text)
             raise SystemExit(0)
         self.command_line.words = with_full_help(self.command_line.words)
+        self.exits.enter_context(each_line_once())  # the data are built twice, for `_data_spec`
         try:
             super().__init__(
                 GenerativeModule,

@@ -183,9 +183,13 @@ class DataModule(LightningDataModule):
             UserError: If a training batch needs more samples than the split has.
         """
         if shuffle and batch_size * world > len(data):
+            largest = len(data) // world
+            remedy = (
+                f"use --data.batch_size {largest} or less" if largest else "use fewer processes"
+            )
             raise UserError(
                 f"data.batch_size {batch_size} on {world} process(es) exceeds the "
-                f"{len(data)} training samples: lower it"
+                f"{len(data)} training samples: {remedy}"
             )
         return ResumableBatchSampler(len(data), batch_size, shuffle=shuffle, world=world, **options)
 

@@ -1,12 +1,25 @@
 """Report of the files of a corpus: how many were found and used, and why others were not."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 EXAMPLES = 3  # number of file names per reason
+_printed: set[str] | None = None  # lines printed inside of `each_line_once`
+
+
+@contextmanager
+def each_line_once() -> Iterator[None]:
+    """Print equal lines only once in a `with` block, where several objects read the same corpus."""
+    global _printed
+    _printed = set()
+    try:
+        yield
+    finally:
+        _printed = None
 
 
 @rank_zero_only
@@ -37,6 +50,8 @@ def report_usage(
     rest = f"; {', '.join(parts)}" if parts else ""
     noted = ", ".join(f"{count:,} {remark}" for remark, count in (remarks or {}).items() if count)
     notes = f" ({noted})" if noted else ""
-    print(
-        f"{name}: {found:,} {kind} found, {used:,} used{notes}{rest}", file=sys.stderr, flush=True
-    )
+    line = f"{name}: {found:,} {kind} found, {used:,} used{notes}{rest}"
+    if _printed is None or line not in _printed:
+        print(line, file=sys.stderr, flush=True)
+    if _printed is not None:
+        _printed.add(line)

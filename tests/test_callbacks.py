@@ -118,6 +118,20 @@ def test_long_previews_are_announced_and_drawn_less_often(
     )
 
 
+@pytest.mark.parametrize(
+    ("updates", "expected"), [(6, 20), (300, 30), (50_000, 1000), (float("inf"), 1000)]
+)
+def test_a_short_run_has_previews_too(updates: float, expected: int) -> None:
+    """A run of 300 updates has one every 30 updates; a given interval is not changed."""
+    trainer: Any = SimpleNamespace(
+        estimated_stepping_batches=updates, is_global_zero=False, global_step=0
+    )
+    for given, period in ((None, expected), (7, 7)):
+        previews = Previews(given)
+        previews.on_train_start(trainer, SimpleNamespace())  # type: ignore[arg-type]
+        assert previews.update_periods == [period]
+
+
 def test_a_monitor_that_is_not_logged_is_named() -> None:
     """The message lists the logged values; without this check the run would have no best.ckpt."""
     trainer = SimpleNamespace(

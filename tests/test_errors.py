@@ -208,7 +208,10 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "--trainer.log_every_n_steps must be >0",
         "got 0",
     ),
-    FIT + "--data.batch_size 5000": ("data.batch_size 5000", "3483 training samples: lower it"),
+    FIT + "--data.batch_size 5000": (
+        "data.batch_size 5000",
+        "3483 training samples: use --data.batch_size 3483 or less",
+    ),
     FIT + "--data.size 18": ("18x18 cannot be halved 2 times", "must be multiples of 4"),
     FIT + "--trainer.max_steps 9 --model.learning_rate 1e30": (
         "step 2: the gradient of encoder.0.weight is not finite (samples ",

@@ -1,5 +1,6 @@
 """`train.py preview`: what a network will see, before any training."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,27 @@ def test_images_are_shown_with_their_classes(
     assert f"preview: {tmp_path}/preview.png" in out
     assert Image.open(tmp_path / "preview.png").width > 100
     assert sorted(path.name for path in tmp_path.iterdir()) == ["preview.png", "vae.yaml"]
+
+
+def test_a_folder_smaller_than_a_batch_is_shown_whole_and_reported_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training on it fails, and the message has the option to use."""
+    folder = tmp_path / "my_images"
+    folder.mkdir()
+    for shade in range(60):
+        Image.new("RGB", (16, 16), (4 * shade, 9, 9)).save(folder / f"{shade:02d}.png")
+    options = ["--config", "configs/vae/folder.yaml", "--run_dir", str(tmp_path / "run")]
+    options += ["--data.folder", str(folder), "--data.size", "16"]
+    assert train.main(["preview", *options]) == 0
+    out, err = capsys.readouterr()
+    (count,) = re.findall(r"ImageFolder, (\d+) train", out)
+    assert f"image  float32  {count}x3x16x16" in out
+    assert err.count("my_images: 60 files found, 60 used") == 1
+    assert train.main(["fit", *options, "--trainer.max_steps", "1"]) == 2
+    err = capsys.readouterr().err
+    assert f"use --data.batch_size {count} or less" in err
+    assert err.count("my_images: 60 files found, 60 used") == 1, "the data are built twice"
 
 
 def test_both_sides_of_pairs_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

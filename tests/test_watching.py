@@ -13,18 +13,22 @@ import torch
 from PIL import Image
 
 import train
-from callbacks import animation, curves, progress
+from callbacks import animation, curves, gan_health, progress
 from callbacks.animation import write_animation
 from callbacks.curves import arrange, read_series
 from callbacks.fid import why_no_fid
 from callbacks.latent_plots import histograms
 from callbacks.run_summary import layer_table
+from cli.classes import init_parameters
 from common import progress as shown
 from common.images import captioned
 from common.progress import Bars, Task, duration, track
+from lightning_modules.cyclegan import CycleGAN
+from lightning_modules.dcgan import DCGAN
 from lightning_modules.gan import GAN
 from lightning_modules.gpt import GPT
 from lightning_modules.made import MADE
+from lightning_modules.pix2pix import Pix2Pix
 from tests.runs import tiny_config
 
 
@@ -99,6 +103,30 @@ def test_fid_needs_images_with_labels() -> None:
     assert "needs labels" in str(why_no_fid(gan, unlabelled))
     assert why_no_fid(gan, unlabelled, "inception") is None
     assert "GPT generates none" in str(why_no_fid(gpt, images))
+
+
+def test_health_of_points_has_modes_and_no_value_that_means_nothing_for_them(
+    ring: tuple[Path, str, str],
+) -> None:
+    run, out, _ = ring
+    header = (run / "health.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
+    assert {"modes", "near", "diversity"} <= set(header)
+    assert not {"novelty", "overfitting"} & set(header)
+    assert re.search(r"^modes: [0-8] of 8 at update 8$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("system", [GAN, DCGAN, CycleGAN, Pix2Pix])
+def test_advice_names_only_options_of_the_system(system: type) -> None:
+    """An option is also left out where it has its advised value."""
+    defaults = {name: one.default for name, one in init_parameters(system).items()}
+    named = set()
+    for failure in gan_health.ADVICE:
+        text = gan_health.advice(failure, SimpleNamespace(hparams=defaults))  # type: ignore[arg-type]
+        named |= set(re.findall(r"--model\.(\w+)", text))
+    expected = {GAN: {"r1_weight", "spectral"}, DCGAN: {"augment", "spectral"}}
+    assert named == expected.get(system, set())
+    model: Any = SimpleNamespace(hparams={"r1_weight": 1.0, "augment": True})
+    assert gan_health.advice("overfitting", model) == gan_health.ADVICE["overfitting"]
 
 
 def test_the_last_lines_name_the_best_checkpoint(
