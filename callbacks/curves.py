@@ -4,9 +4,8 @@ The values come from `metrics.csv` and `health.csv` of the run, so drawing reads
 training itself.
 """
 
-import csv
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +14,17 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from callbacks.figures import figure_to_image, panels
+from callbacks.gan_health import LIMITS, UPPER_LIMITS
 from callbacks.progress import monitored
+from callbacks.series import Series, read_series, smooth, thin
 from common.images import save_png
 from lightning_modules.core.module import GenerativeModule
 
 MAX_SHARE = 0.05  # maximum fraction of the training time that drawing takes
 FIRST = 0.5  # seconds that the first drawing is expected to take
 MIN_POINTS = 4  # of the longest curve; fewer are no curve, and nothing is drawn
-POINTS = 400  # maximum number of points of a curve; more are averaged in groups
 TERMS = 4  # maximum number of terms in a panel
-PANELS = 15  # maximum number of panels
+PANELS = 18  # maximum number of panels
 WIDE = 20.0  # ratio of values above which an axis is logarithmic, or a panel is divided
 CLOSE = 3.0  # the same ratio for panels of validation values, which have different units
 
@@ -32,12 +32,7 @@ LOSSES = ("loss", "loss_g", "loss_d")
 RATES = ("lr", "lr_d")
 NORMS = ("grad_norm", "grad_norm_d")
 COUNTERS = ("samples_seen", "tokens_seen")
-# Figures of health.csv, by their meaning: trouble if low, trouble if high, and plain numbers.
-LOW = ("diversity", "novelty", "class_entropy")
-HIGH = ("accuracy", "overfitting", "oscillation")
-NUMBERS = ("classes", "modes")
-
-Series = dict[str, tuple[np.ndarray, np.ndarray]]  # updates and values, keyed by name
+LOW = ("diversity", "novelty", "class_entropy")  # values of health.csv with the limit 0.5
 
 
 class Panel(NamedTuple):
@@ -50,50 +45,14 @@ class Panel(NamedTuple):
         mode: Direction of the first curve whose best value is marked, "min" or "max"; "" marks
             none.
         limit: Value at which a dotted line is drawn.
+        bounds: Range of the y axis. Values outside of it, as in the first updates, are cut off.
     """
 
     title: str
     names: list[str]
     mode: str = ""
     limit: float | None = None
-
-
-def read_series(path: Path, prefix: str = "") -> Series:
-    """Return the columns of a CSV file with a column `step`; empty and not finite cells are left
-    out.
-    """
-    if not path.is_file():
-        return {}
-    columns: dict[str, list[tuple[int, float]]] = {}
-    with open(path, encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            for name, text in row.items():
-                if text and name != "step":
-                    columns.setdefault(prefix + name, []).append((int(row["step"]), float(text)))
-    series: Series = {}
-    for name, pairs in columns.items():
-        steps, values = np.array(pairs, dtype=float).T
-        finite = np.isfinite(values)
-        if finite.any():
-            series[name] = steps[finite], values[finite]
-    return series
-
-
-def thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average a curve in groups of neighbours, so that at most `POINTS` points remain."""
-    size = -(-len(values) // POINTS)
-    starts = np.arange(0, len(values), size)
-    counts = np.diff(np.append(starts, len(values)))
-    return tuple(np.add.reduceat(one, starts) / counts for one in (steps, values))  # type: ignore[return-value]
-
-
-def smooth(values: np.ndarray) -> np.ndarray:
-    """Return the running mean of a curve over a tenth of its length, centred."""
-    half = max(1, len(values) // 20)
-    total = np.cumsum(np.concatenate([[0.0], values]))
-    index = np.arange(len(values))
-    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
-    return (total[high] - total[low]) / (high - low)
+    bounds: tuple[float, float] | None = None
 
 
 def arrange(series: Series, monitor: tuple[str, str] | None) -> list[Panel]:
@@ -133,10 +92,18 @@ def arrange(series: Series, monitor: tuple[str, str] | None) -> list[Panel]:
         Panel(f"selects best.ckpt ({better})", chosen, mode),
         *(Panel("other training values", of(("train", "val"), group)) for group in terms),
         *(Panel("validation", of(("val",), group)) for group in groups(rest, "val", series, CLOSE)),
-        Panel("GAN health: trouble below 0.5", health(*LOW), limit=0.5),
-        Panel("GAN health: trouble near 1 (oscillation: -0.5)", health(*HIGH)),
-        Panel("GAN health: number covered by samples", health(*NUMBERS)),
-        Panel("GAN health: share of samples near a mode", health("near")),
+        Panel("GAN health: warning below 0.5", health(*LOW), limit=0.5, bounds=(0.0, 2.0)),
+        *(
+            limited(name, bounds, health(name))
+            for name, bounds in (
+                ("accuracy", (0.0, 1.05)),
+                ("overfitting", (-1.0, 1.05)),
+                ("oscillation", (-1.05, 1.05)),
+            )
+        ),
+        Panel("GAN health: modes covered by samples", health("modes")),
+        Panel("GAN health: classes covered by samples", health("classes")),
+        Panel("GAN health: share of samples near a mode", health("near"), bounds=(0.0, 1.05)),
         Panel("learning rate", of(("train",), RATES)),
         *(
             Panel("gradient norm, before clipping", of(("train",), group))
@@ -146,18 +113,55 @@ def arrange(series: Series, monitor: tuple[str, str] | None) -> list[Panel]:
     return [panel for panel in found if panel.names][:PANELS]
 
 
+def limited(name: str, bounds: tuple[float, float], names: list[str]) -> Panel:
+    """Return the panel of a value of GAN health that has a limit of its own."""
+    side, limit = ("below", LIMITS[name]) if name in LIMITS else ("above", UPPER_LIMITS[name])
+    return Panel(f"GAN health: {name}, warning {side} {limit}", names, limit=limit, bounds=bounds)
+
+
+def order(term: str) -> tuple[int, str]:
+    """Return a sort key: the loss of the generator before that of the discriminator, then names."""
+    return (LOSSES.index(term) if term in LOSSES else len(LOSSES), term)
+
+
+def palette(series: Series) -> dict[str, int]:
+    """Return the number of each term's colour; runs that log the same names have the same colours.
+
+    Losses, rates, norms, other training values, validation values and health values are numbered
+    separately, so a panel with one curve has mostly the first colour.
+    """
+    kinds: dict[str, set[str]] = {}
+    for name in series:
+        prefix, _, term = name.partition("/")
+        same = [one[0] for one in (LOSSES, RATES, NORMS) if term in one]
+        kind = term.partition("/")[0] if prefix == "health" else prefix
+        kinds.setdefault(same[0] if same else kind, set()).add(term)
+    trained = kinds.get("train", set())
+    kinds["val"] = kinds.get("val", set()) - trained
+    kinds["health"] = {term for one in LOW for term in kinds.pop(one, set())}
+    return {
+        term: number
+        for terms in kinds.values()
+        for number, term in enumerate(sorted(terms, key=order))
+    }
+
+
 def groups(terms: list[str], prefix: str, series: Series, ratio: float = WIDE) -> list[list[str]]:
-    """Divide terms into groups of at most `TERMS`, whose values differ at most by `ratio`."""
+    """Divide terms into groups of at most `TERMS`, whose values differ at most by `ratio`.
+
+    Groups and their terms are in a fixed order.
+    """
     size = {term: float(np.median(np.abs(series[f"{prefix}/{term}"][1]))) for term in terms}
     found: list[list[str]] = []
     for term in sorted(terms, key=lambda term: size[term]):
         if not found or len(found[-1]) == TERMS or size[term] > ratio * size[found[-1][0]]:
             found.append([])
         found[-1].append(term)
-    return found
+    ordered = [sorted(group, key=order) for group in found]
+    return sorted(ordered, key=lambda group: order(group[0]))
 
 
-def draw(axis: Any, panel: Panel, series: Series, last: float) -> None:
+def draw(axis: Any, panel: Panel, series: Series, last: float, numbers: Mapping[str, int]) -> None:
     """Draw one panel.
 
     Args:
@@ -165,6 +169,7 @@ def draw(axis: Any, panel: Panel, series: Series, last: float) -> None:
         panel: Panel to draw.
         series: All curves.
         last: Right end of the x axis.
+        numbers: Number of each term's colour. A colour that the panel has already is replaced.
     """
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
@@ -175,7 +180,11 @@ def draw(axis: Any, panel: Panel, series: Series, last: float) -> None:
         prefix, _, term = name.partition("/")
         second = prefix == "val" and term in colours
         dashed = dashed or second
-        colour = colours.setdefault(term, f"C{len(colours)}")
+        free = (numbers.get(term, 0) + step for step in range(10))
+        colour = colours.get(term) or next(
+            one for one in (f"C{number % 10}" for number in free) if one not in colours.values()
+        )
+        colours[term] = colour
         if len(values) > 60 and term not in RATES:
             axis.plot(steps, values, color=colour, linewidth=0.7, alpha=0.3)
             values = smooth(values)
@@ -194,27 +203,39 @@ def draw(axis: Any, panel: Panel, series: Series, last: float) -> None:
     rates = all(name.partition("/")[2] in RATES for name in panel.names)
     if rates:
         axis.set_ylim(0, every.max() * 1.1 or 1.0)
-    if ratio > WIDE and not rates:
+    elif panel.bounds:
+        axis.set_ylim(*panel.bounds)
+    if ratio > WIDE and not rates and not panel.bounds:
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(LogLocator(subs=(1.0,) if ratio > 1000 else (1.0, 2.0, 5.0)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_locator(NullLocator())  # each tick takes time
     else:
         axis.yaxis.set_major_locator(MaxNLocator(5))
-        axis.ticklabel_format(axis="y", scilimits=(-3, 5), useOffset=False)
+        axis.yaxis.set_major_formatter("{x:g}")
     if panel.mode:
         mark_best(axis, *series[panel.names[0]], panel.mode)
     if panel.limit is not None:
         axis.axhline(panel.limit, color="grey", linewidth=1, linestyle=":")
     title = panel.title + (", dashed: validation" if dashed else "")
-    axis.set_title(title, fontsize=10, y=1.0)  # a fixed place: searching one doubles the time
     axis.set_xlabel("update", fontsize=9)
     axis.set_xlim(0, last * 1.02)
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.25)
     axis.set_ylabel(panel.names[0] if len(panel.names) == 1 else "value", fontsize=9)
-    axis.legend(fontsize=8, framealpha=0.6)
+    # Above the curves, at a fixed place: searching one doubles the time.
+    entries = len(axis.get_legend_handles_labels()[0])
+    axis.legend(
+        fontsize=8,
+        frameon=False,
+        ncols=2,
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 0.98),
+        borderpad=0.2,
+        labelspacing=0.2,
+    )
+    axis.set_title(title, fontsize=10, y=1.0, pad=7 + 12 * -(-entries // 2))
 
 
 def mark_best(axis: Any, steps: np.ndarray, values: np.ndarray, mode: str) -> None:
@@ -240,12 +261,12 @@ def curves(folder: Path, monitor: tuple[str, str] | None, title: str) -> Tensor 
     if max((len(steps) for steps, _ in series.values()), default=0) < MIN_POINTS:
         return None
     last = max(float(series[name][0].max()) for panel in arranged for name in panel.names) or 1.0
-    columns = min(3, len(arranged))
+    columns, numbers = min(3, len(arranged)), palette(series)
     rows = -(-len(arranged) // columns)
-    width, height = 4.6 * columns, 3.1 * rows + 0.4
+    width, height = 4.6 * columns, 3.4 * rows + 0.4
     figure, axes = panels(rows, columns, figsize=(width, height))
     for axis, panel in zip(axes.flat, arranged):
-        draw(axis, panel, series, last)
+        draw(axis, panel, series, last, numbers)
     for axis in axes.flat[len(arranged) :]:
         axis.set_axis_off()
     figure.suptitle(title, fontsize=11, x=0.01, y=1 - 0.1 / height, ha="left", va="top")
@@ -253,9 +274,9 @@ def curves(folder: Path, monitor: tuple[str, str] | None, title: str) -> Tensor 
         left=0.75 / width,
         right=1 - 0.15 / width,
         bottom=0.5 / height,
-        top=1 - 0.7 / height,
+        top=1 - 0.95 / height,
         wspace=0.25,
-        hspace=0.4,
+        hspace=0.5,
     )
     return figure_to_image(figure, tight=False)
 

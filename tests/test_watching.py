@@ -186,9 +186,14 @@ def test_curves_skip_what_is_not_finite_and_change_no_file(tmp_path: Path) -> No
     steps, values = series["train/loss"]
     adversarial = {"train/loss_g": (steps, values), "train/loss_d": (steps, values / 100)}
     assert [panel.names for panel in arrange(adversarial, None)] == [
-        ["train/loss_d"],
         ["train/loss_g"],
-    ], "curves of different size have panels of their own"
+        ["train/loss_d"],
+    ], "curves of different size have panels of their own, in a fixed order"
+    close = {**adversarial, "train/loss_d": (steps, values / 2)}
+    assert [panel.names for panel in arrange(close, None)] == [["train/loss_g", "train/loss_d"]]
+    assert curves.palette(close) == curves.palette(adversarial) == {"loss_g": 0, "loss_d": 1}
+    outputs = {f"train/{name}": series["train/loss"] for name in ("d_real", "d_fake", "accuracy_d")}
+    assert curves.palette(outputs) == {"accuracy_d": 0, "d_fake": 1, "d_real": 2}
     sizes = {"exact": 0.5, "nll": 1.7, "ppl": 5.6, "recall": 0.6}
     scores = {f"val/{name}": (steps, np.full(len(steps), size)) for name, size in sizes.items()}
     assert [panel.names for panel in arrange(scores, None)] == [
