@@ -13,7 +13,7 @@ from callbacks.animation import write_animation
 from callbacks.preview_batch import preview_batch
 from callbacks.progress import planned_updates
 from callbacks.publish import publish
-from common.images import captioned
+from common.images import are_points, captioned
 from lightning_modules.core.module import GenerativeModule
 
 MAX_STEPS = 20  # a preview that takes longer than 20 training steps is generated less often
@@ -71,7 +71,8 @@ class Previews(Callback):
         if trainer.is_global_zero and trainer.global_step == 0:
             batch = preview_batch(trainer, self.count)
             if "image" in batch:
-                title = "real images, validation split"
+                kind = "samples" if are_points(batch["image"]) else "images"
+                title = f"real {kind}, validation split"
                 publish(trainer, "real", captioned(batch["image"], title), None, title)
             self._draw(trainer, pl_module)
         self._since, self._since_step = time.perf_counter(), trainer.global_step
@@ -114,7 +115,8 @@ class Previews(Callback):
 
     def _draw(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         begin, self._drawn_at = time.perf_counter(), trainer.global_step
-        shown = pl_module.preview(preview_batch(trainer, self.count))
+        batch = preview_batch(trainer, self.count)
+        shown, real = pl_module.preview(batch), batch.get("image")
         images = [name for name, content in shown.items() if isinstance(content, Tensor)]
         self._animated = "samples" if "samples" in images else next(iter(images), None)
         for name, content in shown.items():
@@ -123,7 +125,7 @@ class Previews(Callback):
             title = title_of(pl_module, name, trainer.global_step)
             rows, captions = (shown.get(f"{name}/{kind}", []) for kind in ("rows", "captions"))
             if isinstance(content, Tensor):
-                content = captioned(content, title, rows, captions)  # type: ignore[arg-type]
+                content = captioned(content, title, rows, captions, real=real)  # type: ignore[arg-type]
             elif rows:
                 title += f" ({'; '.join(rows)})"
             publish(trainer, name, content, trainer.global_step, title)

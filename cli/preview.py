@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cli.run_directory import recipe_home
 from cli.training import TrainCLI
-from common.images import grid, labelled, save_png
+from common.images import are_points, grid, labelled, save_png
 from datamodules.base import DataModule
 
 MAX_IMAGES, ROW, TEXTS = 64, 8, 4  # images in the grid, images per row, printed texts
@@ -118,7 +118,7 @@ def image_grid(shown: Mapping[str, Tensor | list[str]]) -> Tensor | None:
     texts = [value[:MAX_IMAGES] for value in shown.values() if isinstance(value, list)]
     if not images:
         return None
-    if len(images) > 1 or not texts or images[0].shape[-3:] == (2, 1, 1):
+    if len(images) > 1 or not texts or are_points(images[0]):
         return grid(torch.stack(images) if len(images) > 1 else images[0])
     rows: dict[str, list[Tensor]] = {}
     for text, image in zip(texts[0], images[0], strict=True):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 from torchvision.utils import make_grid
 
@@ -16,6 +17,16 @@ TEXT, TEXT_LINE, MAX_LINES = 12, 15, 4  # the same for captions, and maximum lin
 PAD = 6  # pixels around texts
 MAX_NAME = 150  # maximum width of the names of rows in pixels; longer names have several lines
 MIN_SIDE, MIN_CAPTIONED = 48, 96  # pixels; smaller images in a captioned grid are enlarged
+PLANE, DOT = (
+    320,
+    3,
+)  # sides of a plot of 2-D points, and of the square that marks a point, in pixels
+RED, GREY = (200, 0, 0), (200, 200, 200)
+
+
+def are_points(images: Tensor) -> bool:
+    """Return whether "images" (..., 2, 1, 1) are points of 2-D data."""
+    return images.shape[-3:] == (2, 1, 1)
 
 
 def grid(images: Tensor, columns: int = 8) -> Tensor:
@@ -27,7 +38,7 @@ def grid(images: Tensor, columns: int = 8) -> Tensor:
             are shown in one scatter plot.
         columns: Maximum number of images side by side.
     """
-    if images.shape[-3:] == (2, 1, 1):
+    if are_points(images):
         return plane(images.reshape(-1, 2))
     if images.dim() == 5:
         blocks = [block.flatten(0, 1) for block in images.split(columns, 1)]
@@ -69,6 +80,7 @@ def captioned(
     rows: Sequence[str] = (),
     captions: Sequence[str] = (),
     columns: int = 8,
+    real: Tensor | None = None,
 ) -> Tensor:
     """Arrange images in a grid with a title, and with names of rows and captions if given.
 
@@ -81,12 +93,15 @@ def captioned(
         captions: Texts below the images: one for each of the N columns, or one for each of the
             R * N images, in the order of `images.flatten(0, 1)`.
         columns: Maximum number of images side by side.
+        real: Real points (M, 2, 1, 1), shown in grey behind generated points.
 
     Returns:
         uint8 image (3, H, W). Small images are enlarged by an integer factor.
     """
-    if images.shape[-3:] == (2, 1, 1):
-        return stacked([(("", plane(images.reshape(-1, 2)), []))], title)
+    if are_points(images):
+        behind = None if real is None else real.reshape(-1, 2)
+        legend = [] if real is None else ["red: samples, grey: real samples"]
+        return stacked([("", plane(images.reshape(-1, 2), behind), legend)], title)
     versions = images if images.dim() == 5 else images[None]  # (R, N, C, H, W)
     versions = enlarged(versions, MIN_CAPTIONED if captions else MIN_SIDE)
     count, size = versions.shape[:2]
@@ -189,13 +204,23 @@ def label_font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
-def plane(points: Tensor, side: int = 192) -> Tensor:
-    """Plot samples of 2-D data, points (N, 2) in [-1, 1], in a uint8 image (3, side, side)."""
-    column, row = (
-        ((points.detach().float().cpu().clamp(-1, 1) + 1) / 2 * (side - 1)).round().long().unbind(1)
-    )
-    image = torch.full((3, side, side), 255, dtype=torch.uint8)
-    image[:, side - 1 - row, column] = torch.tensor([200, 0, 0], dtype=torch.uint8)[:, None]
+def plane(points: Tensor, real: Tensor | None = None) -> Tensor:
+    """Plot samples of 2-D data in a uint8 image (3, PLANE, PLANE).
+
+    Args:
+        points: Points (N, 2) in [-1, 1], in red.
+        real: Points (M, 2) behind them, in grey.
+    """
+    image = torch.full((3, PLANE, PLANE), 255, dtype=torch.uint8)
+    for group, colour in ((real, GREY), (points, RED)):
+        if group is None:
+            continue
+        place = (group.detach().float().cpu().clamp(-1, 1) + 1) / 2 * (PLANE - 1)
+        column, row = place.round().long().unbind(1)
+        hit = torch.zeros(1, PLANE, PLANE)
+        hit[0, PLANE - 1 - row, column] = 1
+        mask = F.max_pool2d(hit, DOT, 1, DOT // 2)[0] > 0
+        image[:, mask] = torch.tensor(colour, dtype=torch.uint8)[:, None]
     return image
 
 

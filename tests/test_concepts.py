@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,16 @@ def test_figure_of_bayes_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     heights = [[bar.get_height() for bar in axis.patches] for axis in figure.axes if axis.patches]
     assert [len(bars) for bars in heights] == [20] * 4
     assert all(sum(bars) == pytest.approx(2) for bars in heights), "two distributions"
+
+
+def test_figure_of_the_ring(tmp_path: Path) -> None:
+    """Both halves have real and generated points, and the number of covered modes as title."""
+    run = small_run(tmp_path, "--config", "configs/gan/ring.yaml")
+    ring = run.rename(tmp_path / "ring")
+    shutil.copytree(ring, tmp_path / "collapse")
+    for axis in figures.ring(ring).axes:
+        assert re.fullmatch(r"[0-8] of 8 modes, \d+% of the samples near one", axis.get_title())
+        assert [len(points.get_offsets()) for points in axis.collections] == [1000, 1000]
 
 
 def test_figure_of_replaced_tokens(tmp_path: Path) -> None:

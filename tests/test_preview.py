@@ -88,4 +88,4 @@ def test_a_preview_needs_no_model(
     argv = ["preview", "--data", "Ring", "--run_dir", str(tmp_path)]
     assert train.main(argv) == 0
     assert "image  float32  128x2x1x1" in capsys.readouterr().out
-    assert Image.open(tmp_path / "preview.png").size == (192, 192)
+    assert Image.open(tmp_path / "preview.png").size == (320, 320)

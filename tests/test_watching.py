@@ -20,6 +20,7 @@ from callbacks.fid import why_no_fid
 from callbacks.latent_plots import histograms
 from callbacks.run_summary import layer_table
 from cli.classes import init_parameters
+from common import images as images_common
 from common import progress as shown
 from common.images import captioned
 from common.progress import Bars, Task, duration, track
@@ -255,7 +256,13 @@ def test_captions_stand_in_the_image() -> None:
     pairs = captioned(torch.zeros(2, 1, 3, 16, 16), "t", captions=["a", "b"])
     assert pairs.shape[1] > 2 * (96 + 15), "a caption below each image"
     points = captioned(torch.zeros(5, 2, 1, 1), "a ring of Gaussians")
-    assert points.shape[1] > 192
+    assert points.shape[1] > 320
+    real = torch.full((1, 2, 1, 1), 0.5)
+    both = captioned(torch.zeros(1, 2, 1, 1), "a ring of Gaussians", real=real)
+    assert both.shape[1] == points.shape[1] + 15, "a line says what is red and what is grey"
+    for colour in (images_common.RED, images_common.GREY):
+        dots = (both[:, 30:-25] == torch.tensor(colour)[:, None, None]).all(0).sum()
+        assert dots >= images_common.DOT**2
 
 
 def test_the_run_summary_counts_trainable_parameters() -> None:

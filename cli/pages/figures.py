@@ -1,7 +1,7 @@
 """Figures of docs/concepts/: `python pages.py figures` draws them.
 
-Two figures need no trained model. The other two show a trained model, and are drawn only if its
-run is on disk. Their pages have the commands that train it.
+Two figures need no trained model. The others show trained models, and are drawn only if their runs
+are on disk. Their pages have the commands that train them.
 """
 
 import math
@@ -21,6 +21,7 @@ from lightning_modules import load
 from lightning_modules.nn.convolution import transposed_size
 from lightning_modules.vae import importance_bound, normal_log_density, standard_normal_kl
 from metrics.classifier import train_classifier
+from metrics.modes import modes_covered
 
 DOCS = ROOT / "docs"
 RUNS = ROOT / "runs"
@@ -155,11 +156,33 @@ def electra(run: Path) -> Any:
     return figure
 
 
+def ring(run: Path) -> Any:
+    """Draw samples of two GANs and real points: the run `collapse` beside `run`, and `run`."""
+    figure, (axes,) = panels(1, 2, figsize=(8.2, 4.4))
+    for axis, folder in zip(axes, (run.with_name("collapse"), run)):
+        model, data = (
+            load(folder / "checkpoints" / "last.ckpt"),
+            data_module(folder / "config.yaml"),
+        )
+        real, points = data.split("val").images, model.sample(range(1000))
+        modes, near = modes_covered(points.flatten(1), data.centres, data.deviation)
+        for group, colour, label in ((real, "0.75", "real"), (points, "C3", "generated")):
+            axis.scatter(*group.flatten(1).T, s=4, color=colour, label=label)
+        axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xticks=[], yticks=[])
+        axis.set_title(
+            f"{modes} of {data.modes} modes, {near:.0%} of the samples near one", fontsize=11
+        )
+    axes[0].legend(loc="center", frameon=False, markerscale=3)
+    figure.tight_layout()
+    return figure
+
+
 def draw_all() -> list[str]:
     """Draw the figures, those of runs only if the checkpoint exists; return their file names."""
     of_runs: dict[str, tuple[Callable[[Path], Any], Path]] = {
         "bayes-mnist.png": (bayes, RUNS / "bayes"),
         "electra-multi30k.png": (electra, RUNS / "electra_multi30k"),
+        "gan-ring.png": (ring, RUNS / "ring"),
     }
     drawn = {"transposed-overlap.png": overlap(), "kl-directions.png": kl()}
     for name, (draw, run) in of_runs.items():
