@@ -10,7 +10,7 @@ from PIL import Image
 from cli.pages import gallery, links, option_pages, site, source_code, systems
 from common.errors import UserError
 from common.files import ROOT
-from lightning_modules.vae import standard_normal_kl
+from lightning_modules.vae import VAE, standard_normal_kl
 from tests.commands import COMMANDS, check, reason
 from tests.tracked import skip_untracked
 
@@ -106,6 +106,16 @@ def test_option_pages_have_every_option() -> None:
     assert "`--model.beta`\n: Weight of the KL term" in page
     assert page.count("\n: ") == page.count("\n`--model.") > 15
     assert "## Network" in page
+
+
+def test_walk_between_two_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs/howto/sample.md").read_text(encoding="utf-8")
+    code = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[-1]
+    monkeypatch.chdir(tmp_path)
+    for name, colour in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (20, 30), colour).save(name)
+    exec(code, {"vae": VAE(image_shape=[3, 8, 8], hidden=[8], latent_dim=2)})
+    assert Image.open("from_a_to_b.png").size == (9 * 9 + 1, 10)
 
 
 def test_values_of_kl_in_the_table() -> None:

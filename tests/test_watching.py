@@ -15,10 +15,11 @@ from PIL import Image
 import train
 from callbacks import animation, curves, gan_health, progress
 from callbacks.animation import write_animation
-from callbacks.curves import arrange, read_series
+from callbacks.curves import arrange
 from callbacks.fid import why_no_fid
 from callbacks.latent_plots import histograms
 from callbacks.run_summary import layer_table
+from callbacks.series import POINTS, read_series, smooth, thin
 from cli.classes import init_parameters
 from common import images as images_common
 from common import progress as shown
@@ -177,10 +178,10 @@ def test_curves_skip_what_is_not_finite_and_change_no_file(tmp_path: Path) -> No
     before = (tmp_path / "metrics.csv").read_bytes()
     series = read_series(tmp_path / "metrics.csv")
     assert len(series["train/loss"][0]) == 1999
-    steps, values = curves.thin(*series["train/loss"])
-    assert len(steps) <= curves.POINTS
+    steps, values = thin(*series["train/loss"])
+    assert len(steps) <= POINTS
     assert values[0] == series["train/loss"][1][:5].mean()
-    assert np.allclose(curves.smooth(np.ones(50)), 1)
+    assert np.allclose(smooth(np.ones(50)), 1)
     loss, chosen = arrange(series, ("val/nll", "min"))
     assert (loss.names, chosen.names) == (["train/loss", "val/nll"], ["val/nll"])
     assert chosen.mode == "min"
