@@ -85,7 +85,7 @@ def advice(name: str, model: LightningModule) -> str:
         for parameter, value, option in REMEDIES.get(name, [])
         if parameter in model.hparams and model.hparams[parameter] == value
     ]
-    return f"{ADVICE[name]}, or try {' or '.join(options)}" if options else ADVICE[name]
+    return f"{ADVICE[name]}; try {' or '.join(options)}" if options else ADVICE[name]
 
 
 def meaning(name: str, model: LightningModule) -> tuple[str, str]:
