@@ -226,16 +226,19 @@ def draw(axis: Any, panel: Panel, series: Series, last: float, numbers: Mapping[
     axis.set_ylabel(panel.names[0] if len(panel.names) == 1 else "value", fontsize=9)
     # Above the curves, at a fixed place: searching one doubles the time.
     entries = len(axis.get_legend_handles_labels()[0])
+    columns = 3 if entries > TERMS else 2
     axis.legend(
         fontsize=8,
         frameon=False,
-        ncols=2,
+        ncols=columns,
+        columnspacing=1.5,
+        handlelength=1.3,
         loc="lower left",
         bbox_to_anchor=(-0.02, 0.98),
         borderpad=0.2,
         labelspacing=0.2,
     )
-    axis.set_title(title, fontsize=10, y=1.0, pad=7 + 12 * -(-entries // 2))
+    axis.set_title(title, fontsize=10, y=1.0, pad=7 + 12 * -(-entries // columns))
 
 
 def mark_best(axis: Any, steps: np.ndarray, values: np.ndarray, mode: str) -> None:
