@@ -20,8 +20,7 @@ Train a system. `python train.py` lists the recipes: configs/<system>/<dataset>.
   --trainer.devices N         Number of GPUs, or of processes with --trainer.accelerator cpu.
   --trainer.precision P       32-true, or bf16-mixed, which is faster on recent GPUs.
   --trainer.log_every_n_steps N, --trainer.check_val_every_n_epoch N, --previews.count N
-  --previews.every_n_train_steps N
-                              Updates between previews (default: a tenth of the run, 20 to 1,000).
+  --previews.every_n_train_steps N  Preview interval (default: a tenth of the run, 20 to 1,000).
   --fid.count N               Number of samples for FID at each validation (default: 0, no FID).
   --tensorboard               Also log to TensorBoard.
   --wandb.project NAME        Also log to Weights & Biases, offline without an API key; --help_all
