@@ -170,6 +170,7 @@ def ours(recipe: str, options: list[str], interval: int, updates: int) -> float:
         words = ["fit", "--config", str(ROOT / recipe), "--run_dir", f"{folder}/run", *options]
         words += ["--trainer.max_steps", str(interval + updates), "--trainer.max_epochs", "-1"]
         words += ["--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", str(interval)]
+        words += ["--previews.every_n_train_steps", "1000"]  # as in a run of 10,000 updates
         TrainCLI(words)
         with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) > interval]
