@@ -157,6 +157,7 @@ class PlainLoop:
     def operations(self) -> float:
         """Return the floating-point operations of one update, in units of 1e9."""
         self.start()
+        self.update()  # DALL-E encodes all images first
         with FlopCounterMode(display=False) as counter:
             self.update()
         return counter.get_total_flops() / 1e9
