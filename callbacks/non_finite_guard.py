@@ -72,9 +72,12 @@ class NonFiniteGuard(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        recent = pl_module.recent_losses
+        recent, step = pl_module.recent_losses, trainer.global_step
+        own = not recent or recent[-1][0] < step  # the system has its own `training_step`
+        if own and isinstance(outputs, dict) and "loss" in outputs:
+            pl_module.record_loss(step, outputs["loss"], batch)
         interval = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
-        if not recent or (recent[0][1].device.type != "cpu" and trainer.global_step % interval):
+        if not recent or (recent[0][1].device.type != "cpu" and step % interval):
             return
         finite = torch.stack([loss for _, loss, _ in recent]).isfinite()
         if not finite.all():

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import LambdaCallback, Timer
 from torch import Tensor
 
 from callbacks.checkpoint import RunCheckpoint
+from callbacks.non_finite_guard import NonFinite, NonFiniteGuard
 from callbacks.previews import Previews
 from cli.training import TrainCLI
 from datamodules.images.openmoji import OpenMoji
@@ -86,6 +88,13 @@ class OwnStep(VAE):
         return self.loss(batch)["loss"]
 
 
+class OwnBadStep(VAE):
+    """System whose own `training_step` returns NaN."""
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        return self.loss(batch)["loss"] * torch.nan
+
+
 def step_ends(
     model: VAE, tmp_path: Path, *callbacks: Callback, updates_per_step: int | None = 8
 ) -> list[int]:
@@ -148,6 +157,11 @@ def test_a_step_has_one_update_where_a_hook_needs_it(
     assert step_ends(vae(kind), tmp_path, *callbacks) == list(range(1, 31))
     note = f"note: each step of the trainer makes one update, because {reason}"
     assert capsys.readouterr().err.count(f"{note}. --updates_per_step 8 is not used. ") == 1
+
+
+def test_the_loss_of_an_own_training_step_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(NonFinite, match="step 1: "):
+        step_ends(vae(OwnBadStep), tmp_path, NonFiniteGuard())
 
 
 def test_the_number_is_chosen_from_the_duration_of_an_update(tmp_path: Path) -> None:
