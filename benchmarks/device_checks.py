@@ -4,13 +4,15 @@ import argparse
 import csv
 import importlib
 import inspect
+import io
 import json
 import math
+import statistics
 import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from common.files import ROOT
 
 Result = dict[str, Any]
 TOLERANCE = 2e-3  # images in [-1, 1] on two devices: 1e-3 of the range
+GRAPH_TOLERANCE = 1e-3  # of weights in units of their standard deviation, in the median
 PREVIEW = 4  # samples of each preview
 
 
@@ -235,13 +238,55 @@ def check_distributed(recipe: str, settings: Settings) -> Result:
     return {"differences": found[:5], "passed": not found}
 
 
+def check_graphs(recipe: str, settings: Settings) -> Result:
+    """Largest difference of weights with and without graphs, and of a resumed run with graphs."""
+    from lightning_modules.core.checkpoints import read_checkpoint
+    from tests.runs import run_differences
+
+    updates = 6 if settings.tiny else 40
+    options = ["--trainer.log_every_n_steps", "20", "--updates_per_step", "20"]
+    options += ["--trainer.deterministic", "true"]
+    stop = ["--trainer.callbacks+=tests.runs.TerminateAt"]
+    stop += ["--trainer.callbacks.step", str(updates // 2)]
+    with tempfile.TemporaryDirectory() as folder:
+        eager, graphs, resumed = (Path(folder, name) for name in ("eager", "graphs", "resumed"))
+        fit(recipe, eager, updates, settings, *options)
+        said = io.StringIO()
+        with redirect_stderr(said):
+            fit(recipe, graphs, updates, settings, *options, "--graph_updates")
+        with suppress(RuntimeError):  # exit code 143
+            fit(recipe, resumed, updates, settings, *options, *stop, "--graph_updates")
+        fit(recipe, resumed, updates, settings, *options, "--ckpt_path", "last")
+        before, after = (
+            read_checkpoint(run / "checkpoints/last.ckpt")["state_dict"] for run in (eager, graphs)
+        )
+        found = run_differences(graphs, resumed)
+    distances = {
+        name: float((weight - after[name]).abs().max() / (weight.std() + 1e-6))
+        for name, weight in before.items()
+        if weight.is_floating_point() and weight.numel() > 1
+    }
+    worst = max(distances, key=lambda name: distances[name])
+    return {
+        "difference": {worst: distances[worst]},
+        "median_difference": statistics.median(distances.values()),
+        "differences_if_resumed": found[:5],
+        "notes": [line for line in said.getvalue().splitlines() if "--graph_updates" in line],
+        "passed": statistics.median(distances.values()) <= GRAPH_TOLERANCE and not found,
+    }
+
+
 def check_speed(contender: str, settings: Settings) -> Result:
-    """Updates per second of one contender, named "<system> <ours, single, plain or compiled>"."""
+    """Updates per second of one contender, named "<system> <way>", as in `speed_contenders`."""
     from benchmarks import gan, language, vae
 
     system, way = contender.split(" ")
     steps = 10 if settings.tiny else {"gpt": 300}.get(system, 1000)
-    options = {"compiled": ["--compile", "inductor"], "single": ["--updates_per_step", "1"]}
+    options = {
+        "compiled": ["--compile", "inductor"],
+        "single": ["--updates_per_step", "1"],
+        "graphs": ["--graph_updates"],
+    }
     where = ["--trainer.accelerator", settings.accelerator, "--trainer.devices", "1"]
     where += options.get(way, [])
     if settings.device != "cpu":  # the first updates select and compile kernels
@@ -278,7 +323,7 @@ def speed_contenders() -> list[str]:
     turns = [
         f"{name} {way}"
         for name in ("vae", "gan", "dcgan", "gpt")
-        for way in ("ours", "single", "plain")
+        for way in ("ours", "single", "graphs", "plain")
     ]
     return turns + [f"{name} compiled" for name in ("vae", "gan", "gpt")]
 
@@ -286,6 +331,7 @@ def speed_contenders() -> list[str]:
 PARTS: dict[str, tuple[Callable[[str, Settings], Result], Callable[[], list[str]]]] = {
     "training": (check_training, embedded_recipes),
     "resuming": (check_resuming, first_recipes),
+    "graphs": (check_graphs, first_recipes),
     "distributed": (
         check_distributed,
         lambda: ["configs/vae/openmoji.yaml", "configs/dcgan/openmoji.yaml"],

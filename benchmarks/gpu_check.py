@@ -8,9 +8,13 @@ The parts, in this order:
   two logged updates, except in Seq2Seq, whose packed sequences need lengths on the host.
 - resuming: for every system, a run with `--trainer.deterministic true` is stopped after 10 of 20
   updates and resumed; its final state must equal that of an uninterrupted run bit for bit.
+- graphs: the weights of every system with `--graph_updates` must agree with those without, in the
+  median over parameters, to 1e-3 of a parameter's standard deviation. A stopped and resumed run
+  with graphs must equal an uninterrupted one bit for bit.
 - distributed: the final state with DDP in one process must equal that without DDP bit for bit.
-- speed: updates per second of `train.py`, of `train.py --updates_per_step 1` and of a plain loop
-  with the data on the device, in turns, and of `train.py --compile inductor`.
+- speed: updates per second of `train.py`, of `train.py --updates_per_step 1`, of `train.py
+  --graph_updates` and of a plain loop with the data on the device, in turns, and of `train.py
+  --compile inductor`.
 
 Every check runs in its own process. The checks of one part run in parallel, except for speed.
 Results are written after each check, as JSON and as Markdown. A check that has a result is not run

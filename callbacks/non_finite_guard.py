@@ -75,7 +75,7 @@ class NonFiniteGuard(Callback):
         recent, step = pl_module.recent_losses, trainer.global_step
         own = not recent or recent[-1][0] < step  # the system has its own `training_step`
         if own and isinstance(outputs, dict) and "loss" in outputs:
-            pl_module.record_loss(step, outputs["loss"], batch)
+            pl_module.record_loss(outputs["loss"], batch)
         interval = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
         if not recent or (recent[0][1].device.type != "cpu" and step % interval):
             return

@@ -108,6 +108,11 @@ def add_run_options(parser: LightningArgumentParser) -> None:
         help="Number of updates per step of the trainer, without influence on the results; "
         "chosen from the speed if not given.",
     )
+    parser.add_argument(
+        "--graph_updates",
+        action="store_true",
+        help="Replay updates as CUDA graphs, where the loss allows it; one process on a GPU.",
+    )
     parser.add_class_arguments(WandbOptions, "wandb")
     parser.add_argument("--tensorboard", action="store_true", help="Also log to TensorBoard.")
     parser.add_argument(

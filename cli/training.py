@@ -58,6 +58,7 @@ from common.run import Run, as_list
 from datamodules.base import DataModule
 from datamodules.usage_report import each_line_once
 from lightning_modules.core.checkpoints import read_checkpoint
+from lightning_modules.core.graphs import UpdateGraphs
 from lightning_modules.core.module import GenerativeModule
 
 
@@ -305,6 +306,7 @@ class TrainCLI(LightningCLI):
             print(describe(self.model, self.datamodule, self.trainer))
             return
         self.model.updates_per_step = options.updates_per_step
+        self.model.graphs = UpdateGraphs() if options.graph_updates else None
         if options.compile:
             compile_networks(self.model, options.compile)
         records = subcommand == "fit" and self.trainer.is_global_zero

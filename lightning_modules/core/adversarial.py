@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -218,9 +219,35 @@ class AdversarialModule(GenerativeModule):
         first = batch_idx + 1 - len(self._accumulated)
         size = min(self.accumulate, int(self.trainer.num_training_batches) - first)
         last = len(self._accumulated) == size
-        update = self.trainer.global_step + 1
+        self.current_update = update = self.trainer.global_step + 1
         update_generator = update % self.n_critic == 0
         self.mid_update = not last
+        make = partial(self._make_update, size, last, update_generator)
+        self.run_update(make, batch, update_generator)
+        if not last:
+            return
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()  # `trainer.global_step` counts these calls
+        progress.increment_completed()
+        if update_generator:
+            self.update_ema(update)
+            self._uncalibrated = self.ema is not None
+        for schedule, due in zip(self._schedules, (update_generator, True)):
+            if schedule is not None and due:
+                schedule.step()
+        self._accumulated = []
+        self._average_batch_norms()
+        if self.ends_interval():
+            rates = [one.param_groups[0]["lr"] for one in self.both_optimizers()]
+            self._write_interval(lr=rates[0], lr_d=rates[1])
+
+    def _make_update(
+        self, size: int, last: bool, update_generator: bool, batch: dict[str, Any]
+    ) -> None:
+        """Compute the gradients of one of `size` batches, the last of which updates the networks.
+
+        `batch` is the last element of `_accumulated`, or a copy of it.
+        """
         # Both losses use one pass of the generator, unless gradients are accumulated.
         with torch.set_grad_enabled(update_generator and self.accumulate == 1):
             generated = self.generate(batch)
@@ -229,58 +256,43 @@ class AdversarialModule(GenerativeModule):
         loss = total_loss(losses, self.discriminator_loss)
         self.run_backward(loss / size, synchronise=last)
         self.log_train(**rename_loss(losses, "loss_d"))
-        self.record_loss(update, loss, batch)
+        self.record_loss(loss, batch)
         if not last:
             return
+        batches = [*self._accumulated[:-1], batch]
         if update_generator and self.simultaneous:
-            self._generator_backward(generated, update)
+            self._generator_backward(generated, batches)
         self.run_optimizer(discriminator.optimizer)
-        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        progress.increment_ready()  # `trainer.global_step` counts these calls
-        progress.increment_completed()
-        if update_generator and not self.simultaneous:
-            self._generator_backward(generated, update)
         if update_generator:
+            if not self.simultaneous:
+                self._generator_backward(generated, batches)
             self.run_optimizer(generator.optimizer)
             generator.zero_grad()
-            self.update_ema(update)
-            self._uncalibrated = self.ema is not None
         discriminator.zero_grad()
-        for schedule, due in zip(self._schedules, (update_generator, True)):
-            if schedule is not None and due:
-                schedule.step()
-        self._accumulated = []
-        self._average_batch_norms()
-        if update % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by a connector
-            rates = [optimizer.param_groups[0]["lr"] for optimizer in (generator, discriminator)]
-            self._write_interval(update, lr=rates[0], lr_d=rates[1])
 
     def both_optimizers(self) -> list[LightningOptimizer]:
         """Return the optimizers of the generator and of the discriminator, in this order."""
         return cast(list[LightningOptimizer], self.optimizers())
 
-    def _generator_backward(self, generated: Any, update: int) -> None:
+    def _generator_backward(self, generated: Any, batches: list[dict[str, Any]]) -> None:
         """Compute the generator's gradient, averaged over all batches of this update."""
         with frozen(self.discriminator):
-            for number, batch in enumerate(self._accumulated, 1):
+            for number, batch in enumerate(batches, 1):
                 if self.accumulate > 1:  # one graph in memory; same noise as for D
                     seed_generators(batch["seed"], self.device)
                     generated = self.generate(batch)
                 losses = self.generator_loss(batch, generated)
-                loss, count = total_loss(losses, self.generator_loss), len(self._accumulated)
+                loss, count = total_loss(losses, self.generator_loss), len(batches)
                 self.run_backward(loss / count, synchronise=number == count)
                 self.log_train(**rename_loss(losses, "loss_g"))
-                self.record_loss(update, loss, batch)
+                self.record_loss(loss, batch)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Record the gradient norm of the network that `optimizer` updates, then clip it."""
         network = [one.optimizer for one in self.both_optimizers()].index(optimizer)
         limit, is_generator = self.clips[network], network == 0
-        # Only the step of D is counted, and G's step follows it.
-        update = self.trainer.global_step + (not is_generator)
-        ends = update % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]  # set by a connector
         rare = is_generator and self.n_critic > 1  # may not be updated at the end of an interval
-        if ends or rare or limit is not None:
+        if self.ends_interval() or rare or limit is not None:
             norm = self.record_grad_norm(("grad_norm", "grad_norm_d")[network], optimizer)
             if limit is not None:
                 factor = (limit / (norm + 1e-6)).clamp(max=1.0)

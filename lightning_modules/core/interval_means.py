@@ -28,6 +28,12 @@ class IntervalMeans:
         self._sums[name] = value.clone() if total is None else total.to(value.device) + value
         self._counts[name] = self._counts.get(name, 0) + 1
 
+    def include(self, other: "IntervalMeans") -> None:
+        """Add the sums and counts of other means."""
+        for name, value in other._sums.items():
+            self.add(name, value)
+            self._counts[name] += other._counts[name] - 1
+
     def stacked(self, device: torch.device) -> Tensor:
         """Return sums and counts as one tensor (2, number of names)."""
         if not self._sums:

@@ -171,12 +171,12 @@ class GenerativeModule(UpdatingModule):
         losses = self.loss(batch)
         loss = total_loss(losses, self.loss)
         self.log_train(**losses)
-        self.record_loss(self.trainer.global_step + 1, loss, batch)
+        self.record_loss(loss, batch)
         return loss
 
-    def record_loss(self, update: int, loss: Tensor, batch: dict[str, Any]) -> None:
+    def record_loss(self, loss: Tensor, batch: dict[str, Any]) -> None:
         """Keep a loss for `NonFiniteGuard`, which checks the losses of several updates at once."""
-        self.recent_losses.append((update, loss.detach(), batch["index"]))
+        self.recent_losses.append((self.current_update, loss.detach(), batch["index"]))
 
     # Randomness
 
@@ -232,12 +232,11 @@ class GenerativeModule(UpdatingModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Record the gradient norm before clipping; write the means if a logging interval ends."""
-        update = self.trainer.global_step + 1
-        ends = update % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]  # set by a connector
+        ends = self.ends_interval()
         if ends or self.trainer.gradient_clip_val:
             self._grad_norm = self.record_grad_norm("grad_norm", optimizer)
         if ends:
-            self._write_interval(update, lr=optimizer.param_groups[0]["lr"])
+            self._write_interval(lr=optimizer.param_groups[0]["lr"])
 
     def record_grad_norm(self, name: str, optimizer: torch.optim.Optimizer) -> Tensor:
         """Return the norm of the gradient of an optimizer's parameters, logged as `train/<name>`.
@@ -275,14 +274,14 @@ class GenerativeModule(UpdatingModule):
             means = self.trainer.strategy.reduce(means, reduce_op="mean")
         return means
 
-    def _write_interval(self, update: int, **extra: float) -> None:
+    def _write_interval(self, **extra: float) -> None:
         sums, counts = self._means_of_ranks()
         means = dict(zip(self._means.names, (sums / counts).tolist(), strict=True))
         self._means.clear()
-        row = {f"train/{name}": value for name, value in {**means, **extra}.items()}
+        row = {f"train/{name}": float(value) for name, value in {**means, **extra}.items()}
         row[f"train/{self.throughput_unit}_seen"] = self.seen_by_all()
         for logger in self.loggers:
-            logger.log_metrics(row, step=update)
+            logger.log_metrics(row, step=self.current_update)
         self._choose_updates_per_step()
         self.trainer.callback_metrics.update(
             {name: torch.tensor(value) for name, value in row.items()}
@@ -311,6 +310,7 @@ class GenerativeModule(UpdatingModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
         means = self._means_of_ranks()
         if self.tokenizer is not None:

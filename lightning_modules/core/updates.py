@@ -13,8 +13,9 @@ therefore do not depend on the number of updates per step.
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -25,6 +26,7 @@ from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy, SingleDe
 from torch import Tensor
 
 from lightning_modules.core.ema import AveragingModule
+from lightning_modules.core.graphs import UpdateGraphs, make_eager
 
 STEP_SECONDS = 0.1  # intended duration of a step
 MAX_UPDATES = 64  # maximum number of updates that is chosen automatically
@@ -66,11 +68,15 @@ class UpdatingModule(AveragingModule):
             the last updates, such that a step takes about 0.1 s.
         mid_update: True between the batches of one update, when no checkpoint can be written.
         is_further: Whether the current update is not the first one of its step.
+        current_update: Number of the update that is being made; the first is 1.
+        graphs: Graphs that replay updates (`--graph_updates`); None if all updates run eagerly.
         waiting_seconds: Total time in which this process has waited for batches within steps.
     """
 
     updates_per_step: int | None = None
     mid_update = False
+    current_update = 1
+    graphs: UpdateGraphs | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,14 +162,26 @@ class UpdatingModule(AveragingModule):
 
     # Updates
 
+    def ends_interval(self) -> bool:
+        """Return whether a row is logged after the current update."""
+        return self.current_update % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         if not self.is_further:
             self._began = time.perf_counter()
+            self.current_update = self.trainer.global_step + 1
+        if self.graphs is not None and not self.graphs.is_prepared:
+            self._inspect()
+            self.graphs.prepare(self, self._obstacle)  # type: ignore[arg-type]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.graphs is not None:
+            make_eager(checkpoint)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Make the first update of a step as Lightning does, then the further ones."""
         super().optimizer_step(*args, **kwargs)
-        self.update_ema(self.trainer.global_step + 1)  # Lightning counts this update later
+        self.update_ema(self.current_update)
         loop = self.trainer.fit_loop.epoch_loop
         count = loop.automatic_optimization.optim_progress.optimizer.step.total
         for batch, index in self.further_batches():
@@ -178,8 +196,21 @@ class UpdatingModule(AveragingModule):
         self, optimizer: torch.optim.Optimizer, batch: dict[str, Any], batch_idx: int
     ) -> None:
         """Do what Lightning's automatic optimization does with a batch, without hooks."""
+        self.current_update = self.trainer.global_step + 1
+        accumulates = self.trainer.fit_loop._should_accumulate()
+        self.run_update(partial(self._make_update, optimizer, batch_idx, accumulates), batch)
+        if not accumulates:
+            self.update_ema(self.current_update)
+
+    def _make_update(
+        self,
+        optimizer: torch.optim.Optimizer,
+        batch_idx: int,
+        accumulates: bool,
+        batch: dict[str, Any],
+    ) -> None:
+        """Compute the gradients of a batch; update the weights unless the update `accumulates`."""
         trainer, strategy = self.trainer, self.trainer.strategy
-        accumulates = trainer.fit_loop._should_accumulate()
         with self._synchronised(not accumulates):
             output: Any = strategy.training_step(batch, batch_idx)
             loss = output["loss"] if isinstance(output, dict) else output
@@ -193,7 +224,22 @@ class UpdatingModule(AveragingModule):
         clip = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
         self.configure_gradient_clipping(optimizer, *clip)
         optimizer.step()
-        self.update_ema(trainer.global_step + 1)
+
+    def run_update(
+        self,
+        make: Callable[[dict[str, Any]], None],
+        batch: dict[str, Any],
+        variant: Hashable = None,
+    ) -> None:
+        """Call `make(batch)`, or replay its graph (`UpdateGraphs.run`).
+
+        The first update of a step has Lightning's hooks, and the last one of a logging interval
+        computes the norm of the gradient. Both are not replayed.
+        """
+        if self.graphs is None or not self.is_further or self.ends_interval():
+            make(batch)
+        else:
+            self.graphs.run(self, make, batch, variant)  # type: ignore[arg-type]
 
     def run_backward(self, loss: Tensor, *, synchronise: bool) -> None:
         """Run a backward pass of manual optimization, with all hooks only in the first update.
