@@ -44,8 +44,14 @@ lint: setup  ## check formatting, lint rules and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup  ## compare the speed of every system with a plain loop, 20 minutes; QUICK=1 takes 5
+bench: setup $(if $(QUICK),,.venv-peers/.installed)  ## compare the speed with plain loops and other libraries; QUICK=1: 5 minutes
 	$(BIN)/python benchmarks/systems.py $(if $(QUICK),--pairs 3 --out runs/bench)
+	$(if $(QUICK),,.venv-peers/bin/python benchmarks/peers.py)
+
+.venv-peers/.installed: requirements.txt benchmarks/peers.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --requirement requirements.txt --requirement benchmarks/peers.txt
+	@touch $@
 
 bench-details: setup  ## more speed measurements: other libraries, caches, variants of networks
 	$(BIN)/python benchmarks/vae.py

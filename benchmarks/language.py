@@ -58,6 +58,16 @@ def recipe() -> dict[str, Any]:
     return config
 
 
+def corpus() -> Any:
+    """Data module of the configuration."""
+    from cli.data import data_module
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.yaml")
+        path.write_text(yaml.safe_dump(recipe()), encoding="utf-8")
+        return data_module(path)
+
+
 def ours(steps: int, options: Sequence[str] = ()) -> dict[str, float]:
     """Seconds per step of `train.py fit`, started as by a user, with additional options."""
     import train
@@ -139,13 +149,7 @@ class PlainGPT(nn.Module):
 
 def plain(steps: int, device: str = "cpu") -> dict[str, float]:
     """Seconds per step of a hand-written loop."""
-    from cli.data import data_module
-
-    config = recipe()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "config.yaml")
-        path.write_text(yaml.safe_dump(config), encoding="utf-8")
-        data = data_module(path)
+    config, data = recipe(), corpus()
     ids, vocab_size = data.tokens("train").ids, data.data_spec["vocab_size"]
     h, batch_size, total, warm = (
         config["model"]["init_args"],

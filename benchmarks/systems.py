@@ -16,9 +16,7 @@ if the lower bound of a system is below 0.97.
 """
 
 import argparse
-import contextlib
 import csv
-import io
 import json
 import os
 import platform
@@ -26,12 +24,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
@@ -40,6 +37,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.device_checks import Settings, class_of, first_recipes, small_options
+from benchmarks.in_turns import alternate, silence
 from cli.classes import init_parameters
 from cli.data import data_module
 from lightning_modules.core.adversarial import AdversarialModule
@@ -167,7 +165,7 @@ def ours(recipe: str, options: list[str], interval: int, updates: int) -> float:
     """Return updates per second of `train.py fit` after the first logging interval."""
     from cli.training import TrainCLI
 
-    with tempfile.TemporaryDirectory() as folder, silence():
+    with tempfile.TemporaryDirectory() as folder:
         words = ["fit", "--config", str(ROOT / recipe), "--run_dir", f"{folder}/run", *options]
         words += ["--trainer.max_steps", str(interval + updates), "--trainer.max_epochs", "-1"]
         words += ["--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", str(interval)]
@@ -176,13 +174,6 @@ def ours(recipe: str, options: list[str], interval: int, updates: int) -> float:
         with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) > interval]
     return updates / sum(float(row["seconds"]) for row in rows)
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Discard what a program prints."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
 
 
 def matrix_speed() -> float:
@@ -196,13 +187,6 @@ def matrix_speed() -> float:
     return 2 * 1024**3 / statistics.median(times) / 1e9
 
 
-def interval_of(ratios: list[float]) -> tuple[float, float]:
-    """Return a 95 % bootstrap interval of the median."""
-    draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
-    low, high = np.percentile(np.median(draws, 1), [2.5, 97.5])
-    return float(low), float(high)
-
-
 def compare(recipe: str, pairs: int) -> dict[str, Any]:
     """Measure both contenders in turns."""
     plain = PlainLoop(recipe)
@@ -211,26 +195,15 @@ def compare(recipe: str, pairs: int) -> dict[str, Any]:
         operations = plain.operations()
     interval = max(5, min(MAX_INTERVAL, round(pilot)))
     updates = interval * max(1, min(10, round(SECONDS * pilot / interval)))
-    speeds: dict[str, list[float]] = {"ours": [], "plain": []}
-    contenders: dict[str, Callable[[], float]] = {
-        "ours": lambda: ours(recipe, plain.options, interval, updates),
-        "plain": lambda: plain.speed(interval, updates),
-    }
-    for number in range(pairs):
-        for name in list(contenders)[:: 1 if number % 2 else -1]:
-            speeds[name].append(contenders[name]())
-    ratios = [one / other for one, other in zip(speeds["ours"], speeds["plain"])]
-    low, high = interval_of(ratios)
     return {
         "recipe": recipe,
-        "ours": statistics.median(speeds["ours"]),
-        "plain": statistics.median(speeds["plain"]),
-        "ratio": statistics.median(ratios),
-        "low": low,
-        "high": high,
         "gflop": operations,
-        "pairs": pairs,
         "updates": updates,
+        **alternate(
+            lambda: ours(recipe, plain.options, interval, updates),
+            lambda: plain.speed(interval, updates),
+            pairs,
+        ),
     }
 
 
@@ -254,10 +227,26 @@ def table(results: dict[str, Any]) -> str:
         share = one["gflop"] * one["ours"] / results["matrix"]
         lines.append(
             f"| {one['recipe'].removeprefix('configs/').removesuffix('.yaml')} "
-            f"| {one['ours']:.4g} | {one['plain']:.4g} "
+            f"| {one['ours']:.4g} | {one['other']:.4g} "
             f"| {one['ratio']:.2f} ({one['low']:.2f}–{one['high']:.2f}) | {share:.0%} |"
         )
-    return "\n".join([*lines, "", "![Ratio of speeds with its interval](speed.png)", ""])
+    lines += ["", "![Ratio of speeds with its interval](speed.png)", ""]
+    if results.get("peers"):
+        lines += [
+            "## Other libraries and loops",
+            "",
+            "`benchmarks/peers.py` describes each row. Speeds are updates per second, and target",
+            f"tokens per second for the Transformer; {results['peers'][0]['pairs']} pairs.",
+            "",
+            "| Compared | `train.py` | other | ratio (95 % interval) | target |",
+            "|---|---|---|---|---|",
+        ]
+    for one in results.get("peers", []):
+        lines.append(
+            f"| {one['title']} | {one['ours']:.4g} | {one['other']:.4g} "
+            f"| {one['ratio']:.2f} ({one['low']:.2f}–{one['high']:.2f}) | {one['target']} |"
+        )
+    return "\n".join([*lines, ""] if results.get("peers") else lines)
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -277,6 +266,15 @@ def draw(results: dict[str, Any], path: Path) -> None:
     axes.set_yticks(range(len(rows)), [one["recipe"].split("/")[1] for one in rows])
     axes.set_xlabel("speed of train.py / speed of a plain loop")
     figure.savefig(path, dpi=100)
+
+
+def write_results(results: dict[str, Any], folder: Path) -> None:
+    """Write speed.json, speed.md and speed.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results, indent=1) + "\n"
+    (folder / "speed.json").write_text(text, encoding="utf-8")
+    (folder / "speed.md").write_text(table(results), encoding="utf-8")
+    draw(results, folder / "speed.png")
 
 
 def main() -> None:
@@ -301,15 +299,11 @@ def main() -> None:
         one = compare(recipe, options.pairs)
         results["systems"].append(one)
         print(
-            f"{recipe:40} ours {one['ours']:8.2f}/s  plain {one['plain']:8.2f}/s  "
+            f"{recipe:40} ours {one['ours']:8.2f}/s  plain {one['other']:8.2f}/s  "
             f"ratio {one['ratio']:.3f} ({one['low']:.3f} to {one['high']:.3f})",
             flush=True,
         )
-    options.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, indent=1) + "\n"
-    (options.out / "speed.json").write_text(text, encoding="utf-8")
-    (options.out / "speed.md").write_text(table(results), encoding="utf-8")
-    draw(results, options.out / "speed.png")
+    write_results(results, options.out)
     slow = [one["recipe"] for one in results["systems"] if one["low"] < TARGET]
     if slow:
         sys.exit(f"slower than {TARGET} of the plain loop: {', '.join(slow)}")

@@ -1,17 +1,13 @@
-"""Training speed of the VAE 784-512-16 at batch 128, compared with two others.
+"""Training speed of the VAE 784-512-16 at batch 128, compared with a plain loop.
 
 Run by `make bench-details`.
 
 - ours: `train.py fit` with default callbacks and CSV logger;
 - plain: a hand-written loop with fused Adam, the same uint8 images in memory and one gather per
-  batch, without logging and checks;
-- pythae: the trainer of the package pythae.
+  batch, without logging and checks.
 
 Each contender runs several times in its own process, in turns, because timings are noisy; ratios
 are ratios of medians. No contender validates.
-
-pythae needs old packages. Install it in a separate environment (`python3 -m venv peer &&
-peer/bin/pip install torch torchvision pythae`) and pass its interpreter: `--peer peer/bin/python`.
 """
 
 import argparse
@@ -84,18 +80,23 @@ def ours(steps: int, options: Sequence[str] = ()) -> dict[str, float]:
     }
 
 
+def training_images() -> Any:
+    """Training images of the configuration, uint8 (N, C, H, W)."""
+    from cli.data import data_module
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, "config.yaml")
+        config.write_text(json.dumps(recipe()), encoding="utf-8")
+        return data_module(config).split("train").images
+
+
 def plain(steps: int, device: str = "cpu") -> dict[str, float]:
     """Steps per second of a hand-written loop."""
     import torch
     from torch import nn
     from torch.nn import functional as F
 
-    from cli.data import data_module
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder, "config.yaml")
-        config.write_text(json.dumps(recipe()), encoding="utf-8")
-        images = data_module(config).split("train").images.to(device)
+    images = training_images().to(device)
     pixels = images[0].numel()
     encoder = nn.Sequential(nn.Linear(pixels, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENT)).to(
         device
@@ -124,33 +125,6 @@ def plain(steps: int, device: str = "cpu") -> dict[str, float]:
             done += 1
 
 
-PYTHAE = """
-import json, logging, resource, sys, tempfile, time
-import numpy as np, torch
-logging.disable(logging.CRITICAL)
-from pythae.data.datasets import BaseDataset
-from pythae.models import VAE, VAEConfig
-from pythae.trainers import BaseTrainer, BaseTrainerConfig
-images = torch.from_numpy(np.load(sys.argv[1])).float() / 255
-model = VAE(VAEConfig(input_dim=tuple(images.shape[1:]), latent_dim=16, reconstruction_loss="bce"))
-with tempfile.TemporaryDirectory() as folder:
-    config = BaseTrainerConfig(
-        output_dir=folder,
-        num_epochs=1,
-        per_device_train_batch_size=128,
-        learning_rate=1e-3,
-        no_cuda=True,
-    )
-    data = BaseDataset(images, torch.zeros(len(images)))
-    trainer = BaseTrainer(model, data, training_config=config)
-    begin = time.perf_counter()
-    trainer.train()
-    speed = len(images) / 128 / (time.perf_counter() - begin)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"steps_per_second": speed, "peak_mb": peak}))
-"""
-
-
 def measure(command: list[str]) -> dict[str, float]:
     """Run a contender in its own process and return the values that it prints last."""
     done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, check=False)
@@ -167,7 +141,6 @@ def main() -> None:
     parser.add_argument("--contender", choices=["ours", "plain"], help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=1000, help="timed steps")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each contender")
-    parser.add_argument("--peer", default=sys.executable, help="Python interpreter with pythae")
     options = parser.parse_args()
     if options.contender:
         contenders: dict[str, Callable[[int], dict[str, float]]] = {"ours": ours, "plain": plain}
@@ -179,20 +152,10 @@ def main() -> None:
         name: [sys.executable, __file__, "--contender", name, "--steps", str(options.steps)]
         for name in ("ours", "plain")
     }
-    with tempfile.TemporaryDirectory() as folder:
-        if (
-            subprocess.run(
-                [options.peer, "-c", "import pythae"], capture_output=True, check=False
-            ).returncode
-            == 0
-        ):
-            commands["pythae"] = [options.peer, "-c", PYTHAE, save_images(folder)]
-        else:
-            print(f"pythae is left out: {options.peer} cannot import it")
-        runs: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
-        for _ in range(options.rounds):
-            for name, command in commands.items():
-                runs[name].append(measure(command))
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
+    for _ in range(options.rounds):
+        for name, command in commands.items():
+            runs[name].append(measure(command))
     speed = {
         name: statistics.median(one["steps_per_second"] for one in results)
         for name, results in runs.items()
@@ -203,19 +166,6 @@ def main() -> None:
         print(f"{name:8}{speed[name]:10.1f}{speed['ours'] / speed[name]:9.2f}x{peak:10.0f}")
     loading = statistics.median(one["loading"] for one in runs["ours"])
     print(f"data loading takes {100 * loading:.1f} % of a step of ours")
-
-
-def save_images(folder: str) -> str:
-    """Save the training images as a file that another interpreter can read."""
-    import numpy as np
-
-    from cli.data import data_module
-
-    config = Path(folder, "config.yaml")
-    config.write_text(json.dumps(recipe()), encoding="utf-8")
-    path = Path(folder, "images.npy")
-    np.save(path, data_module(config).split("train").images.numpy())
-    return str(path)
 
 
 if __name__ == "__main__":
