@@ -2,9 +2,13 @@
 
 A reproduction is a file `configs/_reproduce/<id>.yaml`. `run` trains in
 `runs/reproduce/<id>/seed<k>` or resumes an interrupted run there, then tests it. It writes the
-measured values to `results/<id>.json` and renders RESULTS.md. `render` only renders RESULTS.md:
-measured values come from `results/`, everything else (protocol, published value, source) from the
-YAML files.
+measured values to `results/<id>.json` and renders RESULTS.md and docs/records.png. `render` only
+renders both: measured values come from `results/`, everything else (protocol, published value,
+source) from the YAML files.
+
+Reproductions with the key `title` are the rows of "Time to the paper's number". If there is a
+reproduction `<id>-fast`, it shares the row of `<id>`: same data, network, metric and protocol, with
+another optimizer, schedule or regularisation.
 
 Optional keys of a reproduction: `figures` lists test metrics to record in addition to `metric`.
 `run_dir` is the run's folder, so that several reproductions can evaluate one run. `variants` lists
@@ -54,8 +58,12 @@ def program(argv: list[str]) -> None:
     if options.command == "run":
         result = reproduction.reproduce(options.id, parse_seeds(options.seeds), options.project)
         published = reproduction.registry()[options.id].get("published")
-        print(f"{options.id}: {result['value']:.5g} (published {published})")
+        print(
+            f"{options.id}: {result['value']:.5g} (published {published}), "
+            f"{result['minutes']:.1f} minutes of training"
+        )
     (ROOT / "RESULTS.md").write_text(results.render(), encoding="utf-8")
+    results.draw(ROOT / "docs/records.png")
 
 
 def main(argv: list[str] | None = None) -> int:

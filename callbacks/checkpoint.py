@@ -16,7 +16,6 @@ from pytorch_lightning.callbacks import Checkpoint, Timer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 
-from callbacks.fid import FID
 from callbacks.non_finite_guard import check_finite
 from common.errors import UserError
 from common.run import Run
@@ -66,8 +65,9 @@ EPOCH_SECONDS = 10  # minimum time between two saves after epochs without valida
 class RunCheckpoint(Checkpoint):
     """Saves `last.ckpt` regularly, and `best.ckpt` when the monitored metric improves.
 
-    The metric is the system's `monitor`. For a system without one, it is the FID if `fid.count` is
-    above 0 (of the first direction, for image translation); otherwise no `best.ckpt` is saved.
+    The metric is the system's `monitor`. For a system without one, it is the `best_metric` of the
+    first callback that has one, such as the FID if `fid.count` is above 0. Without any metric, no
+    `best.ckpt` is saved.
 
     All files are in the folder `checkpoints/` of the run. `last.ckpt` is saved after every
     validation, every `every_n_train_steps` updates and when training ends. After an epoch without
@@ -175,7 +175,7 @@ class RunCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        monitor = pl_module.monitor or fid_of(trainer)
+        monitor = monitored(trainer, pl_module)
         if monitor is not None:
             self._update_best(trainer, pl_module, *monitor)
         self._save(trainer, pl_module, "last")
@@ -255,9 +255,12 @@ def ended_by(trainer: Trainer) -> str:
     return "max_time" if timers else "the callback that has stopped it, such as EarlyStopping"
 
 
-def fid_of(trainer: Trainer) -> tuple[str, str] | None:
-    """Return the name of the first FID that is logged, and "min"; None without FID."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, FID) and callback.names:
-            return callback.names[0], "min"
-    return None
+def monitored(trainer: Trainer, module: GenerativeModule) -> tuple[str, str] | None:
+    """Return the name of the value that selects `best.ckpt`, and "min" or "max"; None without.
+
+    A callback declares such a value in its attribute `best_metric`.
+    """
+    if module.monitor is not None:
+        return module.monitor
+    declared = [getattr(callback, "best_metric", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    return next(filter(None, declared), None)

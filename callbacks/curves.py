@@ -13,9 +13,9 @@ import numpy as np
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
+from callbacks.checkpoint import monitored
 from callbacks.figures import figure_to_image, panels
 from callbacks.gan_health import LIMITS, UPPER_LIMITS
-from callbacks.progress import monitored
 from callbacks.series import Series, read_series, smooth, thin
 from common.images import save_png
 from lightning_modules.core.module import GenerativeModule

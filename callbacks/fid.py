@@ -43,7 +43,7 @@ class FID(Callback):
         extractor: Literal["classifier", "inception"] = "classifier",
     ) -> None:
         self.count, self.extractor = int(count), extractor
-        self.names: list[str] = []  # names of the logged FIDs
+        self.best_metric: tuple[str, str] | None = None  # FID, of the first direction
 
     def watches(self, model: LightningModule) -> bool:
         """Return whether `count` is above 0, which enables this callback."""
@@ -66,7 +66,8 @@ class FID(Callback):
         """Raise an error before training if the extractor's weights or the images are missing."""
         for target in targets(pl_module, trainer.datamodule):  # type: ignore[attr-defined]
             extractor, _ = self._prepare(trainer, pl_module, target)
-            self.names.append(f"val/{extractor.prefix}fid{target.suffix}")
+            name = f"val/{extractor.prefix}fid{target.suffix}"
+            self.best_metric = self.best_metric or (name, "min")
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:

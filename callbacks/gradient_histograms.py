@@ -7,7 +7,6 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
-from lightning_modules.core.adversarial import AdversarialModule
 from lightning_modules.core.module import GenerativeModule
 
 BINS = 32
@@ -46,10 +45,7 @@ class GradientHistograms(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: GenerativeModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        update = trainer.global_step + 1
-        if isinstance(pl_module, AdversarialModule):
-            generator = pl_module.both_optimizers()[0].optimizer
-            update -= optimizer is generator  # its step follows the discriminator's
+        update = pl_module.current_update
         if update % trainer.log_every_n_steps or not trainer.is_global_zero:  # type: ignore[attr-defined]  # set by a connector
             return
         mine = {id(one) for group in optimizer.param_groups for one in group["params"]}

@@ -6,18 +6,13 @@ from typing import Any
 
 from pytorch_lightning import Trainer
 
-from callbacks.checkpoint import fid_of
+from callbacks.checkpoint import monitored
 from callbacks.throughput import Throughput
 from common.progress import BARS, PERIOD, REFRESH, Task, duration, on_terminal
 from lightning_modules.core.adversarial import AdversarialModule
 from lightning_modules.core.module import GenerativeModule
 
 LOSSES = ("train/loss", "train/loss_g", "train/loss_d")
-
-
-def monitored(trainer: Trainer, module: GenerativeModule) -> tuple[str, str] | None:
-    """Return the name of the value that selects `best.ckpt`, and "min" or "max"; None without."""
-    return module.monitor or fid_of(trainer)
 
 
 def shown_values(trainer: Trainer, module: GenerativeModule) -> str:

@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from callbacks.checkpoint import RunCheckpoint, fid_of
+from callbacks.checkpoint import RunCheckpoint, monitored
 from callbacks.publish import log_values
 from callbacks.run_description import describe_run
 from common.run import Run
@@ -42,7 +42,7 @@ class Tracking(Callback):
             if isinstance(callback, RunCheckpoint) and callback.best:
                 self._best = callback.best[0][0]  # of the resumed checkpoint
         about = describe_run(self.config, trainer, pl_module)
-        monitor = pl_module.monitor or fid_of(trainer)
+        monitor = monitored(trainer, pl_module)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.config.update(about, allow_val_change=True)
@@ -55,7 +55,7 @@ class Tracking(Callback):
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
-        monitor = pl_module.monitor or fid_of(trainer)
+        monitor = monitored(trainer, pl_module)
         if trainer.state.fn != "fit" or monitor is None:
             return
         name, mode = monitor

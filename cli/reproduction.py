@@ -4,6 +4,7 @@ import csv
 import difflib
 import importlib
 import inspect
+import itertools
 import json
 import statistics
 import time
@@ -65,6 +66,8 @@ def reproduce(name: str, seeds: list[int], project: str | None = None) -> dict[s
         "epochs": runs[0]["epochs"],
         "minutes": round(statistics.fmean(one["minutes"] for one in runs), 1),
     }
+    if "curve" in runs[0]:
+        result["curve"] = runs[0]["curve"]
     if variants:
         result["variants"] = {variant: figures_of(those) for variant, those in variants.items()}
     if "figures" in entry:
@@ -136,7 +139,6 @@ def run_model(name: str, entry: Entry, seed: int, project: str | None = None) ->
         except SystemExit as stop:  # the run was complete
             if stop.code:
                 raise
-    begin = time.perf_counter()
     if "evaluate" in entry:
         figures = scored(checkpoint, entry["evaluate"])
     else:
@@ -151,7 +153,8 @@ def run_model(name: str, entry: Entry, seed: int, project: str | None = None) ->
         "figures": {name: value for name, (value, _) in figures.items()},
         "signatures": {name: signature for name, (_, signature) in figures.items()},
         "epochs": state.read()["epoch"],
-        "minutes": (training_seconds(folder) + time.perf_counter() - begin) / 60,
+        "minutes": max(training_minutes(folder).values()),
+        "curve": validation_curve(folder),
     }
 
 
@@ -174,10 +177,34 @@ def scored(checkpoint: Path, options: dict[str, Any]) -> dict[str, tuple[float, 
     return lines
 
 
-def training_seconds(folder: Path) -> float:
-    """Return the training time of a run in seconds, including its resumed parts."""
+def training_minutes(folder: Path) -> dict[int, float]:
+    """Return the training time of a run, with validation and resumed parts, after each row's step.
+
+    Returns:
+        Minutes since the start, keyed by the number of updates.
+    """
     with open(folder / "throughput.csv", encoding="utf-8") as file:
-        return sum(float(row["seconds"]) for row in csv.DictReader(file))
+        rows = [(int(row["step"]), float(row["seconds"]) / 60) for row in csv.DictReader(file)]
+    return dict(zip([step for step, _ in rows], itertools.accumulate(time for _, time in rows)))
+
+
+def validation_curve(folder: Path) -> dict[str, Any]:
+    """Return the value that selects `best.ckpt` in the course of a run.
+
+    Returns:
+        Its "name", and at most 100 "points" of minutes of training and value. Empty if the run has
+        no such value.
+    """
+    name = Run(folder).read().get("best", {}).get("name")
+    minutes = training_minutes(folder)
+    points = []
+    with open(folder / "metrics.csv", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if name and row.get(name):
+                until = [time for step, time in minutes.items() if step <= int(row["step"])]
+                points.append([round(max(until, default=0.0), 2), float(row[name])])
+    step = len(points) // 100 + 1
+    return {"name": name, "points": points[::step]} if points else {}
 
 
 def figures_of(runs: list[dict[str, Any]]) -> dict[str, list[float]]:

@@ -1,17 +1,35 @@
 """Tables of results: RESULTS.md and the output of `reproduce.py list`."""
 
 import json
+import math
+from pathlib import Path
 from typing import Any
 
 from cli.reproduction import RESULTS, registry
 
-HEADER = """# Results
+Entries = dict[str, dict[str, Any]]
+FAST = "-fast"  # end of the id of a reproduction with a faster recipe
+RECORDS = """# Results
 
-Written by `python reproduce.py run ID`, which reproduces one row. A value reproduces the \
-published one only if data, split,
-protocol and metric are the same; the protocol column lists the differences. Minutes are \
-wall-clock time on 2 CPU cores that were
-shared with other work.
+Written by `python reproduce.py run ID`, which reproduces one row.
+
+## Time to the paper's number
+
+Each published number has the paper's recipe and, where there is one, a faster recipe for the same \
+data, network, metric and protocol.
+Minutes are the wall-clock time of training on 2 CPU cores, with validation and without the \
+final test. Times before December 2026 include
+the test, and the cores were shared with other work.
+
+| Number | paper | paper's recipe | minutes | faster recipe | minutes | `python reproduce.py run` |
+|---|---|---|---|---|---|---|
+"""
+HEADER = """
+## All results
+
+A value reproduces the published one only if data, split, protocol and metric are the same; the \
+protocol column lists the
+differences. Minutes are as above.
 
 | id | ours | published | better | n | epochs | min | protocol | signature | source |
 |---|---|---|---|---|---|---|---|---|---|
@@ -68,7 +86,72 @@ def render() -> str:
             + " | ".join("–" if cell is None else str(cell).replace("|", "\\|") for cell in cells)
             + " |\n"
         )
-    return HEADER + "".join(rows) + changed_figures(entries, results) + "".join(tables)
+    parts = [records(entries, results), HEADER, *rows, changed_figures(entries, results), *tables]
+    return "".join(parts)
+
+
+def records(entries: Entries, results: Entries) -> str:
+    """Return the table of published numbers and the times in which recipes reach them."""
+    lines = []
+    for name, entry in entries.items():
+        if "title" not in entry:
+            continue
+        cells = [entry["title"], str(entry["published"])]
+        for run in (name, name + FAST):
+            if run in results:
+                met = reaches(results[run]["value"], entry)
+                value = f"{results[run]['value']:.4g}"
+                cells += [f"**{value}**" if met else value, f"{results[run]['minutes']:.0f}"]
+            else:
+                cells += ["–", "–"]
+        cells.append(f"`{name}`" + (f", `{name}{FAST}`" if name + FAST in entries else ""))
+        lines.append("| " + " | ".join(cells) + " |\n")
+    note = (
+        "\nBold: reaches the published number. ↑↓ in the first column: higher or lower is better.\n"
+    )
+    figure = "\n![Validation values over the time of training](docs/records.png)\n"
+    drawn = any("curve" in result for result in results.values())
+    return RECORDS + "".join(lines) + note + (figure if drawn else "")
+
+
+def reaches(value: float, entry: dict[str, Any]) -> bool:
+    """Return whether a value is as good as the published one."""
+    published: float = entry["published"]
+    return value <= published if entry["better"] == "lower" else value >= published
+
+
+def draw(path: Path) -> None:
+    """Draw the validation values of the recipes of "Time to the paper's number" over minutes."""
+    from matplotlib.figure import Figure
+
+    entries, panels = registry(), []
+    for name, entry in entries.items():
+        if "title" in entry:
+            curves = {run: curve_of(run) for run in (name, name + FAST)}
+            panels += [(entry, {run: one for run, one in curves.items() if one})]
+    panels = [panel for panel in panels if panel[1]]
+    if not panels:
+        return
+    rows = math.ceil(len(panels) / 3)
+    figure = Figure((10, 2.7 * rows), layout="constrained")
+    for number, (entry, curves) in enumerate(panels, 1):
+        axis = figure.add_subplot(rows, 3, number)
+        for run, curve in curves.items():
+            minutes, values = zip(*curve["points"])
+            axis.plot(minutes, values, label="faster" if run.endswith(FAST) else "paper's recipe")
+        axis.axhline(entry["published"], color="grey", linestyle="--", label="published (test)")
+        axis.set_title(f"{entry['title']}, {curve['name']}", fontsize=9)
+        axis.set_xlabel("minutes of training", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.legend(fontsize=7)
+    figure.savefig(path, dpi=100)
+
+
+def curve_of(name: str) -> dict[str, Any]:
+    """Return the curve that `results/<id>.json` contains, empty if there is none."""
+    path = RESULTS / f"{name}.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return dict(found.get("curve", {}))
 
 
 def ablation(result: dict[str, Any]) -> str:
@@ -105,7 +188,7 @@ def more_figures(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def changed_figures(entries: dict[str, dict[str, Any]], results: dict[str, dict[str, Any]]) -> str:
+def changed_figures(entries: Entries, results: Entries) -> str:
     """Return a table of replaced and withdrawn values, with the reasons."""
     lines = ["\n## Changed values\n", "| id | before | now | why |", "|---|---|---|---|"]
     for name, entry in entries.items():

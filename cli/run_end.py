@@ -6,8 +6,8 @@ from pathlib import Path
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
+from callbacks.checkpoint import monitored
 from callbacks.fid import why_no_fid
-from callbacks.progress import monitored
 from common.run import Run
 from lightning_modules.core.module import GenerativeModule
 

@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from cli.options import number
 from cli.recipes import purpose
-from cli.reproduction import training_seconds
+from cli.reproduction import training_minutes
 from common.errors import UserError
 from common.files import ROOT, atomic_save
 from common.run import Run
@@ -268,7 +268,7 @@ def run_sweep(sweep: Sweep, options: Mapping[str, Any]) -> Path:
         timed = (folder / name / "throughput.csv").is_file()
         found = {
             sweep.metric: "non-finite" if value is None else f"{value:.6g}",
-            "minutes": f"{training_seconds(folder / name) / 60:.1f}" if timed else "",
+            "minutes": f"{max(training_minutes(folder / name).values()):.1f}" if timed else "",
         }
         cells = [*(point[name] for name in columns), *found.values()]
         print(table_row(cells, widths), flush=True)

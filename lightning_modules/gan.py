@@ -179,12 +179,15 @@ class PlainGenerator(nn.Module):
 class PlainDiscriminator(nn.Module):
     """Fully connected discriminator with LeakyReLU, without normalisation; returns logits (N,)."""
 
-    def __init__(self, image_shape: list[int], classes: int, hidden: list[PositiveInt]) -> None:
+    def __init__(
+        self, image_shape: list[int], classes: int, hidden: list[PositiveInt], dropout: float
+    ) -> None:
         super().__init__()
         widths = [prod(image_shape) + classes, *hidden]
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [nn.Dropout(dropout * 2 / 3)] if dropout else []
         for inputs, outputs in itertools.pairwise(widths):
             layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(0.2)]
+            layers += [nn.Dropout(dropout)] if dropout else []
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
     def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
@@ -298,8 +301,17 @@ class GAN(AdversarialModule):
             instead of p(x).
         network: Architecture: "mlp" has fully connected layers with LeakyReLU. "maxout" has the
             layers of Goodfellow et al. 2014 or, if `conditional`, of Mirza and Osindero 2014.
-        hidden: Number of units in each hidden layer of the "mlp" generator. The "mlp" discriminator
-            has two hidden layers, whose sizes are the last two of these numbers in reverse order.
+        hidden: Number of units in each hidden layer of the "mlp" generator.
+        discriminator_hidden: Number of units in each hidden layer of a fully connected
+            discriminator with LeakyReLU, also for `network` "maxout". With None, "maxout" has its
+            own discriminator, and the one of "mlp" has two hidden layers, whose sizes are the last
+            two numbers of `hidden` in reverse order.
+        dropout: Dropout rate of the hidden layers of a discriminator with LeakyReLU. Its inputs
+            have two thirds of this rate.
+        instance_noise: Standard deviation of normal noise that is added to all images that the
+            discriminator receives in training, which have values in [-1, 1]. Real and generated
+            images then overlap, so the discriminator cannot separate them perfectly (Arjovsky and
+            Bottou 2017, section 3).
         latent_dim: Size of the noise vector z.
         noise: Distribution of the noise: "normal" is N(0, 1); "unit_uniform" is U(-sqrt 3, sqrt 3),
             which also has variance 1.
@@ -335,6 +347,9 @@ class GAN(AdversarialModule):
         conditional: bool = False,
         network: Literal["mlp", "maxout"] = "mlp",
         hidden: list[PositiveInt] = [128, 256, 512, 1024],  # noqa: B006  # read only
+        discriminator_hidden: list[PositiveInt] | None = None,
+        dropout: ClosedUnitInterval = 0.0,
+        instance_noise: NonNegativeFloat = 0.0,
         latent_dim: PositiveInt = 100,
         noise: Literal["normal", "unit_uniform"] = "normal",
         loss: LossName = "non_saturating",
@@ -356,10 +371,13 @@ class GAN(AdversarialModule):
         discriminator: nn.Module
         if network == "maxout":
             generator = GoodfellowGenerator(image_shape, latent_dim, classes)
-            discriminator = MaxoutDiscriminator(image_shape, classes)
         else:
             generator = PlainGenerator(image_shape, latent_dim, classes, hidden)
-            discriminator = PlainDiscriminator(image_shape, classes, hidden[:-3:-1])
+            discriminator_hidden = discriminator_hidden or hidden[:-3:-1]
+        if discriminator_hidden:
+            discriminator = PlainDiscriminator(image_shape, classes, discriminator_hidden, dropout)
+        else:
+            discriminator = MaxoutDiscriminator(image_shape, classes)
         if spectral:
             apply_spectral_norm(discriminator)
         self.set_networks(generator, discriminator)
@@ -406,6 +424,8 @@ class GAN(AdversarialModule):
 
     def discriminate(self, image: Tensor, label: Tensor | None) -> Tensor:
         """Return D's logits (N,) in float32 for images; half precision is too coarse for losses."""
+        if self.training and self.hparams.instance_noise:
+            image = image + self.hparams.instance_noise * torch.randn_like(image)
         return self.discriminator(image, label).float()
 
     def discriminator_objective(self, real: Tensor, fake: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def values_of(value: Any, inside: tuple[int, ...] = ()) -> Any:
     """Return the numbers and texts in an object, and the identities of tensors and modules.
 
     Args:
-        value: Object.
+        value: Any Python object.
         inside: Identities of the objects that contain `value`.
     """
     if isinstance(value, bool | int | float | str | None):
@@ -171,9 +171,9 @@ class UpdateGraph:
     """Graph of one update, for batches of one shape.
 
     Args:
-        model: System.
+        model: System that is trained.
         update: Function that makes an update with a batch.
-        batch: Batch of the shape.
+        batch: Batch whose shape the graph is for.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class UpdateGraphs:
         """Prepare the optimizers at the start of training.
 
         Args:
-            model: System.
+            model: System that is trained.
             obstacle: Why each step of the trainer has one update, which is never replayed.
         """
         self.is_prepared = True
@@ -262,9 +262,9 @@ class UpdateGraphs:
         """Make an update: without a graph at first, then with the graph of its batch's shape.
 
         Args:
-            model: System.
+            model: System that is trained.
             update: Function that makes an update with a batch.
-            batch: Batch.
+            batch: Batch to train on.
             variant: Further value for which an update needs its own graph.
         """
         if self.obstacle:
