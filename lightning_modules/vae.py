@@ -45,7 +45,13 @@ from math import prod
 from typing import Any, Literal
 
 import torch
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenUnitInterval,
+    PositiveFloat,
+    PositiveInt,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
@@ -157,6 +163,8 @@ class VAE(GenerativeModule):
         adam_epsilon: Epsilon of Adam, added to the square root of the second moment.
         schedule: Learning rate schedule: "constant", "cosine" (decay to 0 along half a cosine), or
             "stages" (the eight stages of Burda et al. 2016, section 5.1).
+        ema_decay: Decay of the moving average of the weights, in (0, 1), with which the VAE is
+            evaluated and sampled. None disables the average.
         Test:
         test_samples: Number of samples of z per image that estimate the test NLL (k in Eq. 5 of
             `vae.py`).
@@ -168,6 +176,7 @@ class VAE(GenerativeModule):
 
     has_latent_space = True
     monitor = ("val/loss", "min")
+    ema_modules = ("encoder", "decoder")
 
     def __init__(
         self,
@@ -187,6 +196,7 @@ class VAE(GenerativeModule):
         learning_rate: PositiveFloat = 1e-3,
         adam_epsilon: PositiveFloat = 1e-8,
         schedule: Literal["constant", "cosine", "stages"] = "constant",
+        ema_decay: OpenUnitInterval | None = None,
         test_samples: PositiveInt = 5000,
     ) -> None:
         super().__init__()
@@ -215,6 +225,8 @@ class VAE(GenerativeModule):
         self.active_units = ActiveUnits(latent_dim)
         self.squared_error = SquaredError()
         self.accuracy = LabelAccuracy(f"bayes|k={CLASSIFY_SAMPLES}")
+        if ema_decay is not None:
+            self.init_ema()
 
     def posterior(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log variance (N, D) of q(z|x) or q(z|x, y), for images in [-1, 1]."""
@@ -302,6 +314,15 @@ class VAE(GenerativeModule):
         return [adam], [{"scheduler": LambdaLR(adam, rate), "interval": "step"}]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        with self.averaged_weights():
+            self.measure_bound(batch)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        with self.averaged_weights():
+            self.measure_likelihood(batch)
+
+    def measure_bound(self, batch: dict[str, Any]) -> None:
+        """Log the objective, its terms and the active units of a validation batch."""
         losses = self.objective(batch, self.hparams.beta)
         self.log_dict(
             {f"val/{name}": value for name, value in losses.items()},
@@ -311,7 +332,8 @@ class VAE(GenerativeModule):
         self.active_units.update(self.posterior(batch["image"], batch.get("label"))[0])
         self.log_metric("val/active_units", self.active_units)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def measure_likelihood(self, batch: dict[str, Any]) -> None:
+        """Log the test metrics of a batch."""
         image, label = batch["image"], batch.get("label")
         self.test_nll.update(lambda k: self.log_weight(image, k, label))
         mean, _ = self.posterior(image, label)
