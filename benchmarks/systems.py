@@ -293,6 +293,8 @@ def main() -> None:
         "matrix": matrix_speed(),
         "systems": [],
     }
+    if (before := options.out / "speed.json").exists():
+        results["peers"] = json.loads(before.read_text(encoding="utf-8")).get("peers", [])
     for recipe in first_recipes():
         if options.systems and recipe.split("/")[1] not in options.systems:
             continue

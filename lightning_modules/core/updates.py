@@ -26,7 +26,7 @@ from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy, SingleDe
 from torch import Tensor
 
 from lightning_modules.core.ema import AveragingModule
-from lightning_modules.core.graphs import UpdateGraphs, make_eager
+from lightning_modules.core.graphs import UpdateGraphs
 
 STEP_SECONDS = 0.1  # intended duration of a step
 MAX_UPDATES = 64  # maximum number of updates that is chosen automatically
@@ -68,14 +68,13 @@ class UpdatingModule(AveragingModule):
             the last updates, such that a step takes about 0.1 s.
         mid_update: True between the batches of one update, when no checkpoint can be written.
         is_further: Whether the current update is not the first one of its step.
-        current_update: Number of the update that is being made; the first is 1.
         graphs: Graphs that replay updates (`--graph_updates`); None if all updates run eagerly.
         waiting_seconds: Total time in which this process has waited for batches within steps.
     """
 
     updates_per_step: int | None = None
     mid_update = False
-    current_update = 1
+    _current_update = 1  # number of the update that is being made; the first is 1
     graphs: UpdateGraphs | None = None
 
     def __init__(self) -> None:
@@ -87,10 +86,8 @@ class UpdatingModule(AveragingModule):
         self._periods: list[int] = []  # steps end at multiples of these numbers of updates
         self.is_further = False
         self._began = 0.0  # time at which this step began
-        self._updates, self._seconds = (
-            0,
-            0.0,
-        )  # number and duration of updates since the last choice
+        self._updates = 0  # number of updates since the last choice
+        self._seconds = 0.0  # their duration
 
     # Number of updates per step
 
@@ -164,24 +161,29 @@ class UpdatingModule(AveragingModule):
 
     def ends_interval(self) -> bool:
         """Return whether a row is logged after the current update."""
-        return self.current_update % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        return self._current_update % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         if not self.is_further:
             self._began = time.perf_counter()
-            self.current_update = self.trainer.global_step + 1
+            self._current_update = self.trainer.global_step + 1
         if self.graphs is not None and not self.graphs.is_prepared:
             self._inspect()
             self.graphs.prepare(self, self._obstacle)  # type: ignore[arg-type]
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_fit_end(self) -> None:
         if self.graphs is not None:
-            make_eager(checkpoint)
+            self.graphs.clear()
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
         """Make the first update of a step as Lightning does, then the further ones."""
-        super().optimizer_step(*args, **kwargs)
-        self.update_ema(self.current_update)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.update_ema(self._current_update)
+        if self.graphs is not None and optimizer_closure._result is not None:
+            # Lightning keeps the loss, whose autograd graph belongs to another stream.
+            optimizer_closure._result.closure_loss = None
         loop = self.trainer.fit_loop.epoch_loop
         count = loop.automatic_optimization.optim_progress.optimizer.step.total
         for batch, index in self.further_batches():
@@ -196,11 +198,11 @@ class UpdatingModule(AveragingModule):
         self, optimizer: torch.optim.Optimizer, batch: dict[str, Any], batch_idx: int
     ) -> None:
         """Do what Lightning's automatic optimization does with a batch, without hooks."""
-        self.current_update = self.trainer.global_step + 1
+        self._current_update = self.trainer.global_step + 1
         accumulates = self.trainer.fit_loop._should_accumulate()
         self.run_update(partial(self._make_update, optimizer, batch_idx, accumulates), batch)
         if not accumulates:
-            self.update_ema(self.current_update)
+            self.update_ema(self._current_update)
 
     def _make_update(
         self,
@@ -234,12 +236,15 @@ class UpdatingModule(AveragingModule):
         """Call `make(batch)`, or replay its graph (`UpdateGraphs.run`).
 
         The first update of a step has Lightning's hooks, and the last one of a logging interval
-        computes the norm of the gradient. Both are not replayed.
+        computes the norm of the gradient. Neither is replayed.
         """
-        if self.graphs is None or not self.is_further or self.ends_interval():
+        ends = self.ends_interval()
+        if self.graphs is None or not self.is_further or ends:
             make(batch)
         else:
             self.graphs.run(self, make, batch, variant)  # type: ignore[arg-type]
+        if self.graphs is not None and ends:
+            self.graphs.check(self)  # type: ignore[arg-type]
 
     def run_backward(self, loss: Tensor, *, synchronise: bool) -> None:
         """Run a backward pass of manual optimization, with all hooks only in the first update.
