@@ -34,8 +34,7 @@ def alternate(
         pairs: Number of measurements of each.
 
     Returns:
-        Medians "ours" and "other" of the speeds; the median "ratio" of the pairs, with the bounds
-        "low" and "high" of its 95 % bootstrap interval; the number of "pairs".
+        What `statistics_of` returns.
     """
     found: dict[str, list[float]] = {"ours": [], "other": []}
     turns = [("ours", ours), ("other", other)]
@@ -43,16 +42,26 @@ def alternate(
         for name, contender in turns[:: 1 if number % 2 else -1]:
             with silence():
                 found[name].append(contender())
-    ratios = [one / another for one, another in zip(found["ours"], found["other"])]
-    draws = np.random.default_rng(0).choice(ratios, (2000, pairs))
+    return statistics_of(found["ours"], found["other"])
+
+
+def statistics_of(ours: list[float], other: list[float]) -> dict[str, float | int]:
+    """Return statistics of pairs of speeds.
+
+    Returns:
+        Medians "ours" and "other" of the speeds; the median "ratio" of the pairs, with the bounds
+        "low" and "high" of its 95 % bootstrap interval; the number of "pairs".
+    """
+    ratios = [one / another for one, another in zip(ours, other, strict=True)]
+    draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
     low, high = np.percentile(np.median(draws, 1), [2.5, 97.5])
     return {
-        "ours": statistics.median(found["ours"]),
-        "other": statistics.median(found["other"]),
+        "ours": statistics.median(ours),
+        "other": statistics.median(other),
         "ratio": statistics.median(ratios),
         "low": float(low),
         "high": float(high),
-        "pairs": pairs,
+        "pairs": len(ratios),
     }
 
 

@@ -1,13 +1,14 @@
 """Training speed of every system, compared with a plain loop of the same network: `make bench`.
 
 Both contenders train the first recipe of a system on embedded data, with the same network,
-optimizer, batches and learning rate schedule, in turns in one process:
+optimizer, batches and learning rate schedule, in turns in one process: after each logging interval
+of ours, plain makes the same number of updates.
 
 - ours: `train.py fit` with the default callbacks and the CSV logger;
 - plain: a loop over the same data loader, without Lightning, callbacks, seeds per batch, logging
   and checks.
 
-Neither validates. The ratio of a pair of measurements is the speed of ours divided by the speed of
+Neither validates. The ratio of a pair of intervals is the speed of ours divided by the speed of
 plain. The table shows the median of the ratios and a 95 % bootstrap interval of this median. The
 last column is the share of this machine's speed of matrix products that ours reaches.
 
@@ -16,7 +17,6 @@ if the lower bound of a system is below 0.97.
 """
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -31,21 +31,23 @@ from typing import Any
 
 import torch
 import yaml
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.device_checks import Settings, class_of, first_recipes, small_options
-from benchmarks.in_turns import alternate, silence
+from benchmarks.in_turns import silence, statistics_of
 from cli.classes import init_parameters
 from cli.data import data_module
 from lightning_modules.core.adversarial import AdversarialModule
 from lightning_modules.core.modes import frozen
 
 TARGET = 0.97  # smallest lower bound of a ratio that is not a regression
-SECONDS = 1.0  # intended duration of one measurement
+SECONDS = 0.5  # intended duration of a logging interval
 MAX_INTERVAL = 50  # updates per logging interval; fewer if an update is long
+WARM_UP = 3  # intervals before the first measurement
 
 
 class PlainLoop:
@@ -142,38 +144,66 @@ class PlainLoop:
             generator.step()
             model.update_ema(self.trainer.global_step + 1)
 
-    def speed(self, warm_up: int, updates: int) -> float:
-        """Return updates per second after a warm-up."""
-        self.start()
-        for _ in range(warm_up):
-            self.update()
+    def seconds(self, updates: int) -> float:
+        """Make updates and return the time that they took."""
         begin = time.perf_counter()
         for _ in range(updates):
             self.update()
-        return updates / (time.perf_counter() - begin)
+        return time.perf_counter() - begin
 
     def operations(self) -> float:
         """Return the floating-point operations of one update, in units of 1e9."""
-        self.start()
-        self.update()  # DALL-E encodes all images first
         with FlopCounterMode(display=False) as counter:
             self.update()
         return counter.get_total_flops() / 1e9
 
 
-def ours(recipe: str, options: list[str], interval: int, updates: int) -> float:
-    """Return updates per second of `train.py fit` after the first logging interval."""
+class PlainTurns(Callback):
+    """Callback that runs a plain loop after each logging interval, and times both.
+
+    Args:
+        recipe: Path of the recipe.
+        interval: Number of updates per interval.
+        path: Path of the JSON file for the durations in seconds, one pair (ours, plain) each.
+    """
+
+    def __init__(self, recipe: str, interval: int, path: str) -> None:
+        self.interval, self.path, self.update_periods = interval, Path(path), [interval]
+        self.plain = PlainLoop(recipe)
+        self.pairs: list[tuple[float, float]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.plain.start()
+        self.begin = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *arguments: Any
+    ) -> None:
+        if trainer.global_step % self.interval == 0:
+            ours = time.perf_counter() - self.begin
+            self.pairs.append((ours, self.plain.seconds(self.interval)))
+            self.begin = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.path.write_text(json.dumps(self.pairs[WARM_UP:]), encoding="utf-8")
+
+
+def durations(recipe: str, options: list[str], interval: int, pairs: int) -> list[list[float]]:
+    """Run `train.py fit` with `PlainTurns`, and return pairs of seconds (ours, plain)."""
     from cli.training import TrainCLI
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, silence():
         words = ["fit", "--config", str(ROOT / recipe), "--run_dir", f"{folder}/run", *options]
-        words += ["--trainer.max_steps", str(interval + updates), "--trainer.max_epochs", "-1"]
-        words += ["--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", str(interval)]
+        words += ["--trainer.max_steps", str(interval * (pairs + WARM_UP))]
+        words += ["--trainer.max_epochs", "-1", "--trainer.limit_val_batches", "0"]
+        words += ["--trainer.log_every_n_steps", str(interval)]
         words += ["--previews.every_n_train_steps", "1000"]  # as in a run of 10,000 updates
+        words += ["--trainer.callbacks+=benchmarks.systems.PlainTurns"]
+        for name, value in (("recipe", recipe), ("interval", interval), ("path", f"{folder}/t")):
+            words += [f"--trainer.callbacks.{name}", str(value)]
         TrainCLI(words)
-        with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) > interval]
-    return updates / sum(float(row["seconds"]) for row in rows)
+        found: list[list[float]] = json.loads(Path(folder, "t").read_text(encoding="utf-8"))
+    return found
 
 
 def matrix_speed() -> float:
@@ -191,19 +221,18 @@ def compare(recipe: str, pairs: int) -> dict[str, Any]:
     """Measure both contenders in turns."""
     plain = PlainLoop(recipe)
     with silence():
-        pilot = plain.speed(2, 5)
+        plain.start()
+        plain.update()  # DALL-E encodes all images first
+        plain.update()
+        pilot = 5 / plain.seconds(5)
         operations = plain.operations()
-    interval = max(5, min(MAX_INTERVAL, round(pilot)))
-    updates = interval * max(1, min(10, round(SECONDS * pilot / interval)))
+    interval = max(2, min(MAX_INTERVAL, round(SECONDS * pilot)))
+    found = durations(recipe, plain.options, interval, pairs)
     return {
         "recipe": recipe,
         "gflop": operations,
-        "updates": updates,
-        **alternate(
-            lambda: ours(recipe, plain.options, interval, updates),
-            lambda: plain.speed(interval, updates),
-            pairs,
-        ),
+        "interval": interval,
+        **statistics_of([interval / one for one, _ in found], [interval / two for _, two in found]),
     }
 
 
@@ -218,7 +247,7 @@ def table(results: dict[str, Any]) -> str:
         "Lightning, callbacks, logging and checks. A ratio above 1 means that `train.py` is",
         f"faster. Measured on {results['machine']}, PyTorch {results['torch']}; a product of two",
         f"matrices reaches {results['matrix']:.0f} GFLOP/s. Each ratio is the median of",
-        f"{results['systems'][0]['pairs']} pairs of measurements.",
+        f"{results['systems'][0]['pairs']} pairs of intervals.",
         "",
         "| Recipe | `train.py`, updates/s | plain | ratio (95 % interval) | of matrix speed |",
         "|---|---|---|---|---|",
@@ -282,7 +311,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=10, help="pairs of measurements per system")
+    parser.add_argument("--pairs", type=int, default=20, help="pairs of intervals per system")
     parser.add_argument("--systems", nargs="+", help="systems to measure; all if not given")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the results")
     options = parser.parse_args()

@@ -86,11 +86,17 @@ def render() -> str:
             + " | ".join("–" if cell is None else str(cell).replace("|", "\\|") for cell in cells)
             + " |\n"
         )
-    parts = [records(entries, results), HEADER, *rows, changed_figures(entries, results), *tables]
+    parts = [
+        record_table(entries, results),
+        HEADER,
+        *rows,
+        changed_figures(entries, results),
+        *tables,
+    ]
     return "".join(parts)
 
 
-def records(entries: Entries, results: Entries) -> str:
+def record_table(entries: Entries, results: Entries) -> str:
     """Return the table of published numbers and the times in which recipes reach them."""
     lines = []
     for name, entry in entries.items():

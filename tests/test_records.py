@@ -54,10 +54,10 @@ def test_a_row_has_both_recipes() -> None:
     fast = {name: value for name, value in ENTRY.items() if name != "title"}
     entries = {"vae": ENTRY, "vae-fast": fast, "other": {"what": "a baseline"}}
     found = {"vae": RESULT, "vae-fast": RESULT | {"value": 86.5, "minutes": 39.6}}
-    text = results.records(entries, found)
+    text = results.record_table(entries, found)
     assert "| VAE, NLL ↓ | 86.76 | 88 | 80 | **86.5** | 40 | `vae`, `vae-fast` |\n" in text
     assert "records.png" not in text
-    assert "records.png" in results.records(entries, {"vae": RESULT | {"curve": {}}})
+    assert "records.png" in results.record_table(entries, {"vae": RESULT | {"curve": {}}})
 
 
 def test_the_figure_is_drawn_for_recipes_with_curves(
