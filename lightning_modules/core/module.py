@@ -227,8 +227,8 @@ class GenerativeModule(UpdatingModule):
         """Add values to the means that are logged as `train/<name>` once per logging interval."""
         for name, value in values.items():
             if not isinstance(value, Tensor):
-                value = torch.full((), value, device=self.device)
-            self._means.add(name, value)
+                values[name] = torch.full((), value, device=self.device)
+        self._means.add(values)  # type: ignore[arg-type]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Record the gradient norm before clipping; write the means if a logging interval ends."""

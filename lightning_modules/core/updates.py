@@ -20,15 +20,17 @@ from itertools import chain
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, LightningDataModule
 from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.core.hooks import DataHooks
+from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from lightning_modules.core.ema import AveragingModule
 from lightning_modules.core.graphs import UpdateGraphs
 
-STEP_SECONDS = 0.1  # intended duration of a step
+STEP_SECONDS = 0.2  # intended duration of a step
 MAX_UPDATES = 64  # maximum number of updates that is chosen automatically
 
 # Methods that only the first update of a step calls. A system or callback that overrides one of
@@ -42,6 +44,15 @@ HOOKS = (
     "on_before_optimizer_step",
 )
 METHODS = (*HOOKS, "training_step", "backward", "optimizer_step", "optimizer_zero_grad")
+
+
+# Hooks that Lightning calls to move a batch; data modules override the last one.
+TRANSFERS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+def overrides(instance: object, base: type, name: str) -> bool:
+    """Return whether the class of an instance overrides a method of a base class."""
+    return getattr(type(instance), name) is not getattr(base, name)
 
 
 def hook_of_every_update(callback: Callback) -> str | None:
@@ -65,7 +76,7 @@ class UpdatingModule(AveragingModule):
 
     Attributes:
         updates_per_step: Maximum number of updates per step. None chooses it from the duration of
-            the last updates, such that a step takes about 0.1 s.
+            the last updates, such that a step takes about 0.2 s.
         mid_update: True between the batches of one update, when no checkpoint can be written.
         is_further: Whether the current update is not the first one of its step.
         graphs: Graphs that replay updates (`--graph_updates`); None if all updates run eagerly.
@@ -84,6 +95,7 @@ class UpdatingModule(AveragingModule):
         self._checked: list[Callback] | None = None  # callbacks for which `_inspect` was called
         self._obstacle: str | None = None  # why each step has one update
         self._periods: list[int] = []  # steps end at multiples of these numbers of updates
+        self._skips_transfer = False  # whether batches stay where they are, on the CPU
         self.is_further = False
         self._began = 0.0  # time at which this step began
         self._updates = 0  # number of updates since the last choice
@@ -97,6 +109,14 @@ class UpdatingModule(AveragingModule):
         self._obstacle = self._find_obstacle()
         periods = [getattr(callback, "update_periods", []) for callback in callbacks]
         self._periods = [self.trainer.log_every_n_steps, *chain(*periods)]  # type: ignore[attr-defined]
+        data = getattr(self.trainer, "datamodule", None)
+        self._skips_transfer = (
+            self.device.type == "cpu"
+            and isinstance(data, LightningDataModule)
+            and not any(overrides(self, DataHooks, name) for name in TRANSFERS)
+            and not any(overrides(data, DataHooks, name) for name in TRANSFERS[:-1])
+            and type(self.trainer.precision_plugin) in (Precision, MixedPrecision)
+        )
         if self._obstacle and (self.updates_per_step or 1) > 1:
             self._report_obstacle()
 
@@ -308,9 +328,12 @@ class UpdatingModule(AveragingModule):
         batch, _, _ = next(fetcher)  # type: ignore[arg-type]
         self.waiting_seconds += time.perf_counter() - begin
         progress.is_last_batch = fetcher.done  # type: ignore[union-attr]
-        batch = trainer.precision_plugin.convert_input(batch)
-        batch = self._on_before_batch_transfer(batch, dataloader_idx=0)
-        batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+        if self._skips_transfer:
+            batch = trainer.datamodule.on_after_batch_transfer(batch, 0)  # type: ignore[attr-defined]
+        else:
+            batch = trainer.precision_plugin.convert_input(batch)
+            batch = self._on_before_batch_transfer(batch, dataloader_idx=0)
+            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
         progress.increment_ready()
         index = loop.batch_idx
         self.on_train_batch_start(batch, index)
