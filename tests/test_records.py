@@ -23,12 +23,14 @@ RESULT = {"value": 88.0, "std": None, "n_seeds": 1, "epochs": 2, "signature": "n
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Directory of a run with rows at updates 50, 100 and 110, and validations at 60 and 110."""
-    (tmp_path / "throughput.csv").write_text("step,seconds\n50,30\n100,60\n110,30\n")
+    (tmp_path / "throughput.csv").write_text(
+        "step,seconds\n50,30\n100,60\n110,30\n", encoding="utf-8"
+    )
     (tmp_path / "metrics.csv").write_text(
-        "step,train/loss,val/loss\n50,3.0,\n60,,2.5\n100,2.0,\n110,,1.5\n"
+        "step,train/loss,val/loss\n50,3.0,\n60,,2.5\n100,2.0,\n110,,1.5\n", encoding="utf-8"
     )
     state = {"state": "finished", "best": {"name": "val/loss", "value": 1.5, "step": 110}}
-    (tmp_path / "state.json").write_text(json.dumps(state))
+    (tmp_path / "state.json").write_text(json.dumps(state), encoding="utf-8")
     return tmp_path
 
 
@@ -38,13 +40,15 @@ def test_minutes_add_up(folder: Path) -> None:
 
 def test_the_curve_has_the_value_that_selects_the_best_checkpoint(folder: Path) -> None:
     assert validation_curve(folder) == {"name": "val/loss", "points": [[0.5, 2.5], [2.0, 1.5]]}
-    (folder / "state.json").write_text(json.dumps({"state": "finished"}))
+    (folder / "state.json").write_text(json.dumps({"state": "finished"}), encoding="utf-8")
     assert validation_curve(folder) == {}
 
 
 def test_long_curves_are_thinned_and_keep_their_end(folder: Path) -> None:
     rows = [f"{step},,{1 / step}" for step in range(1, 1001)]
-    (folder / "metrics.csv").write_text("\n".join(["step,train/loss,val/loss", *rows]))
+    (folder / "metrics.csv").write_text(
+        "\n".join(["step,train/loss,val/loss", *rows]), encoding="utf-8"
+    )
     points = validation_curve(folder)["points"]
     assert len(points) <= 101
     assert points[-1][1] == 1 / 1000
@@ -68,7 +72,7 @@ def test_the_figure_is_drawn_for_recipes_with_curves(
     results.draw(tmp_path / "records.png")
     assert not (tmp_path / "records.png").exists()
     curve = {"name": "val/loss", "points": [[0.5, 2.5], [2.0, 1.5]]}
-    (tmp_path / "vae.json").write_text(json.dumps(RESULT | {"curve": curve}))
+    (tmp_path / "vae.json").write_text(json.dumps(RESULT | {"curve": curve}), encoding="utf-8")
     results.draw(tmp_path / "records.png")
     assert (tmp_path / "records.png").stat().st_size > 1000
 
