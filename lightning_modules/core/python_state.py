@@ -67,7 +67,7 @@ def snapshot(value: Any, seen: set[int]) -> Any:
 
     Args:
         value: Any Python object.
-        seen: Identities of objects that were visited before; they are left out.
+        seen: Identities of the objects visited so far, whose contents are not repeated.
     """
     if isinstance(value, bool | int | float | str | None):
         return value

@@ -45,7 +45,6 @@ HOOKS = (
 )
 METHODS = (*HOOKS, "training_step", "backward", "optimizer_step", "optimizer_zero_grad")
 
-
 # Hooks that Lightning calls to move a batch; data modules override the last one.
 TRANSFERS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
