@@ -2,14 +2,17 @@
 
 import argparse
 import contextlib
+import csv
 import io
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +24,46 @@ def silence() -> Iterator[None]:
     """Discard what a program prints."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
+
+
+def throughput(
+    config: dict[str, Any], warm_up: int, updates: int, options: Sequence[str] = ()
+) -> list[dict[str, float]]:
+    """Train with `train.py fit`, without validation and previews.
+
+    Args:
+        config: Configuration of the run.
+        warm_up: Number of updates that are not measured.
+        updates: Number of updates that are measured.
+        options: Further options of `train.py fit`.
+
+    Returns:
+        Rows of `throughput.csv` after the warm-up, one per logging interval.
+    """
+    import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.yaml")
+        path.write_text(json.dumps(config), encoding="utf-8")
+        steps = str(warm_up + updates)
+        words = ["--config", str(path), "--run_dir", f"{folder}/run", "--trainer.max_steps", steps]
+        words += ["--trainer.max_epochs", "-1", "--trainer.limit_val_batches", "0"]
+        words += ["--previews.every_n_train_steps", str(10 * (warm_up + updates)), *options]
+        if code := train.main(["fit", *words]):
+            sys.exit(code)
+        with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
+            rows = [dict(zip(row, map(float, row.values()))) for row in csv.DictReader(file)]
+    return [row for row in rows if row["step"] > warm_up]
+
+
+def data_of(config: dict[str, Any]) -> Any:
+    """Return the data module of a configuration, with its data prepared."""
+    from cli.data import data_module
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.yaml")
+        path.write_text(json.dumps(config), encoding="utf-8")
+        return data_module(path)
 
 
 def alternate(
