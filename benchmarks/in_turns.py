@@ -69,7 +69,7 @@ def data_of(config: dict[str, Any]) -> Any:
 def alternate(
     ours: Callable[[], float], other: Callable[[], float], pairs: int
 ) -> dict[str, float | int]:
-    """Measure two speeds in turns in this process.
+    """Measure two speeds in turns.
 
     Args:
         ours: Function that measures and returns the speed of this template.
@@ -83,8 +83,7 @@ def alternate(
     turns = [("ours", ours), ("other", other)]
     for number in range(pairs):
         for name, contender in turns[:: 1 if number % 2 else -1]:
-            with silence():
-                found[name].append(contender())
+            found[name].append(contender())
     return statistics_of(found["ours"], found["other"])
 
 
@@ -108,17 +107,26 @@ def statistics_of(ours: list[float], other: list[float]) -> dict[str, float | in
     }
 
 
-def measure(script: str, contender: str, count: int, threads: int) -> dict[str, float]:
-    """Run a contender in its own process and return the values that it prints last."""
-    command = [sys.executable, script, "--contender", contender, "--steps", str(count)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    home = Path(script).parent.parent
+def run_script(script: str, *words: str, **environment: str) -> Any:
+    """Run a benchmark script in its own process and return the JSON value that it prints last.
+
+    Args:
+        script: Path of the script.
+        words: Arguments of the script.
+        environment: Environment variables to set.
+    """
     done = subprocess.run(
-        command, capture_output=True, encoding="utf-8", cwd=home, env=environment, check=False
+        [sys.executable, script, *words],
+        capture_output=True,
+        encoding="utf-8",
+        cwd=Path(script).parent.parent,
+        env=os.environ | environment,
+        check=False,
     )
     if done.returncode:
-        raise SystemExit(f"error: {contender} failed: {done.stderr.strip().splitlines()[-1:]}")
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+        reason = done.stderr.strip().splitlines()[-1:]
+        raise SystemExit(f"error: {' '.join(words)} failed: {reason}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def compare(
@@ -150,13 +158,18 @@ def compare(
     if options.contender:
         print(json.dumps(contenders[options.contender](options.steps)))
         sys.exit()
+
+    def measure(contender: str, steps: int) -> dict[str, float]:
+        words = ["--contender", contender, "--steps", str(steps)]
+        return dict(run_script(script, *words, OMP_NUM_THREADS=str(options.threads)))
+
     ours, plain, writing = contenders
     runs: dict[str, list[float]] = {ours: [], plain: []}
     for _ in range(options.rounds):
         for name, found in runs.items():
-            found.append(measure(script, name, options.steps, options.threads)[figure])
+            found.append(measure(name, options.steps)[figure])
     medians = {name: statistics.median(found) for name, found in runs.items()}
-    return medians, measure(script, writing, options.rounds, options.threads)
+    return medians, measure(writing, options.rounds)
 
 
 def print_table(rows: Sequence[tuple[str, float, float, str]]) -> None:
