@@ -1,0 +1,628 @@
+"""Diffusion: a network that removes noise from images, applied many times to pure noise.
+
+Ho, Jain and Abbeel, "Denoising Diffusion Probabilistic Models" (DDPM), NeurIPS 2020, with the
+cosine schedule of Nichol and Dhariwal, ICML 2021. The objective "velocity" is from Lipman et al.,
+"Flow Matching for Generative Modeling", ICLR 2023, with the straight paths of Liu et al., "Flow
+Straight and Fast" (rectified flow), ICLR 2023. Guidance is from Ho and Salimans, "Classifier-Free
+Diffusion Guidance", 2021.
+
+    x_t = alpha_t x + sigma_t e,   e ~ N(0, I),   0 <= t <= 1                                    (1)
+    noise:     alpha_t = cos(pi/2 (t + s)/(1 + s)),  sigma_t^2 = 1 - alpha_t^2,
+               L = E |F(x_t, t) - e|^2                                                           (2)
+    velocity:  alpha_t = 1 - t,  sigma_t = t,  L = E |F(x_t, t) - (e - x)|^2                     (3)
+    q(x_s | x_t, x) = N(a sigma_s^2/sigma_t^2 x_t + alpha_s b^2/sigma_t^2 x,
+                        sigma_s^2 b^2/sigma_t^2),  a = alpha_t/alpha_s,
+               b^2 = sigma_t^2 - a^2 sigma_s^2,  s < t                                           (4)
+    DDIM:      x_s = alpha_s x^ + sigma_s e^                                                     (5)
+    ODE:       d(x_t/alpha_t) / d r = e^,  r = sigma_t/alpha_t                                   (6)
+    guidance:  F = F(x_t, t) + g (F(x_t, t, y) - F(x_t, t))                                      (7)
+    -log p(x) <= -log p(x|x_0) + KL(q(x_T|x) | N(0, sigma_T^2))
+               + T/2 E_i[(1/r_{i-1}^2 - 1/r_i^2) |x - x^|^2],  r_0 < ... < r_T                   (8)
+
+Symbols: x `image` (N, C, H, W) in [-1, 1] · e `noise` · t `t` (N,), 0 for images, 1 for noise · F
+`network` · x^, e^ `denoised`, `predicted_noise`, from the output of F · alpha, sigma `alpha`,
+`sigma` · r `ratio`, the noise level of Karras et al. · y `label` · g `guidance` · T BOUND_STEPS.
+
+Both objectives estimate the same function: with Eq. 1, x^ gives e^ and the velocity. They differ in
+the weights of the noise levels. A network that minimises Eq. 2 or 3 returns a mean over all images
+that fit x_t. For large t, x^ is therefore blurred. A sample becomes sharp in the course of many
+steps, each of which decides a little (`preview` shows x^ at several t).
+
+Samplers: "ddpm" samples Eq. 4 with x^ in place of x (Ho et al., Algorithm 2). "ddim" follows Eq. 5
+without new noise (Song et al., ICLR 2021). "heun" solves Eq. 6 with Heun's method and the noise
+levels of Karras et al., NeurIPS 2022 (Algorithm 1); its error falls with the square of the number
+of steps. Eq. 8 is the bound of Kingma et al., "Variational Diffusion Models", NeurIPS 2021 (Eq. 11
+to 13), with T noise levels r_i in geometric progression. It is valid for both objectives.
+
+Inpainting replaces the known pixels after every step by the input at that step's noise level (Song
+et al., ICLR 2021, appendix I.2). Without resampling (Lugmayr et al. 2022), the new pixels may fit
+the known ones less well.
+
+| | paper (CIFAR-10) | here |
+|---|---|---|
+| schedule of the noise objective | linear beta, 1,000 steps | cosine, continuous t |
+| network | 35.7M, width 128, levels 1, 2, 2, 2, 2 blocks, attention at 16 x 16 | options |
+| time embedding | sinusoids of the step, two layers | sinusoids of 1,000 t, two layers |
+| noise of a step of "ddpm" | sigma^2 = beta or the posterior's | the posterior's (Eq. 4) |
+| optimizer | Adam 2e-4, batch 128, warm-up of 5,000 updates, clipping at 1 | the same, options |
+| averaged weights | decay .9999 | option |
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+import torch
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenUnitInterval,
+    PositiveFloat,
+    PositiveInt,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+
+from common.errors import UserError
+from lightning_modules.core.conditioning import check_label, classes_used
+from lightning_modules.core.modes import sampling
+from lightning_modules.core.module import GenerativeModule
+from metrics.likelihood import bits_per_dim
+
+OFFSET = 0.008  # s of Eq. 2
+SMALLEST_ALPHA = 5e-5  # of Eq. 2 at t = 1, where Nichol and Dhariwal limit beta to .999
+COARSEST = 80.0  # largest ratio r at which samplers and the bound call the network
+RHO = 7.0  # curvature of the noise levels of "heun" (Karras et al. 2022, Eq. 5)
+BOUND_STEPS = 1000  # T of Eq. 8
+PREVIEWED = (0.2, 0.5, 0.8)  # values of t
+
+
+class NoisePath:
+    """Coefficients of Eq. 1 for one of the two objectives.
+
+    Args:
+        objective: "noise" (Eq. 2) or "velocity" (Eq. 3).
+
+    Attributes:
+        finest: Smallest ratio r at which samplers and the bound call the network.
+    """
+
+    def __init__(self, objective: Literal["noise", "velocity"]) -> None:
+        self.objective = objective
+        # Half a level of an 8-bit value; at t = 0, Eq. 2 has a larger ratio.
+        self.finest = 1 / 255
+        if objective == "noise":
+            self.finest = math.tan(math.pi / 2 * OFFSET / (1 + OFFSET))
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha and sigma for times t in [0, 1], of any shape."""
+        if self.objective == "velocity":
+            return 1 - t, t
+        alpha = (math.pi / 2 * (t + OFFSET) / (1 + OFFSET)).cos().clamp(min=SMALLEST_ALPHA)
+        return alpha, (1 - alpha.square()).sqrt()
+
+    def time(self, ratio: Tensor) -> Tensor:
+        """Return the times t at which sigma / alpha has the given values."""
+        if self.objective == "velocity":
+            return ratio / (1 + ratio)
+        return (ratio.arctan() * 2 / math.pi * (1 + OFFSET) - OFFSET).clamp(0, 1)
+
+    def posterior(self, x_t: Tensor, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of q(x_s | x_t, x) (Eq. 4), for times s < t."""
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.coefficients(t), self.coefficients(s)
+        a = alpha_t / alpha_s
+        variance = sigma_t.square() - (a * sigma_s).square()  # b^2
+        mean = (a * sigma_s.square() * x_t + alpha_s * variance * x) / sigma_t.square()
+        return mean, sigma_s * variance.sqrt() / sigma_t
+
+    def predictions(self, x_t: Tensor, t: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x^ and e^ for noisy images (N, C, H, W), times t (N,) and outputs of F."""
+        alpha, sigma = (part.view(-1, 1, 1, 1) for part in self.coefficients(t))
+        if self.objective == "velocity":
+            return x_t - sigma * output, x_t + alpha * output
+        return (x_t - sigma * output) / alpha, output
+
+
+def normed(channels: int) -> nn.GroupNorm:
+    """Return group norm with 32 groups, or fewer if they do not divide the channels."""
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """Set a layer to 0, so that its branch adds nothing at first."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(cast(Tensor, layer.bias))
+    return layer
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with a skip connection, shifted by the embedding of time and label."""
+
+    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = normed(inputs), normed(outputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.shift = nn.Linear(embedding, outputs)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        hidden = self.conv1(F.silu(self.norm1(x))) + self.shift(embedding)[:, :, None, None]
+        return self.skip(x) + self.conv2(self.dropout(F.silu(self.norm2(hidden))))
+
+
+class SelfAttention(nn.Module):
+    """Attention with one head between all positions of a feature map, with a skip connection."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = normed(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.output = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).flatten(2).mT.unsqueeze(1).chunk(3, 3)  # (N, 1, HW, C)
+        mixed = F.scaled_dot_product_attention(q, k, v)[:, 0]
+        return x + self.output(mixed.mT.unflatten(2, x.shape[2:]))
+
+
+class Downsample(nn.Conv2d):
+    """Strided convolution that halves the sides."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, 2, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class Upsample(nn.Conv2d):
+    """Nearest-neighbour interpolation to twice the sides, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return super().forward(F.interpolate(x, scale_factor=2.0))
+
+
+class UNet(nn.Module):
+    """U-Net of Ho et al. 2020, appendix B.
+
+    Each level of the way down has residual blocks and halves the sides at its end; the way up
+    mirrors it. Every block of the way up also receives the output of one block of the way down.
+
+    Args:
+        channels: Number of channels of an image.
+        width: Number of channels of the first level.
+        levels: Factor of `width` at each level.
+        blocks: Number of residual blocks per level of the way down; one more on the way up.
+        attention: Indices of the levels with attention after each block.
+        dropout: Dropout rate of the residual blocks.
+        classes: Number of labels; the label `classes` stands for no label.
+    """
+
+    frequencies: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        levels: list[int],
+        blocks: int,
+        attention: list[int],
+        dropout: float,
+        classes: int,
+    ) -> None:
+        super().__init__()
+        size = 4 * width
+        self.register_buffer("frequencies", time_frequencies(width), persistent=False)
+        self.time = nn.Sequential(nn.Linear(width, size), nn.SiLU(), nn.Linear(size, size))
+        self.label: nn.Embedding | None = None
+        if classes:
+            self.label = nn.Embedding(classes + 1, size)
+        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        now, stack = width, [width]  # channels of the current features, and of saved ones
+
+        def stage(inputs: int, outputs: int, level: int) -> nn.ModuleList:
+            layers: list[nn.Module] = [ResidualBlock(inputs, outputs, size, dropout)]
+            return nn.ModuleList(layers + [SelfAttention(outputs)] * (level in attention))
+
+        for level, factor in enumerate(levels):
+            for _ in range(blocks):
+                self.down.append(stage(now, factor * width, level))
+                now = factor * width
+                stack.append(now)
+            if level + 1 < len(levels):
+                self.down.append(nn.ModuleList([Downsample(now)]))
+                stack.append(now)
+        self.middle = nn.ModuleList(
+            [
+                ResidualBlock(now, now, size, dropout),
+                SelfAttention(now),
+                ResidualBlock(now, now, size, dropout),
+            ]
+        )
+        for level, factor in reversed(list(enumerate(levels))):
+            for number in range(blocks + 1):
+                layers = stage(now + stack.pop(), factor * width, level)
+                now = factor * width
+                if level and number == blocks:
+                    layers.append(Upsample(now))
+                self.up.append(layers)
+        self.last = nn.Sequential(
+            normed(now), nn.SiLU(), zeroed(nn.Conv2d(now, channels, 3, padding=1))
+        )
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        """Return F(x, t, y), of the shape of noisy images x (N, C, H, W).
+
+        Args:
+            x: Noisy images (N, C, H, W).
+            t: Times (N,) in [0, 1].
+            label: Labels (N,), `classes` for none; None for a network without labels.
+        """
+        angles = 1000 * t[:, None] * self.frequencies
+        embedding = self.time(torch.cat([angles.sin(), angles.cos()], 1))
+        if self.label is not None:
+            embedding = embedding + self.label(label)
+        embedding = F.silu(embedding)
+        x = self.first(x)
+        saved = [x]
+        for stage in self.down:
+            for layer in cast(nn.ModuleList, stage):
+                x = layer(x, embedding)
+            saved.append(x)
+        for layer in self.middle:
+            x = layer(x, embedding)
+        for stage in self.up:
+            x = torch.cat([x, saved.pop()], 1)
+            for layer in cast(nn.ModuleList, stage):
+                x = layer(x, embedding)
+        return self.last(x)
+
+
+def time_frequencies(width: int) -> Tensor:
+    """Return the width / 2 frequencies of the sinusoids of time, from 1 down to 1 / 10,000."""
+    half = width // 2
+    return (-math.log(10_000) * torch.arange(half) / max(1, half - 1)).exp()
+
+
+def gaussian_choice_nll(noisy: Tensor, ratio: float, image: Tensor) -> Tensor:
+    """Return -log p(x|x_0) (N,) in nats: p is a choice among the 256 levels of each value.
+
+    Args:
+        noisy: Images plus noise of standard deviation `ratio` (N, C, H, W), x_0 / alpha.
+        ratio: Standard deviation of the noise.
+        image: Images (N, C, H, W) in [-1, 1], multiples of 1 / 127.5.
+    """
+    levels = torch.linspace(-1, 1, 256, device=noisy.device)
+    log_weights = -((noisy[..., None] - levels) / ratio).square() / 2
+    chosen = ((image + 1) * 127.5).round().long()
+    return F.cross_entropy(
+        log_weights.flatten(0, -2), chosen.flatten(), reduction="none"
+    ).view(len(image), -1).sum(1)  # fmt: skip
+
+
+class Diffusion(GenerativeModule):
+    """Diffusion model, optionally conditioned on labels.
+
+    Args:
+        Data:
+        image_shape: Shape (C, H, W) of an image, supplied by the data module.
+        num_classes: Number of classes, supplied by the data module; used only if `conditional`.
+        Network:
+        conditional: Whether to condition the model on the class labels y of the data: p(x|y)
+            instead of p(x).
+        width: Number of channels at full resolution; must be even.
+        levels: Factors of `width`, one per resolution. Each resolution has half the side of the
+            previous one.
+        blocks: Number of residual blocks per resolution of the encoder; the decoder has one more.
+        attention: Indices of the resolutions with self-attention; 0 is the full resolution.
+        dropout: Dropout rate of the residual blocks.
+        Objective:
+        objective: Output of the network and path from image to noise: "noise" (Eq. 2 in
+            `diffusion.py`) or "velocity" (Eq. 3, flow matching).
+        label_dropout: Probability that a training sample has no label, for guidance.
+        Optimizer:
+        learning_rate: Learning rate of Adam after the warm-up.
+        warmup_steps: Number of updates over which the learning rate rises linearly.
+        schedule: Learning rate after the warm-up: "constant" or "cosine", which decays to 0 along
+            half a cosine.
+        ema_decay: Decay of the moving average of the weights, with which images are generated.
+        Test:
+        test_times: Number of noise levels per image that estimate the bound on the likelihood.
+
+    Raises:
+        UserError: If a side of the images cannot be halved once per level, if `width` is odd, or if
+            `conditional` is true and the data has no labels.
+    """
+
+    monitor = ("val/loss", "min")
+    ema_modules = ("network",)
+
+    def __init__(
+        self,
+        image_shape: list[int],
+        num_classes: int | None = None,
+        conditional: bool = False,
+        width: PositiveInt = 64,
+        levels: list[PositiveInt] = [1, 2, 2],  # noqa: B006  # read only
+        blocks: PositiveInt = 2,
+        attention: list[NonNegativeInt] = [2],  # noqa: B006  # read only
+        dropout: ClosedUnitInterval = 0.0,
+        objective: Literal["noise", "velocity"] = "noise",
+        label_dropout: ClosedUnitInterval = 0.1,
+        learning_rate: PositiveFloat = 2e-4,
+        warmup_steps: NonNegativeInt = 500,
+        schedule: Literal["constant", "cosine"] = "constant",
+        ema_decay: OpenUnitInterval = 0.999,
+        test_times: PositiveInt = 20,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        channels, *sides = image_shape
+        divisor = 2 ** (len(levels) - 1)
+        if any(side % divisor for side in sides):
+            raise UserError(
+                f"images of {sides[0]}x{sides[1]}: sides must be multiples of {divisor} for "
+                f"{len(levels)} model.levels; resize the images or give fewer levels"
+            )
+        if width % 2:
+            raise UserError(f"model.width must be even (got {width})")
+        self.classes = classes_used(num_classes, conditional)
+        self.path = NoisePath(objective)
+        self.network = UNet(channels, width, levels, blocks, attention, dropout, self.classes)
+        self.test_bound = MeanMetric()
+        self.init_ema()
+
+    # Training
+
+    def noisy(self, image: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Return x_t (Eq. 1) for images (N, C, H, W), times (N,) and noise of the images' shape."""
+        alpha, sigma = (part.view(-1, 1, 1, 1) for part in self.path.coefficients(t))
+        return alpha * image + sigma * noise
+
+    def squared_error(self, batch: dict[str, Any], t: Tensor, label: Tensor | None) -> Tensor:
+        """Return the mean squared error (N,) of the network's output at times t (N,)."""
+        image, noise = batch["image"], torch.randn_like(batch["image"])
+        output = self.network(self.noisy(image, t, noise), t, label).float()
+        target = noise if self.path.objective == "noise" else noise - image
+        return (output - target).square().mean((1, 2, 3))  # Eq. 2 or 3
+
+    def labels_of(self, batch: dict[str, Any]) -> Tensor | None:
+        """Return the labels (N,) of a batch; None if the model is not conditional."""
+        return batch["label"] if self.classes else None
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        count, label = len(batch["image"]), self.labels_of(batch)
+        if label is not None:
+            dropped = torch.rand(count, device=self.device) < self.hparams.label_dropout
+            label = torch.where(dropped, self.classes, label)
+        # Evenly spaced times with a common random offset vary less than independent ones (Kingma
+        # et al. 2021, appendix I.1).
+        spaced = torch.arange(count, device=self.device) + torch.rand((), device=self.device)
+        return {"loss": self.squared_error(batch, spaced / count, label).mean()}
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        count = len(batch["image"])
+        t = (torch.arange(count, device=self.device) + 0.5) / count
+        with self.averaged_weights():
+            loss = self.squared_error(batch, t, self.labels_of(batch)).mean()
+        self.log("val/loss", loss, batch_size=count, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        h, total = self.hparams, self.total_updates
+        adam = torch.optim.Adam(self.network.parameters(), h.learning_rate, fused=True)
+
+        def rate(update: int) -> float:
+            """Return the learning rate factor: linear warm-up, then constant or half a cosine."""
+            if update < h.warmup_steps:
+                return (update + 1) / h.warmup_steps
+            if h.schedule == "constant":
+                return 1.0
+            progress = (update - h.warmup_steps) / max(1, total - h.warmup_steps)
+            return 0.5 + 0.5 * math.cos(math.pi * min(1.0, progress))
+
+        return [adam], [{"scheduler": LambdaLR(adam, rate), "interval": "step"}]
+
+    # Likelihood
+
+    def bound(self, image: Tensor, label: Tensor | None, times: int) -> Tensor:
+        """Return an unbiased estimate of the bound of Eq. 8 (N,), in nats per image.
+
+        Args:
+            image: Images (N, C, H, W) in [-1, 1], multiples of 1 / 127.5.
+            label: Labels (N,); None if the model is not conditional.
+            times: Number of noise levels at which the sum over i is estimated.
+        """
+        finest = self.path.finest
+        reconstruction = torch.cat(
+            [gaussian_choice_nll(one + finest * torch.randn_like(one), finest, one)
+             for one in image.split(8)]
+        )  # fmt: skip
+        prior = (image / COARSEST).square().sum((1, 2, 3)) / 2
+        total = torch.zeros(len(image), device=self.device)
+        for number in range(times):  # one i from each of `times` equal parts of 1 .. T
+            part = (number + torch.rand(len(image), device=self.device)) / times
+            i = (part * BOUND_STEPS).floor() + 1
+            ratio, before = (finest * (COARSEST / finest) ** (k / BOUND_STEPS) for k in (i, i - 1))
+            t = self.path.time(ratio)
+            x_t = self.noisy(image, t, torch.randn_like(image))
+            denoised, _ = self.path.predictions(x_t, t, self.network(x_t, t, label).float())
+            error = (image - denoised.clamp(-1, 1)).square().sum((1, 2, 3))
+            total += (before**-2 - ratio**-2) * error
+        return reconstruction + prior + BOUND_STEPS / 2 * total / times  # Eq. 8
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        h, label = self.hparams, self.labels_of(batch)
+        with self.averaged_weights():
+            nats = self.bound(batch["image"], label, h.test_times)
+        self.test_bound.update(bits_per_dim(nats, math.prod(h.image_shape)))
+        self.log("test/bpd", self.test_bound, on_step=False, on_epoch=True)
+        given = "|given=label" if self.classes else ""
+        self.signatures["test/bpd"] = f"bpd[bound|steps={BOUND_STEPS}|times={h.test_times}{given}]"
+
+    # Samples
+
+    def guided(self, x: Tensor, t: Tensor, label: Tensor | None, guidance: float) -> Tensor:
+        """Return the network's output with guidance (Eq. 7), for noisy images (N, C, H, W)."""
+        if label is None:
+            return self.network(x, t, None)
+        none = torch.full_like(label, self.classes)
+        if guidance in (0, 1):
+            return self.network(x, t, label if guidance else none)
+        both = self.network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([none, label]))
+        without, given = both.chunk(2)
+        return without + guidance * (given - without)  # Eq. 7
+
+    @sampling
+    def sample(
+        self,
+        seeds: list[int],
+        *,
+        sampler: Literal["heun", "ddim", "ddpm"] = "heun",
+        steps: PositiveInt = 20,
+        label: int | None = None,
+        guidance: NonNegativeFloat = 1.0,
+        image: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Generate images from noise, or fill a region of given images.
+
+        Args:
+            seeds: One seed per image; image i depends on `seeds[i]` alone.
+            sampler: Sampler: "heun" and "ddim" are deterministic for a given initial noise; "ddpm"
+                adds noise at each step. For few steps, "heun" is the most accurate.
+            steps: Number of steps. "ddpm" needs hundreds. "heun" evaluates the network twice per
+                step.
+            label: Class of all images, for conditional models. With None, the class of image i is
+                `seeds[i] % classes`.
+            guidance: Weight g of the guidance (Eq. 7 in `diffusion.py`), for conditional models: 0
+                ignores the label, 1 is the conditional model. Larger values give more typical and
+                less diverse images.
+            image: Images (N, C, H, W) in [-1, 1] whose region `mask` is generated anew.
+            mask: Region to generate, (N, 1, H, W): 1 for pixels to generate, 0 for pixels to keep.
+
+        Returns:
+            Images (N, C, H, W) in [-1, 1].
+
+        Raises:
+            UserError: If the model has no class `label`, or if only one of `image` and `mask` is
+                given.
+        """
+        check_label(label, self.classes)
+        if (image is None) != (mask is None):
+            raise UserError("--input and --mask belong together: give both, or none of them")
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        labels = [seed if label is None else label for seed in seeds]
+        given = torch.tensor(labels, device=self.device) % self.classes if self.classes else None
+        noise = self.draw(generators)
+
+        def predict(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            """Return x^ and e^ for noisy images at the time t, a scalar."""
+            times = t.expand(len(x))
+            output = self.guided(x, times, given, guidance).float()
+            return self.path.predictions(x, times, output)
+
+        def keep(x: Tensor, t: Tensor) -> Tensor:
+            """Replace the known pixels of noisy images at the time t."""
+            if image is None or mask is None:
+                return x
+            alpha, sigma = self.path.coefficients(t)
+            return torch.where(mask > 0, x, alpha * image + sigma * noise)
+
+        if sampler == "heun":
+            x = heun(self.path, predict, keep, noise, steps)
+        else:
+            x = self.walk(predict, keep, noise, steps, generators if sampler == "ddpm" else None)
+        x = x if image is None or mask is None else torch.where(mask > 0, x, image)
+        return x.clamp(-1, 1)
+
+    def draw(self, generators: list[torch.Generator]) -> Tensor:
+        """Sample standard normal noise (N, C, H, W), row i with generator i, on the CPU."""
+        shape = self.hparams.image_shape
+        rows = [torch.randn(shape, generator=generator) for generator in generators]
+        return torch.stack(rows).to(self.device)
+
+    def walk(
+        self,
+        predict: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        keep: Callable[[Tensor, Tensor], Tensor],
+        noise: Tensor,
+        steps: int,
+        generators: list[torch.Generator] | None,
+    ) -> Tensor:
+        """Return images (N, C, H, W) after equal steps of t.
+
+        Args:
+            predict: Function of noisy images and a time that returns x^ and e^.
+            keep: Function of noisy images and a time that restores known pixels.
+            noise: Initial noise (N, C, H, W).
+            steps: Number of steps.
+            generators: Random generators for new noise in each step (Eq. 4); None for DDIM (Eq. 5).
+        """
+        first, last = self.path.time(torch.tensor([COARSEST, self.path.finest], device=self.device))
+        times = torch.lerp(first, last, torch.linspace(0, 1, steps, device=self.device))
+        x = keep(self.path.coefficients(first)[1] * noise, first)
+        for t, s in itertools.pairwise(times):
+            denoised, predicted_noise = predict(x, t)
+            if generators is None:
+                alpha, sigma = self.path.coefficients(s)
+                x = alpha * denoised + sigma * predicted_noise  # Eq. 5
+            else:
+                mean, deviation = self.path.posterior(x, denoised.clamp(-1, 1), t, s)
+                x = mean + deviation * self.draw(generators)  # Eq. 4
+            x = keep(x, s)
+        return predict(x, times[-1])[0]
+
+    @sampling
+    def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
+        """Return samples, and noisy validation images with x^ for several t."""
+        image, label = batch["image"], self.labels_of(batch)
+        noise = self.draw([torch.Generator().manual_seed(row) for row in range(len(image))])
+        rows, names = [image], ["image"]
+        for value in PREVIEWED:
+            t = torch.full((len(image),), value, device=self.device)
+            x_t = self.noisy(image, t, noise)
+            denoised, _ = self.path.predictions(x_t, t, self.network(x_t, t, label).float())
+            rows += [x_t.clamp(-1, 1), denoised.clamp(-1, 1)]
+            names += [f"x_t, t = {value}", f"x^, t = {value}"]
+        samples = self.sample(list(range(len(image))), steps=10)
+        return {"samples": samples, "denoised": torch.stack(rows), "denoised/rows": names}
+
+
+def heun(
+    path: NoisePath,
+    predict: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    keep: Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    steps: int,
+) -> Tensor:
+    """Solve Eq. 6 with Heun's method (Karras et al. 2022, Algorithm 1) and return images.
+
+    Args:
+        path: Coefficients of Eq. 1.
+        predict: Function of noisy images and a time that returns x^ and e^.
+        keep: Function of noisy images and a time that restores known pixels.
+        noise: Initial noise (N, C, H, W).
+        steps: Number of steps.
+    """
+    high, low = COARSEST ** (1 / RHO), path.finest ** (1 / RHO)
+    ratios = torch.linspace(high, low, steps, device=noise.device) ** RHO
+    times = path.time(ratios)
+    alphas, _ = path.coefficients(times)
+    y = keep(ratios[0] * alphas[0] * noise, times[0]) / alphas[0]  # x_t / alpha_t
+    for k in range(steps - 1):
+        slope = predict(alphas[k] * y, times[k])[1]
+        change = ratios[k + 1] - ratios[k]
+        guess = y + change * slope
+        slope = (slope + predict(alphas[k + 1] * guess, times[k + 1])[1]) / 2
+        y = keep(alphas[k + 1] * (y + change * slope), times[k + 1]) / alphas[k + 1]
+    return predict(alphas[-1] * y, times[-1])[0]
