@@ -46,6 +46,7 @@ the known ones less well.
 | noise of a step of "ddpm" | sigma^2 = beta or the posterior's | the posterior's (Eq. 4) |
 | optimizer | Adam 2e-4, batch 128, warm-up of 5,000 updates, clipping at 1 | the same, options |
 | averaged weights | decay .9999 | option |
+| input | pixels | option `patch`: squares of pixels as channels |
 """
 
 import itertools
@@ -199,6 +200,7 @@ class UNet(nn.Module):
 
     Args:
         channels: Number of channels of an image.
+        patch: Side of the square of pixels that become the channels of one position.
         width: Number of channels of the first level.
         levels: Factor of `width` at each level.
         blocks: Number of residual blocks per level of the way down; one more on the way up.
@@ -212,6 +214,7 @@ class UNet(nn.Module):
     def __init__(
         self,
         channels: int,
+        patch: int,
         width: int,
         levels: list[int],
         blocks: int,
@@ -226,7 +229,8 @@ class UNet(nn.Module):
         self.label: nn.Embedding | None = None
         if classes:
             self.label = nn.Embedding(classes + 1, size)
-        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        values = channels * patch**2
+        self.first = nn.Sequential(nn.PixelUnshuffle(patch), nn.Conv2d(values, width, 3, padding=1))
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         now, stack = width, [width]  # channels of the current features, and of saved ones
 
@@ -256,9 +260,8 @@ class UNet(nn.Module):
                 if level and number == blocks:
                     layers.append(Upsample(now))
                 self.up.append(layers)
-        self.last = nn.Sequential(
-            normed(now), nn.SiLU(), zeroed(nn.Conv2d(now, channels, 3, padding=1))
-        )
+        output = zeroed(nn.Conv2d(now, values, 3, padding=1))
+        self.last = nn.Sequential(normed(now), nn.SiLU(), output, nn.PixelShuffle(patch))
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         """Return F(x, t, y), of the shape of noisy images x (N, C, H, W).
@@ -320,11 +323,13 @@ class Diffusion(GenerativeModule):
         Network:
         conditional: Whether to condition the model on the class labels y of the data: p(x|y)
             instead of p(x).
-        width: Number of channels at full resolution; must be even.
+        patch: Side of the square of pixels that become the channels of one position. With 2, the
+            network works at half the resolution and takes a quarter of the time.
+        width: Number of channels at the first resolution; must be even.
         levels: Factors of `width`, one per resolution. Each resolution has half the side of the
             previous one.
         blocks: Number of residual blocks per resolution of the encoder; the decoder has one more.
-        attention: Indices of the resolutions with self-attention; 0 is the full resolution.
+        attention: Indices of the resolutions with self-attention; 0 is the first resolution.
         dropout: Dropout rate of the residual blocks.
         Objective:
         objective: Output of the network and path from image to noise: "noise" (Eq. 2 in
@@ -340,8 +345,8 @@ class Diffusion(GenerativeModule):
         test_times: Number of noise levels per image that estimate the bound on the likelihood.
 
     Raises:
-        UserError: If a side of the images cannot be halved once per level, if `width` is odd, or if
-            `conditional` is true and the data has no labels.
+        UserError: If a side of the images is no multiple of `patch` times a power of 2 for the
+            levels, if `width` is odd, or if `conditional` is true and the data has no labels.
     """
 
     monitor = ("val/loss", "min")
@@ -352,6 +357,7 @@ class Diffusion(GenerativeModule):
         image_shape: list[int],
         num_classes: int | None = None,
         conditional: bool = False,
+        patch: PositiveInt = 1,
         width: PositiveInt = 64,
         levels: list[PositiveInt] = [1, 2, 2],  # noqa: B006  # read only
         blocks: PositiveInt = 2,
@@ -368,17 +374,20 @@ class Diffusion(GenerativeModule):
         super().__init__()
         self.save_hyperparameters()
         channels, *sides = image_shape
-        divisor = 2 ** (len(levels) - 1)
+        divisor = patch * 2 ** (len(levels) - 1)
         if any(side % divisor for side in sides):
             raise UserError(
                 f"images of {sides[0]}x{sides[1]}: sides must be multiples of {divisor} for "
-                f"{len(levels)} model.levels; resize the images or give fewer levels"
+                f"{len(levels)} model.levels and model.patch {patch}; resize the images or give "
+                "fewer levels"
             )
         if width % 2:
             raise UserError(f"model.width must be even (got {width})")
         self.classes = classes_used(num_classes, conditional)
         self.path = NoisePath(objective)
-        self.network = UNet(channels, width, levels, blocks, attention, dropout, self.classes)
+        self.network = UNet(
+            channels, patch, width, levels, blocks, attention, dropout, self.classes
+        )
         self.test_bound = MeanMetric()
         self.init_ema()
 

@@ -201,7 +201,7 @@ def test_inpainting_keeps_the_known_pixels() -> None:
 
 def test_a_new_network_predicts_zero() -> None:
     """The output layer starts at 0, as in the released code."""
-    network = UNet(3, 8, [1, 2], 1, [1], 0.1, 0)
+    network = UNet(3, 2, 8, [1, 2], 1, [1], 0.1, 0)
     assert not network(torch.randn(2, 3, 8, 8), torch.rand(2), None).any()
 
 
