@@ -119,8 +119,17 @@ def changes_of_run(checkpoint: Path, config: dict[str, Any], changeable: set[str
     return changes
 
 
+def short_class(value: Any) -> Any:
+    """Return {class name: arguments} for the configuration of a class, other values unchanged."""
+    if not isinstance(value, dict) or "class_path" not in value:
+        return value
+    return {value["class_path"].rpartition(".")[2]: value.get("init_args", {})}
+
+
 def show(value: Any) -> str:
-    """Format the value of an option in one line."""
+    """Format the value of an option in one line; classes without their modules."""
+    if isinstance(value, list):
+        value = [short_class(one) for one in value]
     return yaml.safe_dump(value, default_flow_style=True, width=10**6).splitlines()[0]
 
 

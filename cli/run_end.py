@@ -24,11 +24,13 @@ def last_figures(trainer: Trainer) -> dict[str, float]:
 
 
 def figure_lines(figures: dict[str, float], signatures: dict[str, str]) -> list[str]:
-    """Return a line for each value, with its signature."""
-    return [
+    """Return a heading, and a line for each value with its signature; nothing without values."""
+    lines = [
         f"{name} {value:.6g}  {signatures.get(name, '')}".rstrip()
         for name, value in figures.items()
     ]
+    tested = any(name.startswith("test/") for name in figures)
+    return [f"{'test' if tested else 'last validation'}:", *lines] if lines else []
 
 
 def end_lines(run: Run, trainer: Trainer, model: GenerativeModule) -> list[str]:

@@ -297,17 +297,17 @@ def test_a_mistake_is_one_line_with_its_mend(
         assert fragment in line
 
 
-def test_averaged_and_live_weights_are_scored_by_own_figures(
+def test_averaged_and_trained_weights_are_scored_by_own_figures(
     d: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`evaluate.py` scores averaged and live weights; `train.py test` scores the average."""
+    """`evaluate.py` scores averaged and trained weights; `train.py test` scores the average."""
     checkpoint = str(d / "run/checkpoints/last.ckpt")
     capsys.readouterr()
     assert evaluate.main([checkpoint]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     nll = {line["weights"]: line for line in lines if line["metric"] == "nll"}
-    assert nll["ema"]["value"] != nll["live"]["value"]
-    assert nll["ema"]["signature"].startswith("nll[unit=nats/token")
+    assert nll["averaged"]["value"] != nll["trained"]["value"]
+    assert nll["averaged"]["signature"].startswith("nll[unit=nats/token")
     config = ["--config", str(d / "run/config.yaml"), "--ckpt_path", checkpoint]
     assert train.main(["test", *config]) == 0
     assert f"test/nll {nll['ema']['value']:.6g} " in capsys.readouterr().out
@@ -315,7 +315,7 @@ def test_averaged_and_live_weights_are_scored_by_own_figures(
     assert "its own metrics on the test split; leave out --metrics" in capsys.readouterr().err
 
 
-def test_live_weights_translate_on_request(
+def test_trained_weights_translate_on_request(
     checkpoint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, text = load(checkpoint), "woman firefighter: medium skin tone"

@@ -345,7 +345,7 @@ def test_a_resumed_run_continues_without_repeating_options_or_values(
     assert len({one.run.run_id for f in files for one in records(f) if one.HasField("run")}) == 1
     for tracked in (from_wandb(files), from_tensorboard(run)):
         assert [step for step, _ in tracked.values["test/nll/last"]] == [MORE_UPDATES]
-        ((step, value),) = tracked.values["evaluate/test/fid/live/last"]
+        ((step, value),) = tracked.values["evaluate/test/fid/trained/last"]
         assert (step, value) == (MORE_UPDATES, 3.5)
         assert tracked.media["table", "evaluation"] == [MORE_UPDATES, MORE_UPDATES]
         assert [step for step, _ in tracked.values["train/loss"]] == updates
@@ -355,7 +355,7 @@ def test_a_resumed_run_continues_without_repeating_options_or_values(
     assert rows[-1].pop("time")[:2] == "20"
     assert rows[-1] == {
         **{"checkpoint": "last", "step": str(MORE_UPDATES), "value": "3.5"},
-        **{"name": "evaluate/test/fid/live/last", "signature": "fid[n=1]"},
+        **{"name": "evaluate/test/fid/trained/last", "signature": "fid[n=1]"},
         "command": "train.py again",
     }
 
@@ -416,7 +416,7 @@ def test_points_have_no_fid(gan: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def evaluated(checkpoint: Path) -> None:
     """Evaluate a checkpoint, with a given value in place of the generated images."""
-    line = {"metric": "fid", "value": 3.5, "signature": "fid[n=1]", "weights": "live"}
+    line = {"metric": "fid", "value": 3.5, "signature": "fid[n=1]", "weights": "trained"}
     options = argparse.Namespace(source=checkpoint, split="test")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "checkpoint_scores", lambda _: iter([line]))

@@ -52,7 +52,7 @@ def folder_scores(options: argparse.Namespace) -> Iterator[Line]:
 
 
 def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
-    """Yield the metrics of a system with its averaged and with its current weights.
+    """Yield the metrics of a system with its averaged and with its trained weights.
 
     Generated images are compared with real images. A system that generates no images is evaluated
     by the metrics of its `test_step`.
@@ -72,7 +72,7 @@ def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
                 for line in own_figures(model, data, options):
                     if replace:
                         line["signature"] = line["signature"].replace("]", "|unknown=replace]", 1)
-                    yield {**line, "weights": "ema" if averaged else "live"}
+                    yield {**line, "weights": "averaged" if averaged else "trained"}
         return
     if options.ranker is not None:
         options.ranker = load_ranker(data, options)
@@ -87,7 +87,7 @@ def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
                 images = generated_images(target, model, options, count)
                 lines = scores(images, target.data, options, note, target.suffix, target.paired)
                 for line in lines:
-                    yield {**line, "weights": "ema" if averaged else "live"}
+                    yield {**line, "weights": "averaged" if averaged else "trained"}
 
 
 def check_vocabulary(model: GenerativeModule, data: Any, options: argparse.Namespace) -> None:
@@ -105,5 +105,5 @@ def check_vocabulary(model: GenerativeModule, data: Any, options: argparse.Names
 
 
 def weight_choices(model: GenerativeModule) -> tuple[bool, ...]:
-    """Return (True, False) for averaged and current weights; (False,) without averaged weights."""
+    """Return (True, False) for averaged and trained weights; (False,) without averaged weights."""
     return (True, False) if model.has_averaged_weights else (False,)

@@ -25,7 +25,7 @@ class Figure(NamedTuple):
         time: Local time, such as "2026-11-27 21:30:00".
         checkpoint: File name without suffix, such as "best".
         step: Number of updates of the checkpoint.
-        name: Name, such as "test/nll/best" or "evaluate/test/fid/ema/best".
+        name: Name, such as "test/nll/best" or "evaluate/test/fid/averaged/best".
         value: Value of the metric.
         signature: Text that describes how the value was computed.
         command: Command line of the program.
