@@ -1,51 +1,56 @@
-"""Diffusion: a network that removes noise from images, applied many times to pure noise.
+"""Diffusion: a network that removes noise from images; sampling applies it many times to noise.
 
 Ho, Jain and Abbeel, "Denoising Diffusion Probabilistic Models" (DDPM), NeurIPS 2020, with the
-cosine schedule of Nichol and Dhariwal, ICML 2021. The objective "velocity" is from Lipman et al.,
-"Flow Matching for Generative Modeling", ICLR 2023, with the straight paths of Liu et al., "Flow
-Straight and Fast" (rectified flow), ICLR 2023. Guidance is from Ho and Salimans, "Classifier-Free
-Diffusion Guidance", 2021.
+cosine schedule of Nichol and Dhariwal, "Improved DDPM", ICML 2021. The objective "velocity" is from
+Lipman et al., "Flow Matching for Generative Modeling", ICLR 2023, with the straight paths of Liu et
+al., "Flow Straight and Fast" (rectified flow), ICLR 2023. Guidance is from Ho and Salimans,
+"Classifier-Free Diffusion Guidance", NeurIPS workshop 2021.
 
     x_t = alpha_t x + sigma_t e,   e ~ N(0, I),   0 <= t <= 1                                    (1)
-    noise:     alpha_t = cos(pi/2 (t + s)/(1 + s)),  sigma_t^2 = 1 - alpha_t^2,
-               L = E |F(x_t, t) - e|^2                                                           (2)
-    velocity:  alpha_t = 1 - t,  sigma_t = t,  L = E |F(x_t, t) - (e - x)|^2                     (3)
-    q(x_s | x_t, x) = N(a sigma_s^2/sigma_t^2 x_t + alpha_s b^2/sigma_t^2 x,
-                        sigma_s^2 b^2/sigma_t^2),  a = alpha_t/alpha_s,
-               b^2 = sigma_t^2 - a^2 sigma_s^2,  s < t                                           (4)
+    noise:     alpha_t = cos(pi/2 (t + .008)/1.008) / cos(pi/2 .008/1.008),
+               sigma_t^2 = 1 - alpha_t^2,  L = E |F(x_t, t) - e|^2 / D                           (2)
+    velocity:  alpha_t = 1 - t,  sigma_t = t,  L = E |F(x_t, t) - (e - x)|^2 / D                 (3)
+    q(x_s | x_t, x) = N(alpha_s (w x_t/alpha_t + (1 - w) x), sigma_s^2 (1 - w)),
+               w = (r_s/r_t)^2,  s < t                                                           (4)
     DDIM:      x_s = alpha_s x^ + sigma_s e^                                                     (5)
-    ODE:       d(x_t/alpha_t) / d r = e^,  r = sigma_t/alpha_t                                   (6)
-    guidance:  F = F(x_t, t) + g (F(x_t, t, y) - F(x_t, t))                                      (7)
-    -log p(x) <= -log p(x|x_0) + KL(q(x_T|x) | N(0, sigma_T^2))
+    ODE:       d(x_t/alpha_t) / dr_t = e^                                                        (6)
+    guidance:  F_g = F(x_t, t) + g (F(x_t, t, y) - F(x_t, t))                                    (7)
+    -log p(x) <= E[-log p(x|x_0)] + KL(q(x_T|x) || N(0, sigma_T^2))
                + T/2 E_i[(1/r_{i-1}^2 - 1/r_i^2) |x - x^|^2],  r_0 < ... < r_T                   (8)
 
-Symbols: x `image` (N, C, H, W) in [-1, 1] · e `noise` · t `t` (N,), 0 for images, 1 for noise · F
-`network` · x^, e^ `denoised`, `predicted_noise`, from the output of F · alpha, sigma `alpha`,
-`sigma` · r `ratio`, the noise level of Karras et al. · y `label` · g `guidance` · T BOUND_STEPS.
+Symbols: x `image` (N, C, H, W) in [-1, 1] · D, the number of values of an image · e `noise` · t `t`
+(N,), 0 for images, 1 for noise · F `network` · x^, e^ `denoised`, `predicted_noise`, computed from
+the output of F · alpha, sigma `alpha`, `sigma` · r = sigma/alpha `ratio` · y `label` · g
+`guidance`, 1 + w of Ho and Salimans · T `BOUND_STEPS`. In Eq. 8, i is the index of a noise level
+r_i, not a time.
 
 Both objectives estimate the same function: with Eq. 1, x^ gives e^ and the velocity. They differ in
-the weights of the noise levels. A network that minimises Eq. 2 or 3 returns a mean over all images
-that fit x_t. For large t, x^ is therefore blurred. A sample becomes sharp in the course of many
-steps, each of which decides a little (`preview` shows x^ at several t).
+the path, in the output of the network and in the weights of the noise levels. A network that
+minimises Eq. 2 or 3 returns a mean over all images that fit x_t. At high noise levels, x^ is
+therefore blurred (`preview` shows x^ at several t), and samplers remove the noise in many steps.
 
-Samplers: "ddpm" samples Eq. 4 with x^ in place of x (Ho et al., Algorithm 2). "ddim" follows Eq. 5
-without new noise (Song et al., ICLR 2021). "heun" solves Eq. 6 with Heun's method and the noise
-levels of Karras et al., NeurIPS 2022 (Algorithm 1); its error falls with the square of the number
-of steps. Eq. 8 is the bound of Kingma et al., "Variational Diffusion Models", NeurIPS 2021 (Eq. 11
-to 13), with T noise levels r_i in geometric progression. It is valid for both objectives.
+Samplers: "ddpm" samples Eq. 4 with x^ in place of x, limited to [-1, 1] as in the released code (Ho
+et al., Algorithm 2). "ddim" follows Eq. 5 without new noise (J. Song, Meng and Ermon, "Denoising
+Diffusion Implicit Models", ICLR 2021); with the objective "velocity", this is an Euler step, x_s =
+x_t + (s - t) F. "heun" solves Eq. 6 with Heun's method and the noise levels of Karras et al.,
+NeurIPS 2022 (Algorithm 1); its error falls with the square of the number of steps. Eq. 8 is the
+bound of Kingma et al., "Variational Diffusion Models", NeurIPS 2021 (Eq. 11 to 13), with T noise
+levels in geometric progression. It is valid for both objectives.
 
-Inpainting replaces the known pixels after every step by the input at that step's noise level (Song
-et al., ICLR 2021, appendix I.2). Without resampling (Lugmayr et al. 2022), the new pixels may fit
-the known ones less well.
+Inpainting replaces the known pixels after every step by the input at that step's noise level (Y.
+Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", ICLR 2021,
+appendix I.2). "heun" and "ddim" add the same noise in all steps. Without the resampling of RePaint
+(Lugmayr et al. 2022), new pixels may fit the known ones less well.
 
-| | paper (CIFAR-10) | here |
+| | paper or released code, CIFAR-10 | here |
 |---|---|---|
-| schedule of the noise objective | linear beta, 1,000 steps | cosine, continuous t |
-| network | 35.7M, width 128, levels 1, 2, 2, 2, 2 blocks, attention at 16 x 16 | options |
+| schedule of the noise | linear beta, 1,000 steps | cosine, continuous t |
+| network | width 128, factors 1, 2, 2, 2, two blocks each, attention at 16 x 16 | options |
+| initial weights | uniform, scaled by inputs and outputs | PyTorch's; last layers are 0 |
 | time embedding | sinusoids of the step, two layers | sinusoids of 1,000 t, two layers |
-| noise of a step of "ddpm" | sigma^2 = beta or the posterior's | the posterior's (Eq. 4) |
-| optimizer | Adam 2e-4, batch 128, warm-up of 5,000 updates, clipping at 1 | the same, options |
-| averaged weights | decay .9999 | option |
+| new noise of a "ddpm" step | variance beta | variance of Eq. 4 |
+| optimizer | Adam 2e-4, batch 128, warm-up of 5,000 updates, clipping at 1 | options |
+| averaged weights | decay .9999 | option; the decay rises from .1 |
 | input | pixels | option `patch`: squares of pixels as channels |
 """
 
@@ -66,59 +71,59 @@ from jsonargparse.typing import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric
 
 from common.errors import UserError
 from lightning_modules.core.conditioning import check_label, classes_used
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.seeding import seeded_normal
+from lightning_modules.optim.schedules import cosine
 from metrics.likelihood import bits_per_dim
 
-OFFSET = 0.008  # s of Eq. 2
-SMALLEST_ALPHA = 5e-5  # of Eq. 2 at t = 1, where Nichol and Dhariwal limit beta to .999
-COARSEST = 80.0  # largest ratio r at which samplers and the bound call the network
+FIRST_ANGLE = math.pi / 2 * 0.008 / 1.008  # of Eq. 2 at t = 0
+MIN_ALPHA = 5e-5  # of Eq. 2 at t = 1, where Nichol and Dhariwal limit beta to .999
+MIN_RATIO, MAX_RATIO = 0.002, 80.0  # r between which samplers and the bound evaluate the network
 RHO = 7.0  # curvature of the noise levels of "heun" (Karras et al. 2022, Eq. 5)
 BOUND_STEPS = 1000  # T of Eq. 8
 PREVIEWED = (0.2, 0.5, 0.8)  # values of t
+
+# Function of noisy images (N, C, H, W) and a time, a scalar, that returns x^ and e^
+Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class NoisePath:
     """Coefficients of Eq. 1 for one of the two objectives.
 
     Args:
-        objective: "noise" (Eq. 2) or "velocity" (Eq. 3).
-
-    Attributes:
-        finest: Smallest ratio r at which samplers and the bound call the network.
+        objective: Objective of the training: "noise" (Eq. 2) or "velocity" (Eq. 3).
     """
 
     def __init__(self, objective: Literal["noise", "velocity"]) -> None:
         self.objective = objective
-        # Half a level of an 8-bit value; at t = 0, Eq. 2 has a larger ratio.
-        self.finest = 1 / 255
-        if objective == "noise":
-            self.finest = math.tan(math.pi / 2 * OFFSET / (1 + OFFSET))
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha and sigma for times t in [0, 1], of any shape."""
         if self.objective == "velocity":
             return 1 - t, t
-        alpha = (math.pi / 2 * (t + OFFSET) / (1 + OFFSET)).cos().clamp(min=SMALLEST_ALPHA)
-        return alpha, (1 - alpha.square()).sqrt()
+        turn, scale = math.pi / 2 / 1.008 * t, math.cos(FIRST_ANGLE)
+        alpha = ((FIRST_ANGLE + turn).cos() / scale).clamp(min=MIN_ALPHA)
+        # cos^2 a - cos^2 b = sin(b - a) sin(b + a) has no difference of close numbers
+        return alpha, (turn.sin() * (2 * FIRST_ANGLE + turn).sin()).sqrt() / scale
 
     def time(self, ratio: Tensor) -> Tensor:
         """Return the times t at which sigma / alpha has the given values."""
         if self.objective == "velocity":
             return ratio / (1 + ratio)
-        return (ratio.arctan() * 2 / math.pi * (1 + OFFSET) - OFFSET).clamp(0, 1)
+        sine = (ratio.square() + math.sin(FIRST_ANGLE) ** 2).sqrt()
+        angle = torch.atan2(sine, torch.full_like(ratio, math.cos(FIRST_ANGLE)))
+        return ((angle - FIRST_ANGLE) * 1.008 * 2 / math.pi).clamp(0, 1)
 
     def posterior(self, x_t: Tensor, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of q(x_s | x_t, x) (Eq. 4), for times s < t."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.coefficients(t), self.coefficients(s)
-        a = alpha_t / alpha_s
-        variance = sigma_t.square() - (a * sigma_s).square()  # b^2
-        mean = (a * sigma_s.square() * x_t + alpha_s * variance * x) / sigma_t.square()
-        return mean, sigma_s * variance.sqrt() / sigma_t
+        weight = (sigma_s * alpha_t / (alpha_s * sigma_t)).square()  # w
+        mean = alpha_s * (weight * x_t / alpha_t + (1 - weight) * x)
+        return mean, sigma_s * (1 - weight).clamp(min=0).sqrt()
 
     def predictions(self, x_t: Tensor, t: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         """Return x^ and e^ for noisy images (N, C, H, W), times t (N,) and outputs of F."""
@@ -128,12 +133,12 @@ class NoisePath:
         return (x_t - sigma * output) / alpha, output
 
 
-def normed(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
     """Return group norm with 32 groups, or fewer if they do not divide the channels."""
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+def init_zero(layer: nn.Conv2d) -> nn.Conv2d:
     """Set a layer to 0, so that its branch adds nothing at first."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(cast(Tensor, layer.bias))
@@ -145,11 +150,11 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float) -> None:
         super().__init__()
-        self.norm1, self.norm2 = normed(inputs), normed(outputs)
+        self.norm1, self.norm2 = group_norm(inputs), group_norm(outputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.shift = nn.Linear(embedding, outputs)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.conv2 = init_zero(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -162,12 +167,14 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = normed(channels)
+        self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.output = zeroed(nn.Conv2d(channels, channels, 1))
+        self.output = init_zero(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).mT.unsqueeze(1).chunk(3, 3)  # (N, 1, HW, C)
+        # Fused kernels need contiguous channels.
+        qkv = self.qkv(self.norm(x)).flatten(2).mT.contiguous()
+        q, k, v = qkv.unsqueeze(1).chunk(3, 3)  # (N, 1, HW, C)
         mixed = F.scaled_dot_product_attention(q, k, v)[:, 0]
         return x + self.output(mixed.mT.unflatten(2, x.shape[2:]))
 
@@ -235,8 +242,10 @@ class UNet(nn.Module):
         now, stack = width, [width]  # channels of the current features, and of saved ones
 
         def stage(inputs: int, outputs: int, level: int) -> nn.ModuleList:
-            layers: list[nn.Module] = [ResidualBlock(inputs, outputs, size, dropout)]
-            return nn.ModuleList(layers + [SelfAttention(outputs)] * (level in attention))
+            layers = nn.ModuleList([ResidualBlock(inputs, outputs, size, dropout)])
+            if level in attention:
+                layers.append(SelfAttention(outputs))
+            return layers
 
         for level, factor in enumerate(levels):
             for _ in range(blocks):
@@ -260,8 +269,8 @@ class UNet(nn.Module):
                 if level and number == blocks:
                     layers.append(Upsample(now))
                 self.up.append(layers)
-        output = zeroed(nn.Conv2d(now, values, 3, padding=1))
-        self.last = nn.Sequential(normed(now), nn.SiLU(), output, nn.PixelShuffle(patch))
+        output = init_zero(nn.Conv2d(now, values, 3, padding=1))
+        self.last = nn.Sequential(group_norm(now), nn.SiLU(), output, nn.PixelShuffle(patch))
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         """Return F(x, t, y), of the shape of noisy images x (N, C, H, W).
@@ -297,20 +306,19 @@ def time_frequencies(width: int) -> Tensor:
     return (-math.log(10_000) * torch.arange(half) / max(1, half - 1)).exp()
 
 
-def gaussian_choice_nll(noisy: Tensor, ratio: float, image: Tensor) -> Tensor:
-    """Return -log p(x|x_0) (N,) in nats: p is a choice among the 256 levels of each value.
+def reconstruction_nll(noisy: Tensor, ratio: float, image: Tensor) -> Tensor:
+    """Return -log p(x|x_0) (N,) in nats, with p(x|x_0) proportional to N(x_0; x, ratio^2).
 
     Args:
         noisy: Images plus noise of standard deviation `ratio` (N, C, H, W), x_0 / alpha.
         ratio: Standard deviation of the noise.
-        image: Images (N, C, H, W) in [-1, 1], multiples of 1 / 127.5.
+        image: Images (N, C, H, W) with values k / 127.5 - 1, where k is one of 0 to 255.
     """
     levels = torch.linspace(-1, 1, 256, device=noisy.device)
     log_weights = -((noisy[..., None] - levels) / ratio).square() / 2
     chosen = ((image + 1) * 127.5).round().long()
-    return F.cross_entropy(
-        log_weights.flatten(0, -2), chosen.flatten(), reduction="none"
-    ).view(len(image), -1).sum(1)  # fmt: skip
+    nll = F.cross_entropy(log_weights.flatten(0, -2), chosen.flatten(), reduction="none")
+    return nll.view(len(image), -1).sum(1)
 
 
 class Diffusion(GenerativeModule):
@@ -332,9 +340,10 @@ class Diffusion(GenerativeModule):
         attention: Indices of the resolutions with self-attention; 0 is the first resolution.
         dropout: Dropout rate of the residual blocks.
         Objective:
-        objective: Output of the network and path from image to noise: "noise" (Eq. 2 in
+        objective: Target of the network and path from images to noise: "noise" (Eq. 2 in
             `diffusion.py`) or "velocity" (Eq. 3, flow matching).
-        label_dropout: Probability that a training sample has no label, for guidance.
+        label_dropout: Probability that the label of a training image is dropped, in conditional
+            models. Guidance needs a value above 0.
         Optimizer:
         learning_rate: Learning rate of Adam after the warm-up.
         warmup_steps: Number of updates over which the learning rate rises linearly.
@@ -342,11 +351,12 @@ class Diffusion(GenerativeModule):
             half a cosine.
         ema_decay: Decay of the moving average of the weights, with which images are generated.
         Test:
-        test_times: Number of noise levels per image that estimate the bound on the likelihood.
+        test_times: Number of noise levels per image at which the test bound is estimated.
 
     Raises:
-        UserError: If a side of the images is no multiple of `patch` times a power of 2 for the
-            levels, if `width` is odd, or if `conditional` is true and the data has no labels.
+        UserError: If a side of the images cannot be divided by `patch` and halved between levels,
+            if `width` is odd, if `levels` is empty, if `attention` names no level, or if
+            `conditional` is true and the data has no labels.
     """
 
     monitor = ("val/loss", "min")
@@ -383,17 +393,21 @@ class Diffusion(GenerativeModule):
             )
         if width % 2:
             raise UserError(f"model.width must be even (got {width})")
+        if not levels or any(level >= len(levels) for level in attention):
+            raise UserError(
+                f"model.attention must name indices of model.levels, which has {len(levels)} "
+                f"entries (got {attention})"
+            )
         self.classes = classes_used(num_classes, conditional)
         self.path = NoisePath(objective)
         self.network = UNet(
             channels, patch, width, levels, blocks, attention, dropout, self.classes
         )
-        self.test_bound = MeanMetric()
         self.init_ema()
 
     # Training
 
-    def noisy(self, image: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def add_noise(self, image: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Return x_t (Eq. 1) for images (N, C, H, W), times (N,) and noise of the images' shape."""
         alpha, sigma = (part.view(-1, 1, 1, 1) for part in self.path.coefficients(t))
         return alpha * image + sigma * noise
@@ -401,7 +415,7 @@ class Diffusion(GenerativeModule):
     def squared_error(self, batch: dict[str, Any], t: Tensor, label: Tensor | None) -> Tensor:
         """Return the mean squared error (N,) of the network's output at times t (N,)."""
         image, noise = batch["image"], torch.randn_like(batch["image"])
-        output = self.network(self.noisy(image, t, noise), t, label).float()
+        output = self.network(self.add_noise(image, t, noise), t, label).float()
         target = noise if self.path.objective == "noise" else noise - image
         return (output - target).square().mean((1, 2, 3))  # Eq. 2 or 3
 
@@ -415,7 +429,7 @@ class Diffusion(GenerativeModule):
             dropped = torch.rand(count, device=self.device) < self.hparams.label_dropout
             label = torch.where(dropped, self.classes, label)
         # Evenly spaced times with a common random offset vary less than independent ones (Kingma
-        # et al. 2021, appendix I.1).
+        # et al. 2021, appendix I.1: low-discrepancy sampler).
         spaced = torch.arange(count, device=self.device) + torch.rand((), device=self.device)
         return {"loss": self.squared_error(batch, spaced / count, label).mean()}
 
@@ -427,19 +441,13 @@ class Diffusion(GenerativeModule):
         self.log("val/loss", loss, batch_size=count, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        h, total = self.hparams, self.total_updates
+        h = self.hparams
         adam = torch.optim.Adam(self.network.parameters(), h.learning_rate, fused=True)
-
-        def rate(update: int) -> float:
-            """Return the learning rate factor: linear warm-up, then constant or half a cosine."""
-            if update < h.warmup_steps:
-                return (update + 1) / h.warmup_steps
-            if h.schedule == "constant":
-                return 1.0
-            progress = (update - h.warmup_steps) / max(1, total - h.warmup_steps)
-            return 0.5 + 0.5 * math.cos(math.pi * min(1.0, progress))
-
-        return [adam], [{"scheduler": LambdaLR(adam, rate), "interval": "step"}]
+        if h.schedule == "cosine":
+            return [adam], [cosine(adam, self.total_updates, h.warmup_steps)]
+        warmup = max(1, h.warmup_steps)
+        schedule = LambdaLR(adam, lambda update: min(1.0, (update + 1) / warmup))
+        return [adam], [{"scheduler": schedule, "interval": "step"}]
 
     # Likelihood
 
@@ -447,36 +455,41 @@ class Diffusion(GenerativeModule):
         """Return an unbiased estimate of the bound of Eq. 8 (N,), in nats per image.
 
         Args:
-            image: Images (N, C, H, W) in [-1, 1], multiples of 1 / 127.5.
+            image: Images (N, C, H, W) with values k / 127.5 - 1, where k is one of 0 to 255.
             label: Labels (N,); None if the model is not conditional.
             times: Number of noise levels at which the sum over i is estimated.
         """
-        finest = self.path.finest
-        reconstruction = torch.cat(
-            [gaussian_choice_nll(one + finest * torch.randn_like(one), finest, one)
-             for one in image.split(8)]
-        )  # fmt: skip
-        prior = (image / COARSEST).square().sum((1, 2, 3)) / 2
+        # 256 values per value of an image: 3 MB for 32 x 32 pixels
+        parts = [
+            reconstruction_nll(one + MIN_RATIO * torch.randn_like(one), MIN_RATIO, one)
+            for one in image.split(8)
+        ]
+        prior = (image / MAX_RATIO).square().sum((1, 2, 3)) / 2
         total = torch.zeros(len(image), device=self.device)
         for number in range(times):  # one i from each of `times` equal parts of 1 .. T
             part = (number + torch.rand(len(image), device=self.device)) / times
-            i = (part * BOUND_STEPS).floor() + 1
-            ratio, before = (finest * (COARSEST / finest) ** (k / BOUND_STEPS) for k in (i, i - 1))
+            i = (part * BOUND_STEPS).floor().clamp(max=BOUND_STEPS - 1) + 1
+            ratio, before = (
+                MIN_RATIO * (MAX_RATIO / MIN_RATIO) ** (k / BOUND_STEPS) for k in (i, i - 1)
+            )
             t = self.path.time(ratio)
-            x_t = self.noisy(image, t, torch.randn_like(image))
+            x_t = self.add_noise(image, t, torch.randn_like(image))
             denoised, _ = self.path.predictions(x_t, t, self.network(x_t, t, label).float())
             error = (image - denoised.clamp(-1, 1)).square().sum((1, 2, 3))
             total += (before**-2 - ratio**-2) * error
-        return reconstruction + prior + BOUND_STEPS / 2 * total / times  # Eq. 8
+        return torch.cat(parts) + prior + BOUND_STEPS / 2 * total / times  # Eq. 8
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         h, label = self.hparams, self.labels_of(batch)
-        with self.averaged_weights():
+        # bf16 would round the noise of low noise levels.
+        with self.averaged_weights(), torch.autocast(self.device.type, enabled=False):
             nats = self.bound(batch["image"], label, h.test_times)
-        self.test_bound.update(bits_per_dim(nats, math.prod(h.image_shape)))
-        self.log("test/bpd", self.test_bound, on_step=False, on_epoch=True)
+        bits = bits_per_dim(nats, math.prod(h.image_shape))
+        self.log("test/bpd", bits.mean(), batch_size=len(bits), sync_dist=True)
         given = "|given=label" if self.classes else ""
-        self.signatures["test/bpd"] = f"bpd[bound|steps={BOUND_STEPS}|times={h.test_times}{given}]"
+        self.signatures["test/bpd"] = (
+            f"bpd[bound|steps={BOUND_STEPS}|times={h.test_times}|r0={MIN_RATIO}{given}]"
+        )
 
     # Samples
 
@@ -506,11 +519,12 @@ class Diffusion(GenerativeModule):
         """Generate images from noise, or fill a region of given images.
 
         Args:
-            seeds: One seed per image; image i depends on `seeds[i]` alone.
-            sampler: Sampler: "heun" and "ddim" are deterministic for a given initial noise; "ddpm"
-                adds noise at each step. For few steps, "heun" is the most accurate.
-            steps: Number of steps. "ddpm" needs hundreds. "heun" evaluates the network twice per
-                step.
+            seeds: One seed per image. Image i depends on `seeds[i]` and on its row of `image` and
+                `mask` alone.
+            sampler: Sampling algorithm: "heun" and "ddim" are deterministic for a given initial
+                noise; "ddpm" adds noise at each step. For few steps, "heun" is the most accurate.
+            steps: Number of steps. "ddpm" needs hundreds of steps. "heun" evaluates the network
+                twice per step, except the last.
             label: Class of all images, for conditional models. With None, the class of image i is
                 `seeds[i] % classes`.
             guidance: Weight g of the guidance (Eq. 7 in `diffusion.py`), for conditional models: 0
@@ -523,16 +537,23 @@ class Diffusion(GenerativeModule):
             Images (N, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: If the model has no class `label`, or if only one of `image` and `mask` is
-                given.
+            UserError: If the model has no class `label`, if it was not trained for guidance, or if
+                only one of `image` and `mask` is given.
         """
         check_label(label, self.classes)
+        if guidance != 1 and not (self.classes and self.hparams.label_dropout):
+            raise UserError(
+                "--guidance needs a model with model.conditional true and model.label_dropout "
+                "above 0: leave it out"
+            )
         if (image is None) != (mask is None):
             raise UserError("--input and --mask belong together: give both, or none of them")
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         labels = [seed if label is None else label for seed in seeds]
         given = torch.tensor(labels, device=self.device) % self.classes if self.classes else None
         noise = self.draw(generators)
+        if image is not None and mask is not None:
+            image, mask = image.to(self.device), mask.to(self.device)
 
         def predict(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             """Return x^ and e^ for noisy images at the time t, a scalar."""
@@ -540,17 +561,19 @@ class Diffusion(GenerativeModule):
             output = self.guided(x, times, given, guidance).float()
             return self.path.predictions(x, times, output)
 
-        def keep(x: Tensor, t: Tensor) -> Tensor:
+        def replace_known(x: Tensor, t: Tensor) -> Tensor:
             """Replace the known pixels of noisy images at the time t."""
             if image is None or mask is None:
                 return x
             alpha, sigma = self.path.coefficients(t)
-            return torch.where(mask > 0, x, alpha * image + sigma * noise)
+            new = self.draw(generators) if sampler == "ddpm" else noise
+            return torch.where(mask > 0, x, alpha * image + sigma * new)
 
         if sampler == "heun":
-            x = heun(self.path, predict, keep, noise, steps)
+            x = heun(self.path, predict, replace_known, noise, steps)
         else:
-            x = self.walk(predict, keep, noise, steps, generators if sampler == "ddpm" else None)
+            new_noise = (lambda: self.draw(generators)) if sampler == "ddpm" else None
+            x = ancestral_or_ddim(self.path, predict, replace_known, noise, steps, new_noise)
         x = x if image is None or mask is None else torch.where(mask > 0, x, image)
         return x.clamp(-1, 1)
 
@@ -560,46 +583,15 @@ class Diffusion(GenerativeModule):
         rows = [torch.randn(shape, generator=generator) for generator in generators]
         return torch.stack(rows).to(self.device)
 
-    def walk(
-        self,
-        predict: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-        keep: Callable[[Tensor, Tensor], Tensor],
-        noise: Tensor,
-        steps: int,
-        generators: list[torch.Generator] | None,
-    ) -> Tensor:
-        """Return images (N, C, H, W) after equal steps of t.
-
-        Args:
-            predict: Function of noisy images and a time that returns x^ and e^.
-            keep: Function of noisy images and a time that restores known pixels.
-            noise: Initial noise (N, C, H, W).
-            steps: Number of steps.
-            generators: Random generators for new noise in each step (Eq. 4); None for DDIM (Eq. 5).
-        """
-        first, last = self.path.time(torch.tensor([COARSEST, self.path.finest], device=self.device))
-        times = torch.lerp(first, last, torch.linspace(0, 1, steps, device=self.device))
-        x = keep(self.path.coefficients(first)[1] * noise, first)
-        for t, s in itertools.pairwise(times):
-            denoised, predicted_noise = predict(x, t)
-            if generators is None:
-                alpha, sigma = self.path.coefficients(s)
-                x = alpha * denoised + sigma * predicted_noise  # Eq. 5
-            else:
-                mean, deviation = self.path.posterior(x, denoised.clamp(-1, 1), t, s)
-                x = mean + deviation * self.draw(generators)  # Eq. 4
-            x = keep(x, s)
-        return predict(x, times[-1])[0]
-
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         """Return samples, and noisy validation images with x^ for several t."""
         image, label = batch["image"], self.labels_of(batch)
-        noise = self.draw([torch.Generator().manual_seed(row) for row in range(len(image))])
+        noise = seeded_normal(list(range(len(image))), image.shape[1:], self.device)
         rows, names = [image], ["image"]
         for value in PREVIEWED:
             t = torch.full((len(image),), value, device=self.device)
-            x_t = self.noisy(image, t, noise)
+            x_t = self.add_noise(image, t, noise)
             denoised, _ = self.path.predictions(x_t, t, self.network(x_t, t, label).float())
             rows += [x_t.clamp(-1, 1), denoised.clamp(-1, 1)]
             names += [f"x_t, t = {value}", f"x^, t = {value}"]
@@ -607,10 +599,43 @@ class Diffusion(GenerativeModule):
         return {"samples": samples, "denoised": torch.stack(rows), "denoised/rows": names}
 
 
+def ancestral_or_ddim(
+    path: NoisePath,
+    predict: Predict,
+    replace_known: Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    steps: int,
+    new_noise: Callable[[], Tensor] | None,
+) -> Tensor:
+    """Return images (N, C, H, W) after equal steps of t.
+
+    Args:
+        path: Coefficients of Eq. 1.
+        predict: Function of noisy images and a time that returns x^ and e^.
+        replace_known: Function of noisy images and a time that restores known pixels.
+        noise: Initial noise (N, C, H, W).
+        steps: Number of steps.
+        new_noise: Function that samples noise for each step (Eq. 4); None for DDIM (Eq. 5).
+    """
+    first, last = path.time(torch.tensor([MAX_RATIO, MIN_RATIO], device=noise.device))
+    times = torch.lerp(first, last, torch.linspace(0, 1, steps, device=noise.device))
+    x = replace_known(path.coefficients(first)[1] * noise, first)
+    for t, s in itertools.pairwise(times):
+        denoised, predicted_noise = predict(x, t)
+        if new_noise is None:
+            alpha, sigma = path.coefficients(s)
+            x = alpha * denoised + sigma * predicted_noise  # Eq. 5
+        else:
+            mean, deviation = path.posterior(x, denoised.clamp(-1, 1), t, s)
+            x = mean + deviation * new_noise()  # Eq. 4
+        x = replace_known(x, s)
+    return predict(x, times[-1])[0]
+
+
 def heun(
     path: NoisePath,
-    predict: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-    keep: Callable[[Tensor, Tensor], Tensor],
+    predict: Predict,
+    replace_known: Callable[[Tensor, Tensor], Tensor],
     noise: Tensor,
     steps: int,
 ) -> Tensor:
@@ -619,19 +644,19 @@ def heun(
     Args:
         path: Coefficients of Eq. 1.
         predict: Function of noisy images and a time that returns x^ and e^.
-        keep: Function of noisy images and a time that restores known pixels.
+        replace_known: Function of noisy images and a time that restores known pixels.
         noise: Initial noise (N, C, H, W).
         steps: Number of steps.
     """
-    high, low = COARSEST ** (1 / RHO), path.finest ** (1 / RHO)
+    high, low = MAX_RATIO ** (1 / RHO), MIN_RATIO ** (1 / RHO)
     ratios = torch.linspace(high, low, steps, device=noise.device) ** RHO
     times = path.time(ratios)
     alphas, _ = path.coefficients(times)
-    y = keep(ratios[0] * alphas[0] * noise, times[0]) / alphas[0]  # x_t / alpha_t
+    y = replace_known(ratios[0] * alphas[0] * noise, times[0]) / alphas[0]  # x_t / alpha_t
     for k in range(steps - 1):
         slope = predict(alphas[k] * y, times[k])[1]
         change = ratios[k + 1] - ratios[k]
         guess = y + change * slope
         slope = (slope + predict(alphas[k + 1] * guess, times[k + 1])[1]) / 2
-        y = keep(alphas[k + 1] * (y + change * slope), times[k + 1]) / alphas[k + 1]
+        y = replace_known(alphas[k + 1] * (y + change * slope), times[k + 1]) / alphas[k + 1]
     return predict(alphas[-1] * y, times[-1])[0]

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from common.errors import UserError
 from lightning_modules.diffusion import (
     BOUND_STEPS,
-    COARSEST,
+    MAX_RATIO,
+    MIN_RATIO,
     Diffusion,
     NoisePath,
     UNet,
-    gaussian_choice_nll,
+    ancestral_or_ddim,
     heun,
+    reconstruction_nll,
 )
 
 Objective = Literal["noise", "velocity"]
@@ -69,7 +71,7 @@ def test_forward_process(objective: Objective) -> None:
     path = NoisePath(objective)
     alpha, sigma = path.coefficients(torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(alpha, torch.tensor([1.0, 0.0]), atol=1e-3, rtol=0)
-    torch.testing.assert_close(sigma, torch.tensor([0.0, 1.0]), atol=0.013, rtol=0)
+    torch.testing.assert_close(sigma, torch.tensor([0.0, 1.0]), atol=1e-3, rtol=0)
     t = torch.linspace(0.01, 0.98, 50, dtype=torch.float64)
     alpha, sigma = path.coefficients(t)
     torch.testing.assert_close(path.time(sigma / alpha), t)
@@ -82,7 +84,7 @@ def test_predictions_invert_the_forward_process(objective: Objective) -> None:
     model, t = tiny(objective=objective), torch.tensor([0.1, 0.6])
     image, noise = torch.rand(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
     target = noise if objective == "noise" else noise - image
-    denoised, predicted = model.path.predictions(model.noisy(image, t, noise), t, target)
+    denoised, predicted = model.path.predictions(model.add_noise(image, t, noise), t, target)
     torch.testing.assert_close(denoised, image)
     torch.testing.assert_close(predicted, noise)
 
@@ -106,8 +108,8 @@ def test_the_error_of_heun_falls_with_the_square_of_the_steps(objective: Objecti
     """For Gaussian data, the solution of Eq. 6 is known."""
     path = NoisePath(objective)
     noise = torch.randn(4, 1, 2, 2, generator=torch.Generator().manual_seed(0)).double()
-    start = COARSEST * noise
-    exact = MEAN + (start - MEAN) * DEVIATION / math.sqrt(DEVIATION**2 + COARSEST**2)
+    start = MAX_RATIO * noise
+    exact = MEAN + (start - MEAN) * DEVIATION / math.sqrt(DEVIATION**2 + MAX_RATIO**2)
 
     def predict(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         times = t.expand(len(x))
@@ -136,10 +138,10 @@ def test_samples_have_the_moments_of_the_data(
 def test_ddim_can_be_inverted(objective: Objective) -> None:
     """DDIM from an image to noise, and back, gives the image."""
     model = gaussian_model(objective, [1, 4, 4])
-    first, last = model.path.time(torch.tensor([COARSEST, model.path.finest]))
+    first, last = model.path.time(torch.tensor([MAX_RATIO, MIN_RATIO]))
     times = torch.lerp(first, last, torch.linspace(0, 1, 400))
     image = MEAN + DEVIATION * torch.randn(2, 1, 4, 4)
-    x = model.noisy(image, last.expand(2), torch.zeros_like(image))
+    x = model.add_noise(image, last.expand(2), torch.zeros_like(image))
     for t, s in zip(times.flip(0), times.flip(0)[1:]):
         output = exact_output(model.path, x, t.expand(2))
         denoised, noise = model.path.predictions(x, t.expand(2), output)
@@ -150,7 +152,7 @@ def test_ddim_can_be_inverted(objective: Objective) -> None:
         return model.path.predictions(x, t.expand(2), exact_output(model.path, x, t.expand(2)))
 
     start = x / model.path.coefficients(first)[1]
-    back = model.walk(predict, lambda x, t: x, start, 400, None)
+    back = ancestral_or_ddim(model.path, predict, lambda x, t: x, start, 400, None)
     torch.testing.assert_close(back, image, atol=0.03, rtol=0)
 
 
@@ -170,20 +172,24 @@ def test_guidance() -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_bound_is_close_to_the_entropy_of_known_data(objective: Objective) -> None:
-    """With the best network, the bound exceeds the entropy of rounded Gaussian values by little."""
+    """With the best network, the bound exceeds the entropy of rounded Gaussian values by little.
+
+    The number of steps adds about 0.05 nats. The network, which is best for values that are not
+    rounded, adds as much at noise levels below the distance of two levels.
+    """
     torch.manual_seed(0)
     model = gaussian_model(objective, [1, 8, 8])
     image = ((MEAN + DEVIATION * torch.randn(200, 1, 8, 8)) * 127.5).round().clamp(-127, 127)
     image = (image + 0.5) / 127.5  # levels of uint8 images lie at half steps around 0
     entropy = 0.5 * math.log(2 * math.pi * math.e * DEVIATION**2) + math.log(127.5)
     nats = model.bound(image, None, times=40).mean().item() / 64
-    assert -0.03 < nats - entropy < 0.1
+    assert 0 < nats - entropy < 0.15
     assert BOUND_STEPS == 1000
 
 
 def test_the_choice_among_levels_is_a_distribution() -> None:
     levels = torch.linspace(-1, 1, 256)[:, None, None, None]
-    nll = gaussian_choice_nll(torch.full((256, 1, 1, 1), 0.1234), 0.01, levels)
+    nll = reconstruction_nll(torch.full((256, 1, 1, 1), 0.1234), 0.01, levels)
     assert (-nll).exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
@@ -195,8 +201,20 @@ def test_inpainting_keeps_the_known_pixels() -> None:
         found = model.sample([0, 1], sampler=sampler, steps=3, image=image, mask=mask)  # type: ignore[arg-type]
         assert torch.equal(found[..., :4], image[..., :4])
         assert not torch.equal(found[..., 4:], image[..., 4:])
+        alone = model.sample([1], sampler=sampler, steps=3, image=image[1:], mask=mask[1:])  # type: ignore[arg-type]
+        torch.testing.assert_close(found[1:], alone, atol=1e-4, rtol=0)
     with pytest.raises(UserError, match="--input and --mask belong together"):
         model.sample([0], image=image)
+    with pytest.raises(UserError, match="--guidance needs a model"):
+        model.sample([0], guidance=2.0)
+
+
+def test_many_steps_of_ddpm_are_finite() -> None:
+    path = NoisePath("noise")
+    t = torch.linspace(1, 0.001, 100_000)
+    mean, deviation = path.posterior(torch.ones(()), torch.ones(()), t[:-1], t[1:])
+    assert mean.isfinite().all()
+    assert deviation.isfinite().all()
 
 
 def test_a_new_network_predicts_zero() -> None:
@@ -211,6 +229,7 @@ def test_a_new_network_predicts_zero() -> None:
         ({"levels": [1, 2, 2, 2, 2]}, "sides must be multiples of 16 for 5 model.levels"),
         ({"width": 7}, "model.width must be even"),
         ({"conditional": True}, "model.conditional needs labels"),
+        ({"levels": [1, 2], "attention": [2]}, "model.attention must name indices of model.levels"),
     ],
 )
 def test_mistakes(options: dict[str, Any], message: str) -> None:
