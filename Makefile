@@ -45,8 +45,8 @@ lint: setup  ## check formatting, lint rules and types
 	$(BIN)/mypy
 
 bench: setup $(if $(QUICK),,.venv-peers/.installed)  ## compare the speed with plain loops and other libraries; QUICK=1: 5 minutes
-	$(BIN)/python benchmarks/systems.py $(if $(QUICK),--pairs 3 --out runs/bench)
-	$(if $(QUICK),,.venv-peers/bin/python benchmarks/peers.py)
+	$(BIN)/python benchmarks/systems.py $(if $(QUICK),--pairs 5 --out runs/bench) $(if $(QUICK),,|| failed=1; \
+	.venv-peers/bin/python benchmarks/peers.py && test -z "$$failed")
 
 .venv-peers/.installed: requirements.txt benchmarks/peers.txt
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers

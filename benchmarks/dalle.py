@@ -17,10 +17,8 @@ width 256, 4 layers, 64 text and 64 image tokens, 2.3 s with its cache. Without 
 `DALLE.sample_tokens` recomputes both sequences for each token.
 """
 
-import csv
 import statistics
 import sys
-import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +32,7 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.in_turns import Contenders, compare, print_table  # needs the path above
+from benchmarks.in_turns import Contenders, compare, print_table, throughput
 from lightning_modules.dalle import (
     DALLE,
     image_mask,
@@ -65,31 +63,8 @@ def recipe() -> dict[str, Any]:
 
 def ours(steps: int) -> dict[str, float]:
     """Updates per second of `train.py fit`, started as by a user."""
-    import train
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder, "config.yaml")
-        config.write_text(yaml.safe_dump(recipe()), encoding="utf-8")
-        command = [
-            "fit",
-            "--config",
-            str(config),
-            "--run_dir",
-            f"{folder}/run",
-            "--trainer.max_steps",
-            str(steps + WARMUP),
-        ]
-        command += [
-            "--trainer.limit_val_batches",
-            "0",
-            "--trainer.log_every_n_steps",
-            str(LOG_EVERY),
-        ]
-        if code := train.main(command):
-            sys.exit(code)
-        with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) > WARMUP]
-    return {"steps": LOG_EVERY * len(rows) / sum(float(row["seconds"]) for row in rows)}
+    rows = throughput(recipe(), WARMUP, steps, ["--trainer.log_every_n_steps", str(LOG_EVERY)])
+    return {"steps": LOG_EVERY * len(rows) / sum(row["seconds"] for row in rows)}
 
 
 class PlainDALLE(nn.Module):

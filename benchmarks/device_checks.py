@@ -25,6 +25,9 @@ from common.files import ROOT
 
 Result = dict[str, Any]
 TOLERANCE = 2e-3  # images in [-1, 1] on two devices: 1e-3 of the range
+# Systems whose updates a graph cannot repeat; the GPT of the recipe is trained with Muon, which has
+# no option `capturable`.
+WITHOUT_GRAPHS = ("clip", "cyclegan", "dalle", "dvae", "gpt", "rnn_lm", "seq2seq", "transformer")
 GRAPH_TOLERANCE = 1e-3  # of weights in units of their standard deviation, in the median
 PREVIEW = 4  # samples of each preview
 
@@ -266,13 +269,15 @@ def check_graphs(recipe: str, settings: Settings) -> Result:
         for name, weight in before.items()
         if weight.is_floating_point() and weight.numel() > 1
     }
-    worst = max(distances, key=lambda name: distances[name])
+    worst, median = max(distances.values()), statistics.median(distances.values())
+    notes = [line for line in said.getvalue().splitlines() if "--graph_updates" in line]
+    expected = settings.device == "cpu" or recipe.split("/")[1] in WITHOUT_GRAPHS
     return {
-        "difference": {worst: distances[worst]},
-        "median_difference": statistics.median(distances.values()),
+        "difference": worst,
+        "median_difference": median,
         "differences_if_resumed": found[:5],
-        "notes": [line for line in said.getvalue().splitlines() if "--graph_updates" in line],
-        "passed": statistics.median(distances.values()) <= GRAPH_TOLERANCE and not found,
+        "notes": notes,
+        "passed": median <= GRAPH_TOLERANCE and not found and bool(notes) == expected,
     }
 
 

@@ -16,12 +16,9 @@ needs MNIST.
 """
 
 import argparse
-import csv
-import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +31,7 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.in_turns import data_of, throughput
 from datamodules.base import corpus_root
 from lightning_modules.core.adversarial import batch_norms
 from lightning_modules.core.modes import frozen
@@ -143,25 +141,9 @@ def recipe(system: str) -> dict[str, Any]:
 
 def ours(system: str, steps: int, options: Sequence[str] = ()) -> float:
     """Steps per second of `train.py fit`, started as by a user, with additional options."""
-    from cli.training import TrainCLI
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder, "config.yaml")
-        config.write_text(json.dumps(recipe(system)), encoding="utf-8")
-        limits = [
-            "--trainer.max_steps",
-            str(steps + WARMUP),
-            "--trainer.limit_val_batches",
-            "0",
-            "--trainer.log_every_n_steps",
-            "10",
-            *options,
-        ]
-        TrainCLI(["fit", "--config", str(config), "--run_dir", f"{folder}/run", *limits])
-        with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
-            return steps / sum(
-                float(row["seconds"]) for row in csv.DictReader(file) if int(row["step"]) > WARMUP
-            )
+    log = ["--trainer.log_every_n_steps", "10", *options]
+    rows = throughput(recipe(system), WARMUP, steps, log)
+    return steps / sum(row["seconds"] for row in rows)
 
 
 def networks(system: str, image_shape: list[int]) -> tuple[nn.Module, nn.Module]:
@@ -194,12 +176,7 @@ def timed(step: Callable[[], None], steps: int, device: str = "cpu") -> float:
 
 def plain(system: str, steps: int, device: str = "cpu") -> float:
     """Steps per second of an optimised hand-written loop."""
-    from cli.data import data_module
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder, "config.yaml")
-        config.write_text(json.dumps(recipe(system)), encoding="utf-8")
-        images = data_module(config).split("train").images.to(device)
+    images = data_of(recipe(system)).split("train").images.to(device)
     generator, discriminator = (
         network.to(device) for network in networks(system, list(images.shape[1:]))
     )

@@ -2,14 +2,17 @@
 
 import argparse
 import contextlib
+import csv
 import io
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +26,46 @@ def silence() -> Iterator[None]:
         yield
 
 
+def throughput(
+    config: dict[str, Any], warm_up: int, updates: int, options: Sequence[str] = ()
+) -> list[dict[str, float]]:
+    """Train with `train.py fit`, without validation and previews.
+
+    Args:
+        config: Configuration of the run.
+        warm_up: Number of updates that are not measured.
+        updates: Number of updates that are measured.
+        options: Further options of `train.py fit`.
+
+    Returns:
+        Rows of `throughput.csv` after the warm-up, one per logging interval.
+    """
+    import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.yaml")
+        path.write_text(json.dumps(config), encoding="utf-8")
+        steps = str(warm_up + updates)
+        words = ["--config", str(path), "--run_dir", f"{folder}/run", "--trainer.max_steps", steps]
+        words += ["--trainer.max_epochs", "-1", "--trainer.limit_val_batches", "0"]
+        words += ["--previews.every_n_train_steps", str(10 * (warm_up + updates)), *options]
+        if code := train.main(["fit", *words]):
+            sys.exit(code)
+        with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
+            rows = [dict(zip(row, map(float, row.values()))) for row in csv.DictReader(file)]
+    return [row for row in rows if row["step"] > warm_up]
+
+
+def data_of(config: dict[str, Any]) -> Any:
+    """Return the data module of a configuration, with its data prepared."""
+    from cli.data import data_module
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.yaml")
+        path.write_text(json.dumps(config), encoding="utf-8")
+        return data_module(path)
+
+
 def alternate(
     ours: Callable[[], float], other: Callable[[], float], pairs: int
 ) -> dict[str, float | int]:
@@ -34,8 +77,7 @@ def alternate(
         pairs: Number of measurements of each.
 
     Returns:
-        Medians "ours" and "other" of the speeds; the median "ratio" of the pairs, with the bounds
-        "low" and "high" of its 95 % bootstrap interval; the number of "pairs".
+        What `statistics_of` returns.
     """
     found: dict[str, list[float]] = {"ours": [], "other": []}
     turns = [("ours", ours), ("other", other)]
@@ -43,16 +85,26 @@ def alternate(
         for name, contender in turns[:: 1 if number % 2 else -1]:
             with silence():
                 found[name].append(contender())
-    ratios = [one / another for one, another in zip(found["ours"], found["other"])]
-    draws = np.random.default_rng(0).choice(ratios, (2000, pairs))
+    return statistics_of(found["ours"], found["other"])
+
+
+def statistics_of(ours: list[float], other: list[float]) -> dict[str, float | int]:
+    """Return statistics of pairs of speeds.
+
+    Returns:
+        Medians "ours" and "other" of the speeds; the median "ratio" of the pairs, with the bounds
+        "low" and "high" of its 95 % bootstrap interval; the number of "pairs".
+    """
+    ratios = [one / another for one, another in zip(ours, other, strict=True)]
+    draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
     low, high = np.percentile(np.median(draws, 1), [2.5, 97.5])
     return {
-        "ours": statistics.median(found["ours"]),
-        "other": statistics.median(found["other"]),
+        "ours": statistics.median(ours),
+        "other": statistics.median(other),
         "ratio": statistics.median(ratios),
         "low": float(low),
         "high": float(high),
-        "pairs": pairs,
+        "pairs": len(ratios),
     }
 
 

@@ -19,11 +19,9 @@ The data is Tiny Shakespeare if it is in DATA_ROOT, otherwise Python's help text
 downloaded.
 """
 
-import csv
 import math
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -39,7 +37,7 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.in_turns import Contenders, compare, print_table  # needs the path above
+from benchmarks.in_turns import Contenders, compare, data_of, print_table, throughput
 from datamodules.base import corpus_root
 from lightning_modules.decoding.filters import SamplingConfig
 from lightning_modules.decoding.generation import DecodableModel, generate
@@ -60,44 +58,14 @@ def recipe() -> dict[str, Any]:
 
 def corpus() -> Any:
     """Data module of the configuration."""
-    from cli.data import data_module
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "config.yaml")
-        path.write_text(yaml.safe_dump(recipe()), encoding="utf-8")
-        return data_module(path)
+    return data_of(recipe())
 
 
 def ours(steps: int, options: Sequence[str] = ()) -> dict[str, float]:
     """Seconds per step of `train.py fit`, started as by a user, with additional options."""
-    import train
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder, "config.yaml")
-        config.write_text(yaml.safe_dump(recipe()), encoding="utf-8")
-        command = [
-            "fit",
-            "--config",
-            str(config),
-            "--run_dir",
-            f"{folder}/run",
-            "--trainer.max_steps",
-            str(steps + WARMUP),
-        ]
-        command += [
-            "--trainer.limit_val_batches",
-            "0",
-            "--trainer.log_every_n_steps",
-            str(LOG_EVERY),
-            *options,
-        ]
-        if code := train.main(command):
-            sys.exit(code)
-        with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
-            seconds = sum(
-                float(row["seconds"]) for row in csv.DictReader(file) if int(row["step"]) > WARMUP
-            )
-    return {"step": seconds / steps}
+    log = ["--trainer.log_every_n_steps", str(LOG_EVERY), *options]
+    rows = throughput(recipe(), WARMUP, steps, log)
+    return {"step": sum(row["seconds"] for row in rows) / steps}
 
 
 class PlainBlock(nn.Module):

@@ -17,11 +17,9 @@ The data is Multi30k if it is in DATA_ROOT, otherwise names of emoji, with small
 is downloaded.
 """
 
-import csv
 import math
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -37,7 +35,7 @@ from torch.nn.utils.rnn import pad_sequence
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.in_turns import Contenders, compare, print_table  # needs the path above
+from benchmarks.in_turns import Contenders, compare, data_of, print_table, throughput
 from datamodules.base import corpus_root
 from lightning_modules.core.translator import BOS, EOS, PAD
 from lightning_modules.decoding.beam_search import BeamSearchConfig, BeamSearchModel, beam_search
@@ -63,43 +61,14 @@ def recipe() -> dict[str, Any]:
 
 def corpus() -> Any:
     """Data module of the configuration."""
-    from cli.data import data_module
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "config.yaml")
-        path.write_text(yaml.safe_dump(recipe()), encoding="utf-8")
-        return data_module(path)
+    return data_of(recipe())
 
 
 def ours(steps: int) -> dict[str, float]:
     """Target tokens per second of `train.py fit`, started as by a user."""
-    import train
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder, "config.yaml")
-        config.write_text(yaml.safe_dump(recipe()), encoding="utf-8")
-        command = [
-            "fit",
-            "--config",
-            str(config),
-            "--run_dir",
-            f"{folder}/run",
-            "--trainer.max_steps",
-            str(steps + WARMUP),
-        ]
-        command += [
-            "--trainer.limit_val_batches",
-            "0",
-            "--trainer.log_every_n_steps",
-            str(LOG_EVERY),
-        ]
-        if code := train.main(command):
-            sys.exit(code)
-        with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) > WARMUP]
-    seconds = [float(row["seconds"]) for row in rows]
-    tokens = sum(float(row["tokens_per_second"]) * one for row, one in zip(rows, seconds))
-    return {"tokens": tokens / sum(seconds)}
+    rows = throughput(recipe(), WARMUP, steps, ["--trainer.log_every_n_steps", str(LOG_EVERY)])
+    tokens = sum(row["tokens_per_second"] * row["seconds"] for row in rows)
+    return {"tokens": tokens / sum(row["seconds"] for row in rows)}
 
 
 class PlainTransformer(nn.Module):

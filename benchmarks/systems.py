@@ -1,179 +1,111 @@
 """Training speed of every system, compared with a plain loop of the same network: `make bench`.
 
 Both contenders train the first recipe of a system on embedded data, with the same network,
-optimizer, batches and learning rate schedule, in turns in one process:
+optimizer, batches and learning rate schedule, in turns: every half second, plain makes as many
+updates as ours has made.
 
 - ours: `train.py fit` with the default callbacks and the CSV logger;
 - plain: a loop over the same data loader, without Lightning, callbacks, seeds per batch, logging
-  and checks.
+  and checks, in its own process. As in any script, glibc returns freed memory to the system;
+  `train.py` makes it keep the memory.
 
-Neither validates. The ratio of a pair of measurements is the speed of ours divided by the speed of
-plain. The table shows the median of the ratios and a 95 % bootstrap interval of this median. The
-last column is the share of this machine's speed of matrix products that ours reaches.
+Neither validates or draws previews. Ours logs every 50 updates, as it does by default. The table
+shows the speed of ours divided by the speed of plain, both over all turns, with a 95 % bootstrap
+interval. The last column is the share of this machine's speed of matrix products that ours reaches.
 
 The results are written to docs/speed.md, docs/speed.png and docs/speed.json. The exit code is 1
 if the lower bound of a system is below 0.97.
 """
 
 import argparse
-import csv
 import json
+import math
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
-import yaml
-from torch.utils.flop_counter import FlopCounterMode
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.device_checks import Settings, class_of, first_recipes, small_options
-from benchmarks.in_turns import alternate, silence
-from cli.classes import init_parameters
-from cli.data import data_module
-from lightning_modules.core.adversarial import AdversarialModule
-from lightning_modules.core.modes import frozen
+from benchmarks.device_checks import first_recipes
+from benchmarks.in_turns import silence
+from benchmarks.plain_loop import PlainLoop
 
 TARGET = 0.97  # smallest lower bound of a ratio that is not a regression
-SECONDS = 1.0  # intended duration of one measurement
-MAX_INTERVAL = 50  # updates per logging interval; fewer if an update is long
+SECONDS = 0.5  # intended duration of a turn
+MIN_UPDATES = 100  # measured updates of each contender, which are two logging intervals
+WARM_UP = 50  # minimum number of updates before the first measurement
 
 
-class PlainLoop:
-    """Hand-written training loop of one recipe.
+class PlainTurns(Callback):
+    """Callback that lets a plain loop make as many updates as the run, in turns, and times both.
 
     Args:
         recipe: Path of the recipe.
+        interval: Number of updates per turn.
+        path: Path of the JSON file for the durations in seconds, one pair (ours, plain) each.
     """
 
-    def __init__(self, recipe: str) -> None:
-        config = yaml.safe_load((ROOT / recipe).read_text(encoding="utf-8"))
-        self.options = small_options(recipe, Settings(tiny=False))
-        nested = dict(zip(self.options[::2], map(json.loads, self.options[1::2])))
-        self.data = data_module(ROOT / recipe)
-        kind = class_of(config["model"]["class_path"])
-        arguments = dict(config["model"].get("init_args", {}))
-        arguments |= {name.removeprefix("--model."): value for name, value in nested.items()}
-        wanted = init_parameters(kind)
-        spec = {name: value for name, value in self.data.data_spec.items() if name in wanted}
-        self.clip = config.get("trainer", {}).get("gradient_clip_val")
-        self.make = lambda: kind(**self._built(wanted, arguments), **spec)
-        self.steps = config.get("trainer", {}).get("max_steps") or 10_000
-        self.state = SimpleNamespace()
+    def __init__(self, recipe: str, interval: int, path: str) -> None:
+        self.interval, self.path, self.update_periods = interval, Path(path), [interval]
+        self.recipe = recipe
+        self.pairs: list[tuple[float, float]] = []
 
-    @staticmethod
-    def _built(wanted: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments; functions that build optimizers and schedules are left out."""
-        return {
-            name: value
-            for name, value in arguments.items()
-            if not name.endswith(("_optimizer", "_schedule"))
-        }
-
-    def start(self) -> None:
-        """Create an untrained network, its optimizers and an iterator of batches."""
-        torch.manual_seed(0)
-        self.model = self.make()
-        self.model.trainer = self.trainer = SimpleNamespace(  # what systems read in training
-            global_step=0,
-            estimated_stepping_batches=self.steps,
-            world_size=1,
-            global_rank=0,
-            is_global_zero=True,
-            accumulate_grad_batches=1,
-            datamodule=self.data,
-            strategy=SimpleNamespace(
-                all_gather=lambda tensor, **options: tensor,
-                reduce=lambda tensor, **options: tensor,
-            ),
-            training=True,
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        command = [sys.executable, str(ROOT / "benchmarks/plain_loop.py"), self.recipe]
+        self.plain = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
         )
-        self.model.log_train = lambda **values: None
-        self.model.train()
-        found = self.model.configure_optimizers()
-        optimizers, schedules = found if isinstance(found, tuple) else (found, [])
-        self.optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        self.schedules = [one["scheduler"] if isinstance(one, dict) else one for one in schedules]
-        self.batches = self._batches()
+        self._turn_of_plain()  # waits until the process has started
+        self.begin = time.perf_counter()
 
-    def _batches(self) -> Iterator[dict[str, Any]]:
-        loader = self.data.loader("train", shuffle=True)
-        while True:
-            for batch in loader:
-                yield self.data.transform(batch, training=True)
+    def _turn_of_plain(self) -> float:
+        """Let the other process make updates, and return the seconds that they took."""
+        assert self.plain.stdin is not None
+        assert self.plain.stdout is not None
+        print(self.interval, file=self.plain.stdin, flush=True)
+        return float(self.plain.stdout.readline())
 
-    def update(self) -> None:
-        """Make one update."""
-        batch, model = next(self.batches), self.model
-        if isinstance(model, AdversarialModule):
-            self._adversarial(batch)
-        else:
-            loss = model.loss(batch)["loss"]
-            self.optimizers[0].zero_grad()
-            loss.backward()
-            if self.clip:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip)
-            self.optimizers[0].step()
-            model.update_ema(self.trainer.global_step + 1)
-        for schedule in self.schedules:
-            schedule.step()
-        self.trainer.global_step += 1
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *arguments: Any
+    ) -> None:
+        if trainer.global_step % self.interval == 0:
+            ours = time.perf_counter() - self.begin
+            self.pairs.append((ours, self._turn_of_plain()))
+            self.begin = time.perf_counter()
 
-    def _adversarial(self, batch: dict[str, Any]) -> None:
-        model, (generator, discriminator) = self.model, self.optimizers
-        generated = model.generate(batch)
-        detached = torch.utils._pytree.tree_map(lambda value: value.detach(), generated)
-        discriminator.zero_grad()
-        model.discriminator_loss(batch, detached)["loss"].backward()
-        discriminator.step()
-        if (self.trainer.global_step + 1) % model.n_critic == 0:
-            generator.zero_grad()
-            with frozen(model.discriminator):
-                model.generator_loss(batch, generated)["loss"].backward()
-            generator.step()
-            model.update_ema(self.trainer.global_step + 1)
-
-    def speed(self, warm_up: int, updates: int) -> float:
-        """Return updates per second after a warm-up."""
-        self.start()
-        for _ in range(warm_up):
-            self.update()
-        begin = time.perf_counter()
-        for _ in range(updates):
-            self.update()
-        return updates / (time.perf_counter() - begin)
-
-    def operations(self) -> float:
-        """Return the floating-point operations of one update, in units of 1e9."""
-        self.start()
-        self.update()  # DALL-E encodes all images first
-        with FlopCounterMode(display=False) as counter:
-            self.update()
-        return counter.get_total_flops() / 1e9
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.plain.communicate()  # ends the process
+        first = math.ceil(WARM_UP / self.interval)
+        self.path.write_text(json.dumps(self.pairs[first:]), encoding="utf-8")
 
 
-def ours(recipe: str, options: list[str], interval: int, updates: int) -> float:
-    """Return updates per second of `train.py fit` after the first logging interval."""
+def durations(recipe: str, options: list[str], interval: int, pairs: int) -> list[list[float]]:
+    """Run `train.py fit` with `PlainTurns`, and return pairs of seconds (ours, plain)."""
     from cli.training import TrainCLI
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, silence():
         words = ["fit", "--config", str(ROOT / recipe), "--run_dir", f"{folder}/run", *options]
-        words += ["--trainer.max_steps", str(interval + updates), "--trainer.max_epochs", "-1"]
-        words += ["--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", str(interval)]
-        words += ["--previews.every_n_train_steps", "1000"]  # as in a run of 10,000 updates
+        updates = interval * (pairs + math.ceil(WARM_UP / interval))
+        words += ["--trainer.max_steps", str(updates), "--trainer.max_epochs", "-1"]
+        words += ["--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", "50"]
+        words += ["--previews.every_n_train_steps", str(updates)]
+        words += ["--trainer.callbacks+=benchmarks.systems.PlainTurns"]
+        for name, value in (("recipe", recipe), ("interval", interval), ("path", f"{folder}/t")):
+            words += [f"--trainer.callbacks.{name}", str(value)]
         TrainCLI(words)
-        with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) > interval]
-    return updates / sum(float(row["seconds"]) for row in rows)
+        found: list[list[float]] = json.loads(Path(folder, "t").read_text(encoding="utf-8"))
+    return found
 
 
 def matrix_speed() -> float:
@@ -191,19 +123,41 @@ def compare(recipe: str, pairs: int) -> dict[str, Any]:
     """Measure both contenders in turns."""
     plain = PlainLoop(recipe)
     with silence():
-        pilot = plain.speed(2, 5)
+        plain.start()
+        plain.update()  # DALL-E encodes all images first
+        plain.update()
+        pilot = 5 / plain.seconds(5)
         operations = plain.operations()
-    interval = max(5, min(MAX_INTERVAL, round(pilot)))
-    updates = interval * max(1, min(10, round(SECONDS * pilot / interval)))
+    interval = max(1, round(SECONDS * pilot))
+    found = durations(
+        recipe, plain.options, interval, max(pairs, math.ceil(MIN_UPDATES / interval))
+    )
     return {
         "recipe": recipe,
         "gflop": operations,
-        "updates": updates,
-        **alternate(
-            lambda: ours(recipe, plain.options, interval, updates),
-            lambda: plain.speed(interval, updates),
-            pairs,
-        ),
+        "interval": interval,
+        **speeds(np.array(found), interval),
+    }
+
+
+def speeds(seconds: np.ndarray, updates: int) -> dict[str, float | int]:
+    """Return statistics of pairs of durations (ours, plain), (pairs, 2), of some updates each.
+
+    Returns:
+        Speeds "ours" and "other" in updates per second; the ratio of both with the bounds "low" and
+        "high" of its 95 % bootstrap interval over pairs; the number of "pairs".
+    """
+    ours, plain = seconds.sum(0)
+    chosen = np.random.default_rng(0).integers(len(seconds), size=(2000, len(seconds)))
+    totals = seconds[chosen].sum(1)
+    low, high = np.percentile(totals[:, 1] / totals[:, 0], [2.5, 97.5])
+    return {
+        "ours": len(seconds) * updates / ours,
+        "other": len(seconds) * updates / plain,
+        "ratio": plain / ours,
+        "low": float(low),
+        "high": float(high),
+        "pairs": len(seconds),
     }
 
 
@@ -215,10 +169,13 @@ def table(results: dict[str, Any]) -> str:
         "<!-- written by `make bench` -->",
         "`make bench` trains the first embedded recipe of each system, in turns with `train.py`",
         "and with a plain loop of the same network, optimizer and batches. The plain loop has no",
-        "Lightning, callbacks, logging and checks. A ratio above 1 means that `train.py` is",
+        "Lightning, callbacks, logging and checks. It runs in its own process, in which glibc",
+        "returns freed memory to the system; `train.py` makes it keep the memory. No previews",
+        "are drawn, because their number is a matter of choice. A ratio above 1 means that",
+        "`train.py` is",
         f"faster. Measured on {results['machine']}, PyTorch {results['torch']}; a product of two",
-        f"matrices reaches {results['matrix']:.0f} GFLOP/s. Each ratio is the median of",
-        f"{results['systems'][0]['pairs']} pairs of measurements.",
+        f"matrices reaches {results['matrix']:.0f} GFLOP/s. The two take turns of half a second,",
+        f"at least {min(one['pairs'] for one in results['systems'])} each.",
         "",
         "| Recipe | `train.py`, updates/s | plain | ratio (95 % interval) | of matrix speed |",
         "|---|---|---|---|---|",
@@ -282,7 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=10, help="pairs of measurements per system")
+    parser.add_argument("--pairs", type=int, default=30, help="minimum number of turns per system")
     parser.add_argument("--systems", nargs="+", help="systems to measure; all if not given")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the results")
     options = parser.parse_args()
@@ -293,6 +250,8 @@ def main() -> None:
         "matrix": matrix_speed(),
         "systems": [],
     }
+    if (before := options.out / "speed.json").exists():
+        results["peers"] = json.loads(before.read_text(encoding="utf-8")).get("peers", [])
     for recipe in first_recipes():
         if options.systems and recipe.split("/")[1] not in options.systems:
             continue

@@ -25,13 +25,10 @@ Forward and backward of the discriminators alone:
 
 import argparse
 import copy
-import csv
-import json
 import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +41,7 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.in_turns import throughput
 from lightning_modules.core.modes import frozen
 from lightning_modules.core.seeding import seed_generators
 from lightning_modules.cyclegan import CycleGAN, adam
@@ -53,42 +51,10 @@ DATA = {"class_path": "datamodules.pairs.openmoji.OpenMojiPairs", "init_args": {
 
 def ours(size: int, width: int, steps: int) -> float:
     """Seconds per step of `train.py fit`, started as by a user."""
-    from cli.training import TrainCLI
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder, "config.yaml")
-        model = {"class_path": "lightning_modules.cyclegan.CycleGAN", "init_args": {"width": width}}
-        config.write_text(json.dumps({"model": model, "data": DATA}), encoding="utf-8")
-        limits = [
-            "--trainer.max_steps",
-            str(2 * steps),
-            "--trainer.log_every_n_steps",
-            str(steps),
-            "--trainer.limit_val_batches",
-            "0",
-        ]
-        limits += ["--previews.count", "1"]  # large previews would determine the peak memory
-        TrainCLI(
-            [
-                "fit",
-                "--config",
-                str(config),
-                "--run_dir",
-                f"{folder}/run",
-                "--data.size",
-                str(size),
-                *limits,
-            ]
-        )
-        with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
-            return (
-                sum(
-                    float(row["seconds"])
-                    for row in csv.DictReader(file)
-                    if int(row["step"]) > steps
-                )
-                / steps
-            )
+    model = {"class_path": "lightning_modules.cyclegan.CycleGAN", "init_args": {"width": width}}
+    options = ["--trainer.log_every_n_steps", str(steps), "--data.size", str(size)]
+    rows = throughput({"model": model, "data": DATA}, steps, steps, options)
+    return sum(row["seconds"] for row in rows) / steps
 
 
 def plain_step(

@@ -16,7 +16,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +23,9 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+
+from benchmarks.in_turns import data_of, throughput
+
 BATCH, HIDDEN, LATENT, WARMUP = 128, 512, 16, 100
 
 
@@ -48,29 +50,9 @@ def recipe() -> dict[str, Any]:
 
 def ours(steps: int, options: Sequence[str] = ()) -> dict[str, float]:
     """Speed and loading time of `train.py fit`, started as by a user, with additional options."""
-    import csv
-
-    import yaml
-
-    from cli.training import TrainCLI
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder, "config.yaml")
-        config.write_text(yaml.safe_dump(recipe()), encoding="utf-8")
-        limits = [
-            "--trainer.max_steps",
-            str(steps + WARMUP),
-            "--trainer.limit_val_batches",
-            "0",
-            "--trainer.max_epochs",
-            "-1",
-            *options,
-        ]
-        cli = TrainCLI(["fit", "--config", str(config), "--run_dir", f"{folder}/run", *limits])
-        with open(f"{folder}/run/throughput.csv", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) > WARMUP]
-    seconds = sum(float(row["seconds"]) for row in rows)
-    loader = cli.datamodule.loader("train", shuffle=True)
+    rows = throughput(recipe(), WARMUP, steps, options)
+    seconds = sum(row["seconds"] for row in rows)
+    loader = data_of(recipe()).loader("train", shuffle=True)
     begin, batches = time.perf_counter(), 0
     for _ in loader:
         batches += 1
@@ -82,12 +64,7 @@ def ours(steps: int, options: Sequence[str] = ()) -> dict[str, float]:
 
 def training_images() -> Any:
     """Training images of the configuration, uint8 (N, C, H, W)."""
-    from cli.data import data_module
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder, "config.yaml")
-        config.write_text(json.dumps(recipe()), encoding="utf-8")
-        return data_module(config).split("train").images
+    return data_of(recipe()).split("train").images
 
 
 def plain(steps: int, device: str = "cpu") -> dict[str, float]:

@@ -59,7 +59,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             temporary.unlink(missing_ok=True)
 
 
-EPOCH_SECONDS = 10  # minimum time between two saves after epochs without validation
+EPOCH_SECONDS = 30  # minimum time between two saves after epochs without validation
 
 
 class RunCheckpoint(Checkpoint):
@@ -71,7 +71,7 @@ class RunCheckpoint(Checkpoint):
 
     All files are in the folder `checkpoints/` of the run. `last.ckpt` is saved after every
     validation, every `every_n_train_steps` updates and when training ends. After an epoch without
-    validation, it is saved if 10 seconds (`EPOCH_SECONDS`) have passed since the last save. If a
+    validation, it is saved if 30 seconds (`EPOCH_SECONDS`) have passed since the last save. If a
     validation is due at the same step, the validation runs first. Otherwise, a run that is killed
     between saving and validation would skip this validation when it is resumed.
 
@@ -168,7 +168,7 @@ class RunCheckpoint(Checkpoint):
             raise SystemExit(128 + stop)
 
     def _is_old(self, trainer: Trainer) -> bool:
-        """Return whether 10 seconds have passed since the last save, on any rank."""
+        """Return whether 30 seconds have passed since the last save, on any rank."""
         old = time.monotonic() - self._saved_time > EPOCH_SECONDS
         return trainer.strategy.reduce_boolean_decision(old, all=False)
 

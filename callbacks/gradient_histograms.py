@@ -45,7 +45,7 @@ class GradientHistograms(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: GenerativeModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        update = pl_module.current_update
+        update = trainer.global_step + 1
         if update % trainer.log_every_n_steps or not trainer.is_global_zero:  # type: ignore[attr-defined]  # set by a connector
             return
         mine = {id(one) for group in optimizer.param_groups for one in group["params"]}

@@ -31,7 +31,8 @@ class PixelScores(Callback):
         count: Number of generated images.
 
     Raises:
-        UserError: If the validation split is too small or, for "nn-error", has no labels.
+        UserError: If the system does not generate images from seeds, if the validation split is too
+            small, or if the system is not conditional (for "nn-error").
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class PixelScores(Callback):
         self.best_metric = (f"val/{score}", "max" if score == "parzen" else "min")
 
     def on_fit_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
+        if pl_module.modality != "images":
+            raise UserError("PixelScores needs a system that generates images from seeds")
         images, labels = self._real(trainer)
         if self.score == "parzen" and len(images) <= SIGMA_IMAGES:
             raise UserError(
                 f"PixelScores needs more than {SIGMA_IMAGES:,} validation images (got "
-                f"{len(images)}): leave it out, or give data with more"
+                f"{len(images)}): raise data.val_size, or remove the callback"
             )
         if self.score == "nn-error" and (labels is None or not getattr(pl_module, "classes", 0)):
             raise UserError("the score nn-error needs a conditional system and data with labels")
@@ -65,10 +68,8 @@ class PixelScores(Callback):
             for start in range(0, len(seeds), CHUNK)
         ]
         parts = pl_module.of_all_ranks(torch.cat(mine))
-        asked = torch.cat(
-            [torch.arange(rank, self.count, len(parts)) for rank in range(len(parts))]
-        )
-        generated = torch.cat(parts)
+        used = [torch.arange(rank, self.count, len(parts)) for rank in range(len(parts))]
+        seeds_of_images, generated = torch.cat(used), torch.cat(parts)
         real, labels = self._real(trainer)
         if self.score == "parzen":
             value, _, sigma = parzen(generated, real[:SIGMA_IMAGES], real[SIGMA_IMAGES:])
@@ -76,7 +77,9 @@ class PixelScores(Callback):
         else:
             classes: Any = pl_module.classes
             assert labels is not None
-            value = 100 * nearest_neighbour_error(generated, asked % classes, real, labels)
+            value = 100 * nearest_neighbour_error(
+                generated, seeds_of_images % classes, real, labels
+            )
             note = f"distance=euclidean|n_val={len(real)}"
         name, _ = self.best_metric
         pl_module.log(name, value)  # the same value on every rank

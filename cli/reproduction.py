@@ -192,7 +192,7 @@ def validation_curve(folder: Path) -> dict[str, Any]:
     """Return the value that selects `best.ckpt` in the course of a run.
 
     Returns:
-        Its "name", and at most 100 "points" of minutes of training and value. Empty if the run has
+        Its "name", and at most 101 "points" of minutes of training and value. Empty if the run has
         no such value.
     """
     name = Run(folder).read().get("best", {}).get("name")
@@ -204,7 +204,8 @@ def validation_curve(folder: Path) -> dict[str, Any]:
                 until = [time for step, time in minutes.items() if step <= int(row["step"])]
                 points.append([round(max(until, default=0.0), 2), float(row[name])])
     step = len(points) // 100 + 1
-    return {"name": name, "points": points[::step]} if points else {}
+    kept = points[: len(points) - 1 : step] + points[-1:]
+    return {"name": name, "points": kept} if points else {}
 
 
 def figures_of(runs: list[dict[str, Any]]) -> dict[str, list[float]]:

@@ -86,11 +86,17 @@ def render() -> str:
             + " | ".join("–" if cell is None else str(cell).replace("|", "\\|") for cell in cells)
             + " |\n"
         )
-    parts = [records(entries, results), HEADER, *rows, changed_figures(entries, results), *tables]
+    parts = [
+        record_table(entries, results),
+        HEADER,
+        *rows,
+        changed_figures(entries, results),
+        *tables,
+    ]
     return "".join(parts)
 
 
-def records(entries: Entries, results: Entries) -> str:
+def record_table(entries: Entries, results: Entries) -> str:
     """Return the table of published numbers and the times in which recipes reach them."""
     lines = []
     for name, entry in entries.items():
@@ -132,10 +138,11 @@ def draw(path: Path) -> None:
     panels = [panel for panel in panels if panel[1]]
     if not panels:
         return
-    rows = math.ceil(len(panels) / 3)
-    figure = Figure((10, 2.7 * rows), layout="constrained")
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure((4 * columns, 2.7 * rows), layout="constrained")
     for number, (entry, curves) in enumerate(panels, 1):
-        axis = figure.add_subplot(rows, 3, number)
+        axis = figure.add_subplot(rows, columns, number)
         for run, curve in curves.items():
             minutes, values = zip(*curve["points"])
             axis.plot(minutes, values, label="faster" if run.endswith(FAST) else "paper's recipe")

@@ -111,7 +111,8 @@ def add_run_options(parser: LightningArgumentParser) -> None:
     parser.add_argument(
         "--graph_updates",
         action="store_true",
-        help="Replay updates as CUDA graphs, where the loss allows it; one process on a GPU.",
+        help="Record each kind of update as a CUDA graph and replay it, which saves the time to "
+        "start its kernels. Needs one process on a GPU, and a loss without state in Python.",
     )
     parser.add_class_arguments(WandbOptions, "wandb")
     parser.add_argument("--tensorboard", action="store_true", help="Also log to TensorBoard.")

@@ -306,8 +306,8 @@ class GAN(AdversarialModule):
             discriminator with LeakyReLU, also for `network` "maxout". With None, "maxout" has its
             own discriminator, and the one of "mlp" has two hidden layers, whose sizes are the last
             two numbers of `hidden` in reverse order.
-        dropout: Dropout rate of the hidden layers of a discriminator with LeakyReLU. Its inputs
-            have two thirds of this rate.
+        dropout: Dropout rate of the hidden layers of the LeakyReLU discriminator; its input layer
+            has two thirds of this rate.
         instance_noise: Standard deviation of normal noise that is added to all images that the
             discriminator receives in training, which have values in [-1, 1]. Real and generated
             images then overlap, so the discriminator cannot separate them perfectly (Arjovsky and
@@ -336,8 +336,8 @@ class GAN(AdversarialModule):
 
     Raises:
         UserError: If the loss does not support the given label smoothing, gradient penalty or
-            weight clip, or if the Wasserstein loss has none of `penalty_weight`, `weight_clip` and
-            `spectral`.
+            weight clip, if `dropout` is given for the maxout discriminator, or if the Wasserstein
+            loss has none of `penalty_weight`, `weight_clip` and `spectral`.
     """
 
     def __init__(
@@ -374,6 +374,11 @@ class GAN(AdversarialModule):
         else:
             generator = PlainGenerator(image_shape, latent_dim, classes, hidden)
             discriminator_hidden = discriminator_hidden or hidden[:-3:-1]
+        if dropout and not discriminator_hidden:
+            raise UserError(
+                "model.dropout is for the LeakyReLU discriminator: give "
+                "model.discriminator_hidden, or leave it out"
+            )
         if discriminator_hidden:
             discriminator = PlainDiscriminator(image_shape, classes, discriminator_hidden, dropout)
         else:
@@ -473,7 +478,8 @@ class GAN(AdversarialModule):
         """Log the losses of D and G, without penalties, and the mean logits of D.
 
         D overfits if the mean logit of validation images (`val/d_real`) is far below the mean
-        logit of training images (`train/d_real`).
+        logit of training images (`train/d_real`). With dropout or instance noise, which act in
+        training only, the two are not comparable.
         """
         label = self.one_hot(batch)
         fake = self.discriminate(self.generate(batch), label)

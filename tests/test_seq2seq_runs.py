@@ -310,7 +310,7 @@ def test_averaged_and_trained_weights_are_scored_by_own_figures(
     assert nll["averaged"]["signature"].startswith("nll[unit=nats/token")
     config = ["--config", str(d / "run/config.yaml"), "--ckpt_path", checkpoint]
     assert train.main(["test", *config]) == 0
-    assert f"test/nll {nll['ema']['value']:.6g} " in capsys.readouterr().out
+    assert f"test/nll {nll['averaged']['value']:.6g} " in capsys.readouterr().out
     assert evaluate.main([checkpoint, "--metrics", "fid"]) == 2
     assert "its own metrics on the test split; leave out --metrics" in capsys.readouterr().err
 

@@ -165,7 +165,7 @@ def test_the_loss_of_an_own_training_step_is_checked(tmp_path: Path) -> None:
 
 
 def test_the_number_is_chosen_from_the_duration_of_an_update(tmp_path: Path) -> None:
-    """The first logging interval has steps of one update; then a step takes about 0.1 s."""
+    """The first logging interval has steps of one update; then a step takes about 0.2 s."""
     model = vae()
     assert step_ends(model, tmp_path, updates_per_step=None)[:20] == [*range(1, 21)]
     assert 1 < model._chosen <= MAX_UPDATES

@@ -219,7 +219,7 @@ class AdversarialModule(GenerativeModule):
         first = batch_idx + 1 - len(self._accumulated)
         size = min(self.accumulate, int(self.trainer.num_training_batches) - first)
         last = len(self._accumulated) == size
-        self.current_update = update = self.trainer.global_step + 1
+        self._current_update = update = self.trainer.global_step + 1
         update_generator = update % self.n_critic == 0
         self.mid_update = not last
         make = partial(self._make_update, size, last, update_generator)

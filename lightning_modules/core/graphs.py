@@ -3,198 +3,116 @@
 A GPU executes the kernels of a small network faster than Python starts them. A CUDA graph contains
 all kernels of an update, from the loss to the step of the optimizer, and one call starts them.
 
-A graph repeats its kernels on the same memory. Numbers that Python computed in the recorded update
-do not change. `UpdateGraphs` therefore runs the first update of each kind without a graph, and
-observes whether it reads or changes such values. If so, no update is replayed.
+A graph repeats its kernels on the same memory, and values that Python computed are constants in it.
+`UpdateGraphs` therefore runs the first update of each kind without a graph, and checks whether it
+reads or changes such values. If it does, all updates run without graphs.
 """
 
-import random
 import sys
-import warnings
 from collections import deque
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_modules.core.interval_means import IntervalMeans
+from lightning_modules.core.python_state import python_state
 
 if TYPE_CHECKING:
     from lightning_modules.core.module import GenerativeModule
 
 Batch = dict[str, Any]
 DEVICE = "cuda"
-RATE_TYPE = torch.float32  # of learning rates, as fused optimizers need it on a GPU
+RATE_TYPE = torch.float32  # type of learning rates that fused optimizers read from the device
 MAX_GRAPHS = 8  # each shape of a batch needs its own graph
-CHANGING = ("global_step", "current_epoch", "fit_loop", "callback_metrics")  # of the Trainer
-LIBRARIES = ("torch", "pytorch_lightning", "torchmetrics")  # values in their objects do not count
-OWN = {"_trainer", "_means", "recent_losses", "_grad_norm", "graphs"}  # attributes of base classes
 
 
-def record(update: Callable[[], None]) -> Callable[[], None]:
+def record(update: Callable[[], None], pool: Any) -> Callable[[], None]:
     """Record the kernels that `update` starts, and return a function that starts them again.
 
     The kernels do not run while they are recorded.
+
+    Args:
+        update: Function that makes an update.
+        pool: Memory pool that all graphs share, since only one of them runs at a time.
     """
     graph = torch.cuda.CUDAGraph()
-    # Threads that load data may use the GPU meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        update()
+    # An earlier autograd graph that still exists would bring kernels to another stream.
+    override = getattr(torch.autograd.graph, "set_override_stale_capture_stream", lambda on: None)
+    override(True)
+    try:
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),  # restored if recording fails
+            # Threads that load data may use the GPU meanwhile.
+            torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+        ):
+            update()
+    finally:
+        override(False)
     return graph.replay
 
 
-def make_capturable(optimizer: Optimizer) -> None:
-    """Move the learning rates and step numbers of an optimizer to the device, as graphs need it."""
-    for group in optimizer.param_groups:
-        group["capturable"] = True
-        # Learning rate schedules change a tensor in place.
-        group["lr"] = torch.tensor(
-            float(group["lr"]), dtype=RATE_TYPE, device=group["params"][0].device
-        )
-    for parameter, state in optimizer.state.items():
-        state["step"] = state["step"].to(parameter.device)
-
-
-def make_eager(checkpoint: dict[str, Any]) -> None:
-    """Undo `make_capturable` in a checkpoint, so that it is the same with and without graphs."""
-    for state in checkpoint["optimizer_states"]:
-        for group in state["param_groups"]:
-            group |= {"capturable": False, "lr": float(group["lr"])}
-    for schedule in checkpoint["lr_schedulers"]:
-        schedule["_last_lr"] = [float(rate) for rate in schedule["_last_lr"]]
-
-
-class ObservedTrainer:
-    """Trainer that notes in `read` which of its changing values are read."""
-
-    def __init__(self, trainer: Any) -> None:
-        self._trainer = trainer
-        self.read: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        if name in CHANGING:
-            self.read.append(name)
-        return getattr(self._trainer, name)
-
-
-class ObservedBatch(dict[str, Any]):
-    """Batch that notes in `reads_seed` whether its seed is read."""
-
-    reads_seed = False
-
-    def __getitem__(self, name: str) -> Any:
-        self.reads_seed |= name == "seed"
-        return super().__getitem__(name)
-
-
-def values_of(value: Any, inside: tuple[int, ...] = ()) -> Any:
-    """Return the numbers and texts in an object, and the identities of tensors and modules.
-
-    Args:
-        value: Any Python object.
-        inside: Identities of the objects that contain `value`.
-    """
-    if isinstance(value, bool | int | float | str | None):
-        return value
-    inside = *inside, id(value)
-    if isinstance(value, dict):
-        parts = value
-    elif isinstance(value, list | tuple | deque):
-        parts = dict(enumerate(value))
-    elif (
-        isinstance(value, type | torch.nn.Module)
-        or not hasattr(value, "__dict__")
-        or type(value).__module__.partition(".")[0] in LIBRARIES
-    ):
-        return id(value)
-    else:
-        parts = vars(value)
-    return [
-        (name, values_of(part, inside)) for name, part in parts.items() if id(part) not in inside
-    ]
-
-
-def attributes_of(model: torch.nn.Module) -> dict[str, Any]:
-    """Return the values of all attributes of a system and its submodules, by dotted name."""
-    return {
-        f"{prefix}.{name}".lstrip("."): values_of(value)
-        for prefix, module in model.named_modules()
-        for name, value in vars(module).items()
-        if prefix or name not in OWN
-    }
-
-
-def generator_states(device: torch.device) -> list[Any]:
-    """Return the states of the random generators that a graph does not use."""
-    _, keys, position, *_ = np.random.get_state()
-    states = [random.getstate(), np.asarray(keys).tobytes(), position]
-    return states if device.type == "cpu" else [*states, torch.get_rng_state().tolist()]
-
-
-def observe(model: "GenerativeModule", update: Callable[[Batch], None], batch: Batch) -> str | None:
-    """Run an update and return why a graph cannot repeat it; None if it can."""
-    trainer, observed = ObservedTrainer(model._trainer), ObservedBatch(batch)
-    attributes, states = attributes_of(model), generator_states(model.device)
-    model._trainer = trainer  # type: ignore[assignment]
-    waits: list[warnings.WarningMessage] = []
-    try:
-        with warnings.catch_warnings(record=True) as waits:
-            warnings.simplefilter("always")
-            if model.device.type == "cuda":
-                torch.cuda.set_sync_debug_mode("warn")
-            update(observed)
-    finally:
-        model._trainer = trainer._trainer
-        if model.device.type == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
-    if trainer.read:
-        return f"the loss reads trainer.{trainer.read[0]}"
-    if observed.reads_seed:
-        return "the loss reads the seed of the batch"
-    for name, value in attributes_of(model).items():
-        if attributes.get(name, ...) != value:
-            return f"the loss changes the attribute {name}"
-    if generator_states(model.device) != states:
-        return "the loss uses random numbers of the CPU"
-    for wait in waits:
-        if "synchroniz" in str(wait.message):
-            return f"{wait.filename}, line {wait.lineno}, waits for the device"
-    return None
+def settings_of(group: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a parameter group that are constants in a graph."""
+    return {name: value for name, value in group.items() if name not in ("params", "lr")}
 
 
 class UpdateGraph:
     """Graph of one update, for batches of one shape.
 
+    The learning rates are tensors on the device, which are set before each replay.
+
     Args:
         model: System that is trained.
         update: Function that makes an update with a batch.
         batch: Batch whose shape the graph is for.
+        pool: Memory pool of the graphs.
     """
 
     def __init__(
-        self, model: "GenerativeModule", update: Callable[[Batch], None], batch: Batch
+        self, model: "GenerativeModule", update: Callable[[Batch], None], batch: Batch, pool: Any
     ) -> None:
-        self.inputs = {
-            name: value.clone() if isinstance(value, Tensor) else value
-            for name, value in batch.items()
-        }
         self.tensors = [name for name, value in batch.items() if isinstance(value, Tensor)]
-        before = model._means, model.recent_losses
+        self.inputs = {name: value for name, value in batch.items() if name != "seed"}
+        self.inputs |= {name: batch[name].clone() for name in self.tensors}
+        self.groups = [group for one in model.trainer.optimizers for group in one.param_groups]
+        self.settings = [settings_of(group) for group in self.groups]
+        self.rates = [
+            torch.full((), group["lr"], dtype=RATE_TYPE, device=model.device)
+            for group in self.groups
+        ]
+        self.written: list[float] = [group["lr"] for group in self.groups]
         self.means = IntervalMeans()
         self.losses: deque[tuple[int, Tensor, Tensor]] = deque()
+        before = model._means, model.recent_losses
         model._means, model.recent_losses = self.means, self.losses
+        for group, rate in zip(self.groups, self.rates):
+            group |= {"lr": rate, "capturable": True}
         try:
-            self.replay = record(partial(update, self.inputs))
+            self.replay = record(partial(update, self.inputs), pool)
         finally:
             model._means, model.recent_losses = before
+            for group, number, settings in zip(self.groups, self.written, self.settings):
+                group |= {"lr": number, **settings}
+
+    def changed_setting(self) -> str | None:
+        """Return the name of an optimizer setting that differs from the recorded one."""
+        for group, settings in zip(self.groups, self.settings):
+            for name, value in settings_of(group).items():
+                if settings.get(name, ...) != value:
+                    return name
+        return None
 
     def run(self, model: "GenerativeModule", batch: Batch) -> None:
         """Make the update with another batch."""
+        for number, group in enumerate(self.groups):
+            if group["lr"] != self.written[number]:
+                self.written[number] = group["lr"]
+                self.rates[number].fill_(group["lr"])
         torch._foreach_copy_(
             [self.inputs[name] for name in self.tensors], [batch[name] for name in self.tensors]
         )
@@ -213,22 +131,29 @@ class UpdateGraphs:
     """
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove all graphs, at the end of training."""
         self.obstacle: str | None = None
         self.is_prepared = False
-        self._graphs: dict[Hashable, UpdateGraph | None] = {}  # None: observed, not yet recorded
+        self._graphs: dict[Hashable, UpdateGraph | None] = {}  # None: checked, not yet recorded
+        self._flags: list[bool] = []  # `requires_grad` and `training` when the graphs were recorded
+        self._limit_noted = False
+        self._pool: Any = None
 
     def prepare(self, model: "GenerativeModule", obstacle: str | None) -> None:
-        """Prepare the optimizers at the start of training.
+        """Check at the start of training whether updates can be replayed.
 
         Args:
             model: System that is trained.
-            obstacle: Why each step of the trainer has one update, which is never replayed.
+            obstacle: Reason for one update per step, in which case nothing is replayed; None if a
+                step may have several.
         """
         self.is_prepared = True
-        self._refuse(model, obstacle or self._find_obstacle(model))
-        if self.obstacle is None:
-            for optimizer in model.trainer.optimizers:
-                make_capturable(optimizer)
+        self._flags = flags_of(model)
+        if reason := obstacle or self._find_obstacle(model):
+            self._refuse(model, reason)
 
     def _find_obstacle(self, model: "GenerativeModule") -> str | None:
         trainer = model.trainer
@@ -241,16 +166,23 @@ class UpdateGraphs:
         if trainer.accumulate_grad_batches * getattr(model, "accumulate", 1) > 1:
             return "an update uses the gradients of several batches"
         for optimizer in trainer.optimizers:
-            if any("capturable" not in group for group in optimizer.param_groups):
-                return f"the optimizer {type(optimizer).__name__} has no argument `capturable`"
+            if not is_capturable(optimizer):
+                return f"{type(optimizer).__name__} has no option `capturable` or is not fused"
         return None
 
-    def _refuse(self, model: "GenerativeModule", obstacle: str | None) -> None:
+    def _refuse(self, model: "GenerativeModule", obstacle: str) -> None:
         self.obstacle = obstacle
-        if obstacle:
+        replayed = any(self._graphs.values())
+        self._graphs.clear()
+        if model.trainer.is_global_zero:
+            what = "updates are no longer replayed" if replayed else "no update is replayed"
+            print(f"note: --graph_updates: {what}, because {obstacle}", file=sys.stderr)
+
+    def check(self, model: "GenerativeModule") -> None:
+        """Remove the graphs if parameters were frozen or a mode has changed, once per interval."""
+        if (flags := flags_of(model)) != self._flags:
             self._graphs.clear()
-            if model.trainer.is_global_zero:
-                print(f"note: --graph_updates has no effect, because {obstacle}", file=sys.stderr)
+            self._flags = flags
 
     def run(
         self,
@@ -275,17 +207,69 @@ class UpdateGraphs:
             *(
                 (name, value.shape, value.dtype)
                 if isinstance(value, Tensor)
-                else (name, repr(value))
+                else (name, str(value))
                 for name, value in batch.items()
                 if name != "seed"
             ),
         )
         if kind not in self._graphs:
-            self._graphs[kind] = None
-            obstacle = observe(model, update, batch)
-            if len(self._graphs) > MAX_GRAPHS:
-                obstacle = f"batches have more than {MAX_GRAPHS} shapes"
-            self._refuse(model, obstacle)
+            self._first_update(model, update, batch, kind)
             return
-        graph = self._graphs[kind] = self._graphs[kind] or UpdateGraph(model, update, batch)
+        graph = self._graphs[kind]
+        if graph is None:
+            try:
+                graph = self._graphs[kind] = self._record(model, update, batch)
+            except Exception as error:  # an operation that cannot be recorded
+                for optimizer in model.trainer.optimizers:
+                    optimizer.zero_grad()
+                reason = str(error).strip().partition("\n")[0]
+                self._refuse(model, f"recording failed: {type(error).__name__}: {reason}")
+                update(batch)
+                return
+        if name := graph.changed_setting():
+            self._refuse(model, f"the optimizer's {name} changes")
+            update(batch)
+            return
         graph.run(model, batch)
+
+    def _first_update(
+        self,
+        model: "GenerativeModule",
+        update: Callable[[Batch], None],
+        batch: Batch,
+        kind: Hashable,
+    ) -> None:
+        """Make the first update of a kind and check whether a graph can repeat it."""
+        if len(self._graphs) == MAX_GRAPHS:
+            update(batch)
+            if not self._limit_noted and model.trainer.is_global_zero:
+                print(
+                    f"note: --graph_updates: batches have more than {MAX_GRAPHS} shapes; updates "
+                    "with further shapes are not replayed",
+                    file=sys.stderr,
+                )
+            self._limit_noted = True
+            return
+        self._graphs[kind] = None
+        if reason := python_state(model, update, batch):
+            self._refuse(model, reason)
+
+    def _record(
+        self, model: "GenerativeModule", update: Callable[[Batch], None], batch: Batch
+    ) -> UpdateGraph:
+        if self._pool is None and DEVICE == "cuda":
+            self._pool = torch.cuda.graph_pool_handle()
+        return UpdateGraph(model, update, batch, self._pool)
+
+
+def flags_of(model: torch.nn.Module) -> list[bool]:
+    """Return whether each parameter needs a gradient and each module is in training mode."""
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    return flags + [module.training for module in model.modules()]
+
+
+def is_capturable(optimizer: Optimizer) -> bool:
+    """Return whether a graph can contain the steps of an optimizer."""
+    return "capturable" in optimizer.defaults and all(
+        group.get("fused") for group in optimizer.param_groups
+    )

@@ -21,18 +21,25 @@ class IntervalMeans:
         """Names of the scalars added since the last call of `clear`."""
         return list(self._sums)
 
-    def add(self, name: str, value: Tensor) -> None:
-        """Add a scalar to the sum of `name`."""
-        value = value.detach().float()
-        total = self._sums.get(name)
-        self._sums[name] = value.clone() if total is None else total.to(value.device) + value
-        self._counts[name] = self._counts.get(name, 0) + 1
+    @torch.no_grad()
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Add scalars to the sums of their names."""
+        for name in values:
+            self._counts[name] = self._counts.get(name, 0) + 1
+        pairs = [(self._sums.get(name), value) for name, value in values.items()]
+        if all(total is not None and total.device == value.device for total, value in pairs):
+            torch._foreach_add_([self._sums[name] for name in values], list(values.values()))
+            return
+        for name, value in values.items():
+            total = self._sums.get(name)
+            value = value.detach().float()
+            self._sums[name] = value.clone() if total is None else total.to(value.device) + value
 
     def include(self, other: "IntervalMeans") -> None:
         """Add the sums and counts of other means."""
-        for name, value in other._sums.items():
-            self.add(name, value)
-            self._counts[name] += other._counts[name] - 1
+        self.add(other._sums)
+        for name, count in other._counts.items():
+            self._counts[name] += count - 1
 
     def stacked(self, device: torch.device) -> Tensor:
         """Return sums and counts as one tensor (2, number of names)."""

@@ -176,7 +176,7 @@ class GenerativeModule(UpdatingModule):
 
     def record_loss(self, loss: Tensor, batch: dict[str, Any]) -> None:
         """Keep a loss for `NonFiniteGuard`, which checks the losses of several updates at once."""
-        self.recent_losses.append((self.current_update, loss.detach(), batch["index"]))
+        self.recent_losses.append((self._current_update, loss.detach(), batch["index"]))
 
     # Randomness
 
@@ -227,8 +227,8 @@ class GenerativeModule(UpdatingModule):
         """Add values to the means that are logged as `train/<name>` once per logging interval."""
         for name, value in values.items():
             if not isinstance(value, Tensor):
-                value = torch.full((), value, device=self.device)
-            self._means.add(name, value)
+                values[name] = torch.full((), value, device=self.device)
+        self._means.add(values)  # type: ignore[arg-type]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Record the gradient norm before clipping; write the means if a logging interval ends."""
@@ -278,10 +278,10 @@ class GenerativeModule(UpdatingModule):
         sums, counts = self._means_of_ranks()
         means = dict(zip(self._means.names, (sums / counts).tolist(), strict=True))
         self._means.clear()
-        row = {f"train/{name}": float(value) for name, value in {**means, **extra}.items()}
+        row = {f"train/{name}": value for name, value in {**means, **extra}.items()}
         row[f"train/{self.throughput_unit}_seen"] = self.seen_by_all()
         for logger in self.loggers:
-            logger.log_metrics(row, step=self.current_update)
+            logger.log_metrics(row, step=self._current_update)
         self._choose_updates_per_step()
         self.trainer.callback_metrics.update(
             {name: torch.tensor(value) for name, value in row.items()}
@@ -310,7 +310,6 @@ class GenerativeModule(UpdatingModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
         checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
         means = self._means_of_ranks()
         if self.tokenizer is not None:

@@ -20,15 +20,17 @@ from itertools import chain
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, LightningDataModule
 from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.core.hooks import DataHooks
+from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from lightning_modules.core.ema import AveragingModule
-from lightning_modules.core.graphs import UpdateGraphs, make_eager
+from lightning_modules.core.graphs import UpdateGraphs
 
-STEP_SECONDS = 0.1  # intended duration of a step
+STEP_SECONDS = 0.2  # intended duration of a step
 MAX_UPDATES = 64  # maximum number of updates that is chosen automatically
 
 # Methods that only the first update of a step calls. A system or callback that overrides one of
@@ -42,6 +44,14 @@ HOOKS = (
     "on_before_optimizer_step",
 )
 METHODS = (*HOOKS, "training_step", "backward", "optimizer_step", "optimizer_zero_grad")
+
+# Hooks that Lightning calls to move a batch; data modules override the last one.
+TRANSFERS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+def overrides(instance: object, base: type, name: str) -> bool:
+    """Return whether the class of an instance overrides a method of a base class."""
+    return getattr(type(instance), name) is not getattr(base, name)
 
 
 def hook_of_every_update(callback: Callback) -> str | None:
@@ -65,17 +75,16 @@ class UpdatingModule(AveragingModule):
 
     Attributes:
         updates_per_step: Maximum number of updates per step. None chooses it from the duration of
-            the last updates, such that a step takes about 0.1 s.
+            the last updates, such that a step takes about 0.2 s.
         mid_update: True between the batches of one update, when no checkpoint can be written.
         is_further: Whether the current update is not the first one of its step.
-        current_update: Number of the update that is being made; the first is 1.
         graphs: Graphs that replay updates (`--graph_updates`); None if all updates run eagerly.
         waiting_seconds: Total time in which this process has waited for batches within steps.
     """
 
     updates_per_step: int | None = None
     mid_update = False
-    current_update = 1
+    _current_update = 1  # number of the update that is being made; the first is 1
     graphs: UpdateGraphs | None = None
 
     def __init__(self) -> None:
@@ -85,12 +94,11 @@ class UpdatingModule(AveragingModule):
         self._checked: list[Callback] | None = None  # callbacks for which `_inspect` was called
         self._obstacle: str | None = None  # why each step has one update
         self._periods: list[int] = []  # steps end at multiples of these numbers of updates
+        self._skips_transfer = False  # whether batches stay where they are, on the CPU
         self.is_further = False
         self._began = 0.0  # time at which this step began
-        self._updates, self._seconds = (
-            0,
-            0.0,
-        )  # number and duration of updates since the last choice
+        self._updates = 0  # number of updates since the last choice
+        self._seconds = 0.0  # their duration
 
     # Number of updates per step
 
@@ -100,6 +108,14 @@ class UpdatingModule(AveragingModule):
         self._obstacle = self._find_obstacle()
         periods = [getattr(callback, "update_periods", []) for callback in callbacks]
         self._periods = [self.trainer.log_every_n_steps, *chain(*periods)]  # type: ignore[attr-defined]
+        data = getattr(self.trainer, "datamodule", None)
+        self._skips_transfer = (
+            self.device.type == "cpu"
+            and isinstance(data, LightningDataModule)
+            and not any(overrides(self, DataHooks, name) for name in TRANSFERS)
+            and not any(overrides(data, DataHooks, name) for name in TRANSFERS[:-1])
+            and type(self.trainer.precision_plugin) in (Precision, MixedPrecision)
+        )
         if self._obstacle and (self.updates_per_step or 1) > 1:
             self._report_obstacle()
 
@@ -164,24 +180,29 @@ class UpdatingModule(AveragingModule):
 
     def ends_interval(self) -> bool:
         """Return whether a row is logged after the current update."""
-        return self.current_update % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        return self._current_update % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         if not self.is_further:
             self._began = time.perf_counter()
-            self.current_update = self.trainer.global_step + 1
+            self._current_update = self.trainer.global_step + 1
         if self.graphs is not None and not self.graphs.is_prepared:
             self._inspect()
             self.graphs.prepare(self, self._obstacle)  # type: ignore[arg-type]
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_fit_end(self) -> None:
         if self.graphs is not None:
-            make_eager(checkpoint)
+            self.graphs.clear()
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
         """Make the first update of a step as Lightning does, then the further ones."""
-        super().optimizer_step(*args, **kwargs)
-        self.update_ema(self.current_update)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.update_ema(self._current_update)
+        if self.graphs is not None and optimizer_closure._result is not None:
+            # Lightning keeps the loss, whose autograd graph belongs to another stream.
+            optimizer_closure._result.closure_loss = None
         loop = self.trainer.fit_loop.epoch_loop
         count = loop.automatic_optimization.optim_progress.optimizer.step.total
         for batch, index in self.further_batches():
@@ -196,11 +217,11 @@ class UpdatingModule(AveragingModule):
         self, optimizer: torch.optim.Optimizer, batch: dict[str, Any], batch_idx: int
     ) -> None:
         """Do what Lightning's automatic optimization does with a batch, without hooks."""
-        self.current_update = self.trainer.global_step + 1
+        self._current_update = self.trainer.global_step + 1
         accumulates = self.trainer.fit_loop._should_accumulate()
         self.run_update(partial(self._make_update, optimizer, batch_idx, accumulates), batch)
         if not accumulates:
-            self.update_ema(self.current_update)
+            self.update_ema(self._current_update)
 
     def _make_update(
         self,
@@ -234,12 +255,15 @@ class UpdatingModule(AveragingModule):
         """Call `make(batch)`, or replay its graph (`UpdateGraphs.run`).
 
         The first update of a step has Lightning's hooks, and the last one of a logging interval
-        computes the norm of the gradient. Both are not replayed.
+        computes the norm of the gradient. Neither is replayed.
         """
-        if self.graphs is None or not self.is_further or self.ends_interval():
+        ends = self.ends_interval()
+        if self.graphs is None or not self.is_further or ends:
             make(batch)
         else:
             self.graphs.run(self, make, batch, variant)  # type: ignore[arg-type]
+        if self.graphs is not None and ends:
+            self.graphs.check(self)  # type: ignore[arg-type]
 
     def run_backward(self, loss: Tensor, *, synchronise: bool) -> None:
         """Run a backward pass of manual optimization, with all hooks only in the first update.
@@ -303,9 +327,12 @@ class UpdatingModule(AveragingModule):
         batch, _, _ = next(fetcher)  # type: ignore[arg-type]
         self.waiting_seconds += time.perf_counter() - begin
         progress.is_last_batch = fetcher.done  # type: ignore[union-attr]
-        batch = trainer.precision_plugin.convert_input(batch)
-        batch = self._on_before_batch_transfer(batch, dataloader_idx=0)
-        batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+        if self._skips_transfer:
+            batch = trainer.datamodule.on_after_batch_transfer(batch, 0)  # type: ignore[attr-defined]
+        else:
+            batch = trainer.precision_plugin.convert_input(batch)
+            batch = self._on_before_batch_transfer(batch, dataloader_idx=0)
+            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
         progress.increment_ready()
         index = loop.batch_idx
         self.on_train_batch_start(batch, index)
