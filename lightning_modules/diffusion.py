@@ -21,13 +21,14 @@ al., "Flow Straight and Fast" (rectified flow), ICLR 2023. Guidance is from Ho a
 Symbols: x `image` (N, C, H, W) in [-1, 1] · D, the number of values of an image · e `noise` · t `t`
 (N,), 0 for images, 1 for noise · F `network` · x^, e^ `denoised`, `predicted_noise`, computed from
 the output of F · alpha, sigma `alpha`, `sigma` · r = sigma/alpha `ratio` · y `label` · g
-`guidance`, 1 + w of Ho and Salimans · T `BOUND_STEPS`. In Eq. 8, i is the index of a noise level
-r_i, not a time.
+`guidance`, 1 + w of Ho and Salimans · T `BOUND_STEPS`. In Eq. 8, indices number the noise levels:
+x_i is x_t at the ratio r_i, and x^ is limited to [-1, 1].
 
-Both objectives estimate the same function: with Eq. 1, x^ gives e^ and the velocity. They differ in
-the path, in the output of the network and in the weights of the noise levels. A network that
-minimises Eq. 2 or 3 returns a mean over all images that fit x_t. At high noise levels, x^ is
-therefore blurred (`preview` shows x^ at several t), and samplers remove the noise in many steps.
+Both objectives estimate the same function: the mean E[x | x_t/alpha_t] at the noise level r_t. If F
+minimises Eq. 2 or 3, x^ is this mean over all images that fit x_t, and e^ = (x_t - alpha_t
+x^)/sigma_t. The objectives differ in the path, in the output of the network and in the weights of
+the noise levels. At high noise levels, x^ is blurred (`preview` shows x^ at several t). Samplers
+therefore remove the noise in many steps.
 
 Samplers: "ddpm" samples Eq. 4 with x^ in place of x, limited to [-1, 1] as in the released code (Ho
 et al., Algorithm 2). "ddim" follows Eq. 5 without new noise (J. Song, Meng and Ermon, "Denoising
@@ -52,6 +53,8 @@ appendix I.2). "heun" and "ddim" add the same noise in all steps. Without the re
 | optimizer | Adam 2e-4, batch 128, warm-up of 5,000 updates, clipping at 1 | options |
 | averaged weights | decay .9999 | option; the decay rises from .1 |
 | input | pixels | option `patch`: squares of pixels as channels |
+| time of "velocity" (Lipman et al.) | 0 for noise; target x - e | 0 for images; target e - x |
+| first and last time of a sampler | 1 and 0 | those of r = 80 and r = .002 |
 """
 
 import itertools
@@ -70,7 +73,6 @@ from jsonargparse.typing import (
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 
 from common.errors import UserError
 from lightning_modules.core.conditioning import check_label, classes_used
@@ -87,8 +89,11 @@ RHO = 7.0  # curvature of the noise levels of "heun" (Karras et al. 2022, Eq. 5)
 BOUND_STEPS = 1000  # T of Eq. 8
 PREVIEWED = (0.2, 0.5, 0.8)  # values of t
 
-# Function of noisy images (N, C, H, W) and a time, a scalar, that returns x^ and e^
+# Functions of noisy images (N, C, H, W) and a time, a scalar: the first returns x^ and e^, the
+# second the images with known pixels restored. The third returns new noise.
 Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Restore = Callable[[Tensor, Tensor], Tensor]
+Draw = Callable[[], Tensor]
 
 
 class NoisePath:
@@ -126,7 +131,7 @@ class NoisePath:
         return mean, sigma_s * (1 - weight).clamp(min=0).sqrt()
 
     def predictions(self, x_t: Tensor, t: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x^ and e^ for noisy images (N, C, H, W), times t (N,) and outputs of F."""
+        """Return x^ and e^ for noisy images (N, C, H, W), times t (N,) or () and outputs of F."""
         alpha, sigma = (part.view(-1, 1, 1, 1) for part in self.coefficients(t))
         if self.objective == "velocity":
             return x_t - sigma * output, x_t + alpha * output
@@ -139,7 +144,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def init_zero(layer: nn.Conv2d) -> nn.Conv2d:
-    """Set a layer to 0, so that its branch adds nothing at first."""
+    """Set a layer to 0, so that its output is 0 at first."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(cast(Tensor, layer.bias))
     return layer
@@ -152,7 +157,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = group_norm(inputs), group_norm(outputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.shift = nn.Linear(embedding, outputs)
+        self.shift = nn.Sequential(nn.SiLU(), nn.Linear(embedding, outputs))
         self.dropout = nn.Dropout(dropout)
         self.conv2 = init_zero(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
@@ -171,7 +176,7 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.output = init_zero(nn.Conv2d(channels, channels, 1))
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         # Fused kernels need contiguous channels.
         qkv = self.qkv(self.norm(x)).flatten(2).mT.contiguous()
         q, k, v = qkv.unsqueeze(1).chunk(3, 3)  # (N, 1, HW, C)
@@ -179,31 +184,21 @@ class SelfAttention(nn.Module):
         return x + self.output(mixed.mT.unflatten(2, x.shape[2:]))
 
 
-class Downsample(nn.Conv2d):
-    """Strided convolution that halves the sides."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 3, 2, 1)
+class Stage(nn.Sequential):
+    """Layers in sequence, of which the residual blocks also receive the embedding."""
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return super().forward(x)
-
-
-class Upsample(nn.Conv2d):
-    """Nearest-neighbour interpolation to twice the sides, then a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return super().forward(F.interpolate(x, scale_factor=2.0))
+        for layer in self:
+            x = layer(x, embedding) if isinstance(layer, ResidualBlock) else layer(x)
+        return x
 
 
 class UNet(nn.Module):
     """U-Net of Ho et al. 2020, appendix B.
 
-    Each level of the way down has residual blocks and halves the sides at its end; the way up
-    mirrors it. Every block of the way up also receives the output of one block of the way down.
+    Each resolution of the encoder has residual blocks; all but the last end with a convolution that
+    halves the sides. The decoder mirrors the encoder. Each block of the decoder also receives the
+    output of one layer of the encoder.
 
     Args:
         channels: Number of channels of an image.
@@ -231,21 +226,18 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         size = 4 * width
-        self.register_buffer("frequencies", time_frequencies(width), persistent=False)
+        powers = torch.arange(width // 2) / max(1, width // 2 - 1)  # 0 to 1
+        self.register_buffer("frequencies", 10_000**-powers, persistent=False)
         self.time = nn.Sequential(nn.Linear(width, size), nn.SiLU(), nn.Linear(size, size))
-        self.label: nn.Embedding | None = None
-        if classes:
-            self.label = nn.Embedding(classes + 1, size)
+        self.label = nn.Embedding(classes + 1, size) if classes else None
         values = channels * patch**2
         self.first = nn.Sequential(nn.PixelUnshuffle(patch), nn.Conv2d(values, width, 3, padding=1))
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         now, stack = width, [width]  # channels of the current features, and of saved ones
 
-        def stage(inputs: int, outputs: int, level: int) -> nn.ModuleList:
-            layers = nn.ModuleList([ResidualBlock(inputs, outputs, size, dropout)])
-            if level in attention:
-                layers.append(SelfAttention(outputs))
-            return layers
+        def stage(inputs: int, outputs: int, level: int) -> Stage:
+            layers = Stage(ResidualBlock(inputs, outputs, size, dropout))
+            return layers.append(SelfAttention(outputs)) if level in attention else layers
 
         for level, factor in enumerate(levels):
             for _ in range(blocks):
@@ -253,21 +245,17 @@ class UNet(nn.Module):
                 now = factor * width
                 stack.append(now)
             if level + 1 < len(levels):
-                self.down.append(nn.ModuleList([Downsample(now)]))
+                self.down.append(Stage(nn.Conv2d(now, now, 3, 2, 1)))
                 stack.append(now)
-        self.middle = nn.ModuleList(
-            [
-                ResidualBlock(now, now, size, dropout),
-                SelfAttention(now),
-                ResidualBlock(now, now, size, dropout),
-            ]
-        )
+        first, last = (ResidualBlock(now, now, size, dropout) for _ in range(2))
+        self.middle = Stage(first, SelfAttention(now), last)
         for level, factor in reversed(list(enumerate(levels))):
             for number in range(blocks + 1):
                 layers = stage(now + stack.pop(), factor * width, level)
                 now = factor * width
                 if level and number == blocks:
-                    layers.append(Upsample(now))
+                    layers.append(nn.Upsample(scale_factor=2.0))
+                    layers.append(nn.Conv2d(now, now, 3, padding=1))
                 self.up.append(layers)
         output = init_zero(nn.Conv2d(now, values, 3, padding=1))
         self.last = nn.Sequential(group_norm(now), nn.SiLU(), output, nn.PixelShuffle(patch))
@@ -284,35 +272,24 @@ class UNet(nn.Module):
         embedding = self.time(torch.cat([angles.sin(), angles.cos()], 1))
         if self.label is not None:
             embedding = embedding + self.label(label)
-        embedding = F.silu(embedding)
         x = self.first(x)
         saved = [x]
         for stage in self.down:
-            for layer in cast(nn.ModuleList, stage):
-                x = layer(x, embedding)
+            x = stage(x, embedding)
             saved.append(x)
-        for layer in self.middle:
-            x = layer(x, embedding)
+        x = self.middle(x, embedding)
         for stage in self.up:
-            x = torch.cat([x, saved.pop()], 1)
-            for layer in cast(nn.ModuleList, stage):
-                x = layer(x, embedding)
+            x = stage(torch.cat([x, saved.pop()], 1), embedding)
         return self.last(x)
 
 
-def time_frequencies(width: int) -> Tensor:
-    """Return the width / 2 frequencies of the sinusoids of time, from 1 down to 1 / 10,000."""
-    half = width // 2
-    return (-math.log(10_000) * torch.arange(half) / max(1, half - 1)).exp()
-
-
-def reconstruction_nll(noisy: Tensor, ratio: float, image: Tensor) -> Tensor:
-    """Return -log p(x|x_0) (N,) in nats, with p(x|x_0) proportional to N(x_0; x, ratio^2).
+def reconstruction_nll(noisy: Tensor, image: Tensor, ratio: float = MIN_RATIO) -> Tensor:
+    """Return -log p(x|x_0) (N,) in nats, with p(x|x_0) proportional to N(x_0/alpha_0; x, ratio^2).
 
     Args:
         noisy: Images plus noise of standard deviation `ratio` (N, C, H, W), x_0 / alpha.
-        ratio: Standard deviation of the noise.
         image: Images (N, C, H, W) with values k / 127.5 - 1, where k is one of 0 to 255.
+        ratio: Standard deviation of the noise.
     """
     levels = torch.linspace(-1, 1, 256, device=noisy.device)
     log_weights = -((noisy[..., None] - levels) / ratio).square() / 2
@@ -331,8 +308,9 @@ class Diffusion(GenerativeModule):
         Network:
         conditional: Whether to condition the model on the class labels y of the data: p(x|y)
             instead of p(x).
-        patch: Side of the square of pixels that become the channels of one position. With 2, the
-            network works at half the resolution and takes a quarter of the time.
+        patch: Side in pixels of the squares whose pixels become channels (`PixelUnshuffle`); 1 for
+            none. With 2, the network works at half the resolution and takes about a quarter of the
+            time.
         width: Number of channels at the first resolution; must be even.
         levels: Factors of `width`, one per resolution. Each resolution has half the side of the
             previous one.
@@ -345,18 +323,19 @@ class Diffusion(GenerativeModule):
         label_dropout: Probability that the label of a training image is dropped, in conditional
             models. Guidance needs a value above 0.
         Optimizer:
-        learning_rate: Learning rate of Adam after the warm-up.
+        learning_rate: Peak learning rate of Adam.
         warmup_steps: Number of updates over which the learning rate rises linearly.
-        schedule: Learning rate after the warm-up: "constant" or "cosine", which decays to 0 along
-            half a cosine.
-        ema_decay: Decay of the moving average of the weights, with which images are generated.
+        last_rate: Learning rate at the last update, as a fraction of the peak; the decay follows
+            half a cosine. 1 keeps the learning rate constant after the warm-up.
+        ema_decay: Decay of the moving average of the weights, used in evaluation and sampling. The
+            decay is smaller in the first updates.
         Test:
         test_times: Number of noise levels per image at which the test bound is estimated.
 
     Raises:
         UserError: If a side of the images cannot be divided by `patch` and halved between levels,
-            if `width` is odd, if `levels` is empty, if `attention` names no level, or if
-            `conditional` is true and the data has no labels.
+            if `width` is odd, if `levels` is empty, if `attention` has an index outside `levels`,
+            or if `conditional` is true and the data has no labels.
     """
 
     monitor = ("val/loss", "min")
@@ -377,7 +356,7 @@ class Diffusion(GenerativeModule):
         label_dropout: ClosedUnitInterval = 0.1,
         learning_rate: PositiveFloat = 2e-4,
         warmup_steps: NonNegativeInt = 500,
-        schedule: Literal["constant", "cosine"] = "constant",
+        last_rate: ClosedUnitInterval = 1.0,
         ema_decay: OpenUnitInterval = 0.999,
         test_times: PositiveInt = 20,
     ) -> None:
@@ -395,8 +374,8 @@ class Diffusion(GenerativeModule):
             raise UserError(f"model.width must be even (got {width})")
         if not levels or any(level >= len(levels) for level in attention):
             raise UserError(
-                f"model.attention must name indices of model.levels, which has {len(levels)} "
-                f"entries (got {attention})"
+                "model.levels must have entries, and model.attention must be indices of them "
+                f"(got {levels} and {attention})"
             )
         self.classes = classes_used(num_classes, conditional)
         self.path = NoisePath(objective)
@@ -428,8 +407,8 @@ class Diffusion(GenerativeModule):
         if label is not None:
             dropped = torch.rand(count, device=self.device) < self.hparams.label_dropout
             label = torch.where(dropped, self.classes, label)
-        # Evenly spaced times with a common random offset vary less than independent ones (Kingma
-        # et al. 2021, appendix I.1: low-discrepancy sampler).
+        # The loss varies less with evenly spaced times and a common random offset than with
+        # independent times (Kingma et al. 2021, appendix I.1: low-discrepancy sampler).
         spaced = torch.arange(count, device=self.device) + torch.rand((), device=self.device)
         return {"loss": self.squared_error(batch, spaced / count, label).mean()}
 
@@ -443,11 +422,8 @@ class Diffusion(GenerativeModule):
     def configure_optimizers(self) -> Any:
         h = self.hparams
         adam = torch.optim.Adam(self.network.parameters(), h.learning_rate, fused=True)
-        if h.schedule == "cosine":
-            return [adam], [cosine(adam, self.total_updates, h.warmup_steps)]
-        warmup = max(1, h.warmup_steps)
-        schedule = LambdaLR(adam, lambda update: min(1.0, (update + 1) / warmup))
-        return [adam], [{"scheduler": schedule, "interval": "step"}]
+        total = self.total_updates if h.last_rate < 1 else 0  # a constant rate needs no length
+        return [adam], [cosine(adam, total, h.warmup_steps, h.last_rate)]
 
     # Likelihood
 
@@ -459,19 +435,16 @@ class Diffusion(GenerativeModule):
             label: Labels (N,); None if the model is not conditional.
             times: Number of noise levels at which the sum over i is estimated.
         """
-        # 256 values per value of an image: 3 MB for 32 x 32 pixels
-        parts = [
-            reconstruction_nll(one + MIN_RATIO * torch.randn_like(one), MIN_RATIO, one)
-            for one in image.split(8)
-        ]
+        # 256 logits per pixel value: 3 MB per colour image of 32 x 32, so 8 images at a time
+        noisy = image + MIN_RATIO * torch.randn_like(image)
+        parts = [*map(reconstruction_nll, noisy.split(8), image.split(8))]
         prior = (image / MAX_RATIO).square().sum((1, 2, 3)) / 2
         total = torch.zeros(len(image), device=self.device)
+        factor = (MAX_RATIO / MIN_RATIO) ** (1 / BOUND_STEPS)
         for number in range(times):  # one i from each of `times` equal parts of 1 .. T
             part = (number + torch.rand(len(image), device=self.device)) / times
             i = (part * BOUND_STEPS).floor().clamp(max=BOUND_STEPS - 1) + 1
-            ratio, before = (
-                MIN_RATIO * (MAX_RATIO / MIN_RATIO) ** (k / BOUND_STEPS) for k in (i, i - 1)
-            )
+            ratio, before = MIN_RATIO * factor**i, MIN_RATIO * factor ** (i - 1)
             t = self.path.time(ratio)
             x_t = self.add_noise(image, t, torch.randn_like(image))
             denoised, _ = self.path.predictions(x_t, t, self.network(x_t, t, label).float())
@@ -487,9 +460,7 @@ class Diffusion(GenerativeModule):
         bits = bits_per_dim(nats, math.prod(h.image_shape))
         self.log("test/bpd", bits.mean(), batch_size=len(bits), sync_dist=True)
         given = "|given=label" if self.classes else ""
-        self.signatures["test/bpd"] = (
-            f"bpd[bound|steps={BOUND_STEPS}|times={h.test_times}|r0={MIN_RATIO}{given}]"
-        )
+        self.signatures["test/bpd"] = f"bpd[bound|steps={BOUND_STEPS}|times={h.test_times}{given}]"
 
     # Samples
 
@@ -530,15 +501,16 @@ class Diffusion(GenerativeModule):
             guidance: Weight g of the guidance (Eq. 7 in `diffusion.py`), for conditional models: 0
                 ignores the label, 1 is the conditional model. Larger values give more typical and
                 less diverse images.
-            image: Images (N, C, H, W) in [-1, 1] whose region `mask` is generated anew.
-            mask: Region to generate, (N, 1, H, W): 1 for pixels to generate, 0 for pixels to keep.
+            image: Image (N, C, H, W) in [-1, 1] in which the pixels selected by `mask` are replaced;
+                needs `mask`.
+            mask: Mask (N, 1, H, W): 1 (white) where pixels are generated, 0 (black) where they stay.
 
         Returns:
             Images (N, C, H, W) in [-1, 1].
 
         Raises:
-            UserError: If the model has no class `label`, if it was not trained for guidance, or if
-                only one of `image` and `mask` is given.
+            UserError: If the model has no class `label`, if `guidance` is not 1 and the model was
+                not trained for it, or if only one of `image` and `mask` is given.
         """
         check_label(label, self.classes)
         if guidance != 1 and not (self.classes and self.hparams.label_dropout):
@@ -552,35 +524,33 @@ class Diffusion(GenerativeModule):
         labels = [seed if label is None else label for seed in seeds]
         given = torch.tensor(labels, device=self.device) % self.classes if self.classes else None
         noise = self.draw(generators)
+        known: tuple[Tensor, Tensor] | None = None
         if image is not None and mask is not None:
-            image, mask = image.to(self.device), mask.to(self.device)
+            known = image.to(self.device), mask.to(self.device) > 0
 
         def predict(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             """Return x^ and e^ for noisy images at the time t, a scalar."""
-            times = t.expand(len(x))
-            output = self.guided(x, times, given, guidance).float()
-            return self.path.predictions(x, times, output)
+            output = self.guided(x, t.expand(len(x)), given, guidance).float()
+            return self.path.predictions(x, t, output)
 
-        def replace_known(x: Tensor, t: Tensor) -> Tensor:
-            """Replace the known pixels of noisy images at the time t."""
-            if image is None or mask is None:
+        def restore(x: Tensor, t: Tensor) -> Tensor:
+            """Replace the known pixels by those of the input at the noise level of time t."""
+            if known is None:
                 return x
             alpha, sigma = self.path.coefficients(t)
             new = self.draw(generators) if sampler == "ddpm" else noise
-            return torch.where(mask > 0, x, alpha * image + sigma * new)
+            return torch.where(known[1], x, alpha * known[0] + sigma * new)
 
         if sampler == "heun":
-            x = heun(self.path, predict, replace_known, noise, steps)
+            x = heun(self.path, predict, restore, noise, steps)
         else:
-            new_noise = (lambda: self.draw(generators)) if sampler == "ddpm" else None
-            x = ancestral_or_ddim(self.path, predict, replace_known, noise, steps, new_noise)
-        x = x if image is None or mask is None else torch.where(mask > 0, x, image)
-        return x.clamp(-1, 1)
+            draw = (lambda: self.draw(generators)) if sampler == "ddpm" else None
+            x = ddim_or_ddpm(self.path, predict, restore, noise, steps, draw)
+        return (x if known is None else torch.where(known[1], x, known[0])).clamp(-1, 1)
 
     def draw(self, generators: list[torch.Generator]) -> Tensor:
         """Sample standard normal noise (N, C, H, W), row i with generator i, on the CPU."""
-        shape = self.hparams.image_shape
-        rows = [torch.randn(shape, generator=generator) for generator in generators]
+        rows = [torch.randn(self.hparams.image_shape, generator=one) for one in generators]
         return torch.stack(rows).to(self.device)
 
     @sampling
@@ -599,64 +569,53 @@ class Diffusion(GenerativeModule):
         return {"samples": samples, "denoised": torch.stack(rows), "denoised/rows": names}
 
 
-def ancestral_or_ddim(
-    path: NoisePath,
-    predict: Predict,
-    replace_known: Callable[[Tensor, Tensor], Tensor],
-    noise: Tensor,
-    steps: int,
-    new_noise: Callable[[], Tensor] | None,
+def ddim_or_ddpm(
+    path: NoisePath, predict: Predict, restore: Restore, x: Tensor, steps: int, draw: Draw | None
 ) -> Tensor:
     """Return images (N, C, H, W) after equal steps of t.
 
     Args:
         path: Coefficients of Eq. 1.
         predict: Function of noisy images and a time that returns x^ and e^.
-        replace_known: Function of noisy images and a time that restores known pixels.
-        noise: Initial noise (N, C, H, W).
+        restore: Function of noisy images and a time that restores known pixels.
+        x: Initial noise (N, C, H, W).
         steps: Number of steps.
-        new_noise: Function that samples noise for each step (Eq. 4); None for DDIM (Eq. 5).
+        draw: Function that samples new noise for each step (DDPM, Eq. 4); None for DDIM (Eq. 5).
     """
-    first, last = path.time(torch.tensor([MAX_RATIO, MIN_RATIO], device=noise.device))
-    times = torch.lerp(first, last, torch.linspace(0, 1, steps, device=noise.device))
-    x = replace_known(path.coefficients(first)[1] * noise, first)
+    first, last = path.time(torch.tensor([MAX_RATIO, MIN_RATIO], device=x.device))
+    times = torch.lerp(first, last, torch.linspace(0, 1, steps, device=x.device))
+    x = restore(path.coefficients(first)[1] * x, first)
     for t, s in itertools.pairwise(times):
         denoised, predicted_noise = predict(x, t)
-        if new_noise is None:
+        if draw is None:
             alpha, sigma = path.coefficients(s)
             x = alpha * denoised + sigma * predicted_noise  # Eq. 5
         else:
             mean, deviation = path.posterior(x, denoised.clamp(-1, 1), t, s)
-            x = mean + deviation * new_noise()  # Eq. 4
-        x = replace_known(x, s)
+            x = mean + deviation * draw()  # Eq. 4
+        x = restore(x, s)
     return predict(x, times[-1])[0]
 
 
-def heun(
-    path: NoisePath,
-    predict: Predict,
-    replace_known: Callable[[Tensor, Tensor], Tensor],
-    noise: Tensor,
-    steps: int,
-) -> Tensor:
+def heun(path: NoisePath, predict: Predict, restore: Restore, x: Tensor, steps: int) -> Tensor:
     """Solve Eq. 6 with Heun's method (Karras et al. 2022, Algorithm 1) and return images.
 
     Args:
         path: Coefficients of Eq. 1.
         predict: Function of noisy images and a time that returns x^ and e^.
-        replace_known: Function of noisy images and a time that restores known pixels.
-        noise: Initial noise (N, C, H, W).
+        restore: Function of noisy images and a time that restores known pixels.
+        x: Initial noise (N, C, H, W).
         steps: Number of steps.
     """
     high, low = MAX_RATIO ** (1 / RHO), MIN_RATIO ** (1 / RHO)
-    ratios = torch.linspace(high, low, steps, device=noise.device) ** RHO
+    ratios = torch.linspace(high, low, steps, device=x.device) ** RHO
     times = path.time(ratios)
     alphas, _ = path.coefficients(times)
-    y = replace_known(ratios[0] * alphas[0] * noise, times[0]) / alphas[0]  # x_t / alpha_t
+    y = restore(ratios[0] * alphas[0] * x, times[0]) / alphas[0]  # x_t / alpha_t
     for k in range(steps - 1):
         slope = predict(alphas[k] * y, times[k])[1]
         change = ratios[k + 1] - ratios[k]
         guess = y + change * slope
         slope = (slope + predict(alphas[k + 1] * guess, times[k + 1])[1]) / 2
-        y = replace_known(alphas[k + 1] * (y + change * slope), times[k + 1]) / alphas[k + 1]
+        y = restore(alphas[k + 1] * (y + change * slope), times[k + 1]) / alphas[k + 1]
     return predict(alphas[-1] * y, times[-1])[0]

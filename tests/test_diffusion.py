@@ -15,7 +15,7 @@ from lightning_modules.diffusion import (
     Diffusion,
     NoisePath,
     UNet,
-    ancestral_or_ddim,
+    ddim_or_ddpm,
     heun,
     reconstruction_nll,
 )
@@ -152,7 +152,7 @@ def test_ddim_can_be_inverted(objective: Objective) -> None:
         return model.path.predictions(x, t.expand(2), exact_output(model.path, x, t.expand(2)))
 
     start = x / model.path.coefficients(first)[1]
-    back = ancestral_or_ddim(model.path, predict, lambda x, t: x, start, 400, None)
+    back = ddim_or_ddpm(model.path, predict, lambda x, t: x, start, 400, None)
     torch.testing.assert_close(back, image, atol=0.03, rtol=0)
 
 
@@ -189,7 +189,7 @@ def test_the_bound_is_close_to_the_entropy_of_known_data(objective: Objective) -
 
 def test_the_choice_among_levels_is_a_distribution() -> None:
     levels = torch.linspace(-1, 1, 256)[:, None, None, None]
-    nll = reconstruction_nll(torch.full((256, 1, 1, 1), 0.1234), 0.01, levels)
+    nll = reconstruction_nll(torch.full((256, 1, 1, 1), 0.1234), levels, 0.01)
     assert (-nll).exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
@@ -229,7 +229,7 @@ def test_a_new_network_predicts_zero() -> None:
         ({"levels": [1, 2, 2, 2, 2]}, "sides must be multiples of 16 for 5 model.levels"),
         ({"width": 7}, "model.width must be even"),
         ({"conditional": True}, "model.conditional needs labels"),
-        ({"levels": [1, 2], "attention": [2]}, "model.attention must name indices of model.levels"),
+        ({"levels": [1, 2], "attention": [2]}, "model.attention must be indices of them"),
     ],
 )
 def test_mistakes(options: dict[str, Any], message: str) -> None:
