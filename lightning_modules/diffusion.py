@@ -501,9 +501,9 @@ class Diffusion(GenerativeModule):
             guidance: Weight g of the guidance (Eq. 7 in `diffusion.py`), for conditional models: 0
                 ignores the label, 1 is the conditional model. Larger values give more typical and
                 less diverse images.
-            image: Image (N, C, H, W) in [-1, 1] in which the pixels selected by `mask` are replaced;
-                needs `mask`.
-            mask: Mask (N, 1, H, W): 1 (white) where pixels are generated, 0 (black) where they stay.
+            image: Image (N, C, H, W) in [-1, 1] in which the pixels selected by `mask` are
+                replaced; needs `mask`.
+            mask: Mask (N, 1, H, W): 1 (white) where pixels are generated, 0 (black) elsewhere.
 
         Returns:
             Images (N, C, H, W) in [-1, 1].
