@@ -191,6 +191,23 @@ def samplers(run: Path) -> Any:
     return figure
 
 
+def inpainting(run: Path) -> Any:
+    """Draw held-out images, the same without their lower half, and three new lower halves."""
+    model, data = load(run / "checkpoints" / "last.ckpt"), data_module(run / "config.yaml")
+    image = data.batch("val", range(12))["image"]
+    mask = torch.zeros_like(image[:, :1])
+    mask[:, :, mask.shape[2] // 2 :] = 1
+    rows = [image, torch.where(mask > 0, 0.0, image)]
+    for first in (0, 12, 24):
+        seeds = range(first, first + len(image))
+        rows.append(model.sample(seeds, steps=50, image=image, mask=mask))
+    figure, ((axis,),) = panels(1, 1, figsize=(8.5, 3.7))
+    axis.imshow(grid(torch.cat(rows), len(image)).permute(1, 2, 0))
+    axis.set_axis_off()
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
 def draw_all() -> list[str]:
     """Draw the figures, those of runs only if the checkpoint exists; return their file names."""
     of_runs: dict[str, tuple[Callable[[Path], Any], Path]] = {
@@ -198,6 +215,7 @@ def draw_all() -> list[str]:
         "electra-multi30k.png": (electra, RUNS / "electra_multi30k"),
         "gan-ring.png": (ring, RUNS / "ring"),
         "diffusion-samplers.png": (samplers, RUNS / "gallery/diffusion"),
+        "diffusion-inpainting.png": (inpainting, RUNS / "gallery/diffusion"),
     }
     drawn = {"transposed-overlap.png": overlap(), "kl-directions.png": kl()}
     for name, (draw, run) in of_runs.items():
