@@ -40,8 +40,8 @@ levels in geometric progression. It is valid for both objectives.
 
 Inpainting replaces the known pixels after every step by the input at that step's noise level (Y.
 Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", ICLR 2021,
-appendix I.2). "heun" and "ddim" add the same noise in all steps. Without the resampling of RePaint
-(Lugmayr et al. 2022), new pixels may fit the known ones less well.
+appendix I.2). "heun" and "ddim" add the same noise in all steps, so new pixels fit the known ones
+less well than with "ddpm". The resampling of RePaint (Lugmayr et al. 2022) is not implemented.
 
 | | paper or released code, CIFAR-10 | here |
 |---|---|---|

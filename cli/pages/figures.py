@@ -194,13 +194,13 @@ def samplers(run: Path) -> Any:
 def inpainting(run: Path) -> Any:
     """Draw held-out images, the same without their lower half, and three new lower halves."""
     model, data = load(run / "checkpoints" / "last.ckpt"), data_module(run / "config.yaml")
-    image = data.batch("val", range(12))["image"]
+    image = data.batch("val", range(0, 480, 40))["image"]
     mask = torch.zeros_like(image[:, :1])
     mask[:, :, mask.shape[2] // 2 :] = 1
     rows = [image, torch.where(mask > 0, 0.0, image)]
     for first in (0, 12, 24):
         seeds = range(first, first + len(image))
-        rows.append(model.sample(seeds, steps=50, image=image, mask=mask))
+        rows.append(model.sample(seeds, sampler="ddpm", steps=200, image=image, mask=mask))
     figure, ((axis,),) = panels(1, 1, figsize=(8.5, 3.7))
     axis.imshow(grid(torch.cat(rows), len(image)).permute(1, 2, 0))
     axis.set_axis_off()
