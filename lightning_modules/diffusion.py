@@ -312,8 +312,8 @@ class Diffusion(GenerativeModule):
             none. With 2, the network works at half the resolution and takes about a quarter of the
             time.
         width: Number of channels at the first resolution; must be even.
-        levels: Factors of `width`, one per resolution. Each resolution has half the side of the
-            previous one.
+        levels: Factors of `width`, one per resolution. The side of the feature maps is halved
+            from one resolution to the next.
         blocks: Number of residual blocks per resolution of the encoder; the decoder has one more.
         attention: Indices of the resolutions with self-attention; 0 is the first resolution.
         dropout: Dropout rate of the residual blocks.
