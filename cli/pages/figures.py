@@ -1,4 +1,4 @@
-"""Figures of docs/concepts/: `python pages.py figures` draws them.
+"""Figures of docs/concepts/ and docs/systems/: `python pages.py figures` draws them.
 
 Two figures need no trained model. The others show trained models, and are drawn only if their runs
 are on disk. Their pages have the commands that train them.
@@ -25,6 +25,7 @@ from metrics.modes import modes_covered
 
 DOCS = ROOT / "docs"
 RUNS = ROOT / "runs"
+SAMPLERS = [("ddpm", 1000), ("ddpm", 100), ("ddim", 50), ("ddim", 20), ("heun", 20), ("heun", 5)]
 CLASSIFIER_EPOCHS = 3  # as in configs/_reproduce/classifier-mnist-accuracy.yaml
 
 
@@ -177,12 +178,44 @@ def ring(run: Path) -> Any:
     return figure
 
 
+def samplers(run: Path) -> Any:
+    """Draw images of a diffusion model from the same seeds, one row per sampler and step count."""
+    model = load(run / "checkpoints" / "last.ckpt")
+    figure, axes = panels(len(SAMPLERS), 1, figsize=(8.5, 0.75 * len(SAMPLERS)))
+    for axis, (sampler, steps) in zip(axes[:, 0], SAMPLERS):
+        images = model.sample(range(12), sampler=sampler, steps=steps)
+        axis.imshow(grid(images, 12).permute(1, 2, 0))
+        axis.set(xticks=[], yticks=[])
+        axis.set_ylabel(f"{sampler}\n{steps} steps", rotation=0, ha="right", va="center")
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def inpainting(run: Path) -> Any:
+    """Draw held-out images, the same without their lower half, and three new lower halves."""
+    model, data = load(run / "checkpoints" / "last.ckpt"), data_module(run / "config.yaml")
+    image = data.batch("val", range(0, 480, 40))["image"]
+    mask = torch.zeros_like(image[:, :1])
+    mask[:, :, mask.shape[2] // 2 :] = 1
+    rows = [image, torch.where(mask > 0, 0.0, image)]
+    for first in (0, 12, 24):
+        seeds = range(first, first + len(image))
+        rows.append(model.sample(seeds, sampler="ddpm", steps=200, image=image, mask=mask))
+    figure, ((axis,),) = panels(1, 1, figsize=(8.5, 3.7))
+    axis.imshow(grid(torch.cat(rows), len(image)).permute(1, 2, 0))
+    axis.set_axis_off()
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
 def draw_all() -> list[str]:
     """Draw the figures, those of runs only if the checkpoint exists; return their file names."""
     of_runs: dict[str, tuple[Callable[[Path], Any], Path]] = {
         "bayes-mnist.png": (bayes, RUNS / "bayes"),
         "electra-multi30k.png": (electra, RUNS / "electra_multi30k"),
         "gan-ring.png": (ring, RUNS / "ring"),
+        "diffusion-samplers.png": (samplers, RUNS / "gallery/diffusion"),
+        "diffusion-inpainting.png": (inpainting, RUNS / "gallery/diffusion"),
     }
     drawn = {"transposed-overlap.png": overlap(), "kl-directions.png": kl()}
     for name, (draw, run) in of_runs.items():
