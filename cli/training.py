@@ -51,7 +51,6 @@ from cli.run_directory import check_system, resumed_run, start_run
 from cli.run_end import end_lines, figure_lines, last_figures
 from cli.run_options import add_run_options, saved_options
 from cli.short_help import with_full_help
-from cli.strategy import strategy_for
 from cli.trainer_options import check_optimizers, check_trainer_options
 from common.errors import UserError
 from common.run import Run, as_list
@@ -176,10 +175,6 @@ class TrainCLI(LightningCLI):
         self.saved_config = saved_options(self._parser(self.subcommand), options)
         self._find_run()
         options.model.dict_kwargs = self._data_spec()
-        options.trainer.strategy = strategy_for(
-            options.trainer,
-            self.command_line.classes["model"].find_unused_parameters,  # type: ignore[attr-defined]
-        )
 
     def _find_run(self) -> None:
         """Find the run directory and the checkpoint; claim the directory of a new run."""

@@ -74,6 +74,13 @@ class Witness(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1:
             trainer.strategy.model.register_comm_hook(self, exchange)  # type: ignore[union-attr, operator]
+            average = pl_module.average_gradients
+
+            def count(gradients: list[Tensor]) -> None:
+                self.exchanges[-1] += 1
+                average(gradients)
+
+            pl_module.average_gradients = count  # type: ignore[assignment]
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from jsonargparse import Namespace
 from PIL import Image
 from torch import Tensor
 
@@ -20,7 +19,6 @@ from cli import reproduction, results
 from cli.evaluation import options as evaluation_options
 from cli.options import OptionParser, add_sample_options, sample_arguments, sample_parameters
 from cli.recipes import recipes
-from cli.strategy import strategy_for
 from common.files import ROOT
 from lightning_modules import load
 from tests.runs import differences, run_differences, tiny_config
@@ -435,30 +433,3 @@ def test_an_image_and_its_mask_are_read_as_options(tmp_path: Path) -> None:
     assert arguments["mask"].shape == (1, 1, 16, 16)
     assert arguments["mask"][..., :7].min() == 1
     assert arguments["mask"][..., 9:].max() == 0
-
-
-@pytest.mark.parametrize(
-    ("strategy", "devices", "chosen"),
-    [
-        ("auto", 1, "auto"),
-        ("auto", 2, "ddp_find_unused_parameters_true"),
-        ("ddp", 2, "ddp_find_unused_parameters_true"),
-        ("ddp_spawn", 2, "ddp_spawn_find_unused_parameters_true"),
-        ("fsdp", 2, "fsdp"),
-    ],
-)
-def test_ddp_finds_unused_parameters_where_a_system_leaves_some_out(
-    strategy: str, devices: int, chosen: str
-) -> None:
-    config = Namespace(strategy=strategy, devices=devices, num_nodes=1, accelerator="cpu")
-    assert strategy_for(config, find_unused_parameters=True) == chosen
-    assert strategy_for(config, find_unused_parameters=False) == strategy
-
-
-def test_a_class_of_ddp_finds_unused_parameters_too() -> None:
-    given = Namespace(
-        class_path="pytorch_lightning.strategies.DDPStrategy",
-        init_args=Namespace(find_unused_parameters=False),
-    )
-    chosen = strategy_for(Namespace(strategy=given), find_unused_parameters=True)
-    assert chosen.init_args.find_unused_parameters is True

@@ -88,7 +88,6 @@ class AdversarialModule(GenerativeModule):
         "accumulate_grad_batches": "give --model.accumulate instead",
         "sync_batchnorm": "leave it out: batch-norm statistics are averaged over processes",
     }
-    find_unused_parameters = True  # each backward pass computes gradients of one network only
     generator: torch.nn.Module
     discriminator: torch.nn.Module
     ema_modules = ("generator",)
@@ -254,7 +253,7 @@ class AdversarialModule(GenerativeModule):
         generator, discriminator = self.both_optimizers()
         losses = self.discriminator_loss(batch, tree_map(lambda value: value.detach(), generated))
         loss = total_loss(losses, self.discriminator_loss)
-        self.run_backward(loss / size, synchronise=last)
+        self.run_backward(loss / size, last=last)
         self.log_train(**rename_loss(losses, "loss_d"))
         self.record_loss(loss, batch)
         if not last:
@@ -262,10 +261,12 @@ class AdversarialModule(GenerativeModule):
         batches = [*self._accumulated[:-1], batch]
         if update_generator and self.simultaneous:
             self._generator_backward(generated, batches)
+        self.average_gradients(gradients_of(discriminator.optimizer))
         self.run_optimizer(discriminator.optimizer)
         if update_generator:
             if not self.simultaneous:
                 self._generator_backward(generated, batches)
+            self.average_gradients(gradients_of(generator.optimizer))
             self.run_optimizer(generator.optimizer)
             generator.zero_grad()
         discriminator.zero_grad()
@@ -283,7 +284,7 @@ class AdversarialModule(GenerativeModule):
                     generated = self.generate(batch)
                 losses = self.generator_loss(batch, generated)
                 loss, count = total_loss(losses, self.generator_loss), len(batches)
-                self.run_backward(loss / count, synchronise=number == count)
+                self.run_backward(loss / count, last=number == count)
                 self.log_train(**rename_loss(losses, "loss_g"))
                 self.record_loss(loss, batch)
 
@@ -300,19 +301,14 @@ class AdversarialModule(GenerativeModule):
 
     def _average_batch_norms(self) -> None:
         """Average batch-norm statistics over ranks; DDP omits this in manual optimization."""
-        if self.trainer.world_size == 1:
-            return
-        buffers = [
-            buffer
-            for norm in batch_norms(self)
-            for buffer in (norm.running_mean, norm.running_var)
-            if buffer is not None
-        ]
-        if buffers:
-            mean = self.trainer.strategy.reduce(
-                torch.cat([buffer.flatten() for buffer in buffers]), reduce_op="mean"
-            )
-            torch._foreach_copy_(buffers, list(mean.split([len(buffer) for buffer in buffers])))
+        self.average_over_ranks(
+            [
+                buffer
+                for norm in batch_norms(self)
+                for buffer in (norm.running_mean, norm.running_var)
+                if buffer is not None
+            ]
+        )
 
     # Lightning hooks
 

@@ -76,7 +76,6 @@ class GenerativeModule(UpdatingModule):
         modality: Kind of input and output of `sample`, such as "images" or "text-to-text".
         has_latent_space: True if the system has `encode`, `decode` and `latent_dim`.
         scores_captions: True if `score(images, captions)` rates how well images match captions.
-        find_unused_parameters: DDP option; True if a backward pass does not reach all parameters.
         throughput_unit: Unit of the amount of training data in logs: "samples" or "tokens".
         precisions: Supported values of `trainer.precision`.
         replaced_trainer_options: Options of the Trainer that are not supported, and what to do
@@ -94,7 +93,6 @@ class GenerativeModule(UpdatingModule):
     modality: ClassVar[Modality] = "images"
     has_latent_space: ClassVar[bool] = False
     scores_captions: ClassVar[bool] = False
-    find_unused_parameters: ClassVar[bool] = False
     throughput_unit: ClassVar[str] = "samples"
     precisions: ClassVar[tuple[str, ...]] = ("32-true", "bf16-mixed")
     replaced_trainer_options: ClassVar[dict[str, str]] = {}

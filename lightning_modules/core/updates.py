@@ -265,19 +265,36 @@ class UpdatingModule(AveragingModule):
         if self.graphs is not None and ends:
             self.graphs.check(self)  # type: ignore[arg-type]
 
-    def run_backward(self, loss: Tensor, *, synchronise: bool) -> None:
+    def run_backward(self, loss: Tensor, *, last: bool) -> None:
         """Run a backward pass of manual optimization, with all hooks only in the first update.
+
+        With DDP, gradients stay those of this rank until `average_gradients`: DDP would exchange
+        the gradients of all networks in each backward pass, although a pass reaches only one.
 
         Args:
             loss: Scalar to minimise.
-            synchronise: Whether to average the gradients over ranks.
+            last: Whether this is the last backward pass before the optimizer's step. Strategies
+                other than DDP then exchange gradients.
         """
-        with self._synchronised(synchronise):
+        with self._synchronised(last and not isinstance(self.trainer.strategy, DDPStrategy)):
             if self.is_further:
                 self.trainer.strategy.pre_backward(loss)
                 loss.backward()
             else:
                 self.manual_backward(loss)
+
+    def average_gradients(self, gradients: list[Tensor]) -> None:
+        """Average gradients over the ranks of DDP, for `run_backward`."""
+        if isinstance(self.trainer.strategy, DDPStrategy):
+            self.average_over_ranks(gradients)
+
+    def average_over_ranks(self, tensors: list[Tensor]) -> None:
+        """Replace tensors by their means over all ranks, in one message."""
+        if self.trainer.world_size > 1 and tensors:
+            flat = torch.cat([tensor.flatten() for tensor in tensors])
+            mean = self.trainer.strategy.reduce(flat, reduce_op="mean")
+            parts = mean.split([tensor.numel() for tensor in tensors])
+            torch._foreach_copy_(tensors, [a.view_as(b) for a, b in zip(parts, tensors)])
 
     def run_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Update weights in manual optimization, with all hooks only in the first update."""
