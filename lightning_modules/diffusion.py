@@ -24,19 +24,26 @@ the output of F · alpha, sigma `alpha`, `sigma` · r = sigma/alpha `ratio` · y
 `guidance`, 1 + w of Ho and Salimans · T `BOUND_STEPS`. In Eq. 8, indices number the noise levels:
 x_i is x_t at the ratio r_i, and x^ is limited to [-1, 1].
 
-Both objectives estimate the same function: the mean E[x | x_t/alpha_t] at the noise level r_t. If F
-minimises Eq. 2 or 3, x^ is this mean over all images that fit x_t, and e^ = (x_t - alpha_t
+With the objective "image", the output of F is x^, and the velocity (x_t - F)/t enters Eq. 3: L = E
+|F(x_t, t) - x|^2 / (D max(t, .05)^2). An image is easier to predict than noise if the network works
+on squares of pixels (`patch`), because images lie near a low-dimensional manifold (Li and He, "Back
+to Basics: Let Denoising Generative Models Denoise", 2025).
+
+All objectives estimate the same function: the mean E[x | x_t/alpha_t] at the noise level r_t. If F
+minimises its objective, x^ is this mean over all images that fit x_t, and e^ = (x_t - alpha_t
 x^)/sigma_t. The objectives differ in the path, in the output of the network and in the weights of
-the noise levels. At high noise levels, x^ is blurred (`preview` shows x^ at several t). Samplers
+the noise levels. Uniform t often have very high or low noise levels, where little is to be learned;
+logit-normal t are more often near 1/2 (Esser et al., "Scaling Rectified Flow Transformers", ICML
+2024, section 3.1). At high noise levels, x^ is blurred (`preview` shows x^ at several t). Samplers
 therefore remove the noise in many steps.
 
 Samplers: "ddpm" samples Eq. 4 with x^ in place of x, limited to [-1, 1] as in the released code (Ho
 et al., Algorithm 2). "ddim" follows Eq. 5 without new noise (J. Song, Meng and Ermon, "Denoising
-Diffusion Implicit Models", ICLR 2021); with the objective "velocity", this is an Euler step, x_s =
-x_t + (s - t) F. "heun" solves Eq. 6 with Heun's method and the noise levels of Karras et al.,
+Diffusion Implicit Models", ICLR 2021); on the path of Eq. 3, this is an Euler step, x_s = x_t + (s
+- t) (e^ - x^). "heun" solves Eq. 6 with Heun's method and the noise levels of Karras et al.,
 NeurIPS 2022 (Algorithm 1); its error falls with the square of the number of steps. Eq. 8 is the
 bound of Kingma et al., "Variational Diffusion Models", NeurIPS 2021 (Eq. 11 to 13), with T noise
-levels in geometric progression. It is valid for both objectives.
+levels in geometric progression. It is valid for all objectives.
 
 Inpainting replaces the known pixels after every step by the input at that step's noise level (Y.
 Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", ICLR 2021,
@@ -89,6 +96,7 @@ RHO = 7.0  # curvature of the noise levels of "heun" (Karras et al. 2022, Eq. 5)
 BOUND_STEPS = 1000  # T of Eq. 8
 PREVIEWED = (0.2, 0.5, 0.8)  # values of t
 
+Objective = Literal["noise", "velocity", "image"]
 # Functions of noisy images (N, C, H, W) and a time, a scalar: the first returns x^ and e^, the
 # second the images with known pixels restored. The third returns new noise.
 Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -97,18 +105,19 @@ Draw = Callable[[], Tensor]
 
 
 class NoisePath:
-    """Coefficients of Eq. 1 for one of the two objectives.
+    """Coefficients of Eq. 1, and the meaning of the network's output, for one of the objectives.
 
     Args:
-        objective: Objective of the training: "noise" (Eq. 2) or "velocity" (Eq. 3).
+        objective: Objective of the training: "noise" has the path of Eq. 2, "velocity" and "image"
+            that of Eq. 3.
     """
 
-    def __init__(self, objective: Literal["noise", "velocity"]) -> None:
+    def __init__(self, objective: Objective) -> None:
         self.objective = objective
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha and sigma for times t in [0, 1], of any shape."""
-        if self.objective == "velocity":
+        if self.objective != "noise":
             return 1 - t, t
         turn, scale = math.pi / 2 / 1.008 * t, math.cos(FIRST_ANGLE)
         alpha = ((FIRST_ANGLE + turn).cos() / scale).clamp(min=MIN_ALPHA)
@@ -117,7 +126,7 @@ class NoisePath:
 
     def time(self, ratio: Tensor) -> Tensor:
         """Return the times t at which sigma / alpha has the given values."""
-        if self.objective == "velocity":
+        if self.objective != "noise":
             return ratio / (1 + ratio)
         sine = (ratio.square() + math.sin(FIRST_ANGLE) ** 2).sqrt()
         angle = torch.atan2(sine, torch.full_like(ratio, math.cos(FIRST_ANGLE)))
@@ -133,6 +142,8 @@ class NoisePath:
     def predictions(self, x_t: Tensor, t: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         """Return x^ and e^ for noisy images (N, C, H, W), times t (N,) or () and outputs of F."""
         alpha, sigma = (part.view(-1, 1, 1, 1) for part in self.coefficients(t))
+        if self.objective == "image":
+            return output, (x_t - alpha * output) / sigma
         if self.objective == "velocity":
             return x_t - sigma * output, x_t + alpha * output
         return (x_t - sigma * output) / alpha, output
@@ -226,8 +237,8 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         size = 4 * width
-        powers = torch.arange(width // 2) / max(1, width // 2 - 1)  # 0 to 1
-        self.register_buffer("frequencies", 10_000**-powers, persistent=False)
+        frequencies = 10_000 ** -torch.linspace(0, 1, width // 2)
+        self.register_buffer("frequencies", frequencies, persistent=False)
         self.time = nn.Sequential(nn.Linear(width, size), nn.SiLU(), nn.Linear(size, size))
         self.label = nn.Embedding(classes + 1, size) if classes else None
         values = channels * patch**2
@@ -254,8 +265,7 @@ class UNet(nn.Module):
                 layers = stage(now + stack.pop(), factor * width, level)
                 now = factor * width
                 if level and number == blocks:
-                    layers.append(nn.Upsample(scale_factor=2.0))
-                    layers.append(nn.Conv2d(now, now, 3, padding=1))
+                    layers.extend([nn.Upsample(scale_factor=2.0), nn.Conv2d(now, now, 3, 1, 1)])
                 self.up.append(layers)
         output = init_zero(nn.Conv2d(now, values, 3, padding=1))
         self.last = nn.Sequential(group_norm(now), nn.SiLU(), output, nn.PixelShuffle(patch))
@@ -319,7 +329,10 @@ class Diffusion(GenerativeModule):
         dropout: Dropout rate of the residual blocks.
         Objective:
         objective: Target of the network and path from images to noise: "noise" (Eq. 2 in
-            `diffusion.py`) or "velocity" (Eq. 3, flow matching).
+            `diffusion.py`), "velocity" (Eq. 3, flow matching) or "image" (the path of "velocity";
+            trains fastest if `patch` is above 1).
+        times: Distribution of the times t of training: "uniform", or "logit-normal" for more times
+            near 1/2 (the logistic function of a standard normal value).
         label_dropout: Probability that the label of a training image is dropped, in conditional
             models. Guidance needs a value above 0.
         Optimizer:
@@ -334,8 +347,8 @@ class Diffusion(GenerativeModule):
 
     Raises:
         UserError: If a side of the images cannot be divided by `patch` and halved between levels,
-            if `width` is odd, if `levels` is empty, if `attention` has an index outside `levels`,
-            or if `conditional` is true and the data has no labels.
+            if `width` is odd, if `attention` has an index outside `levels`, or if `conditional` is
+            true and the data has no labels.
     """
 
     monitor = ("val/loss", "min")
@@ -352,7 +365,8 @@ class Diffusion(GenerativeModule):
         blocks: PositiveInt = 2,
         attention: list[NonNegativeInt] = [2],  # noqa: B006  # read only
         dropout: ClosedUnitInterval = 0.0,
-        objective: Literal["noise", "velocity"] = "noise",
+        objective: Objective = "noise",
+        times: Literal["uniform", "logit-normal"] = "uniform",
         label_dropout: ClosedUnitInterval = 0.1,
         learning_rate: PositiveFloat = 2e-4,
         warmup_steps: NonNegativeInt = 500,
@@ -367,16 +381,12 @@ class Diffusion(GenerativeModule):
         if any(side % divisor for side in sides):
             raise UserError(
                 f"images of {sides[0]}x{sides[1]}: sides must be multiples of {divisor} for "
-                f"{len(levels)} model.levels and model.patch {patch}; resize the images or give "
-                "fewer levels"
+                f"{len(levels)} model.levels and model.patch {patch}; resize or give fewer levels"
             )
         if width % 2:
             raise UserError(f"model.width must be even (got {width})")
-        if not levels or any(level >= len(levels) for level in attention):
-            raise UserError(
-                "model.levels must have entries, and model.attention must be indices of them "
-                f"(got {levels} and {attention})"
-            )
+        if wrong := [level for level in attention if level >= len(levels)]:
+            raise UserError(f"model.attention must be indices of model.levels (got {wrong})")
         self.classes = classes_used(num_classes, conditional)
         self.path = NoisePath(objective)
         self.network = UNet(
@@ -395,8 +405,9 @@ class Diffusion(GenerativeModule):
         """Return the mean squared error (N,) of the network's output at times t (N,)."""
         image, noise = batch["image"], torch.randn_like(batch["image"])
         output = self.network(self.add_noise(image, t, noise), t, label).float()
-        target = noise if self.path.objective == "noise" else noise - image
-        return (output - target).square().mean((1, 2, 3))  # Eq. 2 or 3
+        targets = {"noise": noise, "velocity": noise - image, "image": image}
+        error = (output - targets[self.path.objective]).square().mean((1, 2, 3))  # Eq. 2 or 3
+        return error / t.clamp(min=0.05).square() if self.path.objective == "image" else error
 
     def labels_of(self, batch: dict[str, Any]) -> Tensor | None:
         """Return the labels (N,) of a batch; None if the model is not conditional."""
@@ -410,7 +421,10 @@ class Diffusion(GenerativeModule):
         # The loss varies less with evenly spaced times and a common random offset than with
         # independent times (Kingma et al. 2021, appendix I.1: low-discrepancy sampler).
         spaced = torch.arange(count, device=self.device) + torch.rand((), device=self.device)
-        return {"loss": self.squared_error(batch, spaced / count, label).mean()}
+        t = spaced / count
+        if self.hparams.times == "logit-normal":
+            t = torch.special.ndtri(t.clamp(1e-4, 1 - 1e-4)).sigmoid()
+        return {"loss": self.squared_error(batch, t, label).mean()}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         count = len(batch["image"])
@@ -524,9 +538,7 @@ class Diffusion(GenerativeModule):
         labels = [seed if label is None else label for seed in seeds]
         given = torch.tensor(labels, device=self.device) % self.classes if self.classes else None
         noise = self.draw(generators)
-        known: tuple[Tensor, Tensor] | None = None
-        if image is not None and mask is not None:
-            known = image.to(self.device), mask.to(self.device) > 0
+        known = None if image is None or mask is None else (image.to(noise), mask.to(noise) > 0)
 
         def predict(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             """Return x^ and e^ for noisy images at the time t, a scalar."""

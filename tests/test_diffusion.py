@@ -14,14 +14,14 @@ from lightning_modules.diffusion import (
     MIN_RATIO,
     Diffusion,
     NoisePath,
+    Objective,
     UNet,
     ddim_or_ddpm,
     heun,
     reconstruction_nll,
 )
 
-Objective = Literal["noise", "velocity"]
-OBJECTIVES: list[Objective] = ["noise", "velocity"]
+OBJECTIVES: list[Objective] = ["noise", "velocity", "image"]
 MEAN, DEVIATION = 0.2, 0.3  # of the Gaussian data
 
 
@@ -34,7 +34,7 @@ def exact_output(path: NoisePath, x_t: Tensor, t: Tensor) -> Tensor:
     image = MEAN + alpha * DEVIATION**2 * (x_t - alpha * MEAN) / (
         (alpha * DEVIATION).square() + sigma.square()
     )
-    return noise - image
+    return noise - image if path.objective == "velocity" else image
 
 
 class Exact(nn.Module):
@@ -83,7 +83,7 @@ def test_forward_process(objective: Objective) -> None:
 def test_predictions_invert_the_forward_process(objective: Objective) -> None:
     model, t = tiny(objective=objective), torch.tensor([0.1, 0.6])
     image, noise = torch.rand(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
-    target = noise if objective == "noise" else noise - image
+    target = {"noise": noise, "velocity": noise - image, "image": image}[objective]
     denoised, predicted = model.path.predictions(model.add_noise(image, t, noise), t, target)
     torch.testing.assert_close(denoised, image)
     torch.testing.assert_close(predicted, noise)
@@ -217,6 +217,26 @@ def test_many_steps_of_ddpm_are_finite() -> None:
     assert deviation.isfinite().all()
 
 
+def test_the_objective_image_has_the_weights_of_velocity() -> None:
+    """An error of x^ is an error of the velocity times t, and counts as such above t = .05."""
+    model, image = tiny(objective="image"), torch.rand(3, 3, 8, 8)
+    t = torch.tensor([0.01, 0.2, 0.9])
+    model.network = nn.Module()  # type: ignore[assignment]
+    model.network.forward = lambda x, t, label: image + 0.1  # type: ignore[assignment]
+    errors = model.squared_error({"image": image}, t, None)
+    torch.testing.assert_close(errors, torch.tensor([0.1 / 0.05, 0.1 / 0.2, 0.1 / 0.9]).square())
+
+
+def test_logit_normal_times_are_evenly_spaced_quantiles() -> None:
+    """A batch has one time in each of N intervals of equal probability."""
+    model = tiny(times="logit-normal")
+    found: list[Tensor] = []
+    model.squared_error = lambda batch, t, label: found.append(t) or t  # type: ignore[assignment, func-returns-value]
+    model.loss({"image": torch.zeros(8, 3, 8, 8)})
+    quantiles = torch.special.ndtr(torch.logit(found[0])) * 8
+    assert quantiles.floor().tolist() == [*range(8)]
+
+
 def test_a_new_network_predicts_zero() -> None:
     """The output layer starts at 0, as in the released code."""
     network = UNet(3, 2, 8, [1, 2], 1, [1], 0.1, 0)
@@ -229,7 +249,7 @@ def test_a_new_network_predicts_zero() -> None:
         ({"levels": [1, 2, 2, 2, 2]}, "sides must be multiples of 16 for 5 model.levels"),
         ({"width": 7}, "model.width must be even"),
         ({"conditional": True}, "model.conditional needs labels"),
-        ({"levels": [1, 2], "attention": [2]}, "model.attention must be indices of them"),
+        ({"levels": [1, 2], "attention": [2]}, r"indices of model.levels \(got \[2\]\)"),
     ],
 )
 def test_mistakes(options: dict[str, Any], message: str) -> None:

@@ -18,7 +18,7 @@ from common.errors import UserError
 from lightning_modules.core.losses import rename_loss, total_loss
 from lightning_modules.core.modes import evaluating, frozen
 from lightning_modules.core.module import GenerativeModule, gradients_of
-from lightning_modules.core.ranks import check_ranks_agree
+from lightning_modules.core.ranks import average_over_ranks, check_ranks_agree
 from lightning_modules.core.seeding import seed_generators
 
 # Number of batches and number of samples per batch from which `calibrate` estimates the batch-norm
@@ -301,13 +301,14 @@ class AdversarialModule(GenerativeModule):
 
     def _average_batch_norms(self) -> None:
         """Average batch-norm statistics over ranks; DDP omits this in manual optimization."""
-        self.average_over_ranks(
+        average_over_ranks(
+            self.trainer.strategy,
             [
                 buffer
                 for norm in batch_norms(self)
                 for buffer in (norm.running_mean, norm.running_var)
                 if buffer is not None
-            ]
+            ],
         )
 
     # Lightning hooks

@@ -1,9 +1,20 @@
-"""Check that all processes of a distributed run have the same weights."""
+"""Average tensors over the processes of a distributed run, and check that their weights agree."""
 
 import hashlib
 from typing import Any
 
 import torch
+from pytorch_lightning.strategies import Strategy
+from torch import Tensor
+
+
+def average_over_ranks(strategy: Strategy, tensors: list[Tensor]) -> None:
+    """Replace tensors by their means over all ranks, in one message."""
+    if tensors and torch.distributed.is_initialized():
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        mean = strategy.reduce(flat, reduce_op="mean")
+        parts = mean.split([tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(tensors, [a.view_as(b) for a, b in zip(parts, tensors)])
 
 
 def check_ranks_agree(module: torch.nn.Module) -> None:

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from lightning_modules.core.ema import AveragingModule
 from lightning_modules.core.graphs import UpdateGraphs
+from lightning_modules.core.ranks import average_over_ranks
 
 STEP_SECONDS = 0.2  # intended duration of a step
 MAX_UPDATES = 64  # maximum number of updates that is chosen automatically
@@ -286,15 +287,7 @@ class UpdatingModule(AveragingModule):
     def average_gradients(self, gradients: list[Tensor]) -> None:
         """Average gradients over the ranks of DDP, for `run_backward`."""
         if isinstance(self.trainer.strategy, DDPStrategy):
-            self.average_over_ranks(gradients)
-
-    def average_over_ranks(self, tensors: list[Tensor]) -> None:
-        """Replace tensors by their means over all ranks, in one message."""
-        if self.trainer.world_size > 1 and tensors:
-            flat = torch.cat([tensor.flatten() for tensor in tensors])
-            mean = self.trainer.strategy.reduce(flat, reduce_op="mean")
-            parts = mean.split([tensor.numel() for tensor in tensors])
-            torch._foreach_copy_(tensors, [a.view_as(b) for a, b in zip(parts, tensors)])
+            average_over_ranks(self.trainer.strategy, gradients)
 
     def run_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Update weights in manual optimization, with all hooks only in the first update."""
