@@ -192,10 +192,12 @@ def table(results: dict[str, Any]) -> str:
         lines += [
             "## Other libraries and loops",
             "",
-            "`benchmarks/peers.py` describes each row. Speeds are updates per second, and target",
-            f"tokens per second for the Transformer; {results['peers'][0]['pairs']} pairs.",
+            "`benchmarks/peers.py` describes each row. Speeds are updates per second; for the",
+            "Transformer, they are tokens of the target language per second. Each ratio is the",
+            f"median of {results['peers'][0]['pairs']} pairs of runs in turns. `make bench` fails",
+            "if a ratio is below the required one.",
             "",
-            "| Compared | `train.py` | other | ratio (95 % interval) | target |",
+            "| Compared | `train.py` | other | ratio (95 % interval) | required ratio |",
             "|---|---|---|---|---|",
         ]
     for one in results.get("peers", []):

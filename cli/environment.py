@@ -29,7 +29,7 @@ TIPS = re.compile(
 WARNINGS = (
     r".*(LeafSpec|LightningCLI's args|does not have many workers|lr_scheduler\.step|not resumable|"
     r"GPU available but not used|smaller than the logging interval|No device id|sync_dist=True|"
-    r"Checkpoint directory|has no attribute|in eval mode|weights_only|"
+    r"Checkpoint directory|has no attribute|in eval mode|find_unused_parameters|weights_only|"
     r"already exists and is not empty|the batch_size|pin_memory|`training_step` returned `None`|"
     r"isn't set up for manual|callbacks used to create)"
 )

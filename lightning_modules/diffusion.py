@@ -24,18 +24,19 @@ the output of F · alpha, sigma `alpha`, `sigma` · r = sigma/alpha `ratio` · y
 `guidance`, 1 + w of Ho and Salimans · T `BOUND_STEPS`. In Eq. 8, indices number the noise levels:
 x_i is x_t at the ratio r_i, and x^ is limited to [-1, 1].
 
-With the objective "image", the output of F is x^, and the velocity (x_t - F)/t enters Eq. 3: L = E
-|F(x_t, t) - x|^2 / (D max(t, .05)^2). An image is easier to predict than noise if the network works
-on squares of pixels (`patch`), because images lie near a low-dimensional manifold (Li and He, "Back
-to Basics: Let Denoising Generative Models Denoise", 2025).
+With the objective "image", F predicts the image: x^ = F(x_t, t). The velocity (x_t - F)/t in Eq. 3
+gives L = E |F(x_t, t) - x|^2 / (D max(t, .05)^2); the bound .05 limits the weight of small t. An
+image is easier to predict than noise if the network works on squares of pixels (`patch`), because
+images lie near a low-dimensional manifold (Li and He, "Back to Basics: Let Denoising Generative
+Models Denoise", 2025; with a Transformer instead of the U-Net).
 
 All objectives estimate the same function: the mean E[x | x_t/alpha_t] at the noise level r_t. If F
 minimises its objective, x^ is this mean over all images that fit x_t, and e^ = (x_t - alpha_t
 x^)/sigma_t. The objectives differ in the path, in the output of the network and in the weights of
-the noise levels. Uniform t often have very high or low noise levels, where little is to be learned;
-logit-normal t are more often near 1/2 (Esser et al., "Scaling Rectified Flow Transformers", ICML
-2024, section 3.1). At high noise levels, x^ is blurred (`preview` shows x^ at several t). Samplers
-therefore remove the noise in many steps.
+the noise levels. Many uniform t have a very high or very low noise level, at which the network
+learns little. Logit-normal t are more often near 1/2 (Esser et al., "Scaling Rectified Flow
+Transformers for High-Resolution Image Synthesis", ICML 2024, section 3.1). At high noise levels, x^
+is blurred (`preview` shows x^ at several t). Samplers therefore remove the noise in many steps.
 
 Samplers: "ddpm" samples Eq. 4 with x^ in place of x, limited to [-1, 1] as in the released code (Ho
 et al., Algorithm 2). "ddim" follows Eq. 5 without new noise (J. Song, Meng and Ermon, "Denoising
@@ -60,7 +61,7 @@ less well than with "ddpm". The resampling of RePaint (Lugmayr et al. 2022) is n
 | optimizer | Adam 2e-4, batch 128, warm-up of 5,000 updates, clipping at 1 | options |
 | averaged weights | decay .9999 | option; the decay rises from .1 |
 | input | pixels | option `patch`: squares of pixels as channels |
-| time of "velocity" (Lipman et al.) | 0 for noise; target x - e | 0 for images; target e - x |
+| time of "velocity" and "image" | 0 for noise; velocity x - e | 0 for images; velocity e - x |
 | first and last time of a sampler | 1 and 0 | those of r = 80 and r = .002 |
 """
 
@@ -328,11 +329,11 @@ class Diffusion(GenerativeModule):
         attention: Indices of the resolutions with self-attention; 0 is the first resolution.
         dropout: Dropout rate of the residual blocks.
         Objective:
-        objective: Target of the network and path from images to noise: "noise" (Eq. 2 in
-            `diffusion.py`), "velocity" (Eq. 3, flow matching) or "image" (the path of "velocity";
-            trains fastest if `patch` is above 1).
-        times: Distribution of the times t of training: "uniform", or "logit-normal" for more times
-            near 1/2 (the logistic function of a standard normal value).
+        objective: Prediction target of the network: "noise" (Eq. 2 in `diffusion.py`), "velocity"
+            (Eq. 3, flow matching) or "image" (the image itself, with the noise levels of
+            "velocity"; meant for `patch` above 1).
+        times: Distribution of the times t of training, from 0 (image) to 1 (noise): "uniform", or
+            "logit-normal", the sigmoid of a standard normal value, which is more often near 1/2.
         label_dropout: Probability that the label of a training image is dropped, in conditional
             models. Guidance needs a value above 0.
         Optimizer:
@@ -381,12 +382,12 @@ class Diffusion(GenerativeModule):
         if any(side % divisor for side in sides):
             raise UserError(
                 f"images of {sides[0]}x{sides[1]}: sides must be multiples of {divisor} for "
-                f"{len(levels)} model.levels and model.patch {patch}; resize or give fewer levels"
+                f"{len(levels)} model.levels and model.patch {patch}; resize the images"
             )
         if width % 2:
             raise UserError(f"model.width must be even (got {width})")
         if wrong := [level for level in attention if level >= len(levels)]:
-            raise UserError(f"model.attention must be indices of model.levels (got {wrong})")
+            raise UserError(f"model.attention has {wrong}; model.levels has {len(levels)} entries")
         self.classes = classes_used(num_classes, conditional)
         self.path = NoisePath(objective)
         self.network = UNet(
@@ -401,12 +402,17 @@ class Diffusion(GenerativeModule):
         alpha, sigma = (part.view(-1, 1, 1, 1) for part in self.path.coefficients(t))
         return alpha * image + sigma * noise
 
-    def squared_error(self, batch: dict[str, Any], t: Tensor, label: Tensor | None) -> Tensor:
-        """Return the mean squared error (N,) of the network's output at times t (N,)."""
+    def times_at(self, quantiles: Tensor) -> Tensor:
+        """Return the times t (N,) at quantiles (N,) of their distribution in training."""
+        normal = torch.special.ndtri(quantiles.clamp(1e-4, 1 - 1e-4))
+        return normal.sigmoid() if self.hparams.times == "logit-normal" else quantiles
+
+    def losses_at(self, batch: dict[str, Any], t: Tensor, label: Tensor | None) -> Tensor:
+        """Return the loss (N,) of the objective at times t (N,), averaged over image values."""
         image, noise = batch["image"], torch.randn_like(batch["image"])
         output = self.network(self.add_noise(image, t, noise), t, label).float()
         targets = {"noise": noise, "velocity": noise - image, "image": image}
-        error = (output - targets[self.path.objective]).square().mean((1, 2, 3))  # Eq. 2 or 3
+        error = (output - targets[self.path.objective]).square().mean((1, 2, 3))
         return error / t.clamp(min=0.05).square() if self.path.objective == "image" else error
 
     def labels_of(self, batch: dict[str, Any]) -> Tensor | None:
@@ -421,16 +427,13 @@ class Diffusion(GenerativeModule):
         # The loss varies less with evenly spaced times and a common random offset than with
         # independent times (Kingma et al. 2021, appendix I.1: low-discrepancy sampler).
         spaced = torch.arange(count, device=self.device) + torch.rand((), device=self.device)
-        t = spaced / count
-        if self.hparams.times == "logit-normal":
-            t = torch.special.ndtri(t.clamp(1e-4, 1 - 1e-4)).sigmoid()
-        return {"loss": self.squared_error(batch, t, label).mean()}
+        return {"loss": self.losses_at(batch, self.times_at(spaced / count), label).mean()}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         count = len(batch["image"])
-        t = (torch.arange(count, device=self.device) + 0.5) / count
+        t = self.times_at((torch.arange(count, device=self.device) + 0.5) / count)
         with self.averaged_weights():
-            loss = self.squared_error(batch, t, self.labels_of(batch)).mean()
+            loss = self.losses_at(batch, t, self.labels_of(batch)).mean()
         self.log("val/loss", loss, batch_size=count, sync_dist=True)
 
     def configure_optimizers(self) -> Any:

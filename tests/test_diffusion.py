@@ -223,7 +223,7 @@ def test_the_objective_image_has_the_weights_of_velocity() -> None:
     t = torch.tensor([0.01, 0.2, 0.9])
     model.network = nn.Module()  # type: ignore[assignment]
     model.network.forward = lambda x, t, label: image + 0.1  # type: ignore[assignment]
-    errors = model.squared_error({"image": image}, t, None)
+    errors = model.losses_at({"image": image}, t, None)
     torch.testing.assert_close(errors, torch.tensor([0.1 / 0.05, 0.1 / 0.2, 0.1 / 0.9]).square())
 
 
@@ -231,7 +231,7 @@ def test_logit_normal_times_are_evenly_spaced_quantiles() -> None:
     """A batch has one time in each of N intervals of equal probability."""
     model = tiny(times="logit-normal")
     found: list[Tensor] = []
-    model.squared_error = lambda batch, t, label: found.append(t) or t  # type: ignore[assignment, func-returns-value]
+    model.losses_at = lambda batch, t, label: found.append(t) or t  # type: ignore[assignment, func-returns-value]
     model.loss({"image": torch.zeros(8, 3, 8, 8)})
     quantiles = torch.special.ndtr(torch.logit(found[0])) * 8
     assert quantiles.floor().tolist() == [*range(8)]
@@ -249,7 +249,7 @@ def test_a_new_network_predicts_zero() -> None:
         ({"levels": [1, 2, 2, 2, 2]}, "sides must be multiples of 16 for 5 model.levels"),
         ({"width": 7}, "model.width must be even"),
         ({"conditional": True}, "model.conditional needs labels"),
-        ({"levels": [1, 2], "attention": [2]}, r"indices of model.levels \(got \[2\]\)"),
+        ({"levels": [1, 2], "attention": [2]}, r"model.attention has \[2\]; model.levels has 2"),
     ],
 )
 def test_mistakes(options: dict[str, Any], message: str) -> None:

@@ -90,8 +90,8 @@ def test_two_ranks_and_accumulation_equal_the_joined_batch(
 def test_gradients_are_exchanged_once_per_update(ranks: list[dict[str, Any]]) -> None:
     """Of two accumulated batches, only the second exchanges gradients.
 
-    It exchanges one bucket of the discriminator and, in every second update (`n_critic`), one of
-    the generator.
+    It averages the gradients of the discriminator once and, in every second update (`n_critic`),
+    those of the generator once.
     """
     assert ranks[0]["exchanges"] == ranks[1]["exchanges"]
     pairs = [

@@ -57,7 +57,8 @@ class AdversarialModule(GenerativeModule):
 
     - calls `save_hyperparameters(ignore=OPTIMIZER_ARGUMENTS)` in its `__init__`, which ends with
       `set_networks(generator, discriminator)`;
-    - implements `generate`, `discriminator_loss` and `generator_loss`;
+    - implements `generate`, `discriminator_loss` and `generator_loss`, whose gradients reach the
+      same parameters on all ranks;
     - returns `build_optimizers()` from `configure_optimizers`.
 
     Args:
@@ -253,7 +254,7 @@ class AdversarialModule(GenerativeModule):
         generator, discriminator = self.both_optimizers()
         losses = self.discriminator_loss(batch, tree_map(lambda value: value.detach(), generated))
         loss = total_loss(losses, self.discriminator_loss)
-        self.run_backward(loss / size, last=last)
+        self.run_backward(loss / size)
         self.log_train(**rename_loss(losses, "loss_d"))
         self.record_loss(loss, batch)
         if not last:
@@ -278,13 +279,13 @@ class AdversarialModule(GenerativeModule):
     def _generator_backward(self, generated: Any, batches: list[dict[str, Any]]) -> None:
         """Compute the generator's gradient, averaged over all batches of this update."""
         with frozen(self.discriminator):
-            for number, batch in enumerate(batches, 1):
+            for batch in batches:
                 if self.accumulate > 1:  # one graph in memory; same noise as for D
                     seed_generators(batch["seed"], self.device)
                     generated = self.generate(batch)
                 losses = self.generator_loss(batch, generated)
-                loss, count = total_loss(losses, self.generator_loss), len(batches)
-                self.run_backward(loss / count, last=number == count)
+                loss = total_loss(losses, self.generator_loss)
+                self.run_backward(loss / len(batches))
                 self.log_train(**rename_loss(losses, "loss_g"))
                 self.record_loss(loss, batch)
 
@@ -301,15 +302,10 @@ class AdversarialModule(GenerativeModule):
 
     def _average_batch_norms(self) -> None:
         """Average batch-norm statistics over ranks; DDP omits this in manual optimization."""
-        average_over_ranks(
-            self.trainer.strategy,
-            [
-                buffer
-                for norm in batch_norms(self)
-                for buffer in (norm.running_mean, norm.running_var)
-                if buffer is not None
-            ],
-        )
+        if self.trainer.world_size == 1:
+            return
+        statistics = ((norm.running_mean, norm.running_var) for norm in batch_norms(self))
+        average_over_ranks([one for pair in statistics for one in pair if one is not None])
 
     # Lightning hooks
 

@@ -4,16 +4,19 @@ import hashlib
 from typing import Any
 
 import torch
-from pytorch_lightning.strategies import Strategy
 from torch import Tensor
 
 
-def average_over_ranks(strategy: Strategy, tensors: list[Tensor]) -> None:
-    """Replace tensors by their means over all ranks, in one message."""
-    if tensors and torch.distributed.is_initialized():
+def average_over_ranks(tensors: list[Tensor]) -> None:
+    """Replace tensors by their means over all ranks, in one message.
+
+    All ranks must give tensors of the same shapes in the same order.
+    """
+    if tensors:
         flat = torch.cat([tensor.flatten() for tensor in tensors])
-        mean = strategy.reduce(flat, reduce_op="mean")
-        parts = mean.split([tensor.numel() for tensor in tensors])
+        torch.distributed.all_reduce(flat)
+        flat /= torch.distributed.get_world_size()
+        parts = flat.split([tensor.numel() for tensor in tensors])
         torch._foreach_copy_(tensors, [a.view_as(b) for a, b in zip(parts, tensors)])
 
 

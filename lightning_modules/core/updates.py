@@ -266,18 +266,14 @@ class UpdatingModule(AveragingModule):
         if self.graphs is not None and ends:
             self.graphs.check(self)  # type: ignore[arg-type]
 
-    def run_backward(self, loss: Tensor, *, last: bool) -> None:
+    def run_backward(self, loss: Tensor) -> None:
         """Run a backward pass of manual optimization, with all hooks only in the first update.
 
-        With DDP, gradients stay those of this rank until `average_gradients`: DDP would exchange
-        the gradients of all networks in each backward pass, although a pass reaches only one.
-
-        Args:
-            loss: Scalar to minimise.
-            last: Whether this is the last backward pass before the optimizer's step. Strategies
-                other than DDP then exchange gradients.
+        With DDP, the pass exchanges no gradients: call `average_gradients` before the optimizer's
+        step. DDP would exchange the gradients of both networks of an adversarial system in each
+        pass, although a pass computes those of one. Other strategies exchange them as usual.
         """
-        with self._synchronised(last and not isinstance(self.trainer.strategy, DDPStrategy)):
+        with self._synchronised(False):
             if self.is_further:
                 self.trainer.strategy.pre_backward(loss)
                 loss.backward()
@@ -285,9 +281,9 @@ class UpdatingModule(AveragingModule):
                 self.manual_backward(loss)
 
     def average_gradients(self, gradients: list[Tensor]) -> None:
-        """Average gradients over the ranks of DDP, for `run_backward`."""
-        if isinstance(self.trainer.strategy, DDPStrategy):
-            average_over_ranks(self.trainer.strategy, gradients)
+        """Average gradients over all ranks, in place; only with DDP (see `run_backward`)."""
+        if self.trainer.world_size > 1 and isinstance(self.trainer.strategy, DDPStrategy):
+            average_over_ranks(gradients)
 
     def run_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Update weights in manual optimization, with all hooks only in the first update."""
