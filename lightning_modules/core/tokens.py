@@ -74,9 +74,10 @@ class TokenModule(GenerativeModule):
         if self._targets:
             # Lightning has already divided the gradient by `parts`, the number of batches.
             parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
-            total = self.trainer.strategy.reduce(
-                torch.tensor(self._targets, device=self.device), reduce_op="sum"
-            )
+            total = torch.tensor(self._targets, device=self.device)
+            if self.trainer.world_size > 1:
+                # Lightning's `reduce` would also make all ranks wait at a barrier.
+                torch.distributed.all_reduce(total)
             torch._foreach_mul_(gradients_of(optimizer), NOMINAL_TARGETS * parts / total)
             self._targets = 0
         super().on_before_optimizer_step(optimizer)
