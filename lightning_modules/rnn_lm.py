@@ -64,8 +64,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_modules.core.language_model import LanguageModel
 from lightning_modules.core.modes import sampling
+from lightning_modules.nn.recurrent import LSTM
 
-CELLS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+CELLS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": LSTM}
 
 
 State = tuple[Tensor, ...]  # (h,), or (h, c) for an LSTM; shapes (L, N, width)

@@ -72,8 +72,9 @@ from lightning_modules.core.modes import sampling
 from lightning_modules.core.translator import BOS, EOS, PAD, Translator
 from lightning_modules.decoding.generation import until
 from lightning_modules.nn.attention import RecordsAttention
+from lightning_modules.nn.recurrent import LSTM
 
-CELLS: dict[str, Any] = {"gru": nn.GRU, "lstm": nn.LSTM}
+CELLS: dict[str, Any] = {"gru": nn.GRU, "lstm": LSTM}
 
 
 RecurrentState = tuple[Tensor, ...]  # (s,), or (s, cell) for an LSTM; shapes (L, N, width)

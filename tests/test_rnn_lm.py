@@ -8,6 +8,7 @@ import torch
 import yaml
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import train
 from cli.data import data_module
@@ -114,6 +115,18 @@ def test_dropout_never_goes_along_time() -> None:
     (one, first), (other, second) = (model.step(tokens, None) for _ in range(2))
     assert not torch.equal(one, other)
     assert all(torch.equal(*pair) for pair in zip(first, second))
+
+
+def test_lstm_computes_in_fp32_on_a_cpu_without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    cell, x = rnn().recurrent, torch.randn(3, 5, 6)
+    state = (torch.randn(2, 3, 12), torch.randn(2, 3, 12))
+    expected = cell(x, state)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden = cell(x.bfloat16(), state)[0]
+        packed = cell(pack_padded_sequence(x, torch.tensor([5, 4, 3]), batch_first=True))[0].data
+    assert hidden.dtype == packed.dtype == torch.float32
+    torch.testing.assert_close(hidden, expected, atol=5e-3, rtol=0)
 
 
 def test_schedule_of_zaremba() -> None:
