@@ -297,6 +297,8 @@ def check_speed(contender: str, settings: Settings) -> Result:
     if settings.device != "cpu":  # the first updates select and compile kernels
         where += ["--trainer.log_every_n_steps", "100"]
         gan.WARMUP = language.WARMUP = language.LOG_EVERY = 100
+    elif settings.tiny:
+        language.WARMUP = 10
     if system == "vae":
         speed = (vae.plain(steps, settings.device) if way == "plain" else vae.ours(steps, where))[
             "steps_per_second"

@@ -13,6 +13,7 @@ import torch
 
 from common.errors import UserError
 from datamodules.samplers import Part, Request
+from datamodules.splits import SPLITS
 from datamodules.text.corpora import EmojiNames, PythonDocs, TinyShakespeare
 from datamodules.text.files import TextFiles
 from datamodules.text.records import LengthBatchSampler
@@ -434,6 +435,17 @@ def test_shakespeare_is_the_published_file(tmp_path: Path) -> None:
         )["kind"]
         == "char"
     )
+
+
+def test_shakespeare_can_have_a_test_text_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "tiny_shakespeare").mkdir()
+    text = "".join(chr(97 + i % 26) for i in range(1000))
+    (tmp_path / "tiny_shakespeare/input.txt").write_text(text, encoding="utf-8")
+    data = TinyShakespeare(test_share=0.1, val_share=0.05, context=8, root=str(tmp_path))
+    parts = [data.tokenizer.decode(data.tokens(split).ids.tolist()) for split in SPLITS]
+    assert parts == [text[:855], text[855:900], text[900:]]
+    whole = TinyShakespeare(context=8, root=str(tmp_path))
+    assert [len(whole.tokens(split).ids) for split in SPLITS] == [900, 100, 100]
 
 
 # Baseline
