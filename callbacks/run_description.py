@@ -13,6 +13,7 @@ from pytorch_lightning import Trainer
 from callbacks.run_files import origin
 from common.files import ROOT
 from common.run import Run
+from datamodules.samplers import accumulated_batches
 from lightning_modules.core.adversarial import AdversarialModule
 from lightning_modules.core.module import GenerativeModule, plain
 
@@ -35,9 +36,6 @@ def describe_run(
         module: System that is trained.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    accumulated = trainer.accumulate_grad_batches
-    if isinstance(module, AdversarialModule):
-        accumulated = module.accumulate
     sections = {name: without_init_args(value) for name, value in config.items()}
     sections["model"] = {**sections["model"], **module.hparams}
     about = {
@@ -47,7 +45,7 @@ def describe_run(
         "run_dir": str(trainer.default_root_dir),
         "seed": sections.pop("seed_everything", None),
         "batch_size": data.batch_size,
-        "global_batch_size": data.batch_size * trainer.world_size * accumulated,
+        "global_batch_size": data.batch_size * trainer.world_size * accumulated_batches(trainer),
         "precision": trainer.precision,
         "accelerator": type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),
         "devices": trainer.num_devices,

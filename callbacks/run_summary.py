@@ -8,8 +8,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
 from callbacks.preview_batch import on_device
-from datamodules.samplers import limit_batches
-from lightning_modules.core.adversarial import AdversarialModule
+from datamodules.samplers import accumulated_batches, limit_batches
 from lightning_modules.core.module import GenerativeModule
 
 
@@ -64,9 +63,7 @@ def describe(model: GenerativeModule, data: Any, trainer: Trainer) -> str:
     sizes = {split: len(data.split(split)) for split in ("train", "val")}
     split = "val" if sizes["val"] else "train"
     table = layer_table(model, on_device(data.batch(split, [0, 1]), model.device))
-    world, accumulated = trainer.world_size, trainer.accumulate_grad_batches
-    if isinstance(model, AdversarialModule):
-        accumulated = model.accumulate
+    world, accumulated = trainer.world_size, accumulated_batches(trainer)
     per_epoch = math.ceil(
         limit_batches(len(data.train_dataloader()), trainer.limit_train_batches) / accumulated
     )

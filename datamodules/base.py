@@ -18,7 +18,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
-from datamodules.samplers import Part, Request, ResumableBatchSampler, limit_batches, merge
+from datamodules.samplers import (
+    Part,
+    Request,
+    ResumableBatchSampler,
+    accumulated_batches,
+    limit_batches,
+    merge,
+)
 
 
 def corpus_root(root: str | None) -> Path:
@@ -51,6 +58,8 @@ class DataModule(LightningDataModule):
     Args:
         Batches:
         batch_size: Number of samples per process and training step.
+        global_batch_size: Number of samples per update, on all processes together. `batch_size` is
+            then this number, divided by the number of processes and of accumulated batches.
         eval_batch_size: Number of samples per process and step in validation and test. Defaults to
             `batch_size`.
         num_workers: Number of loader processes. 0 loads in the main process, the fastest choice for
@@ -62,7 +71,7 @@ class DataModule(LightningDataModule):
 
     Attributes:
         embedded: Whether the data are part of an installed package and need no download.
-        batch_unit: Unit of `batch_size`, "samples" or "tokens".
+        batch_unit: Unit of `batch_size` and `global_batch_size`, "samples" or "tokens".
         provides: Names of the values in `data_spec`. Each value is passed to the model if the
             `__init__` of the model has a parameter of this name.
     """
@@ -74,6 +83,7 @@ class DataModule(LightningDataModule):
     def __init__(
         self,
         batch_size: PositiveInt = 128,
+        global_batch_size: PositiveInt | None = None,
         eval_batch_size: PositiveInt | None = None,
         num_workers: NonNegativeInt = 0,
         root: str | None = None,
@@ -81,6 +91,7 @@ class DataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.global_batch_size = global_batch_size
         self.num_workers, self.max_samples = num_workers, max_samples
         self.root = corpus_root(root)
         self._splits: dict[str, BatchedDataset] = {}
@@ -108,6 +119,23 @@ class DataModule(LightningDataModule):
     def changeable(self) -> set[str]:
         """Options that may change when a run resumes: samples and their order stay the same."""
         return {"batch_size", "eval_batch_size", "num_workers", "root"}
+
+    def setup(self, stage: str) -> None:
+        """Set the batch size of a process if `global_batch_size` is given.
+
+        Raises:
+            UserError: If the processes and accumulated batches cannot be of equal size.
+        """
+        total = self.global_batch_size
+        if total is None or stage != "fit" or self.trainer is None:
+            return
+        world, accumulated = self.trainer.world_size, accumulated_batches(self.trainer)
+        if total % (world * accumulated):
+            raise UserError(
+                f"data.global_batch_size {total} is not divisible by {world} process(es) times "
+                f"{accumulated} accumulated batch(es): change one of these numbers"
+            )
+        self.batch_size = total // (world * accumulated)
 
     def load_split(self, split: str) -> BatchedDataset:
         """Read the split "train", "val" or "test"."""

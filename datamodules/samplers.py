@@ -9,7 +9,7 @@ uses every remaining sample of the epoch once.
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,10 +26,17 @@ def mix_seed(*parts: int | str) -> int:
 
 @dataclass(frozen=True)
 class Request:
-    """Batch that a dataset loads: indices of its samples, and the seed of its randomness."""
+    """Batch that a dataset loads.
+
+    Attributes:
+        index: Indices of the samples, int64 (N,).
+        seed: Seed of the batch's randomness, which differs between ranks.
+        order: Seed of the epoch's order, which is equal on all ranks.
+    """
 
     index: Tensor
     seed: int
+    order: int = 0
 
 
 class Part(NamedTuple):
@@ -78,10 +85,14 @@ class BatchSampler:
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
+    @property
+    def order(self) -> int:
+        """Seed of the epoch's order."""
+        return mix_seed(self.seed, 0 if self.fixed_order else self.epoch)
+
     def generator(self) -> torch.Generator:
         """Return the generator of the epoch's order."""
-        epoch = 0 if self.fixed_order else self.epoch
-        return torch.Generator().manual_seed(mix_seed(self.seed, epoch))
+        return torch.Generator().manual_seed(self.order)
 
     def start(self) -> int:
         """Return the number of the first batch after the parts in `used`."""
@@ -99,7 +110,8 @@ class BatchSampler:
         for number, samples in self.global_batches(used):
             index = samples[self.rank :: self.world]
             if len(index):
-                yield Request(index, mix_seed(self.seed, self.name, self.rank, self.epoch, number))
+                seed = mix_seed(self.seed, self.name, self.rank, self.epoch, number)
+                yield Request(index, seed, self.order)
 
 
 class ResumableBatchSampler(BatchSampler):
@@ -212,6 +224,11 @@ def merge(parts: Sequence[Part]) -> list[Part]:
         else:
             merged.append(part)
     return merged
+
+
+def accumulated_batches(trainer: Any) -> int:
+    """Return the number of batches per process whose gradients make one update of a run."""
+    return int(trainer.accumulate_grad_batches * getattr(trainer.lightning_module, "accumulate", 1))
 
 
 def limit_batches(batches: int, limit: int | float) -> int:

@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from PIL import Image
 
+from common.errors import UserError
 from datamodules.base import DataModule
 from datamodules.captions.base import CaptionedImageDataset
 from datamodules.captions.openmoji import CaptionedEmoji
@@ -474,3 +475,20 @@ def test_images_on_a_device_give_the_same_batches() -> None:
         assert torch.equal(batch[name], same[name])
     assert batch["seed"] == same["seed"]
     assert data.loader_dataset("train") is images, "without a GPU"
+
+
+def with_processes(world: int, accumulated: int, **options: Any) -> Ring:
+    """Data set up for training on a number of processes."""
+    data = Ring(**options)
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        world_size=world, accumulate_grad_batches=accumulated, lightning_module=None
+    )
+    data.setup("fit")
+    return data
+
+
+def test_a_global_batch_is_divided_among_processes_and_accumulated_batches() -> None:
+    assert with_processes(2, 4, global_batch_size=64).batch_size == 8
+    assert with_processes(2, 4, batch_size=64).batch_size == 64
+    with pytest.raises(UserError, match="64 is not divisible by 3 process"):
+        with_processes(3, 1, global_batch_size=64)

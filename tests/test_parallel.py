@@ -1,7 +1,9 @@
 """Training in two gloo processes equals training in one process on the joined batch."""
 
 import os
+import shutil
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +246,43 @@ def test_images_are_encoded_by_all_ranks(tmp_path: Path) -> None:
         )
     assert len(nll[0]) == 2
     assert nll[1] == pytest.approx(nll[0], rel=1e-4)
+
+
+def test_a_global_batch_is_the_same_on_any_number_of_processes(tmp_path: Path) -> None:
+    """Two processes train windows of a text, and one or four processes go on with the next."""
+    config = {
+        "model": {
+            "class_path": "tests.parallel.PlainGPT",
+            "init_args": {"layers": 1, "heads": 2, "width": 16, "context": 16, "dropout": 0.0},
+        },
+        "data": {
+            "class_path": "datamodules.text.corpora.PythonDocs",
+            "init_args": {"context": 16, "max_samples": 100, "global_batch_size": 12},
+        },
+        "trainer": {"max_steps": 12, "accelerator": "cpu", "limit_val_batches": 0},
+    }
+
+    def samples(ranks: list[dict[str, Any]]) -> list[list[int]]:
+        """Sorted sample indices of each update on all ranks together."""
+        return [sorted(chain(*parts)) for parts in zip(*(rank["samples"] for rank in ranks))]
+
+    (whole,) = fit(tmp_path / "whole", config, "--trainer.devices", "1")
+    fit(tmp_path / "two", config, "--trainer.devices", "2", "--trainer.max_steps", "11")
+    for devices in ("1", "4"):
+        folder = tmp_path / devices
+        shutil.copytree(tmp_path / "two", folder)
+        argv = ["fit", "--run_dir", str(folder / "run"), "--ckpt_path", "last"]
+        argv += ["--trainer.devices", devices, "--trainer.max_steps", "12"]
+        argv += ["--trainer.callbacks+=tests.parallel.Witness"]
+        argv += ["--trainer.callbacks.folder", str(folder / "resumed")]
+        fork(train, argv, count=int(devices), log=folder / "log")
+        ranks = [
+            torch.load(path, weights_only=True)
+            for path in sorted((folder / "resumed").glob("rank*-epoch1.pt"))
+        ]
+        assert samples(ranks) == samples([whole])[-1:]
+        for name, value in whole["state"].items():
+            torch.testing.assert_close(value, ranks[0]["state"][name], atol=1e-6, rtol=0, msg=name)
 
 
 def end(codes: list[int | None]) -> int:

@@ -18,7 +18,7 @@ from datamodules.text.corpora import EmojiNames, PythonDocs, TinyShakespeare
 from datamodules.text.files import TextFiles
 from datamodules.text.records import LengthBatchSampler
 from datamodules.text.shards import encode_shards, nonempty, raw_lines, text_slice
-from datamodules.text.windows import DisjointWindows, Streams
+from datamodules.text.windows import DisjointWindows, Streams, hashes
 from datamodules.text_files import read_shards
 from datamodules.tokenizers.base import RECORD
 from datamodules.tokenizers.bpe import BPETokenizer
@@ -420,6 +420,12 @@ def test_bad_texts(
         TextFiles(str(path), **{"context": 4, "root": str(tmp_path / "data"), **options}).split(
             "train"
         )
+
+
+def test_positions_of_windows_are_those_of_splitmix64() -> None:
+    """Reference values of the generator for seed 1234567."""
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    assert hashes(1234567, np.arange(3)).tolist() == expected
 
 
 def test_shakespeare_is_the_published_file(tmp_path: Path) -> None:

@@ -5,14 +5,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.samplers import Request, mix_seed
+from datamodules.samplers import Request
 from datamodules.text.storage import batch_of, gather
 
 
 class RandomWindows:
     """Dataset of context windows at random positions.
 
-    An epoch has about as many tokens as the text.
+    An epoch has about as many tokens as the text. The position of a window is a hash of the epoch
+    and of the window's number, so it does not depend on the number of processes.
 
     Args:
         ids: Token ids of the text (L,).
@@ -26,11 +27,25 @@ class RandomWindows:
         return (len(self.ids) - 1) // self.context
 
     def __getitems__(self, request: Request) -> dict[str, Any]:
-        count = len(request.index)
-        generator = torch.Generator().manual_seed(mix_seed(request.seed, "windows"))
-        starts = torch.randint(len(self.ids) - self.context, (count,), generator=generator).numpy()
-        tokens = gather(self.ids, starts, self.context + 1)
-        return batch_of(tokens, torch.full((count,), self.context), request, first=True)
+        starts = hashes(request.order, request.index.numpy()) % (len(self.ids) - self.context)
+        tokens = gather(self.ids, starts.astype(np.int64), self.context + 1)
+        length = torch.full((len(starts),), self.context)
+        return batch_of(tokens, length, request, first=True)
+
+
+def hashes(seed: int, numbers: np.ndarray) -> np.ndarray:
+    """Return the outputs of SplitMix64 (Steele et al. 2014) for a seed at given positions, uint64.
+
+    Args:
+        seed: Initial state of the generator, in [0, 2**64).
+        numbers: Positions in its sequence (N,), from 0 on.
+    """
+    with np.errstate(over="ignore"):  # arithmetic is modulo 2**64
+        z: np.ndarray = (numbers.astype(np.uint64) + 1) * np.uint64(0x9E3779B97F4A7C15)
+        z += np.uint64(seed)
+        z = (z ^ (z >> 30)) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> 27)) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> 31)
 
 
 class DisjointWindows:
