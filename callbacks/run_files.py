@@ -185,8 +185,9 @@ class RunFiles(Callback):
 
         The tuner itself is removed from the configuration, so a resumed run does not tune again.
         """
-        batch_size = {"batch_size": int(trainer.datamodule.batch_size)}  # type: ignore[attr-defined]
-        for section, values in (("model", module.hparams), ("data", batch_size)):
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        tuned = {} if data.global_batch_size else {"batch_size": int(data.batch_size)}
+        for section, values in (("model", module.hparams), ("data", tuned)):
             arguments = self.config[section].get("init_args", {})
             for name, value in values.items():
                 old = arguments.get(name, value)

@@ -16,8 +16,9 @@ def layer_table(model: GenerativeModule, batch: dict[str, Any], depth: int = 3) 
     """Return a table of submodules: name, type, output shape, number of parameters.
 
     Submodules are listed up to nesting level `depth`. Parameters registered directly on the system
-    have separate rows with their shapes. Output shapes are recorded in one call of `preview`. The
-    last row is the number of trainable parameters, if there are averaged or frozen weights too.
+    have separate rows with their shapes. Output shapes are recorded in one call of `preview`; they
+    are left out if weights are sharded. The last row is the number of trainable parameters, if
+    there are averaged or frozen weights too.
     """
     shapes: dict[str, str] = {}
     named = {name: part for name, part in model.named_modules() if name and name.count(".") < depth}
@@ -31,7 +32,8 @@ def layer_table(model: GenerativeModule, batch: dict[str, Any], depth: int = 3) 
 
     handles = [part.register_forward_hook(remember(name)) for name, part in named.items()]
     try:
-        model.preview(batch)
+        if not model.is_sharded:
+            model.preview(batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -13,14 +13,19 @@ from jsonargparse.typing import (
     PositiveInt,
     restricted_number_type,
 )
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from torch.optim import Optimizer
 
+from callbacks.attention_maps import AttentionMaps
+from callbacks.fid import FID
+from callbacks.latent_plots import LatentPlots
+from callbacks.previews import Previews
 from cli.class_options import class_parameters
 from cli.classes import init_parameters
 from cli.options import number
 from common.errors import UserError
 from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.sharding import FullySharded
 
 # Options that a run replaces, and what to do instead.
 REPLACED = {
@@ -68,6 +73,21 @@ def check_trainer_options(options: Namespace, system: type[GenerativeModule]) ->
                 f"--trainer.{name} {options[name]}: {system.__name__} does not support this "
                 f"option; {advice}"
             )
+
+
+def leave_out_drawings(trainer: Trainer) -> None:
+    """Remove the callbacks that compute with the weights on one process, if weights are sharded.
+
+    Raises:
+        UserError: If weights are sharded and an FID is to be computed.
+    """
+    if not isinstance(trainer.strategy, FullySharded):
+        return
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if any(isinstance(callback, FID) for callback in callbacks):
+        raise UserError("fid.count is not supported with --trainer.strategy fsdp2: set it to 0")
+    alone = (Previews, AttentionMaps, LatentPlots)
+    trainer.callbacks = [one for one in callbacks if not isinstance(one, alone)]  # type: ignore[attr-defined]
 
 
 def check_optimizers(model: GenerativeModule) -> None:

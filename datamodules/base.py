@@ -300,6 +300,10 @@ class DataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = state_dict
+        if self.trainer:
+            # FSDP2 builds optimizers, and for their schedules the loader, before it reads the
+            # checkpoint.
+            self.trainer.fit_loop._combined_loader = None
 
     def val_dataloader(self) -> DataLoader | list:
         return self.loader("val") if len(self.split("val")) else []

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from lightning_modules.core.checkpoints import load
 from tests.ranks import fork, train
 
 # SGD, since Adam's first steps turn rounding errors of tiny gradients into full steps.
@@ -283,6 +284,115 @@ def test_a_global_batch_is_the_same_on_any_number_of_processes(tmp_path: Path) -
         assert samples(ranks) == samples([whole])[-1:]
         for name, value in whole["state"].items():
             torch.testing.assert_close(value, ranks[0]["state"][name], atol=1e-6, rtol=0, msg=name)
+
+
+GPT = {
+    "model": {
+        "class_path": "lightning_modules.gpt.GPT",
+        "init_args": {"layers": 2, "heads": 2, "width": 16, "context": 16, "dropout": 0.1},
+    },
+    "data": {
+        "class_path": "datamodules.text.corpora.PythonDocs",
+        "init_args": {"context": 16, "max_samples": 48, "global_batch_size": 12},
+    },
+    "trainer": {"max_epochs": 2, "limit_val_batches": 1, "gradient_clip_val": 0.1},
+}
+TRANSFORMER = {
+    "model": {
+        "class_path": "lightning_modules.transformer.Transformer",
+        "init_args": {"layers": 1, "heads": 2, "width": 16, "hidden": 16, "average_every": 1},
+    },
+    "data": {
+        "class_path": "datamodules.parallel.openmoji.EmojiTranslation",
+        "init_args": {"vocab_size": 300, "batch_tokens": 512, "max_samples": 80},
+    },
+    "trainer": {"max_epochs": 1, "limit_val_batches": 1},
+}
+DALLE_CONFIG = {
+    "model": {
+        "class_path": "lightning_modules.dalle.DALLE",
+        "init_args": {
+            "dvae": {
+                "image_shape": [3, 16, 16],
+                "codebook_size": 16,
+                "token_width": 8,
+                "width": 8,
+                "downsamplings": 2,
+                "blocks": 1,
+            },
+            "layers": 1,
+            "heads": 2,
+            "width": 16,
+        },
+    },
+    "data": {
+        "class_path": "datamodules.captions.openmoji.CaptionedEmoji",
+        "init_args": {"size": 16, "max_samples": 64, "text_length": 24, "global_batch_size": 32},
+    },
+    "trainer": {"max_epochs": 2, "limit_val_batches": 1},
+}
+
+
+def last_checkpoint(
+    folder: Path, config: dict[str, Any], strategy: str, *options: str
+) -> dict[str, Any]:
+    """Train or resume in two processes and return the last checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    argv = ["fit", "--config", str(folder / "config.yaml"), "--run_dir", str(folder / "run")]
+    argv += ["--trainer.strategy", strategy, "--trainer.accelerator", "cpu"]
+    argv += ["--trainer.devices", "2", "--seed_everything", "0", *options]
+    fork(train, argv, count=2, log=folder / "log")
+    found: dict[str, Any] = torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)
+    return found
+
+
+@pytest.mark.parametrize("config", [GPT, TRANSFORMER, DALLE_CONFIG], ids=["gpt", "nmt", "dalle"])
+def test_sharded_weights_are_trained_as_whole_ones(config: dict[str, Any], tmp_path: Path) -> None:
+    whole = last_checkpoint(tmp_path / "ddp", config, "ddp")
+    sharded = last_checkpoint(tmp_path / "fsdp2", config, "fsdp2_recompute")
+    assert sharded["class_path"] == config["model"]["class_path"]
+    assert list(sharded["state_dict"]) == list(whole["state_dict"])
+    for name, value in whole["state_dict"].items():
+        torch.testing.assert_close(
+            value, sharded["state_dict"][name], atol=1e-4, rtol=1e-4, msg=name
+        )
+
+
+def test_a_sharded_run_resumes_sharded_and_on_one_process(tmp_path: Path) -> None:
+    through = last_checkpoint(tmp_path / "through", GPT, "fsdp2")["state_dict"]
+    last_checkpoint(tmp_path / "half", GPT, "fsdp2", "--trainer.max_steps", "5")
+    shutil.copytree(tmp_path / "half", tmp_path / "one")
+    more = ("--ckpt_path", "last", "--trainer.max_steps", "8")
+    resumed = last_checkpoint(tmp_path / "half", GPT, "fsdp2", *more)["state_dict"]
+    for name, value in through.items():
+        assert torch.equal(value, resumed[name]), name
+    argv = ["fit", "--run_dir", str(tmp_path / "one/run"), *more]
+    argv += ["--trainer.devices", "1", "--trainer.strategy", "auto"]
+    fork(train, argv, count=1, log=tmp_path / "one/log")
+    path = tmp_path / "one/run/checkpoints/last.ckpt"
+    alone = torch.load(path, weights_only=True)["state_dict"]
+    for name, value in through.items():  # dropout has other random numbers
+        torch.testing.assert_close(value, alone[name], atol=1e-2, rtol=0, msg=name)
+    model = load(path)
+    assert len(model.sample([0, 1], max_new_tokens=4)) == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"class_path": "lightning_modules.rnn_lm.RNNLM"}, "RNNLM does not have: use ddp"),
+        (
+            {**GPT["model"], "init_args": {"context": 16, "optimizer": "muon"}},
+            "cannot train with Muon",
+        ),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(
+    model: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError, match=message):
+        last_checkpoint(tmp_path, {**GPT, "model": model}, "fsdp2")
 
 
 def end(codes: list[int | None]) -> int:

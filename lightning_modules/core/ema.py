@@ -6,8 +6,9 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+
+from lightning_modules.core.sharding import ShardedModule
 
 
 class AveragedWeights(nn.Module):
@@ -59,7 +60,7 @@ class AveragedWeights(nn.Module):
         self.updates += 1
 
 
-class AveragingModule(LightningModule):
+class AveragingModule(ShardedModule):
     """LightningModule that can maintain moving averages of the weights of its submodules.
 
     Attributes:

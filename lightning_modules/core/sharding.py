@@ -1,0 +1,128 @@
+"""Sharding of weights, gradients and optimizer states over processes (FSDP2)."""
+
+from functools import partial
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.strategies import ModelParallelStrategy, StrategyRegistry
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
+
+from common.errors import UserError
+from lightning_modules.nn.transformer import CrossAttention, Residual
+from lightning_modules.optim.muon import Muon
+
+STEPS = ("training_step", "validation_step", "test_step")
+
+
+class FullySharded(ModelParallelStrategy):
+    """Strategy in which each process stores a part of every tensor of the model.
+
+    The weights of a Transformer block are gathered for its forward and backward pass only (Zhao et
+    al., "PyTorch FSDP", 2023). The update equals that of DDP. A checkpoint is one file with whole
+    tensors, as with every other strategy, so it can be resumed and sampled on one process.
+
+    Args:
+        recompute: Whether the backward pass recomputes the activations inside a block instead of
+            storing them (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016).
+
+    Raises:
+        UserError: If the system has no Transformer blocks, or if its optimizer is Muon.
+    """
+
+    def __init__(self, recompute: bool = False) -> None:
+        super().__init__(save_distributed_checkpoint=False)
+        self.recompute = recompute
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        self._tensor_parallel_size = 1
+        super().setup_environment()
+
+    def setup(self, trainer: Trainer) -> None:
+        super().setup(trainer)
+        if any(isinstance(optimizer, Muon) for optimizer in self.optimizers):
+            raise UserError(
+                "--trainer.strategy fsdp2 cannot train with Muon, which needs whole matrices: use "
+                "ddp, or --model.optimizer adamw"
+            )
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return the whole of a tensor that may be sharded; all processes must call this function."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+class ShardedModule(LightningModule):
+    """LightningModule whose weights are sharded if the strategy is `FullySharded`."""
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process has only a part of each weight."""
+        return self._trainer is not None and isinstance(self.trainer.strategy, FullySharded)
+
+    def configure_model(self) -> None:
+        """Shard each Transformer block, and the rest of the system as one more group.
+
+        Raises:
+            UserError: If the system has no Transformer blocks.
+        """
+        if not self.is_sharded:
+            return
+        blocks = [part for part in self.modules() if isinstance(part, Residual)]
+        if not blocks:
+            raise UserError(
+                f"--trainer.strategy fsdp2 shards Transformer blocks, which {type(self).__name__} "
+                "does not have: use ddp"
+            )
+        mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
+        for part in self.modules():
+            if isinstance(part, CrossAttention):  # `project` is called before the block's `forward`
+                fully_shard(part, mesh=mesh)
+                register_fsdp_forward_method(part, "project")
+        for block in blocks:
+            if self.trainer.strategy.recompute:  # type: ignore[attr-defined]
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+            fully_shard(block, mesh=mesh)
+        own, frozen = type(self), set()  # frozen systems stay whole, such as DALL-E's discrete VAE
+        for name, part in self.named_children():
+            parameters = set(part.parameters())
+            if name != "ema" and not any(p.requires_grad for p in parameters):
+                frozen |= parameters
+        fully_shard(self, mesh=mesh, reshard_after_forward=True, ignored_params=frozen)
+        # FSDP has replaced the class by a subclass. Checkpoints and titles name the system's own.
+        for name in ("__module__", "__name__", "__qualname__"):
+            setattr(type(self), name, getattr(own, name))
+        for name in STEPS:  # the weights outside of blocks are whole during these methods
+            register_fsdp_forward_method(self, name)
+
+    # In an evaluation, each process has whole weights: texts need different numbers of steps, so
+    # the processes cannot exchange weights in every step.
+
+    def on_validation_start(self) -> None:
+        self._gather_weights()
+
+    def on_validation_end(self) -> None:
+        self._drop_gathered_weights()
+
+    def on_test_start(self) -> None:
+        self._gather_weights()
+
+    def _gather_weights(self) -> None:
+        for part in self.modules():
+            if isinstance(part, FSDPModule):
+                part.set_reshard_after_forward(False, recurse=False)
+                part.unshard()
+
+    def _drop_gathered_weights(self) -> None:
+        for part in self.modules():
+            if isinstance(part, FSDPModule):
+                part.set_reshard_after_forward(True, recurse=False)
+                part.reshard()
+
+
+StrategyRegistry.register("fsdp2", FullySharded, "Shards weights, gradients and optimizer states")
+StrategyRegistry.register(
+    "fsdp2_recompute", FullySharded, "Also recomputes activations", recompute=True
+)
