@@ -229,15 +229,16 @@ def check_resuming(recipe: str, settings: Settings) -> Result:
 
 
 def check_distributed(recipe: str, settings: Settings) -> Result:
-    """Names of the values that differ between DDP with one process and no DDP."""
+    """Names of the values that differ between one process with and without a parallel strategy."""
     from tests.runs import run_differences
 
     updates = 4 if settings.tiny else 20
     with tempfile.TemporaryDirectory() as folder:
-        runs = [Path(folder, strategy) for strategy in ("auto", "ddp")]
-        for run in runs:
+        alone = Path(folder, "auto")
+        other = Path(folder, "fsdp2" if "transformer" in recipe else "ddp")
+        for run in (alone, other):
             fit(recipe, run, updates, settings, "--trainer.strategy", run.name)
-        found = run_differences(*runs)
+        found = run_differences(alone, other)
     return {"differences": found[:5], "passed": not found}
 
 
@@ -335,13 +336,14 @@ def speed_contenders() -> list[str]:
     return turns + [f"{name} compiled" for name in ("vae", "gan", "gpt")]
 
 
+DISTRIBUTED = ("vae/openmoji", "dcgan/openmoji", "transformer/emoji_names")
 PARTS: dict[str, tuple[Callable[[str, Settings], Result], Callable[[], list[str]]]] = {
     "training": (check_training, embedded_recipes),
     "resuming": (check_resuming, first_recipes),
     "graphs": (check_graphs, first_recipes),
     "distributed": (
         check_distributed,
-        lambda: ["configs/vae/openmoji.yaml", "configs/dcgan/openmoji.yaml"],
+        lambda: [f"configs/{name}.yaml" for name in DISTRIBUTED],
     ),
     "speed": (check_speed, speed_contenders),
 }

@@ -11,13 +11,14 @@ The parts, in this order:
 - graphs: the weights of every system with `--graph_updates` must agree with those without, in the
   median over parameters, to 1e-3 of a parameter's standard deviation. A stopped and resumed run
   with graphs must equal an uninterrupted one bit for bit.
-- distributed: the final state with DDP in one process must equal that without DDP bit for bit.
+- distributed: the final state with DDP or FSDP2 in one process must equal that of a run without a
+  parallel strategy bit for bit.
 - speed: updates per second of `train.py`, of `train.py --updates_per_step 1`, of `train.py
   --graph_updates` and of a plain loop with the data on the device, in turns, and of `train.py
   --compile inductor`.
 
 Every check runs in its own process. The checks of one part run in parallel, except for speed.
-Results are written after each check, as JSON and as Markdown. A check that has a result is not run
+Results are written after each check, as JSON and as Markdown. A check that has passed is not run
 again: an interrupted run continues. `--device cpu --tiny` tests the script itself.
 """
 
@@ -70,10 +71,11 @@ def run_check(part: str, name: str, settings: Settings) -> Result:
 
 
 def pending(settings: Settings, results: Result) -> Iterator[tuple[str, list[str]]]:
-    """Yield each part with the names of its checks that have no result yet."""
+    """Yield each part with the names of its checks that have not passed yet."""
     for part in settings.parts:
         _, names = PARTS[part]
-        yield part, [name for name in names() if name not in results.get(part, {})]
+        done = {name for name, one in results.get(part, {}).items() if one["passed"]}
+        yield part, [name for name in names() if name not in done]
 
 
 def report(results: Result) -> str:
@@ -94,7 +96,7 @@ def report(results: Result) -> str:
 
 
 def main() -> None:
-    """Run all checks that have no result yet, and write the results."""
+    """Run all checks that have not passed yet, and write the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
