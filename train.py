@@ -63,6 +63,12 @@ def train(argv: list[str]) -> None:
         if isinstance(error, MisconfigurationException) or raised_by_lightning(error):
             raise UserError(lightning_message(str(error))) from error
         raise
+    except KeyError as error:
+        if not str(error).startswith("'SLURM_"):
+            raise
+        raise UserError(
+            f"SLURMEnvironment needs the variable {error}: start this command with srun in a job"
+        ) from error
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from callbacks.checkpoint import monitored
 from callbacks.fid import why_no_fid
 from common.run import Run
+from datamodules.base import DataModule
 from lightning_modules.core.module import GenerativeModule
 
 INPUTS = {  # options that tell `sample.py` what to generate from
@@ -33,7 +34,7 @@ def figure_lines(figures: dict[str, float], signatures: dict[str, str]) -> list[
     return [f"{'test' if tested else 'last validation'}:", *lines] if lines else []
 
 
-def end_lines(run: Run, trainer: Trainer, model: GenerativeModule) -> list[str]:
+def end_lines(run: Run, trainer: Trainer, model: GenerativeModule, data: DataModule) -> list[str]:
     """Return the last lines of a training: directory, best value, sample command and logs."""
     best = run.read().get("best")
     monitor = monitored(trainer, model)
@@ -43,7 +44,7 @@ def end_lines(run: Run, trainer: Trainer, model: GenerativeModule) -> list[str]:
         value = f"none, because no validation has measured {monitor[0]}{validation_hint(trainer)}"
     else:
         value = "none, because no value selects it"
-        if why_no_fid(model, trainer.datamodule) is None:  # type: ignore[attr-defined]
+        if why_no_fid(model, data) is None:
             value += "; --fid.count 2000 measures FID in validations"
     lines = [f"run: {run.path}", f"best: {value}"]
     if type(model).sample is not GenerativeModule.sample:

@@ -320,7 +320,7 @@ class TrainCLI(LightningCLI):
                 evaluation.log()
             lines = figure_lines(figures, self.model.signatures)
             if subcommand == "fit" and not options.trainer.fast_dev_run:
-                lines += end_lines(self.run, self.trainer, self.model)
+                lines += end_lines(self.run, self.trainer, self.model, self.datamodule)
             for line in lines:
                 print(line)
 

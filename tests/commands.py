@@ -121,7 +121,7 @@ def check_make(words: list[str]) -> None:
 
 def check(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Check one command."""
-    line = re.sub(r"^(srun python|torchrun --nproc_per_node \d+) ", "python ", line)
+    line = re.sub(r"^(srun python|torchrun( --\w+ \S+)+) ", "python ", line)
     line = line.replace("$RUN", "runs/celeba").replace(
         "$RESUME", ""
     )  # variables of the SLURM script

@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
 from lightning_modules.nn.transformer import CrossAttention, Residual
-from lightning_modules.optim.muon import Muon
 
 STEPS = ("training_step", "validation_step", "test_step")
 
@@ -42,7 +41,7 @@ class FullySharded(ModelParallelStrategy):
 
     def setup(self, trainer: Trainer) -> None:
         super().setup(trainer)
-        if any(isinstance(optimizer, Muon) for optimizer in self.optimizers):
+        if any(getattr(one, "needs_whole_matrices", False) for one in self.optimizers):
             raise UserError(
                 "--trainer.strategy fsdp2 cannot train with Muon, which needs whole matrices: use "
                 "ddp, or --model.optimizer adamw"

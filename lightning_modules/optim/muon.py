@@ -43,6 +43,8 @@ class Muon(torch.optim.Optimizer):
             1 - `lr` * `weight_decay`.
     """
 
+    needs_whole_matrices = True  # `FullySharded` refuses this optimizer
+
     def __init__(
         self,
         params: Iterable[Any],

@@ -20,10 +20,19 @@ FIT = [
 ]
 TWO = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.limit_val_batches", "1"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+# The variables that SLURM sets for two tasks.
+SRUN = """
+export SLURM_NTASKS=2 SLURM_NTASKS_PER_NODE=2 SLURM_NODEID=0 SLURM_NODELIST=localhost
+export SLURM_JOB_ID=7 SLURM_JOB_NAME=gan
+for task in 0 1; do SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & jobs="$jobs $!"; done
+for job in $jobs; do wait $job || exit 1; done
+"""
+SLURM = [*FIT, "--config", "configs/_trainer/slurm.yaml", *TWO]
 LAUNCHERS = {
     "devices": [sys.executable, *FIT, *TWO],
     "torchrun": [*TORCHRUN, *FIT, *TWO],
     "spawn": [sys.executable, *FIT, *TWO, "--trainer.strategy", "ddp_spawn"],
+    "slurm": ["bash", "-c", SRUN, "srun", sys.executable, *SLURM],
 }
 
 
