@@ -27,6 +27,10 @@ MACHINE_FAULTS = {
 WORKER = re.compile(r"Caught \w+ in DataLoader worker.*\n[\w.]+: ", re.DOTALL)
 
 
+# What gloo and NCCL report if another process of a distributed run has died.
+LOST = re.compile(r"Connection (closed|reset) by peer|remote process exited")
+
+
 class UserError(ValueError):
     """Mistake that the user can fix; the message says in one line what to do."""
 
@@ -101,6 +105,12 @@ def exit_code(program: Callable[[], object], interrupted: str) -> int:
             return fail(not_installed(package), 2)
         if mistake := mistake_behind(error):
             return fail(str(mistake), 2)
+        if LOST.search(str(error)):
+            return fail(
+                "another process of this run has ended, and its own output may say why; "
+                "--ckpt_path last resumes the run",
+                1,
+            )
         cause = without_wrapper(error)
         return fail(f"{type(cause).__name__}: {cause} (set DEBUG=1 to see the traceback)", 1)
 

@@ -19,6 +19,7 @@ import reproduce
 import sample
 import sweep
 import train
+from common.errors import run
 from datamodules.images.folder import ImageFolder
 from datamodules.splits import split_of
 from lightning_modules.vae import VAE
@@ -522,6 +523,14 @@ def test_a_worker_s_mistake_is_one_line_too(
     )
     assert code == 2
     assert line.startswith(f"error: {d}/corrupt/train/bad.png: cannot be read as an image")
+
+
+def test_a_lost_process_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [::1]:5")
+
+    assert run(fail) == 1
+    assert "error: another process of this run has ended" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_a_fault_of_the_machine_and_keeps_the_last_checkpoint(

@@ -1,7 +1,10 @@
-"""Two processes give equal results, whether Lightning, torchrun or spawn starts them."""
+"""Two processes give equal results however they are started, and end when one is killed."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,27 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def test_launchers_train_the_same(tables: dict[str, bytes], name: str) -> None:
     assert len(tables["devices"].splitlines()) > 3
     assert tables[name] == tables["devices"]
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_other(killed: int, tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    many = ["--trainer.max_steps", "1000000", "--run_dir", str(run)]
+    with open(log, "wb") as file:
+        first = subprocess.Popen(
+            [sys.executable, *FIT, *TWO, *many], cwd=ROOT, stdout=file, stderr=file
+        )
+    while not (run / "throughput.csv").exists():
+        time.sleep(0.2)
+        assert first.poll() is None, log.read_text(encoding="utf-8")
+    children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text(encoding="utf-8")
+    second = int(children.split()[0])
+    os.kill([first.pid, second][killed], signal.SIGKILL)
+    end = time.monotonic() + 60
+    first.wait(60)
+    while killed == 0 and Path(f"/proc/{second}").exists():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    # Lightning's message, or ours of the process that lost its connection: whichever was first.
+    messages = ("terminated with code -9", "another process of this run has ended")
+    assert any(message in log.read_text(encoding="utf-8") for message in messages)
