@@ -14,6 +14,7 @@ import torch
 from common.errors import UserError
 from datamodules.samplers import Part, Request
 from datamodules.splits import SPLITS
+from datamodules.text import shards
 from datamodules.text.corpora import EmojiNames, PythonDocs, TinyShakespeare
 from datamodules.text.files import TextFiles
 from datamodules.text.records import LengthBatchSampler
@@ -52,6 +53,15 @@ def test_pieces_are_encoded_as_the_whole(kind: str, size: int) -> None:
     pieces = [TEXT[i : i + size] for i in range(0, len(TEXT), size)]
     ids = np.concatenate(list(encode_shards(tokenizer, pieces)))
     assert np.array_equal(ids, tokenizer.encode(TEXT))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shards_are_encoded_in_pieces(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "PIECE", 20)
+    tokenizer = KINDS[kind].train([TEXT], 300)
+    parts = list(encode_shards(tokenizer, [TEXT * 3, TEXT]))
+    assert len(parts) > 8
+    assert np.array_equal(np.concatenate(parts), tokenizer.encode(TEXT * 4))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -158,10 +168,13 @@ def test_disjoint_windows_meet_every_target_once() -> None:
     assert all(row[0] == 10 * number for number, row in enumerate(batch["tokens"]))
 
 
-def test_random_windows_are_a_function_of_the_batchs_seed(tmp_path: Path) -> None:
+def test_random_windows_are_a_function_of_the_epochs_order(tmp_path: Path) -> None:
     data = corpus(tmp_path, "".join(chr(97 + i % 26) for i in range(1000)))
     split = data.split("train")
-    one, again, other = (split.__getitems__(Request(torch.arange(50), seed)) for seed in (1, 1, 2))
+    one, again, other = (
+        split.__getitems__(Request(torch.arange(50), seed, order))
+        for seed, order in ((1, 1), (2, 1), (1, 2))
+    )
     assert torch.equal(one["tokens"], again["tokens"])
     assert not torch.equal(one["tokens"], other["tokens"])
     assert ((one["tokens"].diff(dim=1) % 26) == 1).all(), (

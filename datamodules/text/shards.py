@@ -49,14 +49,29 @@ def raw_lines(texts: Iterable[str]) -> Iterator[str]:
 BEFORE = 64
 
 
+PIECE = 2**16  # maximum number of characters that are encoded in one call
+
+
 def encode_shards(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
-    """Yield the token ids of a text given in shards, equal to the ids of the undivided text."""
+    """Yield the token ids of a text given in shards, equal to the ids of the undivided text.
+
+    The pieces of a shard are encoded on all CPU cores if the tokenizer can.
+    """
     before = rest = ""
     for text in texts:
-        rest += text
-        cut = tokenizer.stable_prefix(rest)
-        if cut:
-            yield tokenizer.encode(rest[:cut], before)
-            before, rest = rest[max(0, cut - BEFORE) : cut], rest[cut:]
+        rest, start = rest + text, 0
+        parts: list[tuple[str, str]] = []
+        more = True
+        while more:
+            more = start + PIECE < len(rest)
+            size = tokenizer.stable_prefix(rest[start : start + PIECE])
+            if more and not size:
+                more, size = False, tokenizer.stable_prefix(rest[start:])
+            if size:
+                end = start + size
+                parts.append((rest[start:end], before))
+                before, start = rest[max(0, end - BEFORE) : end], end
+        yield from tokenizer.encode_many(parts)
+        rest = rest[start:]
     if rest:
         yield tokenizer.encode(rest, before)

@@ -64,6 +64,10 @@ class Tokenizer:
         """
         raise NotImplementedError
 
+    def encode_many(self, parts: list[tuple[str, str]]) -> list[np.ndarray]:
+        """Encode pairs of arguments of `encode`, on all CPU cores if the tokenizer can."""
+        return [self.encode(text, before) for text, before in parts]
+
     def unseen(self, text: str) -> Counter[str]:
         """Count the characters of a text that cannot be encoded."""
         return Counter()

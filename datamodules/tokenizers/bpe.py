@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import random
 import re
 from collections.abc import Iterable
@@ -89,9 +90,18 @@ class BPETokenizer(Tokenizer):
         return int(self.model.token_to_id(token))
 
     def encode(self, text: str, before: str = "") -> np.ndarray:
-        coded = self.model.encode(before + text, add_special_tokens=False)
-        first = sum(end <= len(before) for _, end in coded.offsets) if before else 0
-        return np.array(coded.ids[first:], dtype=np.int64)
+        return self.encode_many([(text, before)])[0]
+
+    def encode_many(self, parts: list[tuple[str, str]]) -> list[np.ndarray]:
+        def encode(texts: list[str]) -> list[list[int]]:
+            # Without the positions of the ids in the text, it is twice as fast.
+            coded = self.model.encode_batch_fast(texts, add_special_tokens=False)
+            return [one.ids for one in coded]
+
+        # No merge crosses the start of a text, so the ids of `before` are those it has alone.
+        whole = encode([before + text for text, before in parts])
+        skipped = encode([before for _, before in parts])
+        return [np.array(ids[len(first) :], dtype=np.int64) for ids, first in zip(whole, skipped)]
 
     def encode_dropout(self, text: str, rate: float, numbers: random.Random) -> list[int]:
         """Encode a text with BPE dropout (Provilkov et al. 2020, Algorithm 1).
@@ -156,4 +166,6 @@ def tokenizers_library() -> Any:
         raise UserError(
             "byte-pair encoding needs a package that is not installed: pip install tokenizers"
         ) from error
+    # Set, since the library would print a warning when a loader forks. Loaders encode no batches.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     return tokenizers
