@@ -21,6 +21,7 @@ A batch is a dictionary:
 - `first`: Whether a recurrent state is reset before the batch.
 """
 
+import contextlib
 import itertools
 import json
 from array import array
@@ -34,6 +35,7 @@ from jsonargparse.typing import OpenUnitInterval, PositiveInt
 from torch import Tensor
 
 from common.errors import UserError
+from common.progress import Task
 from datamodules.base import BatchedDataset, DataModule
 from datamodules.cache import make_folder, sha256, token_folder
 from datamodules.samplers import BatchSampler, ResumableBatchSampler
@@ -187,15 +189,17 @@ class TextDataModule(DataModule):
         kind = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
         for split in SPLITS:
             starts, place, characters, size = array("q", [0]), 0, 0, 0
-            with open(folder / f"{split}.bin", "wb") as file:
+            task = Task(f"encoding the {split} split, MB", float("inf"))
+            with open(folder / f"{split}.bin", "wb") as file, contextlib.closing(task):
 
                 def write(ids: np.ndarray) -> int:
                     file.write(ids.astype(kind).tobytes())
                     return len(ids)
 
-                def counted(text: str) -> str:
+                def counted(text: str, task: Task = task) -> str:
                     nonlocal characters, size
                     characters, size = characters + len(text), size + len(text.encode())
+                    task.update(size // 10**6)
                     return text
 
                 if self.batching == "records":
