@@ -45,7 +45,9 @@ def describe_run(
         "run_dir": str(trainer.default_root_dir),
         "seed": sections.pop("seed_everything", None),
         "batch_size": data.batch_size,
-        "global_batch_size": data.batch_size * trainer.world_size * accumulated_batches(trainer),
+        "global_batch_size": data.batch_size
+        * trainer.world_size
+        * accumulated_batches(trainer, module),
         "precision": trainer.precision,
         "accelerator": type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),
         "devices": trainer.num_devices,

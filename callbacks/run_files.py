@@ -18,6 +18,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from common.errors import UserError
 from common.files import atomic_save
 from common.run import Run, as_list
 
@@ -186,7 +187,13 @@ class RunFiles(Callback):
         The tuner itself is removed from the configuration, so a resumed run does not tune again.
         """
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        tuned = {} if data.global_batch_size else {"batch_size": int(data.batch_size)}
+        tuned = {"batch_size": int(data.batch_size)}
+        if data.global_batch_size:
+            data.divide_global_batch(trainer, module)
+            if data.batch_size != tuned.pop("batch_size"):
+                raise UserError(
+                    "BatchSizeFinder cannot be used with data.global_batch_size: leave one out"
+                )
         for section, values in (("model", module.hparams), ("data", tuned)):
             arguments = self.config[section].get("init_args", {})
             for name, value in values.items():

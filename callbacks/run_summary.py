@@ -65,7 +65,7 @@ def describe(model: GenerativeModule, data: Any, trainer: Trainer) -> str:
     sizes = {split: len(data.split(split)) for split in ("train", "val")}
     split = "val" if sizes["val"] else "train"
     table = layer_table(model, on_device(data.batch(split, [0, 1]), model.device))
-    world, accumulated = trainer.world_size, accumulated_batches(trainer)
+    world, accumulated = trainer.world_size, accumulated_batches(trainer, model)
     per_epoch = math.ceil(
         limit_batches(len(data.train_dataloader()), trainer.limit_train_batches) / accumulated
     )

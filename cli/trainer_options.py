@@ -1,6 +1,7 @@
 """Check options of Lightning's Trainer and of optimizers that would fail or be ignored later."""
 
 import inspect
+import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 
@@ -18,7 +19,7 @@ from torch.optim import Optimizer
 
 from callbacks.attention_maps import AttentionMaps
 from callbacks.fid import FID
-from callbacks.latent_plots import LatentPlots
+from callbacks.gradient_histograms import GradientHistograms
 from callbacks.previews import Previews
 from cli.class_options import class_parameters
 from cli.classes import init_parameters
@@ -75,19 +76,28 @@ def check_trainer_options(options: Namespace, system: type[GenerativeModule]) ->
             )
 
 
-def leave_out_drawings(trainer: Trainer) -> None:
-    """Remove the callbacks that compute with the weights on one process, if weights are sharded.
+def remove_rank_zero_callbacks(trainer: Trainer) -> None:
+    """Remove callbacks that run the model on rank 0 only, if weights are sharded.
 
     Raises:
-        UserError: If weights are sharded and an FID is to be computed.
+        UserError: If weights are sharded, and FID or histograms of gradients are to be computed.
     """
     if not isinstance(trainer.strategy, FullySharded):
         return
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if any(isinstance(callback, FID) for callback in callbacks):
-        raise UserError("fid.count is not supported with --trainer.strategy fsdp2: set it to 0")
-    alone = (Previews, AttentionMaps, LatentPlots)
-    trainer.callbacks = [one for one in callbacks if not isinstance(one, alone)]  # type: ignore[attr-defined]
+    for kind, option in ((FID, "fid.count"), (GradientHistograms, "gradient_histograms")):
+        if any(isinstance(callback, kind) for callback in callbacks):
+            raise UserError(
+                f"--{option} is not supported with --trainer.strategy fsdp2: leave it out"
+            )
+    kept = [one for one in callbacks if not isinstance(one, Previews | AttentionMaps)]
+    trainer.callbacks = kept  # type: ignore[attr-defined]
+    if trainer.is_global_zero:
+        print(
+            "note: no previews and attention maps are drawn, because --trainer.strategy fsdp2 "
+            "shards the weights; sample from the checkpoints",
+            file=sys.stderr,
+        )
 
 
 def check_optimizers(model: GenerativeModule) -> None:

@@ -51,7 +51,7 @@ from cli.run_directory import check_system, resumed_run, start_run
 from cli.run_end import end_lines, figure_lines, last_figures
 from cli.run_options import add_run_options, saved_options
 from cli.short_help import with_full_help
-from cli.trainer_options import check_optimizers, check_trainer_options, leave_out_drawings
+from cli.trainer_options import check_optimizers, check_trainer_options, remove_rank_zero_callbacks
 from common.errors import UserError
 from common.run import Run, as_list
 from datamodules.base import DataModule
@@ -247,7 +247,7 @@ class TrainCLI(LightningCLI):
             plugins=[*as_list(config.plugins), AtomicCheckpointIO()],
             **kwargs,
         )
-        leave_out_drawings(trainer)
+        remove_rank_zero_callbacks(trainer)
         started = int(os.environ.get("WORLD_SIZE", trainer.world_size))
         if started != trainer.world_size:
             raise UserError(
@@ -298,6 +298,7 @@ class TrainCLI(LightningCLI):
             )
         if options.dry_run:
             self.datamodule.prepare_data()
+            self.datamodule.divide_global_batch(self.trainer, self.model)
             print(yaml.safe_dump(self.saved_config, sort_keys=False))
             print(describe(self.model, self.datamodule, self.trainer))
             return

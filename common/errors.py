@@ -28,7 +28,9 @@ WORKER = re.compile(r"Caught \w+ in DataLoader worker.*\n[\w.]+: ", re.DOTALL)
 
 
 # What gloo and NCCL report if another process of a distributed run has died.
-LOST = re.compile(r"Connection (closed|reset) by peer|remote process exited")
+LOST = re.compile(
+    r"gloo.*(Connection (closed|reset) by peer|Broken pipe)|remote process exited", re.DOTALL
+)
 
 
 class UserError(ValueError):
@@ -107,8 +109,8 @@ def exit_code(program: Callable[[], object], interrupted: str) -> int:
             return fail(str(mistake), 2)
         if LOST.search(str(error)):
             return fail(
-                "another process of this run has ended, and its own output may say why; "
-                "--ckpt_path last resumes the run",
+                "the connection to another process of this run was lost; its own output may say "
+                "why. A training can be resumed with --ckpt_path last",
                 1,
             )
         cause = without_wrapper(error)

@@ -3,8 +3,9 @@
 No random state is stored. The order of the samples in an epoch is a function of the run's seed and
 the epoch. A resumed run uses the samples of this order that it has not used yet, also with another
 batch size or number of processes. Each batch has an integer `seed`, a hash of the run's seed, the
-split, the rank, the epoch and the batch number. This seed determines all randomness of the batch:
-augmentation in the data module, noise and dropout in `GenerativeModule`.
+split, the rank, the epoch and the batch number. This seed determines all randomness of the batch
+(augmentation in the data module, noise and dropout in `GenerativeModule`), except the positions of
+random text windows, which follow from the order of the epoch.
 """
 
 import os
@@ -57,11 +58,12 @@ class DataModule(LightningDataModule):
 
     Args:
         Batches:
-        batch_size: Number of samples per process and training step.
-        global_batch_size: Number of samples per update, on all processes together. `batch_size` is
-            then this number, divided by the number of processes and of accumulated batches.
+        batch_size: Number of samples per process and training step. Ignored in training if
+            `global_batch_size` is given.
+        global_batch_size: Number of samples per update, on all processes together. The batch of a
+            process is this number, divided by the numbers of processes and accumulated batches.
         eval_batch_size: Number of samples per process and step in validation and test. Defaults to
-            `batch_size`.
+            the option `batch_size`.
         num_workers: Number of loader processes. 0 loads in the main process, the fastest choice for
             data in memory.
         Files:
@@ -121,15 +123,20 @@ class DataModule(LightningDataModule):
         return {"batch_size", "eval_batch_size", "num_workers", "root"}
 
     def setup(self, stage: str) -> None:
+        if stage == "fit" and self.trainer is not None:
+            self.divide_global_batch(self.trainer, self.trainer.lightning_module)
+
+    def divide_global_batch(self, trainer: Any, module: Any) -> None:
         """Set the batch size of a process if `global_batch_size` is given.
 
         Raises:
-            UserError: If the processes and accumulated batches cannot be of equal size.
+            UserError: If `global_batch_size` is not a multiple of the number of processes times the
+                number of accumulated batches.
         """
         total = self.global_batch_size
-        if total is None or stage != "fit" or self.trainer is None:
+        if total is None:
             return
-        world, accumulated = self.trainer.world_size, accumulated_batches(self.trainer)
+        world, accumulated = trainer.world_size, accumulated_batches(trainer, module)
         if total % (world * accumulated):
             raise UserError(
                 f"data.global_batch_size {total} is not divisible by {world} process(es) times "
@@ -212,9 +219,10 @@ class DataModule(LightningDataModule):
         """
         if shuffle and batch_size * world > len(data):
             largest = len(data) // world
-            remedy = (
-                f"use --data.batch_size {largest} or less" if largest else "use fewer processes"
-            )
+            option, most = "batch_size", largest
+            if self.global_batch_size:
+                option, most = "global_batch_size", largest * self.global_batch_size // batch_size
+            remedy = f"use --data.{option} {most} or less" if largest else "use fewer processes"
             raise UserError(
                 f"data.batch_size {batch_size} on {world} process(es) exceeds the "
                 f"{len(data)} training samples: {remedy}"

@@ -226,9 +226,9 @@ def merge(parts: Sequence[Part]) -> list[Part]:
     return merged
 
 
-def accumulated_batches(trainer: Any) -> int:
-    """Return the number of batches per process whose gradients make one update of a run."""
-    return int(trainer.accumulate_grad_batches * getattr(trainer.lightning_module, "accumulate", 1))
+def accumulated_batches(trainer: Any, module: Any) -> int:
+    """Return the number of batches per process whose gradients make one update of a system."""
+    return int(trainer.accumulate_grad_batches * getattr(module, "accumulate", 1))
 
 
 def limit_batches(batches: int, limit: int | float) -> int:

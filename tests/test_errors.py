@@ -530,7 +530,9 @@ def test_a_lost_process_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) 
         raise RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [::1]:5")
 
     assert run(fail) == 1
-    assert "error: another process of this run has ended" in capsys.readouterr().err
+    assert (
+        "error: the connection to another process of this run was lost" in capsys.readouterr().err
+    )
 
 
 def test_a_full_disk_is_a_fault_of_the_machine_and_keeps_the_last_checkpoint(

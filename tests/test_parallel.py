@@ -347,12 +347,19 @@ def last_checkpoint(
     return found
 
 
+STRATEGIES = ("ddp", "fsdp2_recompute")
+
+
 @pytest.mark.parametrize("config", [GPT, TRANSFORMER, DALLE_CONFIG], ids=["gpt", "nmt", "dalle"])
 def test_sharded_weights_are_trained_as_whole_ones(config: dict[str, Any], tmp_path: Path) -> None:
-    whole = last_checkpoint(tmp_path / "ddp", config, "ddp")
-    sharded = last_checkpoint(tmp_path / "fsdp2", config, "fsdp2_recompute")
+    whole, sharded = (last_checkpoint(tmp_path / name, config, name) for name in STRATEGIES)
     assert sharded["class_path"] == config["model"]["class_path"]
     assert list(sharded["state_dict"]) == list(whole["state_dict"])
+    rows = [(tmp_path / name / "run/metrics.csv").read_text().split() for name in STRATEGIES]
+    assert "val/" in rows[0][0]
+    for one, other in zip(*rows, strict=True):
+        for value, expected in zip(one.split(","), other.split(","), strict=True):
+            assert value == expected or float(value) == pytest.approx(float(expected), rel=1e-4)
     for name, value in whole["state_dict"].items():
         torch.testing.assert_close(
             value, sharded["state_dict"][name], atol=1e-4, rtol=1e-4, msg=name
@@ -381,7 +388,10 @@ def test_a_sharded_run_resumes_sharded_and_on_one_process(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"class_path": "lightning_modules.rnn_lm.RNNLM"}, "RNNLM does not have: use ddp"),
+        (
+            {"class_path": "lightning_modules.rnn_lm.RNNLM"},
+            "RNNLM has no Transformer blocks; use ddp",
+        ),
         (
             {**GPT["model"], "init_args": {"context": 16, "optimizer": "muon"}},
             "cannot train with Muon",

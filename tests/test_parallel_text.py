@@ -418,7 +418,7 @@ def broken(path: Path, content: dict[str, str | bytes], **options: Any) -> Paral
         ({}, {"max_length": 1},
          r"train.\w\w line 1: has \d+ tokens, more than data.max_length 1; raise data.max_length"),
         ({}, {"batch_tokens": 200},
-         "data.batch_tokens 200 is below data.max_length 256: raise data.batch_tokens"),
+         "data.batch_tokens gives a process 200 tokens per batch, below data.max_length 256"),
     ],
 )  # fmt: skip
 def test_mistakes_end_in_one_line(

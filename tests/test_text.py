@@ -13,13 +13,12 @@ import torch
 
 from common.errors import UserError
 from datamodules.samplers import Part, Request
-from datamodules.splits import SPLITS
 from datamodules.text import shards
 from datamodules.text.corpora import EmojiNames, PythonDocs, TinyShakespeare
 from datamodules.text.files import TextFiles
 from datamodules.text.records import LengthBatchSampler
 from datamodules.text.shards import encode_shards, nonempty, raw_lines, text_slice
-from datamodules.text.windows import DisjointWindows, Streams, hashes
+from datamodules.text.windows import DisjointWindows, Streams, splitmix64
 from datamodules.text_files import read_shards
 from datamodules.tokenizers.base import RECORD
 from datamodules.tokenizers.bpe import BPETokenizer
@@ -438,7 +437,7 @@ def test_bad_texts(
 def test_positions_of_windows_are_those_of_splitmix64() -> None:
     """Reference values of the generator for seed 1234567."""
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
-    assert hashes(1234567, np.arange(3)).tolist() == expected
+    assert splitmix64(1234567, np.arange(3)).tolist() == expected
 
 
 def test_shakespeare_is_the_published_file(tmp_path: Path) -> None:
@@ -454,17 +453,6 @@ def test_shakespeare_is_the_published_file(tmp_path: Path) -> None:
         )["kind"]
         == "char"
     )
-
-
-def test_shakespeare_can_have_a_test_text_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "tiny_shakespeare").mkdir()
-    text = "".join(chr(97 + i % 26) for i in range(1000))
-    (tmp_path / "tiny_shakespeare/input.txt").write_text(text, encoding="utf-8")
-    data = TinyShakespeare(test_share=0.1, val_share=0.05, context=8, root=str(tmp_path))
-    parts = [data.tokenizer.decode(data.tokens(split).ids.tolist()) for split in SPLITS]
-    assert parts == [text[:855], text[855:900], text[900:]]
-    whole = TinyShakespeare(context=8, root=str(tmp_path))
-    assert [len(whole.tokens(split).ids) for split in SPLITS] == [900, 100, 100]
 
 
 # Baseline

@@ -69,7 +69,7 @@ class ParallelTextDataModule(DataModule):
         **kwargs: Arguments of `DataModule`.
 
     Raises:
-        UserError: If `batch_tokens` is below `max_length`.
+        UserError: If the batch of a process has fewer tokens than `max_length`.
     """
 
     provides = (*DataModule.provides, "vocab_size", "source_vocab_size", "pad_id")
@@ -88,11 +88,6 @@ class ParallelTextDataModule(DataModule):
         skip: bool = False,
         **kwargs: Any,
     ) -> None:
-        if batch_tokens < max_length:
-            raise UserError(
-                f"data.batch_tokens {batch_tokens} is below data.max_length {max_length}: raise "
-                "data.batch_tokens, or lower data.max_length"
-            )
         super().__init__(batch_size=batch_tokens, eval_batch_size=eval_batch_tokens, **kwargs)
         self.kind, self.vocab_size, self.shared_vocabulary, self.lower = (
             tokenizer,
@@ -101,6 +96,18 @@ class ParallelTextDataModule(DataModule):
             lower,
         )
         self.max_length, self.skip = max_length, skip
+        self._check_batch_size("batch_tokens")
+
+    def _check_batch_size(self, option: str) -> None:
+        if self.batch_size < self.max_length:
+            raise UserError(
+                f"data.{option} gives a process {self.batch_size} tokens per batch, below "
+                f"data.max_length {self.max_length}: raise data.{option}, or lower data.max_length"
+            )
+
+    def divide_global_batch(self, trainer: Any, module: Any) -> None:
+        super().divide_global_batch(trainer, module)
+        self._check_batch_size("global_batch_size" if self.global_batch_size else "batch_tokens")
 
     def sources(self) -> dict[str, Any]:
         """Return a dictionary with an argument of `pairs` for each split, such as its files.

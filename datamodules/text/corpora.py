@@ -4,25 +4,22 @@ import hashlib
 import json
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any
-
-from jsonargparse.typing import OpenUnitInterval
 
 from datamodules.download import fetch
 from datamodules.images.openmoji import OpenMoji
 from datamodules.splits import SPLITS
 from datamodules.text.base import TextDataModule
+from datamodules.text.files import TextFiles
 
 
-class TinyShakespeare(TextDataModule):
+class TinyShakespeare(TextFiles):
     """Tiny Shakespeare (Karpathy 2015): 1,115,394 characters.
 
     The file is `<root>/tiny_shakespeare/input.txt`. It is downloaded if it is missing.
 
     Args:
-        test_share: Share of the text, in (0, 1), that is held out for the test. The end of the text
-            is held out. Validation text is then the end of what remains. By default there is no
-            test text, and the validation text is also the test text, as in nanoGPT.
         **kwargs: Arguments of `TextDataModule`.
     """
 
@@ -31,24 +28,13 @@ class TinyShakespeare(TextDataModule):
     )
     CHECKSUM = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
-    def __init__(self, test_share: OpenUnitInterval | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.test_share = test_share
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(path="", **kwargs)
         self.path = self.root / "tiny_shakespeare" / "input.txt"
 
-    def sources(self) -> dict[str, str]:
+    def sources(self) -> dict[str, list[Path]]:
         fetch([self.ADDRESS], self.path, checksum=self.CHECKSUM)
-        text = self.path.read_text(encoding="utf-8")
-        if self.test_share is None:
-            return {"train": text}
-        border = int(len(text) * (1 - self.test_share))
-        return {"train": text[:border], "test": text[border:]}
-
-    def shards(self, source: str) -> Iterator[str]:
-        yield source
-
-    def digest(self) -> str:
-        return hashlib.sha256(json.dumps(self.split_sources).encode()).hexdigest()
+        return super().sources()
 
 
 class PythonDocs(TextDataModule):

@@ -44,12 +44,10 @@ def raw_lines(texts: Iterable[str]) -> Iterator[str]:
     return (f"{line}\n" for line in split_lines(texts))
 
 
-# Number of characters before a shard that are encoded with the shard; their ids are then dropped.
-# Without preceding characters, published tokenizers would treat the shard as the start of a text.
+# Number of characters before a piece that are encoded with the piece; their ids are then dropped.
+# Without preceding characters, published tokenizers would treat the piece as the start of a text.
 BEFORE = 64
-
-
-PIECE = 2**16  # maximum number of characters that are encoded in one call
+PIECE = 2**16  # number of characters that are encoded in one call, or more if they have no cut
 
 
 def encode_shards(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
@@ -59,18 +57,14 @@ def encode_shards(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.nda
     """
     before = rest = ""
     for text in texts:
-        rest, start = rest + text, 0
+        rest, start, end = rest + text, 0, 0
         parts: list[tuple[str, str]] = []
-        more = True
-        while more:
-            more = start + PIECE < len(rest)
-            size = tokenizer.stable_prefix(rest[start : start + PIECE])
-            if more and not size:
-                more, size = False, tokenizer.stable_prefix(rest[start:])
-            if size:
-                end = start + size
-                parts.append((rest[start:end], before))
-                before, start = rest[max(0, end - BEFORE) : end], end
+        while end < len(rest):  # `end` is the end of the text in which a cut is searched
+            end = min(max(start, end) + PIECE, len(rest))
+            if size := tokenizer.stable_prefix(rest[start:end]):
+                cut = start + size
+                parts.append((rest[start:cut], before))
+                before, start = rest[max(0, cut - BEFORE) : cut], cut
         yield from tokenizer.encode_many(parts)
         rest = rest[start:]
     if rest:

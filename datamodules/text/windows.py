@@ -12,8 +12,8 @@ from datamodules.text.storage import batch_of, gather
 class RandomWindows:
     """Dataset of context windows at random positions.
 
-    An epoch has about as many tokens as the text. The position of a window is a hash of the epoch
-    and of the window's number, so it does not depend on the number of processes.
+    An epoch has about as many tokens as the text. The position of a window is a hash of the run's
+    seed, the epoch and the index of the window.
 
     Args:
         ids: Token ids of the text (L,).
@@ -27,13 +27,13 @@ class RandomWindows:
         return (len(self.ids) - 1) // self.context
 
     def __getitems__(self, request: Request) -> dict[str, Any]:
-        starts = hashes(request.order, request.index.numpy()) % (len(self.ids) - self.context)
+        starts = splitmix64(request.order, request.index.numpy()) % (len(self.ids) - self.context)
         tokens = gather(self.ids, starts.astype(np.int64), self.context + 1)
         length = torch.full((len(starts),), self.context)
         return batch_of(tokens, length, request, first=True)
 
 
-def hashes(seed: int, numbers: np.ndarray) -> np.ndarray:
+def splitmix64(seed: int, numbers: np.ndarray) -> np.ndarray:
     """Return the outputs of SplitMix64 (Steele et al. 2014) for a seed at given positions, uint64.
 
     Args:

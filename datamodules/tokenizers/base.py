@@ -65,7 +65,14 @@ class Tokenizer:
         raise NotImplementedError
 
     def encode_many(self, parts: list[tuple[str, str]]) -> list[np.ndarray]:
-        """Encode pairs of arguments of `encode`, on all CPU cores if the tokenizer can."""
+        """Encode several texts, on all CPU cores if the tokenizer can.
+
+        Args:
+            parts: Each text with the text that precedes it, as for `encode`.
+
+        Returns:
+            Int64 ids (T,) of each text.
+        """
         return [self.encode(text, before) for text, before in parts]
 
     def unseen(self, text: str) -> Counter[str]:

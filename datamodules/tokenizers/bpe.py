@@ -90,15 +90,18 @@ class BPETokenizer(Tokenizer):
         return int(self.model.token_to_id(token))
 
     def encode(self, text: str, before: str = "") -> np.ndarray:
-        return self.encode_many([(text, before)])[0]
+        ids = self.model.encode(before + text, add_special_tokens=False).ids
+        skipped = self.model.encode(before, add_special_tokens=False).ids if before else []
+        return np.array(ids[len(skipped) :], dtype=np.int64)
 
     def encode_many(self, parts: list[tuple[str, str]]) -> list[np.ndarray]:
+        # Forked processes must not call this method: the threads of the library stay in the parent.
         def encode(texts: list[str]) -> list[list[int]]:
-            # Without the positions of the ids in the text, it is twice as fast.
+            # This method does not compute the position of each id in the text.
             coded = self.model.encode_batch_fast(texts, add_special_tokens=False)
             return [one.ids for one in coded]
 
-        # No merge crosses the start of a text, so the ids of `before` are those it has alone.
+        # A text starts at a cut of `stable_prefix`, so `before` has the ids that it has alone.
         whole = encode([before + text for text, before in parts])
         skipped = encode([before for _, before in parts])
         return [np.array(ids[len(first) :], dtype=np.int64) for ids, first in zip(whole, skipped)]
@@ -166,6 +169,6 @@ def tokenizers_library() -> Any:
         raise UserError(
             "byte-pair encoding needs a package that is not installed: pip install tokenizers"
         ) from error
-    # Set, since the library would print a warning when a loader forks. Loaders encode no batches.
+    # Otherwise the library would print a warning when a data loader forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     return tokenizers

@@ -19,6 +19,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
+from datamodules.samplers import accumulated_batches
 from lightning_modules.core.interval_means import IntervalMeans
 from lightning_modules.core.python_state import python_state
 
@@ -163,7 +164,7 @@ class UpdateGraphs:
             return "--updates_per_step is 1"
         if not isinstance(trainer.strategy, SingleDeviceStrategy):
             return f"{type(trainer.strategy).__name__} exchanges gradients between processes"
-        if trainer.accumulate_grad_batches * getattr(model, "accumulate", 1) > 1:
+        if accumulated_batches(trainer, model) > 1:
             return "an update uses the gradients of several batches"
         for optimizer in trainer.optimizers:
             if not is_capturable(optimizer):

@@ -23,7 +23,7 @@ from lightning_modules.core.interval_means import IntervalMeans
 from lightning_modules.core.losses import total_loss
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.seeding import seed_generators
-from lightning_modules.core.sharding import whole
+from lightning_modules.core.sharding import full_tensor
 from lightning_modules.core.updates import UpdatingModule
 
 MAX_RECENT = 1000  # maximum number of losses in `recent_losses`
@@ -243,7 +243,7 @@ class GenerativeModule(UpdatingModule):
         Without clipping, only the norm of the last update of a logging interval is computed,
         because it takes up to 5 % of an update. Otherwise, the mean of the interval is logged.
         """
-        norm = whole(torch.nn.utils.get_total_norm(gradients_of(optimizer)))
+        norm = full_tensor(torch.nn.utils.get_total_norm(gradients_of(optimizer)))
         self.log_train(**{name: norm})
         return norm
 

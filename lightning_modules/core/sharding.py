@@ -16,18 +16,19 @@ STEPS = ("training_step", "validation_step", "test_step")
 
 
 class FullySharded(ModelParallelStrategy):
-    """Strategy in which each process stores a part of every tensor of the model.
+    """Strategy that shards parameters, gradients and optimizer states over the processes (FSDP2).
 
     The weights of a Transformer block are gathered for its forward and backward pass only (Zhao et
-    al., "PyTorch FSDP", 2023). The update equals that of DDP. A checkpoint is one file with whole
-    tensors, as with every other strategy, so it can be resumed and sampled on one process.
+    al., "PyTorch FSDP", 2023). Buffers and frozen systems stay whole. Updates equal those of DDP up
+    to rounding. A checkpoint is one file with whole tensors, as with every other strategy, so it
+    can be resumed and sampled on one process.
 
     Args:
         recompute: Whether the backward pass recomputes the activations inside a block instead of
             storing them (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016).
 
     Raises:
-        UserError: If the system has no Transformer blocks, or if its optimizer is Muon.
+        UserError: If the system cannot be sharded, or if its optimizer is Muon.
     """
 
     def __init__(self, recompute: bool = False) -> None:
@@ -48,8 +49,8 @@ class FullySharded(ModelParallelStrategy):
             )
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return the whole of a tensor that may be sharded; all processes must call this function."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return the whole of a sharded tensor, and other tensors unchanged; all ranks must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -65,16 +66,19 @@ class ShardedModule(LightningModule):
         """Shard each Transformer block, and the rest of the system as one more group.
 
         Raises:
-            UserError: If the system has no Transformer blocks.
+            UserError: If the system has no Transformer blocks, or a scalar parameter.
         """
-        if not self.is_sharded:
+        if not self.is_sharded or isinstance(self, FSDPModule):
             return
         blocks = [part for part in self.modules() if isinstance(part, Residual)]
         if not blocks:
-            raise UserError(
-                f"--trainer.strategy fsdp2 shards Transformer blocks, which {type(self).__name__} "
-                "does not have: use ddp"
-            )
+            reason = "has no Transformer blocks"
+        elif any(parameter.dim() == 0 for parameter in self.parameters()):
+            reason = "has a parameter without dimensions, which cannot be divided"
+        else:
+            reason = ""
+        if reason:
+            raise UserError(f"--trainer.strategy fsdp2: {type(self).__name__} {reason}; use ddp")
         mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
         for part in self.modules():
             if isinstance(part, CrossAttention):  # `project` is called before the block's `forward`
@@ -87,6 +91,7 @@ class ShardedModule(LightningModule):
         own, frozen = type(self), set()  # frozen systems stay whole, such as DALL-E's discrete VAE
         for name, part in self.named_children():
             parameters = set(part.parameters())
+            # Averages are copies of trained weights, and are sharded like them.
             if name != "ema" and not any(p.requires_grad for p in parameters):
                 frozen |= parameters
         fully_shard(self, mesh=mesh, reshard_after_forward=True, ignored_params=frozen)
@@ -121,7 +126,7 @@ class ShardedModule(LightningModule):
                 part.reshard()
 
 
-StrategyRegistry.register("fsdp2", FullySharded, "Shards weights, gradients and optimizer states")
+StrategyRegistry.register("fsdp2", FullySharded, "FSDP2: shards weights, gradients and moments")
 StrategyRegistry.register(
-    "fsdp2_recompute", FullySharded, "Also recomputes activations", recompute=True
+    "fsdp2_recompute", FullySharded, "FSDP2 that recomputes activations", recompute=True
 )

@@ -13,7 +13,22 @@ class LSTM(nn.LSTM):
     """
 
     def forward(self, x: Any, state: Any = None) -> Any:
-        if not torch.is_autocast_enabled("cpu") or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        """Run the layers.
+
+        Args:
+            x: Inputs (N, T, D), or a `PackedSequence` of them.
+            state: Initial state and cell state (L, N, width); zero by default.
+
+        Returns:
+            What `nn.LSTM` returns.
+        """
+        fails = (
+            torch.is_autocast_enabled("cpu")
+            and torch.get_autocast_dtype("cpu") == torch.bfloat16
+            and torch.backends.mkldnn.is_available()
+            and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )
+        if not fails:
             return super().forward(x, state)
         with torch.autocast("cpu", enabled=False):
             return super().forward(x.float(), state and tuple(part.float() for part in state))

@@ -83,5 +83,5 @@ def test_a_killed_process_ends_the_other(killed: int, tmp_path: Path) -> None:
         assert time.monotonic() < end
         time.sleep(0.2)
     # Lightning's message, or ours of the process that lost its connection: whichever was first.
-    messages = ("terminated with code -9", "another process of this run has ended")
+    messages = ("terminated with code -9", "the connection to another process of this run was lost")
     assert any(message in log.read_text(encoding="utf-8") for message in messages)
