@@ -4,7 +4,7 @@ from functools import partial
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.strategies import ModelParallelStrategy, StrategyRegistry
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
@@ -71,14 +71,12 @@ class ShardedModule(LightningModule):
         if not self.is_sharded or isinstance(self, FSDPModule):
             return
         blocks = [part for part in self.modules() if isinstance(part, Residual)]
-        if not blocks:
-            reason = "has no Transformer blocks"
-        elif any(parameter.dim() == 0 for parameter in self.parameters()):
-            reason = "has a parameter without dimensions, which cannot be divided"
-        else:
-            reason = ""
-        if reason:
-            raise UserError(f"--trainer.strategy fsdp2: {type(self).__name__} {reason}; use ddp")
+        scalars = any(parameter.dim() == 0 for parameter in self.parameters())
+        if scalars or not blocks:
+            reason = "a scalar parameter" if blocks else "no Transformer blocks"
+            raise UserError(
+                f"--trainer.strategy fsdp2: {type(self).__name__} has {reason}; use ddp"
+            )
         mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
         for part in self.modules():
             if isinstance(part, CrossAttention):  # `project` is called before the block's `forward`
@@ -88,18 +86,23 @@ class ShardedModule(LightningModule):
             if self.trainer.strategy.recompute:  # type: ignore[attr-defined]
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
             fully_shard(block, mesh=mesh)
-        own, frozen = type(self), set()  # frozen systems stay whole, such as DALL-E's discrete VAE
-        for name, part in self.named_children():
-            parameters = set(part.parameters())
-            # Averages are copies of trained weights, and are sharded like them.
-            if name != "ema" and not any(p.requires_grad for p in parameters):
-                frozen |= parameters
-        fully_shard(self, mesh=mesh, reshard_after_forward=True, ignored_params=frozen)
+        own = type(self)
+        fully_shard(self, mesh=mesh, reshard_after_forward=True, ignored_params=self._frozen())
         # FSDP has replaced the class by a subclass. Checkpoints and titles name the system's own.
         for name in ("__module__", "__name__", "__qualname__"):
             setattr(type(self), name, getattr(own, name))
         for name in STEPS:  # the weights outside of blocks are whole during these methods
             register_fsdp_forward_method(self, name)
+
+    def _frozen(self) -> set[nn.Parameter]:
+        """Return the parameters of frozen systems, such as DALL-E's discrete VAE."""
+        found: set[nn.Parameter] = set()
+        for name, part in self.named_children():
+            parameters = set(part.parameters())
+            # Averages are copies of trained weights, and are sharded like them.
+            if name != "ema" and not any(p.requires_grad for p in parameters):
+                found |= parameters
+        return found
 
     # In an evaluation, each process has whole weights: texts need different numbers of steps, so
     # the processes cannot exchange weights in every step.
