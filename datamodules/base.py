@@ -308,9 +308,7 @@ class DataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = state_dict
-        if self.trainer:
-            # FSDP2 builds optimizers, and for their schedules the loader, before it reads the
-            # checkpoint.
+        if self.trainer:  # FSDP2 has built the loader already, for the schedules
             self.trainer.fit_loop._combined_loader = None
 
     def val_dataloader(self) -> DataLoader | list:

@@ -43,6 +43,16 @@ CONFIG = {
 }
 
 
+DVAE = {
+    "image_shape": [3, 16, 16],
+    "codebook_size": 16,
+    "token_width": 8,
+    "width": 8,
+    "downsamplings": 2,
+    "blocks": 1,
+}
+
+
 def fit(folder: Path, config: dict[str, Any], *options: str) -> list[dict[str, Any]]:
     """Train in new processes and return the `Witness` records of all ranks in the last epoch.
 
@@ -203,19 +213,11 @@ def test_codebooks_and_negatives_are_those_of_all_ranks(system: str, tmp_path: P
 
 def test_images_are_encoded_by_all_ranks(tmp_path: Path) -> None:
     """Each rank encodes a part of the images; all train on the same image tokens."""
-    dvae = {
-        "image_shape": [3, 16, 16],
-        "codebook_size": 16,
-        "token_width": 8,
-        "width": 8,
-        "downsamplings": 2,
-        "blocks": 1,
-    }
     config = {
         "model": {
             "class_path": "lightning_modules.dalle.DALLE",
             "init_args": {
-                "dvae": dvae,
+                "dvae": DVAE,
                 "layers": 1,
                 "heads": 2,
                 "width": 16,
@@ -312,14 +314,7 @@ DALLE_CONFIG = {
     "model": {
         "class_path": "lightning_modules.dalle.DALLE",
         "init_args": {
-            "dvae": {
-                "image_shape": [3, 16, 16],
-                "codebook_size": 16,
-                "token_width": 8,
-                "width": 8,
-                "downsamplings": 2,
-                "blocks": 1,
-            },
+            "dvae": DVAE,
             "layers": 1,
             "heads": 2,
             "width": 16,
