@@ -350,7 +350,10 @@ def test_sharded_weights_are_trained_as_whole_ones(config: dict[str, Any], tmp_p
     whole, sharded = (last_checkpoint(tmp_path / name, config, name) for name in STRATEGIES)
     assert sharded["class_path"] == config["model"]["class_path"]
     assert list(sharded["state_dict"]) == list(whole["state_dict"])
-    rows = [(tmp_path / name / "run/metrics.csv").read_text().split() for name in STRATEGIES]
+    rows = [
+        (tmp_path / name / "run/metrics.csv").read_text(encoding="utf-8").split()
+        for name in STRATEGIES
+    ]
     assert "val/" in rows[0][0]
     for one, other in zip(*rows, strict=True):
         for value, expected in zip(one.split(","), other.split(","), strict=True):

@@ -16,11 +16,11 @@ class LSTM(nn.LSTM):
         """Run the layers.
 
         Args:
-            x: Inputs (N, T, D), or a `PackedSequence` of them.
+            x: Inputs (N, T, D), also as a `PackedSequence`.
             state: Initial state and cell state (L, N, width); zero by default.
 
         Returns:
-            What `nn.LSTM` returns.
+            Hidden states (N, T, width), and the tuple of the final state and cell state.
         """
         fails = (
             torch.is_autocast_enabled("cpu")
