@@ -108,6 +108,18 @@ class Witness(Callback):
         )
 
 
+class OneExchange(Callback):
+    """Assert that sharded weights get a gradient from the second of two accumulated batches only.
+
+    A process has no shard of the averaged gradient before the processes have exchanged theirs.
+    """
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        exchanged = trainer.fit_loop.epoch_loop.batch_idx % 2 == 1
+        grads = [parameter.grad is not None for parameter in pl_module.parameters()]
+        assert set(grads) == {exchanged}, grads
+
+
 def exchange(
     witness: Witness, bucket: torch.distributed.GradBucket
 ) -> torch.futures.Future[Tensor]:

@@ -364,6 +364,16 @@ def test_sharded_weights_are_trained_as_whole_ones(config: dict[str, Any], tmp_p
         )
 
 
+def test_accumulated_batches_exchange_sharded_gradients_once(tmp_path: Path) -> None:
+    """The weights after the updates are those of DDP."""
+    config = {**GPT, "trainer": {**GPT["trainer"], "accumulate_grad_batches": 2}}
+    whole = last_checkpoint(tmp_path / "ddp", config, "ddp")["state_dict"]
+    check = ("--trainer.callbacks+=tests.parallel.OneExchange",)
+    sharded = last_checkpoint(tmp_path / "fsdp2", config, "fsdp2", *check)["state_dict"]
+    for name, value in whole.items():
+        torch.testing.assert_close(value, sharded[name], atol=1e-4, rtol=1e-4, msg=name)
+
+
 def test_a_sharded_run_resumes_sharded_and_on_one_process(tmp_path: Path) -> None:
     through = last_checkpoint(tmp_path / "through", GPT, "fsdp2")["state_dict"]
     last_checkpoint(tmp_path / "half", GPT, "fsdp2", "--trainer.max_steps", "5")

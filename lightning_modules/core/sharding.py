@@ -1,5 +1,7 @@
 """Sharding of weights, gradients and optimizer states over processes (FSDP2)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from pytorch_lightning import LightningModule, Trainer
@@ -47,6 +49,20 @@ class FullySharded(ModelParallelStrategy):
                 "--trainer.strategy fsdp2 cannot train with Muon, which needs whole matrices: use "
                 "ddp, or --model.optimizer adamw"
             )
+
+    @contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
+        """Return a context in which backward passes exchange no gradients.
+
+        Lightning enters it for all but the last of the accumulated batches. Until the exchange,
+        each process keeps the gradients of whole weights, 4 bytes per parameter.
+        """
+        module: FSDPModule = self.model  # type: ignore[assignment]
+        module.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            module.set_requires_gradient_sync(True)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
