@@ -7,7 +7,7 @@ uses every remaining sample of the epoch once.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -129,6 +129,8 @@ class ResumableBatchSampler(BatchSampler):
         shuffle: Whether to shuffle the samples anew in each epoch, as in training. If False, the
             samples keep their order.
         whole: Whether to keep an incomplete last batch; by default only without `shuffle`.
+        permute: Function that returns the shuffled order of all samples, int64 (N,). Defaults to a
+            random permutation.
         **options: Arguments of `BatchSampler`.
     """
 
@@ -139,6 +141,7 @@ class ResumableBatchSampler(BatchSampler):
         *,
         shuffle: bool,
         whole: bool | None = None,
+        permute: Callable[[torch.Generator], Tensor] | None = None,
         seed: int,
         name: str,
         rank: int = 0,
@@ -146,6 +149,7 @@ class ResumableBatchSampler(BatchSampler):
     ) -> None:
         super().__init__(batch_size, seed=seed, name=name, rank=rank, world=world)
         self.size, self.shuffle = size, shuffle
+        self.permute = permute or (lambda generator: torch.randperm(size, generator=generator))
         self.whole = not shuffle if whole is None else whole
 
     def __len__(self) -> int:
@@ -167,7 +171,7 @@ class ResumableBatchSampler(BatchSampler):
         step = self.batch_size * self.world
         end = self._first_end(place, step, self.world)
         # Without shuffling, no order is stored, so memory does not grow with the data.
-        order = torch.randperm(self.size, generator=self.generator()) if self.shuffle else None
+        order = self.permute(self.generator()) if self.shuffle else None
         # In training, every rank needs a sample of each batch.
         while place < self.size if self.whole else place + self.world <= end <= self.size:
             stop = min(end, self.size)

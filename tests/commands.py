@@ -13,6 +13,7 @@ from torch import nn
 
 import reproduce
 import sample
+import shard
 import sweep
 import train
 from cli.classes import import_class
@@ -140,6 +141,8 @@ def check(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     elif name == "reproduce.py":
         options = reproduce.parse(words)
         assert options.command != "run" or options.id in registry()
+    elif name == "shard.py":
+        shard.parse(words)
     elif name == "sweep.py":
         if words != ["--help"]:
             sweep.parse(words)

@@ -14,6 +14,7 @@ import yaml
 import evaluate
 import reproduce
 import sample
+import shard
 import sweep
 import train
 from cli import classes
@@ -26,6 +27,7 @@ PROGRAMS = {
     "evaluate": evaluate.main,
     "reproduce": reproduce.main,
     "sweep": sweep.main,
+    "shard": shard.main,
 }
 # {d} is the folder of the fixture, {new} a path that does not exist yet.
 GAN = "train fit --config {d}/gan.yaml --run_dir {new} "
@@ -207,6 +209,10 @@ WRONG: dict[str, tuple[str, ...]] = {
     EVALUATE + "--split tst": ("--split must be one of train, val, test", "got tst"),
     EVALUATE + "--ranker x": ("--ranker CKPT need each other", "give both or neither"),
     EVALUATE + "--data x": ("--data: there is no such option", "--help` lists the options"),
+    # shard.py
+    "shard": ("FOLDER", "--help` lists the options"),
+    "shard {d} {new} --shard_mb 0": ("--shard_mb must be", "got 0"),
+    "shard {d} {new} --skipbad": ("--skipbad: there is no such option", "did you mean --skip_bad?"),
     # reproduce.py and sweep.py
     "reproduce": ("command", "--help` lists the options"),
     "reproduce rendr": ("rendr: there is no such command", "list, render, run"),

@@ -23,6 +23,7 @@ from cli.training import TrainCLI
 from common.errors import UserError
 from common.files import ROOT
 from datamodules.images.openmoji import OpenMoji
+from datamodules.images.sharding import shard_folder
 from lightning_modules import load
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.vae import VAE
@@ -93,6 +94,8 @@ def test_recipe_parses_and_builds(
                 Image.fromarray(np.full((128, 128, 3), number, np.uint8)).save(
                     tmp_path / place / f"{number}.png"
                 )
+        if "shards" in config["data"]["class_path"]:
+            shard_folder(str(tmp_path), tmp_path / "shards", 10**4, skip_bad=False)
         own = ["--data.folder", str(tmp_path)]
     if texts and not embedded(recipe):  # the vocabulary is part of the data spec
         for name in (

@@ -17,6 +17,7 @@ from PIL import Image
 import evaluate
 import reproduce
 import sample
+import shard
 import sweep
 import train
 from common.errors import run
@@ -31,6 +32,7 @@ PROGRAMS = {
     "evaluate": evaluate,
     "reproduce": reproduce,
     "sweep": sweep,
+    "shard": shard,
 }
 # {d} is the folder of the fixture, {new} a path that does not exist yet.
 FIT = (
@@ -448,6 +450,9 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     ),
     f"evaluate {LAST} --device gpuu": ("--device gpuu", "give cpu"),
     "evaluate {d}/empty --against {d}/tiny.yaml": ("{d}/empty has 0 images", "give at least 10"),
+    # shard.py
+    "shard {d}/nowhere {new}": ("{d}/nowhere: there is no such folder", "give one with images"),
+    "shard {d}/empty {new}": ("{d}/empty: there are no images in it", "add some"),
     # sweep.py
     "sweep ring --lr fast": ("--lr must be a number", "got fast"),
     # reproduce.py

@@ -80,17 +80,17 @@ class ImageFolder(ImageFileOptions, ImageDataModule):
                 "add more images"
             )
         if table:
-            self._label_of = table_labels(table, search)
+            self.label_of = table_labels(table, search)
         else:
             # Images directly in one of these folders have no class.
             unlabelled = [self.folder, *tops.values()]
-            self._label_of = {
+            self.label_of = {
                 path: ""
                 if path.parent in unlabelled
                 else unicodedata.normalize("NFC", path.parent.name)
                 for path in search.images
             }
-        self.classes = sorted(set(self._label_of.values()))
+        self.classes = sorted(set(self.label_of.values()))
         self.class_names = dict(enumerate(self.classes))
         if tops:
             self._check_spelling()
@@ -98,10 +98,10 @@ class ImageFolder(ImageFileOptions, ImageDataModule):
 
     def _check_spelling(self) -> None:
         """Refuse held-out classes whose names differ from those of training only in their case."""
-        trained = {self._label_of[path] for path in self.files["train"]}
+        trained = {self.label_of[path] for path in self.files["train"]}
         spelling = {name.casefold(): name for name in trained}
         for path in (*self.files["val"], *self.files["test"]):
-            name = self._label_of[path]
+            name = self.label_of[path]
             known = spelling.get(name.casefold(), name)
             if name not in trained and known != name:
                 raise UserError(
@@ -119,14 +119,14 @@ class ImageFolder(ImageFileOptions, ImageDataModule):
         )
         read = read_files(files, self.skip_bad)
         if not isinstance(read.data, FileImages):
-            names = [self._label_of[files.paths[i]].lower() for i in read.kept.tolist()]
+            names = [self.label_of[files.paths[i]].lower() for i in read.kept.tolist()]
             read.data.names = names
         read.report(split, not_chosen)
         return read.data
 
     def _file_images(self, split: str) -> FileImages:
         paths, number_of = self.files[split], {name: i for i, name in enumerate(self.classes)}
-        labels = torch.tensor([number_of[self._label_of[path]] for path in paths]).long()
+        labels = torch.tensor([number_of[self.label_of[path]] for path in paths]).long()
         attributes = {name: labels == number for name, number in number_of.items()}
         return FileImages(paths, labels, self.reader(split, self.size, self.channels), attributes)
 

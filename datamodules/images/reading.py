@@ -1,5 +1,6 @@
 """Reading of image files: any size, aspect ratio, pixel format and orientation to uint8 tensors."""
 
+import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from common.errors import UserError
@@ -28,7 +29,7 @@ class BadImage(UserError):
 
 
 def open_image(
-    path: Path, channels: int, background: str = "white"
+    path: Path, channels: int, background: str = "white", content: bytes | None = None
 ) -> tuple[Image.Image, list[str]]:
     """Read an image file in mode L or RGB, without resizing.
 
@@ -42,6 +43,7 @@ def open_image(
         path: Image file.
         channels: Number of channels, 1 or 3.
         background: Name or #rrggbb of the colour behind transparent pixels.
+        content: Bytes of the file if it is in an archive. `path` then names it in messages.
 
     Returns:
         The image, and remarks about it for the report.
@@ -50,7 +52,8 @@ def open_image(
         BadImage: If the file is broken, or has values whose range is unknown.
     """
     try:
-        with Image.open(path, formats=image_formats()) as image:
+        source = path if content is None else io.BytesIO(content)
+        with Image.open(source, formats=image_formats()) as image:
             animated = image.format != "MPO" and getattr(image, "is_animated", False)
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
@@ -68,8 +71,10 @@ def open_image(
     except MemoryError:
         raise
     except Exception as error:  # decoders raise any exception for broken files
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "its content has no known format" if unknown else error
         raise BadImage(
-            f"{path}: cannot be read as an image ({error}); repair or remove it"
+            f"{path}: cannot be read as an image ({reason}); repair or remove it"
         ) from error
 
 
@@ -169,8 +174,12 @@ class ImageReader:
     half: int | None = None
     min_size: int | None = None
 
-    def read(self, path: Path) -> tuple[Tensor, list[str]]:
+    def read(self, path: Path, content: bytes | None = None) -> tuple[Tensor, list[str]]:
         """Read an image file, and return remarks about it for the report.
+
+        Args:
+            path: Image file.
+            content: Bytes of the file if it is in an archive. `path` then names it in messages.
 
         Returns:
             Image, uint8 (C, size, size), and remarks. If `random`, the image is not cropped yet:
@@ -179,7 +188,7 @@ class ImageReader:
         Raises:
             BadImage: If the file is broken, or is side by side and has an odd width.
         """
-        image, remarks = open_image(path, self.channels, self.background)
+        image, remarks = open_image(path, self.channels, self.background, content)
         if self.half is not None:
             middle = image.width // 2
             if image.width < 2 or image.width % 2:
