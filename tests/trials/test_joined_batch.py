@@ -101,6 +101,4 @@ def test_two_processes_have_the_gradient_of_the_joined_batch(system: str, tmp_pa
     largest = max(value.abs().max().item() for value in one.values())
     assert largest > 0
     for name, value in one.items():
-        torch.testing.assert_close(
-            value, two[name], atol=1e-5 * largest, rtol=1e-4, msg=lambda text: f"{name}: {text}"
-        )
+        torch.testing.assert_close(value, two[name], atol=1e-5 * largest, rtol=1e-4, msg=name)
