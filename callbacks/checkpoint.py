@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from callbacks.non_finite_guard import check_finite
 from common.errors import UserError
 from common.run import Run
 from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.sharded_checkpoints import consolidate, shards_of
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -57,6 +59,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        content = super().load_checkpoint(path, map_location, weights_only)
+        return consolidate(Path(path), content)
 
 
 EPOCH_SECONDS = 30  # minimum time between two saves after epochs without validation
@@ -211,7 +219,9 @@ class RunCheckpoint(Checkpoint):
             self._save(trainer, pl_module, f"top/{step}")
             for _, old in set(before) - set(self.best):
                 if trainer.is_global_zero:
-                    run.checkpoint(f"top/{old}").unlink(missing_ok=True)
+                    path = run.checkpoint(f"top/{old}")
+                    path.unlink(missing_ok=True)
+                    shutil.rmtree(shards_of(path), ignore_errors=True)
         if self.best[0] == (value, step):
             self._save(trainer, pl_module, "best")
 

@@ -14,6 +14,7 @@ from callbacks.publish import log_values
 from callbacks.run_description import describe_run
 from common.run import Run
 from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.sharded_checkpoints import checkpoint_files
 
 # Name of the number of updates in W&B: the x axis of all values. Lightning's logger uses this name.
 X_AXIS = "trainer/global_step"
@@ -118,7 +119,7 @@ def save_artifacts(logger: WandbLogger, run: Run) -> None:
     content = run.read()
     for kind, paths in {
         "checkpoints": [
-            path for name in ("last", "best") if (path := run.checkpoint(name)).exists()
+            path for name in ("last", "best") for path in checkpoint_files(run.checkpoint(name))
         ],
         "samples": sorted(path for path in (run.path / "samples").rglob("*") if path.is_file()),
     }.items():

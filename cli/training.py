@@ -190,7 +190,7 @@ class TrainCLI(LightningCLI):
         if self.resumed:
             self.run, path = self.resumed
             options.ckpt_path = str(path)
-            self.checkpoint = read_checkpoint(path)
+            self.checkpoint = read_checkpoint(path, weights=False)
         if options.dry_run or options.trainer.fast_dev_run:  # leaves no files
             self.run = Run(self.exits.enter_context(tempfile.TemporaryDirectory()))
         elif not self.resumed:

@@ -11,7 +11,9 @@ import pytest
 import torch
 import yaml
 
-from lightning_modules.core.checkpoints import load
+from common.errors import UserError
+from lightning_modules.core.checkpoints import load, read_checkpoint
+from lightning_modules.core.sharding import FullySharded
 from tests.ranks import fork, train
 
 # SGD, since Adam's first steps turn rounding errors of tiny gradients into full steps.
@@ -338,8 +340,7 @@ def last_checkpoint(
     argv += ["--trainer.strategy", strategy, "--trainer.accelerator", "cpu"]
     argv += ["--trainer.devices", "2", "--seed_everything", "0", *options]
     fork(train, argv, count=2, log=folder / "log")
-    found: dict[str, Any] = torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)
-    return found
+    return read_checkpoint(folder / "run/checkpoints/last.ckpt")
 
 
 STRATEGIES = ("ddp", "fsdp2_recompute")
@@ -374,12 +375,26 @@ def test_accumulated_batches_exchange_sharded_gradients_once(tmp_path: Path) -> 
         torch.testing.assert_close(value, sharded[name], atol=1e-4, rtol=1e-4, msg=name)
 
 
-def test_a_sharded_run_resumes_sharded_and_on_one_process(tmp_path: Path) -> None:
+def test_a_checkpoint_without_its_shards_is_refused(tmp_path: Path) -> None:
+    torch.save({"class_path": "x.X", "shards": "last.shards/1"}, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"shards .*last.shards/1 are missing; copy them with"):
+        read_checkpoint(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_sharded_run_resumes_sharded_and_on_one_process(shards: bool, tmp_path: Path) -> None:
+    """Its checkpoints are whole, or each process writes its shards."""
+    sharded = (f"{FullySharded.__module__}.FullySharded", "--trainer.strategy.sharded_checkpoints")
+    strategy = (*sharded, "true") if shards else ("fsdp2",)
     through = last_checkpoint(tmp_path / "through", GPT, "fsdp2")["state_dict"]
-    last_checkpoint(tmp_path / "half", GPT, "fsdp2", "--trainer.max_steps", "5")
+    last_checkpoint(tmp_path / "half", GPT, *strategy, "--trainer.max_steps", "5")
+    content = torch.load(tmp_path / "half/run/checkpoints/last.ckpt", weights_only=True)
+    assert ("state_dict" in content) == (not shards)
+    folders = list((tmp_path / "half/run/checkpoints").glob("last.shards/*"))
+    assert len(folders) == shards
     shutil.copytree(tmp_path / "half", tmp_path / "one")
     more = ("--ckpt_path", "last", "--trainer.max_steps", "8")
-    resumed = last_checkpoint(tmp_path / "half", GPT, "fsdp2", *more)["state_dict"]
+    resumed = last_checkpoint(tmp_path / "half", GPT, *strategy, *more)["state_dict"]
     for name, value in through.items():
         assert torch.equal(value, resumed[name]), name
     argv = ["fit", "--run_dir", str(tmp_path / "one/run"), *more]

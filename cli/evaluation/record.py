@@ -54,7 +54,7 @@ class Evaluation:
         self.run = run if run and run.config.is_file() else None
         self.checkpoint = checkpoint
         self._figures: dict[str, float] = {}
-        content = read_checkpoint(checkpoint) if self.run else {}
+        content = read_checkpoint(checkpoint, weights=False) if self.run else {}
         self._step, self._wandb_id = content.get("global_step", 0), content.get("wandb_id")
 
     @rank_zero_only

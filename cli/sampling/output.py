@@ -39,7 +39,7 @@ def output_folder(
             f"{checkpoint} is not in the folder checkpoints/ of a run; give --out DIR for the "
             "images"
         )
-    step = read_checkpoint(checkpoint).get("global_step", 0)
+    step = read_checkpoint(checkpoint, weights=False).get("global_step", 0)
     words = [f"{checkpoint.stem}-step{step}"]
     for name, value in vars(options).items():
         if name not in NOT_NAMED and value != parser.get_default(name):

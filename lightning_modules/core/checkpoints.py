@@ -1,6 +1,7 @@
 """Loading of checkpoints that contain tensors, plain values and the class name of a system."""
 
 import importlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,15 @@ import torch
 
 from common.errors import UserError
 from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.sharded_checkpoints import SHARDS, consolidate
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, weights: bool = True) -> dict[str, Any]:
     """Read a checkpoint of tensors and plain values, without running code stored in the file.
+
+    Args:
+        path: File of the checkpoint.
+        weights: Whether to read weights and optimizer states that are in shards beside the file.
 
     Raises:
         UserError: If the file is missing or truncated, or if reading it would run code.
@@ -38,7 +44,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path}: not a checkpoint of this template (it names no class); "
             "give a checkpoint written by train.py"
         )
-    return checkpoint
+    return consolidate(path, checkpoint) if weights else checkpoint
 
 
 def system_class(class_path: str, source: str | Path) -> type[GenerativeModule]:
@@ -64,6 +70,22 @@ def system_class(class_path: str, source: str | Path) -> type[GenerativeModule]:
     return cls
 
 
+def source(path: str | Path, checkpoint: dict[str, Any]) -> Any:
+    """Return what Lightning can load: the file, or a whole checkpoint in memory if it has shards.
+
+    Args:
+        path: File of the checkpoint.
+        checkpoint: Content of the file, without the weights in shards.
+    """
+    if SHARDS not in checkpoint:
+        return path
+    buffer = io.BytesIO()
+    whole = consolidate(Path(path), checkpoint)
+    torch.save({name: whole[name] for name in whole.keys() - {"optimizer_states"}}, buffer)
+    buffer.seek(0)
+    return buffer
+
+
 def load(path: str | Path) -> Any:
     """Load the system of a checkpoint, on the CPU and in eval mode.
 
@@ -71,10 +93,10 @@ def load(path: str | Path) -> Any:
         UserError: If the file cannot be read, or if its class cannot be imported, or if its weights
             or hyper-parameters do not match the class.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, weights=False)
     cls = system_class(checkpoint["class_path"], path)
     try:
-        module = cls.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        module = cls.load_from_checkpoint(source(path, checkpoint), "cpu", weights_only=True)
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import Tensor, nn
@@ -12,6 +15,13 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
+from lightning_modules.core.sharded_checkpoints import (
+    SHARDS,
+    load_shards,
+    new_name,
+    remove_old_shards,
+    write_shards,
+)
 from lightning_modules.nn.transformer import CrossAttention, Residual
 
 STEPS = ("training_step", "validation_step", "test_step")
@@ -22,19 +32,22 @@ class FullySharded(ModelParallelStrategy):
 
     The weights of a Transformer block are gathered for its forward and backward pass only (Zhao et
     al., "PyTorch FSDP", 2023). Buffers and frozen systems stay whole. Updates equal those of DDP up
-    to rounding. A checkpoint is one file with whole tensors, as with every other strategy, so it
-    can be resumed and sampled on one process.
+    to rounding. A
+    checkpoint is one file with whole tensors, as with every other strategy, or has shards. Either
+    can be resumed with any strategy and number of processes.
 
     Args:
         recompute: Whether the backward pass recomputes the activations inside a block instead of
             storing them (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016).
+        sharded_checkpoints: Whether each process writes its part of weights and optimizer states.
+            If False, the first process collects and writes them all.
 
     Raises:
         UserError: If the system cannot be sharded, or if its optimizer is Muon.
     """
 
-    def __init__(self, recompute: bool = False) -> None:
-        super().__init__(save_distributed_checkpoint=False)
+    def __init__(self, recompute: bool = False, sharded_checkpoints: bool = False) -> None:
+        super().__init__(save_distributed_checkpoint=sharded_checkpoints)
         self.recompute = recompute
 
     def setup_environment(self) -> None:
@@ -49,6 +62,30 @@ class FullySharded(ModelParallelStrategy):
                 "--trainer.strategy fsdp2 cannot train with Muon, which needs whole matrices: use "
                 "ddp, or --model.optimizer adamw"
             )
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
+    ) -> None:
+        if not self._save_distributed_checkpoint:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+            return
+        path = Path(filepath)
+        name = self.broadcast(new_name(path))
+        write_shards(checkpoint, path, name)
+        if self.is_global_zero:
+            self.checkpoint_io.save_checkpoint(checkpoint, path)
+            remove_old_shards(path, name)
+
+    def load_checkpoint(
+        self, checkpoint_path: Any, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        path = Path(self.broadcast(checkpoint_path))
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if SHARDS not in content:
+            return super().load_checkpoint(path, weights_only)
+        assert self.model is not None
+        load_shards(path.parent / content[SHARDS], self.model, self.optimizers)
+        return content
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
