@@ -108,7 +108,7 @@ def main() -> None:
         shards.mkdir(parents=True)
         generate(shards, int(options.gb * 10**9))
     argv = ["--config", "configs/dcgan/shards.yaml", "--data.folder", str(shards)]
-    argv += ["--data.root", str(options.out), "--data.num_workers", "1", "--model.width", "64"]
+    argv += ["--data.root", str(options.out), "--data.num_workers", "1", "--model.width", "32"]
     argv += ["--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", "1"]
     argv += ["--trainer.max_steps", str(options.steps), "--trainer.accelerator", "cpu"]
     argv += ["--checkpoint.every_n_train_steps", "10", "--previews.every_n_train_steps", "100000"]
