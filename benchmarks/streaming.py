@@ -4,13 +4,15 @@
 
 A DCGAN of 64 pixels trains on JPEG files in shards. The script measures the largest resident memory
 of the run with its loader processes, and the time outside of training steps, which includes waiting
-for batches. A second run is killed with SIGKILL and resumed. Its weights must have the same bits.
+for batches. Times are medians, since saves of checkpoints are outside of steps too. A second run is
+killed with SIGKILL and resumed. Its weights must have the same bits.
 """
 
 import argparse
 import csv
 import io
 import signal
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -121,9 +123,8 @@ def main() -> None:
     )
     same = all(torch.equal(value, killed[name]) for name, value in whole.items())
     later = rows(options.out / "whole")[options.steps // 6 :]
-    seconds, outside = (
-        sum(float(row[name]) for row in later) for name in ("seconds", "seconds_outside_steps")
-    )
+    seconds = statistics.median(float(row["seconds"]) for row in later)
+    outside = statistics.median(float(row["seconds_outside_steps"]) for row in later)
     total = sum(path.stat().st_size for path in shards.glob("*.tar"))
     print(f"shards: {total / 1e9:.2f} GB, {len(list(shards.glob('*.tar')))} files")
     print(f"largest resident memory of the run and its loader: {largest / 1e9:.2f} GB")

@@ -73,12 +73,14 @@ class DataModule(LightningDataModule):
 
     Attributes:
         embedded: Whether the data are part of an installed package and need no download.
+        licence: Source and licence of the data, for model cards; "" if unknown.
         batch_unit: Unit of `batch_size` and `global_batch_size`, "samples" or "tokens".
         provides: Names of the values in `data_spec`. Each value is passed to the model if the
             `__init__` of the model has a parameter of this name.
     """
 
     embedded: ClassVar[bool] = False
+    licence: ClassVar[str] = ""
     provides: ClassVar[tuple[str, ...]] = ()
     batch_unit: ClassVar[str] = "samples"
 
@@ -103,10 +105,8 @@ class DataModule(LightningDataModule):
         self._used: list[Part] = []
         self._used_epoch = self._first = 0
         self._start = 0  # number of the first batch of a resumed run
-        self._batch = (
-            int(self.batch_size),
-            1,
-        )  # batch size of the training loader, number of processes
+        # Batch size of the training loader, and number of processes.
+        self._batch = (int(self.batch_size), 1)
 
     @property
     def data_spec(self) -> dict[str, Any]:

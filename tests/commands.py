@@ -18,6 +18,7 @@ import sweep
 import train
 from cli.classes import import_class
 from cli.evaluation import options as evaluation
+from cli.exporting import program as exporting
 from cli.recipes import recipes
 from cli.reproduction import registry
 from cli.sampling import command
@@ -141,6 +142,8 @@ def check(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     elif name == "reproduce.py":
         options = reproduce.parse(words)
         assert options.command != "run" or options.id in registry()
+    elif name == "export.py":
+        exporting.parse(words)
     elif name == "shard.py":
         shard.parse(words)
     elif name == "sweep.py":

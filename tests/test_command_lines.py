@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import evaluate
+import export
 import reproduce
 import sample
 import shard
@@ -25,6 +26,7 @@ PROGRAMS = {
     "train": train.main,
     "sample": sample.main,
     "evaluate": evaluate.main,
+    "export": export.main,
     "reproduce": reproduce.main,
     "sweep": sweep.main,
     "shard": shard.main,
@@ -209,6 +211,9 @@ WRONG: dict[str, tuple[str, ...]] = {
     EVALUATE + "--split tst": ("--split must be one of train, val, test", "got tst"),
     EVALUATE + "--ranker x": ("--ranker CKPT need each other", "give both or neither"),
     EVALUATE + "--data x": ("--data: there is no such option", "--help` lists the options"),
+    # export.py
+    "export --out {new}": ("CKPT", "--help` lists the options"),
+    "export x.ckpt --push_hub me/x": ("--push_hub: there is no such", "--push_to_hub?"),
     # shard.py
     "shard": ("FOLDER", "--help` lists the options"),
     "shard {d} {new} --shard_mb 0": ("--shard_mb must be", "got 0"),

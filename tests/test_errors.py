@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 import evaluate
+import export
 import reproduce
 import sample
 import shard
@@ -30,6 +31,7 @@ PROGRAMS = {
     "train": train,
     "sample": sample,
     "evaluate": evaluate,
+    "export": export,
     "reproduce": reproduce,
     "sweep": sweep,
     "shard": shard,
@@ -450,6 +452,8 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     ),
     f"evaluate {LAST} --device gpuu": ("--device gpuu", "give cpu"),
     "evaluate {d}/empty --against {d}/tiny.yaml": ("{d}/empty has 0 images", "give at least 10"),
+    # export.py
+    "export {d}/nowhere.ckpt": ("{d}/nowhere.ckpt: there is no such checkpoint", "give a file"),
     # shard.py
     "shard {d}/nowhere {new}": ("{d}/nowhere: there is no such folder", "give one with images"),
     "shard {d}/empty {new}": ("{d}/empty: there are no images in it", "add some"),

@@ -9,6 +9,7 @@ from cli.evaluation.scores import DISTANCES, METRICS
 from cli.options import OptionParser, number
 from cli.sampling.output import run_folder
 from common.errors import UserError
+from lightning_modules.core.exports import is_export, local_path
 
 ImageCount = restricted_number_type("ImageCount", int, (">=", 10))
 
@@ -20,7 +21,9 @@ def parse(argv: list[str], description: str | None = None) -> argparse.Namespace
         UserError: If an option is unknown or out of its range, or options contradict each other.
     """
     parser = OptionParser(prog="evaluate.py", description=description)
-    parser.add_argument("source", type=Path, help="Checkpoint or folder of images to evaluate.")
+    parser.add_argument(
+        "source", type=local_path, help="Checkpoint, export or folder of images to evaluate."
+    )
     parser.add_argument(
         "--against",
         type=Path,
@@ -113,8 +116,13 @@ def check(options: argparse.Namespace) -> argparse.Namespace:
             f"{options.source}: there is no such checkpoint or folder; "
             "the checkpoints of a run are in its folder checkpoints/"
         )
-    if options.source.is_dir() and options.against is None:
+    if is_images(options.source) and options.against is None:
         raise UserError(f"{options.source} is a folder; name the real data with --against CONFIG")
     if options.against is None and (run := run_folder(options.source)):
         options.against = run / "config.yaml"
     return options
+
+
+def is_images(source: Path) -> bool:
+    """Return whether a source is a folder of images, not an export."""
+    return source.is_dir() and not is_export(source)

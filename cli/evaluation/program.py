@@ -8,6 +8,7 @@ from callbacks.targets import targets
 from cli.data import data_module
 from cli.device import move_to
 from cli.evaluation.images import folder_images, generated_images
+from cli.evaluation.options import is_images
 from cli.evaluation.own_figures import own_figures
 from cli.evaluation.ranking import load_ranker
 from cli.evaluation.record import Evaluation
@@ -24,7 +25,7 @@ def evaluate(options: argparse.Namespace) -> Iterator[Line]:
     The metrics of a checkpoint are also written to `evaluation.csv` in the directory of its run,
     and logged to W&B and TensorBoard, if the run is.
     """
-    if options.source.is_dir():
+    if is_images(options.source):
         yield from folder_scores(options)
         return
     evaluation = Evaluation(options.source)

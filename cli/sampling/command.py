@@ -13,6 +13,7 @@ from cli.sampling import images, text, text_to_image, translate_images, translat
 from cli.sampling.output import output_folder, run_folder
 from common.errors import UserError
 from lightning_modules import load
+from lightning_modules.core.exports import HUB, local_path
 from lightning_modules.core.module import GenerativeModule, Modality
 
 # Each module has `add_options(parser, model)` and `run(model, options)`.
@@ -41,7 +42,8 @@ def run(argv: list[str]) -> None:
             f"the first argument must be a checkpoint (got {path}); "
             "python sample.py runs/.../checkpoints/best.ckpt [options]"
         )
-    model = load(path)
+    local = local_path(path)
+    model = load(local)
     if model.modality not in BY_MODALITY:
         raise UserError(
             f"{path}: {type(model).__name__} does not generate samples; "
@@ -59,11 +61,13 @@ def run(argv: list[str]) -> None:
         )
     add_sample_options(parser, model.sample)
     options = parser.parse_args(argv[1:])
-    run_dir = run_folder(Path(path))
+    run_dir = run_folder(local)
     if options.data is None and run_dir is not None:
         options.data = run_dir / "config.yaml"
     if model.modality in WRITES_IMAGES and options.out is None:
-        options.out = output_folder(Path(path), parser, options)
+        if path.startswith(HUB):
+            raise UserError(f"{path} is a repository; give --out DIR for the images")
+        options.out = output_folder(local, parser, options)
     move_to(model, options.device)
     with model.averaged_weights(not model.has_averaged_weights or options.ema):
         program.run(model, options)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.run import run_of
+from common.run import Run, run_of
 from lightning_modules.core.checkpoints import read_checkpoint
+from lightning_modules.core.exports import is_export
 
 MAX_BYTES = 120  # of the name of a folder
 
@@ -17,8 +18,8 @@ NOT_NAMED = ("out", "seeds", "num", "seed", "device", "data")
 
 
 def run_folder(checkpoint: Path) -> Path | None:
-    """Return the directory of the run of a checkpoint; None if there is no configuration."""
-    run = run_of(checkpoint)
+    """Return the directory of a checkpoint's run, or an export; None without a configuration."""
+    run = Run(checkpoint) if is_export(checkpoint) else run_of(checkpoint)
     return run.path if run and run.config.is_file() else None
 
 

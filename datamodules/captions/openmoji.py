@@ -34,6 +34,7 @@ class CaptionedEmoji(CaptionedImages):
     """
 
     embedded = True
+    licence = "OpenMoji (openmoji.org), CC BY-SA 4.0"
     provides = (*CaptionedImages.provides, "num_classes")
 
     def __init__(

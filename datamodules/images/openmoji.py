@@ -79,6 +79,7 @@ class OpenMoji(ImageDataModule):
     """
 
     embedded = True
+    licence = "OpenMoji (openmoji.org), CC BY-SA 4.0"
     provides = (*ImageDataModule.provides, "num_classes")
 
     def __init__(

@@ -30,6 +30,7 @@ class Ring(DataModule):
     """
 
     embedded = True
+    licence = "none; samples of a mixture of Gaussians"
     provides = (*DataModule.provides, "image_shape", "num_classes")
 
     def __init__(

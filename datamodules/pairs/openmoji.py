@@ -27,6 +27,7 @@ class OpenMojiPairs(PairDataModule):
     """
 
     embedded = True
+    licence = "OpenMoji (openmoji.org), CC BY-SA 4.0"
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -28,6 +28,7 @@ class EmojiTranslation(ParallelTextDataModule):
     """
 
     embedded = True
+    licence = "names of emoji in Unicode CLDR, Unicode licence"
 
     def __init__(self, source: str = "en", target: str = "de", **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -47,6 +47,7 @@ class PythonDocs(TextDataModule):
     """
 
     embedded = True
+    licence = "documentation of Python, PSF licence"
 
     def sources(self) -> dict[str, str]:
         from pydoc_data.topics import topics
@@ -71,6 +72,7 @@ class EmojiNames(TextDataModule):
     """
 
     embedded = True
+    licence = "names of emoji in Unicode CLDR, Unicode licence"
 
     @cached_property
     def names(self) -> dict[str, list[str]]:

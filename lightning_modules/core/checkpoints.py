@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from common.errors import UserError
+from lightning_modules.core.exports import is_export, local_path, read_export
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.sharded_checkpoints import SHARDS, consolidate
 
@@ -16,13 +17,15 @@ def read_checkpoint(path: str | Path, *, weights: bool = True) -> dict[str, Any]
     """Read a checkpoint of tensors and plain values, without running code stored in the file.
 
     Args:
-        path: File of the checkpoint.
+        path: File of the checkpoint, folder of an export, or `hf://USER/NAME`.
         weights: Whether to read weights and optimizer states that are in shards beside the file.
 
     Raises:
         UserError: If the file is missing or truncated, or if reading it would run code.
     """
-    path = Path(path)
+    path = local_path(path)
+    if is_export(path):
+        return read_export(path)
     if not path.is_file():
         raise UserError(
             f"{path}: there is no such checkpoint; give a file in the checkpoints/ folder of a run"
@@ -71,16 +74,17 @@ def system_class(class_path: str, source: str | Path) -> type[GenerativeModule]:
 
 
 def source(path: str | Path, checkpoint: dict[str, Any]) -> Any:
-    """Return what Lightning can load: the file, or a whole checkpoint in memory if it has shards.
+    """Return what Lightning can load: the file, or a file in memory for shards and exports.
 
     Args:
-        path: File of the checkpoint.
+        path: File of the checkpoint, or folder of an export.
         checkpoint: Content of the file, without the weights in shards.
     """
-    if SHARDS not in checkpoint:
+    path = local_path(path)
+    if SHARDS not in checkpoint and path.is_file():
         return path
     buffer = io.BytesIO()
-    whole = consolidate(Path(path), checkpoint)
+    whole = consolidate(path, checkpoint)
     torch.save({name: whole[name] for name in whole.keys() - {"optimizer_states"}}, buffer)
     buffer.seek(0)
     return buffer
@@ -88,6 +92,9 @@ def source(path: str | Path, checkpoint: dict[str, Any]) -> Any:
 
 def load(path: str | Path) -> Any:
     """Load the system of a checkpoint, on the CPU and in eval mode.
+
+    Args:
+        path: File of the checkpoint, folder of an export, or `hf://USER/NAME`.
 
     Raises:
         UserError: If the file cannot be read, or if its class cannot be imported, or if its weights

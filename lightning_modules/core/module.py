@@ -321,9 +321,9 @@ class GenerativeModule(UpdatingModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        interval = checkpoint["log_interval"]
-        self._means.load(interval)
-        self.units_seen = interval["seen"] if self.global_rank == 0 else 0
+        if interval := checkpoint.get("log_interval"):  # an export has none
+            self._means.load(interval)
+            self.units_seen = interval["seen"] if self.global_rank == 0 else 0
         if "tokenizer" in checkpoint:
             then = tokenizer_from_json(checkpoint["tokenizer"])
             if self.tokenizer is not None and self.tokenizer.to_json() != then.to_json():

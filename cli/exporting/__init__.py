@@ -1,0 +1,1 @@
+"""Exports of checkpoints: files without pickle, model cards, and uploads."""
