@@ -99,7 +99,7 @@ def check_train(words: list[str]) -> None:
 
 def check_sample(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Parse a command of sample.py for the system of the run that it names."""
-    run = words[0].removesuffix("/checkpoints/last.ckpt").removesuffix("/checkpoints/best.ckpt")
+    run = re.sub(r"/(checkpoints/(last|best)\.ckpt|exports/last)$", "", words[0])
     seen = []
 
     def record(model: Any, options: Any) -> None:
