@@ -1,9 +1,13 @@
-"""Hand a trained system on: `python export.py CKPT [--out DIR] [--push_to_hub USER/NAME]`.
+"""Hand a trained system on: `python export.py CKPT [--format safetensors|onnx|pt2] [--out DIR]
+[--push_to_hub USER/NAME]`.
 
-Writes a folder with the weights (safetensors), the configuration (JSON) and a model card. It
-contains no pickle, and has the same bits as the checkpoint. `sample.py`, `evaluate.py`,
+safetensors (the default): writes a folder with the weights, the configuration (JSON) and a model
+card. It contains no pickle, and has the same bits as the checkpoint. `sample.py`, `evaluate.py`,
 `train.py fit --init_from` and `lightning_modules.load` accept the folder as they accept a
 checkpoint, and `hf://USER/NAME` for a repository of the Hugging Face Hub.
+
+onnx and pt2: write each network of the system as one file, for ONNX Runtime or for
+`torch.export.load`. Each file is run and compared with PyTorch.
 """
 
 import sys

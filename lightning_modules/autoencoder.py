@@ -42,6 +42,7 @@ from torch.nn import functional as F
 from common.errors import UserError
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.core.seeding import seeded_normal
 from lightning_modules.nn.encoders import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from metrics.likelihood import SquaredError
@@ -128,6 +129,14 @@ class Autoencoder(GenerativeModule):
         return self.decoder(z).sigmoid() * 2 - 1  # Eq. 1
 
     embed = encode
+
+    def networks(self) -> dict[str, ExportedNetwork]:
+        image = torch.zeros(2, *self.hparams.image_shape)
+        z = torch.zeros(2, self.latent_dim)
+        return {
+            "encoder": ExportedNetwork(Method(self, self.encode), {"image": image}, ("z",)),
+            "decoder": ExportedNetwork(Method(self, self.decode), {"z": z}, ("image",)),
+        }
 
     def reconstruct(self, image: Tensor) -> Tensor:
         """Encode images (N, C, H, W) in [-1, 1] and decode the codes to images."""

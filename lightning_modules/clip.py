@@ -56,6 +56,7 @@ from datamodules.captions.encoding import caption_tokens
 from datamodules.tokenizers.bpe import BPETokenizer
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.nn.bottleneck import bottlenecks, conv
 from lightning_modules.nn.encoders import conv_grid
 from lightning_modules.nn.transformer import Block, TransformerConfig
@@ -109,7 +110,9 @@ class TextEncoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         last = (tokens > 0).sum(1).sub(1).clamp(min=0)
-        features: Tensor = self.output(self.norm(x[torch.arange(len(x), device=x.device), last]))
+        features: Tensor = self.output(
+            self.norm(x[torch.arange(x.shape[0], device=x.device), last])
+        )
         return features
 
 
@@ -303,6 +306,15 @@ class CLIP(GenerativeModule):
     def score(self, image: Tensor, captions: list[str]) -> Tensor:
         """Return cosine similarities (N, M) of images (N, C, H, W) in [-1, 1] and M captions."""
         return self.features(image) @ self.features(captions).T
+
+    def networks(self) -> dict[str, ExportedNetwork]:
+        image = torch.zeros(2, *self.hparams.image_shape)
+        tokens = torch.ones(2, self.hparams.text_length, dtype=torch.int64)
+        images, texts = Method(self, self.image_features), Method(self, self.text_features)
+        return {
+            "image_encoder": ExportedNetwork(images, {"image": image}, ("features",)),
+            "text_encoder": ExportedNetwork(texts, {"tokens": tokens}, ("features",)),
+        }
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:

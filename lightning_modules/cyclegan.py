@@ -55,6 +55,7 @@ from torch.nn import functional as F
 from common.errors import UserError
 from lightning_modules.core.adversarial import OPTIMIZER_ARGUMENTS, AdversarialModule
 from lightning_modules.core.modes import sampling
+from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.nn.convolution import init_normal
 from lightning_modules.nn.patch_discriminator import Patch, PatchDiscriminator
 from metrics.fidelity import fidelity_metrics, log_fidelity
@@ -395,6 +396,16 @@ class CycleGAN(AdversarialModule):
         images = batch[direction[0]].to(self.device)
         self.check_sides(*images.shape[2:])
         return self.generator[direction](images)
+
+    def networks(self) -> dict[str, ExportedNetwork]:
+        image = torch.zeros(2, self.hparams.image_shape[0], 64, 64)
+        sizes = {"image": {0: "batch", 2: "height", 3: "width"}}
+        return {
+            name: ExportedNetwork(
+                Method(self, generator), {"image": image}, ("translation",), sizes
+            )
+            for name, generator in self.generator.items()
+        }
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:

@@ -83,6 +83,7 @@ from common.errors import UserError
 from lightning_modules.core.checkpoints import load
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.nn.bottleneck import bottlenecks, conv
 from lightning_modules.nn.encoders import conv_grid
 from metrics.image_tokens import ImageTokensKept, ImageTokenUsage
@@ -507,6 +508,20 @@ class DiscreteVAE(GenerativeModule):
     def _median(self, z: Tensor) -> Tensor:
         squeezed = self.network.decode(z)[0].sigmoid()
         return ((squeezed - EPSILON) / (1 - 2 * EPSILON)).clamp(0, 1) * 2 - 1
+
+    def networks(self) -> dict[str, ExportedNetwork]:
+        def encode(image: Tensor) -> Tensor:
+            return self.network.quantiser.nearest(self.network.encode(image))
+
+        def decode(tokens: Tensor) -> Tensor:
+            return self._median(self.network.embed(tokens))
+
+        image = torch.zeros(2, *self.hparams.image_shape)
+        tokens = encode(image.to(self.device)).cpu()
+        return {
+            "encoder": ExportedNetwork(Method(self, encode), {"image": image}, ("tokens",)),
+            "decoder": ExportedNetwork(Method(self, decode), {"tokens": tokens}, ("image",)),
+        }
 
     def reconstruct(self, image: Tensor) -> Tensor:
         """Encode images (N, C, H, W) in [-1, 1] as image tokens, and decode the tokens."""

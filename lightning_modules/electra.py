@@ -73,6 +73,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryPrecision, BinaryRecall
 
 from lightning_modules.core.modes import sampling
+from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.core.tokens import TokenModule
 from lightning_modules.nn.transformer import Block, TransformerConfig
 from lightning_modules.optim.parameter_groups import decay_groups
@@ -450,6 +451,24 @@ class ELECTRA(TokenModule):
         value, signature = swapped_words_probe(self.represent, data, self.device)
         self.log("test/probe", value)
         self.signatures["test/probe"] = signature
+
+    def networks(self) -> dict[str, ExportedNetwork]:
+        """Return the discriminator: the probability that each token is replaced (Eq. 4)."""
+        if self.word_head is not None:
+            return {}
+
+        def replaced(tokens: Tensor, length: Tensor) -> Tensor:
+            valid = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
+            logits: Tensor = self.discriminator_head(self.encode(self.main, tokens, valid))
+            return logits[..., 0].sigmoid()
+
+        inputs = {
+            "tokens": torch.ones(2, 4, dtype=torch.int64),
+            "length": torch.tensor([4, 3]),
+        }
+        sizes = {"tokens": {0: "batch", 1: "length"}, "length": {0: "batch"}}
+        network = ExportedNetwork(Method(self, replaced), inputs, ("probability",), sizes)
+        return {"discriminator": network}
 
     @sampling
     def represent(self, tokens: Tensor, length: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ from lightning_modules.core.adversarial import (
 )
 from lightning_modules.core.conditioning import check_label, classes_used
 from lightning_modules.core.modes import sampling
+from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.core.seeding import seeded_normal
 from lightning_modules.nn.spectral_norm import apply_spectral_norm
 
@@ -104,12 +105,14 @@ class GoodfellowGenerator(nn.Module):
     """Generator of Goodfellow et al. 2014, with two hidden layers of 1200 ReLU units.
 
     With labels (Mirza and Osindero 2014), 200 units of the first layer receive the noise and the
-    other 1000 units receive the label. Dropout of 0.5 is applied only with labels.
+    other 1000 units receive the label, and `dropout` is the dropout rate of both hidden layers.
     """
 
-    def __init__(self, image_shape: list[int], latent_dim: int, classes: int) -> None:
+    def __init__(
+        self, image_shape: list[int], latent_dim: int, classes: int, dropout: float
+    ) -> None:
         super().__init__()
-        self.image_shape = image_shape
+        self.image_shape, self.dropout = image_shape, dropout if classes else 0.0
         self.from_noise = nn.Linear(latent_dim, 200 if classes else 1200)
         self.from_label = nn.Linear(classes, 1000) if classes else None
         self.joint = nn.Linear(1200, 1200)
@@ -120,9 +123,8 @@ class GoodfellowGenerator(nn.Module):
         hidden = self.from_noise(noise)
         if self.from_label is not None:
             hidden = torch.cat([hidden, self.from_label(label)], 1)
-        dropout = 0.5 if self.from_label is not None else 0.0
-        hidden = F.dropout(hidden.relu(), dropout, self.training)
-        hidden = F.dropout(self.joint(hidden).relu(), dropout, self.training)
+        hidden = F.dropout(hidden.relu(), self.dropout, self.training)
+        hidden = F.dropout(self.joint(hidden).relu(), self.dropout, self.training)
         return self.output(hidden).sigmoid().unflatten(1, self.image_shape) * 2 - 1
 
 
@@ -308,6 +310,8 @@ class GAN(AdversarialModule):
             two numbers of `hidden` in reverse order.
         dropout: Dropout rate of the hidden layers of the LeakyReLU discriminator; its input layer
             has two thirds of this rate.
+        generator_dropout: Dropout rate of the generator of Mirza and Osindero, in training; other
+            generators have no dropout.
         instance_noise: Standard deviation of normal noise that is added to all images that the
             discriminator receives in training, which have values in [-1, 1]. Real and generated
             images then overlap, so the discriminator cannot separate them perfectly (Arjovsky and
@@ -349,6 +353,7 @@ class GAN(AdversarialModule):
         hidden: list[PositiveInt] = [128, 256, 512, 1024],  # noqa: B006  # read only
         discriminator_hidden: list[PositiveInt] | None = None,
         dropout: ClosedUnitInterval = 0.0,
+        generator_dropout: ClosedUnitInterval = 0.5,
         instance_noise: NonNegativeFloat = 0.0,
         latent_dim: PositiveInt = 100,
         noise: Literal["normal", "unit_uniform"] = "normal",
@@ -370,7 +375,7 @@ class GAN(AdversarialModule):
         generator: nn.Module
         discriminator: nn.Module
         if network == "maxout":
-            generator = GoodfellowGenerator(image_shape, latent_dim, classes)
+            generator = GoodfellowGenerator(image_shape, latent_dim, classes, generator_dropout)
         else:
             generator = PlainGenerator(image_shape, latent_dim, classes, hidden)
             discriminator_hidden = discriminator_hidden or hidden[:-3:-1]
@@ -423,6 +428,14 @@ class GAN(AdversarialModule):
         if self.hparams.noise == "normal":
             return torch.randn(count, self.latent_dim, device=self.device)
         return 2 * sqrt(3) * torch.rand(count, self.latent_dim, device=self.device) - sqrt(3)
+
+    def networks(self) -> dict[str, ExportedNetwork]:
+        def generate(noise: Tensor, label: Tensor | None = None) -> Tensor:
+            return self.generator(noise, self.one_hot({"label": label}))
+
+        label = {"label": torch.arange(2)} if self.classes else {}
+        inputs = {"noise": torch.zeros(2, self.latent_dim), **label}
+        return {"generator": ExportedNetwork(Method(self, generate), inputs, ("image",))}
 
     def generate(self, batch: dict[str, Any]) -> Tensor:
         return self.generator(self.draw_noise(len(batch["image"])), self.one_hot(batch))

@@ -62,8 +62,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.core.language_model import LanguageModel
 from lightning_modules.core.modes import sampling
+from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.decoding.filters import MinimumShare
-from lightning_modules.decoding.kv_cache import KVCache
+from lightning_modules.decoding.kv_cache import GrowingCache, KVCache
 from lightning_modules.nn.attention import AttentionMap, recording_attention
 from lightning_modules.nn.transformer import Block, TransformerConfig, init_gpt
 from lightning_modules.optim.muon import Muon
@@ -171,7 +172,7 @@ class GPT(LanguageModel):
         first = 0 if cache is None else cache.length
         x = self.embedding(tokens)  # Eq. 2
         if self.positions is not None:
-            x = x + self.positions.weight[first : first + tokens.shape[1]]
+            x = x + self.positions.weight.narrow(0, first, tokens.shape[1])
         x = F.dropout(x, self.hparams.dropout, self.training)
         for block in self.blocks:
             x = block(x, cache)  # Eq. 3; appends keys and values to the cache
@@ -284,6 +285,22 @@ class GPT(LanguageModel):
             return F.linear(hidden[:, -1], self.embedding.weight), state._replace(window=window)
         hidden = self.hidden(tokens[:, None], state.cache)
         return F.linear(hidden[:, -1], self.embedding.weight), DecodingState(window, state.cache)
+
+    def networks(self) -> dict[str, ExportedNetwork]:
+        """Return one step of decoding: logits of the next token, and the extended cache."""
+
+        def step(token: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
+            past = GrowingCache(cache)
+            hidden = self.hidden(token, past)  # type: ignore[arg-type]  # as a KVCache
+            return F.linear(hidden[:, -1], self.embedding.weight), past.extended()
+
+        heads, width = self.hparams.heads, self.hparams.width
+        inputs = {
+            "token": torch.zeros(2, 1, dtype=torch.int64),
+            "cache": torch.zeros(2, len(self.blocks), 2, heads, 2, width // heads),
+        }
+        sizes = {"token": {0: "batch"}, "cache": {0: "batch", 4: "past"}}
+        return {"step": ExportedNetwork(Method(self, step), inputs, ("logits", "cache_out"), sizes)}
 
     @sampling
     def attention_maps(self, batch: dict[str, Any]) -> dict[str, AttentionMap]:

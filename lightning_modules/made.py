@@ -36,6 +36,7 @@ from torch.nn import functional as F
 from common.errors import UserError
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.networks import ExportedNetwork, Method
 
 
 class MaskedLinear(nn.Linear):
@@ -110,6 +111,12 @@ class MADE(GenerativeModule):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (N, D) of p(x_d = 1 | x_<d) for pixels x (N, D) in {0, 1}."""
         return self.network(x)
+
+    def networks(self) -> dict[str, ExportedNetwork]:
+        pixels = torch.zeros(2, prod(self.hparams.image_shape))
+        return {
+            "network": ExportedNetwork(Method(self, self.forward), {"pixels": pixels}, ("logits",))
+        }
 
     def nll(self, image: Tensor) -> Tensor:
         """Return the negative log-likelihood (N,) in nats of images (N, C, H, W) in [-1, 1].

@@ -40,6 +40,7 @@ Departures from the paper and its two releases (Lua, then PyTorch):
 """
 
 from collections.abc import Iterable
+from functools import partial
 from math import log2
 from typing import Any, Literal
 
@@ -53,6 +54,7 @@ from torch.nn import functional as F
 from common.errors import UserError
 from lightning_modules.core.adversarial import OPTIMIZER_ARGUMENTS, AdversarialModule
 from lightning_modules.core.modes import sampling
+from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.core.seeding import seeded_normal
 from lightning_modules.nn.convolution import init_normal
 from lightning_modules.nn.patch_discriminator import Patch, PatchDiscriminator
@@ -114,8 +116,8 @@ class UNet(nn.Module):
             end = nn.Tanh() if outer else StatisticsBatchNorm(before, test_statistics)
             self.up.append(nn.Sequential(nn.ReLU(inplace=True), double, end))
 
-    def forward(self, image: Tensor, seeds: list[int] | None = None) -> Tensor:
-        """Translate images (N, C, H, W); the output has the same shape.
+    def forward(self, image: Tensor, seeds: list[int] | None = None, drop: bool = True) -> Tensor:
+        """Translate images (N, C, H, W), without dropout if `drop` is False; keeps the shape.
 
         With `seeds`, the dropout of image i depends on `seeds[i]` alone. Without `seeds`, dropout
         uses the device's random number generator.
@@ -126,7 +128,7 @@ class UNet(nn.Module):
         hidden = skips.pop()
         for level in reversed(range(len(self.up))):
             hidden = self.up[level](hidden)
-            if level > 0 and len(self.up) - level <= DROPPING:
+            if drop and level > 0 and len(self.up) - level <= DROPPING:
                 hidden = self.drop(hidden, level, seeds)
             if level:
                 hidden = torch.cat([hidden, skips.pop()], 1)
@@ -318,6 +320,16 @@ class Pix2Pix(AdversarialModule):
         images = batch["a"].to(self.device)
         self.check_sides(*images.shape[2:])
         return self.generator(images, seeds)
+
+    def networks(self) -> dict[str, ExportedNetwork]:
+        """Return the generator without the dropout noise of `sample`."""
+        image = torch.zeros(2, *self.hparams.image_shape)
+        translate = partial(self.generator, drop=False)
+        return {
+            "generator": ExportedNetwork(
+                Method(self, translate), {"image": image}, ("translation",)
+            )
+        }
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:

@@ -64,6 +64,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_modules.core.language_model import LanguageModel
 from lightning_modules.core.modes import sampling
+from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.nn.recurrent import LSTM
 
 CELLS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": LSTM}
@@ -241,6 +242,20 @@ class RNNLM(LanguageModel):
     def decode_step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         logits, state = self.step(tokens[:, None], state)
         return logits[:, -1], state
+
+    def networks(self) -> dict[str, ExportedNetwork]:
+        """Return one step of decoding: logits of the next token, and the new state."""
+
+        def step(token: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+            logits, new = self.step(token, tuple(part.transpose(0, 1) for part in state))
+            return logits[:, -1], *(part.transpose(0, 1) for part in new)
+
+        token = torch.zeros(2, 1, dtype=torch.int64)
+        state = self.step(token.to(self.device), None)[1]
+        parts = {f"state{i}": part.transpose(0, 1).cpu() for i, part in enumerate(state)}
+        outputs = ("logits", *(f"{name}_out" for name in parts))
+        inputs = {"token": token, **parts}
+        return {"step": ExportedNetwork(Method(self, step), inputs, outputs)}
 
     def dropout(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.hparams.dropout, self.training)

@@ -69,6 +69,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.core.modes import sampling
+from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.core.translator import BOS, EOS, PAD, Translator
 from lightning_modules.decoding.generation import until
 from lightning_modules.nn.attention import RecordsAttention
@@ -189,7 +190,7 @@ class Seq2Seq(Translator, RecordsAttention):
         both = self.hparams.reading == "both"
         context = torch.cat([last[-2], last[-1]], 1) if both else last[-1]
         first = self.bridge(context).tanh()  # Eq. 2
-        first = first.view(len(source), -1, self.hparams.layers, self.hparams.width)
+        first = first.unflatten(1, (-1, self.hparams.layers, self.hparams.width))
         keys = states if self.keys is None else self.keys(states)
         return Memory(
             states,
@@ -315,10 +316,43 @@ class Seq2Seq(Translator, RecordsAttention):
         memory, recurrent = state
         words = self.target_embedding(tokens)[:, None]  # (R, 1, embedding)
         # R = N * K: the K hypotheses of a source share one row of the memory.
-        query = recurrent[0][-1].view(len(memory.mask), -1, self.hparams.width)
+        query = recurrent[0][-1].view(memory.mask.shape[0], -1, self.hparams.width)
         context = self.attend(memory, query).flatten(0, 1)[:, None]
         outputs, recurrent = self.decoder_step(words, context, recurrent)
         return self.logits(outputs, words, context)[:, 0], (memory, recurrent)
+
+    def networks(self) -> dict[str, ExportedNetwork]:
+        """Return the encoder, and one step of the decoder: next logits and recurrent state."""
+
+        def encode(source: Tensor, length: Tensor) -> tuple[Tensor, ...]:
+            memory = self.encode(source, length)
+            rest = (memory.states, memory.keys, memory.mask, memory.context)
+            return *rest, *(part.transpose(0, 1) for part in memory.first)
+
+        def step(token: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+            states, keys, mask, context, *parts = inputs
+            recurrent = tuple(part.transpose(0, 1) for part in parts)
+            memory = Memory(states, keys, mask, recurrent, context)
+            logits, (_, recurrent) = self.decode_step(token, (memory, recurrent))
+            return logits, *(part.transpose(0, 1) for part in recurrent)
+
+        source = {"source": torch.tensor([[3, 3, 2], [3, 2, 0]]), "length": torch.tensor([3, 2])}
+        names = ["states", "keys", "mask", "context"]
+        outputs = encode(*(value.to(self.device) for value in source.values()))
+        parts = [f"state{number}" for number in range(len(outputs) - len(names))]
+        memory = {name: value.cpu() for name, value in zip([*names, *parts], outputs)}
+        sizes = {"source": {0: "batch", 1: "length"}, "length": {0: "batch"}}
+        rows: dict[str, dict[int, str]] = {name: {0: "batch"} for name in ("token", *memory)}
+        rows |= {name: {0: "batch", 1: "length"} for name in names[:3]}
+        inputs = {"token": torch.ones(2, dtype=torch.int64), **memory}
+        after = ("logits", *(f"{name}_out" for name in parts))
+        return {
+            # Only PyTorch's older exporter can export packed sequences.
+            "encoder": ExportedNetwork(
+                Method(self, encode), source, tuple(memory), sizes, packed=True
+            ),
+            "step": ExportedNetwork(Method(self, step), inputs, after, rows),
+        }
 
     def reorder_cache(self, state: DecodingState, sentences: Tensor, rows: Tensor) -> DecodingState:
         memory, recurrent = state

@@ -101,7 +101,7 @@ class DecoderBlock(Residual):
         """Return hidden states of x, (N * K, T, width); K rows share the keys of one source."""
 
         def attend_to_source(y: Tensor) -> Tensor:
-            grouped = y.view(len(keys), -1, y.shape[-1])  # (N, K * T, width)
+            grouped = y.view(keys.shape[0], -1, y.shape[-1])  # (N, K * T, width)
             return self.cross(grouped, keys, values, mask).view_as(y)
 
         x = self.add(0, x, lambda y: self.attention(y, cache))  # causal without a mask

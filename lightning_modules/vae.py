@@ -61,6 +61,7 @@ from lightning_modules.core import latent_space as latent
 from lightning_modules.core.conditioning import check_label, classes_used
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.core.seeding import seeded_normal
 from lightning_modules.nn.encoders import (
     ConvDecoder,
@@ -380,6 +381,17 @@ class VAE(GenerativeModule):
         return self.logits(z, label).sigmoid() * 2 - 1
 
     embed = encode
+
+    def networks(self) -> dict[str, ExportedNetwork]:
+        image = torch.zeros(2, *self.hparams.image_shape)
+        label = {"label": torch.arange(2)} if self.classes else {}
+        z = torch.zeros(2, self.latent_dim)
+        return {
+            "encoder": ExportedNetwork(
+                Method(self, self.encode), {"image": image, **label}, ("z",)
+            ),
+            "decoder": ExportedNetwork(Method(self, self.decode), {"z": z, **label}, ("image",)),
+        }
 
     def reconstruct(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """Encode images (N, C, H, W) in [-1, 1] and decode the posterior means to images."""

@@ -21,10 +21,17 @@ def parse(argv: list[str], description: str | None = None) -> argparse.Namespace
     parser = OptionParser(prog="export.py", description=description)
     parser.add_argument("checkpoint", metavar="CKPT", help="Checkpoint to export.")
     parser.add_argument(
+        "--format",
+        default="safetensors",
+        choices=("safetensors", "onnx", "pt2"),
+        help="Format: safetensors for this template, onnx for ONNX Runtime, or pt2 for "
+        "torch.export.load (default: safetensors).",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         help="Folder of the export (default: exports/NAME in the directory of the run, with the "
-        "name of the checkpoint).",
+        "name of the checkpoint, and -onnx or -pt2).",
     )
     parser.add_argument(
         "--push_to_hub",
@@ -42,12 +49,21 @@ def export(options: argparse.Namespace) -> list[str]:
         UserError: If no folder is given for a checkpoint that is in no run.
     """
     path = local_path(options.checkpoint)
-    checkpoint = read_checkpoint(path)
-    cls = system_class(checkpoint["class_path"], path)
+    if options.push_to_hub and options.format != "safetensors":
+        raise UserError("--push_to_hub uploads safetensors; leave out --format")
     run, stem = run_of(path), path.stem
     if options.out is None and run is None:
         raise UserError(f"{path} is not in the folder checkpoints/ of a run; give --out DIR")
-    folder: Path = options.out or run.path / "exports" / stem  # type: ignore[union-attr]
+    suffix = "" if options.format == "safetensors" else f"-{options.format}"
+    folder: Path = options.out or run.path / "exports" / f"{stem}{suffix}"  # type: ignore[union-attr]
+    if suffix:
+        from cli.exporting.graphs import write_networks  # imports optional packages
+
+        model = load(path)
+        with model.averaged_weights(model.has_averaged_weights):
+            return write_networks(model, folder, options.format)
+    checkpoint = read_checkpoint(path)
+    cls = system_class(checkpoint["class_path"], path)
     write_export(checkpoint, folder)
     check_equal(path, folder)
     entry = data_entry(run)

@@ -22,6 +22,7 @@ from datamodules.tokenizers.kinds import tokenizer_from_json
 from lightning_modules.core.interval_means import IntervalMeans
 from lightning_modules.core.losses import total_loss
 from lightning_modules.core.modes import sampling
+from lightning_modules.core.networks import ExportedNetwork
 from lightning_modules.core.seeding import seed_generators
 from lightning_modules.core.sharding import full_tensor
 from lightning_modules.core.updates import UpdatingModule
@@ -68,8 +69,7 @@ class GenerativeModule(UpdatingModule):
       The parameters of `sample` become the options of `sample.py`.
     - `preview(batch)`: Returns a dictionary of named results: images (N, C, H, W), R rows of images
       to compare (R, N, C, H, W), or texts. Texts named `<name>/rows` are the names of the R rows of
-      images, or explain the parts of texts. Texts named `<name>/captions` are captions of images,
-      N or R * N.
+      images, or explain the parts of texts. `<name>/captions` are N or R * N captions of images.
 
     Attributes:
         monitor: Name of the validation metric that selects `best.ckpt`, and "min" or "max"; None
@@ -79,15 +79,13 @@ class GenerativeModule(UpdatingModule):
         scores_captions: True if `score(images, captions)` rates how well images match captions.
         throughput_unit: Unit of the amount of training data in logs: "samples" or "tokens".
         precisions: Supported values of `trainer.precision`.
-        replaced_trainer_options: Options of the Trainer that are not supported, and what to do
-            instead, such as {"gradient_clip_val": "give --model.generator_clip instead"}.
+        replaced_trainer_options: Trainer options that are not supported, and what to do instead.
         tokenizer: Tokenizer of text data, stored in every checkpoint; None if there is no text.
-        units_seen: Amount of training data that this process has seen, in `throughput_unit`. After
-            a run is resumed, rank 0 also counts what all ranks had seen before.
+        units_seen: Amount of training data that this process has seen, in `throughput_unit`. Rank 0
+            of a resumed run also counts that of all ranks before.
         recent_losses: Number of the update, loss and sample indices of the last training batches.
             `NonFiniteGuard` removes those that it has checked.
-        optimizer_factories: One pair of functions per optimizer; they build the optimizer and its
-            schedule (None for no schedule).
+        optimizer_factories: Functions that build each optimizer and its schedule, or None.
     """
 
     monitor: ClassVar[tuple[str, str] | None] = None
@@ -334,6 +332,10 @@ class GenerativeModule(UpdatingModule):
             self.tokenizer = then
 
     # Sampling
+
+    def networks(self) -> dict[str, ExportedNetwork]:
+        """Return the networks that `export.py` writes as ONNX or pt2; none by default."""
+        return {}
 
     @sampling
     def sample(self, seeds: list[int], **options: Any) -> Tensor | list[str]:

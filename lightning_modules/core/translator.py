@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.tokenizers.pair import PairTokenizer
 from lightning_modules.core.modes import sampling
+from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.core.tokens import TokenModule
 from lightning_modules.decoding.beam_search import BeamSearchConfig, Hypothesis, beam_search
 from lightning_modules.decoding.filters import FiniteNonNegative
@@ -87,6 +88,24 @@ class Translator(TokenModule):
         """Return logits (N, T, V) of all target tokens of a batch."""
         memory = self.encode(batch["source"], batch["source_length"])
         return self.decode(memory, batch["target"][:, :-1])
+
+    def networks(self) -> dict[str, ExportedNetwork]:
+        """Return the logits of the next target token, given the source and the target so far."""
+
+        def next_token(source: Tensor, length: Tensor, target: Tensor) -> Tensor:
+            return self.decode(self.encode(source, length), target)[:, -1]
+
+        inputs = {
+            "source": torch.tensor([[3, 3, EOS], [3, EOS, PAD]]),
+            "length": torch.tensor([3, 2]),
+            "target": torch.tensor([[BOS, 3], [BOS, 3]]),
+        }
+        sizes = {
+            "source": {0: "batch", 1: "source_length"},
+            "length": {0: "batch"},
+            "target": {0: "batch", 1: "target_length"},
+        }
+        return {"next_token": ExportedNetwork(Method(self, next_token), inputs, ("logits",), sizes)}
 
     # Metrics
 

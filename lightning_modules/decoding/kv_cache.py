@@ -69,3 +69,28 @@ class KVCache:
             self.values = self.values[:, :, : len(rows)]
             self.values[:, :, row, :, position] = copied
         self._writers = writers
+
+
+class GrowingCache:
+    """Cache that concatenates tensors instead of writing in place, as exported networks need it.
+
+    Args:
+        past: Keys and values (N, layers, 2, H, P, D) of P earlier tokens.
+
+    Attributes:
+        length: Number P of earlier tokens.
+    """
+
+    def __init__(self, past: Tensor) -> None:
+        self.past, self.length = past, past.shape[4]
+        self.layers: list[Tensor] = []
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append keys and values (N, H, T, D) of new tokens to a layer, and return all of them."""
+        joined = torch.cat([self.past[:, layer], torch.stack([keys, values], 1)], 3)
+        self.layers.append(joined)
+        return joined[:, 0], joined[:, 1]
+
+    def extended(self) -> Tensor:
+        """Return keys and values (N, layers, 2, H, P + T, D) of all tokens."""
+        return torch.stack(self.layers, 1)

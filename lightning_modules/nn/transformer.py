@@ -130,7 +130,8 @@ class SelfAttention(nn.Module, RecordsAttention):
             first = 0 if cache is None else cache.length
             positions = torch.arange(first, first + x.shape[1], device=x.device)
             q, k = rotate(q, positions), rotate(k, positions)
-        causal = mask is None and x.shape[1] > 1  # a single token may attend to all keys
+        # The next token may attend to all cached keys.
+        causal = mask is None and (cache is None or x.shape[1] > 1)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
         dropout = self.config.attention_dropout if self.training else 0.0
