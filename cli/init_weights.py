@@ -4,9 +4,11 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
+from safetensors.torch import load_file
 
 from common.errors import UserError
 from lightning_modules.core.checkpoints import read_checkpoint
+from lightning_modules.core.exports import WEIGHTS, PublishedWeights, local_path, published_layout
 from lightning_modules.core.module import GenerativeModule
 
 
@@ -14,7 +16,8 @@ def init_from(path: str, model: GenerativeModule, data: LightningDataModule) -> 
     """Copy the weights that have the same name and shape in a checkpoint and a system.
 
     Args:
-        path: Checkpoint to read.
+        path: Checkpoint, export, or folder with published weights in the layout of Hugging Face
+            `transformers`, also as `hf://USER/NAME`.
         model: System to initialise. Its class may differ from the class in the checkpoint.
         data: Data module of the new run.
 
@@ -24,7 +27,16 @@ def init_from(path: str, model: GenerativeModule, data: LightningDataModule) -> 
     Raises:
         UserError: If no weight matches, or the checkpoint has another tokenizer than the data.
     """
-    checkpoint = read_checkpoint(path)
+    local = local_path(path)
+    if (published := published_layout(local)) is not None:
+        if not isinstance(model, PublishedWeights):
+            raise UserError(
+                f"--init_from {path} has published weights, which {type(model).__name__} does not "
+                "read; GPT reads those of GPT-2"
+            )
+        weights = load_file(local / WEIGHTS)
+        return copy_weights(model, model.published_weights(published, weights))
+    checkpoint = read_checkpoint(local)
     check_tokenizer(path, checkpoint, data)
     return copy_weights(model, checkpoint["state_dict"])
 

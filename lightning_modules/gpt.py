@@ -37,7 +37,7 @@ Where the papers, Karpathy's nanoGPT and this file differ:
 | | papers | nanoGPT | here |
 |---|---|---|---|
 | biases | yes | no (`bias` in its train.py) | yes; no in the nanoGPT recipes (`bias`) |
-| GELU | tanh approximation (GPT-2's model.py) | exact | exact |
+| GELU | tanh approximation (GPT-2's model.py) | exact | exact; `gelu_tanh` for GPT-2's weights |
 | final learning rate | 0 (GPT-1, section 4.1) | a tenth of the peak | a tenth of the peak |
 | vocabulary of GPT-2 | 50,257 | 50,304, for speed | 50,257 |
 | between documents | end-of-text token | end-of-text token | nothing, or a line break |
@@ -60,6 +60,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
+from common.errors import UserError
+from lightning_modules.core.exports import PublishedWeights
 from lightning_modules.core.language_model import LanguageModel
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.networks import ExportedNetwork, Method
@@ -68,6 +70,13 @@ from lightning_modules.decoding.kv_cache import GrowingCache, KVCache
 from lightning_modules.nn.attention import AttentionMap, recording_attention
 from lightning_modules.nn.transformer import Block, TransformerConfig, init_gpt
 from lightning_modules.optim.muon import Muon
+
+# Parts of names in Hugging Face's GPT-2, and here. Its matrices in blocks are transposed.
+GPT2_NAMES = {
+    **{"wte": "embedding", "wpe": "positions", "h": "blocks", "ln_f": "norm"},
+    **{"ln_1": "norms.0", "ln_2": "norms.1", "attn": "attention", "mlp": "feed_forward"},
+    **{"c_attn": "qkv", "c_fc": "input", "c_proj": "output"},
+}
 
 
 class DecodingState(NamedTuple):
@@ -82,7 +91,7 @@ class DecodingState(NamedTuple):
     cache: KVCache
 
 
-class GPT(LanguageModel):
+class GPT(PublishedWeights, LanguageModel):
     """Decoder-only Transformer that predicts the next token.
 
     Args:
@@ -101,7 +110,8 @@ class GPT(LanguageModel):
         positions: Type of position encoding: `learned` (embeddings) or `rotary` (rotation of
             queries and keys).
         feed_forward: Type of the feed-forward layers: `gelu` (two linear layers with GELU between
-            them) or `swiglu` (linear layers with a gate).
+            them), `gelu_tanh` (with GPT-2's approximation of GELU) or `swiglu` (linear layers with
+            a gate).
         qk_norm: Apply RMSNorm to queries and keys.
         bias: Use biases in linear layers and layer norms, as in GPT-2. The default of nanoGPT is
             False.
@@ -133,7 +143,7 @@ class GPT(LanguageModel):
         attention_dropout: ClosedUnitInterval | None = None,
         norm: Literal["layer", "rms"] = "layer",
         positions: Literal["learned", "rotary"] = "learned",
-        feed_forward: Literal["gelu", "swiglu"] = "gelu",
+        feed_forward: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu",
         qk_norm: bool = False,
         bias: bool = True,
         optimizer: Literal["adamw", "muon"] = "adamw",
@@ -179,6 +189,41 @@ class GPT(LanguageModel):
         if cache is not None:
             cache.length += tokens.shape[1]
         return self.norm(x)
+
+    def published_weights(
+        self, config: dict[str, Any], weights: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the weights of GPT-2 in the layout of Hugging Face `transformers`, renamed.
+
+        Raises:
+            UserError: If the weights are those of another network than GPT-2, or if an option of
+                this system does not fit them.
+        """
+        if config.get("model_type") != "gpt2":
+            raise UserError(
+                f"--init_from has a network of the type {config.get('model_type')!r}; give a GPT-2"
+            )
+        options = {"layers": config["n_layer"], "heads": config["n_head"]}
+        options |= {"width": config["n_embd"], "vocab_size": config["vocab_size"]}
+        options |= {"feed_forward": "gelu_tanh", "norm": "layer", "positions": "learned"}
+        options |= {"qk_norm": False, "bias": True}
+        wrong = {name: value for name, value in options.items() if self.hparams[name] != value}
+        if "vocab_size" in wrong:
+            raise UserError(
+                f"--init_from has {wrong['vocab_size']} tokens, and this data has "
+                f"{self.hparams.vocab_size}; give its tokenizer.json as --data.tokenizer_file"
+            )
+        if wrong or self.context > config["n_positions"]:
+            needed = " ".join(f"--model.{name} {value}" for name, value in wrong.items())
+            longest = f"model.context at most {config['n_positions']}"
+            raise UserError(f"--init_from needs {needed or longest}")
+        found = {}
+        for name, value in weights.items():
+            parts = name.removeprefix("transformer.").split(".")
+            ours = ".".join(GPT2_NAMES.get(part, part) for part in parts)
+            found[ours] = value.T if value.dim() == 2 and ours.startswith("blocks") else value
+        found["positions.weight"] = found["positions.weight"][: self.context]
+        return {name: found[name].contiguous() for name in self.state_dict()}
 
     # Training
 

@@ -32,7 +32,7 @@ PAGES = [
 NOT_CHECKED = {
     r"wandb ": "needs a login or runs of W&B",
     r"tensorboard ": "a server of another package",
-    r"pip install|docker |git |pre-commit ": "another program; downloads",
+    r"pip install|docker |git |pre-commit |hf ": "another program; downloads",
     r"python -m pytest|python train.py runs$": "needs the reader's files",
     r".*(\b[Mm]ine\b)": "a system that the reader writes",
     r".*(…|\b(CHECKPOINT|FILE|ID|DIR|PATH|CONFIG|NAME)\b)": "has a placeholder",

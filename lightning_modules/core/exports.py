@@ -54,6 +54,46 @@ def is_export(path: Path) -> bool:
     return (path / WEIGHTS).is_file() and (path / CONFIG).is_file()
 
 
+class PublishedWeights:
+    """Base class, beside `GenerativeModule`, of systems that read published weights."""
+
+    def published_weights(
+        self, config: dict[str, Any], weights: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Return weights for this system's `state_dict`.
+
+        Args:
+            config: Content of `config.json` in the layout of Hugging Face `transformers`.
+            weights: Weights in this layout.
+
+        Raises:
+            UserError: If the weights do not fit this system.
+        """
+        raise NotImplementedError
+
+
+def published_layout(path: Path) -> dict[str, Any] | None:
+    """Return `config.json` of a folder in the layout of Hugging Face `transformers`; else None.
+
+    Raises:
+        UserError: If the weights of such a folder are not in one file of safetensors.
+    """
+    file = path / CONFIG
+    if not file.is_file():
+        return None
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    if not isinstance(config, dict) or "model_type" not in config:
+        return None
+    if not (path / WEIGHTS).is_file():
+        raise UserError(
+            f"{path}: has no {WEIGHTS}; only weights in one file of safetensors are read, no pickle"
+        )
+    return config
+
+
 def write_export(checkpoint: dict[str, Any], folder: Path) -> None:
     """Write the weights and the configuration of a checkpoint to a folder."""
     folder.mkdir(parents=True, exist_ok=True)

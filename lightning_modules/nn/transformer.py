@@ -5,7 +5,8 @@
 | norm | layer norm; RMSNorm (without centring) | Ba et al. 2016; Zhang and Sennrich 2019 |
 | norm_first | norm before, or after, each branch | Radford et al. 2019; Vaswani et al. 2017 |
 | positions | learned; rotary | Radford et al. 2018; Su et al. 2021, Eq. 34 |
-| feed-forward | relu; gelu | Vaswani et al. 2017; Hendrycks and Gimpel 2016 |
+| feed-forward | relu | Vaswani et al. 2017 |
+| feed-forward | gelu; gelu_tanh, its approximation | Hendrycks and Gimpel 2016 |
 | feed-forward | swiglu (gated, 2/3 of the hidden width) | Shazeer 2020, Eq. 6 |
 | qk_norm | RMSNorm of queries and keys | Henry et al. 2020 |
 """
@@ -13,6 +14,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -22,6 +24,12 @@ from torch.nn import functional as F
 from common.errors import UserError
 from lightning_modules.decoding.kv_cache import KVCache
 from lightning_modules.nn.attention import RecordsAttention, attend
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class TransformerConfig:
     attention_dropout: float
     norm: Literal["layer", "rms"]
     rotary: bool
-    feed_forward: Literal["relu", "gelu", "swiglu"]
+    feed_forward: Literal["relu", "gelu", "gelu_tanh", "swiglu"]
     qk_norm: bool = False
     norm_first: bool = True
     hidden: int | None = None
@@ -179,10 +187,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.gated, self.activation = (
-            config.feed_forward == "swiglu",
-            F.relu if config.feed_forward == "relu" else F.gelu,
-        )
+        self.gated = config.feed_forward == "swiglu"
+        self.activation = ACTIVATIONS.get(config.feed_forward)
         hidden = config.hidden or (8 * config.width // 3 if self.gated else 4 * config.width)
         self.input = nn.Linear(config.width, 2 * hidden if self.gated else hidden, config.bias)
         self.output = nn.Linear(hidden, config.width, config.bias)
@@ -192,6 +198,7 @@ class FeedForward(nn.Module):
         if self.gated:
             gate, value = hidden.chunk(2, -1)
             return self.output(F.silu(gate) * value)
+        assert self.activation is not None
         return self.output(self.activation(hidden))
 
 
