@@ -3,7 +3,6 @@
 import errno
 import math
 import os
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from callbacks.non_finite_guard import check_finite
 from common.errors import UserError
 from common.run import Run
 from lightning_modules.core.module import GenerativeModule
-from lightning_modules.core.sharded_checkpoints import consolidate, shards_of
+from lightning_modules.core.sharded_checkpoints import SHARDS, consolidate, remove_shards
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -45,6 +44,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            if SHARDS not in checkpoint:  # those of a run that was sharded before
+                remove_shards(path)
         except (OSError, RuntimeError) as error:
             # torch.save raises a RuntimeError of its file writer if the disk is full.
             if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
@@ -221,7 +222,7 @@ class RunCheckpoint(Checkpoint):
                 if trainer.is_global_zero:
                     path = run.checkpoint(f"top/{old}")
                     path.unlink(missing_ok=True)
-                    shutil.rmtree(shards_of(path), ignore_errors=True)
+                    remove_shards(path)
         if self.best[0] == (value, step):
             self._save(trainer, pl_module, "best")
 

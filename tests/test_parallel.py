@@ -376,9 +376,30 @@ def test_accumulated_batches_exchange_sharded_gradients_once(tmp_path: Path) -> 
 
 
 def test_a_checkpoint_without_its_shards_is_refused(tmp_path: Path) -> None:
-    torch.save({"class_path": "x.X", "shards": "last.shards/1"}, tmp_path / "last.ckpt")
+    torch.save({"class_path": "x.X", "shards": ["1", 2]}, tmp_path / "last.ckpt")
     with pytest.raises(UserError, match=r"shards .*last.shards/1 are missing; copy them with"):
         read_checkpoint(tmp_path / "last.ckpt")
+
+
+class Trap:
+    """Create a file when unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_shards_run_no_code_and_lie_beside_their_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "last.shards/1"
+    folder.mkdir(parents=True)
+    torch.save({"state_dict": Trap(tmp_path / "trap")}, folder / "rank0.pt")
+    for name, message in (("1", "would run code"), ("../last.shards/1", "are missing")):
+        torch.save({"class_path": "x.X", "shards": [name, 1]}, tmp_path / "last.ckpt")
+        with pytest.raises(UserError, match=message):
+            read_checkpoint(tmp_path / "last.ckpt")
+    assert not (tmp_path / "trap").exists()
 
 
 @pytest.mark.parametrize("shards", [False, True])
@@ -392,6 +413,16 @@ def test_a_sharded_run_resumes_sharded_and_on_one_process(shards: bool, tmp_path
     assert ("state_dict" in content) == (not shards)
     folders = list((tmp_path / "half/run/checkpoints").glob("last.shards/*"))
     assert len(folders) == shards
+    if shards:  # four processes, with whole checkpoints from then on
+        shutil.copytree(tmp_path / "half", tmp_path / "four")
+        argv = ["fit", "--run_dir", str(tmp_path / "four/run"), "--ckpt_path", "last"]
+        argv += ["--trainer.max_steps", "8", "--trainer.devices", "4"]
+        argv += ["--trainer.strategy.sharded_checkpoints", "false"]
+        fork(train, argv, count=4, log=tmp_path / "four/log")
+        assert not (tmp_path / "four/run/checkpoints/last.shards").exists()
+        four = read_checkpoint(tmp_path / "four/run/checkpoints/last.ckpt")["state_dict"]
+        for name, value in through.items():  # dropout has other random numbers
+            torch.testing.assert_close(value, four[name], atol=1e-2, rtol=0, msg=name)
     shutil.copytree(tmp_path / "half", tmp_path / "one")
     more = ("--ckpt_path", "last", "--trainer.max_steps", "8")
     resumed = last_checkpoint(tmp_path / "half", GPT, *strategy, *more)["state_dict"]

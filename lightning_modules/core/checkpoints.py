@@ -18,7 +18,8 @@ def read_checkpoint(path: str | Path, *, weights: bool = True) -> dict[str, Any]
 
     Args:
         path: File of the checkpoint, folder of an export, or `hf://USER/NAME`.
-        weights: Whether to read weights and optimizer states that are in shards beside the file.
+        weights: Whether to read weights that are in shards beside the file. Optimizer states in
+            shards are never read.
 
     Raises:
         UserError: If the file is missing or truncated, or if reading it would run code.
@@ -47,7 +48,7 @@ def read_checkpoint(path: str | Path, *, weights: bool = True) -> dict[str, Any]
             f"{path}: not a checkpoint of this template (it names no class); "
             "give a checkpoint written by train.py"
         )
-    return consolidate(path, checkpoint) if weights else checkpoint
+    return consolidate(path, checkpoint, optimizers=False) if weights else checkpoint
 
 
 def system_class(class_path: str, source: str | Path) -> type[GenerativeModule]:
@@ -73,19 +74,17 @@ def system_class(class_path: str, source: str | Path) -> type[GenerativeModule]:
     return cls
 
 
-def source(path: str | Path, checkpoint: dict[str, Any]) -> Any:
+def source(path: Path, checkpoint: dict[str, Any]) -> Any:
     """Return what Lightning can load: the file, or a file in memory for shards and exports.
 
     Args:
-        path: File of the checkpoint, or folder of an export.
+        path: Local file of the checkpoint, or folder of an export.
         checkpoint: Content of the file, without the weights in shards.
     """
-    path = local_path(path)
     if SHARDS not in checkpoint and path.is_file():
         return path
     buffer = io.BytesIO()
-    whole = consolidate(path, checkpoint)
-    torch.save({name: whole[name] for name in whole.keys() - {"optimizer_states"}}, buffer)
+    torch.save(consolidate(path, checkpoint, optimizers=False), buffer)
     buffer.seek(0)
     return buffer
 
@@ -100,6 +99,7 @@ def load(path: str | Path) -> Any:
         UserError: If the file cannot be read, or if its class cannot be imported, or if its weights
             or hyper-parameters do not match the class.
     """
+    path = local_path(path)
     checkpoint = read_checkpoint(path, weights=False)
     cls = system_class(checkpoint["class_path"], path)
     try:

@@ -1,31 +1,32 @@
-"""Checkpoints whose weights and optimizer states are written by all processes, each its shards.
+"""Checkpoints whose weights and optimizer states are written by all processes, each its part.
 
-`last.ckpt` then holds everything else and, under "shards", the name of a folder beside it. The
-folder is complete before the file names it. So the file is always a usable checkpoint, even if the
-run is killed.
+The file of the checkpoint, such as `last.ckpt`, holds everything else and, under "shards", the name
+of a folder in `last.shards/` with one file per process. These files are complete before the
+checkpoint names them, so a killed run leaves a usable checkpoint. They contain tensors and plain
+values only, and are read without pickle.
 """
 
+import os
+import re
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
-from torch import nn
-from torch.distributed.checkpoint.format_utils import _EmptyStateDictLoadPlanner
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+from torch.distributed.tensor import DTensor
 
 from common.errors import UserError
 
 SHARDS = "shards"  # key in the file of a checkpoint
+PART = "part of a sharded tensor"  # key of the part of a process
 
 
 def shards_of(path: Path) -> Path:
@@ -33,75 +34,174 @@ def shards_of(path: Path) -> Path:
     return path.with_suffix(".shards")
 
 
+def new_name() -> str:
+    """Return a name for the shards of one save."""
+    return str(time.time_ns())
+
+
+def shards_folder(path: Path, checkpoint: dict[str, Any]) -> Path:
+    """Return the folder with the shards of a checkpoint.
+
+    Raises:
+        UserError: If a file is missing, or if the checkpoint names another place.
+    """
+    name, processes = checkpoint[SHARDS]
+    folder = shards_of(path) / str(name)
+    whole = re.fullmatch(r"\d+", str(name)) and all(
+        (folder / f"rank{rank}.pt").is_file() for rank in range(processes)
+    )
+    if not whole:
+        raise UserError(f"{path}: its shards {folder} are missing; copy them with the checkpoint")
+    return folder
+
+
 def checkpoint_files(path: Path) -> list[Path]:
     """Return the file of a checkpoint and the files of its shards; none if there is no file."""
-    shards = sorted(shards_of(path).rglob("*"))
-    return [path, *(one for one in shards if one.is_file())] if path.is_file() else []
+    if not path.is_file():
+        return []
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    shards = shards_folder(path, content).iterdir() if SHARDS in content else ()
+    return [path, *sorted(shards)]
 
 
-def new_name(path: Path) -> str:
-    """Return a new name for the shards of a checkpoint, relative to the folder of its file."""
-    return f"{shards_of(path).name}/{time.time_ns()}"
+def parts_of(value: Any) -> Any:
+    """Return a nested state with the part of this process in place of each sharded tensor."""
+    if isinstance(value, DTensor):
+        return {PART: value.to_local().detach().cpu()}
+    if isinstance(value, dict):
+        return {name: parts_of(one) for name, one in value.items()}
+    return [parts_of(one) for one in value] if isinstance(value, list) else value
 
 
-def write_shards(checkpoint: dict[str, Any], path: Path, name: str) -> None:
-    """Write the weights and optimizer states of a checkpoint, and replace them by `name`.
+def joined(parts: list[Any]) -> Any:
+    """Return a nested state with whole tensors, from those of all processes in order of rank."""
+    first = parts[0]
+    if isinstance(first, dict) and first.keys() == {PART}:
+        return torch.cat([part[PART] for part in parts])
+    if isinstance(first, dict):
+        return {name: joined([part[name] for part in parts]) for name in first}
+    return [joined(list(row)) for row in zip(*parts)] if isinstance(first, list) else first
 
-    All processes must call it. `name` must be equal on all of them.
+
+def sharded_as(template: Any, parts: list[Any]) -> Any:
+    """Return a nested state with tensors that are sharded as those of a template.
+
+    Args:
+        template: State of the same structure, whose tensors are sharded over the processes.
+        parts: States of all processes that have written the checkpoint.
     """
-    states = {"state_dict": checkpoint.pop("state_dict")}
-    for number, state in enumerate(checkpoint.pop("optimizer_states", [])):
-        states[f"optimizer_{number}"] = state
-    folder = path.parent / name
+    if isinstance(template, DTensor):
+        whole: Tensor = joined(parts)
+        mesh = template.device_mesh
+        rows = whole.chunk(mesh.size())  # FSDP2 divides the first dimension in the same way
+        rank = mesh.get_local_rank()
+        own = (rows[rank] if rank < len(rows) else whole[:0]).to(template.device)
+        return DTensor.from_local(
+            own,
+            mesh,
+            template.placements,
+            run_check=False,
+            shape=template.shape,
+            stride=template.stride(),
+        )
+    if isinstance(template, dict):
+        return {
+            name: sharded_as(one, [part[name] for part in parts]) for name, one in template.items()
+        }
+    if isinstance(template, list):
+        return [sharded_as(one, list(row)) for one, *row in zip(template, *parts)]
+    return parts[0]
+
+
+def write_shards(checkpoint: dict[str, Any], path: Path, name: str, rank: int, world: int) -> None:
+    """Write this process's part of a checkpoint, and replace it by the name of the folder.
+
+    Args:
+        checkpoint: Checkpoint, whose weights and optimizer states are removed.
+        path: File of the checkpoint.
+        name: Name of the shards, equal on all processes.
+        rank: Rank of this process.
+        world: Number of processes.
+    """
+    states = parts_of({key: checkpoint.pop(key) for key in ("state_dict", "optimizer_states")})
+    folder = shards_of(path) / name
     folder.mkdir(parents=True, exist_ok=True)
-    dcp.save(states, storage_writer=dcp.FileSystemWriter(folder))
-    checkpoint[SHARDS] = name
+    with open(folder / f"rank{rank}.pt", "wb") as file:
+        torch.save(states, file)
+        file.flush()
+        os.fsync(file.fileno())
+    checkpoint[SHARDS] = [name, world]
 
 
-def remove_old_shards(path: Path, name: str) -> None:
-    """Remove all shards of a checkpoint file except those in `name`."""
-    for folder in shards_of(path).iterdir():
-        if folder != path.parent / name:
-            shutil.rmtree(folder)
+def remove_shards(path: Path, keep: str | None = None) -> None:
+    """Remove the shards of a checkpoint file, except those with the name `keep`."""
+    folder = shards_of(path)
+    for one in folder.iterdir() if folder.is_dir() else ():
+        if one.name != keep:
+            shutil.rmtree(one)
+    if keep is None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def load_shards(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
-    """Load weights and optimizer states into a sharded system; all processes must call it.
+def read_parts(path: Path, checkpoint: dict[str, Any]) -> list[Any]:
+    """Return the memory-mapped states of all processes that have written a checkpoint.
 
-    Their number may differ from that of the run that wrote the shards.
+    Raises:
+        UserError: If a file is missing or damaged, or if reading it would run code.
     """
-    weights = {"state_dict": get_model_state_dict(model)}
-    dcp.load(weights, storage_reader=dcp.FileSystemReader(folder))
-    set_model_state_dict(model, weights["state_dict"])
-    options = StateDictOptions(cpu_offload=True)
+    folder, (_, processes) = shards_folder(path, checkpoint), checkpoint[SHARDS]
+    parts = []
+    for rank in range(processes):
+        file = folder / f"rank{rank}.pt"
+        try:
+            parts.append(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
+        except Exception as error:  # torch raises many types of exceptions here
+            raise UserError(
+                f"{file}: not a readable part of a checkpoint, or reading it would run code; give "
+                "a checkpoint written by train.py"
+            ) from error
+    return parts
+
+
+def load_shards(
+    path: Path,
+    checkpoint: dict[str, Any],
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+) -> None:
+    """Load the weights and optimizer states of a checkpoint into a sharded system.
+
+    All processes must call it. Their number may differ from that of the run that wrote the shards.
+    """
+    parts = read_parts(path, checkpoint)
+    weights = [part["state_dict"] for part in parts]
+    set_model_state_dict(model, sharded_as(get_model_state_dict(model), weights))
     for number, optimizer in enumerate(optimizers):
-        name = f"optimizer_{number}"
-        state: dict[str, Any] = {name: get_optimizer_state_dict(model, optimizer)}
-        dcp.load(state, storage_reader=dcp.FileSystemReader(folder))
-        set_optimizer_state_dict(model, optimizer, state[name], options=options)
+        states = [part["optimizer_states"][number] for part in parts]
+        template = get_optimizer_state_dict(model, optimizer)
+        set_optimizer_state_dict(model, optimizer, sharded_as(template, states))
 
 
-def consolidate(path: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
+def consolidate(path: Path, checkpoint: dict[str, Any], optimizers: bool = True) -> dict[str, Any]:
     """Return a checkpoint with whole weights and optimizer states, as of an unsharded run.
 
     Args:
         path: File of the checkpoint.
         checkpoint: Content of the file. Without shards, it is returned unchanged.
+        optimizers: Whether to include the optimizer states.
 
     Raises:
         UserError: If the folder of the shards is missing.
     """
     if SHARDS not in checkpoint:
         return checkpoint
-    folder = path.parent / checkpoint[SHARDS]
-    if not (folder / ".metadata").is_file():
-        raise UserError(f"{path}: its shards {folder} are missing; copy them with the checkpoint")
-    whole: dict[str, Any] = {}
-    reader, planner = dcp.FileSystemReader(folder), _EmptyStateDictLoadPlanner()
-    _load_state_dict(whole, storage_reader=reader, planner=planner, no_dist=True)
-    rest = {name: value for name, value in checkpoint.items() if name != SHARDS}
-    states = [with_numbers(whole[name]) for name in sorted(whole.keys() - {"state_dict"})]
-    return {**rest, "state_dict": whole["state_dict"], "optimizer_states": states}
+    parts = read_parts(path, checkpoint)
+    whole = {name: value for name, value in checkpoint.items() if name != SHARDS}
+    whole["state_dict"] = joined([part["state_dict"] for part in parts])
+    if optimizers:
+        states = joined([part["optimizer_states"] for part in parts])
+        whole["optimizer_states"] = [with_numbers(state) for state in states]
+    return whole
 
 
 def with_numbers(state: dict[str, Any]) -> dict[str, Any]:

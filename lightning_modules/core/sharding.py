@@ -19,7 +19,7 @@ from lightning_modules.core.sharded_checkpoints import (
     SHARDS,
     load_shards,
     new_name,
-    remove_old_shards,
+    remove_shards,
     write_shards,
 )
 from lightning_modules.nn.transformer import CrossAttention, Residual
@@ -69,12 +69,13 @@ class FullySharded(ModelParallelStrategy):
         if not self._save_distributed_checkpoint:
             super().save_checkpoint(checkpoint, filepath, storage_options)
             return
-        path = Path(filepath)
-        name = self.broadcast(new_name(path))
-        write_shards(checkpoint, path, name)
+        # Without --run_dir, each process would name the directory of the run after its own clock.
+        path, name = Path(self.broadcast(str(filepath))), self.broadcast(new_name())
+        write_shards(checkpoint, path, name, self.global_rank, self.world_size)
+        self.barrier()
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(checkpoint, path)
-            remove_old_shards(path, name)
+            remove_shards(path, keep=name)
 
     def load_checkpoint(
         self, checkpoint_path: Any, weights_only: bool | None = None
@@ -84,7 +85,7 @@ class FullySharded(ModelParallelStrategy):
         if SHARDS not in content:
             return super().load_checkpoint(path, weights_only)
         assert self.model is not None
-        load_shards(path.parent / content[SHARDS], self.model, self.optimizers)
+        load_shards(path, content, self.model, self.optimizers)
         return content
 
     @contextmanager
