@@ -1,4 +1,4 @@
-"""Hand a trained system on: `python export.py CKPT [--format safetensors|onnx|pt2] [--out DIR]
+"""Export a trained system: `python export.py CKPT [--format safetensors|onnx|pt2] [--out DIR]
 [--push_to_hub USER/NAME]`.
 
 safetensors (the default): writes a folder with the weights, the configuration (JSON) and a model

@@ -43,7 +43,7 @@ def program(argv: list[str]) -> None:
     from pathlib import Path
 
     options = parse(argv)
-    from datamodules.images.sharding import shard_folder
+    from datamodules.images.packing import shard_folder
 
     shard_folder(options.folder, Path(options.out), options.shard_mb * 10**6, options.skip_bad)
 

@@ -85,6 +85,8 @@ def train(run: Path, argv: list[str], kill_at: int | None = None) -> int:
             process.wait()
             return largest
         time.sleep(0.2)
+    if kill_at is not None:
+        raise SystemExit("the run has ended before it could be killed; give more --steps")
     if process.returncode:
         raise SystemExit(f"train.py has failed with code {process.returncode}")
     return largest
@@ -128,9 +130,7 @@ def main() -> None:
     total = sum(path.stat().st_size for path in shards.glob("*.tar"))
     print(f"shards: {total / 1e9:.2f} GB, {len(list(shards.glob('*.tar')))} files")
     print(f"largest resident memory of the run and its loader: {largest / 1e9:.2f} GB")
-    print(
-        f"update: {seconds / len(later):.2f} s, of which outside of steps {outside / seconds:.1%}"
-    )
+    print(f"median update: {seconds:.2f} s, and outside of steps {outside / seconds:.1%} of it")
     print(f"killed and resumed run: {'the same bits' if same else 'OTHER WEIGHTS'}")
 
 

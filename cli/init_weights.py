@@ -1,9 +1,11 @@
 """`--init_from`: initialise a new run with the weights of a checkpoint."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from common.errors import UserError
@@ -34,11 +36,35 @@ def init_from(path: str, model: GenerativeModule, data: LightningDataModule) -> 
                 f"--init_from {path} has published weights, which {type(model).__name__} does not "
                 "read; GPT reads those of GPT-2"
             )
-        weights = load_file(local / WEIGHTS)
+        check_published_tokenizer(local, data)
+        try:
+            weights = load_file(local / WEIGHTS)
+        except SafetensorError as error:
+            raise UserError(
+                f"--init_from {path}: {WEIGHTS} is damaged ({error}); download it again"
+            ) from error
         return copy_weights(model, model.published_weights(published, weights))
     checkpoint = read_checkpoint(local)
     check_tokenizer(path, checkpoint, data)
     return copy_weights(model, checkpoint["state_dict"])
+
+
+def check_published_tokenizer(folder: Path, data: LightningDataModule) -> None:
+    """Check that the data have the tokenizer of published weights.
+
+    Raises:
+        UserError: If `data.tokenizer_file` is not given, or differs from the folder's file.
+    """
+    given, theirs = getattr(data, "tokenizer_file", None), folder / "tokenizer.json"
+    same = given and (
+        not theirs.is_file()
+        or Path(given).suffix != ".json"
+        or Path(given).read_bytes() == theirs.read_bytes()
+    )
+    if not same:
+        raise UserError(
+            "--init_from has its own tokenizer; give its tokenizer.json as --data.tokenizer_file"
+        )
 
 
 def check_tokenizer(path: str, checkpoint: dict[str, Any], data: LightningDataModule) -> None:

@@ -134,8 +134,8 @@ class Autoencoder(GenerativeModule):
         image = torch.zeros(2, *self.hparams.image_shape)
         z = torch.zeros(2, self.latent_dim)
         return {
-            "encoder": ExportedNetwork(Method(self, self.encode), {"image": image}, ("z",)),
-            "decoder": ExportedNetwork(Method(self, self.decode), {"z": z}, ("image",)),
+            "encoder": ExportedNetwork(Method(self.encoder, self.encode), {"image": image}, ("z",)),
+            "decoder": ExportedNetwork(Method(self.decoder, self.decode), {"z": z}, ("image",)),
         }
 
     def reconstruct(self, image: Tensor) -> Tensor:

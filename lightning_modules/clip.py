@@ -310,7 +310,10 @@ class CLIP(GenerativeModule):
     def networks(self) -> dict[str, ExportedNetwork]:
         image = torch.zeros(2, *self.hparams.image_shape)
         tokens = torch.ones(2, self.hparams.text_length, dtype=torch.int64)
-        images, texts = Method(self, self.image_features), Method(self, self.text_features)
+        images, texts = (
+            Method(self.image_encoder, self.image_features),
+            Method(self.text_encoder, self.text_features),
+        )
         return {
             "image_encoder": ExportedNetwork(images, {"image": image}, ("features",)),
             "text_encoder": ExportedNetwork(texts, {"tokens": tokens}, ("features",)),

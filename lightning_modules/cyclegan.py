@@ -402,7 +402,7 @@ class CycleGAN(AdversarialModule):
         sizes = {"image": {0: "batch", 2: "height", 3: "width"}}
         return {
             name: ExportedNetwork(
-                Method(self, generator), {"image": image}, ("translation",), sizes
+                Method(generator, generator), {"image": image}, ("translation",), sizes
             )
             for name, generator in self.generator.items()
         }

@@ -330,7 +330,7 @@ class DCGAN(AdversarialModule):
 
         label = {"label": torch.arange(2)} if self.classes else {}
         inputs = {"noise": torch.zeros(2, self.latent_dim), **label}
-        return {"generator": ExportedNetwork(Method(self, generate), inputs, ("image",))}
+        return {"generator": ExportedNetwork(Method(self.generator, generate), inputs, ("image",))}
 
     def generate(self, batch: dict[str, Any]) -> Tensor:
         return self.generator(self.draw_noise(len(batch["image"])), self.one_hot(batch))

@@ -63,7 +63,6 @@ import math
 from collections.abc import Callable
 from functools import partial
 from math import prod
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -81,6 +80,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from common.errors import UserError
 from lightning_modules.core.checkpoints import load
+from lightning_modules.core.exports import local_path
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.networks import ExportedNetwork, Method
@@ -519,8 +519,10 @@ class DiscreteVAE(GenerativeModule):
         image = torch.zeros(2, *self.hparams.image_shape)
         tokens = encode(image.to(self.device)).cpu()
         return {
-            "encoder": ExportedNetwork(Method(self, encode), {"image": image}, ("tokens",)),
-            "decoder": ExportedNetwork(Method(self, decode), {"tokens": tokens}, ("image",)),
+            "encoder": ExportedNetwork(Method(self.network, encode), {"image": image}, ("tokens",)),
+            "decoder": ExportedNetwork(
+                Method(self.network, decode), {"tokens": tokens}, ("image",)
+            ),
         }
 
     def reconstruct(self, image: Tensor) -> Tensor:
@@ -608,7 +610,7 @@ def load_discrete_vae(dvae: str | dict[str, Any], image_shape: list[int]) -> Dis
         UserError: If the checkpoint is missing, belongs to another system, or was trained on images
             of another shape.
     """
-    if isinstance(dvae, str) and not Path(dvae).is_file():
+    if isinstance(dvae, str) and not local_path(dvae).exists():
         raise UserError(
             f"model.dvae {dvae}: there is no such checkpoint; train a discrete VAE first "
             "(configs/dvae)"

@@ -79,6 +79,14 @@ GPT2_NAMES = {
 }
 
 
+# Settings of GPT-2 that this file cannot change.
+GPT2_SETTINGS = {
+    **{"activation_function": "gelu_new", "n_inner": None, "layer_norm_epsilon": 1e-5},
+    **{"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
+    "tie_word_embeddings": True,
+}
+
+
 class DecodingState(NamedTuple):
     """State of decoding with a key-value cache.
 
@@ -203,6 +211,9 @@ class GPT(PublishedWeights, LanguageModel):
             raise UserError(
                 f"--init_from has a network of the type {config.get('model_type')!r}; give a GPT-2"
             )
+        for name, known in GPT2_SETTINGS.items():
+            if (other := config.get(name, known)) != known:
+                raise UserError(f"--init_from has {name} {other}; GPT reads networks with {known}")
         options = {"layers": config["n_layer"], "heads": config["n_head"]}
         options |= {"width": config["n_embd"], "vocab_size": config["vocab_size"]}
         options |= {"feed_forward": "gelu_tanh", "norm": "layer", "positions": "learned"}

@@ -115,7 +115,9 @@ class MADE(GenerativeModule):
     def networks(self) -> dict[str, ExportedNetwork]:
         pixels = torch.zeros(2, prod(self.hparams.image_shape))
         return {
-            "network": ExportedNetwork(Method(self, self.forward), {"pixels": pixels}, ("logits",))
+            "network": ExportedNetwork(
+                Method(self.network, self.forward), {"pixels": pixels}, ("logits",)
+            )
         }
 
     def nll(self, image: Tensor) -> Tensor:

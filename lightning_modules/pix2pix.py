@@ -327,7 +327,7 @@ class Pix2Pix(AdversarialModule):
         translate = partial(self.generator, drop=False)
         return {
             "generator": ExportedNetwork(
-                Method(self, translate), {"image": image}, ("translation",)
+                Method(self.generator, translate), {"image": image}, ("translation",)
             )
         }
 

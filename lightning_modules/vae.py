@@ -388,9 +388,11 @@ class VAE(GenerativeModule):
         z = torch.zeros(2, self.latent_dim)
         return {
             "encoder": ExportedNetwork(
-                Method(self, self.encode), {"image": image, **label}, ("z",)
+                Method(self.encoder, self.encode), {"image": image, **label}, ("z",)
             ),
-            "decoder": ExportedNetwork(Method(self, self.decode), {"z": z, **label}, ("image",)),
+            "decoder": ExportedNetwork(
+                Method(self.decoder, self.decode), {"z": z, **label}, ("image",)
+            ),
         }
 
     def reconstruct(self, image: Tensor, label: Tensor | None = None) -> Tensor:

@@ -23,7 +23,7 @@ from cli.training import TrainCLI
 from common.errors import UserError
 from common.files import ROOT
 from datamodules.images.openmoji import OpenMoji
-from datamodules.images.sharding import shard_folder
+from datamodules.images.packing import shard_folder
 from lightning_modules import load
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.vae import VAE

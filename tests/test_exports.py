@@ -81,6 +81,9 @@ def test_programs_accept_an_export(
     assert train([*argv, "--run_dir", str(tmp_path / "new")]) == 0
     assert export.main([str(folder)]) == 2
     assert "give --out DIR" in capsys.readouterr().err
+    argv = ["fit", "--config", str(config), "--data.tokenizer_file", str(folder)]
+    argv += ["--run_dir", str(tmp_path / "same"), "--trainer.max_steps=1"]
+    assert train([*argv, "--init_from", str(folder)]) == 0
 
 
 def test_images_of_an_export_are_sampled_and_evaluated(
@@ -119,6 +122,8 @@ def test_an_export_is_pushed_to_and_loaded_from_a_hub(
             assert torch.equal(value, model.state_dict()[name]), name
         argv = ["hf://user/gpt", "--num", "1", "--max_new_tokens", "3"]
         assert sample.main(argv) == 0
+        assert evaluate.main(["hf://user/other", "--metrics", "fid"]) == 2
+        assert "cannot be downloaded" in capsys.readouterr().err
         with pytest.raises(
             UserError, match=r"hf://user/other: cannot be downloaded .*check the name"
         ):
@@ -195,11 +200,13 @@ def test_a_difference_from_pytorch_is_an_error(
     model = load(trained(tmp_path, "autoencoder"))
 
     def wrong(network: Any, path: Path, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor]:
+        path.write_bytes(b"")
         return (network.module(*inputs.values()) + 2e-4,)
 
     monkeypatch.setitem(graphs.WRITERS, "onnx", wrong)
     with pytest.raises(RuntimeError, match=r"encoder.onnx: outputs differ .* by 0.0002"):
         graphs.write_networks(model, tmp_path / "out", "onnx")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_gpt_decodes_in_onnx_runtime_from_an_empty_cache(gpt: Path, tmp_path: Path) -> None:
@@ -231,6 +238,8 @@ def test_a_program_of_torch_export_is_loaded(gpt: Path, tmp_path: Path) -> None:
     model = load(gpt)
     heads, width = model.hparams.heads, model.hparams.width
     cache = torch.randn(3, len(model.blocks), 2, heads, 4, width // heads)
+    used = {name.removeprefix("weights.") for name in step.state_dict()}
+    assert used <= model.state_dict().keys()
     logits, longer = step(torch.tensor([[1], [2], [3]]), cache)
     assert logits.shape == (3, model.hparams.vocab_size)
     assert torch.equal(longer[..., :4, :], cache)

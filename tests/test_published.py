@@ -65,6 +65,18 @@ def test_logits_equal_those_of_transformers(published: Path, tmp_path: Path) -> 
     assert prompt.startswith(text)
 
 
+def test_another_tokenizer_is_refused(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tokenizer of the same size would assign the embeddings to other tokens."""
+    other = tmp_path / "other.json"
+    model = BPETokenizer.train(["Completely different words here, again and again.\n" * 99], 300)
+    other.write_text(json.loads(model.to_json())["model"], encoding="utf-8")
+    argv = arguments(published, tmp_path, "--data.tokenizer_file", str(other))
+    assert train(argv) == 2
+    assert "give its tokenizer.json as --data.tokenizer_file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -91,6 +103,7 @@ def test_other_layouts_are_refused(
     for name, content, message in (
         ("model.safetensors", None, "has no model.safetensors; only weights in one file of saf"),
         ("config.json", {**config, "model_type": "llama"}, "has a network of the type 'llama'; g"),
+        ("config.json", {**config, "n_inner": 9}, "has n_inner 9; GPT reads networks with None"),
         ("config.json", {**config, "vocab_size": 9}, "give its tokenizer.json as --data.tokenizer"),
     ):
         folder = tmp_path / message[:25]

@@ -1,6 +1,7 @@
 """Images in shards: the same images, splits and labels as in the folder, in an exact order."""
 
 import os
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 import shard
 from common.errors import UserError
 from datamodules.images.folder import ImageFolder
+from datamodules.images.packing import shard_folder
 from datamodules.images.shards import ImageShards, shuffled_by_shard
 from datamodules.samplers import Part, Request, ResumableBatchSampler
 from datamodules.splits import SPLITS
@@ -46,15 +48,7 @@ def shards(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pack(folder: Path, out: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shard.parse", parse_small)
-        assert shard.main([str(folder), str(out), "--skip_bad"]) == 0
-
-
-def parse_small(argv: list[str], parse: Any = shard.parse) -> Any:
-    options = parse(argv)
-    options.shard_mb = 0.008
-    return options
+    shard_folder(str(folder), out, 8000, skip_bad=True)
 
 
 def everything(data: Any, split: str) -> dict[bytes, int]:
@@ -190,11 +184,12 @@ def tar(path: Path, members: dict[str, bytes], mode: str = "w") -> None:
     ("shards", "message"),
     [
         ({}, "there are no shards .* `python shard.py`"),
-        ({"train-0.tar": {}, "1.tar": {}}, "1.tar: its name states no split"),
+        ({"train-0.tar": {}, "1.tar": {}}, "1.tar: its name has no split"),
         ({"0.tar": {"a.jpg": b"", "a.png": b""}}, "0.tar: /a has two images"),
         ({"0.tar": {"a.jpg": b"", "a.cls": b"cat"}}, "/a.cls is b'cat', but must be the number"),
-        ({"0.tar": {"a.jpg": b"", "a.cls": b"3"}, "classes.txt": "x"}, "class outside of 0 to 0"),
-        ({"0.tar": "no tar"}, "0.tar: not a readable shard .* uncompressed"),
+        ({"0.tar": {"a.jpg": b"", "a.cls": b"3"}, "classes.txt": "x"}, "labels of .* are 3 to 3"),
+        ({"0.tar": {"a.jpg": b"", "a.cls": b"0", "b.jpg": b""}}, "/b has no .cls, but other"),
+        ({"0.tar": "no tar"}, "0.tar: not a readable shard .* as one uncompressed"),
     ],
 )
 def test_bad_shards_are_refused(shards: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -217,8 +212,31 @@ def test_compressed_and_truncated_shards_are_refused(shards: Path, tmp_path: Pat
         ImageShards(str(tmp_path), root=str(tmp_path / "root")).split("train")
 
 
+def test_joined_shards_and_splits_of_deeper_folders(shards: Path, tmp_path: Path) -> None:
+    """`tarfile` would read only the first of two joined files, without an error."""
+    one, other = sorted(shards.glob("train-*.tar"))[:2]
+    place = tmp_path / "corpus/val/part-0.tar"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(one.read_bytes() + other.read_bytes())
+    (tmp_path / "corpus/train").mkdir()
+    (tmp_path / "corpus/train/part-0.tar").write_bytes(one.read_bytes())
+    with pytest.raises(UserError, match=r"val/part-0.tar: not a readable shard .*joined"):
+        ImageShards(str(tmp_path), root=str(tmp_path / "root")).split("train")
+    place.write_bytes(other.read_bytes())
+    data = ImageShards(str(tmp_path), size=8, root=str(tmp_path / "root"))
+    assert everything(data, "train").keys().isdisjoint(everything(data, "val"))
+
+
 def test_shards_of_other_images_are_not_overwritten(
-    folder: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert shard.main([str(folder), str(shards), "--skip_bad"]) == 2
-    assert "has shards of other images" in capsys.readouterr().err
+    """Neither after a change of the size of shards nor of a label."""
+    images, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(folder, images)
+    assert shard.main([str(images), str(out)]) == 2
+    assert "broken.png: cannot be read as an image" in capsys.readouterr().err
+    assert shard.main([str(images), str(out), "--skip_bad"]) == 0
+    (images / "cat/0.jpg").rename(images / "hund/0.jpg")
+    for more in ([], ["--shard_mb", "1"]):
+        assert shard.main([str(images), str(out), "--skip_bad", *more]) == 2
+        assert "has shards of other images or labels" in capsys.readouterr().err

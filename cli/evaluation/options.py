@@ -22,7 +22,7 @@ def parse(argv: list[str], description: str | None = None) -> argparse.Namespace
     """
     parser = OptionParser(prog="evaluate.py", description=description)
     parser.add_argument(
-        "source", type=local_path, help="Checkpoint, export or folder of images to evaluate."
+        "source", help="Checkpoint, export, hf://USER/NAME, or folder of images to evaluate."
     )
     parser.add_argument(
         "--against",
@@ -87,6 +87,7 @@ def parse(argv: list[str], description: str | None = None) -> argparse.Namespace
         "--device", default="cpu", help="Device for the computation, such as cuda (default: cpu)."
     )
     options = parser.parse_args(argv)
+    options.source = local_path(options.source)
     options.metrics, options.default_metrics = options.metrics.split(","), list(DISTANCES)
     unknown = [name for name in options.metrics if name not in METRICS]
     if unknown:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from cli.exporting.card import data_entry, metrics_of, model_card
+from cli.exporting.graphs import write_networks
 from cli.options import OptionParser
 from common.errors import UserError
 from common.run import run_of
@@ -57,8 +58,6 @@ def export(options: argparse.Namespace) -> list[str]:
     suffix = "" if options.format == "safetensors" else f"-{options.format}"
     folder: Path = options.out or run.path / "exports" / f"{stem}{suffix}"  # type: ignore[union-attr]
     if suffix:
-        from cli.exporting.graphs import write_networks  # imports optional packages
-
         model = load(path)
         with model.averaged_weights(model.has_averaged_weights):
             return write_networks(model, folder, options.format)
@@ -67,6 +66,7 @@ def export(options: argparse.Namespace) -> list[str]:
     write_export(checkpoint, folder)
     check_equal(path, folder)
     entry = data_entry(run)
+    (folder / "config.yaml").unlink(missing_ok=True)  # of an earlier export
     if entry is not None:
         text = yaml.safe_dump({"data": entry}, sort_keys=False, allow_unicode=True)
         (folder / "config.yaml").write_text(text, encoding="utf-8")
@@ -100,13 +100,13 @@ def push(folder: Path, name: str) -> str:
         UserError: If the upload fails.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     api: Any = HfApi()
     try:
         api.create_repo(name, private=True, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=FILES)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HTTPError, HFValidationError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"--push_to_hub {name}: {reason}; check the name and the connection, and log in with "

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,29 +27,17 @@ from common.progress import track
 from datamodules.cache import make_folder
 from datamodules.images.base import ImageDataModule
 from datamodules.images.file_options import ImageFileOptions
-from datamodules.images.finding import image_suffixes
+from datamodules.images.finding import NO_IMAGE, image_suffixes
 from datamodules.images.reading import ImageReader
 from datamodules.images.strips import random_crops
 from datamodules.samplers import Request
 from datamodules.splits import SPLITS, split_named, split_of, take_subset
+from datamodules.usage_report import report_usage
 
 CLASSES = "classes.txt"  # names of the classes, one per line
+NO_LABEL = -1
 # Position of an image: number of its shard, offset and size in bytes, and its class.
 RECORD = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("label", "<i8")])
-
-
-def check_end(shard: Path, file: BinaryIO) -> None:
-    """Raise a `UserError` if a tar file does not end with two blocks of zeros.
-
-    `tarfile` reads a file that was cut between two members without an error.
-    """
-    end = bytes(2 * tarfile.BLOCKSIZE)
-    file.seek(max(0, shard.stat().st_size - len(end)))
-    if file.read() != end:
-        raise UserError(
-            f"{shard}: not a readable shard (compressed, truncated, or no tar file); copy or write "
-            "it again as an uncompressed .tar"
-        )
 
 
 def members(shard: Path) -> Iterator[tuple[str, str, int, int]]:
@@ -57,18 +45,41 @@ def members(shard: Path) -> Iterator[tuple[str, str, int, int]]:
 
     As in WebDataset, the key is the path up to the first dot of the file name.
 
+    Raises:
+        UserError: If the file is no tar file, compressed or truncated, or if anything but zeros
+            follows the last file. `tarfile` ends there without an error.
     """
-    with tarfile.open(shard, "r:") as tar:
-        while (member := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined]  # else all headers stay in memory
-            if member.isfile():
-                folder, _, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
-                yield f"{folder}/{stem}", f".{suffix.lower()}", member.offset_data, member.size
+    end = 0
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # else all headers stay in memory
+                end = tar.offset
+                if member.isfile():
+                    folder, _, name = member.name.rpartition("/")
+                    stem, _, suffix = name.partition(".")
+                    yield f"{folder}/{stem}", f".{suffix.lower()}", member.offset_data, member.size
+        with open(shard, "rb") as file:
+            file.seek(end)
+            rest = file.read(2 * tarfile.RECORDSIZE + 1)
+    except tarfile.TarError as error:
+        raise UserError(unreadable(shard)) from error
+    if len(rest) < 2 * tarfile.BLOCKSIZE or len(rest) > 2 * tarfile.RECORDSIZE or any(rest):
+        raise UserError(unreadable(shard))
 
 
-def read_records(shard: Path, number: int) -> tuple[np.ndarray, list[str]]:
-    """Return the positions (RECORD) and the keys of the images in a shard.
+def unreadable(shard: Path) -> str:
+    """Return the error message for a shard that is not one whole, uncompressed tar file."""
+    return (
+        f"{shard}: not a readable shard (compressed, truncated, damaged, joined, or no tar file); "
+        "copy or write it again as one uncompressed .tar"
+    )
+
+
+def read_records(shard: Path, number: int) -> tuple[np.ndarray, list[str], list[Path]]:
+    """Return the positions (RECORD) and the keys of the images in a shard, and its other files.
+
+    Texts, labels and metadata (`.txt`, `.cls`, `.json`) are no other files.
 
     Raises:
         UserError: If a key has two images, if a class is not a number, or if the file is no tar
@@ -76,8 +87,8 @@ def read_records(shard: Path, number: int) -> tuple[np.ndarray, list[str]]:
     """
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
+    others = []
     with open(shard, "rb") as file:
-        check_end(shard, file)
         for key, suffix, offset, size in members(shard):
             if suffix in image_suffixes():
                 if key in images:
@@ -92,15 +103,18 @@ def read_records(shard: Path, number: int) -> tuple[np.ndarray, list[str]]:
                     raise UserError(
                         f"{shard}: {key}.cls is {text[:40]!r}, but must be the number of a class"
                     ) from error
-    rows = [(number, *place, labels.get(key, 0)) for key, place in images.items()]
-    return np.array(rows, RECORD), list(images)
+            elif suffix not in (".txt", ".json"):
+                others.append(Path(f"{key}{suffix}"))
+    if labels and (unlabelled := images.keys() - labels):
+        raise UserError(f"{shard}: {min(unlabelled)} has no .cls, but other images have; add it")
+    rows = [(number, *place, labels.get(key, NO_LABEL)) for key, place in images.items()]
+    return np.array(rows, RECORD), list(images), others
 
 
 def split_of_shard(shard: Path, root: Path) -> str | None:
-    """Return the split that the folder or the name of a shard states; None if they state none."""
-    folder = shard.relative_to(root).parts[0] if shard.parent != root else ""
-    words = re.split(r"[\W\d_]+", shard.stem)
-    found = (split_named(word) for word in (folder, *words))
+    """Return the split in the names of the folders or of the file of a shard; None without one."""
+    *folders, name = shard.relative_to(root).parts
+    found = (split_named(word) for word in (*folders, *re.split(r"[\W\d_]+", name)))
     return next(filter(None, found), None)
 
 
@@ -161,7 +175,7 @@ class ShardImages:
             "image": random_crops(images, self.reader.size, request.seed)
             if self.reader.random
             else torch.stack(images),
-            "label": torch.from_numpy(records["label"].copy()),
+            "label": torch.from_numpy(records["label"].clip(0)),
             "index": request.index,
             "seed": request.seed,
         }
@@ -242,7 +256,7 @@ class ImageShards(ImageFileOptions, ImageDataModule):
         if None in self._split_of and any(self._split_of):
             unnamed = self.shards[self._split_of.index(None)]
             raise UserError(
-                f"{unnamed}: its name states no split, but that of other shards does; rename it, "
+                f"{unnamed}: its name has no split, but those of other shards have one; rename it, "
                 "for example to train-000000.tar"
             )
         names = self.folder / CLASSES
@@ -258,7 +272,7 @@ class ImageShards(ImageFileOptions, ImageDataModule):
     def index_folder(self) -> Path:
         """Folder of the index: one file of positions per split."""
         content = repr(stamps(self.shards)).encode()
-        return self.root / "shards" / hashlib.blake2b(content, digest_size=12).hexdigest()
+        return self.root / "shard_index" / hashlib.blake2b(content, digest_size=12).hexdigest()
 
     def prepare_data(self) -> None:
         """Write the index unless it exists. One process writes it; the others wait."""
@@ -266,18 +280,12 @@ class ImageShards(ImageFileOptions, ImageDataModule):
 
     def _write_index(self, folder: Path) -> None:
         parts: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+        ignored: list[Path] = []
+        used = 0
         for number, shard in enumerate(track(self.shards, "indexing shards")):
-            records, keys = read_records(shard, number)
-            labels = records["label"]
-            if (
-                self.classes
-                and len(labels)
-                and not 0 <= labels.min() <= labels.max() < len(self.classes)
-            ):
-                raise UserError(
-                    f"{shard}: has a class outside of 0 to {len(self.classes) - 1}, the classes in "
-                    f"{self.folder / CLASSES}; correct the file"
-                )
+            records, keys, others = read_records(shard, number)
+            used += len(records)
+            ignored += others
             if split := self._split_of[number]:
                 parts[split].append(records)
             else:
@@ -286,11 +294,21 @@ class ImageShards(ImageFileOptions, ImageDataModule):
                     found.append(records[splits == one])
         for split, found in parts.items():
             np.save(folder / f"{split}.npy", np.concatenate([np.empty(0, RECORD), *found]))
+        left_out = {NO_IMAGE: ignored}
+        report_usage(str(self.folder), used + len(ignored), used, left_out, "images")
 
     def load_split(self, split: str) -> ShardImages:
         self.prepare_data()
         path = self.index_folder / f"{split}.npy"
         records = np.load(path, mmap_mode="r" if path.stat().st_size > 2**12 else None)
+        labels = records["label"]
+        if self.classes and len(labels):
+            low, high = int(labels.min()), int(labels.max())
+            if not 0 <= low <= high < len(self.classes):
+                raise UserError(
+                    f"{self.folder / CLASSES}: has {len(self.classes)} classes, but the labels of "
+                    f"the images are {low} to {high} ({NO_LABEL} is none); correct or remove it"
+                )
         reader = self.reader(split, self.size, self.channels)
         data = ShardImages(self.shards, records, reader, self.class_names)
         return take_subset(data, self.max_samples if split == "train" else None)

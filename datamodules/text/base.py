@@ -45,7 +45,13 @@ from datamodules.text.shards import encode_shards, join_texts, nonempty, raw_lin
 from datamodules.text.storage import Tokens, open_ids
 from datamodules.text.windows import DisjointWindows, RandomWindows, Streams
 from datamodules.tokenizers.base import RECORD, Tokenizer
-from datamodules.tokenizers.kinds import KINDS, Kind, read_tokenizer, tokenizer_from_json
+from datamodules.tokenizers.kinds import (
+    KINDS,
+    Kind,
+    read_tokenizer,
+    tokenizer_from_json,
+    tokenizer_source,
+)
 from datamodules.tokenizers.unseen import UNKNOWN_DATA, Unknown, handle_unseen, with_held_out
 
 Batching = Literal["windows", "streams", "records"]
@@ -155,12 +161,13 @@ class TextDataModule(DataModule):
             self.val_share,
         ]
         if self.tokenizer_file:
-            if not Path(self.tokenizer_file).is_file():
+            source = tokenizer_source(Path(self.tokenizer_file))
+            if not source.is_file():
                 raise UserError(
                     f"data.tokenizer_file {self.tokenizer_file}: there is no such file; give a "
                     "checkpoint of a text system, or a tokenizer.json"
                 )
-            settings.append(sha256(Path(self.tokenizer_file)))
+            settings.append(sha256(source))
             settings += ["replace"] if self.unknown == "replace" else []
         return token_folder(self.root, settings)
 

@@ -37,28 +37,35 @@ def tokenizer_from_json(text: str) -> Tokenizer:
         ) from error
 
 
+def tokenizer_source(path: Path) -> Path:
+    """Return the file with the tokenizer: the path itself, or `config.json` of an export."""
+    return path / "config.json" if path.is_dir() else path
+
+
 def read_tokenizer(path: Path, specials: tuple[str, ...]) -> Tokenizer:
     """Read a tokenizer from a checkpoint, or from a `tokenizer.json` of the `tokenizers` library.
 
     Args:
-        path: Checkpoint (.ckpt) or JSON file.
+        path: Checkpoint (.ckpt), folder of an export, or JSON file.
         specials: Special tokens that the tokenizer must have.
 
     Raises:
         UserError: If the file is missing or does not contain exactly one tokenizer, or if the
             tokenizer lacks a special token.
     """
-    if not path.is_file():
+    file = tokenizer_source(path)
+    if not file.is_file():
         raise UserError(
             f"data.tokenizer_file {path}: there is no such file; give a checkpoint of a text "
             "system, or a tokenizer.json"
         )
     try:
-        text = (
-            torch.load(path, weights_only=True, mmap=True)["tokenizer"]
-            if path.suffix == ".ckpt"
-            else path.read_text(encoding="utf-8")
-        )
+        if path.suffix == ".ckpt":
+            text = torch.load(path, weights_only=True, mmap=True)["tokenizer"]
+        else:
+            text = file.read_text(encoding="utf-8")
+        if file != path:
+            text = json.loads(text)["tokenizer"]
     except Exception as error:  # torch raises many types
         raise UserError(
             f"data.tokenizer_file {path}: holds no tokenizer; give a checkpoint of a text "

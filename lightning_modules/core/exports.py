@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from common.errors import UserError
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-FILES = [WEIGHTS, CONFIG, "config.yaml", "README.md"]
+FILES = [WEIGHTS, CONFIG, "config.yaml", "tokenizer.json", "README.md"]
 HUB = "hf://"
 # What a system needs of its checkpoint, besides the weights.
 VERSION = "pytorch-lightning_version"
@@ -97,8 +97,11 @@ def published_layout(path: Path) -> dict[str, Any] | None:
 def write_export(checkpoint: dict[str, Any], folder: Path) -> None:
     """Write the weights and the configuration of a checkpoint to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    # safetensors refuses tensors that share memory, such as tied embeddings.
-    weights = {name: value.clone() for name, value in checkpoint["state_dict"].items()}
+    # safetensors refuses tensors that share memory or have other strides.
+    weights = {
+        name: value.clone(memory_format=torch.contiguous_format)
+        for name, value in checkpoint["state_dict"].items()
+    }
     (folder / WEIGHTS).write_bytes(save(weights))  # `save_file` lets only the owner read
     config = {name: checkpoint[name] for name in KEYS if name in checkpoint}
     text = json.dumps(config, indent=2, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Networks of a system that `export.py` writes for programs that know no PyTorch Lightning."""
+"""Networks of a system that `export.py` writes as ONNX or pt2, for use without this template."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,13 +10,14 @@ class Method(nn.Module):
     """Network whose forward pass is a method of a system.
 
     Args:
-        system: System with the weights.
+        weights: Part of the system that contains all weights of the method. A pt2 file stores all
+            weights of this part.
         method: Method that maps tensors to a tensor or to a tuple of tensors.
     """
 
-    def __init__(self, system: nn.Module, method: Callable[..., Any]) -> None:
+    def __init__(self, weights: nn.Module, method: Callable[..., Any]) -> None:
         super().__init__()
-        self.system, self.method = system, method
+        self.weights, self.method = weights, method
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.method(*inputs)

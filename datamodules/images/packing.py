@@ -5,6 +5,7 @@ import io
 import json
 import os
 import tarfile
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from common.errors import UserError
+from common.files import atomic_save
 from common.progress import Task
 from datamodules.images.folder import ImageFolder
 from datamodules.images.reading import BadImage, open_image
@@ -22,6 +24,7 @@ from datamodules.usage_report import report_usage
 
 PLAN = "plan.json"  # what the shards of a folder contain
 UNUSABLE = "unusable.txt"  # files that were left out, one per line
+LOCK = threading.Lock()  # of this list
 
 
 class Shard(NamedTuple):
@@ -58,8 +61,8 @@ def plan_shards(data: ImageFolder, out: Path, shard_bytes: int) -> list[Shard]:
     return shards
 
 
-def write_shard(shard: Shard, data: ImageFolder, skip_bad: bool) -> list[Path]:
-    """Write a shard to a temporary file, rename it, and return the images that are left out.
+def write_shard(shard: Shard, data: ImageFolder, skip_bad: bool) -> None:
+    """Write a shard to a temporary file, record the images that are left out, and rename it.
 
     Raises:
         BadImage: If an image is unusable and `skip_bad` is False.
@@ -69,10 +72,10 @@ def write_shard(shard: Shard, data: ImageFolder, skip_bad: bool) -> list[Path]:
     try:
         with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
             for number, path in enumerate(shard.images, shard.first):
-                content = path.read_bytes()
                 try:
+                    content = path.read_bytes()
                     open_image(path, data.channels, content=content)
-                except BadImage:
+                except (BadImage, OSError):
                     if not skip_bad:
                         raise
                     unusable.append(path)
@@ -84,10 +87,10 @@ def write_shard(shard: Shard, data: ImageFolder, skip_bad: bool) -> list[Path]:
                     info = tarfile.TarInfo(f"{number:09d}{suffix}")
                     info.size = len(part)
                     tar.addfile(info, io.BytesIO(part))
+        record_unusable(shard.path.parent, unusable)  # before the shard counts as written
         os.replace(temporary, shard.path)
     finally:
         temporary.unlink(missing_ok=True)
-    return unusable
 
 
 def write_plan(shards: Sequence[Shard], data: ImageFolder, out: Path) -> None:
@@ -100,16 +103,16 @@ def write_plan(shards: Sequence[Shard], data: ImageFolder, out: Path) -> None:
     for shard in shards:
         digest.update(f"{shard.path.name} {len(shard.images)}\n".encode())
         for path in shard.images:
-            name = path.relative_to(data.folder)
-            digest.update(os.fsencode(f"{name} {path.stat().st_size}\n"))
-    plan = {"shards": len(shards), "images": digest.hexdigest()}
+            name, label = path.relative_to(data.folder), data.label_of[path]
+            digest.update(os.fsencode(f"{name} {path.stat().st_size} {label}\n"))
+    plan = json.dumps({"shards": len(shards), "images": digest.hexdigest()})
     file = out / PLAN
-    if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != plan:
+    if file.is_file() and file.read_text(encoding="utf-8") != plan:
         raise UserError(
-            f"{out}: has shards of other images, or of another size; remove it, or give another "
-            "folder"
+            f"{out}: has shards of other images or labels, or of another size; remove it, or give "
+            "another folder"
         )
-    file.write_text(json.dumps(plan), encoding="utf-8")
+    atomic_save(file, lambda stream: stream.write(plan.encode()))
     if len(data.classes) > 1:
         (out / CLASSES).write_text("\n".join(data.classes) + "\n", encoding="utf-8")
 
@@ -143,7 +146,7 @@ def shard_folder(folder: str, out: Path, shard_bytes: int, skip_bad: bool) -> No
         jobs = {pool.submit(write_shard, shard, data, skip_bad): shard for shard in missing}
         try:
             for job in as_completed(jobs):
-                record_unusable(out, job.result())
+                job.result()
                 done += len(jobs[job].images)
                 task.update(done)
         finally:
@@ -155,11 +158,12 @@ def shard_folder(folder: str, out: Path, shard_bytes: int, skip_bad: bool) -> No
 
 def record_unusable(out: Path, paths: Sequence[Path]) -> list[Path]:
     """Add paths to the list of unusable files, and return the whole list."""
-    file, lines = out / UNUSABLE, sorted(map(str, paths))
-    if file.is_file():
-        before = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-        lines = sorted({*before, *lines})
-    if lines:
-        text = "".join(f"{line}\n" for line in lines)
-        file.write_text(text, encoding="utf-8", errors="surrogateescape")
-    return [Path(line) for line in lines]
+    with LOCK:
+        file, lines = out / UNUSABLE, sorted(map(str, paths))
+        if file.is_file():
+            before = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            lines = sorted({*before, *lines})
+        if paths:
+            text = "".join(f"{line}\n" for line in lines)
+            file.write_text(text, encoding="utf-8", errors="surrogateescape")
+        return [Path(line) for line in lines]
