@@ -34,12 +34,16 @@ def gpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(tmp_path_factory.mktemp("gpt"), "gpt")
 
 
-@pytest.mark.parametrize("system", ["vae", "seq2seq", "dalle"])
+@pytest.mark.parametrize("system", ["vae", "dalle"])
 def test_a_system_is_exported_with_the_same_bits(
     system: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The trial test_all_exports.py exports every system."""
-    check_bits(trained(tmp_path, system), tmp_path, capsys)
+    path = trained(tmp_path, system)
+    check_bits(path, tmp_path, capsys)
+    if system == "dalle":
+        assert export.main([str(path), "--format", "pt2"]) == 2
+        assert "DALLE has no network that can be exported to pt2" in capsys.readouterr().err
 
 
 def check_bits(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +181,7 @@ def test_paths_of_the_user_are_not_exported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("system", "networks"),
-    [("gan", ["generator"]), ("cyclegan", ["a2b", "b2a"]), ("seq2seq", ["encoder", "step"])],
+    [("gan", ["generator"]), ("seq2seq", ["encoder", "step"])],
 )
 def test_networks_are_exported_to_onnx(
     system: str, networks: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -245,13 +249,6 @@ def test_a_program_of_torch_export_is_loaded(gpt: Path, tmp_path: Path) -> None:
     assert torch.equal(longer[..., :4, :], cache)
 
 
-def test_formats_that_do_not_fit_are_refused(
-    gpt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    argv = [str(gpt), "--format", "onnx", "--push_to_hub", "a/b"]
-    assert export.main(argv) == 2
+def test_only_safetensors_are_pushed(gpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export.main([str(gpt), "--format", "onnx", "--push_to_hub", "a/b"]) == 2
     assert "--push_to_hub uploads safetensors; leave out --format" in capsys.readouterr().err
-    path = trained(tmp_path, "dalle")
-    capsys.readouterr()
-    assert export.main([str(path), "--format", "pt2"]) == 2
-    assert "DALLE has no network that can be exported to pt2" in capsys.readouterr().err

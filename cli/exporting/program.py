@@ -52,6 +52,7 @@ def export(options: argparse.Namespace) -> list[str]:
     path = local_path(options.checkpoint)
     if options.push_to_hub and options.format != "safetensors":
         raise UserError("--push_to_hub uploads safetensors; leave out --format")
+    checkpoint = read_checkpoint(path)
     run, stem = run_of(path), path.stem
     if options.out is None and run is None:
         raise UserError(f"{path} is not in the folder checkpoints/ of a run; give --out DIR")
@@ -61,7 +62,6 @@ def export(options: argparse.Namespace) -> list[str]:
         model = load(path)
         with model.averaged_weights(model.has_averaged_weights):
             return write_networks(model, folder, options.format)
-    checkpoint = read_checkpoint(path)
     cls = system_class(checkpoint["class_path"], path)
     write_export(checkpoint, folder)
     check_equal(path, folder)
