@@ -67,7 +67,7 @@ from lightning_modules.core.adversarial import (
 )
 from lightning_modules.core.conditioning import check_label, classes_used
 from lightning_modules.core.modes import sampling
-from lightning_modules.core.networks import ExportedNetwork, Method
+from lightning_modules.core.networks import ExportedNetwork, generator_network
 from lightning_modules.core.seeding import seeded_normal
 from lightning_modules.nn.spectral_norm import apply_spectral_norm
 
@@ -430,12 +430,7 @@ class GAN(AdversarialModule):
         return 2 * sqrt(3) * torch.rand(count, self.latent_dim, device=self.device) - sqrt(3)
 
     def networks(self) -> dict[str, ExportedNetwork]:
-        def generate(noise: Tensor, label: Tensor | None = None) -> Tensor:
-            return self.generator(noise, self.one_hot({"label": label}))
-
-        label = {"label": torch.arange(2)} if self.classes else {}
-        inputs = {"noise": torch.zeros(2, self.latent_dim), **label}
-        return {"generator": ExportedNetwork(Method(self.generator, generate), inputs, ("image",))}
+        return generator_network(self.generator, self.latent_dim, self.classes)
 
     def generate(self, batch: dict[str, Any]) -> Tensor:
         return self.generator(self.draw_noise(len(batch["image"])), self.one_hot(batch))

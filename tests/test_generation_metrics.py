@@ -240,7 +240,7 @@ def test_fid_on_inception_equals_torch_fidelity(inception: Path, tmp_path: Path)
     extractor = InceptionFeatures(inception, digest=inception.stem)
     means = {}
     for name, shift in (("real", 0), ("fake", 40)):
-        images = (torch.randint(0, 200, (12, 3, 24, 24)) + shift).byte()
+        images = (torch.randint(0, 200, (6, 3, 24, 24)) + shift).byte()
         (tmp_path / name).mkdir()
         for i, image in enumerate(images):
             save_image(image.float() / 255, tmp_path / name / f"{i:02d}.png")
@@ -249,7 +249,7 @@ def test_fid_on_inception_equals_torch_fidelity(inception: Path, tmp_path: Path)
         means[name] = measured.compute()
     theirs = calculate_metrics(
         input1=str(tmp_path / "fake"), input2=str(tmp_path / "real"), fid=True, isc=True,
-        isc_splits=3, samples_shuffle=False, batch_size=12, cuda=False, verbose=False, cache=False,
+        isc_splits=3, samples_shuffle=False, batch_size=6, cuda=False, verbose=False, cache=False,
         save_cpu_ram=True, feature_extractor_weights_path=str(inception),
     )  # fmt: skip
     ours = frechet_distance(gaussian(means["real"][0]), gaussian(means["fake"][0]))

@@ -400,12 +400,21 @@ def test_shards_run_no_code_and_lie_beside_their_checkpoint(tmp_path: Path) -> N
     assert not (tmp_path / "trap").exists()
 
 
+@pytest.fixture(scope="module")
+def through(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Weights of an uninterrupted run of two processes with sharded weights."""
+    found: dict[str, torch.Tensor]
+    found = last_checkpoint(tmp_path_factory.mktemp("through"), GPT, "fsdp2")["state_dict"]
+    return found
+
+
 @pytest.mark.parametrize("shards", [False, True])
-def test_a_sharded_run_resumes_sharded_and_on_one_process(shards: bool, tmp_path: Path) -> None:
+def test_a_sharded_run_resumes_sharded_and_on_one_process(
+    shards: bool, through: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     """Its checkpoints are whole, or each process writes its shards."""
     sharded = (f"{FullySharded.__module__}.FullySharded", "--trainer.strategy.sharded_checkpoints")
     strategy = (*sharded, "true") if shards else ("fsdp2",)
-    through = last_checkpoint(tmp_path / "through", GPT, "fsdp2")["state_dict"]
     last_checkpoint(tmp_path / "half", GPT, *strategy, "--trainer.max_steps", "5")
     content = torch.load(tmp_path / "half/run/checkpoints/last.ckpt", weights_only=True)
     assert ("state_dict" in content) == (not shards)

@@ -202,6 +202,13 @@ def test_bad_shards_are_refused(shards: dict[str, Any], message: str, tmp_path: 
         ImageShards(str(tmp_path), root=str(tmp_path / "root")).split("train")
 
 
+def test_a_broken_image_is_named(tmp_path: Path) -> None:
+    tar(tmp_path / "train-0.tar", {"a/b.jpg": b"x" * 600})
+    data = ImageShards(str(tmp_path), root=str(tmp_path / "root")).split("train")
+    with pytest.raises(UserError, match=r"train-0.tar: its image a/b.jpg cannot be read; write"):
+        data.__getitems__(Request(torch.tensor([0]), 0))
+
+
 def test_compressed_and_truncated_shards_are_refused(shards: Path, tmp_path: Path) -> None:
     tar(tmp_path / "train-0.tar", {"a.jpg": b"x" * 5000}, "w:gz")
     with pytest.raises(UserError, match="not a readable shard"):

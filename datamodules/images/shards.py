@@ -28,7 +28,7 @@ from datamodules.cache import make_folder
 from datamodules.images.base import ImageDataModule
 from datamodules.images.file_options import ImageFileOptions
 from datamodules.images.finding import NO_IMAGE, image_suffixes
-from datamodules.images.reading import ImageReader
+from datamodules.images.reading import BadImage, ImageReader
 from datamodules.images.strips import random_crops
 from datamodules.samplers import Request
 from datamodules.splits import SPLITS, split_named, split_of, take_subset
@@ -170,7 +170,16 @@ class ShardImages:
                 for row in rows:
                     _, offset, size, _ = records[row].tolist()
                     file.seek(offset)
-                    images[row] = self.reader.read(path / f"byte {offset}", file.read(size))[0]
+                    try:
+                        images[row] = self.reader.read(path, file.read(size))[0]
+                    except BadImage as error:
+                        file.seek(offset - tarfile.BLOCKSIZE)
+                        header = file.read(tarfile.BLOCKSIZE)
+                        name = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
+                        raise BadImage(
+                            f"{path}: its image {name} cannot be read; write the shard again "
+                            "without it (`shard.py --skip_bad` leaves out such images)"
+                        ) from error
         return {
             "image": random_crops(images, self.reader.size, request.seed)
             if self.reader.random

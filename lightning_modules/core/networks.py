@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Method(nn.Module):
@@ -40,3 +42,22 @@ class ExportedNetwork(NamedTuple):
     outputs: tuple[str, ...]
     dynamic: Mapping[str, Mapping[int, str]] | None = None
     packed: bool = False
+
+
+def generator_network(
+    generator: nn.Module, latent_dim: int, classes: int
+) -> dict[str, ExportedNetwork]:
+    """Return the generator of a GAN, which maps noise (and labels) to images.
+
+    Args:
+        generator: Network of noise (N, latent_dim), and of one-hot labels (N, classes) or None.
+        latent_dim: Size of the noise.
+        classes: Number of classes; 0 for a generator without labels.
+    """
+
+    def generate(noise: Tensor, label: Tensor | None = None) -> Any:
+        return generator(noise, None if label is None else F.one_hot(label, classes).float())
+
+    label = {"label": torch.arange(2)} if classes else {}
+    inputs = {"noise": torch.zeros(2, latent_dim), **label}
+    return {"generator": ExportedNetwork(Method(generator, generate), inputs, ("image",))}
