@@ -178,7 +178,7 @@ class ShardImages:
                         name = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
                         raise BadImage(
                             f"{path}: its image {name} cannot be read; write the shard again "
-                            "without it (`shard.py --skip_bad` leaves out such images)"
+                            "without this image"
                         ) from error
         return {
             "image": random_crops(images, self.reader.size, request.seed)
