@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 STAGE = $(BIN)/python train.py fit --config configs/$(1)/openmoji.yaml --run_dir runs/dalle/$(1)/seed0 \
 	$(if $(wildcard runs/dalle/$(1)/seed0/checkpoints/last.ckpt),--ckpt_path last)
 
-.PHONY: setup train preview dalle runs test trials lint bench bench-details gpu-check gpu-records reproduce readme docs gallery
+.PHONY: setup train preview dalle runs playground test trials lint bench bench-details gpu-check gpu-records reproduce readme docs gallery
 
 setup: $(STAMP)  ## create .venv and install the requirements
 
@@ -33,10 +33,14 @@ dalle: setup  ## train a DALL-E that generates emoji from text, an hour; run aga
 runs: setup  ## list the runs with state, updates, best value, age and size
 	$(BIN)/python train.py runs
 
+playground: setup  ## play with the trained systems in the browser
+	$(BIN)/python playground.py --open
+
 test: setup  ## run the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-trials: setup  ## run the slow tests: killed runs, trained models
+trials: setup  ## run the slow tests: killed runs, trained models, the playground in a browser
+	@command -v chromium google-chrome >/dev/null || $(BIN)/python -m playwright install --with-deps chromium
 	$(BIN)/python -m pytest tests/trials
 
 lint: setup  ## check formatting, lint rules and types

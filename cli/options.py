@@ -101,14 +101,19 @@ def sample_parameters(sample: typing.Callable[..., Any]) -> dict[str, inspect.Pa
     }
 
 
-def add_sample_options(parser: argparse.ArgumentParser, sample: typing.Callable[..., Any]) -> None:
-    """Add an option for each parameter of a `sample` method; the help text is its `Args:` entry."""
+def parameter_help(sample: typing.Callable[..., Any]) -> dict[str, str]:
+    """Return the `Args:` entries of a method's docstring, keyed by parameter."""
     from docstring_parser import parse
 
-    described = {
+    return {
         entry.arg_name: " ".join((entry.description or "").split())
         for entry in parse(sample.__doc__ or "").params
     }
+
+
+def add_sample_options(parser: argparse.ArgumentParser, sample: typing.Callable[..., Any]) -> None:
+    """Add an option for each parameter of a `sample` method; the help text is its `Args:` entry."""
+    described = parameter_help(sample)
     for name, parameter in sample_parameters(sample).items():
         add_option(parser, parameter, described.get(name, ""))
 

@@ -59,7 +59,7 @@ from math import log2
 from typing import Any, Literal
 
 import torch
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import NonNegativeFloat, PositiveInt
 from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ from lightning_modules.core.adversarial import (
 from lightning_modules.core.conditioning import check_label, classes_used
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.networks import ExportedNetwork, generator_network
-from lightning_modules.core.seeding import seeded_normal
+from lightning_modules.core.seeding import seeded_normal, truncated
 from lightning_modules.nn.augmentation import diff_augment
 from lightning_modules.nn.convolution import init_normal, same_padding
 from lightning_modules.nn.spectral_norm import apply_spectral_norm
@@ -398,9 +398,10 @@ class DCGAN(AdversarialModule):
         for _ in range(CALIBRATION_BATCHES):
             yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}
 
-    def seeded_noise(self, seeds: list[int]) -> Tensor:
+    def seeded_noise(self, seeds: list[int], truncation: float = 0.0) -> Tensor:
         """Return two noise vectors per seed, (N, 2, L), identical on every device."""
         normal = seeded_normal(seeds, (2, self.latent_dim), self.device)
+        normal = truncated(normal, truncation)
         return normal if self.hparams.noise == "normal" else 2 * torch.special.ndtr(normal) - 1
 
     @sampling
@@ -411,6 +412,7 @@ class DCGAN(AdversarialModule):
         mode: Literal["prior", "interpolate", "arithmetic"] = "prior",
         label: int | None = None,
         steps: PositiveInt = 9,
+        truncation: NonNegativeFloat = 0.0,
         base: list[int] = [],  # noqa: B006  # read only
         minus: list[int] = [],  # noqa: B006
         plus: list[int] = [],  # noqa: B006
@@ -428,6 +430,9 @@ class DCGAN(AdversarialModule):
             label: Class of all images, for conditional models. With None, the class of image i is
                 `seeds[i] % classes`.
             steps: Number of images in a strip of mode "interpolate".
+            truncation: Maximum absolute value of the normal noise, such as 1.0 (uniform noise is
+                computed from normal noise). Smaller values give more typical and less diverse
+                images. 0 disables truncation.
             base: Seeds of the images to change in mode "arithmetic", such as images of smiling
                 women.
             minus: Seeds of images with the property to remove in mode "arithmetic", such as images
@@ -447,7 +452,7 @@ class DCGAN(AdversarialModule):
             [seed if label is None else label for seed in seeds], device=self.device
         )
         given = F.one_hot(labels % self.classes, self.classes).float() if self.classes else None
-        noise = self.seeded_noise(seeds)  # (N, 2, L)
+        noise = self.seeded_noise(seeds, truncation)  # (N, 2, L)
         if mode == "prior":
             return self.generator(noise[:, 0], given)
         if mode == "arithmetic":

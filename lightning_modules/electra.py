@@ -72,6 +72,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryPrecision, BinaryRecall
 
+from common.errors import UserError
+from datamodules.tokenizers.base import RECORD
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.core.tokens import TokenModule
@@ -190,6 +192,7 @@ class ELECTRA(TokenModule):
     """
 
     modality = "embeddings"
+    token_score = "probability that the token was replaced"
     monitor = ("val/loss", "min")
     maskable: Tensor
 
@@ -457,18 +460,52 @@ class ELECTRA(TokenModule):
         if self.word_head is not None:
             return {}
 
-        def replaced(tokens: Tensor, length: Tensor) -> Tensor:
-            valid = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
-            logits: Tensor = self.discriminator_head(self.encode(self.main, tokens, valid))
-            return logits[..., 0].sigmoid()
-
         inputs = {
             "tokens": torch.ones(2, 4, dtype=torch.int64),
             "length": torch.tensor([4, 3]),
         }
         sizes = {"tokens": {0: "batch", 1: "length"}, "length": {0: "batch"}}
-        network = ExportedNetwork(Method(self, replaced), inputs, ("probability",), sizes)
+        network = ExportedNetwork(
+            Method(self, self.replaced_probability), inputs, ("probability",), sizes
+        )
         return {"discriminator": network}
+
+    def replaced_probability(self, tokens: Tensor, length: Tensor) -> Tensor:
+        """Return the probability (N, T) that each token is replaced, D in Eq. 4.
+
+        Args:
+            tokens: Tokens (N, T).
+            length: Number of tokens of each text (N,). Probabilities of padding are undefined.
+        """
+        valid = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
+        logits: Tensor = self.discriminator_head(self.encode(self.main, tokens, valid))
+        return logits[..., 0].sigmoid()
+
+    @sampling
+    def score_tokens(self, text: str) -> list[tuple[str, float]]:
+        """Return the tokens of a text, each with the probability that it is replaced.
+
+        Raises:
+            UserError: If the system has no discriminator, the text has a character that the
+                tokenizer cannot encode, or the text is longer than the context.
+        """
+        if self.word_head is not None:
+            raise UserError(
+                f"a model with objective {self.hparams.objective} does not detect replaced "
+                "tokens: train one with --model.objective electra"
+            )
+        tokenizer = self.known_tokenizer()
+        bos, eos = ([tokenizer.special(one)] if tokenizer.specials else [] for one in RECORD[1:])
+        ids = [*bos, *tokenizer.encode(text.strip()).tolist(), *eos]
+        if len(ids) > self.hparams.context:
+            raise UserError(
+                f"the text has {len(ids)} tokens, but the context has {self.hparams.context}: "
+                "give a shorter text"
+            )
+        tokens = torch.tensor([ids], device=self.device)
+        scores = self.replaced_probability(tokens, torch.tensor([len(ids)], device=self.device))
+        pairs = list(zip(map(tokenizer.token, ids), scores[0].tolist()))
+        return pairs[len(bos) : len(pairs) - len(eos)]
 
     @sampling
     def represent(self, tokens: Tensor, length: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ from lightning_modules.core.adversarial import (
 from lightning_modules.core.conditioning import check_label, classes_used
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.networks import ExportedNetwork, generator_network
-from lightning_modules.core.seeding import seeded_normal
+from lightning_modules.core.seeding import seeded_normal, truncated
 from lightning_modules.nn.spectral_norm import apply_spectral_norm
 
 LossName = Literal["non_saturating", "minimax", "least_squares", "wasserstein", "hinge"]
@@ -509,9 +509,10 @@ class GAN(AdversarialModule):
         for _ in range(CALIBRATION_BATCHES):
             yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}
 
-    def seeded_noise(self, seeds: list[int]) -> Tensor:
+    def seeded_noise(self, seeds: list[int], truncation: float = 0.0) -> Tensor:
         """Return two noise vectors per seed, (N, 2, D), identical on every device."""
         normal = seeded_normal(seeds, (2, self.latent_dim), self.device)
+        normal = truncated(normal, truncation)
         if self.hparams.noise == "normal":
             return normal
         return 2 * sqrt(3) * torch.special.ndtr(normal) - sqrt(3)
@@ -524,6 +525,7 @@ class GAN(AdversarialModule):
         mode: Literal["prior", "interpolate"] = "prior",
         label: int | None = None,
         steps: PositiveInt = 9,
+        truncation: NonNegativeFloat = 0.0,
     ) -> Tensor:
         """Generate images, or strips that interpolate between two noise vectors.
 
@@ -534,6 +536,9 @@ class GAN(AdversarialModule):
             label: Class of all images, for conditional models. With None, the class of image i is
                 `seeds[i] % classes`.
             steps: Number of images in a strip of mode "interpolate".
+            truncation: Maximum absolute value of the normal noise, such as 1.0 (uniform noise is
+                computed from normal noise). Smaller values give more typical and less diverse
+                images. 0 disables truncation.
 
         Returns:
             Images (N, C, H, W), or strips (N, steps, C, H, W), in [-1, 1].
@@ -546,7 +551,7 @@ class GAN(AdversarialModule):
             [seed if label is None else label for seed in seeds], device=self.device
         )
         given = F.one_hot(labels % self.classes, self.classes).float() if self.classes else None
-        noise = self.seeded_noise(seeds)  # (N, 2, D)
+        noise = self.seeded_noise(seeds, truncation)  # (N, 2, D)
         if mode == "prior":
             return self.generator(noise[:, 0], given)
         weight = torch.linspace(0, 1, steps, device=self.device)[None, :, None]

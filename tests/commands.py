@@ -19,6 +19,7 @@ import train
 from cli.classes import import_class
 from cli.evaluation import options as evaluation
 from cli.exporting import program as exporting
+from cli.playground import options as playing
 from cli.recipes import recipes
 from cli.reproduction import registry
 from cli.sampling import command
@@ -142,6 +143,8 @@ def check(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     elif name == "reproduce.py":
         options = reproduce.parse(words)
         assert options.command != "run" or options.id in registry()
+    elif name == "playground.py":
+        playing.parse(words)
     elif name == "export.py":
         exporting.parse(words)
     elif name == "shard.py":

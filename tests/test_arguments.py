@@ -160,6 +160,7 @@ def test_messages_name_options_of_the_program_that_prints_them() -> None:
         "cli/sampling": sample,
         "cli/evaluation": evaluate,
         "cli/exporting": added_options("cli/exporting/program.py"),
+        "cli/playground": added_options("cli/playground/options.py"),
         "cli/device.py": sample & evaluate,
         "cli/image_inputs.py": sample,
         "cli/data.py": sample,  # evaluate.py passes the name of its own option

@@ -13,6 +13,7 @@ import yaml
 
 import evaluate
 import export
+import playground
 import reproduce
 import sample
 import shard
@@ -27,6 +28,7 @@ PROGRAMS = {
     "sample": sample.main,
     "evaluate": evaluate.main,
     "export": export.main,
+    "playground": playground.main,
     "reproduce": reproduce.main,
     "sweep": sweep.main,
     "shard": shard.main,
@@ -214,6 +216,10 @@ WRONG: dict[str, tuple[str, ...]] = {
     # export.py
     "export --out {new}": ("CKPT", "--help` lists the options"),
     "export x.ckpt --push_hub me/x": ("--push_hub: there is no such", "--push_to_hub?"),
+    # playground.py
+    "playground {new}": ("{new}: there is no such folder or checkpoint", "`make train`"),
+    "playground --port 0": ("--port must be", ">0"),
+    "playground --prot 7000": ("--prot: there is no such option", "--port?"),
     # shard.py
     "shard": ("FOLDER", "--help` lists the options"),
     "shard {d} {new} --shard_mb 0": ("--shard_mb must be", "got 0"),

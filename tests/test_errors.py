@@ -16,6 +16,7 @@ from PIL import Image
 
 import evaluate
 import export
+import playground
 import reproduce
 import sample
 import shard
@@ -32,6 +33,7 @@ PROGRAMS = {
     "sample": sample,
     "evaluate": evaluate,
     "export": export,
+    "playground": playground,
     "reproduce": reproduce,
     "sweep": sweep,
     "shard": shard,

@@ -20,11 +20,11 @@ from tests.runs import tiny_config
 from train import main as train
 
 
-def trained(folder: Path, system: str) -> Path:
-    """Train a system for 2 updates, and return its checkpoint."""
+def trained(folder: Path, system: str, updates: int = 2) -> Path:
+    """Train a system for a few updates, and return its checkpoint."""
     config = tiny_config(folder / "config.yaml", system)
     argv = ["fit", "--config", str(config), "--run_dir", str(folder / "run")]
-    assert train([*argv, "--trainer.max_steps=2", "--trainer.limit_val_batches=0"]) == 0
+    assert train([*argv, f"--trainer.max_steps={updates}", "--trainer.limit_val_batches=0"]) == 0
     return folder / "run/checkpoints/last.ckpt"
 
 

@@ -46,7 +46,14 @@ def test_languages_have_the_same_commands_links_and_sections() -> None:
     "words",
     [
         *("train.py fit --config configs/vae/openmoji.yaml", "train.py runs", "sample.py x.ckpt"),
-        *("evaluate.py x.ckpt", "reproduce.py list", "sweep.py", "readme.py", "pages.py site"),
+        *(
+            "evaluate.py x.ckpt",
+            "reproduce.py list",
+            "sweep.py",
+            "playground.py",
+            "readme.py",
+            "pages.py site",
+        ),
     ],
 )
 def test_outside_of_the_environment_one_line_says_what_to_do(words: str) -> None:

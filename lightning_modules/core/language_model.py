@@ -54,6 +54,7 @@ class LanguageModel(TokenModule):
     """
 
     monitor: ClassVar[tuple[str, str] | None] = ("val/nll", "min")
+    token_score: ClassVar[str] = "surprisal in nats"
     listener: Listener | None = None
 
     def __init__(self) -> None:
@@ -270,6 +271,10 @@ class LanguageModel(TokenModule):
         if not scores:
             raise UserError("the text has fewer than two tokens to score: give a longer text")
         return scores, characters
+
+    def score_tokens(self, text: str) -> list[tuple[str, float]]:
+        """Return the scored tokens of `surprisals`, each with -log p in nats."""
+        return self.surprisals(text)[0]
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:

@@ -77,6 +77,7 @@ class GenerativeModule(UpdatingModule):
         modality: Kind of input and output of `sample`, such as "images" or "text-to-text".
         has_latent_space: True if the system has `encode`, `decode` and `latent_dim`.
         scores_captions: True if `score(images, captions)` rates how well images match captions.
+        token_score: Meaning of the scores of `score_tokens(text)`; empty if there are none.
         throughput_unit: Unit of the amount of training data in logs: "samples" or "tokens".
         precisions: Supported values of `trainer.precision`.
         replaced_trainer_options: Trainer options that are not supported, and what to do instead.
@@ -92,6 +93,7 @@ class GenerativeModule(UpdatingModule):
     modality: ClassVar[Modality] = "images"
     has_latent_space: ClassVar[bool] = False
     scores_captions: ClassVar[bool] = False
+    token_score: ClassVar[str] = ""
     throughput_unit: ClassVar[str] = "samples"
     precisions: ClassVar[tuple[str, ...]] = ("32-true", "bf16-mixed")
     replaced_trainer_options: ClassVar[dict[str, str]] = {}
@@ -132,12 +134,11 @@ class GenerativeModule(UpdatingModule):
             raise TypeError(f"{type(self).__name__}.__init__ must call save_hyperparameters()")
         if self.ema is None and self.hparams.get("ema_decay"):
             raise TypeError(f"{type(self).__name__}.__init__ must call init_ema() at its end")
-        precision = self.trainer.precision
-        if stage == "fit" and precision not in self.precisions:
+        if stage == "fit" and self.trainer.precision not in self.precisions:
             # In fp16, the scaled loss may overflow, and NonFiniteGuard would stop the run.
             raise UserError(
-                f"trainer.precision {precision} is not supported by {type(self).__name__}: "
-                f"set {' or '.join(self.precisions)}"
+                f"trainer.precision {self.trainer.precision} is not supported by "
+                f"{type(self).__name__}: set {' or '.join(self.precisions)}"
             )
         self.tokenizer = getattr(self.trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
 
@@ -301,8 +302,7 @@ class GenerativeModule(UpdatingModule):
         # Lightning uses the value named "step" as the x axis of this row.
         self.log("step", float(self.trainer.global_step))
 
-    def on_test_epoch_end(self) -> None:
-        self.log("step", float(self.trainer.global_step))
+    on_test_epoch_end = on_validation_epoch_end
 
     # Checkpoints
 

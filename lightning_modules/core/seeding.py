@@ -35,6 +35,24 @@ def seeded_normal(
     return torch.stack(rows).to(device)
 
 
+def truncated(noise: Tensor, limit: float) -> Tensor:
+    """Map standard normal noise to normal noise truncated to [-limit, limit].
+
+    This is the truncation trick of BigGAN (Brock et al. 2019, section 3.1). Instead of sampling
+    values outside of the range again, the cumulative distribution function is inverted, so the
+    noise of a seed changes continuously with the limit.
+
+    Args:
+        noise: Standard normal noise.
+        limit: Maximum absolute value; 0 returns the noise unchanged.
+    """
+    if not limit:
+        return noise
+    low = torch.special.ndtr(torch.tensor(-limit, dtype=torch.float64))
+    quantiles = low + torch.special.ndtr(noise.double()) * (1 - 2 * low)
+    return torch.special.ndtri(quantiles).to(noise.dtype)
+
+
 def seed_list(seeds: Any) -> list[int]:
     """Convert a sequence of integers, such as a range, an array or a tensor, to a list.
 

@@ -1,0 +1,1 @@
+"""Parts of `playground.py`: the page, its panels, and the checkpoints that it offers."""
