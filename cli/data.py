@@ -42,7 +42,7 @@ def data_module(
     return data
 
 
-opened = functools.cache(data_module)
+opened = functools.lru_cache(maxsize=4)(data_module)
 
 
 def unseen_batch(

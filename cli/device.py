@@ -13,6 +13,8 @@ def move_to(model: torch.nn.Module, device: str) -> None:
     """
     try:
         model.to(device)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, AssertionError) as error:  # torch has no such device
         raise UserError(
             f"--device {device}: this machine has no such device; give cpu, or leave it out"

@@ -121,7 +121,7 @@ def add_sample_options(parser: argparse.ArgumentParser, sample: typing.Callable[
 def base_type(parameter: inspect.Parameter) -> Any:
     """Return the type of a parameter, without `| None`."""
     kind = parameter.annotation
-    if isinstance(kind, types.UnionType):
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         kind = next(part for part in typing.get_args(kind) if part is not type(None))
     return kind
 

@@ -16,11 +16,19 @@ def age(seconds: float) -> str:
     return f"{seconds / size:.0f} {unit}"
 
 
+def size_of(path: Path) -> int:
+    """Return the size of a file in bytes; 0 for a folder, and for a file that was just deleted."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
+
+
 def row(run: Run, folder: Path) -> tuple[str, ...]:
     """Return the cells of a run: path, state, updates, best value, age and size."""
     content = run.read()
     best = content.get("best")
-    size = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file())
+    size = sum(size_of(path) for path in run.path.rglob("*"))
     return (
         run.path.relative_to(folder).as_posix(),
         content["state"],

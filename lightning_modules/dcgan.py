@@ -400,8 +400,7 @@ class DCGAN(AdversarialModule):
 
     def seeded_noise(self, seeds: list[int], truncation: float = 0.0) -> Tensor:
         """Return two noise vectors per seed, (N, 2, L), identical on every device."""
-        normal = seeded_normal(seeds, (2, self.latent_dim), self.device)
-        normal = truncated(normal, truncation)
+        normal = truncated(seeded_normal(seeds, (2, self.latent_dim)), truncation).to(self.device)
         return normal if self.hparams.noise == "normal" else 2 * torch.special.ndtr(normal) - 1
 
     @sampling
@@ -430,9 +429,9 @@ class DCGAN(AdversarialModule):
             label: Class of all images, for conditional models. With None, the class of image i is
                 `seeds[i] % classes`.
             steps: Number of images in a strip of mode "interpolate".
-            truncation: Maximum absolute value of the normal noise, such as 1.0 (uniform noise is
-                computed from normal noise). Smaller values give more typical and less diverse
-                images. 0 disables truncation.
+            truncation: Maximum absolute value of the normal noise, such as 1.0; 0 disables
+                truncation. Smaller values give more typical and less diverse images. Uniform noise
+                is computed from normal noise.
             base: Seeds of the images to change in mode "arithmetic", such as images of smiling
                 women.
             minus: Seeds of images with the property to remove in mode "arithmetic", such as images

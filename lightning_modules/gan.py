@@ -511,8 +511,7 @@ class GAN(AdversarialModule):
 
     def seeded_noise(self, seeds: list[int], truncation: float = 0.0) -> Tensor:
         """Return two noise vectors per seed, (N, 2, D), identical on every device."""
-        normal = seeded_normal(seeds, (2, self.latent_dim), self.device)
-        normal = truncated(normal, truncation)
+        normal = truncated(seeded_normal(seeds, (2, self.latent_dim)), truncation).to(self.device)
         if self.hparams.noise == "normal":
             return normal
         return 2 * sqrt(3) * torch.special.ndtr(normal) - sqrt(3)
@@ -536,9 +535,9 @@ class GAN(AdversarialModule):
             label: Class of all images, for conditional models. With None, the class of image i is
                 `seeds[i] % classes`.
             steps: Number of images in a strip of mode "interpolate".
-            truncation: Maximum absolute value of the normal noise, such as 1.0 (uniform noise is
-                computed from normal noise). Smaller values give more typical and less diverse
-                images. 0 disables truncation.
+            truncation: Maximum absolute value of the normal noise, such as 1.0; 0 disables
+                truncation. Smaller values give more typical and less diverse images. Uniform noise
+                is computed from normal noise.
 
         Returns:
             Images (N, C, H, W), or strips (N, steps, C, H, W), in [-1, 1].

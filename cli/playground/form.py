@@ -2,22 +2,27 @@
 
 import argparse
 import inspect
+import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import gradio as gr
 
-from cli.options import base_type, is_tensor, number, parameter_help, sample_parameters
+from cli.options import base_type, number, parameter_help, sample_parameters
 from common.errors import UserError
 
 MAX_TEXT = 2000  # characters of a text field
 MAX_INTEGER = 1000  # of an option, such as a number of steps or tokens
 MAX_SEED = 2**31
 MAX_SAMPLES = 64  # per request
-MAX_OPTION = {"beam": 20}  # smaller limits of some options
+MAX_OPTION = {"beam": 20, "steps": 100}  # smaller limits of some options
 STEP = 0.05  # of a slider
 WEIGHTS = ("averaged", "trained")
+
+
+# Fields that are no options of `sample`. Their names have spaces, as no option can have.
+FIRST_SEED, COUNT, USED_WEIGHTS = "first seed", "number of samples", "used weights"
 
 
 class Form:
@@ -53,53 +58,77 @@ class Form:
         pairs = zip(self._parsers.items(), values, strict=True)
         return {name: parse(value) for (name, parse), value in pairs}
 
-    def add_seeds(self, count: int) -> None:
-        """Add fields for the seeds of the samples; they become the value `seeds`."""
+    def add_seeds(self, count: int, most: int = MAX_SAMPLES) -> None:
+        """Add fields for the seeds of the samples, which `seeds_of` reads.
+
+        Args:
+            count: Default number of samples.
+            most: Maximum number of samples.
+        """
         with gr.Row():
             first = gr.Number(0, label="First seed", precision=0, minimum=0, maximum=MAX_SEED)
-            self.add("seed", first, integer("first seed", 0, MAX_SEED))
-            number_ = gr.Slider(1, MAX_SAMPLES, count, step=1, label="Number of samples")
-            self.add("count", number_, integer("number of samples", 1, MAX_SAMPLES))
+            self.add(FIRST_SEED, first, integer(FIRST_SEED, 0, MAX_SEED))
+            samples = gr.Slider(1, most, count, step=1, label="Number of samples")
+            self.add(COUNT, samples, integer(COUNT, 1, most))
 
     def add_weights(self, model: Any) -> None:
         """Add the choice between averaged and trained weights, if the system has averages."""
         if model.has_averaged_weights:
-            field = gr.Radio(
+            choice = gr.Radio(
                 WEIGHTS,
                 value="averaged",
                 label="Weights",
                 info="Moving average of the weights, or the weights after the last update.",
             )
-            self.add("weights", field, one_of("weights", WEIGHTS))
+            self.add(USED_WEIGHTS, choice, one_of(USED_WEIGHTS, WEIGHTS))
 
     def add_options(self, model: Any, without: Sequence[str] = ()) -> None:
         """Add a field for each option of the system's `sample` method.
 
         Args:
             model: System whose options are added.
-            without: Options that have their own fields. Images are always left out.
+            without: Options that have their own fields. Images, and options of types that have no
+                field, are left out.
         """
         described = parameter_help(model.sample)
-        if not classes_of(model):
+        if getattr(model, "classes", None) == 0:  # not conditional
             without = [*without, "label"]
         for name, parameter in sample_parameters(model.sample).items():
-            if name not in without and not is_tensor(parameter):
+            if name not in without and is_supported(parameter):
                 self.add(name, *field(parameter, first_sentence(described.get(name, ""))))
 
 
-def classes_of(model: Any) -> int:
-    """Return the number of classes of a conditional system, 0 for others."""
-    return int(model.hparams.get("num_classes") or 0) if model.hparams.get("conditional") else 0
+def is_supported(parameter: inspect.Parameter) -> bool:
+    """Return whether a parameter of `sample` can have a field: a number, text, choice or list."""
+    kind = base_type(parameter)
+    if typing.get_origin(kind) is Literal:
+        return True
+    if typing.get_origin(kind) is list:
+        kind = typing.get_args(kind)[0]
+    return isinstance(kind, type) and issubclass(kind, int | float | str)
 
 
 def seeds_of(values: Mapping[str, Any]) -> list[int]:
     """Return the seeds that the fields of `Form.add_seeds` ask for."""
-    return list(range(values["seed"], values["seed"] + values["count"]))
+    return list(range(values[FIRST_SEED], values[FIRST_SEED] + values[COUNT]))
 
 
 def options_of(model: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that are arguments of the system's `sample` method."""
-    return {name: values[name] for name in sample_parameters(model.sample) if name in values}
+    """Return the values that are arguments of the system's `sample` method.
+
+    Raises:
+        UserError: If a value is none of the system's choices. The form may be that of another
+            system, with which it is compared.
+    """
+    found = {name: one for name, one in sample_parameters(model.sample).items() if name in values}
+    for name, parameter in found.items():
+        choices = typing.get_args(base_type(parameter))
+        if typing.get_origin(base_type(parameter)) is Literal and values[name] not in choices:
+            raise UserError(
+                f"{name} {values[name]} is no choice of {type(model).__name__}; choose "
+                f"{' or '.join(map(str, choices))}"
+            )
+    return {name: values[name] for name in found}
 
 
 def first_sentence(text: str) -> str:
@@ -120,14 +149,17 @@ def field(parameter: inspect.Parameter, text: str) -> tuple[Any, Callable[[Any],
         return gr.Checkbox(bool(default), **common), parse
     if typing.get_origin(kind) is Literal:
         choices = list(typing.get_args(kind))
-        return gr.Dropdown(choices, value=default or choices[0], **common), parse
+        empty = [""] if parameter.default is None else []
+        value = choices[0] if parameter.default is parameter.empty else default
+        return gr.Dropdown([*empty, *choices], value=value or "", **common), parse
     if typing.get_origin(kind) is list:
         shown = ", ".join(map(str, default or []))
         return gr.Textbox(shown, max_length=MAX_TEXT, **common), parse
     if issubclass(kind, str) or default is None:  # a number field cannot be empty
         return gr.Textbox(default or "", max_length=MAX_TEXT, **common), parse
     if issubclass(kind, float):
-        return gr.Slider(0, highest(kind, default), default, step=STEP, **common), parse
+        low = min(0.0, 2.0 * default)
+        return gr.Slider(low, highest(kind, default), default, step=STEP, **common), parse
     return gr.Number(default, precision=0 if issubclass(kind, int) else None, **common), parse
 
 
@@ -148,20 +180,34 @@ def parser_of(parameter: inspect.Parameter) -> Callable[[Any], Any]:
     name, kind = parameter.name, base_type(parameter)
     optional = parameter.default is None
     if kind is bool:
-        return bool
+        return one_of(name, (True, False))
     if typing.get_origin(kind) is Literal:
-        return one_of(name, typing.get_args(kind))
+        return one_of(name, typing.get_args(kind), optional)
     if typing.get_origin(kind) is list:
         return listed(name, typing.get_args(kind)[0], optional)
-    return text_value(name, optional) if issubclass(kind, str) else restricted(name, kind, optional)
+    if issubclass(kind, str):
+        return text_value(name, optional)
+    largest = MAX_OPTION.get(name, MAX_INTEGER)
+    if isinstance(parameter.default, int):
+        largest = max(largest, parameter.default)
+    return restricted(name, kind, optional, largest)
 
 
-def one_of(name: str, choices: Sequence[str]) -> Callable[[Any], Any]:
-    """Return a conversion that accepts only some values."""
+def one_of(name: str, choices: Sequence[Any], optional: bool = False) -> Callable[[Any], Any]:
+    """Return a conversion that accepts only some values.
+
+    Args:
+        name: Name of the value for messages.
+        choices: Values that are allowed.
+        optional: Whether an empty field becomes None.
+    """
 
     def parse(value: Any) -> Any:
+        if optional and value in (None, ""):
+            return None
         if value not in choices:
-            raise UserError(f"{name} must be one of {', '.join(choices)} (got {value!r:.40})")
+            names = ", ".join(map(str, choices))
+            raise UserError(f"{name} must be one of {names} (got {value!r:.40})")
         return value
 
     return parse
@@ -201,15 +247,18 @@ def text_value(name: str, optional: bool = False) -> Callable[[Any], str | None]
     return parse
 
 
-def restricted(name: str, kind: Any, optional: bool = False) -> Callable[[Any], Any]:
+def restricted(
+    name: str, kind: Any, optional: bool = False, largest: int = MAX_INTEGER
+) -> Callable[[Any], Any]:
     """Return a conversion to a restricted number, such as `PositiveInt`.
 
     Args:
         name: Name of the value for messages.
         kind: Type of the parameter.
         optional: Whether an empty field becomes None.
+        largest: Maximum absolute value of an integer.
     """
-    parse_text, largest = number(kind), MAX_OPTION.get(name, MAX_INTEGER)
+    parse_text = number(kind)
 
     def parse(value: Any) -> Any:
         if optional and value in (None, ""):
@@ -219,6 +268,8 @@ def restricted(name: str, kind: Any, optional: bool = False) -> Callable[[Any], 
             parsed = parse_text(str(int(value) if whole else value))
         except (argparse.ArgumentTypeError, OverflowError) as error:
             raise UserError(f"{name} {error}") from error
+        if isinstance(parsed, float) and not math.isfinite(parsed):
+            raise UserError(f"{name} must be finite (got {value})")
         if isinstance(parsed, int) and abs(parsed) > largest:
             raise UserError(f"{name} must be at most {largest:,} here (got {parsed:,})")
         return parsed
@@ -227,18 +278,19 @@ def restricted(name: str, kind: Any, optional: bool = False) -> Callable[[Any], 
 
 
 def listed(name: str, kind: Any, optional: bool) -> Callable[[Any], list[Any] | None]:
-    """Return a conversion of a text with commas to a list of texts or numbers.
+    """Return a conversion of a list, or of a text with commas, to a list of texts or numbers.
 
     Args:
         name: Name of the value for messages.
-        kind: Type of an element.
+        kind: Type of the elements, such as int for seeds.
         optional: Whether an empty text becomes None.
     """
     parse_text = text_value(name)
-    parse_one = parse_text if kind is str else restricted(name, kind)
+    parse_one = parse_text if kind is str else restricted(name, kind, largest=MAX_SEED)
 
     def parse(value: Any) -> list[Any] | None:
-        parts = [part.strip() for part in (parse_text(value) or "").split(",")]
-        return [parse_one(part) for part in parts if part] or (None if optional else [])
+        parts = value if isinstance(value, list) else (parse_text(value) or "").split(",")
+        stripped = (part.strip() if isinstance(part, str) else part for part in parts)
+        return [parse_one(part) for part in stripped if part != ""] or (None if optional else [])
 
     return parse

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 import torch
@@ -45,14 +45,15 @@ def picture(image: Tensor, text: str, width: int | None = None, caption: str = "
     return f'<figure><img src="{source}" alt="{escape(text)}"{size}>{below}</figure>'
 
 
-def gallery(outputs: Tensor, captions: Sequence[str]) -> str:
+def gallery(outputs: Tensor, captions: Sequence[str] = ()) -> str:
     """Return images as a list of HTML figures.
 
     Args:
         outputs: Images (N, C, H, W) in [-1, 1], strips of images (N, S, C, H, W), or points
             (N, 2, 1, 1) of 2-D data, which are shown in one plot.
-        captions: Text below each image or strip.
+        captions: Text below each image or strip, or none.
     """
+    captions = captions or [""] * len(outputs)
     if are_points(outputs):
         return picture(grid(outputs), f"plot of {len(outputs)} samples")
     width = MAX_WIDTH if len(outputs) <= LARGE else MIN_WIDTH
@@ -123,9 +124,7 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
-def columns(parts: Mapping[str, str]) -> str:
-    """Return HTML parts side by side, each below its title."""
-    inner = "".join(
-        f"<section><h3>{escape(name)}</h3>{part}</section>" for name, part in parts.items()
-    )
+def columns(parts: Iterable[tuple[str, str]]) -> str:
+    """Return pairs of a title and HTML side by side, each HTML below its title."""
+    inner = "".join(f"<section><h3>{escape(name)}</h3>{part}</section>" for name, part in parts)
     return f'<div class="columns">{inner}</div>'

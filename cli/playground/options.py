@@ -1,12 +1,14 @@
 """Command line of `playground.py`."""
 
 import argparse
+from pathlib import Path
 
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import restricted_number_type
 
 from cli.options import OptionParser, number
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+Port = restricted_number_type("Port", int, [(">=", 1), ("<=", 65535)])
 
 
 def parse(argv: list[str], description: str | None = None) -> argparse.Namespace:
@@ -28,11 +30,16 @@ def parse(argv: list[str], description: str | None = None) -> argparse.Namespace
     )
     parser.add_argument(
         "--port",
-        type=number(PositiveInt),
+        type=number(Port),
         help="Port of the server (default: the first free one from 7860).",
     )
     parser.add_argument(
         "--device", default="cpu", help="Device for the computation, such as cuda (default: cpu)."
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="Configuration file with the data of checkpoints that are in no run.",
     )
     parser.add_argument(
         "--open", action="store_true", help="Open the page in the browser of this machine."

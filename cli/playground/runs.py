@@ -13,7 +13,8 @@ from callbacks.gan_health import LIMITS, UPPER_LIMITS
 from callbacks.series import Series, read_series, smooth, thin
 from cli.evaluation.record import Figure, read_rows
 from cli.playground import html
-from cli.playground.panels.base import Studio
+from cli.playground.panels.base import Backend
+from cli.playground.worker import guarded
 from cli.runs import row
 from common.run import Run
 
@@ -25,15 +26,20 @@ PLOT_HEIGHT = 240
 MAX_WIDTH = 1200  # of an image of `samples/`, in CSS pixels
 
 
-def table(studio: Studio) -> list[list[str]]:
+def table(backend: Backend) -> list[list[str]]:
     """Return the rows of the table of runs."""
-    return [[key, *row(run, run.path)[1:]] for key, run in studio.library.runs().items()]
+    return [[key, *row(run, run.path)[1:]] for key, run in backend.library.runs().items()]
 
 
 def curves(run: Run) -> Series:
     """Return the logged values of a run; those of `health.csv` start with `health/`."""
     metrics = read_series(run.path / "metrics.csv")
     return metrics | read_series(run.path / "health.csv", "health/")
+
+
+def curves_of(backend: Backend, key: str) -> Series:
+    """Return the logged values of the run with a key."""
+    return curves(backend.library.run(key))
 
 
 def first_choice(names: list[str]) -> list[str]:
@@ -72,34 +78,34 @@ def preview(path: Path) -> str:
     return html.picture(pixels, path.stem, min(MAX_WIDTH, pixels.shape[2]), path.name)
 
 
-def runs_tab(studio: Studio) -> list[Any]:
+def runs_tab(backend: Backend) -> list[Any]:
     """Create the tab; return the table and the lists of runs."""
-    keys = list(studio.library.runs())
+    keys = list(backend.library.runs())
     overview = gr.Dataframe(
-        table(studio), headers=HEADINGS, interactive=False, elem_classes="runs", wrap=True
+        table(backend), headers=HEADINGS, interactive=False, elem_classes="runs", wrap=True
     )
     with gr.Tabs():
         with gr.Tab("Curves"):
             several = gr.Dropdown(keys, value=keys[:1], multiselect=True, label="Runs")
-            curves_of_runs(several, studio)
+            curves_of_runs(several, backend)
         with gr.Tab("One run"):
             one = gr.Dropdown(keys, value=keys[0] if keys else None, label="Run")
-            files_of_run(one, studio)
+            files_of_run(one, backend)
 
     def chosen(event: gr.SelectData) -> tuple[str, list[str]]:
         key = str(event.row_value[0])
         return key, [key]
 
-    overview.select(chosen, None, [one, several], show_progress="hidden")
+    overview.select(chosen, None, [one, several], show_progress="hidden", api_visibility="private")
     return [overview, several, one]
 
 
-def curves_of_runs(several: gr.Dropdown, studio: Studio) -> None:
+def curves_of_runs(several: gr.Dropdown, backend: Backend) -> None:
     """Create plots of the values that the chosen runs have logged."""
 
     @gr.render(inputs=several)
     def show(keys: list[str]) -> None:
-        series = {key: curves(studio.library.run(key)) for key in keys or []}
+        series = {key: guarded(curves_of)(backend, key) for key in keys or []}
         names = sorted({name for one in series.values() for name in one})
         if not names:
             gr.Markdown("The chosen runs have logged no values yet.")
@@ -127,14 +133,14 @@ def plot(data: pd.DataFrame, name: str, title: str | None = None) -> None:
     )
 
 
-def files_of_run(one: gr.Dropdown, studio: Studio) -> None:
+def files_of_run(one: gr.Dropdown, backend: Backend) -> None:
     """Create the previews, the evaluation, the health values and the configuration of a run."""
 
     @gr.render(inputs=one)
     def show(key: str | None) -> None:
         if key is None:
             return
-        run = studio.library.run(key)
+        run = guarded(backend.library.run)(key)
         if previews := samples_of(run):
             evolution(previews)
         if rows := read_rows(run):
@@ -171,8 +177,8 @@ def evolution(previews: dict[str, list[Path]]) -> None:
     first = "samples" if "samples" in names else names[0]
     with gr.Row():
         kind = gr.Dropdown(names, value=first, label="Preview")
-        most = max(map(len, previews.values()))
-        position = gr.Slider(1, max(2, most), most, step=1, label="Point in training", scale=3)
+        last = max(map(len, previews.values()))
+        position = gr.Slider(1, max(2, last), last, step=1, label="Point in training", scale=3)
     shown = gr.HTML(preview(previews[first][-1]), elem_classes="result")
 
     def choose(name: str, number: float) -> str:
@@ -181,7 +187,7 @@ def evolution(previews: dict[str, list[Path]]) -> None:
 
     gr.on(
         [kind.input, position.input],
-        choose,
+        guarded(choose),
         [kind, position],
         shown,
         trigger_mode="always_last",

@@ -13,7 +13,7 @@ from cli.playground import html
 from cli.playground.canvas import canvas, read_canvas
 from cli.playground.form import MAX_TEXT, Form, integer, options_of, seeds_of, text_value
 from cli.playground.library import Loaded
-from cli.playground.panels.base import Panel, Studio
+from cli.playground.panels.base import Backend, Panel
 from cli.playground.worker import Show
 from common.errors import UserError
 
@@ -22,56 +22,43 @@ MAX_PROMPTS = 8
 IMAGES = 8  # default number of images per prompt
 MAX_RANKED, BEST = 512, 16  # number of test images to rank, and to show
 NO_RANKER = "none"
+LINES, RANKER, PRIME = "prompt lines", "ranker name", "given image"
 
 
-def prompt_form(loaded: Loaded, studio: Studio) -> Form:
+def prompt_form(loaded: Loaded, backend: Backend) -> Form:
     """Create fields for prompts, seeds, options of `sample`, a ranker and the upper half."""
     fields = Form()
     prompts = gr.Textbox(
         "", label="Prompts", lines=2, max_length=MAX_TEXT, info="One prompt per line."
     )
-    fields.add("prompts", prompts, text_value("prompts"))
+    fields.add(LINES, prompts, text_value("prompts"))
     fields.add_seeds(IMAGES)
-    choices = [NO_RANKER, *rankers(studio)]
+    choices = [NO_RANKER, *backend.library.rankers(loaded.model.hparams.image_shape)]
     ranker = gr.Dropdown(
         choices,
         value=choices[1] if len(choices) > 1 else NO_RANKER,
         label="Ranker",
         info="System that sorts the images of each prompt, the best first.",
     )
-    fields.add("ranker", ranker)
+    fields.add(RANKER, ranker)
     with gr.Accordion("Options", open=False):
-        fields.add_weights(loaded.model)
         fields.add_options(loaded.model, without=["prompt"])
         if "prime" in sample_parameters(loaded.model.sample):
-            fields.add("prime", canvas("Image whose upper part is given"))
+            fields.add(PRIME, canvas("Image whose upper part is given"))
     return fields
 
 
-def rankers(studio: Studio) -> list[str]:
-    """Return the names of checkpoints whose systems score captions; CLIPs come first."""
-    found = []
-    for key in studio.library.checkpoints():
-        try:
-            system = studio.library.system(key)
-        except UserError:  # a damaged checkpoint is reported when it is chosen
-            continue
-        if system.scores_captions:
-            found.append((system.modality != "embeddings", key))
-    return [key for _, key in sorted(found, key=lambda pair: pair[0])]
-
-
-def generate(loaded: Loaded, values: Mapping[str, Any], show: Show, studio: Studio) -> None:
+def generate(loaded: Loaded, values: Mapping[str, Any], show: Show, backend: Backend) -> None:
     """Show the images of each prompt while they are generated, sorted by the ranker."""
-    prompts = list(filter(None, map(str.strip, values["prompts"].split("\n"))))
+    prompts = list(filter(None, map(str.strip, values[LINES].split("\n"))))
     if not 1 <= len(prompts) <= MAX_PROMPTS:
         raise UserError(f"give from 1 to {MAX_PROMPTS} prompts, one per line (got {len(prompts)})")
     model, seeds, options = loaded.model, seeds_of(values), options_of(loaded.model, values)
     ranker = None
-    if values["ranker"] != NO_RANKER:
-        ranker = studio.library.load(values["ranker"]).model
-    if "prime" in values:
-        options["prime"] = read_canvas(values["prime"], model.hparams.image_shape)[0]
+    if values[RANKER] != NO_RANKER:
+        ranker = backend.library.load(values[RANKER]).model
+    if PRIME in values and "prime" in sample_parameters(model.sample):
+        options["prime"] = read_canvas(values[PRIME], model.hparams.image_shape)[0]
     shown = ""
     for prompt in prompts:
         for system in (model, ranker):
@@ -102,7 +89,7 @@ def ranked(prompt: str, images: Tensor, scores: Tensor, seeds: list[int], rated:
     return html.paragraph(prompt) + html.gallery(images[order], captions)
 
 
-def rank_form(loaded: Loaded, studio: Studio) -> Form:
+def rank_form(loaded: Loaded, backend: Backend) -> Form:
     """Create fields for the caption and the number of images."""
     fields = Form()
     caption = gr.Textbox("", label="Caption", max_length=MAX_TEXT, info="Words to rank images for.")
@@ -114,13 +101,14 @@ def rank_form(loaded: Loaded, studio: Studio) -> Form:
     return fields
 
 
-def rank(loaded: Loaded, values: Mapping[str, Any], show: Show, studio: Studio) -> None:
+def rank(loaded: Loaded, values: Mapping[str, Any], show: Show, backend: Backend) -> None:
     """Show the test images with the highest scores for the caption."""
     if not values["caption"].strip():
         raise UserError("the caption is empty; type a few words")
     index = list(range(values["count"]))
-    images = unseen_batch(loaded.model, loaded.config, index, None)["image"]
-    scores = loaded.model.score(images, [values["caption"]])[:, 0].cpu()
+    batch = unseen_batch(loaded.model, loaded.config, index, None)
+    images = batch["image"][: len(batch["index"].unique())]  # indices start again after the last
+    scores = loaded.model.score(images.to(loaded.model.device), [values["caption"]])[:, 0].cpu()
     best = scores.topk(min(BEST, len(scores)))
     captions = [f"image {i}, {score:.2f}" for i, score in zip(best.indices, best.values)]
     show(html.gallery(images[best.indices], captions))
@@ -129,7 +117,7 @@ def rank(loaded: Loaded, values: Mapping[str, Any], show: Show, studio: Studio) 
 PROMPTS = Panel(
     "Generate for a prompt",
     "Generate",
-    lambda model: model.modality == "text-to-image",
+    lambda model: model.modality == "text-to-image" and "prompt" in sample_parameters(model.sample),
     prompt_form,
     generate,
 )

@@ -11,9 +11,9 @@ from torch import Tensor
 from cli.data import unseen_batch
 from cli.playground import html
 from cli.playground.canvas import canvas, read_canvas
-from cli.playground.form import Form, classes_of, integer
+from cli.playground.form import Form, integer
 from cli.playground.library import Loaded
-from cli.playground.panels.base import Panel, Studio, add_unseen_button
+from cli.playground.panels.base import Backend, Panel, add_test_button
 from cli.playground.worker import Show
 from common.errors import UserError
 from common.images import grid
@@ -24,7 +24,6 @@ SLIDERS = 8  # maximum number of sliders
 SPAN = 3.0  # range of a slider in standard deviations
 SIDE = 13  # number of images in a row of the map
 MAX_STEPS = 16
-SHOWN = 256  # width of the decoded image in CSS pixels
 MAP = '<div class="map"><img src="{source}" alt="Decoded images of a plane of the latent space">'
 MAP += '<span class="marker"></span></div>'
 SCRIPT = Path(__file__).parent.parent / "map.js"
@@ -46,6 +45,11 @@ class Axes(NamedTuple):
     def point(self, values: Tensor) -> Tensor:
         """Return latent vectors (..., D) of slider values (..., J), J <= K."""
         return self.origin + values.to(self.origin) @ self.directions[: values.shape[-1]]
+
+
+def classes_of(model: Any) -> int:
+    """Return the number of classes of a conditional system, 0 for others."""
+    return int(getattr(model, "classes", 0))
 
 
 def labels(model: Any, value: Any, count: int) -> list[Tensor]:
@@ -83,7 +87,7 @@ def axes_of(loaded: Loaded) -> Axes:
 def decoded(model: Any, axes: Axes, values: list[float], label: Any) -> str:
     """Return the decoded image of a point as HTML."""
     image = model.decode(axes.point(torch.tensor([values])), *labels(model, label, 1))[0]
-    return html.picture(html.to_uint8(image), "decoded image", SHOWN)
+    return html.gallery(image[None])
 
 
 def map_image(model: Any, axes: Axes) -> str:
@@ -100,7 +104,7 @@ def applies(model: Any) -> bool:
     return bool(model.has_latent_space)
 
 
-def build(loaded: Loaded, studio: Studio) -> None:
+def build(loaded: Loaded, backend: Backend) -> None:
     """Create the sliders, the map and the decoded image, which follows them at once."""
 
     def prepare() -> tuple[Axes, str, str]:
@@ -110,8 +114,8 @@ def build(loaded: Loaded, studio: Studio) -> None:
             start = decoded(model, axes, [0.0] * len(axes.names), 0)
             return axes, map_image(model, axes), start
 
-    axes, source, start = studio.worker.call(prepare)()
-    classes = classes_of(loaded.model)
+    axes, source, start = backend.worker.call(prepare)()
+    key, classes = loaded.key, classes_of(loaded.model)
     with gr.Row():
         with gr.Column(scale=2):
             sliders = [
@@ -127,11 +131,14 @@ def build(loaded: Loaded, studio: Studio) -> None:
                 html_template=MAP.format(source=source),
                 js_on_load=SCRIPT.read_text(encoding="utf-8"),
             )
-            gr.Markdown("Decoded images of components 1 (to the right) and 2 (up). Drag the mark.")
+            which = " of label 0" if classes else ""
+            gr.Markdown(
+                f"Decoded images{which}: slider 1 to the right, slider 2 up. Drag the mark."
+            )
 
     def show(given: Any, values: list[Any]) -> str:
         points = [float(value) for value in values]
-        model = studio.library.load(loaded.key).model
+        model = backend.library.load(key).model
         with torch.no_grad(), model.averaged_weights():
             return decoded(model, axes, points, given)
 
@@ -154,24 +161,24 @@ def build(loaded: Loaded, studio: Studio) -> None:
     }
     gr.on(
         [one.input for one in (*sliders, label)],
-        studio.worker.call(moved),
+        backend.worker.call(moved),
         [label, *sliders],
         [image, plane],
         **fast,
     )
     plane.input(
-        studio.worker.call(dragged), [plane, label, *sliders], [image, *sliders[:2]], **fast
+        backend.worker.call(dragged), [plane, label, *sliders], [image, *sliders[:2]], **fast
     )
 
 
-def interpolation_form(loaded: Loaded, studio: Studio) -> Form:
+def interpolation_form(loaded: Loaded, backend: Backend) -> Form:
     """Create two canvases and a field for the number of steps."""
     fields = Form()
     with gr.Row():
         for name in ("start", "end"):
             with gr.Column():
                 drawing = fields.add(name, canvas(name.capitalize()))
-                add_unseen_button(drawing, loaded.key, studio, lambda: "image")
+                add_test_button(drawing, loaded.key, backend, lambda: "image")
     steps = gr.Slider(3, MAX_STEPS, 9, step=1, label="Steps", info="Number of images.")
     fields.add("steps", steps, integer("steps", 3, MAX_STEPS))
     if classes := classes_of(loaded.model):
@@ -180,7 +187,7 @@ def interpolation_form(loaded: Loaded, studio: Studio) -> Form:
     return fields
 
 
-def interpolated(loaded: Loaded, values: Mapping[str, Any], show: Show, studio: Studio) -> None:
+def interpolated(loaded: Loaded, values: Mapping[str, Any], show: Show, backend: Backend) -> None:
     """Show images decoded on the line between the latent vectors of the two images."""
     model = loaded.model
     found = [read_canvas(values[name], model.hparams.image_shape)[0] for name in ("start", "end")]
@@ -188,7 +195,7 @@ def interpolated(loaded: Loaded, values: Mapping[str, Any], show: Show, studio: 
         raise UserError("draw two images, or load two test images")
     images = torch.stack(found).to(model.device)  # type: ignore[arg-type]
     given = labels(model, values.get("label"), 2)
-    with torch.no_grad(), model.averaged_weights():
+    with torch.no_grad():
         start, end = model.encode(images, *given)
         strip = interpolate(model, start[None], end[None], values["steps"], *(g[:1] for g in given))
     show(html.gallery(strip, ["decoded images from start to end"]))

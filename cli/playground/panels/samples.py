@@ -15,13 +15,15 @@ from cli.playground import html
 from cli.playground.canvas import canvas, read_canvas
 from cli.playground.form import Form, options_of, seeds_of
 from cli.playground.library import Loaded
-from cli.playground.panels.base import Panel, Studio, add_unseen_button
+from cli.playground.panels.base import Backend, Panel, add_test_button
 from cli.playground.worker import Show
+from common.errors import UserError
 from lightning_modules.core.language_model import LanguageModel
 from lightning_modules.core.translator import Translator
 
 CHUNK = 16  # number of seeds per call of `sample`; the answer grows by as many samples
 IMAGES, TEXTS = 16, 4  # default numbers of samples
+DRAWING = "drawn image"
 
 
 def applies(model: Any) -> bool:
@@ -30,29 +32,36 @@ def applies(model: Any) -> bool:
         return not isinstance(model, LanguageModel)
     if model.modality == "text-to-text":
         return not isinstance(model, Translator)
+    if model.modality == "text-to-image":
+        return "prompt" not in sample_parameters(model.sample)
     return bool(model.modality == "images")
 
 
-def form(loaded: Loaded, studio: Studio) -> Form:
+def form(loaded: Loaded, backend: Backend) -> Form:
     """Create fields for the seeds, the options of `sample`, and images that it takes."""
     model, fields = loaded.model, Form()
     fields.add_seeds(IMAGES if model.modality == "images" else TEXTS)
-    fields.add_weights(model)
     fields.add_options(model)
-    images = {name for name, one in sample_parameters(model.sample).items() if is_tensor(one)}
-    if images:
+    parameters = sample_parameters(model.sample)
+    if "image" in parameters and is_tensor(parameters["image"]):
         with gr.Accordion("Start from an image", open=False):
-            drawing = fields.add("canvas", canvas("Image", with_mask="mask" in images))
-            add_unseen_button(drawing, loaded.key, studio, lambda: "image")
+            drawing = fields.add(DRAWING, canvas("Image", with_mask="mask" in parameters))
+            add_test_button(drawing, loaded.key, backend, lambda: "image")
     return fields
 
 
 def inputs(model: Any, values: Mapping[str, Any], count: int) -> dict[str, Tensor]:
-    """Return the arguments `image` and `mask` of `sample` for `count` seeds."""
+    """Return the arguments `image` and `mask` of `sample` for `count` seeds.
+
+    Raises:
+        UserError: If an image is given without the mask that the system needs.
+    """
     parameters = sample_parameters(model.sample)
-    if "canvas" not in values or "image" not in parameters:
+    if DRAWING not in values or "image" not in parameters:
         return {}
-    image, mask = read_canvas(values["canvas"], model.hparams.image_shape)
+    image, mask = read_canvas(values[DRAWING], model.hparams.image_shape)
+    if image is not None and mask is None and "mask" in parameters:
+        raise UserError("mark the region of the image that is generated anew")
     found = {"image": image, "mask": mask if "mask" in parameters else None}
     return {
         name: value.expand(count, -1, -1, -1) for name, value in found.items() if value is not None
@@ -60,16 +69,17 @@ def inputs(model: Any, values: Mapping[str, Any], count: int) -> dict[str, Tenso
 
 
 def samples(loaded: Loaded, values: Mapping[str, Any], seeds: list[int]) -> Any:
-    """Return images or texts, one per seed."""
+    """Return images or texts on the CPU, one per seed."""
     model = loaded.model
     options = {**options_of(model, values), **inputs(model, values, len(seeds))}
     if "batch" in inspect.signature(model.sample).parameters:
         attribute = options.get("attribute")
         options["batch"] = unseen_batch(model, loaded.config, seeds, attribute)
-    return model.sample(seeds, **options)
+    outputs = model.sample(seeds, **options)
+    return outputs.cpu() if isinstance(outputs, Tensor) else outputs
 
 
-def answer(loaded: Loaded, values: Mapping[str, Any], show: Show, studio: Studio) -> None:
+def answer(loaded: Loaded, values: Mapping[str, Any], show: Show, backend: Backend) -> None:
     """Show the samples, `CHUNK` at a time."""
     seeds, outputs = seeds_of(values), []
     for start in range(0, len(seeds), CHUNK):

@@ -10,13 +10,15 @@ from torch import Tensor
 from cli.playground import html
 from cli.playground.form import MAX_TEXT, Form, options_of, seeds_of, text_value
 from cli.playground.library import Loaded
-from cli.playground.panels.base import Panel, Studio
+from cli.playground.panels.base import Backend, Panel
 from cli.playground.worker import Show
 from common.errors import UserError
 from lightning_modules.core.language_model import LanguageModel
 
 ALTERNATIVES = 8  # number of most probable tokens to show
-PERIOD = 0.05  # minimum number of seconds between two updates of the page
+PERIOD = 0.05  # minimum number of seconds between two updates of a page with a short text
+LONG = 200  # number of tokens for which the period is twice as long, since all HTML is sent again
+MAX_TEXTS = 8
 
 
 class Writing:
@@ -57,24 +59,29 @@ class Writing:
             if share > 0
         ]
         self._parts.append(html.generated_token(new, others))
-        if time.monotonic() - self._shown >= PERIOD:
+        if time.monotonic() - self._shown >= PERIOD * (1 + len(self._parts) / LONG):
             self._shown = time.monotonic()
             self._show(self.html)
 
 
-def form(loaded: Loaded, studio: Studio) -> Form:
+def form(loaded: Loaded, backend: Backend) -> Form:
     """Create fields for the prompt, the seeds and the options of `sample`."""
     fields = Form()
     prompt = gr.Textbox("", label="Prompt", lines=2, max_length=MAX_TEXT, info="Text to continue.")
     fields.add("prompt", prompt, text_value("prompt"))
-    fields.add_seeds(1)
+    fields.add_seeds(1, MAX_TEXTS)
     fields.add_options(loaded.model, without=["prompt"])
     return fields
 
 
-def answer(loaded: Loaded, values: Mapping[str, Any], show: Show, studio: Studio) -> None:
+def answer(loaded: Loaded, values: Mapping[str, Any], show: Show, backend: Backend) -> None:
     """Continue the prompt once per seed, and show each token when it is generated."""
     model, shown = loaded.model, ""
+    length = len(model.prompt_ids(values["prompt"]))
+    if length > model.context:
+        shown = html.paragraph(
+            f"The prompt has {length} tokens; the model sees only the last {model.context}."
+        )
     for seed in seeds_of(values):
         writing = Writing(model, values["prompt"], shown, show)
         model.listener = writing
@@ -86,7 +93,7 @@ def answer(loaded: Loaded, values: Mapping[str, Any], show: Show, studio: Studio
         show(shown)
 
 
-def score_form(loaded: Loaded, studio: Studio) -> Form:
+def score_form(loaded: Loaded, backend: Backend) -> Form:
     """Create a field for the text."""
     fields = Form()
     info = f"Each token is marked by its score: {loaded.model.token_score}."
@@ -95,7 +102,7 @@ def score_form(loaded: Loaded, studio: Studio) -> Form:
     return fields
 
 
-def score(loaded: Loaded, values: Mapping[str, Any], show: Show, studio: Studio) -> None:
+def score(loaded: Loaded, values: Mapping[str, Any], show: Show, backend: Backend) -> None:
     """Show the tokens of the text, marked by their scores."""
     if not values["text"].strip():
         raise UserError("the text is empty; type a sentence")
