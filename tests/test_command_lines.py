@@ -218,7 +218,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "export x.ckpt --push_hub me/x": ("--push_hub: there is no such", "--push_to_hub?"),
     # playground.py
     "playground {new}": ("{new}: there is no such folder or checkpoint", "`make train`"),
-    "playground --port 0": ("--port must be", ">0"),
+    "playground --port 0": ("--port must be", ">=1"),
     "playground --prot 7000": ("--prot: there is no such option", "--port?"),
     # shard.py
     "shard": ("FOLDER", "--help` lists the options"),

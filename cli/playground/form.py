@@ -45,6 +45,7 @@ class Form:
             parse: Function that converts the component's value and raises a UserError for values
                 that are not allowed; None keeps the value.
         """
+        component.interactive = True  # else Gradio may disable a field that replaces another one
         self.components[name] = component
         self._parsers[name] = parse or (lambda value: value)
         return component
@@ -66,9 +67,18 @@ class Form:
             most: Maximum number of samples.
         """
         with gr.Row():
-            first = gr.Number(0, label="First seed", precision=0, minimum=0, maximum=MAX_SEED)
+            first = gr.Number(
+                0,
+                label="First seed",
+                info="Seed of the first sample.",
+                precision=0,
+                minimum=0,
+                maximum=MAX_SEED,
+            )
             self.add(FIRST_SEED, first, integer(FIRST_SEED, 0, MAX_SEED))
-            samples = gr.Slider(1, most, count, step=1, label="Number of samples")
+            samples = gr.Slider(
+                1, most, count, step=1, label="Samples", info="Number of samples and seeds."
+            )
             self.add(COUNT, samples, integer(COUNT, 1, most))
 
     def add_weights(self, model: Any) -> None:

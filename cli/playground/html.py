@@ -36,10 +36,10 @@ def picture(image: Tensor, text: str, width: int | None = None, caption: str = "
     Args:
         image: Image to show.
         text: Description for screen readers.
-        width: Width in CSS pixels; None shows the pixels as they are.
+        width: Width in CSS pixels; None is for plots, which are shown in their own size.
         caption: Text below the image.
     """
-    size = "" if width is None else f' style="width:{width}px"'
+    size = ' class="smooth"' if width is None else f' style="width:{width}px"'
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     source = data_url(image)
     return f'<figure><img src="{source}" alt="{escape(text)}"{size}>{below}</figure>'

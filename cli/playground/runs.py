@@ -178,7 +178,9 @@ def evolution(previews: dict[str, list[Path]]) -> None:
     with gr.Row():
         kind = gr.Dropdown(names, value=first, label="Preview")
         last = max(map(len, previews.values()))
-        position = gr.Slider(1, max(2, last), last, step=1, label="Point in training", scale=3)
+        position = gr.Slider(
+            1, max(2, last), last, step=1, label="Point in training", info="", scale=3
+        )
     shown = gr.HTML(preview(previews[first][-1]), elem_classes="result")
 
     def choose(name: str, number: float) -> str:

@@ -59,7 +59,14 @@ def add_test_button(
         *inputs: Components whose values `name` needs.
     """
     with gr.Row():
-        index = gr.Number(0, label="Test image", precision=0, minimum=0, maximum=MAX_INTEGER)
+        index = gr.Number(
+            0,
+            label="Test image",
+            info="Index in the test split.",
+            precision=0,
+            minimum=0,
+            maximum=MAX_INTEGER,
+        )
         button = gr.Button("Load the test image", size="sm")
 
     def draw(number: Any, *values: Any) -> str:

@@ -24,6 +24,7 @@ SLIDERS = 8  # maximum number of sliders
 SPAN = 3.0  # range of a slider in standard deviations
 SIDE = 13  # number of images in a row of the map
 MAX_STEPS = 16
+MIN_COLUMN = 220  # minimum width of a column in CSS pixels
 MAP = '<div class="map"><img src="{source}" alt="Decoded images of a plane of the latent space">'
 MAP += '<span class="marker"></span></div>'
 SCRIPT = Path(__file__).parent.parent / "map.js"
@@ -35,7 +36,7 @@ class Axes(NamedTuple):
     Attributes:
         origin: Latent vector (D,) where all sliders are 0.
         directions: Latent vectors (K, D), by which a slider moves per unit.
-        names: Name of each direction.
+        names: Description of each direction.
     """
 
     origin: Tensor
@@ -73,14 +74,14 @@ def axes_of(loaded: Loaded) -> Axes:
     except UserError:
         count = min(SLIDERS, model.latent_dim)
         unit = torch.eye(model.latent_dim, device=model.device)[:count]
-        names = [f"coordinate {number}" for number in range(1, count + 1)]
+        names = ["latent coordinate"] * count
         return Axes(torch.zeros_like(unit[0]), unit, names)
     origin = codes.mean(0)
     _, sizes, directions = torch.linalg.svd(codes - origin, full_matrices=False)
     variances = sizes.square() / len(codes)
     shares = variances / variances.sum()
     count = min(SLIDERS, len(sizes))
-    names = [f"component {i + 1}: {shares[i]:.0%} of the variance" for i in range(count)]
+    names = [f"{share:.0%} of the variance" for share in shares[:count]]
     return Axes(origin, directions[:count] * variances[:count, None].sqrt(), names)
 
 
@@ -117,24 +118,30 @@ def build(loaded: Loaded, backend: Backend) -> None:
     axes, source, start = backend.worker.call(prepare)()
     key, classes = loaded.key, classes_of(loaded.model)
     with gr.Row():
-        with gr.Column(scale=2):
+        with gr.Column(scale=2, min_width=MIN_COLUMN):
             sliders = [
-                gr.Slider(-SPAN, SPAN, 0.0, step=0.05, label=name.capitalize())
-                for name in axes.names
+                gr.Slider(-SPAN, SPAN, 0.0, step=0.05, label=f"Component {number}", info=name)
+                for number, name in enumerate(axes.names, 1)
             ]
-            label = gr.Slider(0, max(1, classes - 1), 0, step=1, label="Label", visible=classes > 0)
-        with gr.Column(scale=1):
+            label = gr.Slider(
+                0,
+                max(1, classes - 1),
+                0,
+                step=1,
+                label="Label",
+                info="Class of the decoded image.",
+                visible=classes > 0,
+            )
+        with gr.Column(scale=2, min_width=MIN_COLUMN):
             image = gr.HTML(start, elem_classes="result")
-        with gr.Column(scale=2):
+        with gr.Column(scale=3, min_width=MIN_COLUMN):
             plane = gr.HTML(
                 "0,0",
                 html_template=MAP.format(source=source),
                 js_on_load=SCRIPT.read_text(encoding="utf-8"),
             )
             which = " of label 0" if classes else ""
-            gr.Markdown(
-                f"Decoded images{which}: slider 1 to the right, slider 2 up. Drag the mark."
-            )
+            gr.Markdown(f"Decoded images{which}: component 1 to the right, 2 up. Drag the mark.")
 
     def show(given: Any, values: list[Any]) -> str:
         points = [float(value) for value in values]
@@ -148,7 +155,7 @@ def build(loaded: Loaded, backend: Backend) -> None:
 
     def dragged(place: Any, given: Any, *values: Any) -> tuple[Any, ...]:
         try:
-            at = [SPAN * float(part) for part in str(place).split(",")][: len(values)]
+            at = [round(SPAN * float(part), 2) for part in str(place).split(",")][: len(values)]
         except ValueError as error:
             raise UserError("the position on the map must be two numbers") from error
         now = [*at, *values[len(at) :]]
@@ -182,7 +189,7 @@ def interpolation_form(loaded: Loaded, backend: Backend) -> Form:
     steps = gr.Slider(3, MAX_STEPS, 9, step=1, label="Steps", info="Number of images.")
     fields.add("steps", steps, integer("steps", 3, MAX_STEPS))
     if classes := classes_of(loaded.model):
-        label = gr.Slider(0, classes - 1, 0, step=1, label="Label")
+        label = gr.Slider(0, classes - 1, 0, step=1, label="Label", info="Class of all images.")
         fields.add("label", label, integer("label", 0, classes - 1))
     return fields
 
