@@ -81,6 +81,8 @@ class PixelScores(Callback):
                 generated, seeds_of_images % classes, real, labels
             )
             note = f"distance=euclidean|n_val={len(real)}"
+        if truncation := pl_module.hparams.get("truncation"):
+            note += f"|truncation={truncation:g}"
         name, _ = self.best_metric
         pl_module.log(name, value)  # the same value on every rank
         pl_module.signatures[name] = f"{self.score}[n_fake={self.count}|{note}]"

@@ -254,6 +254,9 @@ class DCGAN(AdversarialModule):
         latent_dim: Size of the noise vector z.
         noise: Distribution of the noise: "normal" is N(0, 1); "uniform" is U(-1, 1), as in the
             paper.
+        truncation: Maximum absolute value of the noise in `sample`, as normal noise before it is
+            made uniform (truncation trick, Brock et al. 2019, section 3.1); 0 disables truncation.
+            Training uses all noise.
         Objective:
         loss: Loss of the discriminator and the generator: "non_saturating" (Goodfellow et al. 2014)
             or "hinge" (Miyato et al. 2018).
@@ -283,6 +286,7 @@ class DCGAN(AdversarialModule):
         norm: Literal["batch", "none"] = "batch",
         latent_dim: PositiveInt = 100,
         noise: Literal["normal", "uniform"] = "normal",
+        truncation: NonNegativeFloat = 0.0,
         loss: Literal["non_saturating", "hinge"] = "non_saturating",
         spectral: bool = False,
         augment: bool = False,
@@ -399,7 +403,11 @@ class DCGAN(AdversarialModule):
             yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}
 
     def seeded_noise(self, seeds: list[int], truncation: float = 0.0) -> Tensor:
-        """Return two noise vectors per seed, (N, 2, L), identical on every device."""
+        """Return two noise vectors per seed, (N, 2, L), identical on every device.
+
+        Uniform noise is computed from normal noise, which is truncated to [-truncation, truncation]
+        unless this is 0.
+        """
         normal = truncated(seeded_normal(seeds, (2, self.latent_dim)), truncation).to(self.device)
         return normal if self.hparams.noise == "normal" else 2 * torch.special.ndtr(normal) - 1
 
@@ -411,7 +419,7 @@ class DCGAN(AdversarialModule):
         mode: Literal["prior", "interpolate", "arithmetic"] = "prior",
         label: int | None = None,
         steps: PositiveInt = 9,
-        truncation: NonNegativeFloat = 0.0,
+        truncation: NonNegativeFloat | None = None,
         base: list[int] = [],  # noqa: B006  # read only
         minus: list[int] = [],  # noqa: B006
         plus: list[int] = [],  # noqa: B006
@@ -429,9 +437,8 @@ class DCGAN(AdversarialModule):
             label: Class of all images, for conditional models. With None, the class of image i is
                 `seeds[i] % classes`.
             steps: Number of images in a strip of mode "interpolate".
-            truncation: Maximum absolute value of the normal noise, such as 1.0; 0 disables
-                truncation. Smaller values give more typical and less diverse images. Uniform noise
-                is computed from normal noise.
+            truncation: Maximum absolute value of the normal noise; 0 disables truncation, None uses
+                the model's `truncation`. Smaller values give more typical and less diverse images.
             base: Seeds of the images to change in mode "arithmetic", such as images of smiling
                 women.
             minus: Seeds of images with the property to remove in mode "arithmetic", such as images
@@ -451,7 +458,8 @@ class DCGAN(AdversarialModule):
             [seed if label is None else label for seed in seeds], device=self.device
         )
         given = F.one_hot(labels % self.classes, self.classes).float() if self.classes else None
-        noise = self.seeded_noise(seeds, truncation)  # (N, 2, L)
+        limit = self.hparams.truncation if truncation is None else truncation
+        noise = self.seeded_noise(seeds, limit)  # (N, 2, L)
         if mode == "prior":
             return self.generator(noise[:, 0], given)
         if mode == "arithmetic":

@@ -319,6 +319,9 @@ class GAN(AdversarialModule):
         latent_dim: Size of the noise vector z.
         noise: Distribution of the noise: "normal" is N(0, 1); "unit_uniform" is U(-sqrt 3, sqrt 3),
             which also has variance 1.
+        truncation: Maximum absolute value of the noise in `sample`, as normal noise before it is
+            made uniform (truncation trick, Brock et al. 2019, section 3.1); 0 disables truncation.
+            Training uses all noise.
         Objective:
         loss: Loss of the discriminator and the generator. The table at the top of `gan.py` has the
             formulas.
@@ -357,6 +360,7 @@ class GAN(AdversarialModule):
         instance_noise: NonNegativeFloat = 0.0,
         latent_dim: PositiveInt = 100,
         noise: Literal["normal", "unit_uniform"] = "normal",
+        truncation: NonNegativeFloat = 0.0,
         loss: LossName = "non_saturating",
         label_smoothing: ClosedUnitInterval = 0.0,
         spectral: bool = False,
@@ -510,7 +514,11 @@ class GAN(AdversarialModule):
             yield {"image": torch.empty(CALIBRATION_SIZE, 0), "label": label}
 
     def seeded_noise(self, seeds: list[int], truncation: float = 0.0) -> Tensor:
-        """Return two noise vectors per seed, (N, 2, D), identical on every device."""
+        """Return two noise vectors per seed, (N, 2, D), identical on every device.
+
+        Uniform noise is computed from normal noise, which is truncated to [-truncation, truncation]
+        unless this is 0.
+        """
         normal = truncated(seeded_normal(seeds, (2, self.latent_dim)), truncation).to(self.device)
         if self.hparams.noise == "normal":
             return normal
@@ -524,7 +532,7 @@ class GAN(AdversarialModule):
         mode: Literal["prior", "interpolate"] = "prior",
         label: int | None = None,
         steps: PositiveInt = 9,
-        truncation: NonNegativeFloat = 0.0,
+        truncation: NonNegativeFloat | None = None,
     ) -> Tensor:
         """Generate images, or strips that interpolate between two noise vectors.
 
@@ -535,9 +543,8 @@ class GAN(AdversarialModule):
             label: Class of all images, for conditional models. With None, the class of image i is
                 `seeds[i] % classes`.
             steps: Number of images in a strip of mode "interpolate".
-            truncation: Maximum absolute value of the normal noise, such as 1.0; 0 disables
-                truncation. Smaller values give more typical and less diverse images. Uniform noise
-                is computed from normal noise.
+            truncation: Maximum absolute value of the normal noise; 0 disables truncation, None uses
+                the model's `truncation`. Smaller values give more typical and less diverse images.
 
         Returns:
             Images (N, C, H, W), or strips (N, steps, C, H, W), in [-1, 1].
@@ -550,7 +557,8 @@ class GAN(AdversarialModule):
             [seed if label is None else label for seed in seeds], device=self.device
         )
         given = F.one_hot(labels % self.classes, self.classes).float() if self.classes else None
-        noise = self.seeded_noise(seeds, truncation)  # (N, 2, D)
+        limit = self.hparams.truncation if truncation is None else truncation
+        noise = self.seeded_noise(seeds, limit)  # (N, 2, D)
         if mode == "prior":
             return self.generator(noise[:, 0], given)
         weight = torch.linspace(0, 1, steps, device=self.device)[None, :, None]

@@ -84,6 +84,8 @@ def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
             note = f"|seed={options.seed}"
             if model.has_averaged_weights:
                 note += f"|ema={int(averaged)}"
+            if model.hparams.get("truncation"):
+                note += f"|truncation={model.hparams.truncation:g}"
             with model.averaged_weights(averaged):
                 images = generated_images(target, model, options, count)
                 lines = scores(images, target.data, options, note, target.suffix, target.paired)

@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import math
+import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -143,7 +144,7 @@ def options_of(model: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def first_sentence(text: str) -> str:
     """Return the first sentence of a description."""
-    return text.partition(". ")[0].removesuffix(".") + "." if text else ""
+    return re.split(r"(?<!al)(?<=\.) (?=[A-Z0-9])", text)[0]  # "et al." ends no sentence
 
 
 def field(parameter: inspect.Parameter, text: str) -> tuple[Any, Callable[[Any], Any]]:

@@ -76,10 +76,10 @@ def build(panel: Panel, loaded: Loaded, backend: Backend) -> None:
         with gr.Column(scale=2):
             form = panel.form(loaded, backend)
             form.add_weights(loaded.model)
+        with gr.Column(scale=3):
             with gr.Row():
                 button = gr.Button(panel.action, variant="primary", scale=3)
                 stop = gr.Button("Stop", scale=1)
-        with gr.Column(scale=3):
             result = gr.HTML(EMPTY, elem_classes="result", min_height=320)
 
     def answer(show: Show, *values: Any) -> None:
