@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
+from common.errors import UserError
 from common.files import ROOT
 from datamodules.text.files import TextFiles
 from datamodules.text.records import LengthBatchSampler
 from datamodules.tokenizers.bpe import BPETokenizer
+from datamodules.tokenizers.simple import CharTokenizer
 from lightning_modules import load
 from lightning_modules.electra import ELECTRA, MASK_SHARE
 from metrics.probe import swap_two, swapped_words_probe
@@ -192,7 +195,7 @@ def test_padding_never_shows() -> None:
     torch.testing.assert_close(model.represent(tokens, length)[1:, :9], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_a_preview_shows_forged_words() -> None:
+def test_a_preview_shows_replaced_tokens() -> None:
     """Replaced tokens are marked, and the global random state does not change."""
 
     class Letters:
@@ -213,6 +216,26 @@ def test_a_preview_shows_forged_words() -> None:
 
 
 # The probe
+
+
+def test_scores_of_a_text_are_probabilities_of_replacement() -> None:
+    """They are the sigmoid of the logits in `forward` for a text without replaced tokens."""
+    tokenizer = CharTokenizer("acehirst ", ["<pad>", "<bos>", "<eos>"])
+    model = electra(vocab_size=tokenizer.vocab_size).eval()
+    model.tokenizer = tokenizer
+    scores = model.score_tokens(" the cat is here ")
+    assert "".join(token for token, _ in scores) == "the cat is here"
+    tokens = torch.tensor([[1, *tokenizer.encode("the cat is here").tolist(), 2]])
+    length = torch.tensor([tokens.shape[1]])
+    with mock.patch.object(model, "replace", lambda clean, *_: (clean, torch.zeros(()))):
+        logits = model(tokens, length).replaced_logits
+    expected = logits[0, 1:-1].sigmoid()
+    assert torch.allclose(torch.tensor([score for _, score in scores]), expected, atol=1e-6)
+    with pytest.raises(UserError, match="23 tokens, but the context has 20"):
+        model.score_tokens("the cat is here a cat")
+    other = electra(objective="mlm")
+    with pytest.raises(UserError, match="objective mlm does not detect replaced tokens"):
+        other.score_tokens("the")
 
 
 def test_two_neighbours_are_exchanged() -> None:

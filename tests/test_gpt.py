@@ -654,6 +654,7 @@ def test_surprisals_are_those_of_writing(checkpoint: str, tmp_path: Path, capsys
     ids = model.prompt_ids(text)
     found, _ = model.surprisals(text)
     assert "".join(token for token, _ in found) == text[1:]
+    assert model.score_tokens(text) == found
     with torch.no_grad():
         logits, state = model.prefill(torch.tensor([ids[:1]]))
         for token, (_, nats) in zip(ids[1:], found):

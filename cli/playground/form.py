@@ -144,7 +144,7 @@ def options_of(model: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def first_sentence(text: str) -> str:
     """Return the first sentence of a description."""
-    return re.split(r"(?<!al)(?<=\.) (?=[A-Z0-9])", text)[0]  # "et al." ends no sentence
+    return re.split(r"(?<=\.)(?<!al\.) (?=[A-Z0-9])", text)[0]  # "et al." ends no sentence
 
 
 def field(parameter: inspect.Parameter, text: str) -> tuple[Any, Callable[[Any], Any]]:
