@@ -40,7 +40,8 @@ test: setup  ## run the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 trials: setup  ## run the slow tests: killed runs, trained models, the playground in a browser
-	@command -v chromium google-chrome >/dev/null || $(BIN)/python -m playwright install --with-deps chromium
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit; done; \
+	$(BIN)/python -m playwright install --with-deps chromium || (apt-get update && apt-get install -y chromium)
 	$(BIN)/python -m pytest tests/trials
 
 lint: setup  ## check formatting, lint rules and types

@@ -28,6 +28,7 @@ from lightning_modules import load
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.vae import VAE
 from tests.runs import run_differences
+from tests.toy import TOY
 
 NESTED = {
     "dvae": {"codebook_size": 16, "token_width": 8, "width": 8, "downsamplings": 2, "blocks": 1}
@@ -299,30 +300,7 @@ def test_adding_a_system_adds_two_files(tmp_path: Path, capsys: Any) -> None:
     recipe.parent.mkdir()
     try:
         module.write_text(
-            '''"""Toy: the mean image."""
-from typing import Any
-import torch
-from torch import Tensor
-from lightning_modules.core.modes import sampling
-from lightning_modules.core.module import GenerativeModule
-class ToyMean(GenerativeModule):
-    def __init__(self, image_shape: list[int], learning_rate: float = 0.1) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        self.mean = torch.nn.Parameter(torch.zeros(image_shape))
-    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return {"loss": (batch["image"] - self.mean).square().mean()}
-    def validation_step(self, batch: dict, batch_idx: int) -> None:
-        self.log("val/loss", self.loss(batch)["loss"])
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), self.hparams.learning_rate)
-    @sampling
-    def sample(self, seeds: list[int], *, shade: float = 0.0) -> Tensor:
-        return self.mean.detach().expand(len(seeds), -1, -1, -1) + shade
-    @sampling
-    def preview(self, batch: dict) -> dict:
-        return {"samples": self.sample([0])}
-''',
+            TOY,
             encoding="utf-8",
         )
         recipe.write_text(

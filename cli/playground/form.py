@@ -68,14 +68,7 @@ class Form:
             most: Maximum number of samples.
         """
         with gr.Row():
-            first = gr.Number(
-                0,
-                label="First seed",
-                info="Seed of the first sample.",
-                precision=0,
-                minimum=0,
-                maximum=MAX_SEED,
-            )
+            first = integer_field("First seed", "Seed of the first sample.", MAX_SEED)
             self.add(FIRST_SEED, first, integer(FIRST_SEED, 0, MAX_SEED))
             samples = gr.Slider(
                 1, most, count, step=1, label="Samples", info="Number of samples and seeds."
@@ -107,6 +100,11 @@ class Form:
         for name, parameter in sample_parameters(model.sample).items():
             if name not in without and is_supported(parameter):
                 self.add(name, *field(parameter, first_sentence(described.get(name, ""))))
+
+
+def integer_field(label: str, info: str, high: int) -> gr.Number:
+    """Create a field for an integer from 0 to `high`, at first 0."""
+    return gr.Number(0, label=label, info=info, precision=0, minimum=0, maximum=high)
 
 
 def is_supported(parameter: inspect.Parameter) -> bool:

@@ -23,6 +23,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.runs import ROOT
 from tests.test_exports import trained
+from tests.toy import TOY
 from train import main as train
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -46,35 +47,6 @@ ACTS: dict[str, list[tuple[str, str, dict[str, str]]]] = {
     "transformer": [("Translate", "Translate", {"Source": "red heart"})],
 }
 SYSTEMS = sorted(path.stem for path in (ROOT / "lightning_modules").glob("[a-z]*.py"))
-TOY = '''"""Toy: the mean image."""
-from typing import Any
-import torch
-from torch import Tensor
-from lightning_modules.core.modes import sampling
-from lightning_modules.core.module import GenerativeModule
-class ToyShade(GenerativeModule):
-    def __init__(self, image_shape: list[int]) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        self.mean = torch.nn.Parameter(torch.zeros(image_shape))
-    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return {"loss": (batch["image"] - self.mean).square().mean()}
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), 0.1)
-    @sampling
-    def sample(self, seeds: list[int], *, shade: float = 0.0) -> Tensor:
-        """Return the mean image.
-
-        Args:
-            seeds: One seed per image.
-            shade: Value that is added to all pixels.
-        """
-        return self.mean.detach().expand(len(seeds), -1, -1, -1) + shade
-    @sampling
-    def preview(self, batch: dict) -> dict:
-        return {"samples": self.sample([0])}
-'''
-
 # Function of the page: moves a slider, or clicks a button if the value is null. It returns the
 # milliseconds until the answer has changed.
 MOVE = """
@@ -95,11 +67,11 @@ MOVE = """
 @pytest.fixture(scope="module")
 def toy() -> Iterator[str]:
     """Configuration of a user's system, which no other file names."""
-    module = ROOT / "lightning_modules/toy_shade.py"
+    module = ROOT / "lightning_modules/toy_mean.py"
     module.write_text(TOY, encoding="utf-8")
     yield yaml.safe_dump(
         {
-            "model": {"class_path": "lightning_modules.toy_shade.ToyShade"},
+            "model": {"class_path": "lightning_modules.toy_mean.ToyMean"},
             "data": {
                 "class_path": "datamodules.images.openmoji.OpenMoji",
                 "init_args": {"size": 16, "batch_size": 8},

@@ -8,7 +8,7 @@ import gradio as gr
 
 from cli.data import unseen_batch
 from cli.playground.canvas import canvas_value
-from cli.playground.form import MAX_INTEGER, USED_WEIGHTS, Form, integer
+from cli.playground.form import MAX_INTEGER, USED_WEIGHTS, Form, integer, integer_field
 from cli.playground.library import Library, Loaded
 from cli.playground.worker import Show, Worker
 
@@ -59,14 +59,7 @@ def add_test_button(
         *inputs: Components whose values `name` needs.
     """
     with gr.Row():
-        index = gr.Number(
-            0,
-            label="Test image",
-            info="Index in the test split.",
-            precision=0,
-            minimum=0,
-            maximum=MAX_INTEGER,
-        )
+        index = integer_field("Test image", "Index in the test split.", MAX_INTEGER)
         button = gr.Button("Load the test image", size="sm")
 
     def draw(number: Any, *values: Any) -> str:

@@ -15,6 +15,7 @@ from cli.playground.form import (
     MAX_TEXT,
     Form,
     integer,
+    integer_field,
     options_of,
     text_value,
 )
@@ -59,14 +60,7 @@ def image_form(loaded: Loaded, backend: Backend) -> Form:
     """Create fields for the image, the direction and the other options of `sample`."""
     form = Form()
     drawing = form.add(DRAWING, canvas("Draw an image, or open a file"))
-    seed = gr.Number(
-        0,
-        label="Seed",
-        info="Seed of noise, such as dropout.",
-        precision=0,
-        minimum=0,
-        maximum=MAX_SEED,
-    )
+    seed = integer_field("Seed", "Seed of noise, such as dropout.", MAX_SEED)
     form.add(FIRST_SEED, seed, integer("seed", 0, MAX_SEED))
     form.add_options(loaded.model)
     directions = [one for name, one in form.components.items() if name == "direction"]
