@@ -145,7 +145,8 @@ def draw(path: Path) -> None:
         axis = figure.add_subplot(rows, columns, number)
         for run, curve in curves.items():
             minutes, values = zip(*curve["points"])
-            axis.plot(minutes, values, label="faster" if run.endswith(FAST) else "paper's recipe")
+            label = "faster" if run.endswith(FAST) else "paper's recipe"
+            axis.plot(minutes, values, marker="." if len(minutes) == 1 else "", label=label)
         axis.axhline(entry["published"], color="grey", linestyle="--", label="published (test)")
         axis.set_title(f"{entry['title']}, {curve['name']}", fontsize=9)
         axis.set_xlabel("minutes of training", fontsize=8)
