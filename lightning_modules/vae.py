@@ -3,7 +3,9 @@
 Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014. The tighter bound L_k is
 from Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016. The weight beta
 is from Higgins et al., "beta-VAE", ICLR 2017. The conditional model is from Sohn, Lee and Yan,
-"Learning Structured Output Representation using Deep Conditional Generative Models", 2015.
+"Learning Structured Output Representation using Deep Conditional Generative Models", 2015. The
+mixture for sampling is from Ghosh et al., "From Variational to Deterministic Autoencoders", ICLR
+2020.
 
     z ~ p(z) = N(0, I),  x ~ p(x|z);    q(z|x) = N(mu(x), diag sigma^2(x))                       (1)
     z = mu + sigma * eps,  eps ~ N(0, I)                                                         (2)
@@ -11,17 +13,26 @@ is from Higgins et al., "beta-VAE", ICLR 2017. The conditional model is from Soh
     KL = 1/2 sum_j (mu_j^2 + sigma_j^2 - 1 - log sigma_j^2)                                      (4)
     L_k = E[log 1/k sum_i w_i],  w_i = p(x|z_i) p(z_i) / q(z_i|x)                                (5)
     p(y|x) = p(x|y) p(y) / sum_y' p(x|y') p(y')                                                  (6)
+    z ~ sum_c a_c N(m_c, diag s_c^2), fitted to the means mu(x) of training images               (7)
 
 Symbols: x `x` in [0, 1] · z `z` (k, N, D) · mu, log sigma^2 `mean`, `log_var` (N, D) · log w
-`log_weight` (k, N) · y `label`. All terms are summed over pixels or latent dimensions and averaged
-over the batch, in nats per image.
+`log_weight` (k, N) · y `label` · a, m, s^2 `share` (K,), `mean`, `variance` (K, D) of
+`CodeMixture`. All terms are summed over pixels or latent dimensions and averaged over the batch, in
+nats per image.
 
 The decoder defines p(x|z), a density over images; the encoder q(z|x) approximates the posterior.
 The encoder predicts log sigma^2, because its exponential is always positive and smooth, unlike a
 clamped variance. KL bounds the information in nats that a code z carries about its image. KL is
 not symmetric: KL(q||p) penalises codes in regions of low prior density, but does not penalise
 regions of high prior density without codes. With k = 1, L_k equals the ELBO in expectation; with
-larger k, L_k approaches log p(x). Some books average the squared or
+larger k, L_k approaches log p(x).
+
+The codes of training images fill only a part of the prior. A sample from N(0, I) may lie far from
+all of them, and then decodes to no recognisable image. Eq. 7 describes where the codes lie once the
+network is trained ("ex-post density estimation", Ghosh et al. 2020, section 4). It changes samples
+only, neither the training nor the likelihoods.
+
+Some books average the squared or
 logistic loss over the P pixel values and multiply the *mean* by a weight R. This is equivalent to
 beta = P / R for Bernoulli pixels and beta = P / (2 R) for Gaussian pixels with sigma = 1.
 
@@ -81,6 +92,9 @@ from metrics.likelihood import (
 # The mean image, whose logits the output biases start from, is clamped to [1e-3, 1 - 1e-3], as in
 # the code released by Burda et al.
 BIAS_CLIP = 1e-3
+EM_STEPS = 20  # steps of expectation maximisation for the mixture of Eq. 7
+EXTRA_CODES = 20  # strength of the regularisation of its variances, in codes
+FITTED_CODES = 5000  # maximum number of training images whose codes it is fitted to
 
 
 def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
@@ -130,6 +144,66 @@ def stage_learning_rate(epoch: int) -> float:
     return 10 ** (-stage / 7)
 
 
+class CodeMixture(nn.Module):
+    """Mixture of K Gaussians with diagonal covariance matrices, fitted to codes (Eq. 7).
+
+    Before the first call of `fit`, all components are N(0, I).
+
+    Args:
+        components: Number K of Gaussians.
+        latent_dim: Size D of a code.
+    """
+
+    share: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, components: int, latent_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("share", torch.full((components,), 1 / components))
+        self.register_buffer("mean", torch.zeros(components, latent_dim))
+        self.register_buffer("variance", torch.ones(components, latent_dim))
+
+    @torch.no_grad()
+    def fit(self, codes: Tensor) -> None:
+        """Fit the mixture to codes (N, D) by expectation maximisation.
+
+        The means start as random codes. The variances of a component are estimated as if it had
+        `EXTRA_CODES` more codes, with a tenth of the variance of all codes.
+        """
+        generator = torch.Generator().manual_seed(0)
+        start = torch.randint(len(codes), self.share.shape, generator=generator)
+        extra = EXTRA_CODES * codes.var(0) / 10
+        self.share.fill_(1 / len(start))
+        self.mean.copy_(codes[start.to(codes.device)])
+        self.variance.copy_(codes.var(0).expand_as(self.mean))
+        for _ in range(EM_STEPS):
+            weight = (self.share.log() + self.log_densities(codes)).softmax(1)  # (N, K)
+            size = weight.sum(0)[:, None] + 1e-6
+            self.mean.copy_(weight.T @ codes / size)
+            scatter = weight.T @ codes.square() - size * self.mean.square()
+            self.variance.copy_((scatter.clamp(min=0) + extra) / (size + EXTRA_CODES))
+            self.share.copy_(size[:, 0] / size.sum())
+
+    def log_densities(self, codes: Tensor) -> Tensor:
+        """Return the log density in nats of codes (N, D) under each component, (N, K).
+
+        The square is expanded, since matrix products are faster than tensors (N, K, D).
+        """
+        precision = 1 / self.variance
+        squares = codes.square() @ precision.T - 2 * codes @ (precision * self.mean).T
+        constant = self.mean.square() * precision + (2 * math.pi * self.variance).log()
+        return -0.5 * (squares + constant.sum(1))
+
+    def sample(self, noise: Tensor, uniform: Tensor) -> Tensor:
+        """Map noise (..., D) from N(0, I) and numbers (...) from U(0, 1) to codes (..., D).
+
+        The number selects the component.
+        """
+        chosen = torch.searchsorted(self.share.cumsum(0)[:-1], uniform)
+        return self.mean[chosen] + self.variance[chosen].sqrt() * noise
+
+
 CLASSIFY_SAMPLES = 10  # samples k of z in L_k, which estimates log p(x|y) in Eq. 6
 
 
@@ -166,6 +240,10 @@ class VAE(GenerativeModule):
             "stages" (the eight stages of Burda et al. 2016, section 5.1).
         ema_decay: Decay of the moving average of the weights, in (0, 1), with which the VAE is
             evaluated and sampled. None disables the average.
+        Sampling:
+        mixture: Number of Gaussians in the mixture from which codes are sampled (Eq. 7 in
+            `vae.py`). It is fitted to the codes of training images at each validation. With 0,
+            codes are sampled from N(0, I).
         Test:
         test_samples: Number of samples of z per image that estimate the test NLL (k in Eq. 5 of
             `vae.py`).
@@ -198,6 +276,7 @@ class VAE(GenerativeModule):
         adam_epsilon: PositiveFloat = 1e-8,
         schedule: Literal["constant", "cosine", "stages"] = "constant",
         ema_decay: OpenUnitInterval | None = None,
+        mixture: NonNegativeInt = 0,
         test_samples: PositiveInt = 5000,
     ) -> None:
         super().__init__()
@@ -222,6 +301,7 @@ class VAE(GenerativeModule):
             self.encoder = MLPEncoder(inputs, hidden, 2 * latent_dim, activation)
             self.decoder = MLPDecoder(latent_dim + self.classes, hidden, image_shape, activation)
         nn.init.zeros_(output_bias(self.decoder))  # `on_train_start` sets the bias from data
+        self.mixture = CodeMixture(mixture, latent_dim) if mixture else None
         self.test_nll = ImportanceSampledNLL(test_samples)
         self.active_units = ActiveUnits(latent_dim)
         self.squared_error = SquaredError()
@@ -313,6 +393,21 @@ class VAE(GenerativeModule):
             return 0.5 + 0.5 * math.cos(math.pi * min(1.0, update / max(1, total)))
 
         return [adam], [{"scheduler": LambdaLR(adam, rate), "interval": "step"}]
+
+    @torch.no_grad()
+    def on_validation_epoch_start(self) -> None:
+        """Fit the mixture to the codes of training images, the same images on every rank."""
+        if self.mixture is None:
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        count = len(data.split("train"))
+        codes = []
+        with self.averaged_weights():
+            for index in torch.arange(0, count, -(-count // FITTED_CODES)).split(500):
+                batch = data.batch("train", index.tolist())
+                label = batch["label"].to(self.device) if self.classes else None
+                codes.append(self.encode(batch["image"].to(self.device), label))
+        self.mixture.fit(torch.cat(codes))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         with self.averaged_weights():
@@ -410,6 +505,7 @@ class VAE(GenerativeModule):
         attribute: str | None = None,
         steps: PositiveInt = 9,
         temperature: NonNegativeFloat = 1.0,
+        mixture: bool = True,
     ) -> Tensor:
         """Sample images, or strips of images that show the latent space.
 
@@ -419,7 +515,7 @@ class VAE(GenerativeModule):
             batch: Dictionary for "reconstruct" and "attribute" with unseen images (`image`), one
                 per seed. For "attribute", it also has training images with the attribute
                 (`positive`) and training images without it (`negative`).
-            mode: Sampling mode. "prior" decodes z from N(0, I). "interpolate" decodes points on a
+            mode: Sampling mode. "prior" decodes samples of z. "interpolate" decodes points on a
                 line between two samples of z. "traverse" varies coordinate `seed % latent_dim` of
                 z; the other coordinates are 0. "reconstruct" pairs unseen images with their
                 reconstructions. "attribute" shifts the z of unseen images along the direction
@@ -431,6 +527,8 @@ class VAE(GenerativeModule):
             steps: Number of images in a strip; "reconstruct" always has 2.
             temperature: Factor by which the noise is multiplied in "prior" and "interpolate".
                 Values below 1 make samples less diverse.
+            mixture: Whether z is sampled in "prior" and "interpolate" from the model's mixture of
+                Gaussians, if it has one. Otherwise, z is sampled from N(0, I).
 
         Returns:
             Images (N, C, H, W) for "prior", else strips (N, S, C, H, W), in [-1, 1]. S is 2 for
@@ -449,10 +547,10 @@ class VAE(GenerativeModule):
         labels = [seed if label is None else label for seed in seeds]
         given = [torch.tensor(labels, device=self.device) % self.classes] if self.classes else []
         if mode == "prior":
-            z = (temperature * self._noise(seeds))[:, 0]  # (N, D)
+            z = self.sample_codes(seeds, temperature, mixture)[:, 0]  # (N, D)
             return self.decode(z, *given)  # Eq. 1
         if mode == "interpolate":
-            start, end = (temperature * self._noise(seeds)).unbind(1)
+            start, end = self.sample_codes(seeds, temperature, mixture).unbind(1)
             return latent.interpolate(self, start, end, steps, *given)
         if mode == "traverse":
             dims = [seed % self.latent_dim for seed in seeds]
@@ -475,21 +573,22 @@ class VAE(GenerativeModule):
         )
         return latent.add_attribute(self, image, direction, steps)
 
-    def _noise(self, seeds: list[int]) -> Tensor:
-        """Sample two vectors from N(0, I) per seed, (N, 2, D)."""
-        return seeded_normal(seeds, (2, self.latent_dim), self.device)
+    def sample_codes(self, seeds: list[int], temperature: float, mixture: bool) -> Tensor:
+        """Sample two codes z per seed, (N, 2, D), from the mixture (Eq. 7) or from N(0, I)."""
+        if self.mixture is None or not mixture:
+            return temperature * seeded_normal(seeds, (2, self.latent_dim), self.device)
+        noise = seeded_normal(seeds, (2, self.latent_dim + 1), self.device)
+        uniform = torch.special.ndtr(noise[..., -1].contiguous())
+        return self.mixture.sample(temperature * noise[..., :-1], uniform)
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:
         image, label = batch["image"], batch.get("label")
         rows = torch.stack([image, self.reconstruct(image, label)])  # (2, N, C, H, W)
-        seeds = list(range(len(image)))
-        classes = torch.tensor(seeds, device=self.device) % self.classes if self.classes else None
-        noise = seeded_normal(seeds, (self.latent_dim,), self.device)
         return {
             "reconstructions": rows,
             "reconstructions/rows": ["real", "reconstructed"],
-            "samples": self.decode(noise, classes),
+            "samples": self.sample(list(range(len(image)))),
         }
 
 

@@ -19,6 +19,7 @@ from lightning_modules.core import latent_space as latent
 from lightning_modules.nn.encoders import output_bias
 from lightning_modules.vae import (
     VAE,
+    CodeMixture,
     bernoulli_log_likelihood,
     gaussian_log_likelihood,
     importance_bound,
@@ -161,6 +162,44 @@ def test_equation_6_finds_the_class_whose_density_is_highest() -> None:
     assert scores.argmax(1).tolist() == [0, 1, 2]
     torch.testing.assert_close(scores.exp().sum(1), torch.ones(3))
     assert model.classify(noisy[[1]]).argmax() == 1
+
+
+def test_equation_7_recovers_gaussians_and_samples_follow_them() -> None:
+    """A third of the codes is of the first of two Gaussians."""
+    torch.manual_seed(0)
+    means, scales = torch.tensor([[4.0, 0.0], [-4.0, 3.0]]), torch.tensor([[1.0, 0.3], [0.5, 2.0]])
+    truth = torch.tensor([0] * 2000 + [1] * 4000)
+    mixture = CodeMixture(2, 2)
+    mixture.fit(means[truth] + scales[truth] * torch.randn(6000, 2))
+    order = mixture.share.argsort()
+    torch.testing.assert_close(
+        mixture.share[order], torch.tensor([1 / 3, 2 / 3]), atol=0.01, rtol=0
+    )
+    torch.testing.assert_close(mixture.mean[order], means, atol=0.1, rtol=0)
+    torch.testing.assert_close(mixture.variance[order].sqrt(), scales, atol=0.05, rtol=0)
+    codes = torch.randn(5, 2)
+    expected = normal_log_density(codes[:, None], mixture.mean, mixture.variance.log())
+    torch.testing.assert_close(mixture.log_densities(codes), expected)
+    z = mixture.sample(torch.randn(20_000, 2), torch.rand(20_000))
+    first = z[:, 0] > 0
+    assert first.float().mean() == pytest.approx(1 / 3, abs=0.015)
+    torch.testing.assert_close(z[first].std(0), scales[0], atol=0.05, rtol=0)
+
+
+def test_samples_come_from_the_mixture_unless_it_is_switched_off() -> None:
+    """Two components with nearly no variance: a sample has one of two codes."""
+    model = small(mixture=2)
+    seeds = list(range(20))
+    with torch.no_grad():
+        assert model.mixture is not None
+        model.mixture.mean.copy_(torch.tensor([[3.0, 0, 0, 0], [0, 0, 0, -3.0]]))
+        model.mixture.variance.mul_(1e-8)
+        codes = model.sample_codes(seeds, 1.0, mixture=True)[:, 0].round(decimals=2)
+        assert {tuple(code) for code in codes.tolist()} == {(3, 0, 0, 0), (0, 0, 0, -3)}
+    plain = small()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    assert torch.equal(model.sample(seeds, mixture=False), plain.sample(seeds))
+    torch.testing.assert_close(model.sample(seeds)[4:5], model.sample([4]))
 
 
 def test_likelihoods_equal_torch_distributions() -> None:

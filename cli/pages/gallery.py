@@ -1,8 +1,10 @@
 """The gallery docs/gallery.md: images and texts of the systems, and the commands that made them."""
 
+import io
 import shlex
 import shutil
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,7 @@ def sample_image(entry: dict[str, Any]) -> bool:
     if "prompts" in entry:
         prompts = (ROOT / entry["prompts"]).read_text(encoding="utf-8").splitlines()
         words += [f"--prompt={prompt}" for prompt in prompts]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         run([str(checkpoint), *words, "--out", folder])
         save_enlarged(Path(folder, "grid.png"), DOCS / entry["image"])
     return True
