@@ -173,16 +173,17 @@ class CodeMixture(nn.Module):
         """
         generator = torch.Generator().manual_seed(0)
         start = torch.randint(len(codes), self.share.shape, generator=generator)
-        extra = EXTRA_CODES * codes.var(0) / 10
+        overall = codes.var(0, correction=0) + 1e-6  # above 0 even if all codes are equal
         self.share.fill_(1 / len(start))
         self.mean.copy_(codes[start.to(codes.device)])
-        self.variance.copy_(codes.var(0).expand_as(self.mean))
+        self.variance.copy_(overall.expand_as(self.mean))
         for _ in range(EM_STEPS):
             weight = (self.share.log() + self.log_densities(codes)).softmax(1)  # (N, K)
             size = weight.sum(0)[:, None] + 1e-6
             self.mean.copy_(weight.T @ codes / size)
             scatter = weight.T @ codes.square() - size * self.mean.square()
-            self.variance.copy_((scatter.clamp(min=0) + extra) / (size + EXTRA_CODES))
+            scatter = scatter.clamp(min=0) + EXTRA_CODES * overall / 10
+            self.variance.copy_(scatter / (size + EXTRA_CODES))
             self.share.copy_(size[:, 0] / size.sum())
 
     def log_densities(self, codes: Tensor) -> Tensor:

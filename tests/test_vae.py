@@ -184,6 +184,10 @@ def test_equation_7_recovers_gaussians_and_samples_follow_them() -> None:
     first = z[:, 0] > 0
     assert first.float().mean() == pytest.approx(1 / 3, abs=0.015)
     torch.testing.assert_close(z[first].std(0), scales[0], atol=0.05, rtol=0)
+    mixture.fit(torch.ones(1, 2))  # one image
+    torch.testing.assert_close(
+        mixture.sample(torch.randn(9, 2), torch.rand(9)), torch.ones(9, 2), atol=0.01, rtol=0
+    )
 
 
 def test_samples_come_from_the_mixture_unless_it_is_switched_off() -> None:
