@@ -1,8 +1,8 @@
 """Evaluate generated images: `python evaluate.py CKPT|FOLDER [--against CONFIG]
 [--metrics fid,kid,...] [--seed 0]`.
 
-CKPT is a checkpoint. Its averaged weights ("ema") and its current ones ("live") are evaluated
-separately. A system that generates no images is evaluated by its own test metrics, such as BLEU.
+CKPT is a checkpoint. If it has averaged weights, these ("averaged") and the trained ones
+("trained") are evaluated separately. A system that generates no images is evaluated by its own test metrics, such as BLEU.
 FOLDER holds images from any source and needs --against CONFIG, the configuration of the real data.
 Each value is printed as one line of JSON, with a `signature` that records the metric's settings.
 
