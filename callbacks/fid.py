@@ -15,6 +15,7 @@ from callbacks.real_features import (
 from callbacks.targets import Target, targets
 from common.errors import UserError
 from common.progress import track
+from lightning_modules.core.modes import sampling_note
 from lightning_modules.core.module import GenerativeModule
 from metrics.distances import frechet_distance, gaussian, kernel_distance
 from metrics.features import Extractor, FeatureSet, to_bytes
@@ -97,7 +98,7 @@ class FID(Callback):
             "fid": frechet_distance(real.moments, gaussian(fake)),
             "kid": kernel_distance(real.features, fake),
         }
-        counts = f"n_real={len(real.features)}|n_fake={count}"
+        counts = f"n_real={len(real.features)}|n_fake={count}{sampling_note(pl_module)}"
         for name, value in values.items():
             key = f"val/{extractor.prefix}{name}{target.suffix}"
             pl_module.log(key, value)  # the same value on every rank

@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, Trainer
 
 from callbacks.targets import targets
 from common.errors import UserError
+from lightning_modules.core.modes import sampling_note
 from lightning_modules.core.module import GenerativeModule
 from metrics.features import to_bytes
 from metrics.parzen import nearest_neighbour_error, parzen
@@ -81,8 +82,7 @@ class PixelScores(Callback):
                 generated, seeds_of_images % classes, real, labels
             )
             note = f"distance=euclidean|n_val={len(real)}"
-        if truncation := pl_module.hparams.get("truncation"):
-            note += f"|truncation={truncation:g}"
+        note += sampling_note(pl_module)
         name, _ = self.best_metric
         pl_module.log(name, value)  # the same value on every rank
         pl_module.signatures[name] = f"{self.score}[n_fake={self.count}|{note}]"

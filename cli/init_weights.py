@@ -87,7 +87,8 @@ def copy_weights(model: GenerativeModule, theirs: dict[str, torch.Tensor]) -> st
         for name, value in theirs.items()
         if name in ours and ours[name].shape == value.shape
     }
-    if not any(value.dim() > 1 for value in loaded.values()):  # biases may match by chance
+    parameters = {name for name, value in model.named_parameters() if value.dim() > 1}
+    if not parameters & loaded.keys():  # biases and buffers may match by chance
         raise UserError(
             "--init_from: no weight of the checkpoint matches this model by name and shape; "
             "give a checkpoint of the same system"

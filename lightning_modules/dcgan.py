@@ -275,6 +275,8 @@ class DCGAN(AdversarialModule):
         UserError: If the architecture does not support the size of the images.
     """
 
+    sampling_settings = ("truncation",)
+
     def __init__(
         self,
         image_shape: list[int],

@@ -347,6 +347,8 @@ class GAN(AdversarialModule):
             loss has none of `penalty_weight`, `weight_clip` and `spectral`.
     """
 
+    sampling_settings = ("truncation",)
+
     def __init__(
         self,
         image_shape: list[int],

@@ -16,9 +16,9 @@ mixture for sampling is from Ghosh et al., "From Variational to Deterministic Au
     z ~ sum_c a_c N(m_c, diag s_c^2), fitted to the means mu(x) of training images               (7)
 
 Symbols: x `x` in [0, 1] · z `z` (k, N, D) · mu, log sigma^2 `mean`, `log_var` (N, D) · log w
-`log_weight` (k, N) · y `label` · a, m, s^2 `share` (K,), `mean`, `variance` (K, D) of
-`CodeMixture`. All terms are summed over pixels or latent dimensions and averaged over the batch, in
-nats per image.
+`log_weight` (k, N) · y `label` · a, m, s^2 `weights` (K,), `mean`, `variance` (K, D) of
+`core/code_mixture.py`. All terms are summed over pixels or latent dimensions and averaged over the
+batch, in nats per image.
 
 The decoder defines p(x|z), a density over images; the encoder q(z|x) approximates the posterior.
 The encoder predicts log sigma^2, because its exponential is always positive and smooth, unlike a
@@ -27,10 +27,10 @@ not symmetric: KL(q||p) penalises codes in regions of low prior density, but doe
 regions of high prior density without codes. With k = 1, L_k equals the ELBO in expectation; with
 larger k, L_k approaches log p(x).
 
-The codes of training images fill only a part of the prior. A sample from N(0, I) may lie far from
-all of them, and then decodes to no recognisable image. Eq. 7 describes where the codes lie once the
-network is trained ("ex-post density estimation", Ghosh et al. 2020, section 4). It changes samples
-only, neither the training nor the likelihoods.
+The aggregated posterior is the distribution of the codes of all training images, and differs from
+the prior. A sample from N(0, I) may lie far from all of these codes, and then decodes to no
+recognisable image. Eq. 7 is fitted to the aggregated posterior ("ex-post density estimation", Ghosh
+et al. 2020, section 4). It changes samples only, neither the training nor the likelihoods.
 
 Some books average the squared or
 logistic loss over the P pixel values and multiply the *mean* by a weight R. This is equivalent to
@@ -47,6 +47,8 @@ Departures from the papers and from the released code of the importance weighted
 - Order of the images (2016): fixed in the released code; reshuffled in each epoch here.
 - Training images (2016): 59,600 for training and 400 for validation, in the released code and here.
 - Encoder (2016): predicts log sigma in the released code; log sigma^2 in the paper and here.
+- Mixture (2020): diagonal covariance matrices with regularised variances, and up to 100 components
+  in the recipes; 10 components with full covariance matrices in the paper.
 - Conditional prior (2015): a learned p(z|y) in the paper; p(z) here. The labels are one-hot inputs
   of the encoder and the decoder.
 """
@@ -69,11 +71,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from common.errors import UserError
 from lightning_modules.core import latent_space as latent
+from lightning_modules.core.code_mixture import CodeSampler
 from lightning_modules.core.conditioning import check_label, classes_used
 from lightning_modules.core.modes import sampling
-from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.networks import ExportedNetwork, Method
-from lightning_modules.core.seeding import seeded_normal
 from lightning_modules.nn.encoders import (
     ConvDecoder,
     ConvEncoder,
@@ -92,9 +93,6 @@ from metrics.likelihood import (
 # The mean image, whose logits the output biases start from, is clamped to [1e-3, 1 - 1e-3], as in
 # the code released by Burda et al.
 BIAS_CLIP = 1e-3
-EM_STEPS = 20  # steps of expectation maximisation for the mixture of Eq. 7
-EXTRA_CODES = 20  # strength of the regularisation of its variances, in codes
-FITTED_CODES = 5000  # maximum number of training images whose codes it is fitted to
 
 
 def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
@@ -144,71 +142,10 @@ def stage_learning_rate(epoch: int) -> float:
     return 10 ** (-stage / 7)
 
 
-class CodeMixture(nn.Module):
-    """Mixture of K Gaussians with diagonal covariance matrices, fitted to codes (Eq. 7).
-
-    Before the first call of `fit`, all components are N(0, I).
-
-    Args:
-        components: Number K of Gaussians.
-        latent_dim: Size D of a code.
-    """
-
-    share: Tensor
-    mean: Tensor
-    variance: Tensor
-
-    def __init__(self, components: int, latent_dim: int) -> None:
-        super().__init__()
-        self.register_buffer("share", torch.full((components,), 1 / components))
-        self.register_buffer("mean", torch.zeros(components, latent_dim))
-        self.register_buffer("variance", torch.ones(components, latent_dim))
-
-    @torch.no_grad()
-    def fit(self, codes: Tensor) -> None:
-        """Fit the mixture to codes (N, D) by expectation maximisation.
-
-        The means start as random codes. The variances of a component are estimated as if it had
-        `EXTRA_CODES` more codes, with a tenth of the variance of all codes.
-        """
-        generator = torch.Generator().manual_seed(0)
-        start = torch.randint(len(codes), self.share.shape, generator=generator)
-        overall = codes.var(0, correction=0) + 1e-6  # above 0 even if all codes are equal
-        self.share.fill_(1 / len(start))
-        self.mean.copy_(codes[start.to(codes.device)])
-        self.variance.copy_(overall.expand_as(self.mean))
-        for _ in range(EM_STEPS):
-            weight = (self.share.log() + self.log_densities(codes)).softmax(1)  # (N, K)
-            size = weight.sum(0)[:, None] + 1e-6
-            self.mean.copy_(weight.T @ codes / size)
-            scatter = weight.T @ codes.square() - size * self.mean.square()
-            scatter = scatter.clamp(min=0) + EXTRA_CODES * overall / 10
-            self.variance.copy_(scatter / (size + EXTRA_CODES))
-            self.share.copy_(size[:, 0] / size.sum())
-
-    def log_densities(self, codes: Tensor) -> Tensor:
-        """Return the log density in nats of codes (N, D) under each component, (N, K).
-
-        The square is expanded, since matrix products are faster than tensors (N, K, D).
-        """
-        precision = 1 / self.variance
-        squares = codes.square() @ precision.T - 2 * codes @ (precision * self.mean).T
-        constant = self.mean.square() * precision + (2 * math.pi * self.variance).log()
-        return -0.5 * (squares + constant.sum(1))
-
-    def sample(self, noise: Tensor, uniform: Tensor) -> Tensor:
-        """Map noise (..., D) from N(0, I) and numbers (...) from U(0, 1) to codes (..., D).
-
-        The number selects the component.
-        """
-        chosen = torch.searchsorted(self.share.cumsum(0)[:-1], uniform)
-        return self.mean[chosen] + self.variance[chosen].sqrt() * noise
-
-
 CLASSIFY_SAMPLES = 10  # samples k of z in L_k, which estimates log p(x|y) in Eq. 6
 
 
-class VAE(GenerativeModule):
+class VAE(CodeSampler):
     """Variational autoencoder, optionally importance-weighted or conditional.
 
     Args:
@@ -242,9 +179,10 @@ class VAE(GenerativeModule):
         ema_decay: Decay of the moving average of the weights, in (0, 1), with which the VAE is
             evaluated and sampled. None disables the average.
         Sampling:
-        mixture: Number of Gaussians in the mixture from which codes are sampled (Eq. 7 in
-            `vae.py`). It is fitted to the codes of training images at each validation. With 0,
-            codes are sampled from N(0, I).
+        mixture_components: Maximum number of Gaussians in the mixture from which codes are sampled
+            (Eq. 7 in `vae.py`). The mixture is fitted to the codes of at most 5,000 training
+            images, of all classes together, for each validation and checkpoint. With 0, codes are
+            sampled from N(0, I).
         Test:
         test_samples: Number of samples of z per image that estimate the test NLL (k in Eq. 5 of
             `vae.py`).
@@ -277,7 +215,7 @@ class VAE(GenerativeModule):
         adam_epsilon: PositiveFloat = 1e-8,
         schedule: Literal["constant", "cosine", "stages"] = "constant",
         ema_decay: OpenUnitInterval | None = None,
-        mixture: NonNegativeInt = 0,
+        mixture_components: NonNegativeInt = 0,
         test_samples: PositiveInt = 5000,
     ) -> None:
         super().__init__()
@@ -293,16 +231,14 @@ class VAE(GenerativeModule):
         self.encoder: nn.Module
         self.decoder: nn.Module
         if network == "conv":
-            self.encoder = ConvEncoder(
-                image_shape, hidden, 2 * latent_dim, extra_channels=self.classes
-            )
+            self.encoder = ConvEncoder(image_shape, hidden, 2 * latent_dim, self.classes)
             self.decoder = ConvDecoder(image_shape, hidden, latent_dim + self.classes)
         else:
             inputs = (channels + self.classes) * prod(size)
             self.encoder = MLPEncoder(inputs, hidden, 2 * latent_dim, activation)
             self.decoder = MLPDecoder(latent_dim + self.classes, hidden, image_shape, activation)
         nn.init.zeros_(output_bias(self.decoder))  # `on_train_start` sets the bias from data
-        self.mixture = CodeMixture(mixture, latent_dim) if mixture else None
+        self.init_mixture(mixture_components)
         self.test_nll = ImportanceSampledNLL(test_samples)
         self.active_units = ActiveUnits(latent_dim)
         self.squared_error = SquaredError()
@@ -395,21 +331,6 @@ class VAE(GenerativeModule):
 
         return [adam], [{"scheduler": LambdaLR(adam, rate), "interval": "step"}]
 
-    @torch.no_grad()
-    def on_validation_epoch_start(self) -> None:
-        """Fit the mixture to the codes of training images, the same images on every rank."""
-        if self.mixture is None:
-            return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        count = len(data.split("train"))
-        codes = []
-        with self.averaged_weights():
-            for index in torch.arange(0, count, -(-count // FITTED_CODES)).split(500):
-                batch = data.batch("train", index.tolist())
-                label = batch["label"].to(self.device) if self.classes else None
-                codes.append(self.encode(batch["image"].to(self.device), label))
-        self.mixture.fit(torch.cat(codes))
-
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         with self.averaged_weights():
             self.measure_bound(batch)
@@ -421,11 +342,8 @@ class VAE(GenerativeModule):
     def measure_bound(self, batch: dict[str, Any]) -> None:
         """Log the objective, its terms and the active units of a validation batch."""
         losses = self.objective(batch, self.hparams.beta)
-        self.log_dict(
-            {f"val/{name}": value for name, value in losses.items()},
-            batch_size=len(batch["image"]),
-            sync_dist=True,
-        )
+        values = {f"val/{name}": value for name, value in losses.items()}
+        self.log_dict(values, batch_size=len(batch["image"]), sync_dist=True)
         self.active_units.update(self.posterior(batch["image"], batch.get("label"))[0])
         self.log_metric("val/active_units", self.active_units)
 
@@ -482,13 +400,10 @@ class VAE(GenerativeModule):
         image = torch.zeros(2, *self.hparams.image_shape)
         label = {"label": torch.arange(2)} if self.classes else {}
         z = torch.zeros(2, self.latent_dim)
+        encode, decode = Method(self.encoder, self.encode), Method(self.decoder, self.decode)
         return {
-            "encoder": ExportedNetwork(
-                Method(self.encoder, self.encode), {"image": image, **label}, ("z",)
-            ),
-            "decoder": ExportedNetwork(
-                Method(self.decoder, self.decode), {"z": z, **label}, ("image",)
-            ),
+            "encoder": ExportedNetwork(encode, {"image": image, **label}, ("z",)),
+            "decoder": ExportedNetwork(decode, {"z": z, **label}, ("image",)),
         }
 
     def reconstruct(self, image: Tensor, label: Tensor | None = None) -> Tensor:
@@ -527,9 +442,10 @@ class VAE(GenerativeModule):
                 image names.
             steps: Number of images in a strip; "reconstruct" always has 2.
             temperature: Factor by which the noise is multiplied in "prior" and "interpolate".
-                Values below 1 make samples less diverse.
+                Values below 1 make samples less diverse. With a mixture, it does not change the
+                choice of the component.
             mixture: Whether z is sampled in "prior" and "interpolate" from the model's mixture of
-                Gaussians, if it has one. Otherwise, z is sampled from N(0, I).
+                Gaussians. Otherwise, or if the model has no mixture, z is sampled from N(0, I).
 
         Returns:
             Images (N, C, H, W) for "prior", else strips (N, S, C, H, W), in [-1, 1]. S is 2 for
@@ -573,14 +489,6 @@ class VAE(GenerativeModule):
             self, batch["positive"].to(self.device), batch["negative"].to(self.device)
         )
         return latent.add_attribute(self, image, direction, steps)
-
-    def sample_codes(self, seeds: list[int], temperature: float, mixture: bool) -> Tensor:
-        """Sample two codes z per seed, (N, 2, D), from the mixture (Eq. 7) or from N(0, I)."""
-        if self.mixture is None or not mixture:
-            return temperature * seeded_normal(seeds, (2, self.latent_dim), self.device)
-        noise = seeded_normal(seeds, (2, self.latent_dim + 1), self.device)
-        uniform = torch.special.ndtr(noise[..., -1].contiguous())
-        return self.mixture.sample(temperature * noise[..., :-1], uniform)
 
     @sampling
     def preview(self, batch: dict[str, Any]) -> dict[str, Tensor | list[str]]:

@@ -16,10 +16,10 @@ from common.errors import UserError
 from datamodules.images.base import ImageDataModule, InMemoryImages
 from datamodules.images.ring import Ring
 from lightning_modules.core import latent_space as latent
+from lightning_modules.core.code_mixture import CodeMixture
 from lightning_modules.nn.encoders import output_bias
 from lightning_modules.vae import (
     VAE,
-    CodeMixture,
     bernoulli_log_likelihood,
     gaussian_log_likelihood,
     importance_bound,
@@ -171,9 +171,9 @@ def test_equation_7_recovers_gaussians_and_samples_follow_them() -> None:
     truth = torch.tensor([0] * 2000 + [1] * 4000)
     mixture = CodeMixture(2, 2)
     mixture.fit(means[truth] + scales[truth] * torch.randn(6000, 2))
-    order = mixture.share.argsort()
+    order = mixture.weights.argsort()
     torch.testing.assert_close(
-        mixture.share[order], torch.tensor([1 / 3, 2 / 3]), atol=0.01, rtol=0
+        mixture.weights[order], torch.tensor([1 / 3, 2 / 3]), atol=0.01, rtol=0
     )
     torch.testing.assert_close(mixture.mean[order], means, atol=0.1, rtol=0)
     torch.testing.assert_close(mixture.variance[order].sqrt(), scales, atol=0.05, rtol=0)
@@ -192,7 +192,7 @@ def test_equation_7_recovers_gaussians_and_samples_follow_them() -> None:
 
 def test_samples_come_from_the_mixture_unless_it_is_switched_off() -> None:
     """Two components with nearly no variance: a sample has one of two codes."""
-    model = small(mixture=2)
+    model = small(mixture_components=2)
     seeds = list(range(20))
     with torch.no_grad():
         assert model.mixture is not None
@@ -204,6 +204,26 @@ def test_samples_come_from_the_mixture_unless_it_is_switched_off() -> None:
     plain.load_state_dict(model.state_dict(), strict=False)
     assert torch.equal(model.sample(seeds, mixture=False), plain.sample(seeds))
     torch.testing.assert_close(model.sample(seeds)[4:5], model.sample([4]))
+
+
+def test_the_mixture_is_fitted_with_averaged_weights_and_labels() -> None:
+    """With one component, the mean of the mixture is the mean of the codes."""
+    model: Any = VAE(
+        image_shape=[2, 8, 8], num_classes=3, conditional=True, hidden=[16], latent_dim=4,
+        ema_decay=0.9, mixture_components=1,
+    )  # fmt: skip
+    data = Bright()
+    model._trainer = SimpleNamespace(datamodule=data, global_step=0)
+    model.ema.updates += 1
+    with torch.no_grad():
+        model.ema.networks["encoder"][1][0].weight.mul_(2)
+    model.fit_mixture()
+    batch = data.batch("train", list(range(1100)))
+    with model.averaged_weights(), torch.no_grad():
+        codes = model.encode(batch["image"], batch["label"])
+    torch.testing.assert_close(model.mixture.mean[0], codes.mean(0), atol=1e-4, rtol=1e-4)
+    trained = model.encode(batch["image"], batch["label"])
+    assert (trained.mean(0) - codes.mean(0)).abs().max() > 0.01
 
 
 def test_likelihoods_equal_torch_distributions() -> None:

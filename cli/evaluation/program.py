@@ -16,6 +16,7 @@ from cli.evaluation.scores import Line, scores
 from common.errors import UserError
 from datamodules.pairs.base import PairDataModule
 from lightning_modules import load
+from lightning_modules.core.modes import sampling_note
 from lightning_modules.core.module import GenerativeModule
 
 
@@ -84,8 +85,7 @@ def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
             note = f"|seed={options.seed}"
             if model.has_averaged_weights:
                 note += f"|ema={int(averaged)}"
-            if model.hparams.get("truncation"):
-                note += f"|truncation={model.hparams.truncation:g}"
+            note += sampling_note(model)
             with model.averaged_weights(averaged):
                 images = generated_images(target, model, options, count)
                 lines = scores(images, target.data, options, note, target.suffix, target.paired)

@@ -59,6 +59,12 @@ def sampling(method: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
+def sampling_note(model: "GenerativeModule") -> str:
+    """Return the `sampling_settings` that are not 0, as part of a signature: "|truncation=0.5"."""
+    settings = {name: model.hparams.get(name) for name in model.sampling_settings}
+    return "".join(f"|{name}={value:g}" for name, value in settings.items() if value)
+
+
 @contextmanager
 def frozen(module: torch.nn.Module) -> Iterator[None]:
     """Disable gradients of the parameters of `module`, but not of its inputs, in a `with` block."""

@@ -72,20 +72,19 @@ class GenerativeModule(UpdatingModule):
       images, or explain the parts of texts. `<name>/captions` are N or R * N captions of images.
 
     Attributes:
-        monitor: Name of the validation metric that selects `best.ckpt`, and "min" or "max"; None
-            writes no `best.ckpt`.
+        monitor: Validation metric that selects `best.ckpt`, and "min" or "max"; None writes none.
         modality: Kind of input and output of `sample`, such as "images" or "text-to-text".
         has_latent_space: True if the system has `encode`, `decode` and `latent_dim`.
         scores_captions: True if `score(images, captions)` rates how well images match captions.
         token_score: Meaning of the scores of `score_tokens(text)`; empty if there are none.
         throughput_unit: Unit of the amount of training data in logs: "samples" or "tokens".
+        sampling_settings: Hyper-parameters that are part of the signatures of metrics of samples.
         precisions: Supported values of `trainer.precision`.
         replaced_trainer_options: Trainer options that are not supported, and what to do instead.
         tokenizer: Tokenizer of text data, stored in every checkpoint; None if there is no text.
         units_seen: Amount of training data that this process has seen, in `throughput_unit`. Rank 0
             of a resumed run also counts that of all ranks before.
-        recent_losses: Number of the update, loss and sample indices of the last training batches.
-            `NonFiniteGuard` removes those that it has checked.
+        recent_losses: Update, loss and sample indices of the last batches, for `NonFiniteGuard`.
         optimizer_factories: Functions that build each optimizer and its schedule, or None.
     """
 
@@ -95,6 +94,7 @@ class GenerativeModule(UpdatingModule):
     scores_captions: ClassVar[bool] = False
     token_score: ClassVar[str] = ""
     throughput_unit: ClassVar[str] = "samples"
+    sampling_settings: ClassVar[tuple[str, ...]] = ()
     precisions: ClassVar[tuple[str, ...]] = ("32-true", "bf16-mixed")
     replaced_trainer_options: ClassVar[dict[str, str]] = {}
     optimizer_factories: Sequence[tuple[OptimizerCallable, LRSchedulerCallable | None]] = ()
