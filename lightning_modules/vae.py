@@ -32,9 +32,9 @@ the prior. A sample from N(0, I) may lie far from all of these codes, and then d
 recognisable image. Eq. 7 is fitted to the aggregated posterior ("ex-post density estimation", Ghosh
 et al. 2020, section 4). It changes samples only, neither the training nor the likelihoods.
 
-Some books average the squared or
-logistic loss over the P pixel values and multiply the *mean* by a weight R. This is equivalent to
-beta = P / R for Bernoulli pixels and beta = P / (2 R) for Gaussian pixels with sigma = 1.
+Some books average the squared or logistic loss over the P pixel values and multiply the *mean* by a
+weight R. This is equivalent to beta = P / R for Bernoulli pixels and beta = P / (2 R) for Gaussian
+pixels with sigma = 1.
 
 Departures from the papers and from the released code of the importance weighted autoencoder:
 
@@ -181,8 +181,8 @@ class VAE(CodeSampler):
         Sampling:
         mixture_components: Maximum number of Gaussians in the mixture from which codes are sampled
             (Eq. 7 in `vae.py`). The mixture is fitted to the codes of at most 5,000 training
-            images, of all classes together, for each validation and checkpoint. With 0, codes are
-            sampled from N(0, I).
+            images, of all classes together, for each validation and checkpoint. It has at most one
+            Gaussian per 30 images. With 0, codes are sampled from N(0, I).
         Test:
         test_samples: Number of samples of z per image that estimate the test NLL (k in Eq. 5 of
             `vae.py`).
