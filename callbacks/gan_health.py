@@ -64,7 +64,7 @@ REMEDIES: dict[str, list[tuple[str, Any, str]]] = {
     ],
     "diversity": [R1],
     "class_entropy": [R1],
-    "overfitting": [("augment", False, "--model.augment true"), R1],
+    "overfitting": [("augment", 0.0, "--model.augment 0.7"), R1],
 }
 
 

@@ -59,7 +59,7 @@ from math import log2
 from typing import Any, Literal
 
 import torch
-from jsonargparse.typing import NonNegativeFloat, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -262,8 +262,9 @@ class DCGAN(AdversarialModule):
             or "hinge" (Miyato et al. 2018).
         spectral: Whether to divide each weight matrix of the discriminator by its largest singular
             value (Miyato et al. 2018).
-        augment: Whether to apply DiffAugment (Zhao et al. 2020), a random augmentation, to the real
-            and generated images before the discriminator.
+        augment: Probability of augmenting an image, real or generated, before the discriminator
+            (DiffAugment, Zhao et al. 2020). With 1, generated images may be shifted or have changed
+            colours, too; 0.7 avoids this (Karras et al. 2020). 0 disables augmentation.
         Optimizer:
         generator_optimizer: Function that builds an optimizer from the generator's parameters.
         discriminator_optimizer: Function that builds an optimizer from the discriminator's
@@ -291,7 +292,7 @@ class DCGAN(AdversarialModule):
         truncation: NonNegativeFloat = 0.0,
         loss: Literal["non_saturating", "hinge"] = "non_saturating",
         spectral: bool = False,
-        augment: bool = False,
+        augment: ClosedUnitInterval = 0.0,
         generator_optimizer: OptimizerCallable = adam,
         discriminator_optimizer: OptimizerCallable = adam,
         **kwargs: Any,
@@ -338,7 +339,8 @@ class DCGAN(AdversarialModule):
 
     def discriminate(self, image: Tensor, label: Tensor | None) -> Tensor:
         """Return D's logits (N,) in float32 for images; half precision is too coarse for losses."""
-        image = diff_augment(image) if self.hparams.augment else image
+        if self.hparams.augment:
+            image = diff_augment(image, self.hparams.augment)
         return self.discriminator(image, label).float()
 
     def discriminator_objective(self, real: Tensor, fake: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def tiny_config(path: Path, system: str, **data: object) -> Path:
                 "norm": "none",
                 "spectral": True,
                 "loss": "hinge",
-                "augment": True,
+                "augment": 0.7,
                 **game,
             },
         },

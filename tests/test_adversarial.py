@@ -167,6 +167,9 @@ def test_augmentation_moves_images_and_lets_gradients_through() -> None:
     one = diff_augment(image)
     torch.manual_seed(5)
     assert torch.equal(one, diff_augment(image))
+    many = image.repeat(16, 1, 1, 1)
+    unchanged = diff_augment(many, probability=0.7) == many
+    assert unchanged.flatten(1).all(1).float().mean() == pytest.approx(0.3, abs=0.06)
 
 
 def test_maxout_is_the_largest_of_its_pieces() -> None:

@@ -220,3 +220,7 @@ def test_systems_that_read_images_are_told_of_captions_only() -> None:
     assert "image" not in batch
     with pytest.raises(UserError, match=r"data.captions_only true.*leave the option out"):
         batch["image"]
+    with pytest.raises(
+        UserError, match=r"no effect \(got flip=False, shift=2\); leave out captions"
+    ):
+        CaptionedEmoji(size=16, captions_only=True, shift=2)

@@ -254,6 +254,18 @@ def test_image_tokens_are_the_same_in_any_step() -> None:
         model.encode_tokens(image[:, :, :8])
 
 
+def test_a_batch_with_images_is_encoded_itself() -> None:
+    """Augmented images have their own image tokens; a batch without images has the cached ones."""
+    model = dalle()
+    image, index = torch.rand(2, 4, 3, 16, 16) * 2 - 1, torch.arange(4)
+    model._image_tokens["train"] = model.dvae.encode_tokens(image[0]).flatten(1).int()
+    batch = {"image": image[1], "index": index}
+    assert model.image_tokens(batch, "train").equal(model.dvae.encode_tokens(image[1]).flatten(1))
+    cached = model.image_tokens({"index": index}, "train")
+    assert cached.equal(model.dvae.encode_tokens(image[0]).flatten(1))
+    assert cached.dtype == torch.int64
+
+
 def test_image_token_metrics() -> None:
     usage, perplexity = ImageTokenUsage(8, "share"), ImageTokenUsage(8, "perplexity")
     tokens_kept = ImageTokensKept()

@@ -45,6 +45,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_images_encoded_once_give_the_same_training(runs: Path, tmp_path: Path) -> None:
+    """Without augmentation, `captions_only` changes the speed only."""
+    config = tiny_config(tmp_path / "c.yaml", "dalle", max_samples=200, captions_only=True)
+    dvae = ["--model.dvae", str(runs / "dvae/checkpoints/last.ckpt")]
+    few = ["--trainer.max_steps", "4", "--trainer.limit_val_batches", "1"]
+    run = ["--config", str(config), "--run_dir", str(tmp_path / "run")]
+    assert train.main(["fit", *run, *few, *dvae]) == 0
+    once = load(tmp_path / "run/checkpoints/last.ckpt").state_dict()
+    for name, value in load(runs / "dalle/checkpoints/last.ckpt").state_dict().items():
+        torch.testing.assert_close(once[name], value, msg=name)
+
+
 def draw(runs: Path, *options: str) -> int:
     return sample.main([str(runs / "dalle/checkpoints/last.ckpt"), *options])
 

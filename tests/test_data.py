@@ -13,6 +13,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from PIL import Image
+from torch.nn import functional as F
 
 from common.errors import UserError
 from datamodules.base import DataModule
@@ -103,6 +104,21 @@ def test_mask_is_flipped_with_its_image() -> None:
     assert torch.equal(flipped["mask"], (flipped["image"] > 0).float())
     assert torch.equal(batch["mask"], mask), "the given batch is not changed"
     assert torch.equal(data.transform(batch)["mask"], mask), "no flips in evaluation"
+
+
+def test_shift_moves_the_image_and_its_mask_and_repeats_the_border() -> None:
+    image = torch.randint(256, (500, 1, 5, 6), dtype=torch.uint8)
+    mask = (image > 127).float()
+    data = ImageDataModule(shift=2)
+    batch = {"image": image, "mask": mask, "seed": 3}
+    moved = data.transform(batch, training=True)
+    assert torch.equal(moved["mask"], (moved["image"] > 0).float())
+    padded = F.pad(data.transform(batch)["image"], (2, 2, 2, 2), mode="replicate")
+    windows = padded.unfold(2, 5, 1).unfold(3, 6, 1)  # (N, 1, 5, 5, 5, 6)
+    equal = (windows == moved["image"][:, :, None, None]).flatten(4).all(-1)[:, 0]
+    assert equal.any(2).any(1).all(), "each image is shifted by at most 2 pixels"
+    assert equal.any(0).all(), "every offset occurs"
+    assert torch.equal(data.transform(batch)["mask"], mask), "no shifts in evaluation"
 
 
 PROVIDERS: list[DataModule] = [

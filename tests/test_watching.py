@@ -127,7 +127,7 @@ def test_advice_names_only_options_of_the_system(system: type) -> None:
         named |= set(re.findall(r"--model\.(\w+)", text))
     expected = {GAN: {"r1_weight", "spectral"}, DCGAN: {"augment", "spectral"}}
     assert named == expected.get(system, set())
-    model: Any = SimpleNamespace(hparams={"r1_weight": 1.0, "augment": True})
+    model: Any = SimpleNamespace(hparams={"r1_weight": 1.0, "augment": 0.7})
     assert gan_health.advice("overfitting", model) == gan_health.ADVICE["overfitting"]
 
 

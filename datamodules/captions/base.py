@@ -111,8 +111,12 @@ class CaptionedImages(ImageDataModule):
             image. An image is unusable if its file is broken, or if its caption is missing, is too
             long, or contains a character that occurs in no training caption.
         captions_only: Load batches without images, for a system such as DALL-E that encodes all
-            images once before training. The method `batch` still returns images.
-        **kwargs: Arguments of `DataModule`.
+            images once before training, without augmentation. The method `batch` still returns
+            images.
+        **kwargs: Arguments of `ImageDataModule`.
+
+    Raises:
+        UserError: If images are to be augmented, but `captions_only` leaves them out.
     """
 
     provides = (*ImageDataModule.provides, "vocab_size", "text_length", "pad_id")
@@ -129,7 +133,13 @@ class CaptionedImages(ImageDataModule):
         batch_size: PositiveInt = 64,
         **kwargs: Any,
     ) -> None:
-        super().__init__(flip=False, binarize=False, batch_size=batch_size, **kwargs)
+        super().__init__(binarize=False, batch_size=batch_size, **kwargs)
+        if captions_only and (self.flip or self.shift):
+            raise UserError(
+                "data.captions_only true: batches have no images, so data.flip and data.shift have "
+                f"no effect (got flip={self.flip}, shift={self.shift}); leave out captions_only to "
+                "augment images"
+            )
         self.captions_only = captions_only
         self.vocab_size, self.text_length, self.bpe_dropout, self.skip = (
             vocab_size,

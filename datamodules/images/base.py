@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+from jsonargparse.typing import NonNegativeInt
 from torch import Tensor
 
 from common.errors import UserError
@@ -26,6 +27,20 @@ def has_words(names: list[str] | None, words: str) -> Tensor:
             "as OpenMoji or CelebA"
         )
     return torch.tensor([f" {words.lower()} " in f" {name} " for name in names])
+
+
+def shifted(image: Tensor, offset: Tensor) -> Tensor:
+    """Shift each image (N, C, H, W) down and right by its own offset; border pixels are repeated.
+
+    Args:
+        image: Images (N, C, H, W).
+        offset: Offsets in pixels, int64 (2, N): down and right.
+    """
+    _, _, height, width = image.shape
+    down, right = offset[:, :, None, None, None]
+    rows = (torch.arange(height, device=image.device)[:, None] - down).clamp(0, height - 1)
+    columns = (torch.arange(width, device=image.device) - right).clamp(0, width - 1)
+    return image.take_along_dim(rows, 2).take_along_dim(columns, 3)
 
 
 class InMemoryImages:
@@ -93,6 +108,8 @@ class ImageDataModule(DataModule):
     Args:
         Augmentation:
         flip: Mirror each training image left to right with probability 0.5.
+        shift: Maximum distance in pixels by which each training image is shifted at random,
+            horizontally and vertically. Pixels at the border are repeated.
         binarize: Sample each pixel from {-1, 1} each time an image is loaded. The probability of
             1 is the grey value of the pixel in [0, 1] ("dynamic binarisation", Burda et al. 2015,
             section 5.1). In evaluation, this sampling has fixed seeds.
@@ -105,9 +122,11 @@ class ImageDataModule(DataModule):
     provides = (*DataModule.provides, "image_shape")
     class_names: Mapping[int, str] = {}
 
-    def __init__(self, flip: bool = False, binarize: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, flip: bool = False, shift: NonNegativeInt = 0, binarize: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.flip, self.binarize = flip, binarize
+        self.flip, self.shift, self.binarize = flip, int(shift), binarize
         self._on_device: DeviceImages | None = None  # training images
 
     def loader_dataset(self, split: str) -> BatchedDataset:
@@ -130,13 +149,13 @@ class ImageDataModule(DataModule):
         return self._on_device
 
     def transform(self, batch: dict[str, Any], *, training: bool = False) -> dict[str, Any]:
-        """Scale `image` to [-1, 1] and augment it; flip `mask` (N, 1, H, W) with the image."""
+        """Scale `image` to [-1, 1] and augment it; `mask` (N, 1, H, W) is moved with the image."""
         image = batch.get("image")
         if image is None or image.dtype != torch.uint8:
             return batch
         batch, image = dict(batch), image.float() / 255
-        flip = self.flip and training
-        if flip or self.binarize:
+        flip, shift = self.flip and training, self.shift if training else 0
+        if flip or shift or self.binarize:
             seed = mix_seed(batch["seed"], "transform")
             generator = torch.Generator(image.device).manual_seed(seed)
         if flip:
@@ -144,6 +163,13 @@ class ImageDataModule(DataModule):
             image = torch.where(coin < 0.5, image.flip(-1), image)
             if "mask" in batch:
                 batch["mask"] = torch.where(coin < 0.5, batch["mask"].flip(-1), batch["mask"])
+        if shift:
+            offset = torch.randint(
+                -shift, shift + 1, (2, len(image)), generator=generator, device=image.device
+            )
+            image = shifted(image, offset)
+            if "mask" in batch:
+                batch["mask"] = shifted(batch["mask"], offset)
         if self.binarize:
             image = torch.bernoulli(image, generator=generator)
         return {**batch, "image": image.mul_(2).sub_(1)}

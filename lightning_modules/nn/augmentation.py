@@ -5,20 +5,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def diff_augment(image: Tensor) -> Tensor:
+def diff_augment(image: Tensor, probability: float = 1.0) -> Tensor:
     """Randomly change colours, shift by up to 1/8 of the side, and cut out a box of half the side.
 
     The augmentation is differentiable and applied to all inputs of the discriminator, real and
-    generated. The discriminator then overfits less. The generator does not learn to produce
-    augmented images, because real and generated images are augmented alike.
+    generated. The discriminator then overfits less. If all images are augmented, the discriminator
+    cannot see whether a generated image is itself shifted or has changed colours, and the generator
+    may produce such images. With a probability of at most about 0.8, it does not (Karras et al.
+    2020, "Training Generative Adversarial Networks with Limited Data", section 2.2).
 
     Args:
         image: Images (N, C, H, W) in [-1, 1].
+        probability: Probability that an image is augmented; all three operations or none.
 
     Returns:
         Augmented images (N, C, H, W). Values may lie outside [-1, 1]. Pixels without a
         source after the shift and pixels in the box are 0.
     """
+    original = image
     count, _, height, width = image.shape
     device = image.device
 
@@ -48,4 +52,5 @@ def diff_augment(image: Tensor) -> Tensor:
         & (columns >= left)
         & (columns < left + width // 2)
     )  # (N, H, W)
-    return image.masked_fill(hole[:, None], 0.0)
+    image = image.masked_fill(hole[:, None], 0.0)
+    return torch.where(uniform() < probability, image, original)

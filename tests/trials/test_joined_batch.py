@@ -27,7 +27,7 @@ SYSTEMS = sorted(
 ELSEWHERE = {"clip"}
 # Spectral norm makes one power iteration per batch, and the VQ-VAE one update of the codebook. With
 # accumulation, G's augmentation is drawn from another position of the random numbers.
-CHANGED = {"dcgan": {"spectral": False, "augment": False}, "dvae": {"quantiser": "gumbel"}}
+CHANGED = {"dcgan": {"spectral": False, "augment": 0.0}, "dvae": {"quantiser": "gumbel"}}
 
 
 class FirstGradients(Callback):
