@@ -262,9 +262,10 @@ class DCGAN(AdversarialModule):
             or "hinge" (Miyato et al. 2018).
         spectral: Whether to divide each weight matrix of the discriminator by its largest singular
             value (Miyato et al. 2018).
-        augment: Probability of augmenting an image, real or generated, before the discriminator
-            (DiffAugment, Zhao et al. 2020). With 1, generated images may be shifted or have changed
-            colours, too; 0.7 avoids this (Karras et al. 2020). 0 disables augmentation.
+        augment: Probability of each operation of DiffAugment (Zhao et al. 2020), which augments the
+            real and generated images before the discriminator. With 1, generated images may be
+            shifted or have changed colours, too; values below 0.8 avoid this (Karras et al. 2020,
+            section 2.2). 0 disables augmentation.
         Optimizer:
         generator_optimizer: Function that builds an optimizer from the generator's parameters.
         discriminator_optimizer: Function that builds an optimizer from the discriminator's

@@ -10,32 +10,37 @@ def diff_augment(image: Tensor, probability: float = 1.0) -> Tensor:
 
     The augmentation is differentiable and applied to all inputs of the discriminator, real and
     generated. The discriminator then overfits less. If all images are augmented, the discriminator
-    cannot see whether a generated image is itself shifted or has changed colours, and the generator
-    may produce such images. With a probability of at most about 0.8, it does not (Karras et al.
-    2020, "Training Generative Adversarial Networks with Limited Data", section 2.2).
+    cannot see whether a generated image itself is shifted or has changed colours, so the generator
+    may produce such images. With a probability below 0.8 it does not (Karras et al. 2020, "Training
+    Generative Adversarial Networks with Limited Data", section 2.2).
 
     Args:
         image: Images (N, C, H, W) in [-1, 1].
-        probability: Probability that an image is augmented; all three operations or none.
+        probability: Probability of each of the three operations, chosen for each image; 1 in
+            DiffAugment.
 
     Returns:
         Augmented images (N, C, H, W). Values may lie outside [-1, 1]. Pixels without a
         source after the shift and pixels in the box are 0.
     """
-    original = image
     count, _, height, width = image.shape
     device = image.device
 
     def uniform() -> Tensor:
         return torch.rand(count, 1, 1, 1, device=device)
 
-    image = image + uniform() - 0.5  # brightness
-    image = torch.lerp(image.mean(1, keepdim=True), image, 2 * uniform())  # saturation
-    image = torch.lerp(image.mean((1, 2, 3), keepdim=True), image, uniform() + 0.5)  # contrast
+    colour, shift, cut = (uniform() < probability for _ in range(3))  # each (N, 1, 1, 1)
+    image = image + colour * (uniform() - 0.5)  # brightness
+    # saturation and contrast: interpolation from grey, or from the mean, with a weight around 1
+    image = torch.lerp(image.mean(1, keepdim=True), image, 1 + colour * (2 * uniform() - 1))
+    image = torch.lerp(image.mean((1, 2, 3), keepdim=True), image, 1 + colour * (uniform() - 0.5))
 
     rows, columns = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
     limits = (height // 8, width // 8)
-    down, right = (torch.randint(-r, r + 1, (count, 1, 1), device=device) for r in limits)
+    down, right = (
+        torch.randint(-limit, limit + 1, (count, 1, 1), device=device) * shift[:, 0]
+        for limit in limits
+    )
     padded = F.pad(image, (1, 1, 1, 1))  # shifted-in pixels are taken from this border
     moved_rows = (rows - down + 1).clamp(0, height + 1)  # (N, H, 1)
     moved_columns = (columns - right + 1).clamp(0, width + 1)  # (N, 1, W)
@@ -52,5 +57,4 @@ def diff_augment(image: Tensor, probability: float = 1.0) -> Tensor:
         & (columns >= left)
         & (columns < left + width // 2)
     )  # (N, H, W)
-    image = image.masked_fill(hole[:, None], 0.0)
-    return torch.where(uniform() < probability, image, original)
+    return image.masked_fill(hole[:, None] & cut, 0.0)
