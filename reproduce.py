@@ -10,6 +10,9 @@ Reproductions with the key `title` are the rows of "Time to the paper's number".
 reproduction `<id>-fast`, it shares the row of `<id>`: same data, network, metric and protocol, with
 another optimizer, schedule or regularisation.
 
+Reproductions with the key `hour` are the rows of "What a system reaches in an hour": the first
+recipe of a system, on data that come with the installation.
+
 Optional keys of a reproduction: `figures` lists test metrics to record in addition to `metric`.
 `run_dir` is the run's folder, so that several reproductions can evaluate one run. `variants` lists
 the settings of an ablation, each with its own overrides. Only the order of the variants by the

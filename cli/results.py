@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from cli.pages.systems import system_names, title
 from cli.reproduction import RESULTS, registry
 
 Entries = dict[str, dict[str, Any]]
@@ -23,6 +24,18 @@ the test, and the cores were shared with other work.
 
 | Number | paper | paper's recipe | minutes | faster recipe | minutes | `python reproduce.py run` |
 |---|---|---|---|---|---|---|
+"""
+HOUR = """
+## What a system reaches in an hour
+
+The first recipe of each system, on data that come with the installation. Each command trains \
+at most an hour on 2 CPU cores,
+from nothing. Times are as above. classifier-FID compares as many samples as training images \
+with the training images. DALL-E
+needs the discrete VAE and the CLIP of the two rows above it: `make dalle` trains all three.
+
+| System | measured | value | minutes | `python reproduce.py run` | shown |
+|---|---|---|---|---|---|
 """
 HEADER = """
 ## All results
@@ -88,6 +101,7 @@ def render() -> str:
         )
     parts = [
         record_table(entries, results),
+        hour_table(entries, results),
         HEADER,
         *rows,
         changed_figures(entries, results),
@@ -118,6 +132,22 @@ def record_table(entries: Entries, results: Entries) -> str:
     figure = "\n![Validation values over the time of training](docs/records.png)\n"
     drawn = any("curve" in result for result in results.values())
     return RECORDS + "".join(lines) + note + (figure if drawn else "")
+
+
+def hour_table(entries: Entries, results: Entries) -> str:
+    """Return the table of what the first recipe of each system reaches, with links to images."""
+    rows = {}
+    for name, entry in entries.items():
+        if "hour" in entry:
+            system = Path(entry["config"]).parent.name
+            value, minutes = "–", "–"
+            if name in results:
+                value, minutes = f"{results[name]['value']:.4g}", f"{results[name]['minutes']:.0f}"
+            heading = title(system)[0]
+            link = f"[gallery](docs/gallery.md#{heading.lower().replace(' ', '-')})"
+            cells = [heading, entry["hour"], value, minutes, f"`{name}`", link]
+            rows[system] = "| " + " | ".join(cells) + " |\n"
+    return HOUR + "".join(rows[system] for system in system_names() if system in rows)
 
 
 def reaches(value: float, entry: dict[str, Any]) -> bool:

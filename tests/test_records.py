@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli import reproduction, results
+from cli.pages.systems import system_names, title
 from cli.reproduction import training_minutes, validation_curve
 
 ENTRY = {
@@ -82,3 +83,11 @@ def test_higher_and_lower_values_can_be_better() -> None:
     assert not results.reaches(86.8, ENTRY)
     assert results.reaches(230, ENTRY | {"better": "higher", "published": 225})
     assert reproduction.registry()["gan-mnist-parzen"]["title"].endswith("↑")
+
+
+def test_the_table_of_an_hour_has_each_system() -> None:
+    text = results.hour_table(reproduction.registry(), {"made-openmoji-nll": RESULT})
+    for system in system_names():
+        assert f"| {title(system)[0]} | " in text, f"{system} has no reproduction with `hour`"
+    row = "| MADE | NLL of unseen emoji in nats ↓ | 88 | 80 | `made-openmoji-nll` |"
+    assert f"{row} [gallery](docs/gallery.md#made) |\n" in text
