@@ -90,10 +90,10 @@ def test_unpaired_pictures_are_cut_apart_and_meet_by_chance() -> None:
 
 def test_evaluation_sees_the_whole_picture() -> None:
     """Evaluation uses whole images at `size`; training previews are resized to the same size."""
-    data = OpenMojiPairs(size=16, load_size=18, paired=True)
+    data = OpenMojiPairs(size=16, load_size=32, paired=True)
     plain = OpenMojiPairs(size=16, paired=True)
     assert torch.equal(data.batch("test", [3])["b"], plain.batch("test", [3])["b"])
-    assert data.split("train").b.images.shape[2:] == (18, 18)  # type: ignore[union-attr]
+    assert data.split("train").b.images.shape[2:] == (32, 32)  # type: ignore[union-attr]
     heaps = Heaps(size=10, load_size=20, paired=True)
     done = heaps.transform(heaps.split("val").__getitems__(Request(torch.arange(2), 0)))
     assert done["a"].shape == (2, 3, 10, 10)
@@ -185,7 +185,7 @@ def test_unpaired_domains_share_no_glyph() -> None:
 
 
 def test_a_domain_is_image_data() -> None:
-    data = OpenMojiPairs(size=16, load_size=18)
+    data = OpenMojiPairs(size=16, load_size=32)
     line, colour = data.domain("a"), data.domain("b")
     assert line.data_spec["image_shape"] == [3, 16, 16]
     assert line.data_spec["num_classes"] > 5
@@ -217,7 +217,7 @@ def test_two_piles_of_unequal_counts(tmp_path: Path) -> None:
     data = PairFolder(
         str(domains(tmp_path, {"trainA": 5, "trainB": 3, "testA": 2, "testB": 4})),
         size=16,
-        load_size=18,
+        load_size=32,
     )
     assert data.sizes == {"train": 5, "val": 4, "test": 4}
     assert (len(data.split("train").a), len(data.split("train").b)) == (5, 3)

@@ -401,7 +401,7 @@ def tiny(path: Path, system: str, **model: Any) -> Path:
             "class_path": "datamodules.pairs.openmoji.OpenMojiPairs",
             "init_args": {
                 "size": 16,
-                "load_size": 18,
+                "load_size": 32,
                 "flip": True,
                 "paired": system == "pix2pix",
                 "eval_batch_size": 64,
@@ -707,7 +707,7 @@ def test_a_run_has_the_losses_of_a_plain_loop(tmp_path: Path) -> None:
         network.register_forward_hook(
             lambda *_, name=name: counted.update({name: counted[name] + 1})
         )
-    data = OpenMojiPairs(size=16, load_size=18, flip=True, batch_size=2)
+    data = OpenMojiPairs(size=16, load_size=32, flip=True, batch_size=2)
     optimizers = [adam(network.parameters()) for network in (model.generator, model.discriminator)]
     for row, batch in zip(rows, data.train_dataloader()):
         batch = data.transform(batch, training=True)
