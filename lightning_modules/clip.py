@@ -30,7 +30,7 @@ contains the networks but does not train them:
 - Adam (appendix F): betas (.9, .98) and epsilon 1e-6, which the paper has for the ViT. For the
   ResNet, which is convolutional like f, the paper has (.9, .999) and 1e-8.
 - Dropout: in the residual branches of g. The paper and the released code have none.
-- Augmentation: shifts by up to `shift` pixels. The paper has random crops.
+- Augmentation: `data.shift`, shifts by up to 2 pixels. The paper has random crops.
 - Equal captions in a batch: the target of Eq. 3 is spread evenly over them. In the paper and the
   released code, equal captions are negatives of each other. Equal captions are rare in 400 million
   pairs and common in small data sets.
@@ -135,9 +135,6 @@ class CLIP(GenerativeModule):
         width: Width of the text encoder's residual stream.
         dropout: Dropout probability of the text encoder's residual branches.
         features: Dimension D of the joint embedding space (Eq. 1).
-        Objective:
-        shift: Maximum random shift of training images, in pixels; 0 disables shifts. The
-            border that a shift leaves empty is filled with the edge pixels.
         Optimizer:
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Weight decay of matrices. Gains, biases and the learnt temperature are
@@ -163,7 +160,6 @@ class CLIP(GenerativeModule):
         width: PositiveInt = 128,
         dropout: ClosedUnitInterval = 0.1,
         features: PositiveInt = 128,
-        shift: NonNegativeInt = 2,
         learning_rate: PositiveFloat = 1e-3,
         weight_decay: NonNegativeFloat = 0.2,
         warmup_steps: NonNegativeInt = 200,
@@ -204,7 +200,7 @@ class CLIP(GenerativeModule):
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         tokens = batch["tokens"]
-        u, v = self.image_features(self.shift(batch["image"])), self.text_features(tokens)
+        u, v = self.image_features(batch["image"]), self.text_features(tokens)
         if self.trainer.world_size > 1:  # gather the pairs of all ranks, with gradients
             u, v = (
                 cast(Tensor, self.all_gather(part, sync_grads=True)).flatten(0, 1)
@@ -213,24 +209,6 @@ class CLIP(GenerativeModule):
             tokens = cast(Tensor, self.all_gather(tokens)).flatten(0, 1)
         loss = contrastive_loss(u, v, self.log_scale.exp(), tokens)
         return {"loss": loss, "scale": self.log_scale.exp()}
-
-    def shift(self, image: Tensor) -> Tensor:
-        """Shift each image (N, C, H, W) by up to `shift` pixels, horizontally and vertically."""
-        max_shift, (height, width) = self.hparams.shift, image.shape[-2:]
-        if not max_shift:
-            return image
-        padded = F.pad(image, (max_shift,) * 4, mode="replicate")
-        offsets = torch.randint(2 * max_shift + 1, (2, len(image), 1), device=image.device)
-        samples, channels, rows, columns = (
-            torch.arange(size, device=image.device) for size in (*image.shape[:2], height, width)
-        )
-        rows, columns = rows + offsets[0], columns + offsets[1]  # (N, H), (N, W)
-        return padded[
-            samples[:, None, None, None],
-            channels[:, None, None],
-            rows[:, None, :, None],
-            columns[:, None, None, :],
-        ]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take an optimizer step, then limit t to ln 100, before a checkpoint can be saved."""

@@ -578,8 +578,6 @@ def test_text_features_ignore_padding() -> None:
     torch.testing.assert_close(
         model.text_features(F.pad(tokens, (0, 3))), model.text_features(tokens)
     )
-    shifted = model.shift(torch.rand(2, 3, 16, 16))
-    assert shifted.shape == (2, 3, 16, 16)
 
 
 def test_clip_previews_rank_images_and_captions() -> None:

@@ -192,7 +192,6 @@ def test_codebooks_and_negatives_are_those_of_all_ranks(system: str, tmp_path: P
             "width": 16,
             "features": 8,
             "dropout": 0.0,
-            "shift": 0,
         },
     }
     config = {
