@@ -14,6 +14,7 @@ random restarts follow Dhariwal et al., "Jukebox", 2020, section 3.1.
     VQ: z = h + sg(e_k - h),  k = argmin |h - e_k|^2;  KL becomes |h - sg(e_k)|^2              (6)
     n_k <- d n_k + (1 - d) sum_i [k_i = k],
         m_k <- d m_k + (1 - d) sum_i h_i [k_i = k],  e_k = m_k / n_k                           (7)
+    weighted reconstruction loss: sum over pixels of sg(b)^r (-log f)                          (8)
 
 The choice of a codebook vector is not differentiable. "gumbel" relaxes the choice (Eq. 2); as tau
 falls, the relaxed choice approaches the hard choice. "vq" makes the hard choice and copies the
@@ -22,14 +23,22 @@ gradient from z to h (Eq. 6). Evaluation and samples use the hard choice: the mo
 decode to plausible images (`sample.py --mode prior`). `dalle.py` learns the joint distribution of
 the image tokens.
 
+In Eq. 5, the gradient with respect to mu is 1 / b. Pixels that are hard to predict have a large b,
+and thus a small gradient, so their details are learnt late. Eq. 8 is the beta-NLL of Seitzer et
+al., "On the Pitfalls of Heteroscedastic Uncertainty Estimation with Probabilistic Neural Networks",
+ICLR 2022, for a Laplace density. With r = 0 it is the likelihood. With r = 1, all pixels have equal
+gradients with respect to mu, and b is still estimated.
+
 Symbols: K `codebook_size` · D `token_width` · h `features`, z `z` (N, D, h, w) · image tokens
 `tokens` (N, h, w), with `tokens_per_position` rows for each of the H / 2^`downsamplings` rows of
 the encoder's output · e `codebook` (K, D) · m, n `sums`, `uses` · sg: stop-gradient · d VQ_DECAY ·
 tau, beta: half-cosine schedules that end at `temperature` and `beta`; beta is also the weight of
 the commitment (Eq. 6) · mu, b `mean`, exp(`log_scale`) + MIN_SCALE, for each value of the image.
-`width` and `gain` (`nn/bottleneck.py`) are called n_hid and post-gain in the released code.
+`width` and `gain` (`nn/bottleneck.py`) are called n_hid and post-gain in the released code · r
+`scale_exponent`.
 
-Losses are in nats per image, summed over pixels and image tokens and averaged over the batch.
+Losses are summed over pixels and image tokens and averaged over the batch. They are in nats per
+image, except the reconstruction loss in training with r > 0.
 
 Departures from DALL-E's discrete VAE, whose released code (openai/DALL-E) does not train it:
 
@@ -39,6 +48,7 @@ Departures from DALL-E's discrete VAE, whose released code (openai/DALL-E) does 
 - b is at least MIN_SCALE; otherwise the density of constant white pixels would be unbounded.
 - The learning rate falls to 1 / 80 of its initial value by the end of training. In the paper it
   falls from 1e-4 to 1.25e-6 in 1.2 million updates.
+- Eq. 8 with r = 1 in `configs/dvae/openmoji.yaml`.
 - `gain` is 0.4 in `configs/dvae/openmoji.yaml`, which trains for minutes. The paper has a
   gain of 1 / L^2, where L is the number of blocks.
 
@@ -67,6 +77,7 @@ from typing import Any, Literal, cast
 
 import torch
 from jsonargparse.typing import (
+    ClosedUnitInterval,
     NonNegativeFloat,
     NonNegativeInt,
     OpenUnitInterval,
@@ -115,16 +126,20 @@ def annealed(step: int, first: float, last: float, steps: int) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def logit_laplace_log_likelihood(mean: Tensor, log_scale: Tensor, x: Tensor) -> Tensor:
+def logit_laplace_log_likelihood(
+    mean: Tensor, log_scale: Tensor, x: Tensor, scale_exponent: float = 0.0
+) -> Tensor:
     """Return the log-density (N,) in nats of images x (N, C, H, W) in [0, 1] (Eq. 5).
 
-    `mean` is mu, and exp(`log_scale`) + MIN_SCALE is b; both have shape (N, C, H, W).
+    `mean` is mu, and exp(`log_scale`) + MIN_SCALE is b; both have shape (N, C, H, W). The term of
+    each pixel is multiplied by b to the power of `scale_exponent`, a constant for the gradient
+    (Eq. 8); with 0, the sum is the log-density.
     """
     squeezed = (1 - 2 * EPSILON) * x + EPSILON  # x'
     scale = log_scale.exp() + MIN_SCALE  # b
     normalizer = (2 * scale * squeezed * (1 - squeezed)).log()
-    density = -normalizer - (squeezed.logit() - mean).abs() / scale  # Eq. 5
-    return (density + math.log(1 - 2 * EPSILON)).sum((1, 2, 3))
+    density = -normalizer - (squeezed.logit() - mean).abs() / scale + math.log(1 - 2 * EPSILON)
+    return (density * scale.detach() ** scale_exponent).sum((1, 2, 3))
 
 
 def uniform_kl(logits: Tensor) -> Tensor:
@@ -338,6 +353,8 @@ class DiscreteVAE(GenerativeModule):
             Eq. 6).
         beta_steps: Number of updates over which the weight of the KL divergence or of the
             commitment loss rises from 0 to `beta`.
+        scale_exponent: Exponent r of the scale b that weights each pixel in the training loss (Eq.
+            8). 0 is the likelihood; with 1, details that are hard to predict are learnt earlier.
         temperature: Final temperature tau of the Gumbel-softmax (Eq. 2), used by "gumbel" only.
         temperature_steps: Number of updates over which the temperature falls from 1 to
             `temperature`.
@@ -368,6 +385,7 @@ class DiscreteVAE(GenerativeModule):
         gain: NonNegativeFloat = 0.0,
         beta: NonNegativeFloat = 6.6,
         beta_steps: NonNegativeInt = 5000,
+        scale_exponent: ClosedUnitInterval = 0.0,
         temperature: PositiveFloat = 1 / 16,
         temperature_steps: NonNegativeInt = 150_000,
         learning_rate: PositiveFloat = 1e-4,
@@ -413,28 +431,28 @@ class DiscreteVAE(GenerativeModule):
                 reduce = partial(self.trainer.strategy.reduce, reduce_op="sum")
                 rank, world_size = self.trainer.global_rank, self.trainer.world_size
                 quantiser.update_codebook(features, step, reduce, rank, world_size)  # Eq. 7
-        reconstruction = -self.log_likelihood(z, batch["image"]).mean()
+        log_likelihood = self.log_likelihood(z, batch["image"], h.scale_exponent)  # Eq. 5 and 8
+        reconstruction = -log_likelihood.mean()
         loss = reconstruction + beta * term.mean()  # Eq. 3
         self.log_train(beta=beta, temperature=temperature)
         name = "kl" if h.quantiser == "gumbel" else "commitment"
         return {"loss": loss, "reconstruction": reconstruction, name: term.mean()}
 
-    def log_likelihood(self, z: Tensor, image: Tensor) -> Tensor:
-        """Return log p(x|z) (N,) of images (N, C, H, W) in [-1, 1], with uniform noise added."""
+    def log_likelihood(self, z: Tensor, image: Tensor, scale_exponent: float = 0.0) -> Tensor:
+        """Return log p(x|z) (N,) of images (N, C, H, W) in [-1, 1], with uniform noise added.
+
+        With `scale_exponent` above 0, pixels are weighted (Eq. 8).
+        """
         mean, log_scale = self.network.decode(z)
         levels = (image + 1) * 127.5
         x = (levels + torch.rand_like(levels)) / 256
-        return logit_laplace_log_likelihood(mean, log_scale, x)
+        return logit_laplace_log_likelihood(mean, log_scale, x, scale_exponent)
 
     def configure_optimizers(self) -> Any:
         h, total = self.hparams, self.total_updates
         adam = torch.optim.AdamW(
-            self.network.parameters(),
-            h.learning_rate,
-            (0.9, 0.999),
-            weight_decay=h.weight_decay,
-            fused=True,
-        )
+            self.network.parameters(), h.learning_rate, weight_decay=h.weight_decay, fused=True
+        )  # betas (.9, .999)
 
         def rate(update: int) -> float:
             """Return the factor of the learning rate: half a cosine from 1 to FINAL_RATE."""

@@ -50,9 +50,10 @@ class PlainCLIP(CLIP):
 class PlainVQ(DiscreteVAE):
     """VQ-VAE trained by SGD, without noise on the pixels."""
 
-    def log_likelihood(self, z: Tensor, image: Tensor) -> Tensor:
+    def log_likelihood(self, z: Tensor, image: Tensor, scale_exponent: float = 0.0) -> Tensor:
         mean, log_scale = self.network.decode(z)
-        return logit_laplace_log_likelihood(mean, log_scale, (image + 1) / 2)
+        x = (image + 1) / 2
+        return logit_laplace_log_likelihood(mean, log_scale, x, scale_exponent)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.network.parameters(), 1e-5)

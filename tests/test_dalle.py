@@ -98,6 +98,20 @@ def test_logit_laplace_is_a_density() -> None:
     assert torch.trapezoid(density, x.flatten()).item() == pytest.approx(inside.item(), abs=1e-3)
 
 
+def test_weighted_pixels_have_equal_gradients() -> None:
+    """Eq. 8: with r = 1, mu has a gradient of 1 at each pixel; b keeps the sign of its gradient."""
+    torch.manual_seed(0)
+    x, gradients = torch.rand(2, 3, 4, 4), {}
+    mean, log_scale = (torch.randn(2, 3, 4, 4).requires_grad_() for _ in range(2))
+    for exponent in (0.0, 1.0):
+        loss = -logit_laplace_log_likelihood(mean, log_scale, x, exponent).sum()
+        gradients[exponent] = torch.autograd.grad(loss, [mean, log_scale])
+    torch.testing.assert_close(gradients[1.0][0].abs(), torch.ones(2, 3, 4, 4))
+    scale = (log_scale.exp() + 0.1).detach()
+    for plain, weighted in zip(gradients[0.0], gradients[1.0]):
+        torch.testing.assert_close(weighted, scale * plain)
+
+
 def test_gumbel_samples_become_choices() -> None:
     """Eq. 2 at a low temperature samples from the softmax, and gradients reach the logits."""
     torch.manual_seed(0)
