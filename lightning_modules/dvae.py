@@ -30,12 +30,11 @@ ICLR 2022, for a Laplace density. With r = 0 it is the likelihood. With r = 1, a
 gradients with respect to mu, and b is still estimated.
 
 Symbols: K `codebook_size` · D `token_width` · h `features`, z `z` (N, D, h, w) · image tokens
-`tokens` (N, h, w), with `tokens_per_position` rows for each of the H / 2^`downsamplings` rows of
-the encoder's output · e `codebook` (K, D) · m, n `sums`, `uses` · sg: stop-gradient · d VQ_DECAY ·
-tau, beta: half-cosine schedules that end at `temperature` and `beta`; beta is also the weight of
-the commitment (Eq. 6) · mu, b `mean`, exp(`log_scale`) + MIN_SCALE, for each value of the image.
-`width` and `gain` (`nn/bottleneck.py`) are called n_hid and post-gain in the released code · r
-`scale_exponent`.
+`tokens` (N, h, w), with `tokens_per_position` rows for each row of the encoder's output · e
+`codebook` (K, D) · m, n `sums`, `uses` · sg: stop-gradient · d VQ_DECAY · tau, beta: half-cosine
+schedules that end at `temperature` and `beta`; beta is also the weight of the commitment (Eq. 6) ·
+mu, b `mean`, exp(`log_scale`) + MIN_SCALE, for each value of the image · r `scale_exponent`.
+`width` and `gain` (`nn/bottleneck.py`) are called n_hid and post-gain in the released code.
 
 Losses are summed over pixels and image tokens and averaged over the batch. They are in nats per
 image, except the reconstruction loss in training with r > 0.
@@ -49,6 +48,8 @@ Departures from DALL-E's discrete VAE, whose released code (openai/DALL-E) does 
 - The learning rate falls to 1 / 80 of its initial value by the end of training. In the paper it
   falls from 1e-4 to 1.25e-6 in 1.2 million updates.
 - Eq. 8 with r = 1 in `configs/dvae/openmoji.yaml`.
+- Blocks of 2x2 pixels are channels of the encoder's input and the decoder's output (`patch`) in
+  `configs/dvae/openmoji.yaml`. On small images, most of the time goes into the full resolution.
 - `gain` is 0.4 in `configs/dvae/openmoji.yaml`, which trains for minutes. The paper has a
   gain of 1 / L^2, where L is the number of blocks.
 
@@ -266,15 +267,12 @@ class Network(nn.Module):
 
     Args:
         channels: Number C of image channels.
-        width: Number of channels at the image's resolution. It doubles each time the resolution is
-            halved.
-        downsamplings: Number of times that the encoder halves the resolution. Encoder and decoder
-            each have `downsamplings + 1` groups of blocks.
+        patch: Side of the blocks of pixels that become channels before the encoder, and pixels
+            again after the decoder.
+        widths: Number of channels at each resolution, the highest first.
         blocks: Number of bottleneck blocks per group.
-        codebook_size: Number K of codebook vectors.
-        token_width: Number D of values per codebook vector.
+        quantiser: Module with the codebook.
         tokens_per_position: Number of image tokens at each position of the encoder's output.
-        quantiser: Type of quantiser, "gumbel" (Eq. 2) or "vq" (Eq. 6).
         gain: Factor of each block's residual branch. 0 uses 1 / L^2, where L is the number of
             blocks of the encoder.
     """
@@ -282,30 +280,27 @@ class Network(nn.Module):
     def __init__(
         self,
         channels: int,
-        width: int,
-        downsamplings: int,
+        patch: int,
+        widths: list[int],
         blocks: int,
-        codebook_size: int,
-        token_width: int,
+        quantiser: GumbelQuantiser | VectorQuantiser,
         tokens_per_position: int,
-        quantiser: str,
         gain: float,
     ) -> None:
         super().__init__()
-        self.tokens_per_position = tokens_per_position
-        quantiser_class = GumbelQuantiser if quantiser == "gumbel" else VectorQuantiser
-        self.quantiser = quantiser_class(codebook_size, token_width)
-        widths = [width * 2**group for group in range(downsamplings + 1)]
+        self.quantiser, self.tokens_per_position = quantiser, tokens_per_position
         pool, repeat = nn.MaxPool2d(2), nn.Upsample(scale_factor=2)
         self.encoder = nn.Sequential(
-            conv(channels, width, 7),
-            bottlenecks(width, widths, blocks, [3, 3, 3, 1], pool, gain),
-            conv(widths[-1], tokens_per_position * self.quantiser.features, 1),
+            nn.PixelUnshuffle(patch),
+            conv(channels * patch**2, widths[0], 7 if patch == 1 else 3),
+            bottlenecks(widths[0], widths, blocks, [3, 3, 3, 1], pool, gain),
+            conv(widths[-1], tokens_per_position * quantiser.features, 1),
         )
-        inputs = tokens_per_position * token_width
+        inputs = tokens_per_position * quantiser.codebook.shape[1]
         self.decoder = nn.Sequential(
             bottlenecks(inputs, widths[::-1], blocks, [1, 3, 3, 3], repeat, gain),
-            conv(width, 2 * channels, 1),
+            conv(widths[0], 2 * channels * patch**2, 1),
+            nn.PixelShuffle(patch),
         )
 
     def encode(self, image: Tensor) -> Tensor:
@@ -339,10 +334,13 @@ class DiscreteVAE(GenerativeModule):
         token_width: Number D of values per codebook vector.
         quantiser: Type of quantiser: Gumbel-softmax, as in DALL-E ("gumbel", Eq. 2), or nearest
             codebook vector, as in VQ-VAE ("vq", Eq. 6).
-        width: Number of channels of the feature maps at the image's resolution; must be a multiple
-            of 4. It doubles each time the resolution is halved.
+        patch: Side of the blocks of pixels that become channels before the encoder, and pixels
+            again after the decoder. 1 is the paper's network. With 2, the networks have a quarter
+            of the positions, and can have more channels in the same time.
+        width: Number of channels of the feature maps at the first resolution; must be a multiple of
+            4. It doubles each time the resolution is halved.
         downsamplings: Number of times that the encoder halves the resolution. H and W must be
-            multiples of 2^downsamplings.
+            multiples of patch * 2^downsamplings.
         tokens_per_position: Number of image tokens at each position of the encoder's output. The
             grid of image tokens has this many times as many rows as the encoder's output.
         blocks: Number of residual blocks at each resolution, in the encoder and in the decoder.
@@ -366,7 +364,7 @@ class DiscreteVAE(GenerativeModule):
 
     Raises:
         UserError: If `width` is not a multiple of 4, or a side of the images is not a multiple of
-            2^downsamplings.
+            patch * 2^downsamplings.
     """
 
     monitor = ("val/nll", "min")
@@ -378,6 +376,7 @@ class DiscreteVAE(GenerativeModule):
         codebook_size: CodebookSize = 8192,  # type: ignore[valid-type]
         token_width: PositiveInt = 128,
         quantiser: Literal["gumbel", "vq"] = "gumbel",
+        patch: Literal[1, 2, 4] = 1,
         width: PositiveInt = 256,
         downsamplings: NonNegativeInt = 3,
         tokens_per_position: PositiveInt = 1,
@@ -399,18 +398,14 @@ class DiscreteVAE(GenerativeModule):
                 "has inner layers of a quarter of this width"
             )
         self.save_hyperparameters()
-        height, columns = conv_grid(image_shape, [0] * downsamplings)
+        halvings = downsamplings + patch.bit_length() - 1
+        height, columns = conv_grid(image_shape, [0] * halvings)
         self.grid = [tokens_per_position * height, columns]  # (h, w) of the image tokens
+        widths = [width * 2**group for group in range(downsamplings + 1)]
+        quantiser_class = GumbelQuantiser if quantiser == "gumbel" else VectorQuantiser
+        codebook = quantiser_class(codebook_size, token_width)
         self.network = Network(
-            image_shape[0],
-            width,
-            downsamplings,
-            blocks,
-            codebook_size,
-            token_width,
-            tokens_per_position,
-            quantiser,
-            gain,
+            image_shape[0], patch, widths, blocks, codebook, tokens_per_position, gain
         )
         self.init_ema()
         self.nll, self.squared_error = ImportanceSampledNLL(1), SquaredError()

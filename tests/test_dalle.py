@@ -240,6 +240,18 @@ def test_the_latent_of_cifar10_is_8x8x10() -> None:
     assert (config["beta"] * commitment).item() == pytest.approx(0.25 * mean.item(), rel=1e-3)
 
 
+@torch.no_grad()
+def test_blocks_of_pixels_can_be_channels() -> None:
+    """`patch` halves the sides before the encoder: the grid is H / (patch * 2^downsamplings)."""
+    model = DiscreteVAE(**{**DVAE, "downsamplings": 1}, patch=2).eval()
+    assert model.grid == [4, 4] == DiscreteVAE(**DVAE).grid
+    image = torch.rand(2, 3, 16, 16) * 2 - 1
+    assert model.encode_tokens(image).shape == (2, 4, 4)
+    assert model.reconstruct(image).shape == image.shape
+    with pytest.raises(UserError, match="sides must be multiples of 8"):
+        DiscreteVAE(**{**DVAE, "image_shape": [3, 12, 16]}, patch=2)
+
+
 @pytest.mark.parametrize("quantiser", ["gumbel", "vq"])
 @torch.no_grad()
 def test_image_tokens_and_images(quantiser: Any) -> None:
