@@ -106,7 +106,7 @@ def small_options(recipe: str, settings: Settings) -> list[str]:
         dvae = yaml.safe_load((ROOT / "configs/dvae/openmoji.yaml").read_text(encoding="utf-8"))[
             "model"
         ]
-        names = ("codebook_size", "token_width", "width", "downsamplings", "blocks")
+        names = ("codebook_size", "token_width", "patch", "width", "downsamplings", "blocks")
         nested = {k: v for k, v in dvae["init_args"].items() if k in names}
         nested["image_shape"] = [3, data["size"], data["size"]]
         options += ["--model.dvae", json.dumps(nested)]

@@ -124,7 +124,7 @@ def compare(recipe: str, pairs: int) -> dict[str, Any]:
     plain = PlainLoop(recipe)
     with silence():
         plain.start()
-        plain.update()  # DALL-E encodes all images first
+        plain.update()  # the first update allocates memory
         plain.update()
         pilot = 5 / plain.seconds(5)
         operations = plain.operations()

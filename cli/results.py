@@ -30,9 +30,11 @@ HOUR = """
 
 The first recipe of each system, on data that come with the installation. Each command trains \
 at most an hour on 2 CPU cores,
-from nothing. Times are as above. classifier-FID compares as many samples as training images \
-with the training images. DALL-E
-needs the discrete VAE and the CLIP of the two rows above it: `make dalle` trains all three.
+from random weights. Times are as above; values without a number are not yet measured. \
+classifier-FID compares as many samples
+as training images with the training images. DALL-E needs the discrete VAE and the CLIP of the \
+two rows above it: `make dalle`
+trains all three.
 
 | System | measured | value | minutes | `python reproduce.py run` | shown |
 |---|---|---|---|---|---|

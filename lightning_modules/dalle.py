@@ -322,11 +322,11 @@ class DALLE(GenerativeModule):
 
         return [optimizer], [{"scheduler": LambdaLR(optimizer, rate), "interval": "step"}]
 
-    # Image tokens of the data. Batches without images need them from the start: all images are
-    # encoded once, because the discrete VAE is frozen.
+    # Image tokens of the data. The discrete VAE is frozen: if batches contain no images, all images
+    # are encoded once, before training.
 
     def on_fit_start(self) -> None:
-        if not self.trainer.datamodule.captions_only:  # type: ignore[attr-defined]
+        if not getattr(self.trainer.datamodule, "captions_only", False):  # type: ignore[attr-defined]
             return
         for split in ("train", "val"):
             if len(self.trainer.datamodule.split(split)):  # type: ignore[attr-defined]
@@ -347,7 +347,7 @@ class DALLE(GenerativeModule):
         self._image_tokens[split] = ranks.transpose(0, 1).flatten(0, 1)[:size]
 
     def image_tokens(self, batch: dict[str, Any], split: str) -> Tensor:
-        """Return the image tokens (N, M) of a batch, of its own augmented images if it has any."""
+        """Return image tokens (N, M): encoded from `batch["image"]` if present, else cached."""
         if "image" in batch:
             return self.dvae.encode_tokens(batch["image"]).flatten(1)
         if split not in self._image_tokens:

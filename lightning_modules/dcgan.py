@@ -263,9 +263,9 @@ class DCGAN(AdversarialModule):
         spectral: Whether to divide each weight matrix of the discriminator by its largest singular
             value (Miyato et al. 2018).
         augment: Probability of each operation of DiffAugment (Zhao et al. 2020), which augments the
-            real and generated images before the discriminator. With 1, generated images may be
-            shifted or have changed colours, too; values below 0.8 avoid this (Karras et al. 2020,
-            section 2.2). 0 disables augmentation.
+            real and generated images before the discriminator; 0 disables augmentation. With 1,
+            generated images may be shifted or have changed colours, too. With values below 0.8,
+            this is unlikely (Karras et al. 2020, section 2.2).
         Optimizer:
         generator_optimizer: Function that builds an optimizer from the generator's parameters.
         discriminator_optimizer: Function that builds an optimizer from the discriminator's

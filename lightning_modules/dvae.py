@@ -23,11 +23,11 @@ gradient from z to h (Eq. 6). Evaluation and samples use the hard choice: the mo
 decode to plausible images (`sample.py --mode prior`). `dalle.py` learns the joint distribution of
 the image tokens.
 
-In Eq. 5, the gradient with respect to mu is 1 / b. Pixels that are hard to predict have a large b,
-and thus a small gradient, so their details are learnt late. Eq. 8 is the beta-NLL of Seitzer et
-al., "On the Pitfalls of Heteroscedastic Uncertainty Estimation with Probabilistic Neural Networks",
-ICLR 2022, for a Laplace density. With r = 0 it is the likelihood. With r = 1, all pixels have equal
-gradients with respect to mu, and b is still estimated.
+The gradient of Eq. 5 with respect to mu has the magnitude 1 / b. Pixels that are hard to predict
+have a large b, thus a small gradient, so details are learnt late. Eq. 8 is the beta-NLL of Seitzer
+et al., "On the Pitfalls of Heteroscedastic Uncertainty Estimation with Probabilistic Neural
+Networks", ICLR 2022, for a Laplace density. With r = 0 it is the likelihood. With r = 1, the
+gradient with respect to mu has the magnitude 1 at all pixels; b is still estimated.
 
 Symbols: K `codebook_size` · D `token_width` · h `features`, z `z` (N, D, h, w) · image tokens
 `tokens` (N, h, w), with `tokens_per_position` rows for each row of the encoder's output · e
@@ -37,7 +37,7 @@ mu, b `mean`, exp(`log_scale`) + MIN_SCALE, for each value of the image · r `sc
 `width` and `gain` (`nn/bottleneck.py`) are called n_hid and post-gain in the released code.
 
 Losses are summed over pixels and image tokens and averaged over the batch. They are in nats per
-image, except the reconstruction loss in training with r > 0.
+image, except the reconstruction and the whole loss with r > 0.
 
 Departures from DALL-E's discrete VAE, whose released code (openai/DALL-E) does not train it:
 
@@ -47,9 +47,11 @@ Departures from DALL-E's discrete VAE, whose released code (openai/DALL-E) does 
 - b is at least MIN_SCALE; otherwise the density of constant white pixels would be unbounded.
 - The learning rate falls to 1 / 80 of its initial value by the end of training. In the paper it
   falls from 1e-4 to 1.25e-6 in 1.2 million updates.
-- Eq. 8 with r = 1 in `configs/dvae/openmoji.yaml`.
-- Blocks of 2x2 pixels are channels of the encoder's input and the decoder's output (`patch`) in
-  `configs/dvae/openmoji.yaml`. On small images, most of the time goes into the full resolution.
+- `configs/dvae/openmoji.yaml` weights pixels by Eq. 8 with r = 1. The paper trains with the
+  likelihood.
+- With `patch` 2, as in `configs/dvae/openmoji.yaml`, the encoder's input and the decoder's output
+  have half the resolution and four times the channels, and the first convolution is 3x3. The
+  released code has a 7x7 convolution at full resolution, where most of the computation is.
 - `gain` is 0.4 in `configs/dvae/openmoji.yaml`, which trains for minutes. The paper has a
   gain of 1 / L^2, where L is the number of blocks.
 
@@ -288,10 +290,9 @@ class Network(nn.Module):
         gain: float,
     ) -> None:
         super().__init__()
-        self.quantiser, self.tokens_per_position = quantiser, tokens_per_position
+        self.patch, self.quantiser, self.tokens_per_position = patch, quantiser, tokens_per_position
         pool, repeat = nn.MaxPool2d(2), nn.Upsample(scale_factor=2)
         self.encoder = nn.Sequential(
-            nn.PixelUnshuffle(patch),
             conv(channels * patch**2, widths[0], 7 if patch == 1 else 3),
             bottlenecks(widths[0], widths, blocks, [3, 3, 3, 1], pool, gain),
             conv(widths[-1], tokens_per_position * quantiser.features, 1),
@@ -300,7 +301,6 @@ class Network(nn.Module):
         self.decoder = nn.Sequential(
             bottlenecks(inputs, widths[::-1], blocks, [1, 3, 3, 3], repeat, gain),
             conv(widths[0], 2 * channels * patch**2, 1),
-            nn.PixelShuffle(patch),
         )
 
     def encode(self, image: Tensor) -> Tensor:
@@ -309,13 +309,14 @@ class Network(nn.Module):
         F is the number of features per image token. Adjacent rows contain the features of the image
         tokens at the same position of the encoder's output.
         """
-        features = self.encoder(image).unflatten(1, (self.tokens_per_position, -1))
+        features = self.encoder(F.pixel_unshuffle(image, self.patch))
+        features = features.unflatten(1, (self.tokens_per_position, -1))
         return features.movedim(1, 3).flatten(2, 3).float()
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Decode z (N, D, h, w) to the mean and log-scale of p(x|z), each (N, C, H, W)."""
         z = z.unflatten(2, (-1, self.tokens_per_position)).movedim(3, 1).flatten(1, 2)
-        mean, log_scale = self.decoder(z).float().chunk(2, 1)
+        mean, log_scale = F.pixel_shuffle(self.decoder(z), self.patch).float().chunk(2, 1)
         return mean, log_scale
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -335,10 +336,10 @@ class DiscreteVAE(GenerativeModule):
         quantiser: Type of quantiser: Gumbel-softmax, as in DALL-E ("gumbel", Eq. 2), or nearest
             codebook vector, as in VQ-VAE ("vq", Eq. 6).
         patch: Side of the blocks of pixels that become channels before the encoder, and pixels
-            again after the decoder. 1 is the paper's network. With 2, the networks have a quarter
-            of the positions, and can have more channels in the same time.
-        width: Number of channels of the feature maps at the first resolution; must be a multiple of
-            4. It doubles each time the resolution is halved.
+            again after the decoder: 1 (the paper's network), 2 or 4. With 2, a network of the same
+            width needs a quarter of the computation.
+        width: Number of channels of the feature maps with sides of H / patch and W / patch; must be
+            a multiple of 4. It doubles each time the resolution is halved.
         downsamplings: Number of times that the encoder halves the resolution. H and W must be
             multiples of patch * 2^downsamplings.
         tokens_per_position: Number of image tokens at each position of the encoder's output. The
@@ -351,8 +352,9 @@ class DiscreteVAE(GenerativeModule):
             Eq. 6).
         beta_steps: Number of updates over which the weight of the KL divergence or of the
             commitment loss rises from 0 to `beta`.
-        scale_exponent: Exponent r of the scale b that weights each pixel in the training loss (Eq.
-            8). 0 is the likelihood; with 1, details that are hard to predict are learnt earlier.
+        scale_exponent: Exponent r, from 0 to 1, of the scale b that weights each pixel in the loss
+            (Eq. 8). 0 maximises the likelihood; with 1, details that are hard to predict are learnt
+            earlier.
         temperature: Final temperature tau of the Gumbel-softmax (Eq. 2), used by "gumbel" only.
         temperature_steps: Number of updates over which the temperature falls from 1 to
             `temperature`.
@@ -477,7 +479,8 @@ class DiscreteVAE(GenerativeModule):
         self.log_metric(f"{stage}/nll", self.nll)
         with full_precision(self.device):
             term = quantiser(features, h.temperature)[1].mean()
-        loss = -log_p.mean() + h.beta * term
+        weighted = self.log_likelihood(self.network.embed(tokens), image, h.scale_exponent)
+        loss = h.beta * term - weighted.mean()
         self.log(f"{stage}/loss", loss, batch_size=len(image), sync_dist=True)
         self.usage.update(tokens)
         self.perplexity.update(tokens)
@@ -603,7 +606,7 @@ class DiscreteVAE(GenerativeModule):
 
         A patch is the centre of the image decoded from 3x3 copies of one vector.
         """
-        side = 2**self.hparams.downsamplings
+        side = self.hparams.patch * 2**self.hparams.downsamplings
         tokens = torch.arange(min(1024, self.hparams.codebook_size), device=self.device)
         tokens = tokens[:, None, None].expand(-1, 3 * self.hparams.tokens_per_position, 3)
         return self.decode_tokens(tokens)[:, :, side : 2 * side, side : 2 * side]

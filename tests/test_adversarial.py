@@ -172,6 +172,8 @@ def test_augmentation_moves_images_and_lets_gradients_through() -> None:
     whole = ((diff_augment(many, probability=0.7) == 0).all(1).sum((1, 2)) == 0).float().mean()
     # neither cut nor shifted: the shift is 0 in each direction with probability 1/5
     assert whole == pytest.approx(0.3 * (0.3 + 0.7 / 25), abs=0.03)
+    unchanged = (diff_augment(many, probability=0.7) == many).flatten(1).all(1).float().mean()
+    assert unchanged == pytest.approx(0.3 * 0.3 * (0.3 + 0.7 / 25), abs=0.02)
 
 
 def test_maxout_is_the_largest_of_its_pieces() -> None:

@@ -248,6 +248,7 @@ def test_blocks_of_pixels_can_be_channels() -> None:
     image = torch.rand(2, 3, 16, 16) * 2 - 1
     assert model.encode_tokens(image).shape == (2, 4, 4)
     assert model.reconstruct(image).shape == image.shape
+    assert model.preview({"image": image})["codebook"].shape == (7, 3, 4, 4)  # type: ignore[union-attr]
     with pytest.raises(UserError, match="sides must be multiples of 8"):
         DiscreteVAE(**{**DVAE, "image_shape": [3, 12, 16]}, patch=2)
 

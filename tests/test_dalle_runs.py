@@ -17,6 +17,7 @@ import train
 from cli.data import data_module
 from cli.image_inputs import image_input
 from lightning_modules import load
+from lightning_modules.dalle import DALLE
 from lightning_modules.decoding.filters import SamplingConfig
 from metrics.features import to_bytes
 from metrics.retrieval import image_keys
@@ -45,13 +46,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_images_encoded_once_give_the_same_training(runs: Path, tmp_path: Path) -> None:
+def test_images_encoded_once_give_the_same_training(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without augmentation, `captions_only` changes the speed only."""
+    encoded, encode = [], DALLE._encode_split
+    monkeypatch.setattr(
+        DALLE, "_encode_split", lambda self, split: (encoded.append(split), encode(self, split))
+    )
     config = tiny_config(tmp_path / "c.yaml", "dalle", max_samples=200, captions_only=True)
     dvae = ["--model.dvae", str(runs / "dvae/checkpoints/last.ckpt")]
     few = ["--trainer.max_steps", "4", "--trainer.limit_val_batches", "1"]
     run = ["--config", str(config), "--run_dir", str(tmp_path / "run")]
     assert train.main(["fit", *run, *few, *dvae]) == 0
+    assert encoded == ["train", "val"]
     once = load(tmp_path / "run/checkpoints/last.ckpt").state_dict()
     for name, value in load(runs / "dalle/checkpoints/last.ckpt").state_dict().items():
         torch.testing.assert_close(once[name], value, msg=name)

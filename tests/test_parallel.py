@@ -228,7 +228,12 @@ def test_images_are_encoded_by_all_ranks(tmp_path: Path) -> None:
         },
         "data": {
             "class_path": "datamodules.captions.openmoji.CaptionedEmoji",
-            "init_args": {"size": 16, "max_samples": 65, "text_length": 24},
+            "init_args": {
+                "size": 16,
+                "max_samples": 65,
+                "text_length": 24,
+                "captions_only": True,
+            },
         },
         "trainer": {"max_epochs": 2, "accelerator": "cpu"},
     }

@@ -1,6 +1,7 @@
 """The table and the figure of the times in which recipes reach published numbers."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from cli import reproduction, results
 from cli.pages.systems import system_names, title
 from cli.reproduction import training_minutes, validation_curve
+from common.files import ROOT
 
 ENTRY = {
     "title": "VAE, NLL ↓",
@@ -89,5 +91,11 @@ def test_the_table_of_an_hour_has_each_system() -> None:
     text = results.hour_table(reproduction.registry(), {"made-openmoji-nll": RESULT})
     for system in system_names():
         assert f"| {title(system)[0]} | " in text, f"{system} has no reproduction with `hour`"
+    systems = [Path(e["config"]).parent for e in reproduction.registry().values() if "hour" in e]
+    assert len(systems) == len(set(systems)), "one row per system"
+    gallery = (ROOT / "docs/gallery.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.*)$", gallery, re.MULTILINE)
+    anchors = {heading.lower().replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"gallery.md#([\w-]+)", text)) <= anchors
     row = "| MADE | NLL of unseen emoji in nats ↓ | 88 | 80 | `made-openmoji-nll` |"
     assert f"{row} [gallery](docs/gallery.md#made) |\n" in text

@@ -73,7 +73,7 @@ class CaptionBatch(dict[str, Any]):
         if key == "image":
             raise UserError(
                 "data.captions_only true: this system reads the images of a batch; "
-                "leave the option out"
+                "set --data.captions_only false"
             )
         raise KeyError(key)
 
@@ -98,7 +98,8 @@ class CaptionsOnly:
 class CaptionedImages(ImageDataModule):
     """Base class of data modules of captioned images.
 
-    A subclass sets `image_shape` and implements `read`.
+    A subclass sets `image_shape` and implements `read`. Captions stay as they are with `flip`, so
+    captions that contain "left" or "right" do not match mirrored images.
 
     Args:
         Captions:
@@ -137,8 +138,8 @@ class CaptionedImages(ImageDataModule):
         if captions_only and (self.flip or self.shift):
             raise UserError(
                 "data.captions_only true: batches have no images, so data.flip and data.shift have "
-                f"no effect (got flip={self.flip}, shift={self.shift}); leave out captions_only to "
-                "augment images"
+                f"no effect (got flip={self.flip}, shift={self.shift}); set --data.captions_only "
+                "false to augment images"
             )
         self.captions_only = captions_only
         self.vocab_size, self.text_length, self.bpe_dropout, self.skip = (

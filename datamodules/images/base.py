@@ -108,8 +108,8 @@ class ImageDataModule(DataModule):
     Args:
         Augmentation:
         flip: Mirror each training image left to right with probability 0.5.
-        shift: Maximum distance in pixels by which each training image is shifted at random,
-            horizontally and vertically. Pixels at the border are repeated.
+        shift: Maximum random shift of training images in pixels, horizontally and vertically; 0
+            disables shifts. Pixels at the border are repeated.
         binarize: Sample each pixel from {-1, 1} each time an image is loaded. The probability of
             1 is the grey value of the pixel in [0, 1] ("dynamic binarisation", Burda et al. 2015,
             section 5.1). In evaluation, this sampling has fixed seeds.

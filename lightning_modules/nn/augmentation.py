@@ -9,10 +9,10 @@ def diff_augment(image: Tensor, probability: float = 1.0) -> Tensor:
     """Randomly change colours, shift by up to 1/8 of the side, and cut out a box of half the side.
 
     The augmentation is differentiable and applied to all inputs of the discriminator, real and
-    generated. The discriminator then overfits less. If all images are augmented, the discriminator
-    cannot see whether a generated image itself is shifted or has changed colours, so the generator
-    may produce such images. With a probability below 0.8 it does not (Karras et al. 2020, "Training
-    Generative Adversarial Networks with Limited Data", section 2.2).
+    generated. The discriminator then overfits less. If every image is augmented, the augmentation
+    can leak: generated images are themselves shifted, or have changed colours. With a probability
+    below 0.8, leaks are unlikely (Karras et al. 2020, "Training Generative Adversarial Networks
+    with Limited Data", section 2.2).
 
     Args:
         image: Images (N, C, H, W) in [-1, 1].
