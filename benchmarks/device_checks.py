@@ -25,9 +25,19 @@ from common.files import ROOT
 
 Result = dict[str, Any]
 TOLERANCE = 2e-3  # images in [-1, 1] on two devices: 1e-3 of the range
-# Systems whose updates a graph cannot repeat; the GPT of the recipe is trained with Muon, which has
+# Systems whose updates a graph cannot repeat; the recipes of DCGAN and GPT have Muon, which has
 # no option `capturable`.
-WITHOUT_GRAPHS = ("clip", "cyclegan", "dalle", "dvae", "gpt", "rnn_lm", "seq2seq", "transformer")
+WITHOUT_GRAPHS = (
+    "clip",
+    "cyclegan",
+    "dalle",
+    "dcgan",
+    "dvae",
+    "gpt",
+    "rnn_lm",
+    "seq2seq",
+    "transformer",
+)
 GRAPH_TOLERANCE = 1e-3  # of weights in units of their standard deviation, in the median
 PREVIEW = 4  # samples of each preview
 

@@ -45,6 +45,7 @@ Departures from DALL-E's discrete VAE, whose released code (openai/DALL-E) does 
   terms.
 - Uniform noise (Theis et al. 2016) is added to pixels before they are mapped to [eps, 1 - eps].
 - b is at least MIN_SCALE; otherwise the density of constant white pixels would be unbounded.
+- Biases have no weight decay. The paper does not state whether they have.
 - The learning rate falls to 1 / 80 of its initial value by the end of training. In the paper it
   falls from 1e-4 to 1.25e-6 in 1.2 million updates.
 - `configs/dvae/openmoji.yaml` weights pixels by Eq. 8 with r = 1. The paper trains with the
@@ -100,6 +101,7 @@ from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.nn.bottleneck import bottlenecks, conv
 from lightning_modules.nn.encoders import conv_grid
+from lightning_modules.optim.muon import muon_or_adamw
 from metrics.image_tokens import ImageTokensKept, ImageTokenUsage
 from metrics.likelihood import ImportanceSampledNLL, SquaredError, bits_per_dim
 
@@ -109,6 +111,7 @@ EPSILON = 0.1  # eps of Eq. 5, which maps pixels to [eps, 1 - eps]
 MIN_SCALE = 0.1
 VQ_DECAY = 0.99  # decay d of the moving averages in Eq. 7
 INITIAL_USE = 1e-6  # initial n_k of Eq. 7; with it, the first batch outweighs the initial vectors
+BIAS_RATE = 2e-3  # initial learning rate of AdamW for the parameters that Muon does not update
 FINAL_RATE = 0.0125  # final learning rate divided by the initial one
 MIN_USE = 0.1  # a codebook vector used less than this fraction of the mean use is replaced
 
@@ -359,8 +362,10 @@ class DiscreteVAE(GenerativeModule):
         temperature_steps: Number of updates over which the temperature falls from 1 to
             `temperature`.
         Optimizer:
-        learning_rate: Initial learning rate of AdamW.
-        weight_decay: Decoupled weight decay of all parameters.
+        optimizer: Type of the optimizer: AdamW, or Muon for the kernels of convolutions and AdamW
+            for the other parameters.
+        learning_rate: Initial learning rate of AdamW, or of Muon.
+        weight_decay: Decoupled weight decay of kernels and of the codebook of "gumbel".
         ema_decay: Decay of the moving average of the weights, used in evaluation and sampling. The
             decay is smaller in the first updates.
 
@@ -389,6 +394,7 @@ class DiscreteVAE(GenerativeModule):
         scale_exponent: ClosedUnitInterval = 0.0,
         temperature: PositiveFloat = 1 / 16,
         temperature_steps: NonNegativeInt = 150_000,
+        optimizer: Literal["adamw", "muon"] = "adamw",
         learning_rate: PositiveFloat = 1e-4,
         weight_decay: NonNegativeFloat = 1e-4,
         ema_decay: OpenUnitInterval = 0.999,
@@ -447,16 +453,18 @@ class DiscreteVAE(GenerativeModule):
 
     def configure_optimizers(self) -> Any:
         h, total = self.hparams, self.total_updates
-        adam = torch.optim.AdamW(
-            self.network.parameters(), h.learning_rate, weight_decay=h.weight_decay, fused=True
-        )  # betas (.9, .999)
+        blocks = nn.ModuleList([self.network.encoder, self.network.decoder])
+        betas = (0.9, 0.999)
+        optimizer = muon_or_adamw(
+            h.optimizer, self.network, blocks, h.learning_rate, BIAS_RATE, betas, h.weight_decay
+        )
 
         def rate(update: int) -> float:
             """Return the factor of the learning rate: half a cosine from 1 to FINAL_RATE."""
             cos = math.cos(math.pi * min(1.0, update / max(1, total)))
             return (1 + FINAL_RATE) / 2 + (1 - FINAL_RATE) / 2 * cos
 
-        return [adam], [{"scheduler": LambdaLR(adam, rate), "interval": "step"}]
+        return [optimizer], [{"scheduler": LambdaLR(optimizer, rate), "interval": "step"}]
 
     # Evaluation
 

@@ -221,6 +221,7 @@ def test_systems_that_read_images_are_told_of_captions_only() -> None:
     with pytest.raises(UserError, match=r"data.captions_only true.*set --data.captions_only false"):
         batch["image"]
     with pytest.raises(
-        UserError, match=r"no effect \(got flip=False, shift=2\); set --data.captions_only"
+        UserError,
+        match=r"no effect \(got flip=False, shift=2, blur=0.0\); set --data.captions_only",
     ):
         CaptionedEmoji(size=16, captions_only=True, shift=2)

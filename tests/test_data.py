@@ -14,12 +14,13 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from PIL import Image
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from common.errors import UserError
 from datamodules.base import DataModule
 from datamodules.captions.base import CaptionedImageDataset
 from datamodules.captions.openmoji import CaptionedEmoji
-from datamodules.images.base import ImageDataModule, InMemoryImages
+from datamodules.images.base import ImageDataModule, InMemoryImages, blurred
 from datamodules.images.celeba import CelebA
 from datamodules.images.emoji import GROUPS, composition_key, picture_key
 from datamodules.images.files import FileImages
@@ -119,6 +120,23 @@ def test_shift_moves_the_image_and_its_mask_and_repeats_the_border() -> None:
     assert equal.any(2).any(1).all(), "each image is shifted by at most 2 pixels"
     assert equal.any(0).all(), "every offset occurs"
     assert torch.equal(data.transform(batch)["mask"], mask), "no shifts in evaluation"
+
+
+def test_each_image_is_blurred_by_its_own_gaussian() -> None:
+    image, sigma = torch.rand(8, 3, 12, 10), torch.linspace(0.25, 2, 8)
+    padded = F.pad(image, (4, 4, 4, 4), mode="replicate")
+    for row, own, blurry in zip(padded, sigma.tolist(), blurred(image, sigma)):
+        expected = gaussian_blur(row, [9, 9], [own, own])[:, 4:-4, 4:-4]
+        torch.testing.assert_close(blurry, expected)
+    torch.testing.assert_close(blurred(image, torch.full((8,), 1e-3)), image)
+
+    levels = torch.randint(256, (500, 1, 16, 16), dtype=torch.uint8)
+    batch, data = {"image": levels, "seed": 3}, ImageDataModule(blur=1.5)
+    plain = data.transform(batch)["image"]
+    kept = data.transform(batch, training=True)["image"].std((1, 2, 3)) / plain.std((1, 2, 3))
+    assert kept.min() < 0.25, "the largest blur"
+    assert kept.max() > 0.99, "hardly any"
+    assert torch.equal(plain, ImageDataModule().transform(batch)["image"]), "not in evaluation"
 
 
 PROVIDERS: list[DataModule] = [

@@ -434,6 +434,17 @@ def test_muon_moves_alike_in_all_directions(shape: tuple[int, int]) -> None:
     assert F.cosine_similarity(made.flatten(), (u @ vh).flatten(), dim=0) > 0.97
 
 
+def test_muon_updates_the_kernels_of_a_convolution_as_one_matrix() -> None:
+    kernels = nn.Parameter(torch.randn(8, 4, 3, 3))
+    matrix = nn.Parameter(kernels.detach().flatten(1).clone())
+    muon = Muon([kernels, matrix], lr=0.01)
+    for _ in range(3):
+        kernels.grad = torch.randn_like(kernels)
+        matrix.grad = kernels.grad.flatten(1)
+        muon.step()
+    torch.testing.assert_close(kernels.flatten(1), matrix)
+
+
 def test_the_rest_of_muon_is_adamw() -> None:
     ours, theirs = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
     muon = Muon([{"params": [ours], "weight_decay": 0.1}], lr=0.01, betas=(0.9, 0.99))

@@ -135,11 +135,11 @@ class CaptionedImages(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(binarize=False, batch_size=batch_size, **kwargs)
-        if captions_only and (self.flip or self.shift):
+        if captions_only and (self.flip or self.shift or self.blur):
             raise UserError(
-                "data.captions_only true: batches have no images, so data.flip and data.shift have "
-                f"no effect (got flip={self.flip}, shift={self.shift}); set --data.captions_only "
-                "false to augment images"
+                "data.captions_only true: batches have no images, so data.flip, data.shift and "
+                f"data.blur have no effect (got flip={self.flip}, shift={self.shift}, "
+                f"blur={self.blur}); set --data.captions_only false to augment images"
             )
         self.captions_only = captions_only
         self.vocab_size, self.text_length, self.bpe_dropout, self.skip = (

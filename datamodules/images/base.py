@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from jsonargparse.typing import NonNegativeInt
+from jsonargparse.typing import NonNegativeInt, restricted_number_type
 from torch import Tensor
+from torch.nn import functional as F
 
 from common.errors import UserError
 from datamodules.base import BatchedDataset, DataModule
 from datamodules.samplers import Request, mix_seed
 
+Blur = restricted_number_type("Blur", float, [(">=", 0), ("<=", 2)])
 MAX_DEVICE_SHARE = 0.1  # maximum share of a GPU's memory for training images
 
 
@@ -41,6 +43,22 @@ def shifted(image: Tensor, offset: Tensor) -> Tensor:
     rows = (torch.arange(height, device=image.device)[:, None] - down).clamp(0, height - 1)
     columns = (torch.arange(width, device=image.device) - right).clamp(0, width - 1)
     return image.take_along_dim(rows, 2).take_along_dim(columns, 3)
+
+
+def blurred(image: Tensor, sigma: Tensor) -> Tensor:
+    """Blur each image (N, C, H, W) by a Gaussian of its own; border pixels are repeated.
+
+    Args:
+        image: Images (N, C, H, W).
+        sigma: Standard deviation of each Gaussian in pixels, (N,), not 0. The Gaussian is cut off
+            at 4 pixels.
+    """
+    taps = torch.arange(-4, 5, device=image.device)
+    kernel = (-((taps / sigma[:, None]) ** 2) / 2).softmax(1)[:, None, None, :, None]
+    for _ in range(2):  # the rows, then the columns
+        padded = F.pad(image, (4, 4, 0, 0), mode="replicate")
+        image = (padded.unfold(3, 9, 1) @ kernel).squeeze(-1).mT
+    return image
 
 
 class InMemoryImages:
@@ -110,6 +128,8 @@ class ImageDataModule(DataModule):
         flip: Mirror each training image left to right with probability 0.5.
         shift: Maximum random shift of training images in pixels, horizontally and vertically; 0
             disables shifts. Pixels at the border are repeated.
+        blur: Maximum standard deviation in pixels of a Gaussian blur of training images, at most 2;
+            0 disables blur. The standard deviation of each image is uniform between 0 and `blur`.
         binarize: Sample each pixel from {-1, 1} each time an image is loaded. The probability of
             1 is the grey value of the pixel in [0, 1] ("dynamic binarisation", Burda et al. 2015,
             section 5.1). In evaluation, this sampling has fixed seeds.
@@ -123,10 +143,16 @@ class ImageDataModule(DataModule):
     class_names: Mapping[int, str] = {}
 
     def __init__(
-        self, flip: bool = False, shift: NonNegativeInt = 0, binarize: bool = False, **kwargs: Any
+        self,
+        flip: bool = False,
+        shift: NonNegativeInt = 0,
+        blur: Blur = 0.0,  # type: ignore[valid-type]
+        binarize: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.flip, self.shift, self.binarize = flip, int(shift), binarize
+        self.blur = float(blur)
         self._on_device: DeviceImages | None = None  # training images
 
     def loader_dataset(self, split: str) -> BatchedDataset:
@@ -155,7 +181,8 @@ class ImageDataModule(DataModule):
             return batch
         batch, image = dict(batch), image.float() / 255
         flip, shift = self.flip and training, self.shift if training else 0
-        if flip or shift or self.binarize:
+        blur = self.blur if training else 0.0
+        if flip or shift or blur or self.binarize:
             seed = mix_seed(batch["seed"], "transform")
             generator = torch.Generator(image.device).manual_seed(seed)
         if flip:
@@ -170,6 +197,9 @@ class ImageDataModule(DataModule):
             image = shifted(image, offset)
             if "mask" in batch:
                 batch["mask"] = shifted(batch["mask"], offset)
+        if blur:
+            sigma = 1 - torch.rand(len(image), generator=generator, device=image.device)
+            image = blurred(image, blur * sigma)
         if self.binarize:
             image = torch.bernoulli(image, generator=generator)
         return {**batch, "image": image.mul_(2).sub_(1)}

@@ -1,5 +1,7 @@
 """Muon: orthogonalised momentum for matrices, AdamW for all other parameters (Jordan et al. 2024).
 
+The kernels of a convolution (O, I, h, w) form a matrix (O, I h w).
+
 The momentum M = U S V' of a matrix is replaced by U V'. An update then has equal size in all
 singular directions, instead of being dominated by a few directions. The Newton-Schulz iteration
 approximates U V' with matrix products only. PyTorch's Muon runs the iteration in bfloat16, which is
@@ -32,11 +34,15 @@ def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for parameter groups with `orthogonal: True`, AdamW for the other groups.
+    """Muon for matrices and kernels of convolutions, AdamW for other parameters.
 
     Args:
-        params: Parameter groups. Groups with `orthogonal: True` must contain matrices only.
+        params: Parameters, or parameter groups. Of parameters, Muon updates those with two or more
+            dimensions. Of groups, it updates those with `orthogonal: True`, which must contain only
+            matrices and kernels.
         lr: Learning rate of the groups that do not set `lr`.
+        vector_lr: Learning rate of parameters with fewer than two dimensions, if `params` are not
+            groups.
         momentum: Coefficient of Muon's Nesterov momentum, in [0, 1).
         betas: Decay rates of AdamW's moving averages of the gradient and of its square.
         weight_decay: Decoupled weight decay: each update first multiplies the parameters by
@@ -49,6 +55,7 @@ class Muon(torch.optim.Optimizer):
         self,
         params: Iterable[Any],
         lr: float = 0.02,
+        vector_lr: float = 2e-3,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
@@ -60,6 +67,12 @@ class Muon(torch.optim.Optimizer):
             "weight_decay": weight_decay,
             "orthogonal": False,
         }
+        params = list(params)
+        if all(isinstance(p, Tensor) for p in params):
+            params = [
+                {"params": [p for p in params if p.dim() >= 2], "orthogonal": True},
+                {"params": [p for p in params if p.dim() < 2], "lr": vector_lr},
+            ]
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -82,8 +95,9 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(p)
         state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        direction = orthogonalise(gradient.lerp(state["momentum"], group["momentum"]))
-        p.add_(direction, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
+        matrix = gradient.lerp(state["momentum"], group["momentum"]).flatten(1)
+        direction = orthogonalise(matrix).view_as(p)
+        p.add_(direction, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
 
     def _adam(self, group: dict[str, Any], p: Tensor, gradient: Tensor) -> None:
         """Apply an AdamW update without weight decay (Loshchilov and Hutter 2019, Algorithm 2)."""
@@ -113,12 +127,13 @@ def muon_or_adamw(
     Args:
         kind: Type of the optimizer, "adamw" or "muon".
         network: Network to optimise, without its frozen parameters.
-        blocks: Submodule of `network` whose matrices are updated by Muon if `kind` is "muon".
+        blocks: Submodule of `network` whose matrices and kernels are updated by Muon if `kind` is
+            "muon".
         learning_rate: Learning rate of all parameters if `kind` is "adamw". If it is "muon",
-            learning rate of the matrices in `blocks`.
-        embedding_rate: Learning rate of all parameters outside these matrices if `kind` is "muon".
+            learning rate of the matrices and kernels in `blocks`.
+        embedding_rate: Learning rate of all other parameters if `kind` is "muon".
         betas: Decay rates of AdamW's moving averages of the gradient and of its square.
-        weight_decay: Weight decay of matrices; gains and biases have none.
+        weight_decay: Weight decay of matrices and kernels; gains and biases have none.
     """
     own = [p for p in network.parameters() if p.requires_grad]
     inner = {p for p in blocks.parameters() if p.dim() >= 2}
