@@ -27,17 +27,7 @@ Result = dict[str, Any]
 TOLERANCE = 2e-3  # images in [-1, 1] on two devices: 1e-3 of the range
 # Systems whose updates a graph cannot repeat; the recipes of DCGAN and GPT have Muon, which has
 # no option `capturable`.
-WITHOUT_GRAPHS = (
-    "clip",
-    "cyclegan",
-    "dalle",
-    "dcgan",
-    "dvae",
-    "gpt",
-    "rnn_lm",
-    "seq2seq",
-    "transformer",
-)
+EAGER = ("clip", "cyclegan", "dalle", "dcgan", "dvae", "gpt", "rnn_lm", "seq2seq", "transformer")
 GRAPH_TOLERANCE = 1e-3  # of weights in units of their standard deviation, in the median
 PREVIEW = 4  # samples of each preview
 
@@ -282,7 +272,7 @@ def check_graphs(recipe: str, settings: Settings) -> Result:
     }
     worst, median = max(distances.values()), statistics.median(distances.values())
     notes = [line for line in said.getvalue().splitlines() if "--graph_updates" in line]
-    expected = settings.device == "cpu" or recipe.split("/")[1] in WITHOUT_GRAPHS
+    expected = settings.device == "cpu" or recipe.split("/")[1] in EAGER
     return {
         "difference": worst,
         "median_difference": median,

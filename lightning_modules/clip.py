@@ -30,7 +30,9 @@ contains the networks but does not train them:
 - Adam (appendix F): betas (.9, .98) and epsilon 1e-6, which the paper has for the ViT. For the
   ResNet, which is convolutional like f, the paper has (.9, .999) and 1e-8.
 - Dropout: in the residual branches of g. The paper and the released code have none.
-- Augmentation: shifts by a few pixels (`data.shift`). The paper has random crops.
+- Augmentation: shifts by a few pixels (`data.shift`) and Gaussian blur of random width
+  (`data.blur`). The paper has random crops. Without blur, small images of a generator, which are
+  less sharp than real images, have wrong scores.
 - Equal captions in a batch: the target of Eq. 3 is spread evenly over them. In the paper and the
   released code, equal captions are negatives of each other. Equal captions are rare in 400 million
   pairs and common in small data sets.

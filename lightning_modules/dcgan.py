@@ -49,6 +49,7 @@ After the first layer of G, batch norm normalises each of the 4x4xC units separa
   each batch, and training on digits has half as many epochs.
 - Size of faces: the released code crops the centre of each image to 64 pixels; here images are
   resized, then cropped.
+- Optimizer: `configs/dcgan/openmoji.yaml` has Muon (`optim/muon.py`). The paper has Adam.
 - Learning rate: constant for faces. For digits it is constant for 100 epochs, then decays linearly
   to zero in 100 epochs, as in the released code.
 """

@@ -50,9 +50,11 @@ Departures from DALL-E's discrete VAE, whose released code (openai/DALL-E) does 
   falls from 1e-4 to 1.25e-6 in 1.2 million updates.
 - `configs/dvae/openmoji.yaml` weights pixels by Eq. 8 with r = 1. The paper trains with the
   likelihood.
-- With `patch` 2, as in `configs/dvae/openmoji.yaml`, the encoder's input and the decoder's output
-  have half the resolution and four times the channels, and the first convolution is 3x3. The
+- With `patch` 4, as in `configs/dvae/openmoji.yaml`, the encoder's input and the decoder's output
+  have a quarter of the resolution and 16 times the channels, and the first convolution is 3x3. The
   released code has a 7x7 convolution at full resolution, where most of the computation is.
+- `configs/dvae/openmoji.yaml` has Muon (Jordan et al. 2024) with a learning rate of 0.01, which
+  halves the squared error that AdamW reaches in 2.5 minutes.
 - `gain` is 0.4 in `configs/dvae/openmoji.yaml`, which trains for minutes. The paper has a
   gain of 1 / L^2, where L is the number of blocks.
 
