@@ -25,8 +25,8 @@ from common.files import ROOT
 
 Result = dict[str, Any]
 TOLERANCE = 2e-3  # images in [-1, 1] on two devices: 1e-3 of the range
-# Systems whose updates a graph cannot repeat; the recipes of DCGAN and GPT have Muon, which has
-# no option `capturable`.
+# Systems whose first recipe a graph cannot repeat; those of DCGAN and GPT have Muon, which has no
+# option `capturable`.
 EAGER = ("clip", "cyclegan", "dalle", "dcgan", "dvae", "gpt", "rnn_lm", "seq2seq", "transformer")
 GRAPH_TOLERANCE = 1e-3  # of weights in units of their standard deviation, in the median
 PREVIEW = 4  # samples of each preview

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,17 +42,18 @@ class PlainLoop:
         wanted = init_parameters(kind)
         spec = {name: value for name, value in self.data.data_spec.items() if name in wanted}
         self.clip = config.get("trainer", {}).get("gradient_clip_val")
-        self.make = lambda: kind(**self._built(wanted, arguments), **spec)
+        self.make = lambda: kind(**self._built(arguments), **spec)
         self.steps = config.get("trainer", {}).get("max_steps") or 10_000
         self.state = SimpleNamespace()
 
     @staticmethod
-    def _built(wanted: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments; functions that build optimizers and schedules are left out."""
+    def _built(arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments; optimizers and schedules become functions that build them."""
         return {
-            name: value
+            name: partial(class_of(value["class_path"]), **value.get("init_args", {}))
+            if name.endswith(("_optimizer", "_schedule"))
+            else value
             for name, value in arguments.items()
-            if not name.endswith(("_optimizer", "_schedule"))
         }
 
     def start(self) -> None:

@@ -31,8 +31,8 @@ contains the networks but does not train them:
   ResNet, which is convolutional like f, the paper has (.9, .999) and 1e-8.
 - Dropout: in the residual branches of g. The paper and the released code have none.
 - Augmentation: shifts by a few pixels (`data.shift`) and Gaussian blur of random width
-  (`data.blur`). The paper has random crops. Without blur, small images of a generator, which are
-  less sharp than real images, have wrong scores.
+  (`data.blur`). The paper has random crops. Without blur, the ranking accuracy is low on blurred
+  images, such as those of a generator.
 - Equal captions in a batch: the target of Eq. 3 is spread evenly over them. In the paper and the
   released code, equal captions are negatives of each other. Equal captions are rare in 400 million
   pairs and common in small data sets.

@@ -220,8 +220,6 @@ def test_systems_that_read_images_are_told_of_captions_only() -> None:
     assert "image" not in batch
     with pytest.raises(UserError, match=r"data.captions_only true.*set --data.captions_only false"):
         batch["image"]
-    with pytest.raises(
-        UserError,
-        match=r"no effect \(got flip=False, shift=2, blur=0.0\); set --data.captions_only",
-    ):
-        CaptionedEmoji(size=16, captions_only=True, shift=2)
+    for option, value in (("flip", True), ("shift", 2), ("blur", 1.0)):
+        with pytest.raises(UserError, match=rf"no effect \(got .*{option}={value}.*; set --data"):
+            CaptionedEmoji(size=16, captions_only=True, **{option: value})

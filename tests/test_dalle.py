@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -203,6 +204,31 @@ def test_the_averaged_codebook_belongs_to_the_averaged_encoder() -> None:
     )
     looked_up = averaged.embed(torch.arange(7)[None, None])[0, :, 0].T
     torch.testing.assert_close(looked_up.double(), codes, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("quantiser", ["gumbel", "vq"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_discrete_vae_groups_kernels_codebook_and_biases(
+    quantiser: str, optimizer: str
+) -> None:
+    """Muon updates the kernels; AdamW updates the other parameters at 2e-3. Biases do not decay."""
+    model = DiscreteVAE(**DVAE, quantiser=quantiser, optimizer=optimizer, learning_rate=0.01)
+    model._trainer = SimpleNamespace(estimated_stepping_batches=100)  # type: ignore[assignment]
+    (made,), _ = model.configure_optimizers()
+    kernels, codebook, biases = made.param_groups
+    assert all(p.dim() == 4 for p in kernels["params"])
+    assert len(codebook["params"]) == (quantiser == "gumbel")
+    assert all(p.dim() == 1 for p in biases["params"])
+    assert sum(len(group["params"]) for group in made.param_groups) == len(
+        [*model.network.parameters()]
+    )
+    assert biases["weight_decay"] == 0 < kernels["weight_decay"] == codebook["weight_decay"]
+    rates = [group["initial_lr"] for group in made.param_groups]
+    assert rates == ([0.01, 2e-3, 2e-3] if optimizer == "muon" else [0.01] * 3)
+    assert kernels.get("orthogonal", False) == (optimizer == "muon")
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    made.step()
 
 
 @torch.no_grad()

@@ -434,15 +434,22 @@ def test_muon_moves_alike_in_all_directions(shape: tuple[int, int]) -> None:
     assert F.cosine_similarity(made.flatten(), (u @ vh).flatten(), dim=0) > 0.97
 
 
-def test_muon_updates_the_kernels_of_a_convolution_as_one_matrix() -> None:
-    kernels = nn.Parameter(torch.randn(8, 4, 3, 3))
-    matrix = nn.Parameter(kernels.detach().flatten(1).clone())
-    muon = Muon([kernels, matrix], lr=0.01)
-    for _ in range(3):
-        kernels.grad = torch.randn_like(kernels)
-        matrix.grad = kernels.grad.flatten(1)
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_muon_splits_parameters_by_their_dimensions(precision: torch.dtype) -> None:
+    """A kernel moves alike in all directions, as one matrix; a bias moves as with AdamW."""
+    kernels, bias, other = (nn.Parameter(torch.randn(*s)) for s in [(8, 4, 3, 3), (5,), (5,)])
+    other.data.copy_(bias.data)
+    muon = Muon([kernels, bias], lr=0.01, vector_lr=0.003, momentum=0.0, weight_decay=0.1)
+    adam = torch.optim.AdamW([other], 0.003, (0.9, 0.99), weight_decay=0)
+    before = kernels.detach().clone()
+    kernels.grad, bias.grad = torch.randn_like(kernels), torch.randn_like(bias)
+    other.grad = bias.grad.clone()
+    with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
         muon.step()
-    torch.testing.assert_close(kernels.flatten(1), matrix)
+        adam.step()
+    torch.testing.assert_close(bias, other)
+    moved = (before * (1 - 0.01 * 0.1) - kernels).flatten(1) / (0.01 * 0.2 * 36**0.5)
+    torch.testing.assert_close(moved, orthogonalise(kernels.grad.flatten(1)))
 
 
 def test_the_rest_of_muon_is_adamw() -> None:

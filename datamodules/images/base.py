@@ -46,12 +46,11 @@ def shifted(image: Tensor, offset: Tensor) -> Tensor:
 
 
 def blurred(image: Tensor, sigma: Tensor) -> Tensor:
-    """Blur each image (N, C, H, W) by a Gaussian of its own; border pixels are repeated.
+    """Blur each image (N, C, H, W) with its own Gaussian kernel of 9x9; border pixels are repeated.
 
     Args:
         image: Images (N, C, H, W).
-        sigma: Standard deviation of each Gaussian in pixels, (N,), not 0. The Gaussian is cut off
-            at 4 pixels.
+        sigma: Standard deviation of each Gaussian in pixels, (N,); must be positive.
     """
     taps = torch.arange(-4, 5, device=image.device)
     kernel = (-((taps / sigma[:, None]) ** 2) / 2).softmax(1)[:, None, None, :, None]
@@ -175,7 +174,10 @@ class ImageDataModule(DataModule):
         return self._on_device
 
     def transform(self, batch: dict[str, Any], *, training: bool = False) -> dict[str, Any]:
-        """Scale `image` to [-1, 1] and augment it; `mask` (N, 1, H, W) is moved with the image."""
+        """Scale `image` to [-1, 1] and augment it.
+
+        `mask` (N, 1, H, W) is mirrored and shifted with the image, but not blurred.
+        """
         image = batch.get("image")
         if image is None or image.dtype != torch.uint8:
             return batch
@@ -199,7 +201,7 @@ class ImageDataModule(DataModule):
                 batch["mask"] = shifted(batch["mask"], offset)
         if blur:
             sigma = 1 - torch.rand(len(image), generator=generator, device=image.device)
-            image = blurred(image, blur * sigma)
+            image = blurred(image, blur * sigma).clamp_(0, 1)  # the weights' sum is rounded
         if self.binarize:
             image = torch.bernoulli(image, generator=generator)
         return {**batch, "image": image.mul_(2).sub_(1)}

@@ -1,15 +1,21 @@
 """Muon: orthogonalised momentum for matrices, AdamW for all other parameters (Jordan et al. 2024).
 
-The kernels of a convolution (O, I, h, w) form a matrix (O, I h w).
+The weight of a convolution (O, I, h, w) is used as a matrix (O, I h w), and that of a transposed
+convolution (I, O, h, w) as a matrix (I, O h w).
 
 The momentum M = U S V' of a matrix is replaced by U V'. An update then has equal size in all
 singular directions, instead of being dominated by a few directions. The Newton-Schulz iteration
 approximates U V' with matrix products only. PyTorch's Muon runs the iteration in bfloat16, which is
 slow without hardware support. This implementation uses the dtype of the parameters.
 
-Departure from Jordan et al.: the weights of queries, keys and values form one matrix, which is
-orthogonalised as a whole. The weights of both halves of a gated layer are also orthogonalised as
-one matrix. Jordan et al. orthogonalise the parts separately.
+Departures from Jordan et al.:
+
+- The weights of queries, keys and values form one matrix, which is orthogonalised as a whole. The
+  weights of both halves of a gated layer are also orthogonalised as one matrix. Jordan et al.
+  orthogonalise the parts separately.
+- If Muon is given parameters instead of groups, it also updates embeddings and the first and the
+  last layer. In the discrete VAE it updates all convolutions. Jordan et al. update embeddings and
+  the first and the last layer with AdamW.
 """
 
 from collections.abc import Callable, Iterable
@@ -37,16 +43,16 @@ class Muon(torch.optim.Optimizer):
     """Muon for matrices and kernels of convolutions, AdamW for other parameters.
 
     Args:
-        params: Parameters, or parameter groups. Of parameters, Muon updates those with two or more
-            dimensions. Of groups, it updates those with `orthogonal: True`, which must contain only
-            matrices and kernels.
-        lr: Learning rate of the groups that do not set `lr`.
-        vector_lr: Learning rate of parameters with fewer than two dimensions, if `params` are not
-            groups.
+        params: Parameters or parameter groups. If parameters are given, Muon updates those with at
+            least two dimensions, and AdamW the others. If groups are given, Muon updates those with
+            `orthogonal: True`, whose parameters must have at least two dimensions.
+        lr: Learning rate of the parameters that Muon updates, and of groups without their own `lr`.
+        vector_lr: Learning rate of gains and biases, which have fewer than two dimensions; unused
+            if groups are given.
         momentum: Coefficient of Muon's Nesterov momentum, in [0, 1).
         betas: Decay rates of AdamW's moving averages of the gradient and of its square.
         weight_decay: Decoupled weight decay: each update first multiplies the parameters by
-            1 - `lr` * `weight_decay`.
+            1 - `lr` * `weight_decay`. If parameters are given, gains and biases are not decayed.
     """
 
     needs_whole_matrices = True  # `FullySharded` refuses this optimizer
@@ -68,10 +74,14 @@ class Muon(torch.optim.Optimizer):
             "orthogonal": False,
         }
         params = list(params)
-        if all(isinstance(p, Tensor) for p in params):
+        if params and all(isinstance(p, Tensor) for p in params):
             params = [
                 {"params": [p for p in params if p.dim() >= 2], "orthogonal": True},
-                {"params": [p for p in params if p.dim() < 2], "lr": vector_lr},
+                {
+                    "params": [p for p in params if p.dim() < 2],
+                    "lr": vector_lr,
+                    "weight_decay": 0.0,
+                },
             ]
         super().__init__(params, defaults)
 
@@ -96,7 +106,8 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(p)
         state["momentum"].lerp_(gradient, 1 - group["momentum"])
         matrix = gradient.lerp(state["momentum"], group["momentum"]).flatten(1)
-        direction = orthogonalise(matrix).view_as(p)
+        with torch.autocast(p.device.type, enabled=False):
+            direction = orthogonalise(matrix).view_as(p)
         p.add_(direction, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
 
     def _adam(self, group: dict[str, Any], p: Tensor, gradient: Tensor) -> None:
