@@ -45,7 +45,7 @@ VAE, but not the Transformer):
 - Padding tokens: part of the loss of Eq. 3. The paper does not state whether they are.
 - Guidance: captions are dropped with probability `caption_dropout`; dropped text has no loss. The
   paper has no guidance.
-- Sampling (section 2.6): temperature .5 and s = 1.5 by default. The paper has temperature 1 and
+- Sampling (section 2.6): temperature .7 and s = 2 by default. The paper has temperature 1 and
   takes the best of 512 samples by CLIP.
 """
 
@@ -378,7 +378,7 @@ class DALLE(GenerativeModule):
 
     @sampling
     def sample_tokens(
-        self, tokens: Tensor, seeds: list[int], guidance: float = 1.5, temperature: float = 0.5
+        self, tokens: Tensor, seeds: list[int], guidance: float = 2.0, temperature: float = 0.7
     ) -> Tensor:
         """Sample image tokens (N, h, w) for captions (N, T) with a plain loop.
 
@@ -460,8 +460,8 @@ class DALLE(GenerativeModule):
         *,
         batch: dict[str, Any] | None = None,
         prompt: list[str] | None = None,
-        guidance: FiniteNonNegative = 1.5,
-        temperature: FiniteNonNegative = 0.5,
+        guidance: FiniteNonNegative = 2.0,
+        temperature: FiniteNonNegative = 0.7,
         top_k: NonNegativeInt = 0,
         top_p: NucleusProbability = 1.0,
         prime: Tensor | None = None,
@@ -550,7 +550,7 @@ class DALLE(GenerativeModule):
         and so on are pairs; the two samples of a pair are in one column.
         """
         image, tokens = batch["image"], batch["tokens"]
-        guidance = 1.5 if self.hparams.caption_dropout else 1.0
+        guidance = 2.0 if self.hparams.caption_dropout else 1.0
         samples = self.sample(list(range(len(image))), batch=batch, guidance=guidance)
         shown: dict[str, Tensor | list[str]] = {
             "samples": torch.stack([image, self.dvae.reconstruct(image), samples]),
