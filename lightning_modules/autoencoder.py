@@ -30,7 +30,6 @@ Departures from the papers and from the code released in 2006:
   channels together.
 """
 
-import math
 from math import prod
 from typing import Any, Literal
 
@@ -45,6 +44,7 @@ from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.core.seeding import seeded_normal
 from lightning_modules.nn.encoders import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from lightning_modules.optim.schedules import cosine
 from metrics.likelihood import SquaredError
 
 
@@ -162,14 +162,7 @@ class Autoencoder(GenerativeModule):
 
     def configure_optimizers(self) -> Any:
         adam = torch.optim.Adam(self.parameters(), self.hparams.learning_rate, fused=True)
-        total = self.total_updates
-
-        def rate(update: int) -> float:
-            """Return the learning rate factor, half a cosine from 1 to 0."""
-            return 0.5 + 0.5 * math.cos(math.pi * min(1.0, update / max(1, total)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(adam, rate)
-        return [adam], [{"scheduler": schedule, "interval": "step"}]
+        return [adam], [cosine(adam, self.total_updates)]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         image = batch["image"]

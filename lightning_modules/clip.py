@@ -51,7 +51,6 @@ from jsonargparse.typing import (
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 
 from common.errors import UserError
 from datamodules.captions.encoding import caption_tokens
@@ -63,6 +62,7 @@ from lightning_modules.nn.bottleneck import bottlenecks, conv
 from lightning_modules.nn.encoders import conv_grid
 from lightning_modules.nn.transformer import Block, TransformerConfig
 from lightning_modules.optim.parameter_groups import decay_groups
+from lightning_modules.optim.schedules import cosine
 from metrics.retrieval import RankingAccuracy, image_keys
 
 RANKED = 8  # number of captions in the preview of ranked images, and of images for each of them
@@ -218,7 +218,7 @@ class CLIP(GenerativeModule):
         self.log_scale.data.clamp_(max=math.log(100))
 
     def configure_optimizers(self) -> Any:
-        h, total = self.hparams, self.total_updates
+        h = self.hparams
         adam = torch.optim.AdamW(
             decay_groups(self.parameters(), h.weight_decay),  # no decay of gains, biases and t
             h.learning_rate,
@@ -226,15 +226,7 @@ class CLIP(GenerativeModule):
             eps=1e-6,
             fused=True,
         )
-
-        def rate(update: int) -> float:
-            """Return the learning rate's factor: a linear rise to 1, then half a cosine to 0."""
-            if update < h.warmup_steps:
-                return (update + 1) / h.warmup_steps
-            progress = min(1.0, (update - h.warmup_steps) / max(1, total - h.warmup_steps))
-            return 0.5 + 0.5 * math.cos(math.pi * progress)
-
-        return [adam], [{"scheduler": LambdaLR(adam, rate), "interval": "step"}]
+        return [adam], [cosine(adam, self.total_updates, h.warmup_steps)]
 
     # Evaluation
 

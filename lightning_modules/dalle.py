@@ -49,7 +49,6 @@ VAE, but not the Transformer):
   takes the best of 512 samples by CLIP.
 """
 
-import math
 from itertools import product
 from math import prod
 from typing import Any, Literal, cast
@@ -64,7 +63,6 @@ from jsonargparse.typing import (
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 
 from common.errors import UserError
 from datamodules.captions.encoding import caption_tokens
@@ -78,6 +76,7 @@ from lightning_modules.decoding.kv_cache import KVCache
 from lightning_modules.dvae import load_discrete_vae
 from lightning_modules.nn.transformer import Block, TransformerConfig, init_gpt
 from lightning_modules.optim.muon import muon_or_adamw
+from lightning_modules.optim.schedules import cosine
 from metrics.language import TokenNLL
 
 Pattern = Literal["row", "column", "conv"]
@@ -302,7 +301,7 @@ class DALLE(GenerativeModule):
         return tokens.masked_fill(numbers < self.hparams.caption_dropout, 0)
 
     def configure_optimizers(self) -> Any:
-        h, total = self.hparams, self.total_updates
+        h = self.hparams
         optimizer = muon_or_adamw(
             h.optimizer,
             self,
@@ -312,15 +311,7 @@ class DALLE(GenerativeModule):
             (0.9, 0.96),
             h.weight_decay,
         )
-
-        def rate(update: int) -> float:
-            """Return the learning rate's factor: a linear rise to 1, then half a cosine to 0."""
-            if update < h.warmup_steps:
-                return (update + 1) / h.warmup_steps
-            progress = min(1.0, (update - h.warmup_steps) / max(1, total - h.warmup_steps))
-            return 0.5 + 0.5 * math.cos(math.pi * progress)
-
-        return [optimizer], [{"scheduler": LambdaLR(optimizer, rate), "interval": "step"}]
+        return [optimizer], [cosine(optimizer, self.total_updates, h.warmup_steps)]
 
     # Image tokens of the data. The discrete VAE is frozen: if batches contain no images, all images
     # are encoded once, before training.

@@ -95,7 +95,6 @@ from jsonargparse.typing import (
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 
 from common.errors import UserError
 from lightning_modules.core.checkpoints import load
@@ -106,6 +105,7 @@ from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.nn.bottleneck import bottlenecks, conv
 from lightning_modules.nn.encoders import conv_grid
 from lightning_modules.optim.muon import muon_or_adamw
+from lightning_modules.optim.schedules import cosine
 from metrics.image_tokens import ImageTokensKept, ImageTokenUsage
 from metrics.likelihood import ImportanceSampledNLL, SquaredError, bits_per_dim
 
@@ -458,19 +458,13 @@ class DiscreteVAE(GenerativeModule):
         return logit_laplace_log_likelihood(mean, log_scale, x, scale_exponent)
 
     def configure_optimizers(self) -> Any:
-        h, total = self.hparams, self.total_updates
+        h = self.hparams
         blocks = nn.ModuleList([self.network.encoder, self.network.decoder])
         betas = (0.9, 0.999)
         optimizer = muon_or_adamw(
             h.optimizer, self.network, blocks, h.learning_rate, ADAMW_RATE, betas, h.weight_decay
         )
-
-        def rate(update: int) -> float:
-            """Return the factor of the learning rate: half a cosine from 1 to FINAL_RATE."""
-            cos = math.cos(math.pi * min(1.0, update / max(1, total)))
-            return (1 + FINAL_RATE) / 2 + (1 - FINAL_RATE) / 2 * cos
-
-        return [optimizer], [{"scheduler": LambdaLR(optimizer, rate), "interval": "step"}]
+        return [optimizer], [cosine(optimizer, self.total_updates, last=FINAL_RATE)]
 
     # Evaluation
 

@@ -45,7 +45,6 @@ Where the papers, Karpathy's nanoGPT and this file differ:
 | validation loss | - | mean over random windows | mean over all tokens |
 """
 
-import math
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -58,7 +57,6 @@ from jsonargparse.typing import (
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 
 from common.errors import UserError
 from lightning_modules.core.exports import PublishedWeights
@@ -69,7 +67,8 @@ from lightning_modules.decoding.filters import MinimumShare
 from lightning_modules.decoding.kv_cache import GrowingCache, KVCache
 from lightning_modules.nn.attention import AttentionMap, recording_attention
 from lightning_modules.nn.transformer import Block, TransformerConfig, init_gpt
-from lightning_modules.optim.muon import Muon
+from lightning_modules.optim.muon import muon_or_adamw
+from lightning_modules.optim.schedules import cosine
 
 # Parts of names in Hugging Face's GPT-2, and here. Its matrices in blocks are transposed.
 GPT2_NAMES = {
@@ -78,6 +77,8 @@ GPT2_NAMES = {
     **{"c_attn": "qkv", "c_fc": "input", "c_proj": "output"},
 }
 
+
+LAST_RATE = 0.1  # learning rate at the last update, as a fraction of the peak
 
 # Settings of GPT-2 that this file cannot change.
 GPT2_SETTINGS = {
@@ -257,35 +258,16 @@ class GPT(PublishedWeights, LanguageModel):
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        in_blocks = set(self.blocks.parameters())
-        matrices = [p for p in self.parameters() if p.dim() >= 2 and p in in_blocks]
-        embeddings = [p for p in self.parameters() if p.dim() >= 2 and p not in in_blocks]
-        gains_and_biases = [p for p in self.parameters() if p.dim() < 2]
-        groups: list[dict[str, Any]] = [
-            {"params": matrices, "weight_decay": h.weight_decay, "lr": h.learning_rate},
-            # The next two groups use the default learning rate of the optimizer.
-            {"params": embeddings, "weight_decay": h.weight_decay},
-            {"params": gains_and_biases, "weight_decay": 0.0},
-        ]
-        optimizer: torch.optim.Optimizer
-        if h.optimizer == "muon":
-            groups[0]["orthogonal"] = True  # Muon updates the other groups as AdamW does
-            optimizer = Muon(groups, h.embedding_rate, betas=tuple(h.betas))
-        else:
-            optimizer = torch.optim.AdamW(groups, h.learning_rate, tuple(h.betas), fused=True)
-        warmup, total = h.warmup_steps, self.total_updates
-
-        def factor(step: int) -> float:
-            """Return the factor of the learning rate after `step` updates.
-
-            It rises linearly to 1, then falls to 0.1 along half a period of a cosine.
-            """
-            if step < warmup:
-                return (step + 1) / warmup
-            progress = min(1.0, (step - warmup) / max(1, total - warmup))
-            return 0.55 + 0.45 * math.cos(math.pi * progress)
-
-        return [optimizer], [{"scheduler": LambdaLR(optimizer, factor), "interval": "step"}]
+        optimizer = muon_or_adamw(
+            h.optimizer,
+            self,
+            self.blocks,
+            h.learning_rate,
+            h.embedding_rate,
+            tuple(h.betas),
+            h.weight_decay,
+        )
+        return [optimizer], [cosine(optimizer, self.total_updates, h.warmup_steps, LAST_RATE)]
 
     # Sampling
 

@@ -52,7 +52,6 @@ Where the papers, a released implementation (bentrevett's pytorch-seq2seq, noteb
 | optimizer | SGD; Bahdanau: Adadelta | Adam, constant rate | Adam, warm-up and half a cosine |
 """
 
-import math
 import random
 from typing import Any, Literal, NamedTuple
 
@@ -66,7 +65,6 @@ from jsonargparse.typing import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.networks import ExportedNetwork, Method
@@ -74,6 +72,7 @@ from lightning_modules.core.translator import BOS, EOS, PAD, Translator
 from lightning_modules.decoding.generation import until
 from lightning_modules.nn.attention import RecordsAttention
 from lightning_modules.nn.recurrent import LSTM
+from lightning_modules.optim.schedules import cosine
 
 CELLS: dict[str, Any] = {"gru": nn.GRU, "lstm": LSTM}
 
@@ -274,19 +273,7 @@ class Seq2Seq(Translator, RecordsAttention):
 
     def configure_optimizers(self) -> Any:
         adam = torch.optim.Adam(self.parameters(), self.hparams.learning_rate, fused=True)
-        warmup, total = self.hparams.warmup_steps, self.total_updates
-
-        def factor(step: int) -> float:
-            """Return the factor of the learning rate after `step` updates.
-
-            It rises linearly to 1, then falls to 0 along half a period of a cosine.
-            """
-            if step < warmup:
-                return (step + 1) / warmup
-            progress = min(1.0, (step - warmup) / max(1, total - warmup))
-            return 0.5 + 0.5 * math.cos(math.pi * progress)
-
-        return [adam], [{"scheduler": LambdaLR(adam, factor), "interval": "step"}]
+        return [adam], [cosine(adam, self.total_updates, self.hparams.warmup_steps)]
 
     # Translation
 

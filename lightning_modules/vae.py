@@ -82,6 +82,7 @@ from lightning_modules.nn.encoders import (
     MLPEncoder,
     output_bias,
 )
+from lightning_modules.optim.schedules import cosine
 from metrics.likelihood import (
     ActiveUnits,
     ImportanceSampledNLL,
@@ -323,13 +324,7 @@ class VAE(CodeSampler):
             return adam
         if h.schedule == "stages":
             return [adam], [LambdaLR(adam, stage_learning_rate)]
-        total = self.total_updates
-
-        def rate(update: int) -> float:
-            """Return the learning rate factor, half a cosine from 1 to 0."""
-            return 0.5 + 0.5 * math.cos(math.pi * min(1.0, update / max(1, total)))
-
-        return [adam], [{"scheduler": LambdaLR(adam, rate), "interval": "step"}]
+        return [adam], [cosine(adam, self.total_updates)]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         with self.averaged_weights():
