@@ -87,14 +87,16 @@ from lightning_modules.core.conditioning import check_label, classes_used
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.seeding import seeded_normal
+from lightning_modules.optim.muon import muon_or_adamw
 from lightning_modules.optim.schedules import cosine
-from metrics.likelihood import bits_per_dim
+from metrics.likelihood import bits_per_dim, reconstruction_nll
 
 FIRST_ANGLE = math.pi / 2 * 0.008 / 1.008  # of Eq. 2 at t = 0
 MIN_ALPHA = 5e-5  # of Eq. 2 at t = 1, where Nichol and Dhariwal limit beta to .999
 MIN_RATIO, MAX_RATIO = 0.002, 80.0  # r between which samplers and the bound evaluate the network
 RHO = 7.0  # curvature of the noise levels of "heun" (Karras et al. 2022, Eq. 5)
 BOUND_STEPS = 1000  # T of Eq. 8
+ADAMW_RATE = 1e-3  # peak learning rate of gains and biases with Muon
 PREVIEWED = (0.2, 0.5, 0.8)  # values of t
 
 Objective = Literal["noise", "velocity", "image"]
@@ -294,21 +296,6 @@ class UNet(nn.Module):
         return self.last(x)
 
 
-def reconstruction_nll(noisy: Tensor, image: Tensor, ratio: float = MIN_RATIO) -> Tensor:
-    """Return -log p(x|x_0) (N,) in nats, with p(x|x_0) proportional to N(x_0/alpha_0; x, ratio^2).
-
-    Args:
-        noisy: Images plus noise of standard deviation `ratio` (N, C, H, W), x_0 / alpha.
-        image: Images (N, C, H, W) with values k / 127.5 - 1, where k is one of 0 to 255.
-        ratio: Standard deviation of the noise.
-    """
-    levels = torch.linspace(-1, 1, 256, device=noisy.device)
-    log_weights = -((noisy[..., None] - levels) / ratio).square() / 2
-    chosen = ((image + 1) * 127.5).round().long()
-    nll = F.cross_entropy(log_weights.flatten(0, -2), chosen.flatten(), reduction="none")
-    return nll.view(len(image), -1).sum(1)
-
-
 class Diffusion(GenerativeModule):
     """Diffusion model, optionally conditioned on labels.
 
@@ -337,7 +324,10 @@ class Diffusion(GenerativeModule):
         label_dropout: Probability that the label of a training image is dropped, in conditional
             models. Guidance needs a value above 0.
         Optimizer:
-        learning_rate: Peak learning rate of Adam.
+        optimizer: Type of optimizer: AdamW without weight decay, which is Adam ("adamw"), or Muon
+            (`optim/muon.py`) for matrices and kernels and Adam for gains and biases ("muon").
+        learning_rate: Peak learning rate. With "muon", only that of matrices and kernels; the
+            learning rate of gains and biases is 1e-3.
         warmup_steps: Number of updates over which the learning rate rises linearly.
         last_rate: Learning rate at the last update, as a fraction of the peak; the decay follows
             half a cosine. 1 keeps the learning rate constant after the warm-up.
@@ -369,6 +359,7 @@ class Diffusion(GenerativeModule):
         objective: Objective = "noise",
         times: Literal["uniform", "logit-normal"] = "uniform",
         label_dropout: ClosedUnitInterval = 0.1,
+        optimizer: Literal["adamw", "muon"] = "adamw",
         learning_rate: PositiveFloat = 2e-4,
         warmup_steps: NonNegativeInt = 500,
         last_rate: ClosedUnitInterval = 1.0,
@@ -438,9 +429,11 @@ class Diffusion(GenerativeModule):
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        adam = torch.optim.Adam(self.network.parameters(), h.learning_rate, fused=True)
+        net, betas = self.network, (0.9, 0.999)
+        # AdamW without weight decay is Adam.
+        optimizer = muon_or_adamw(h.optimizer, net, net, h.learning_rate, ADAMW_RATE, betas, 0.0)
         total = self.total_updates if h.last_rate < 1 else 0  # a constant rate needs no length
-        return [adam], [cosine(adam, total, h.warmup_steps, h.last_rate)]
+        return [optimizer], [cosine(optimizer, total, h.warmup_steps, h.last_rate)]
 
     # Likelihood
 
@@ -454,7 +447,8 @@ class Diffusion(GenerativeModule):
         """
         # 256 logits per pixel value: 3 MB per colour image of 32 x 32, so 8 images at a time
         noisy = image + MIN_RATIO * torch.randn_like(image)
-        parts = [*map(reconstruction_nll, noisy.split(8), image.split(8))]
+        pairs = zip(noisy.split(8), image.split(8))
+        parts = [reconstruction_nll(y, x, MIN_RATIO) for y, x in pairs]
         prior = (image / MAX_RATIO).square().sum((1, 2, 3)) / 2
         total = torch.zeros(len(image), device=self.device)
         factor = (MAX_RATIO / MIN_RATIO) ** (1 / BOUND_STEPS)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics import Metric
 
 
@@ -23,6 +24,21 @@ def bits_per_dim(nats: Tensor, dims: int, levels: int = 1) -> Tensor:
             number 256 adds 8 bits, because the density of x / 256 is 256 times the density of x.
     """
     return nats / (dims * math.log(2)) + math.log2(levels)
+
+
+def reconstruction_nll(noisy: Tensor, image: Tensor, deviation: float) -> Tensor:
+    """Return -log p(x|y) (N,) in nats for 8-bit images x, each pixel proportional to N(y; x, r^2).
+
+    Args:
+        noisy: Images y: images x plus normal noise (N, C, H, W).
+        image: Images x (N, C, H, W) with values k / 127.5 - 1, where k is one of 0 to 255.
+        deviation: Standard deviation r of the noise.
+    """
+    levels = torch.linspace(-1, 1, 256, device=noisy.device)
+    log_weights = -((noisy[..., None] - levels) / deviation).square() / 2
+    chosen = ((image + 1) * 127.5).round().long()
+    nll = F.cross_entropy(log_weights.flatten(0, -2), chosen.flatten(), reduction="none")
+    return nll.view(len(image), -1).sum(1)
 
 
 class ImportanceSampledNLL(Metric):

@@ -18,8 +18,8 @@ from lightning_modules.diffusion import (
     UNet,
     ddim_or_ddpm,
     heun,
-    reconstruction_nll,
 )
+from metrics.likelihood import reconstruction_nll
 
 OBJECTIVES: list[Objective] = ["noise", "velocity", "image"]
 MEAN, DEVIATION = 0.2, 0.3  # of the Gaussian data
