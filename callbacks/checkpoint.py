@@ -82,7 +82,8 @@ class RunCheckpoint(Checkpoint):
     validation, every `every_n_train_steps` updates and when training ends. After an epoch without
     validation, it is saved if 30 seconds (`EPOCH_SECONDS`) have passed since the last save. If a
     validation is due at the same step, the validation runs first. Otherwise, a run that is killed
-    between saving and validation would skip this validation when it is resumed.
+    between saving and validation would skip this validation when it is resumed. A validation
+    between two batches of one update saves `last.ckpt` when this update is complete.
 
     After SIGTERM or Ctrl-C, the run finishes the current update and a validation due at this step,
     saves a checkpoint and exits with code 143 or 130. A second signal exits at once. If the
@@ -109,6 +110,7 @@ class RunCheckpoint(Checkpoint):
         self.best: list[tuple[float, int]] = []  # values and updates, best first
         self._saved_at, self._saved_time = -1, 0.0
         self._signal = 0
+        self._postponed = False  # a validation within an update could not save `last.ckpt`
         self._handlers: dict[int, Any] = {}
 
     @property
@@ -156,8 +158,7 @@ class RunCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         loop = trainer.fit_loop
-        # Checkpoints contain no gradients: saving before the optimizer step would lose them.
-        if loop._should_accumulate() or pl_module.mid_update:
+        if self._within_update(trainer, pl_module):
             return
         # Without validation samples Lightning does not call on_validation_end.
         validated = len(trainer.datamodule.split("val"))  # type: ignore[attr-defined]
@@ -168,6 +169,7 @@ class RunCheckpoint(Checkpoint):
         if step != self._saved_at and (
             any(step % period == 0 for period in self.update_periods)
             or stop
+            or self._postponed
             or (trainer.is_last_batch and self._is_old(trainer))
             or trainer.should_stop
             or step == trainer.max_steps
@@ -175,6 +177,14 @@ class RunCheckpoint(Checkpoint):
             self._save(trainer, pl_module, "last")
         if stop:
             raise SystemExit(128 + stop)
+
+    @staticmethod
+    def _within_update(trainer: Trainer, pl_module: GenerativeModule) -> bool:
+        """Return whether further batches of the current update follow.
+
+        Checkpoints contain no gradients: saving before the optimizer step would lose them.
+        """
+        return trainer.fit_loop._should_accumulate() or pl_module.mid_update
 
     def _is_old(self, trainer: Trainer) -> bool:
         """Return whether 30 seconds have passed since the last save, on any rank."""
@@ -187,6 +197,9 @@ class RunCheckpoint(Checkpoint):
         monitor = monitored(trainer, pl_module)
         if monitor is not None:
             self._update_best(trainer, pl_module, *monitor)
+        if self._within_update(trainer, pl_module):
+            self._postponed = True
+            return
         self._save(trainer, pl_module, "last")
         if stop := self._received_signal(trainer):
             raise SystemExit(128 + stop)
@@ -238,7 +251,9 @@ class RunCheckpoint(Checkpoint):
         if trainer.world_size == 1:
             return self._signal
         number = torch.tensor(self._signal, device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(number, reduce_op="max"))
+        # Lightning's `reduce` would also make all ranks wait at a barrier.
+        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
+        return int(number)
 
     def _save(self, trainer: Trainer, pl_module: GenerativeModule, name: str) -> None:
         check_finite(trainer, pl_module)
@@ -249,7 +264,7 @@ class RunCheckpoint(Checkpoint):
         period = self.keep_every_n_train_steps
         if period and step // period > max(0, self._saved_at) // period:
             trainer.save_checkpoint(run.checkpoint(f"kept/{step}"))
-        self._saved_at, self._saved_time = step, time.monotonic()
+        self._saved_at, self._saved_time, self._postponed = step, time.monotonic(), False
         seen = pl_module.seen_by_all()
         if trainer.is_global_zero:
             unit = pl_module.throughput_unit

@@ -82,15 +82,21 @@ def scatter(codes: Tensor, labels: Tensor) -> Tensor:
     return figure_to_image(figure)
 
 
-def neighbours(model: Any, queries: Tensor, pool: Tensor, count: int = 8) -> Tensor:
-    """Find the nearest neighbours of each query image in `pool`, by distance of latent vectors.
+def neighbours(queries: Tensor, codes: Tensor, image: Tensor, count: int = 8) -> Tensor:
+    """Find the images whose codes are nearest to each query.
+
+    Args:
+        queries: Codes (Q, D).
+        codes: Codes (N, D) of `image`.
+        image: Images (N, C, H, W).
+        count: Number of images per query; at most N are returned.
 
     Returns:
-        Images (Q * count, C, H, W), grouped by query, nearest first. A query that is in `pool`
-        is its own nearest neighbour.
+        Images (Q, count, C, H, W), nearest first. An image of which the code is a query is its own
+        nearest neighbour.
     """
-    distance = torch.cdist(model.encode(queries), model.encode(pool))  # (Q, P)
-    return pool[distance.topk(min(count, len(pool)), largest=False).indices].flatten(0, 1)
+    distance = torch.cdist(queries, codes)  # (Q, N)
+    return image[distance.topk(min(count, len(image)), largest=False).indices]
 
 
 class LatentPlots(Callback):
@@ -98,6 +104,8 @@ class LatentPlots(Callback):
 
     Also plots reconstructions of noise and of a checkerboard; both are unlike the training images.
     For a 2-d latent space, it also plots a grid of decoded latent vectors and a scatter plot.
+    Averaged weights are used if the system has them. A conditional system encodes and decodes with
+    the labels of the images.
 
     Args:
         count: Maximum number of validation images encoded for the plots.
@@ -116,22 +124,26 @@ class LatentPlots(Callback):
         model: Any = pl_module
         if not trainer.is_global_zero:
             return
-        with evaluating(model):
+        with model.averaged_weights(), evaluating(model):
             batch = preview_batch(trainer, self.count)
             image = batch["image"]
             if len(image) < 2:  # interpolation needs two images
                 return
-            codes = model.encode(image)
+            given = [batch["label"]] if getattr(model, "classes", 0) else []
+            codes = model.encode(image, *given)
             chunks = torch.arange(len(image), device=image.device).chunk(16)
             first = torch.stack([chunk[0] for chunk in chunks])  # 16 images, evenly spread
             start, end = first[: len(first) // 2], first[len(first) // 2 : len(first) // 2 * 2]
             active = codes.var(0).topk(min(8, model.latent_dim)).indices.tolist()
-            near = neighbours(model, image[start], image).unflatten(0, (len(start), -1))
             strips = {
-                "interpolation": latent.interpolate(model, codes[start], codes[end], 9),
-                "traversal": latent.traverse(model, codes[0], active, 9),
-                "neighbours": near,
-                "strangers": self._strangers(model, image[:1]),
+                "interpolation": latent.interpolate(
+                    model, codes[start], codes[end], 9, *(label[start] for label in given)
+                ),
+                "traversal": latent.traverse(
+                    model, codes[0], active, 9, *(label[:1].expand(len(active)) for label in given)
+                ),
+                "neighbours": neighbours(codes[start], codes, image),
+                "strangers": self._strangers(model, image[:1], *(label[:2] for label in given)),
             }
             if model.latent_dim == 2:
                 strips["manifold"] = latent.manifold(model, 16)
@@ -153,10 +165,13 @@ class LatentPlots(Callback):
             publish(trainer, f"latent-{name}", plot, trainer.global_step, titles[name])
 
     @staticmethod
-    def _strangers(model: Any, like: Tensor) -> Tensor:
-        """Return noise, a checkerboard and the reconstructions of both, (2, 2, C, H, W)."""
+    def _strangers(model: Any, like: Tensor, *given: Tensor) -> Tensor:
+        """Return noise, a checkerboard and the reconstructions of both, (2, 2, C, H, W).
+
+        A conditional model takes labels (2,) as `given`.
+        """
         noise = seeded_normal([0], tuple(like.shape[1:]), like.device).clamp(-1, 1)
         rows, columns = (torch.arange(side, device=like.device) // 4 for side in like.shape[-2:])
         board = ((rows[:, None] + columns) % 2 * 2.0 - 1).expand_as(noise)
         strange = torch.cat([noise, board])
-        return torch.stack([strange, model.decode(model.encode(strange))])
+        return torch.stack([strange, model.decode(model.encode(strange, *given), *given)])

@@ -9,6 +9,7 @@ from torch.nn.utils import get_total_norm
 
 from common.errors import UserError
 from common.run import Run
+from lightning_modules.core.adversarial import AdversarialModule
 from lightning_modules.core.module import GenerativeModule
 
 
@@ -32,9 +33,12 @@ def first_non_finite(module: torch.nn.Module, batch: dict[str, Any]) -> str:
     return "the loss"
 
 
-def remedy(trainer: Trainer) -> str:
+def remedy(trainer: Trainer, module: GenerativeModule) -> str:
     """Return the part of the error message that says what to do."""
-    lower = "lower the learning rate or set --trainer.gradient_clip_val"
+    option = "--trainer.gradient_clip_val"
+    if isinstance(module, AdversarialModule):
+        option = "--model.generator_clip and --model.discriminator_clip"
+    lower = f"lower the learning rate or set {option}"
     if Run(trainer.default_root_dir).checkpoint("last").is_file():
         return f"last.ckpt keeps the last good state: {lower}"
     return f"no checkpoint was saved before: {lower}, and start again"
@@ -50,7 +54,9 @@ def check_finite(trainer: Trainer, module: GenerativeModule) -> None:
     """
     if not get_total_norm(list(module.parameters())).isfinite():
         name = first_non_finite(module, {})
-        raise NonFinite(f"step {trainer.global_step}: {name} is not finite; {remedy(trainer)}")
+        raise NonFinite(
+            f"step {trainer.global_step}: {name} is not finite; {remedy(trainer, module)}"
+        )
 
 
 class NonFiniteGuard(Callback):
@@ -85,9 +91,8 @@ class NonFiniteGuard(Callback):
             if not torch.equal(index, batch["index"]):  # the batch of a further update
                 batch = trainer.datamodule.batch("train", index.tolist())  # type: ignore[attr-defined]
             name = first_non_finite(pl_module, batch)
-            rows = ", ".join(map(str, index.tolist()[:16]))
+            rows = ", ".join(map(str, index.tolist()[:16])) + (", ..." if len(index) > 16 else "")
             raise NonFinite(
-                f"step {step}: {name} is not finite "
-                f"(samples {rows}{', ...' if len(index) > 16 else ''}); {remedy(trainer)}"
+                f"step {step}: {name} is not finite (samples {rows}); {remedy(trainer, pl_module)}"
             )
         recent.clear()

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from datamodules.lazy_batch import LazyBatch
 from lightning_modules.core.module import GenerativeModule
 from metrics.features import to_bytes
@@ -51,6 +52,9 @@ def targets(model: GenerativeModule, data: Any, split: str = "val") -> list[Targ
         model: System that generates images.
         data: Data module of the system.
         split: Split that provides the input images or captions, if the system needs any.
+
+    Raises:
+        UserError: If `generate` samples strips of images, such as an image and its reconstruction.
     """
     if model.modality == "image-to-image":
         return [translation(model, data, split, direction) for direction in directions(model)]
@@ -60,6 +64,11 @@ def targets(model: GenerativeModule, data: Any, split: str = "val") -> list[Targ
         if takes_batch:
             options["batch"] = LazyBatch(lambda: data.batch(split, seeds))
         images: Tensor = model.sample(seeds, **options)  # type: ignore[assignment]
+        if images.dim() != 4:
+            raise UserError(
+                f"{type(model).__name__} samples strips of images, but FID and other comparisons "
+                "need single images: choose another --mode, or leave out --fid.count"
+            )
         return images
 
     return [Target("", data, generate)]

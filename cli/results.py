@@ -18,9 +18,9 @@ Written by `python reproduce.py run ID`, which reproduces one row.
 
 Each published number has the paper's recipe and, where there is one, a faster recipe for the same \
 data, network, metric and protocol.
-Minutes are the wall-clock time of training on 2 CPU cores, with validation and without the \
-final test. Times before December 2026 include
-the test, and the cores were shared with other work.
+Minutes are the wall-clock time of training and validation, on 2 CPU cores or on the hardware \
+that the protocol names. For
+some rows they also include the final test, and the cores were shared with other work.
 
 | Number | paper | paper's recipe | minutes | faster recipe | minutes | `python reproduce.py run` |
 |---|---|---|---|---|---|---|

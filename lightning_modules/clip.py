@@ -212,11 +212,6 @@ class CLIP(GenerativeModule):
         loss = contrastive_loss(u, v, self.log_scale.exp(), tokens)
         return {"loss": loss, "scale": self.log_scale.exp()}
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Take an optimizer step, then limit t to ln 100, before a checkpoint can be saved."""
-        super().optimizer_step(*args, **kwargs)
-        self.log_scale.data.clamp_(max=math.log(100))
-
     def configure_optimizers(self) -> Any:
         h = self.hparams
         adam = torch.optim.AdamW(
@@ -226,6 +221,11 @@ class CLIP(GenerativeModule):
             eps=1e-6,
             fused=True,
         )
+
+        def limit(*_: Any) -> None:
+            self.log_scale.data.clamp_(max=math.log(100))  # before a checkpoint can be saved
+
+        adam.register_step_post_hook(limit)
         return [adam], [cosine(adam, self.total_updates, h.warmup_steps)]
 
     # Evaluation

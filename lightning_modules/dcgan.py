@@ -50,8 +50,8 @@ After the first layer of G, batch norm normalises each of the 4x4xC units separa
 - Size of faces: the released code crops the centre of each image to 64 pixels; here images are
   resized, then cropped.
 - Optimizer: `configs/dcgan/openmoji.yaml` has Muon (`optim/muon.py`). The paper has Adam.
-- Learning rate: constant for faces. For digits it is constant for 100 epochs, then decays linearly
-  to zero in 100 epochs, as in the released code.
+- Learning rate: constant for faces. For digits it is constant for 19,500 updates of each
+  network, then decays linearly to 0 in as many, as in the released code.
 """
 
 import itertools
@@ -474,7 +474,7 @@ class DCGAN(AdversarialModule):
                     f"--mode arithmetic needs --base, --minus and --plus (got {base}, {minus} and "
                     f"{plus}): give each at least once, such as --base 1 --base 4"
                 )
-            mean = [self.seeded_noise(group)[:, 0].mean(0) for group in (base, minus, plus)]
+            mean = [self.seeded_noise(group, limit)[:, 0].mean(0) for group in (base, minus, plus)]
             own = 0.25 * noise[:, 0].clamp(-1, 1)
             return self.generator(mean[0] - mean[1] + mean[2] + own, given)
         weight = torch.linspace(0, 1, steps, device=self.device)[None, :, None]

@@ -57,6 +57,13 @@ class MaskedLinear(nn.Linear):
         return F.linear(x, self.mask * self.weight, self.bias)
 
 
+def spread_degrees(dims: int, width: int) -> Tensor:
+    """Return the degrees (width,) of hidden units, evenly spread over 1 .. dims - 1."""
+    if width < dims - 1:
+        return torch.linspace(1, dims - 1, width).round().long()
+    return torch.arange(width) % (dims - 1) + 1
+
+
 def autoregressive_masks(dims: int, hidden: list[int]) -> list[Tensor]:
     """Return masks that make output d depend on the inputs 0 .. d - 1 only (Eq. 3 and 4).
 
@@ -74,7 +81,7 @@ def autoregressive_masks(dims: int, hidden: list[int]) -> list[Tensor]:
     if dims < 2:
         raise UserError(f"MADE needs images of at least 2 pixels (got {dims}); choose other data")
     inputs = torch.arange(1, dims + 1)
-    degrees = [inputs, *(torch.arange(width) % (dims - 1) + 1 for width in hidden)]
+    degrees = [inputs, *(spread_degrees(dims, width) for width in hidden)]
     masks = [after[:, None] >= before for before, after in itertools.pairwise(degrees)]  # Eq. 3
     masks.append(inputs[:, None] > degrees[-1])  # Eq. 4
     return [mask.float() for mask in masks]

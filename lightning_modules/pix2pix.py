@@ -140,7 +140,7 @@ class UNet(nn.Module):
         if seeds is None:
             return F.dropout(hidden, 0.5)
         noise = seeded_normal(
-            [16 * seed + level for seed in seeds], hidden.shape[1:], hidden.device
+            [(16 * seed + level) % 2**63 for seed in seeds], hidden.shape[1:], hidden.device
         )
         return 2 * hidden * (noise > 0)
 

@@ -33,8 +33,7 @@ class TokenNLL(Metric):
             losses: Losses in nats, of any shape; 0 at positions without a target.
             count: Number of positions with a target.
         """
-        # `precision: bf16-true` also casts the states of metrics: convert the sum back to double.
-        self.total = self.total.double() + losses.double().sum()
+        self.total += losses.double().sum()
         self.count += count
 
     def compute(self) -> Tensor:

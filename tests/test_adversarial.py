@@ -578,6 +578,9 @@ def test_arithmetic() -> None:
     model = DCGAN(image_shape=[1, 32, 32], width=2, latent_dim=5)
     same = model.sample([0], mode="arithmetic", base=[4], minus=[5], plus=[5])
     assert (same - model.sample([4])).abs().mean() < (same - model.sample([6])).abs().mean()
+    groups: dict[str, Any] = {"base": [4], "minus": [5], "plus": [6]}
+    still = model.sample([0], mode="arithmetic", **groups, truncation=1e-4)
+    torch.testing.assert_close(still, model.eval().generator(torch.zeros(1, 5), None))
     with pytest.raises(UserError, match="--base"):
         model.sample([0], mode="arithmetic")
 

@@ -612,6 +612,17 @@ def test_image_keys_tell_pixels_apart() -> None:
     assert torch.equal(torch.cat([image_keys(images[:1]), image_keys(images[1:])]), keys)
 
 
+def test_the_scale_of_clip_is_at_most_100_after_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Radford et al. 2021, section 2.5."""
+    monkeypatch.setattr(CLIP, "total_updates", 10)
+    model = CLIP([3, 16, 16], VOCABULARY, 8, 8, 1, 1, 2, 2, 16, 0.0, 8)
+    (adam,), _ = model.configure_optimizers()
+    model.log_scale.data.fill_(5.0)
+    model.log_scale.grad = torch.zeros(())
+    adam.step()
+    assert model.log_scale.exp().item() == pytest.approx(100)
+
+
 def test_images_of_one_split_that_are_equal_are_one() -> None:
     """Equal images of the evaluated data have equal keys, even if their names differ."""
     data = CaptionedEmoji(size=16, text_length=24)

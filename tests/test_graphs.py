@@ -123,7 +123,6 @@ def test_replayed_updates_give_the_same_bits(
         ("cyclegan", [], "the loss changes the attribute pools"),
         ("rnn_lm", [], "the loss changes the attribute states"),
         ("seq2seq", [], "the loss uses random numbers of the CPU"),
-        ("clip", [], "CLIP overrides optimizer_step"),
         ("gpt", ["--model.optimizer=muon"], "Muon has no option `capturable` or is not fused"),
         ("gan", ["--model.accumulate=2"], "an update uses the gradients of several batches"),
         (

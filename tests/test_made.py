@@ -9,16 +9,23 @@ from common.errors import UserError
 from lightning_modules.made import MADE, autoregressive_masks
 
 
-def test_output_d_depends_on_the_inputs_before_it_and_on_no_other() -> None:
+@pytest.mark.parametrize("hidden", [[40, 30], [11]])
+def test_output_d_depends_on_the_inputs_before_it_and_on_no_other(hidden: list[int]) -> None:
     """The Jacobian is strictly lower triangular, and all such pairs are connected."""
-    model = MADE(image_shape=[1, 3, 4], hidden=[40, 30])
+    model = MADE(image_shape=[1, 3, 4], hidden=hidden)
     jacobian = torch.autograd.functional.jacobian(lambda x: model(x[None])[0], torch.rand(12))
     assert torch.equal(jacobian.triu(), torch.zeros(12, 12))
-    first, *others = autoregressive_masks(12, [40, 30])
+    first, *others = autoregressive_masks(12, hidden)
     paths = first
     for mask in others:
         paths = mask @ paths
     assert torch.equal(paths > 0, torch.ones(12, 12).tril(-1) > 0)
+
+
+def test_degrees_of_a_narrow_layer_cover_all_pixels() -> None:
+    """The last output depends on all other pixels, also with fewer hidden units than pixels."""
+    first, second = autoregressive_masks(784, [500])
+    assert torch.equal((second @ first)[-1] > 0, torch.arange(784) < 783)
 
 
 def test_probabilities_of_all_images_sum_to_1() -> None:

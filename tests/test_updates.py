@@ -121,6 +121,26 @@ def vae(kind: type[VAE] = VAE) -> VAE:
     return kind(image_shape=[3, 16, 16], hidden=[8], latent_dim=2)
 
 
+def test_last_ckpt_is_saved_between_updates_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints have no gradients, so a validation within an update postpones the save."""
+    saved, save = [], RunCheckpoint._save
+
+    def record(self: RunCheckpoint, trainer: Trainer, module: Any, name: str) -> None:
+        saved.append((name, trainer.fit_loop._should_accumulate(), trainer.fit_loop.batch_idx + 1))
+        save(self, trainer, module, name)
+
+    monkeypatch.setattr(RunCheckpoint, "_save", record)
+    config = tiny_config(tmp_path / "config.yaml", "rnn_lm", batch_size=8)
+    options = ["--trainer.accumulate_grad_batches=3", "--trainer.max_steps=11"]
+    fit(config, tmp_path / "run", 7, [*INTERVALS, *options])
+    last = [(within, batch) for name, within, batch in saved if name == "last"]
+    assert not any(within for within, _ in last)
+    assert {15, 30} <= {batch for _, batch in last}  # the updates of the batches 14 and 28
+    assert any(within for name, within, _ in saved if name == "best")
+
+
 def test_a_step_ends_where_something_happens(tmp_path: Path) -> None:
     """At multiples of 7 (callback) and 20 (rows), at the end of an epoch (25) and after 8."""
     assert step_ends(vae(), tmp_path, Timer(duration={"hours": 1})) == [7, 14, 20, 21, 25, 28, 30]

@@ -18,13 +18,17 @@ from callbacks.animation import write_animation
 from callbacks.curves import arrange
 from callbacks.fid import why_no_fid
 from callbacks.latent_plots import histograms
+from callbacks.non_finite_guard import remedy
 from callbacks.run_summary import layer_table
 from callbacks.series import POINTS, read_series, smooth, thin
+from callbacks.targets import targets
 from cli.classes import init_parameters
 from common import images as images_common
 from common import progress as shown
+from common.errors import UserError
 from common.images import captioned
 from common.progress import Bars, Task, duration, track
+from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.cyclegan import CycleGAN
 from lightning_modules.dcgan import DCGAN
 from lightning_modules.gan import GAN
@@ -105,6 +109,21 @@ def test_fid_needs_images_with_labels() -> None:
     assert "needs labels" in str(why_no_fid(gan, unlabelled))
     assert why_no_fid(gan, unlabelled, "inception") is None
     assert "GPT generates none" in str(why_no_fid(gpt, images))
+
+
+def test_strips_of_images_cannot_be_compared() -> None:
+    model, image = Autoencoder(image_shape=[1, 8, 8], hidden=[4]), torch.zeros(2, 1, 8, 8)
+    data = SimpleNamespace(batch=lambda split, seeds: {"image": image})
+    (target,) = targets(model, data)
+    with pytest.raises(UserError, match="Autoencoder samples strips of images"):
+        target.generate([0, 1])
+    assert target.generate([0, 1], mode="holes").shape == image.shape
+
+
+def test_a_run_that_diverges_is_told_an_option_that_it_has(tmp_path: Path) -> None:
+    trainer: Any = SimpleNamespace(default_root_dir=tmp_path)
+    assert "--model.generator_clip" in remedy(trainer, GAN.__new__(GAN))
+    assert "--trainer.gradient_clip_val" in remedy(trainer, GPT.__new__(GPT))
 
 
 def test_health_of_points_has_modes_and_no_value_that_means_nothing_for_them(

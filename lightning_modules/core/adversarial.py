@@ -76,7 +76,8 @@ class AdversarialModule(GenerativeModule):
         simultaneous: Whether to compute the gradients of both networks before either is updated.
             Otherwise, the generator's gradient is computed with the updated discriminator.
         accumulate: Number of batches whose gradients are averaged for one update. The update equals
-            one update on the joined batch.
+            one update on the joined batch, except that batch norm uses the statistics of each
+            batch.
         generator_clip: Maximum norm of the generator's gradient; None for no clipping.
         discriminator_clip: Maximum norm of the discriminator's gradient; None for no clipping.
         ema_decay: Decay of the exponential moving average of the generator's weights, in (0, 1).

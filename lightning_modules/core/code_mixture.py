@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_modules.core.modes import evaluating
@@ -129,7 +130,8 @@ class CodeSampler(GenerativeModule):
         self.mixture.fit(torch.cat(codes))
 
     def on_validation_epoch_start(self) -> None:
-        self.fit_mixture()
+        if self.trainer.state.fn == TrainerFn.FITTING:  # previews sample from the mixture
+            self.fit_mixture()
 
     def on_train_end(self) -> None:
         self.fit_mixture()

@@ -26,7 +26,6 @@ class TokenModule(GenerativeModule):
     """
 
     throughput_unit: ClassVar[str] = "tokens"
-    precisions: ClassVar = (*GenerativeModule.precisions, "bf16-true")
     context: int = sys.maxsize
 
     def __init__(self) -> None:

@@ -84,7 +84,7 @@ class UpdatingModule(AveragingModule):
     """
 
     updates_per_step: int | None = None
-    mid_update = False
+    mid_update = is_further = False
     _current_update = 1  # number of the update that is being made; the first is 1
     graphs: UpdateGraphs | None = None
 
@@ -94,12 +94,11 @@ class UpdatingModule(AveragingModule):
         self._chosen = 1  # number of updates per step if `updates_per_step` is None
         self._checked: list[Callback] | None = None  # callbacks for which `_inspect` was called
         self._obstacle: str | None = None  # why each step has one update
+        self._interrupted = False  # whether a validation has interrupted the current update
         self._periods: list[int] = []  # steps end at multiples of these numbers of updates
         self._skips_transfer = False  # whether batches stay where they are, on the CPU
-        self.is_further = False
         self._began = 0.0  # time at which this step began
-        self._updates = 0  # number of updates since the last choice
-        self._seconds = 0.0  # their duration
+        self._updates, self._seconds = 0, 0.0  # updates since the last choice, their duration
 
     # Number of updates per step
 
@@ -190,6 +189,9 @@ class UpdatingModule(AveragingModule):
         if self.graphs is not None and not self.graphs.is_prepared:
             self._inspect()
             self.graphs.prepare(self, self._obstacle)  # type: ignore[arg-type]
+
+    def on_validation_end(self) -> None:
+        self._interrupted = self.mid_update or self.trainer.fit_loop._should_accumulate()
 
     def on_fit_end(self) -> None:
         if self.graphs is not None:
@@ -303,12 +305,14 @@ class UpdatingModule(AveragingModule):
         """Yield the batches of the further updates of this step and their numbers in the epoch."""
         if self._checked is not self.trainer.callbacks:  # type: ignore[attr-defined]
             self._inspect()  # at the start, and when a tuner has replaced the callbacks
-        maximum = 1 if self._obstacle else self.updates_per_step or self._chosen
+        alone = self._obstacle or self._interrupted  # `last.ckpt` is saved after this update
+        maximum = 1 if alone else self.updates_per_step or self._chosen
         made, waited, loop = 0, self.waiting_seconds, self.trainer.fit_loop
         try:
             while True:
                 updated = not (self.mid_update or loop._should_accumulate())
                 made += updated
+                self._interrupted &= not updated
                 # With one update per step, Lightning also fetches the other batches of an update.
                 if maximum == 1 or (updated and self._is_due(made, maximum)) or self._validates():
                     break

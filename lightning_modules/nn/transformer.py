@@ -32,6 +32,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+# The default of some PyTorch versions depends on the dtype of the input: 2^-7 in bf16.
+RMS_EPSILON = torch.finfo(torch.float32).eps
+
+
 @dataclass(frozen=True)
 class TransformerConfig:
     """Sizes and options that all transformer blocks of a network share.
@@ -80,7 +84,7 @@ class TransformerConfig:
         return (
             nn.LayerNorm(self.width, bias=self.bias)
             if self.norm == "layer"
-            else nn.RMSNorm(self.width)
+            else nn.RMSNorm(self.width, RMS_EPSILON)
         )
 
 
@@ -112,7 +116,7 @@ class SelfAttention(nn.Module, RecordsAttention):
         self.qkv = nn.Linear(config.width, 3 * config.width, config.bias)
         self.output = nn.Linear(config.width, config.width, config.bias)
         self.norms = (
-            nn.ModuleList([nn.RMSNorm(config.width // config.heads) for _ in range(2)])
+            nn.ModuleList([nn.RMSNorm(config.width // config.heads, RMS_EPSILON) for _ in range(2)])
             if config.qk_norm
             else None
         )

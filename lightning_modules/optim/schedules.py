@@ -83,17 +83,12 @@ class ConstantThenLinear(LRScheduler):
         return [base * left for base in self.base_lrs]
 
 
-def warmup(step: int, steps: int) -> float:
-    """Return the warm-up factor at `step`: linear from 0 to 1 over `steps` updates, then 1."""
-    return min(1.0, step / steps) if steps else 1.0
-
-
 def cosine(
     optimizer: torch.optim.Optimizer, total: int, warmup_steps: int = 0, last: float = 0.0
 ) -> dict[str, Any]:
     """Build a schedule of `warmup_steps` updates of linear warm-up, then cosine decay.
 
-    The decay ends at update `total`, where the learning rate is `last` times its peak.
+    After `total` updates, the learning rate would be `last` times its peak.
     """
 
     def rate(step: int) -> float:
