@@ -15,8 +15,8 @@ noise input, and a sampled token that equals the true token counts as original. 
 learns from every token, whereas a masked language model learns from 15 % of the tokens. After
 pre-training, the generator is discarded.
 
-Training: each update is an AdamW step on Eq. 5. The learning rate has a linear warm-up and a linear
-decay to 0. The method `replace` samples the replacement tokens. ELECTRA does
+Training: each update is a step on Eq. 5, of AdamW by default. The learning rate has a linear
+warm-up and a linear decay to 0. The method `replace` samples the replacement tokens. ELECTRA does
 not generate texts; `preview` marks replaced tokens and detected tokens in corrupted texts.
 
 The main encoder is the encoder that remains after pre-training: in Eq. 4, the discriminator.
@@ -52,8 +52,13 @@ Where the paper, the released code (google-research/electra) and this file diffe
 | epsilon of layer norms | - | 1e-12 | 1e-5 |
 | format of a text | [CLS], [SEP], segments, WordPiece | as the paper | context or line, BPE |
 
-(1) Both losses then depend on one count only, the number of tokens of all ranks.
+(1) Both losses then depend on one count only, the number of tokens of all ranks. The logged loss of
+the generator is the mean over m times ceil(.15 n) / (.15 n), 1.18 for n = 17.
 (2) The factor is s / w during the warm-up of w updates, then (S - s) / (S - w).
+
+Options that the paper does not have: rotary positions, pre-norm blocks, and Muon for the matrices
+of the blocks (`optim/muon.py`). With little training, an encoder learns the frequencies of the
+tokens only; these options make this phase shorter (docs/systems/electra.md).
 """
 
 from typing import Any, Literal, NamedTuple, cast
@@ -78,6 +83,7 @@ from lightning_modules.core.modes import sampling
 from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.core.tokens import TokenModule
 from lightning_modules.nn.transformer import Block, TransformerConfig
+from lightning_modules.optim.muon import muon_or_adamw
 from lightning_modules.optim.parameter_groups import decay_groups
 from metrics.probe import swapped_words_probe
 
@@ -95,15 +101,28 @@ class Encoder(nn.Module):
         layers: Number of Transformer blocks.
         heads: Number of attention heads.
         dropout: Dropout probability of the output of each residual branch.
+        rotary: Whether to rotate queries and keys by their positions.
+        norm_first: Whether to normalise the input of each residual branch, instead of the sum.
     """
 
-    def __init__(self, embedding: int, width: int, layers: int, heads: int, dropout: float) -> None:
+    def __init__(
+        self,
+        embedding: int,
+        width: int,
+        layers: int,
+        heads: int,
+        dropout: float,
+        rotary: bool,
+        norm_first: bool,
+    ) -> None:
         super().__init__()
         config = TransformerConfig(
-            width, heads, dropout, 0.0, "layer", False, "gelu", norm_first=False
+            width, heads, dropout, 0.0, "layer", rotary, "gelu", norm_first=norm_first
         )
         self.input = nn.Linear(embedding, width)
         self.blocks = nn.ModuleList([Block(config, layer) for layer in range(layers)])
+        # Without `norm_first`, the last block ends with a norm.
+        self.norm = nn.LayerNorm(width) if norm_first else nn.Identity()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Compute hidden states (N, T, width) of embedded tokens.
@@ -115,7 +134,7 @@ class Encoder(nn.Module):
         x = self.input(x)
         for block in self.blocks:
             x = block(x, None, mask)
-        return x
+        return self.norm(x)
 
 
 class Output(NamedTuple):
@@ -184,8 +203,15 @@ class ELECTRA(TokenModule):
         width: Width of the main encoder's residual stream. The generator is a quarter as wide.
         embedding: Size E of the token and position embeddings.
         dropout: Dropout probability of the embeddings and of the output of each residual branch.
+        positions: Type of position encoding: `learned` (embeddings), as in the paper, or `rotary`
+            (rotation of queries and keys).
+        norm_first: Normalise the input of each residual branch (pre-norm). False normalises after
+            the addition, as in the paper (post-norm).
         Optimizer:
-        learning_rate: Peak learning rate of AdamW.
+        optimizer: Type of optimizer: `adamw` for all parameters, or `muon` for the matrices of the
+            blocks and AdamW for all other parameters.
+        learning_rate: Peak learning rate. With Muon, it applies to the matrices of the blocks only.
+        embedding_rate: Peak learning rate of all other parameters with Muon; unused with AdamW.
         warmup_steps: Number of updates over which the learning rate rises to its peak.
         weight_decay: Decoupled weight decay of matrices and embeddings. Gains and biases are
             not decayed.
@@ -207,7 +233,11 @@ class ELECTRA(TokenModule):
         embedding: PositiveInt = 128,
         dropout: ClosedUnitInterval = 0.1,
         lambda_disc: NonNegativeFloat = 50.0,
+        positions: Literal["learned", "rotary"] = "learned",
+        norm_first: bool = False,
+        optimizer: Literal["adamw", "muon"] = "adamw",
         learning_rate: PositiveFloat = 5e-4,
+        embedding_rate: PositiveFloat = 3e-3,
         warmup_steps: NonNegativeInt = 10_000,
         weight_decay: NonNegativeFloat = 0.01,
         special_ids: list[int] | None = None,
@@ -220,12 +250,13 @@ class ELECTRA(TokenModule):
         maskable[special_ids or []] = False
         self.register_buffer("maskable", maskable, persistent=False)
         self.embedding = nn.Embedding(vocab_size + 1, embedding)
-        self.positions = nn.Embedding(context + 1, embedding)
+        self.positions = nn.Embedding(context + 1, embedding) if positions == "learned" else None
         self.norm = nn.LayerNorm(embedding)
-        self.main = Encoder(embedding, width, layers, heads, dropout)
+        shared = (dropout, positions == "rotary", norm_first)
+        self.main = Encoder(embedding, width, layers, heads, *shared)
         self.generator = None
         if objective != "mlm":
-            self.generator = Encoder(embedding, width // 4, layers, max(1, heads // 4), dropout)
+            self.generator = Encoder(embedding, width // 4, layers, max(1, heads // 4), *shared)
             self.generator_head = self._word_head(width // 4, embedding)
         if objective not in ("replace_mlm", "mlm"):  # the gate of all_tokens
             self.discriminator_head = nn.Sequential(
@@ -261,7 +292,10 @@ class ELECTRA(TokenModule):
 
     def encode(self, encoder: Encoder, tokens: Tensor, valid: Tensor) -> Tensor:
         """Return hidden states (N, T, width) of tokens (N, T); `valid` is False at padding."""
-        x = self.norm(self.embedding(tokens) + self.positions.weight[: tokens.shape[1]])
+        x = self.embedding(tokens)
+        if self.positions is not None:
+            x = x + self.positions.weight[: tokens.shape[1]]
+        x = self.norm(x)
         x = F.dropout(x, self.hparams.dropout, self.training)
         hidden: Tensor = encoder(x, valid[:, None, None])
         return hidden
@@ -385,8 +419,15 @@ class ELECTRA(TokenModule):
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        groups = decay_groups(self.parameters(), h.weight_decay)
-        adam = torch.optim.AdamW(groups, h.learning_rate, (0.9, 0.999), eps=1e-6, fused=True)
+        betas = (0.9, 0.999)
+        if h.optimizer == "muon":
+            encoders = [one for one in (self.main, self.generator) if one is not None]
+            blocks = nn.ModuleList([encoder.blocks for encoder in encoders])
+            rates = h.learning_rate, h.embedding_rate
+            optimizer = muon_or_adamw("muon", self, blocks, *rates, betas, h.weight_decay)
+        else:
+            groups = decay_groups(self.parameters(), h.weight_decay)
+            optimizer = torch.optim.AdamW(groups, h.learning_rate, betas, eps=1e-6, fused=True)
         warmup, total = h.warmup_steps, self.total_updates
 
         def factor(step: int) -> float:
@@ -398,7 +439,7 @@ class ELECTRA(TokenModule):
                 return (step + 1) / warmup
             return max(0.0, (total - step) / max(1, total - warmup))
 
-        return [adam], [{"scheduler": LambdaLR(adam, factor), "interval": "step"}]
+        return [optimizer], [{"scheduler": LambdaLR(optimizer, factor), "interval": "step"}]
 
     @staticmethod
     def texts(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Several updates per step of the Trainer give the same bits as one update per step."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,30 @@ def test_last_ckpt_is_saved_between_updates_only(
     assert not any(within for within, _ in last)
     assert {15, 30} <= {batch for _, batch in last}  # the updates of the batches 14 and 28
     assert any(within for name, within, _ in saved if name == "best")
+
+
+class GradientNorms(Callback):
+    """Records the norm of the gradient that callbacks see before each update."""
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: Any, optimizer: Any) -> None:
+        norm = torch.nn.utils.get_total_norm(p.grad for p in module.parameters())
+        self.norms.append(norm.item())
+
+
+def test_callbacks_see_the_gradient_of_the_joined_batch(tmp_path: Path) -> None:
+    """They see the norm that is logged, which is that of the mean over all tokens of an update."""
+    config = tiny_config(tmp_path / "config.yaml", "rnn_lm", batch_size=8)
+    options = ["--trainer.accumulate_grad_batches=3", "--trainer.log_every_n_steps=1"]
+    options += ["--trainer.max_steps=4", "--trainer.limit_val_batches=0"]
+    options += ["--trainer.callbacks+=tests.test_updates.GradientNorms"]
+    cli = fit(config, tmp_path / "run", 1, options)
+    (callback,) = (c for c in cli.trainer.callbacks if isinstance(c, GradientNorms))  # type: ignore[attr-defined]
+    rows = csv.DictReader((tmp_path / "run/metrics.csv").open(encoding="utf-8"))
+    logged = [float(row["train/grad_norm"]) for row in rows if row["train/grad_norm"]]
+    assert callback.norms == pytest.approx(logged, rel=1e-5)
 
 
 def test_a_step_ends_where_something_happens(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class TokenModule(GenerativeModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss, times the number of targets / 4096 if an update has several batches.
 
-        `on_before_optimizer_step` then divides the gradient by the number of targets of the update.
+        `on_after_backward` then divides the gradient by the number of targets of the update.
         """
         loss = super().training_step(batch, batch_idx)
         if self.trainer.world_size * self.trainer.accumulate_grad_batches == 1:
@@ -69,14 +69,15 @@ class TokenModule(GenerativeModule):
         self._targets += self.target_count(batch)
         return loss * (self.target_count(batch) / NOMINAL_TARGETS)
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._targets:
-            # Lightning has already divided the gradient by `parts`, the number of batches.
-            parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
-            total = torch.tensor(self._targets, device=self.device)
-            if self.trainer.world_size > 1:
-                # Lightning's `reduce` would also make all ranks wait at a barrier.
-                torch.distributed.all_reduce(total)
-            torch._foreach_mul_(gradients_of(optimizer), NOMINAL_TARGETS * parts / total)
-            self._targets = 0
-        super().on_before_optimizer_step(optimizer)
+    def on_after_backward(self) -> None:
+        if not self._targets or self.trainer.fit_loop._should_accumulate():
+            return
+        # Lightning has already divided the gradient by `parts`, the number of batches.
+        parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        total = torch.tensor(self._targets, device=self.device)
+        if self.trainer.world_size > 1:
+            # Lightning's `reduce` would also make all ranks wait at a barrier.
+            torch.distributed.all_reduce(total)
+        gradients = gradients_of(self.trainer.optimizers[0])
+        torch._foreach_mul_(gradients, NOMINAL_TARGETS * parts / total)
+        self._targets = 0

@@ -242,6 +242,7 @@ class UpdatingModule(AveragingModule):
                 optimizer.zero_grad()
             strategy.pre_backward(loss)
             (loss / trainer.accumulate_grad_batches).backward()
+        self.on_after_backward()
         if accumulates:
             return
         self.on_before_optimizer_step(optimizer)
@@ -344,7 +345,6 @@ class UpdatingModule(AveragingModule):
             batch = self._on_before_batch_transfer(batch, dataloader_idx=0)
             batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
         progress.increment_ready()
-        index = loop.batch_idx
-        self.on_train_batch_start(batch, index)
+        self.on_train_batch_start(batch, loop.batch_idx)
         progress.increment_started()
-        return batch, index
+        return batch, loop.batch_idx
