@@ -345,6 +345,7 @@ class CycleGAN(AdversarialModule):
     ) -> None:
         """Log the error between translations and true images, if the evaluation data is paired."""
         if batch["paired"]:
+            generated = self.averaged_output(batch, generated)
             log_fidelity(self, generated["b"], batch["b"], stage, "a2b")
             log_fidelity(self, generated["a"], batch["a"], stage, "b2a")
 

@@ -283,10 +283,13 @@ class Pix2Pix(AdversarialModule):
         }
         values = {f"val/{name}": value for name, value in every.items()}
         self.log_dict(values, batch_size=len(generated), sync_dist=True)
-        log_fidelity(self, generated, batch["b"], "val", "a2b")
+        self._log_fidelity(batch, generated, "val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        log_fidelity(self, self.generate(batch), batch["b"], "test", "a2b")
+        self._log_fidelity(batch, self.generate(batch), "test")
+
+    def _log_fidelity(self, batch: dict[str, Any], generated: Tensor, stage: str) -> None:
+        log_fidelity(self, self.averaged_output(batch, generated), batch["b"], stage, "a2b")
 
     # Sampling
 

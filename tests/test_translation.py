@@ -109,6 +109,23 @@ def test_eq_1_to_3_with_known_networks() -> None:
     )
 
 
+@torch.no_grad()
+def test_errors_of_translations_are_those_of_the_averaged_generator() -> None:
+    model = cyclegan(ema_decay=0.9).eval()
+    batch = {"a": random_images(), "b": random_images(seed=1)}
+    trained = model.generate(batch)
+    assert model.averaged_output(batch, trained) is trained  # before the first update
+    assert model.ema is not None
+    for parameter in model.ema.parameters():
+        parameter.mul_(2)
+    model.ema.updates += 1
+    with model.averaged_weights():
+        expected = model.generate(batch)
+    found = model.averaged_output(batch, trained)
+    torch.testing.assert_close(found, expected)
+    assert (found["a"] - trained["a"]).abs().max() > 0.01
+
+
 def test_swapping_the_domains_swaps_every_loss() -> None:
     model = cyclegan(pool_size=0)
     there = model.generator_losses(BATCH, model.generate(BATCH))

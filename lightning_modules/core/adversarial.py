@@ -75,13 +75,13 @@ class AdversarialModule(GenerativeModule):
         n_critic: Number of discriminator updates per generator update.
         simultaneous: Whether to compute the gradients of both networks before either is updated.
             Otherwise, the generator's gradient is computed with the updated discriminator.
-        accumulate: Number of batches whose gradients are averaged for one update. The update equals
-            one update on the joined batch, except that batch norm uses the statistics of each
-            batch.
+        accumulate: Number of batches whose gradients are averaged for one update, which equals one
+            update on the joined batch, except for the statistics of batch norm.
         generator_clip: Maximum norm of the generator's gradient; None for no clipping.
         discriminator_clip: Maximum norm of the discriminator's gradient; None for no clipping.
         ema_decay: Decay of the exponential moving average of the generator's weights, in (0, 1).
-            Samples are generated with the averaged weights. None disables the average.
+            Samples, and the translations whose errors are logged, are generated with the averaged
+            weights; losses are those of the trained weights. None disables the average.
     """
 
     replaced_trainer_options = {
@@ -139,6 +139,13 @@ class AdversarialModule(GenerativeModule):
         """Return the generator's output for a batch: a tensor or a nested structure of tensors."""
         raise NotImplementedError
 
+    def averaged_output(self, batch: dict[str, Any], generated: Any) -> Any:
+        """Return the output of the averaged generator, or `generated` without averaged weights."""
+        if not self.has_averaged_weights:
+            return generated
+        with self.averaged_weights():
+            return self.generate(batch)
+
     def discriminator_loss(self, batch: dict[str, Any], generated: Any) -> dict[str, Tensor]:
         """Compute the loss of the discriminator for one mini-batch.
 
@@ -173,9 +180,8 @@ class AdversarialModule(GenerativeModule):
     def calibrate(self) -> None:
         """Estimate batch-norm statistics of the averaged generator if its weights have changed.
 
-        Activations of the averaged generator vary less than activations of the trained generator.
-        Therefore neither the statistics of the trained generator nor their moving average are right
-        for the averaged generator.
+        Activations of the averaged generator vary less than those of the trained generator.
+        Therefore neither the trained generator's statistics nor their moving average fit it.
         The estimate depends on the averaged weights and fixed training samples alone. It does not
         influence training.
         """
