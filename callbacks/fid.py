@@ -45,6 +45,7 @@ class FID(Callback):
     ) -> None:
         self.count, self.extractor = int(count), extractor
         self.best_metric: tuple[str, str] | None = None  # FID, of the first direction
+        self._prepared: dict[str, tuple[Extractor, RealFeatures]] = {}  # by suffix of a target
 
     def watches(self, model: LightningModule) -> bool:
         """Return whether `count` is above 0, which enables this callback."""
@@ -79,12 +80,14 @@ class FID(Callback):
         self, trainer: Trainer, pl_module: GenerativeModule, target: Target
     ) -> tuple[Extractor, RealFeatures]:
         """Return extractor and real features; rank 0 fills the caches before other ranks load."""
-        for turn in (True, False):
-            if trainer.is_global_zero == turn:
-                extractor = corpus_extractor(target.data, self.extractor).to(pl_module.device)
-                real = real_features(target.data, "val", extractor, pl_module.device)
-            trainer.strategy.barrier()
-        return extractor, real
+        if target.suffix not in self._prepared:
+            for turn in (True, False):
+                if trainer.is_global_zero == turn:
+                    extractor = corpus_extractor(target.data, self.extractor).to(pl_module.device)
+                    real = real_features(target.data, "val", extractor, pl_module.device)
+                trainer.strategy.barrier()
+            self._prepared[target.suffix] = extractor, real
+        return self._prepared[target.suffix]
 
     def _measure(self, trainer: Trainer, pl_module: GenerativeModule, target: Target) -> None:
         extractor, real = self._prepare(trainer, pl_module, target)
