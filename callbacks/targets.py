@@ -67,7 +67,7 @@ def targets(model: GenerativeModule, data: Any, split: str = "val") -> list[Targ
         if images.dim() != 4:
             raise UserError(
                 f"{type(model).__name__} samples strips of images, but FID and other comparisons "
-                "need single images: choose another --mode, or leave out --fid.count"
+                "need single images: leave out --fid.count, or give evaluate.py a folder of images"
             )
         return images
 
