@@ -191,6 +191,7 @@ class UpdatingModule(AveragingModule):
             self.graphs.prepare(self, self._obstacle)  # type: ignore[arg-type]
 
     def on_validation_end(self) -> None:
+        super().on_validation_end()
         self._interrupted = self.mid_update or self.trainer.fit_loop._should_accumulate()
 
     def on_fit_end(self) -> None:
@@ -306,8 +307,9 @@ class UpdatingModule(AveragingModule):
         """Yield the batches of the further updates of this step and their numbers in the epoch."""
         if self._checked is not self.trainer.callbacks:  # type: ignore[attr-defined]
             self._inspect()  # at the start, and when a tuner has replaced the callbacks
-        alone = self._obstacle or self._interrupted  # `last.ckpt` is saved after this update
-        maximum = 1 if alone else self.updates_per_step or self._chosen
+        maximum = (
+            1 if self._obstacle or self._interrupted else self.updates_per_step or self._chosen
+        )
         made, waited, loop = 0, self.waiting_seconds, self.trainer.fit_loop
         try:
             while True:
