@@ -84,7 +84,7 @@ class UpdatingModule(AveragingModule):
     """
 
     updates_per_step: int | None = None
-    mid_update = is_further = False
+    mid_update = is_further = _interrupted = False  # the last: by a validation within an update
     _current_update = 1  # number of the update that is being made; the first is 1
     graphs: UpdateGraphs | None = None
 
@@ -94,7 +94,6 @@ class UpdatingModule(AveragingModule):
         self._chosen = 1  # number of updates per step if `updates_per_step` is None
         self._checked: list[Callback] | None = None  # callbacks for which `_inspect` was called
         self._obstacle: str | None = None  # why each step has one update
-        self._interrupted = False  # whether a validation has interrupted the current update
         self._periods: list[int] = []  # steps end at multiples of these numbers of updates
         self._skips_transfer = False  # whether batches stay where they are, on the CPU
         self._began = 0.0  # time at which this step began
@@ -307,9 +306,8 @@ class UpdatingModule(AveragingModule):
         """Yield the batches of the further updates of this step and their numbers in the epoch."""
         if self._checked is not self.trainer.callbacks:  # type: ignore[attr-defined]
             self._inspect()  # at the start, and when a tuner has replaced the callbacks
-        maximum = (
-            1 if self._obstacle or self._interrupted else self.updates_per_step or self._chosen
-        )
+        single = self._obstacle or self._interrupted
+        maximum = 1 if single else self.updates_per_step or self._chosen
         made, waited, loop = 0, self.waiting_seconds, self.trainer.fit_loop
         try:
             while True:
