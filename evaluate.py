@@ -2,10 +2,10 @@
 [--metrics fid,kid,...] [--seed 0]`.
 
 CKPT is a checkpoint. If it has averaged weights, these ("averaged") and the trained ones
-("trained") are evaluated separately. A system that generates no images is evaluated by its own test
-metrics, such as BLEU. FOLDER holds images from any source and needs --against CONFIG, the
-configuration of the real data. Each value is printed as one line of JSON, with a `signature` that
-records the metric's settings.
+("trained") are evaluated separately; --weights selects one of them. A system that generates no
+images is evaluated by its own test metrics, such as BLEU. FOLDER holds images from any source and
+needs --against CONFIG, the configuration of the real data. Each value is printed as one line of
+JSON, with a `signature` that records the metric's settings.
 
 Metrics: fid, kid, precision, recall, density, coverage, is (Inception Score, with --extractor
 inception only), parzen, nn (conditional systems only), l1, psnr and ssim (translations with

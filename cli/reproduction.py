@@ -169,7 +169,7 @@ def scored(checkpoint: Path, options: dict[str, Any]) -> dict[str, tuple[float, 
     from cli.evaluation.program import evaluate
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    options = {"device": device, **options}
+    options = {"device": device, "weights": "averaged", **options}
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     lines: dict[str, tuple[float, str]] = {}
     for line in evaluate(parse([str(checkpoint), *arguments])):

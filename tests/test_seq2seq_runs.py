@@ -308,6 +308,9 @@ def test_averaged_and_trained_weights_are_scored_by_own_figures(
     nll = {line["weights"]: line for line in lines if line["metric"] == "nll"}
     assert nll["averaged"]["value"] != nll["trained"]["value"]
     assert nll["averaged"]["signature"].startswith("nll[unit=nats/token")
+    assert evaluate.main([checkpoint, "--weights", "trained"]) == 0
+    selected = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert selected == [line for line in lines if line["weights"] == "trained"]
     config = ["--config", str(d / "run/config.yaml"), "--ckpt_path", checkpoint]
     assert train.main(["test", *config]) == 0
     assert f"test/nll {nll['averaged']['value']:.6g} " in capsys.readouterr().out

@@ -52,6 +52,12 @@ def parse(argv: list[str], description: str | None = None) -> argparse.Namespace
         help="Seed of the first generated image (default: 0).",
     )
     parser.add_argument(
+        "--weights",
+        default="both",
+        choices=("averaged", "trained", "both"),
+        help="Weights to evaluate, if the checkpoint has averaged weights (default: both).",
+    )
+    parser.add_argument(
         "--extractor",
         default="classifier",
         choices=("classifier", "inception"),

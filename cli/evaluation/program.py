@@ -54,7 +54,7 @@ def folder_scores(options: argparse.Namespace) -> Iterator[Line]:
 
 
 def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
-    """Yield the metrics of a system with its averaged and with its trained weights.
+    """Yield the metrics of a system with its averaged and with its trained weights, or with one.
 
     Generated images are compared with real images. A system that generates no images is evaluated
     by the metrics of its `test_step`.
@@ -69,7 +69,7 @@ def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
     move_to(model, options.device)
     if model.modality not in ("images", "image-to-image", "text-to-image"):
         check_vocabulary(model, data, options)
-        for averaged in weight_choices(model):
+        for averaged in weight_choices(model, options.weights):
             with model.averaged_weights(averaged):
                 for line in own_figures(model, data, options):
                     if replace:
@@ -81,7 +81,7 @@ def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
     for target in targets(model, data, options.split):
         most = target.inputs or options.num or len(data.split(options.split))
         count = min(options.num or most, most)  # translating an input twice adds nothing
-        for averaged in weight_choices(model):
+        for averaged in weight_choices(model, options.weights):
             note = f"|seed={options.seed}"
             if model.has_averaged_weights:
                 note += f"|ema={int(averaged)}"
@@ -107,6 +107,13 @@ def check_vocabulary(model: GenerativeModule, data: Any, options: argparse.Names
         )
 
 
-def weight_choices(model: GenerativeModule) -> tuple[bool, ...]:
-    """Return (True, False) for averaged and trained weights; (False,) without averaged weights."""
-    return (True, False) if model.has_averaged_weights else (False,)
+def weight_choices(model: GenerativeModule, wanted: str) -> tuple[bool, ...]:
+    """Return whether to use averaged weights, for each pass of an evaluation.
+
+    Args:
+        model: System. Without averaged weights, there is one pass with the trained ones.
+        wanted: `averaged`, `trained` or `both`.
+    """
+    if not model.has_averaged_weights:
+        return (False,)
+    return {"averaged": (True,), "trained": (False,), "both": (True, False)}[wanted]
