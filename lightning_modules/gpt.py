@@ -122,6 +122,9 @@ class GPT(PublishedWeights, LanguageModel):
             them), `gelu_tanh` (with GPT-2's approximation of GELU) or `swiglu` (linear layers with
             a gate).
         qk_norm: Apply RMSNorm to queries and keys.
+        bigram_rows: Number of embeddings of pairs of adjacent tokens, one of which is added to the
+            embedding of each token (Huang et al. 2025, n-gram input embeddings); 0: none. V (V + 1)
+            gives each pair its own; with fewer, pairs share embeddings.
         bias: Use biases in linear layers and layer norms, as in GPT-2. The default of nanoGPT is
             False.
         Optimizer:
@@ -154,6 +157,7 @@ class GPT(PublishedWeights, LanguageModel):
         positions: Literal["learned", "rotary"] = "learned",
         feed_forward: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu",
         qk_norm: bool = False,
+        bigram_rows: NonNegativeInt = 0,
         bias: bool = True,
         optimizer: Literal["adamw", "muon"] = "adamw",
         learning_rate: PositiveFloat = 1e-3,
@@ -177,6 +181,7 @@ class GPT(PublishedWeights, LanguageModel):
             bias=bias,
         )
         self.embedding = nn.Embedding(vocab_size, width)
+        self.bigrams = nn.Embedding(bigram_rows, width) if bigram_rows else None
         self.positions = nn.Embedding(context, width) if positions == "learned" else None
         self.blocks = nn.ModuleList([Block(config, layer) for layer in range(layers)])
         self.norm = config.make_norm()
@@ -186,10 +191,22 @@ class GPT(PublishedWeights, LanguageModel):
         """Return next-token logits (N, T, V) of tokens (N, T)."""
         return F.linear(self.hidden(tokens), self.embedding.weight)  # Eq. 4
 
-    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Return hidden states (N, T, width) of tokens (N, T) that follow the cached tokens."""
+    def hidden(
+        self, tokens: Tensor, cache: KVCache | None = None, previous: Tensor | None = None
+    ) -> Tensor:
+        """Return hidden states (N, T, width) of tokens (N, T) that follow the cached tokens.
+
+        Args:
+            tokens: Token ids (N, T).
+            cache: Keys and values of the tokens before, or None.
+            previous: Token (N, 1) before the first one, for `bigram_rows`; None: there is none.
+        """
         first = 0 if cache is None else cache.length
         x = self.embedding(tokens)  # Eq. 2
+        if self.bigrams is not None:
+            start = torch.full_like(tokens[:, :1], -1) if previous is None else previous
+            pairs = (torch.cat([start, tokens[:, :-1]], 1) + 1) * self.hparams.vocab_size + tokens
+            x = x + self.bigrams(pairs % self.bigrams.num_embeddings)
         if self.positions is not None:
             x = x + self.positions.weight.narrow(0, first, tokens.shape[1])
         x = F.dropout(x, self.hparams.dropout, self.training)
@@ -218,7 +235,7 @@ class GPT(PublishedWeights, LanguageModel):
         options = {"layers": config["n_layer"], "heads": config["n_head"]}
         options |= {"width": config["n_embd"], "vocab_size": config["vocab_size"]}
         options |= {"feed_forward": "gelu_tanh", "norm": "layer", "positions": "learned"}
-        options |= {"qk_norm": False, "bias": True}
+        options |= {"qk_norm": False, "bias": True, "bigram_rows": 0}
         wrong = {name: value for name, value in options.items() if self.hparams[name] != value}
         if "vocab_size" in wrong:
             raise UserError(
@@ -321,15 +338,17 @@ class GPT(PublishedWeights, LanguageModel):
             window, state.cache.length = self.truncate(window), 0
             hidden = self.hidden(window, state.cache)
             return F.linear(hidden[:, -1], self.embedding.weight), state._replace(window=window)
-        hidden = self.hidden(tokens[:, None], state.cache)
+        hidden = self.hidden(tokens[:, None], state.cache, window[:, -2:-1])
         return F.linear(hidden[:, -1], self.embedding.weight), DecodingState(window, state.cache)
 
     def networks(self) -> dict[str, ExportedNetwork]:
         """Return one step of decoding: logits of the next token, and the extended cache."""
 
-        def step(token: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
+        def step(
+            token: Tensor, cache: Tensor, previous: Tensor | None = None
+        ) -> tuple[Tensor, Tensor]:
             past = GrowingCache(cache)
-            hidden = self.hidden(token, past)  # type: ignore[arg-type]  # as a KVCache
+            hidden = self.hidden(token, past, previous)  # type: ignore[arg-type]  # as a KVCache
             return F.linear(hidden[:, -1], self.embedding.weight), past.extended()
 
         heads, width = self.hparams.heads, self.hparams.width
@@ -338,6 +357,8 @@ class GPT(PublishedWeights, LanguageModel):
             "cache": torch.zeros(2, len(self.blocks), 2, heads, 2, width // heads),
         }
         sizes = {"token": {0: "batch"}, "cache": {0: "batch", 4: "past"}}
+        if self.bigrams is not None:
+            inputs["previous"], sizes["previous"] = inputs["token"] - 1, {0: "batch"}
         return {"step": ExportedNetwork(Method(self, step), inputs, ("logits", "cache_out"), sizes)}
 
     @sampling

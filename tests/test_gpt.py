@@ -45,6 +45,7 @@ MODERN: dict[str, Any] = {
     "feed_forward": "swiglu",
     "qk_norm": True,
 }
+OPTIONS = {"gpt-2": {}, "modern": MODERN, "odd": {"context": 7}, "pairs": {"bigram_rows": 50}}
 
 
 def gpt(**options: Any) -> GPT:
@@ -61,14 +62,45 @@ def gpt(**options: Any) -> GPT:
 # The network
 
 
-@pytest.mark.parametrize("options", [{}, MODERN], ids=["gpt-2", "modern"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_no_token_sees_what_comes_after_it(options: dict[str, Any]) -> None:
-    model, tokens = gpt(**options), torch.randint(11, (2, 12))
+    model, tokens = gpt(**options), torch.randint(11, (2, 7))
     changed = tokens.clone()
-    changed[:, 7:] = (changed[:, 7:] + 1) % 11
+    changed[:, 4:] = (changed[:, 4:] + 1) % 11
     one, other = model(tokens), model(changed)
-    torch.testing.assert_close(one[:, :7], other[:, :7], atol=1e-5, rtol=0)
-    assert not torch.allclose(one[:, 7:], other[:, 7:])
+    torch.testing.assert_close(one[:, :4], other[:, :4], atol=1e-5, rtol=0)
+    assert not torch.allclose(one[:, 4:], other[:, 4:])
+
+
+def test_each_pair_of_adjacent_tokens_has_an_embedding() -> None:
+    """With V (V + 1) rows, the pairs and the V single first tokens use different rows."""
+    model, used = gpt(vocab_size=5, bigram_rows=30), []
+    assert model.bigrams is not None
+    model.bigrams.register_forward_pre_hook(lambda _, inputs: used.extend(inputs[0].flatten()))
+    model(torch.cartesian_prod(torch.arange(5), torch.arange(5)))
+    assert len({int(row) for row in used}) == 30
+    plain = gpt(vocab_size=5)
+    assert plain.bigrams is None
+    with torch.no_grad():
+        model.bigrams.weight.zero_()
+    plain.load_state_dict(
+        {name: value for name, value in model.state_dict().items() if "bigrams" not in name}
+    )
+    tokens = torch.randint(5, (2, 12))
+    assert torch.equal(model(tokens), plain(tokens))
+
+
+@torch.no_grad()
+def test_an_exported_step_with_pairs_of_tokens_is_the_network() -> None:
+    """The step receives the previous token, -1 at the start."""
+    model, tokens = gpt(bigram_rows=132), torch.randint(11, (2, 9))
+    step = model.networks()["step"]
+    assert list(step.inputs) == ["token", "cache", "previous"]
+    cache, before = step.inputs["cache"][..., :0, :], torch.full((2, 1), -1)
+    for position, token in enumerate(tokens.split(1, 1)):
+        logits, cache = step.module(token, cache, before)
+        torch.testing.assert_close(logits, model(tokens)[:, position], atol=1e-5, rtol=1e-5)
+        before = token
 
 
 @pytest.mark.parametrize("options", [{}, MODERN], ids=["gpt-2", "modern"])
@@ -234,7 +266,7 @@ def uncached(model: GPT, history: Tensor) -> Tensor:
     return model(history[:, context_start(history.shape[1], model.context) :])[:, -1]
 
 
-@pytest.mark.parametrize("options", [{}, MODERN, {"context": 7}], ids=["gpt-2", "modern", "odd"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("length", [1, 5, 12, 30])
 @torch.no_grad()
 def test_cached_logits_are_the_uncached_ones(options: dict[str, Any], length: int) -> None:
@@ -251,7 +283,7 @@ def test_cached_logits_are_the_uncached_ones(options: dict[str, Any], length: in
         logits, state = model.decode_step(tokens, state)
 
 
-@pytest.mark.parametrize("options", [{}, MODERN, {"context": 7}], ids=["gpt-2", "modern", "odd"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("prompt", [[3], list(range(11)) * 3])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_plain_sampling_loop_gives_the_tokens_of_the_fast_one(
