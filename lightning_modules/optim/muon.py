@@ -28,14 +28,15 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a s + b s^3 + c s^5 drives singular 
 
 
 def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """Approximate U V' of matrices U S V' (..., R, C), with singular values between 0.7 and 1.2."""
+    """Approximate U V' of a matrix U S V' (R, C), with singular values between 0.7 and 1.2."""
     a, b, c = COEFFICIENTS
-    tall = matrix.shape[-2] > matrix.shape[-1]
+    tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.mT if tall else matrix
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = x / (x.norm() + 1e-7)
     for _ in range(iterations):
         square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+        polynomial = torch.addmm(square, square, square, beta=b, alpha=c)
+        x = torch.addmm(x, polynomial, x, beta=a)  # a x + (b s + c s s) x with s = x x'
     return x.mT if tall else x
 
 
@@ -95,7 +96,8 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    if group["weight_decay"]:
+                        p.mul_(1 - group["lr"] * group["weight_decay"])
                     (self._orthogonal if group["orthogonal"] else self._adam)(group, p, p.grad)
         return loss
 
