@@ -122,9 +122,10 @@ class GPT(PublishedWeights, LanguageModel):
             them), `gelu_tanh` (with GPT-2's approximation of GELU) or `swiglu` (linear layers with
             a gate).
         qk_norm: Apply RMSNorm to queries and keys.
-        bigram_rows: Number of embeddings of pairs of adjacent tokens, one of which is added to the
-            embedding of each token (Huang et al. 2025, n-gram input embeddings); 0: none. V (V + 1)
-            gives each pair its own; with fewer, pairs share embeddings.
+        bigram_rows: Number of embeddings of pairs of adjacent tokens; 0: none. The embedding of a
+            token and the token before it is added to the embedding of the token (Huang et al.,
+            "Over-Tokenized Transformer", 2025). V (V + 1) gives each pair its own; with fewer,
+            pairs share embeddings.
         bias: Use biases in linear layers and layer norms, as in GPT-2. The default of nanoGPT is
             False.
         Optimizer:
