@@ -111,7 +111,7 @@ def weight_choices(model: GenerativeModule, wanted: str) -> tuple[bool, ...]:
     """Return whether to use averaged weights, for each pass of an evaluation.
 
     Args:
-        model: System. Without averaged weights, there is one pass with the trained ones.
+        model: System. Without averaged weights, only the trained weights are used.
         wanted: `averaged`, `trained` or `both`.
     """
     if not model.has_averaged_weights:
