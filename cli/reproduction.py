@@ -82,6 +82,11 @@ def with_overrides(entry: Entry, overrides: dict[str, Any]) -> Entry:
     return {**entry, "overrides": {**entry.get("overrides", {}), **overrides}}
 
 
+def override_options(entry: Entry) -> list[str]:
+    """Return the overrides of a reproduction as options of `train.py`."""
+    return [f"--{name}={value}" for name, value in entry.get("overrides", {}).items()]
+
+
 def run_seeds(
     name: str, entry: Entry, seeds: list[int], project: str | None
 ) -> list[dict[str, Any]]:
@@ -129,7 +134,7 @@ def run_model(name: str, entry: Entry, seed: int, project: str | None = None) ->
     checkpoint = state.checkpoint(entry["stopping_rule"])
     config = ["--config", str(ROOT / entry["config"])]
     run = [*config, "--seed_everything", str(seed), "--run_dir", str(folder)]
-    run += [f"--{name}={value}" for name, value in entry.get("overrides", {}).items()]
+    run += override_options(entry)
     if state.state != "finished":
         resume = ["--ckpt_path", "last"] if state.checkpoint("last").exists() else []
         if project:

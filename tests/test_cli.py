@@ -326,6 +326,17 @@ def test_every_reproduction_can_be_run() -> None:
             assert entry["metric"].startswith("test/")
 
 
+def test_the_overrides_of_every_reproduction_are_options(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, entry in reproduction.registry().items():
+        for variant in entry.get("variants", {"": {}}).values():
+            options = reproduction.override_options(reproduction.with_overrides(entry, variant))
+            if options and "function" not in entry:
+                argv = ["fit", "--config", entry["config"], *options, "--print_config"]
+                assert train.main(argv) == 0, f"{name}: {capsys.readouterr().err}"
+
+
 USER_SYSTEM = '''"""A system that passes further arguments to its base class."""
 from typing import Any
 
