@@ -4,7 +4,9 @@ import math
 import sys
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.accelerators import CPUAccelerator
 from torch import Tensor, nn
 
 from callbacks.preview_batch import on_device
@@ -82,8 +84,21 @@ def describe(model: GenerativeModule, data: Any, trainer: Trainer) -> str:
         f"global batch: {data.batch_size} {data.batch_unit} x {world} processes "
         f"x {accumulated} accumulated = {data.batch_size * world * accumulated}\n"
         f"steps: {per_epoch} per epoch, {f'{min(steps)} in total' if steps else 'no limit'}, "
-        f"precision {trainer.precision}, on {accelerator}"
+        f"precision {trainer.precision}, on {accelerator}{slow_precision(trainer)}"
     )
+
+
+def slow_precision(trainer: Trainer) -> str:
+    """Return a remark if the precision is bf16 on a CPU that only emulates it, else ""."""
+    # Older releases of PyTorch do not tell the capabilities.
+    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    emulated = has.get("architecture") == "x86_64" and not (
+        has.get("avx512_bf16") or has.get("amx_bf16")
+    )
+    on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
+    if on_cpu and emulated and str(trainer.precision).startswith("bf16"):
+        return " without bf16 instructions: --trainer.precision 32-true is faster"
+    return ""
 
 
 class RunSummary(Callback):

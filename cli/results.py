@@ -29,8 +29,8 @@ HOUR = """
 ## What a system reaches in an hour
 
 The first recipe of each system, on data that come with the installation. Each command trains \
-at most an hour on 2 CPU cores,
-from random weights. Times are as above; values without a number are not yet measured. \
+at most an hour on 2 free CPU cores,
+from random weights; of runs that shared a core, the protocol below gives the CPU time. \
 classifier-FID compares as many samples
 as training images with the training images. DALL-E needs the discrete VAE and the CLIP of the \
 two rows above it: `make dalle`

@@ -321,7 +321,7 @@ def test_averaged_and_trained_weights_are_scored_by_own_figures(
 def test_trained_weights_translate_on_request(
     checkpoint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, text = load(checkpoint), "woman firefighter: medium skin tone"
+    model, text = load(checkpoint), "woman astronaut medium-light skin tone"
     for option, averaged in ((), True), (("--ema",), True), (("--no-ema",), False):
         assert sample.main([checkpoint, "--input", text, *option]) == 0
         with model.averaged_weights(averaged):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning import Trainer
 
 import train
 from callbacks import animation, curves, gan_health, progress
@@ -19,7 +20,7 @@ from callbacks.curves import arrange
 from callbacks.fid import why_no_fid
 from callbacks.latent_plots import histograms
 from callbacks.non_finite_guard import remedy
-from callbacks.run_summary import layer_table
+from callbacks.run_summary import layer_table, slow_precision
 from callbacks.series import POINTS, read_series, smooth, thin
 from callbacks.targets import targets
 from cli.classes import init_parameters
@@ -293,6 +294,18 @@ def test_the_run_summary_counts_trainable_parameters() -> None:
     next(model.parameters()).requires_grad_(False)  # as averaged and frozen weights
     last = layer_table(model, {}).splitlines()[-1]
     assert last.split() == ["trainable", str(count - 20)]
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_the_run_summary_says_that_bf16_is_slow(
+    bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"architecture": "x86_64", "avx512_bf16": bf16}
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: found, raising=False)
+    options: dict[str, Any] = {"accelerator": "cpu", "logger": False}
+    remark = slow_precision(Trainer(precision="bf16-mixed", **options))
+    assert ("32-true is faster" in remark) != bf16
+    assert not slow_precision(Trainer(precision="32-true", **options))
 
 
 @pytest.mark.parametrize("size", [2, 48])
