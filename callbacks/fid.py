@@ -7,6 +7,7 @@ from jsonargparse.typing import NonNegativeInt
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from callbacks.real_features import (
+    MIN_IMAGES,
     RealFeatures,
     corpus_extractor,
     real_features,
@@ -59,14 +60,25 @@ class FID(Callback):
             data: Data module of the run, which has read no files yet.
 
         Raises:
-            UserError: If the system or its data have no images, or the data have no labels.
+            UserError: If the system or its data have no images, the data have no labels, or `count`
+                is below 10.
         """
-        if self.count and (reason := why_no_fid(model, data, self.extractor)):
+        if not self.count:
+            return
+        reason = why_no_fid(model, data, self.extractor)
+        if reason is None and self.count < MIN_IMAGES:
+            reason = f"FID needs at least {MIN_IMAGES} images"
+        if reason:
             raise UserError(f"--fid.count {self.count}: {reason}")
 
     def on_fit_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         """Raise an error before training if the extractor's weights or the images are missing."""
         for target in targets(pl_module, trainer.datamodule):  # type: ignore[attr-defined]
+            if target.inputs is not None and target.inputs < MIN_IMAGES:
+                raise UserError(
+                    f"--fid.count {self.count}: the validation split has {target.inputs} images to "
+                    f"translate, but FID needs at least {MIN_IMAGES}: leave out --fid.count"
+                )
             extractor, _ = self._prepare(trainer, pl_module, target)
             name = f"val/{extractor.prefix}fid{target.suffix}"
             self.best_metric = self.best_metric or (name, "min")

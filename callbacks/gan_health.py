@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from callbacks.preview_batch import spread
@@ -152,6 +152,8 @@ class GanHealth(Callback):
         self._figures: dict[str, float] = {}  # of the last validation
         self._measured_at = 0  # update of the last validation
         self._totals: dict[str, int] = {}  # numbers of modes or classes of the data
+        self._real: dict[tuple[str, str], Tensor] = {}  # real images by target and split
+        self._classifiers: dict[str, nn.Module] = {}  # by target
 
     @staticmethod
     def watches(model: LightningModule) -> bool:
@@ -250,30 +252,34 @@ class GanHealth(Callback):
             Values, and the numbers of modes or classes that the data have.
         """
         data = target.data
-        unseen = self._images(data, "val", self.count, pl_module)
+        unseen = self._images(target, "val", self.count).to(pl_module.device)
         samples = shrink(target.generate(list(range(min(self.count, target.inputs or self.count)))))
         figures = {"diversity": float(pairwise(samples) / pairwise(unseen))}
         if isinstance(data, Ring):
             points = samples.flatten(1).cpu()
             modes, near = modes_covered(points, data.centres, data.deviation)
             return figures | {"modes": float(modes), "near": near}, {"modes": data.modes}
-        train = self._images(data, "train", self.pool, pl_module)
+        train = self._images(target, "train", self.pool).to(pl_module.device)
         figures["novelty"] = float(nearest(samples, train) / nearest(unseen, train))
         classes = data.data_spec.get("num_classes")
         if not classes or min(data.data_spec["image_shape"][1:]) < MIN_SIDE:
             return figures, {}
-        classifier = corpus_classifier(data).to(pl_module.device)
+        if target.suffix not in self._classifiers:
+            self._classifiers[target.suffix] = corpus_classifier(data).to(pl_module.device)
+        classifier = self._classifiers[target.suffix]
         drawn, real = (classifier(images).argmax(1) for images in (samples, unseen))
         covered, entropy = classes_covered(drawn, real, classes)
         figures |= {"classes": float(covered), "class_entropy": entropy}
         return figures, {"classes": classes}
 
-    @staticmethod
-    def _images(data: Any, split: str, count: int, pl_module: GenerativeModule) -> Tensor:
-        """Return at most `count` images, evenly spaced in a split, on the module's device."""
-        index = spread(len(data.split(split)), count)
-        parts = [
-            shrink(data.batch(split, index[start : start + 250])["image"])
-            for start in range(0, len(index), 250)
-        ]
-        return torch.cat(parts).to(pl_module.device)
+    def _images(self, target: Target, split: str, count: int) -> Tensor:
+        """Return at most `count` images, evenly spaced in a split, read at the first call."""
+        key = (target.suffix, split)
+        if key not in self._real:
+            data, index = target.data, spread(len(target.data.split(split)), count)
+            parts = [
+                shrink(data.batch(split, index[start : start + 250])["image"])
+                for start in range(0, len(index), 250)
+            ]
+            self._real[key] = torch.cat(parts)
+        return self._real[key]

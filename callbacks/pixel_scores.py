@@ -6,7 +6,7 @@ import torch
 from jsonargparse.typing import PositiveInt
 from pytorch_lightning import Callback, Trainer
 
-from callbacks.targets import targets
+from callbacks.targets import real_images, targets
 from common.errors import UserError
 from lightning_modules.core.modes import sampling_note
 from lightning_modules.core.module import GenerativeModule
@@ -41,6 +41,7 @@ class PixelScores(Callback):
     ) -> None:
         self.score, self.count = score, int(count)
         self.best_metric = (f"val/{score}", "max" if score == "parzen" else "min")
+        self._validation: tuple[torch.Tensor, torch.Tensor | None] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if pl_module.modality != "images":
@@ -54,11 +55,12 @@ class PixelScores(Callback):
         if self.score == "nn-error" and (labels is None or not getattr(pl_module, "classes", 0)):
             raise UserError("the score nn-error needs a conditional system and data with labels")
 
-    @staticmethod
-    def _real(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _real(self, trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the validation images, uint8 (N, C, H, W), and their labels (N,)."""
-        split = trainer.datamodule.split("val")  # type: ignore[attr-defined]
-        return split.images, split.labels
+        if self._validation is None:
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            self._validation = real_images(data, "val", list(range(len(data.split("val")))))
+        return self._validation
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from callbacks.preview_batch import spread
 from callbacks.targets import real_images
 from common.errors import UserError
 from common.files import ROOT, atomic_save
@@ -18,6 +19,8 @@ from metrics.distances import Gaussian, gaussian
 from metrics.features import ClassifierFeatures, Extractor, FeatureSet, InceptionFeatures
 
 CHUNK = 250  # number of images loaded and processed at a time
+MIN_IMAGES = 10  # minimum number of images for feature distances
+MAX_TRAINING = 60_000  # maximum number of images that train the classifier
 
 
 class RealFeatures(NamedTuple):
@@ -58,8 +61,8 @@ def why_no_features(data: Any, kind: Literal["classifier", "inception"]) -> str 
 def corpus_classifier(data: Any) -> Classifier:
     """Return the small classifier of a data set, trained with a fixed seed.
 
-    The first call trains the classifier on the training split and caches its weights. Later calls
-    load these weights.
+    The first call trains the classifier on the training split, or on 60,000 of its images, and
+    caches its weights. Later calls load these weights.
 
     Raises:
         UserError: If the data has no images or no labels.
@@ -70,7 +73,8 @@ def corpus_classifier(data: Any) -> Classifier:
     path = cache_path(data, "classifier", data.fingerprint("train"))
     if not path.exists():
         print("training the feature extractor (a classifier), once per data set", file=sys.stderr)
-        images, labels = real_images(data, "train", list(range(len(data.split("train")))))
+        index = spread(len(data.split("train")), MAX_TRAINING)
+        images, labels = real_images(data, "train", index)
         assert labels is not None
         weights = train_classifier(images, labels, data_spec["num_classes"]).state_dict()
         atomic_save(path, lambda file: torch.save(weights, file))
@@ -110,10 +114,10 @@ def real_features(
         UserError: If the split has fewer than 10 images.
     """
     size = len(data.split(split))
-    if size < 10:
+    if size < MIN_IMAGES:
         raise UserError(
-            f"the {split} split has {size} images, but feature distances need at least 10: "
-            "use another split"
+            f"the {split} split has {size} images, but feature distances need at least "
+            f"{MIN_IMAGES}: use another split"
         )
     path = cache_path(
         data, "features", data.fingerprint(split), data.data_spec["image_shape"], extractor.name

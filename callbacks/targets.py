@@ -13,6 +13,7 @@ from lightning_modules.core.module import GenerativeModule
 from metrics.features import to_bytes
 
 TRANSLATED = 16  # number of images translated at a time; small, because images may be large
+READ = 250  # number of real images read at a time
 
 
 class Generate(Protocol):
@@ -97,6 +98,13 @@ def translation(model: GenerativeModule, data: Any, split: str, direction: str) 
 
 
 def real_images(data: Any, split: str, index: list[int]) -> tuple[Tensor, Tensor | None]:
-    """Return real images (N, C, H, W) in uint8, and labels (N,) or None if data has none."""
-    batch = data.batch(split, index)
-    return to_bytes(batch["image"]), batch.get("label")
+    """Return real images (N, C, H, W) in uint8, and labels (N,) or None if data has none.
+
+    The images are read in parts, because a batch in float32 needs several times their memory.
+    """
+    images, labels = [], []
+    for start in range(0, len(index), READ):
+        batch = data.batch(split, index[start : start + READ])
+        images.append(to_bytes(batch["image"]))
+        labels.append(batch.get("label"))
+    return torch.cat(images), None if labels[0] is None else torch.cat(labels)

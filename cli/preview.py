@@ -83,8 +83,10 @@ def batch_table(batch: Mapping[str, Any]) -> list[str]:
         if isinstance(value, Tensor):
             shape = "x".join(map(str, value.shape)) or "scalar"
             kind = str(value.dtype).removeprefix("torch.")
-            low, high = (value.min().item(), value.max().item()) if value.numel() else ("-", "-")
-            lines.append(f"{name:{width}}  {kind:8} {shape:16} {low:g} to {high:g}")
+            extent = (
+                f"{value.min().item():g} to {value.max().item():g}" if value.numel() else "empty"
+            )
+            lines.append(f"{name:{width}}  {kind:8} {shape:16} {extent}")
         else:
             lines.append(f"{name:{width}}  {type(value).__name__:8} {value!s:.60}")
     return lines

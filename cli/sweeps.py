@@ -87,7 +87,7 @@ def sweeps() -> dict[str, Sweep]:
 def text_of(value: Any) -> str:
     """Return a value as it is typed on the command line."""
     if isinstance(value, float):
-        return f"{value:g}"
+        return repr(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -4,6 +4,7 @@ import inspect
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -33,6 +34,7 @@ REPLACED = {
     "default_root_dir": "give --run_dir, the directory for the run's files",
     "use_distributed_sampler": "leave it out: the data module divides the data between processes",
     "barebones": "leave it out: a run without checkpoints and logs cannot be resumed",
+    "num_sanity_val_steps": "leave it out; --trainer.fast_dev_run 1 tries training and validation",
 }
 
 Limit = restricted_number_type("Limit", int, (">=", -1))  # -1: no limit
@@ -74,6 +76,19 @@ def check_trainer_options(options: Namespace, system: type[GenerativeModule]) ->
                 f"--trainer.{name} {options[name]}: {system.__name__} does not support this "
                 f"option; {advice}"
             )
+
+
+def supported_accelerator(accelerator: Any) -> Any:
+    """Return the accelerator to use: "cpu" instead of "auto" where this would choose MPS.
+
+    Metrics and samplers need float64, which MPS (the GPU of Apple silicon) lacks.
+
+    Raises:
+        UserError: If the accelerator is "mps".
+    """
+    if accelerator == "mps":
+        raise UserError("--trainer.accelerator mps is not supported, as it has no float64; use cpu")
+    return "cpu" if accelerator == "auto" and torch.backends.mps.is_available() else accelerator
 
 
 def remove_rank_zero_callbacks(trainer: Trainer) -> None:

@@ -24,6 +24,7 @@ from callbacks.progress import Progress
 from callbacks.resume import Resume
 from callbacks.run_files import RunFiles
 from callbacks.run_summary import RunSummary, describe
+from cli import trainer_options
 from cli.class_help import requested_help
 from cli.classes import full_class_paths, init_parameters
 from cli.command_line import CommandLine
@@ -51,11 +52,10 @@ from cli.run_directory import check_system, resumed_run, start_run
 from cli.run_end import end_lines, figure_lines, last_figures
 from cli.run_options import add_run_options, saved_options
 from cli.short_help import with_full_help
-from cli.trainer_options import check_optimizers, check_trainer_options, remove_rank_zero_callbacks
 from common.errors import UserError
 from common.run import Run, as_list
 from datamodules.base import DataModule
-from datamodules.usage_report import each_line_once
+from datamodules.usage_report import each_line_once, note
 from lightning_modules.core.checkpoints import read_checkpoint
 from lightning_modules.core.graphs import UpdateGraphs
 from lightning_modules.core.module import GenerativeModule
@@ -80,10 +80,11 @@ class TrainCLI(LightningCLI):
         choose_deterministic_convolutions()
         skip_search_for_gpus()
         self.exits = contextlib.ExitStack()  # such as the release of the run directory
-        self.sources = sources(argv)
-        self.resumed = resumed_run(full_class_paths(argv))
+        words = full_class_paths(argv)
+        self.sources = sources(words)
+        self.resumed = resumed_run(words)
         if self.resumed:
-            argv = with_saved_config(argv, self.resumed[1])
+            argv = with_saved_config(words, self.resumed[1])
         self.command_line = CommandLine(argv, self.required)
         if text := requested_help(self.command_line.words):
             print(text)
@@ -169,7 +170,7 @@ class TrainCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         self.options = options = self.config[self.subcommand]
-        check_trainer_options(options.trainer, self.command_line.classes["model"])
+        trainer_options.check_trainer_options(options.trainer, self.command_line.classes["model"])
         if self.resumed:
             replace_callbacks(options.trainer, self.resumed[1])
         self.saved_config = saved_options(self._parser(self.subcommand), options)
@@ -245,9 +246,10 @@ class TrainCLI(LightningCLI):
             logger=loggers,
             callbacks=[*as_list(config.callbacks), *self._callbacks()],
             plugins=[*as_list(config.plugins), AtomicCheckpointIO()],
+            accelerator=trainer_options.supported_accelerator(config.accelerator),
             **kwargs,
         )
-        remove_rank_zero_callbacks(trainer)
+        trainer_options.remove_rank_zero_callbacks(trainer)
         started = int(os.environ.get("WORLD_SIZE", trainer.world_size))
         if started != trainer.world_size:
             raise UserError(
@@ -284,13 +286,13 @@ class TrainCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         options = self.options
-        check_optimizers(self.model)
+        trainer_options.check_optimizers(self.model)
         if self.checkpoint:
             check_system(options.ckpt_path, self.checkpoint, self.model)
             if subcommand == "fit" and self.trainer.is_global_zero:
                 print_resume(self.run, self.checkpoint, self.changes)
         if options.init_from:
-            print(init_from(options.init_from, self.model, self.datamodule), file=sys.stderr)
+            note(init_from(options.init_from, self.model, self.datamodule))
         if subcommand == "test" and type(self.model).test_step is LightningModule.test_step:
             raise UserError(
                 f"{type(self.model).__name__} logs no test metrics; "

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
+from common.run import RANKS
+
 QUIET = 2.0  # seconds without output; shorter work shows no progress
 PERIOD = 10.0  # seconds between two lines
 REFRESH = 0.25  # seconds between two updates of a bar
@@ -20,7 +22,7 @@ def on_terminal() -> bool:
 
 def is_first_process() -> bool:
     """Return whether this is the process with rank 0, the only one that shows progress."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
+    return next((int(os.environ[name]) for name in RANKS if name in os.environ), 0) == 0
 
 
 def duration(seconds: float) -> str:

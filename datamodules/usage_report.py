@@ -1,4 +1,4 @@
-"""Report of the files of a corpus: how many were found and used, and why others were not."""
+"""Lines about a corpus on stderr: how many files were used, and why others were not."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +23,14 @@ def each_line_once() -> Iterator[None]:
 
 
 @rank_zero_only
+def note(line: str) -> None:
+    """Print a line on stderr, on rank 0 only."""
+    if _printed is None or line not in _printed:
+        print(line, file=sys.stderr, flush=True)
+    if _printed is not None:
+        _printed.add(line)
+
+
 def report_usage(
     name: str,
     found: int,
@@ -51,7 +59,4 @@ def report_usage(
     noted = ", ".join(f"{count:,} {remark}" for remark, count in (remarks or {}).items() if count)
     notes = f" ({noted})" if noted else ""
     line = f"{name}: {found:,} {kind} found, {used:,} used{notes}{rest}"
-    if _printed is None or line not in _printed:
-        print(line, file=sys.stderr, flush=True)
-    if _printed is not None:
-        _printed.add(line)
+    note(line)

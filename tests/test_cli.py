@@ -19,6 +19,7 @@ from cli import reproduction, results
 from cli.evaluation import options as evaluation_options
 from cli.options import OptionParser, add_sample_options, sample_arguments, sample_parameters
 from cli.recipes import recipes
+from cli.trainer_options import supported_accelerator
 from common.files import ROOT
 from lightning_modules import load
 from tests.runs import differences, run_differences, tiny_config
@@ -288,6 +289,14 @@ def test_weights_of_another_run_keep_their_bias(run: Path, tmp_path: Path) -> No
 def test_the_comparison_of_runs_can_fail(run: Path) -> None:
     assert run_differences(run, run) == []
     assert differences({"a": torch.ones(2)}, {"a": torch.tensor([1.0, 1.0 + 1e-7])}) == [".a"]
+
+
+def test_a_device_without_float64_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPS, which Lightning chooses on Apple silicon."""
+    for available, chosen in ((True, "cpu"), (False, "auto")):
+        monkeypatch.setattr("torch.backends.mps.is_available", lambda found=available: found)
+        assert supported_accelerator("auto") == chosen
+    assert supported_accelerator("gpu") == "gpu"
 
 
 def test_results_are_rendered_from_their_files() -> None:

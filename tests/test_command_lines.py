@@ -165,6 +165,12 @@ WRONG: dict[str, tuple[str, ...]] = {
         "--trainer.use_distributed_sampler cannot be set",
         "leave it out",
     ),
+    VAE + "--trainer.num_sanity_val_steps 2": (
+        "--trainer.num_sanity_val_steps cannot be set",
+        "--trainer.fast_dev_run 1",
+    ),
+    VAE + "--trainer.accelerator mps": ("--trainer.accelerator mps is not supported", "use cpu"),
+    GAN + "--fid.count 9": ("--fid.count 9: FID needs at least 10 images",),
     VAE + "--trainer.default_root_dir x": ("--trainer.default_root_dir", "give --run_dir"),
     VAE + "--model.optimizer.lr 1e-3": (
         "--model.optimizer.lr: there is no such option",

@@ -306,8 +306,9 @@ def test_bad_files_stop_or_are_counted(
     assert data.sizes["train"] == 3, "both files of a pair are left out"
     batch = data.batch("train", [0, 1, 2])
     assert [round((value + 1) * 127.5) for value in batch["b"][:, 0, 0, 0].tolist()] == [0, 4, 12]
-    assert capsys.readouterr().err.splitlines()[:3] == [
+    assert capsys.readouterr().err.splitlines()[:4] == [
         f"{home}: 10 files found, 10 used",
+        f"{home}: no val images; the test images are used instead",
         "train a: 4 images found, 3 used (1 enlarged); 1 with an unusable partner (2.png)",
         "train b: 4 images found, 3 used; 1 unusable (2.png)",
     ]

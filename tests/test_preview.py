@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import train
+from cli.preview import batch_table
 from tests.runs import tiny_config
 
 
@@ -49,6 +51,11 @@ def test_a_folder_smaller_than_a_batch_is_shown_whole_and_reported_once(
     err = capsys.readouterr().err
     assert f"use --data.batch_size {count} or less" in err
     assert err.count("my_images: 60 files found, 60 used") == 1, "the data are built twice"
+
+
+def test_an_empty_tensor_of_a_batch_has_no_range() -> None:
+    (line,) = batch_table({"boxes": torch.empty(0, 4)})
+    assert line.split() == ["boxes", "float32", "0x4", "empty"]
 
 
 def test_both_sides_of_pairs_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -248,6 +248,16 @@ def test_a_debug_run_of_a_checkpoint_leaves_its_run_alone(d: Path, tmp_path: Pat
     assert saved(tmp_path)["global_step"] == 3
 
 
+def test_a_resumed_run_keeps_options_given_with_a_short_config_option(
+    d: Path, tmp_path: Path
+) -> None:
+    argv = ["fit", f"-c={d / 'tiny.yaml'}", "--run_dir", str(tmp_path), "--model.beta", "0.25"]
+    assert train.main([*argv[:-2], *argv[-2:], "--trainer.max_steps", "1"]) == 0
+    assert train.main([*argv[:-2], *RESUME, "--trainer.max_steps", "2"]) == 0
+    assert saved(tmp_path)["hyper_parameters"]["beta"] == 0.25
+    assert saved(tmp_path)["global_step"] == 2
+
+
 def test_a_checkpoint_is_not_resumed_in_another_run(
     d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -202,6 +202,18 @@ def test_bad_shards_are_refused(shards: dict[str, Any], message: str, tmp_path: 
         ImageShards(str(tmp_path), root=str(tmp_path / "root")).split("train")
 
 
+def test_shards_of_a_subfolder_have_their_own_index(shards: Path, tmp_path: Path) -> None:
+    """Below `train`, the names of shards have no split, so their images are divided."""
+    (tmp_path / "corpus/train").mkdir(parents=True)
+    for number, one in enumerate(sorted(shards.glob("train-*.tar"))):
+        shutil.copy(one, tmp_path / f"corpus/train/part-{number}.tar")
+    root = str(tmp_path / "root")
+    below = ImageShards(str(tmp_path / "corpus/train"), size=8, root=root).sizes
+    assert below["val"] > 0
+    whole = ImageShards(str(tmp_path / "corpus"), size=8, root=root).sizes
+    assert whole == {"train": sum(below.values()), "val": 0, "test": 0}
+
+
 def test_a_broken_image_is_named(tmp_path: Path) -> None:
     tar(tmp_path / "train-0.tar", {"a/b.jpg": b"x" * 600})
     data = ImageShards(str(tmp_path), root=str(tmp_path / "root")).split("train")

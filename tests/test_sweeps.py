@@ -47,6 +47,13 @@ def test_a_point_is_the_options_of_train_py() -> None:
     assert folder_of(sweep, sweep.values) == sweeps.RUNS / "ring"
 
 
+def test_values_keep_all_their_digits() -> None:
+    found = points(
+        Sweep("a", "", "loss", False, {"lr": [0.12345671, 1e-5, 3]}), {"lr": [0.12345671]}
+    )
+    assert [one["lr"] for one in found] == ["0.12345671"]
+
+
 @pytest.mark.parametrize("name", sorted(sweeps.sweeps()))
 def test_every_sweep_can_be_started(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Train.py knows all options, and the command of a W&B agent selects one point."""

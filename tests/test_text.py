@@ -222,6 +222,24 @@ def test_streams_are_loaded_in_order(tmp_path: Path) -> None:
         assert torch.equal(before["tokens"][:, -1], after["tokens"][:, 0])
 
 
+def test_another_batch_size_divides_the_text_into_other_streams(tmp_path: Path) -> None:
+    """As after Lightning's BatchSizeFinder, which tries batch sizes on one data module."""
+    data = corpus(tmp_path, "abcdefghij" * 100, batching="streams", batch_size=4)
+    assert len(next(iter(data.train_dataloader()))["tokens"]) == 4
+    data.batch_size = 8
+    first, second = itertools.islice(data.train_dataloader(), 2)
+    assert len(first["tokens"]) == 8
+    assert torch.equal(first["tokens"][:, -1], second["tokens"][:, 0])
+    data.batch_size = 500
+    with pytest.raises(UserError, match="900 tokens, fewer than a batch of 500 rows of 8: lower"):
+        data.train_dataloader()
+
+
+def test_the_last_line_break_of_a_text_starts_no_validation_text(tmp_path: Path) -> None:
+    data = corpus(tmp_path, "a b c d e " * 100 + "\n", tokenizer="word", batch_size=4)
+    assert data.tokens("val").characters == 101  # a tenth of the text
+
+
 def test_records_do_not_run_into_each_other(tmp_path: Path) -> None:
     data = corpus(
         tmp_path, "one\n\ntwo words\n  three \n" * 30, batching="records", context=20, batch_size=8

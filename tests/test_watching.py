@@ -22,13 +22,14 @@ from callbacks.latent_plots import histograms
 from callbacks.non_finite_guard import remedy
 from callbacks.run_summary import layer_table, slow_precision
 from callbacks.series import POINTS, read_series, smooth, thin
-from callbacks.targets import targets
+from callbacks.targets import Target, targets
 from cli.classes import init_parameters
 from common import images as images_common
 from common import progress as shown
 from common.errors import UserError
 from common.images import captioned
 from common.progress import Bars, Task, duration, track
+from common.run import RANKS
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.cyclegan import CycleGAN
 from lightning_modules.dcgan import DCGAN
@@ -173,6 +174,34 @@ def test_the_last_lines_name_the_best_checkpoint(
         *[line for line in err.splitlines() if re.match(r"test batches: 1/2  \d+ s left", line)],
         "test batches: 2/2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [({}, True), ({"SLURM_PROCID": "3"}, False), ({"SLURM_PROCID": "3", "RANK": "0"}, True)],
+)
+def test_only_the_first_process_shows_progress(
+    environment: dict[str, str], first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in RANKS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert shown.is_first_process() == first
+
+
+def test_health_reads_real_images_once() -> None:
+    read: list[int] = []
+
+    def batch(split: str, index: list[int]) -> dict[str, torch.Tensor]:
+        read.extend(index)
+        return {"image": torch.zeros(len(index), 1, 4, 4)}
+
+    data = SimpleNamespace(split=lambda split: range(600), batch=batch)
+    health, target = gan_health.GanHealth(), Target("", data, lambda seeds: torch.zeros(1))
+    assert len(health._images(target, "train", 300)) == 300
+    assert len(health._images(target, "train", 300)) == 300
+    assert read == list(range(0, 600, 2))
 
 
 def test_curves_of_a_gan_have_its_health(ring: tuple[Path, str, str]) -> None:

@@ -1,6 +1,5 @@
 """Data module of emoji with their names as captions."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ from datamodules.captions.base import CaptionedImageDataset, CaptionedImages
 from datamodules.images.base import InMemoryImages
 from datamodules.images.emoji import GROUPS, check_language, emoji_names
 from datamodules.images.openmoji import EmojiSize, OpenMoji
+from datamodules.usage_report import note
 
 
 class CaptionedEmoji(CaptionedImages):
@@ -62,10 +62,9 @@ class CaptionedEmoji(CaptionedImages):
             self.source.codes[row] for row in self.source.rows(split)
         } & self.source.hidden_tones
         if hidden:
-            print(
+            note(
                 f"{split}: left out {len(hidden)} emoji whose images do not show the skin tones "
-                "of their names",
-                file=sys.stderr,
+                "of their names"
             )
         return super().load_split(split)
 

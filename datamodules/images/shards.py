@@ -280,7 +280,7 @@ class ImageShards(ImageFileOptions, ImageDataModule):
     @cached_property
     def index_folder(self) -> Path:
         """Folder of the index: one file of positions per split."""
-        content = repr(stamps(self.shards)).encode()
+        content = repr((stamps(self.shards), self._split_of)).encode()
         return self.root / "shard_index" / hashlib.blake2b(content, digest_size=12).hexdigest()
 
     def prepare_data(self) -> None:

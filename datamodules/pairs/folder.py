@@ -9,9 +9,10 @@
   are not compared, so copies of an image may fall into different splits.
 
 Splits may also be named `training`, `valid`, `validation`, `dev` and `testing`, in any case. If
-either the validation or the test split is missing, the other is used for both. This does not
-favour any checkpoint, because none is selected by a score on these images. In the first and third
-layout, the two images of a pair have the same file name, apart from the extension.
+either the validation or the test split is missing, the other is used for both, and a line says so.
+CycleGAN and pix2pix select no checkpoint by a score on these images, unless `fid.count` is set. In
+the first and third layout, the two images of a pair have the same file name, apart from the
+extension.
 """
 
 import re
@@ -41,6 +42,7 @@ from datamodules.images.finding import (
 )
 from datamodules.pairs.base import PairDataModule
 from datamodules.splits import SPLITS, split_named
+from datamodules.usage_report import note
 
 LAYOUT = "lay them out as trainA trainB testA testB, or side by side in train and test"
 DOMAIN_FOLDER = re.compile(r"(.+?)[ _-]?([ab])", re.IGNORECASE)
@@ -200,8 +202,9 @@ class PairFolder(ImageFileOptions, PairDataModule):
         for search in searches:
             search.report(str(search.root))
         for missing, other in (("val", "test"), ("test", "val")):
-            if not any(found[missing]):
+            if not any(found[missing]) and any(found[other]):
                 found[missing] = found[other]
+                note(f"{self.folders[0]}: no {missing} images; the {other} images are used instead")
         return found
 
     def _ordered(self, split: str, a: Names, b: Names) -> tuple[list[Path], list[Path]]:

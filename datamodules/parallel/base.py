@@ -15,7 +15,6 @@ A batch is a dictionary:
 """
 
 import itertools
-import sys
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +36,7 @@ from datamodules.tokenizers.base import RECORD, Tokenizer
 from datamodules.tokenizers.kinds import KINDS, Kind, tokenizer_from_json
 from datamodules.tokenizers.pair import PairTokenizer
 from datamodules.tokenizers.unseen import with_held_out
+from datamodules.usage_report import note
 
 SIDES = ("source", "target")
 VERSION = 2  # version of the encoded files; increase it when their content changes
@@ -228,10 +228,9 @@ class ParallelTextDataModule(DataModule):
         if split != "train" or not self.skip:
             raise self._complaint(name, lengths, int(bad.any(0).argmax()))
         without = empty.any(0)
-        print(
+        note(
             f"skipped {without.sum():,} empty and {(bad.any(0) & ~without).sum():,} long pairs "
-            f"of {len(everything):,}",
-            file=sys.stderr,
+            f"of {len(everything):,}"
         )
         return take_subset(
             everything.subset(torch.from_numpy(np.flatnonzero(~bad.any(0)))), self.max_samples

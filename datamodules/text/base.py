@@ -223,10 +223,8 @@ class TextDataModule(DataModule):
                 folder / f"{split}-starts.npy",
                 np.array(starts if self.batching == "records" else [], np.int64),
             )
-            (folder / f"{split}.json").write_text(
-                json.dumps({"characters": characters, "bytes": size, "dtype": kind.__name__}),
-                encoding="utf-8",
-            )
+            about = {"characters": characters, "bytes": size, "dtype": kind.__name__}
+            (folder / f"{split}.json").write_text(json.dumps(about), encoding="utf-8")
 
     @cached_property
     def _border(self) -> int:
@@ -244,11 +242,12 @@ class TextDataModule(DataModule):
             border = int(size * (1 - self.val_share))
             first = sum(1 for _ in itertools.takewhile(lambda start: start <= border, starts))
             return max(1, min(first, count - 1))
-        border = int(sum(map(len, self.shards(source))) * (1 - self.val_share))
+        total = sum(map(len, self.shards(source)))
+        border = int(total * (1 - self.val_share))
         if self.kind in ("char", "byte"):
             return border
         place = border
-        for text in text_slice(self.shards(source), border, None):
+        for text in text_slice(self.shards(source), border, total - 1):  # without the last "\n"
             if "\n" in text:
                 return place + text.index("\n") + 1
             place += len(text)
@@ -311,14 +310,21 @@ class TextDataModule(DataModule):
                 f"{self.context}: lower data.context, or add text"
             )
         if self.batching == "streams":
-            world = self.trainer.world_size if self.trainer else 1
-            rows = (self.batch_size if split == "train" else self.eval_batch_size) * world
-            return Streams(ids, self.context, rows, whole=split != "train")
-        return (
-            RandomWindows(ids, self.context)
-            if split == "train"
-            else DisjointWindows(ids, self.context)
-        )
+            return Streams(ids, self.context, self._rows(split), whole=split != "train")
+        windows = RandomWindows if split == "train" else DisjointWindows
+        return windows(ids, self.context)
+
+    def _rows(self, split: str) -> int:
+        """Return the number of rows of a batch of `streams`, summed over all ranks."""
+        world = self.trainer.world_size if self.trainer else 1
+        return (self.batch_size if split == "train" else self.eval_batch_size) * world
+
+    def loader_dataset(self, split: str) -> BatchedDataset:
+        """Return the dataset of a loader; a new batch size divides a text into other streams."""
+        data = self.split(split)
+        if isinstance(data, Streams) and data.rows != self._rows(split):
+            del self._splits[split]
+        return self.split(split)
 
     def batch_sampler(
         self, data: Any, batch_size: int, *, shuffle: bool, **options: Any

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.errors import UserError
 from datamodules.samplers import Request
 from datamodules.text.storage import batch_of, gather
 
@@ -82,6 +83,9 @@ class Streams:
         whole: Whether to use the whole text. If True, every token except the first is a target
             exactly once, and rows may be short or empty in the last batch. If False, the end of
             the text is dropped so that every row of every batch is full.
+
+    Raises:
+        UserError: If `whole` is False and the text has no full batch.
     """
 
     def __init__(self, ids: np.ndarray, context: int, rows: int, whole: bool) -> None:
@@ -89,6 +93,11 @@ class Streams:
         targets = len(ids) - 1
         # Number of targets per row.
         self.span = -(-targets // rows) if whole else targets // rows // context * context
+        if not whole and not self.span:
+            raise UserError(
+                f"the text has {len(ids)} tokens, fewer than a batch of {rows} rows of {context}: "
+                "lower data.batch_size or data.context, or add text"
+            )
 
     def __len__(self) -> int:
         return self.rows * -(-self.span // self.context)

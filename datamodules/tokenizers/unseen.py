@@ -1,15 +1,13 @@
 """Texts with characters that a tokenizer has not seen: refuse the text, or replace them."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
-
 from common.errors import UserError
 from datamodules.tokenizers.base import Tokenizer, describe_unseen
 from datamodules.tokenizers.simple import CharTokenizer
+from datamodules.usage_report import note
 
 Unknown = Literal["refuse", "replace"]
 UNKNOWN_DATA = "data.unknown replace (evaluate.py: --unknown replace)"
@@ -72,9 +70,3 @@ def count_unseen(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
     for text in texts:
         counts.update(tokenizer.unseen(text))
     return counts
-
-
-@rank_zero_only
-def note(text: str) -> None:
-    """Print a line on stderr."""
-    print(text, file=sys.stderr, flush=True)
