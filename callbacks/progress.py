@@ -11,6 +11,7 @@ from callbacks.throughput import Throughput
 from common.progress import BARS, PERIOD, REFRESH, Task, duration, on_terminal
 from lightning_modules.core.adversarial import AdversarialModule
 from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.run_length import updates_of_run
 
 LOSSES = ("train/loss", "train/loss_g", "train/loss_d")
 
@@ -25,7 +26,7 @@ def shown_values(trainer: Trainer, module: GenerativeModule) -> str:
 
 def planned_updates(trainer: Trainer, module: GenerativeModule) -> float:
     """Return the number of updates of the whole run; infinity if it has no limit."""
-    total: float = trainer.estimated_stepping_batches
+    total = updates_of_run(trainer, module.resumed_at)
     if not isinstance(module, AdversarialModule) or trainer.max_epochs in (None, -1):
         return total
     updates = math.ceil(trainer.num_training_batches / module.accumulate) * trainer.max_epochs

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from common.errors import UserError
 from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.run_length import Position
 
 
 class Resume(Callback):
@@ -43,8 +44,11 @@ class Resume(Callback):
     ) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             self._metrics = checkpoint["metrics"]
-            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+            loop = checkpoint["loops"]["fit_loop"]
+            progress = loop["epoch_loop.batch_progress"]["current"]
             trainer.datamodule.adapt_progress(progress)  # type: ignore[attr-defined]
+            epoch = loop["epoch_progress"]["current"]["ready"] - 1
+            pl_module.resumed_at = Position(checkpoint["global_step"], epoch, progress["processed"])
 
     def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if self._metrics is None:
@@ -60,9 +64,11 @@ class Resume(Callback):
         )
         for config in trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, LambdaLR):
-                self._check_schedule(trainer, config.scheduler)
+                self._check_schedule(trainer, pl_module, config.scheduler)
 
-    def _check_schedule(self, trainer: Trainer, schedule: LambdaLR) -> None:
+    def _check_schedule(
+        self, trainer: Trainer, module: GenerativeModule, schedule: LambdaLR
+    ) -> None:
         groups = schedule.optimizer.param_groups
         rates = [
             base * factor(schedule.last_epoch)
@@ -80,7 +86,7 @@ class Resume(Callback):
             for group, base, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas):
                 group["initial_lr"], group["lr"] = base, base * factor(0)
             return
-        step, total = trainer.global_step, trainer.estimated_stepping_batches
+        step, total = trainer.global_step, module.total_updates
         change = f"from {changed[0][0]:.3g} to {changed[0][1]:.3g}"
         if not self.extend:
             raise UserError(

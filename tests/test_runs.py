@@ -16,6 +16,7 @@ import train
 from cli.classes import full_class_paths
 from cli.run_directory import recipe_home
 from cli.run_options import class_without_nulls
+from cli.training import TrainCLI
 from common.run import Run, new_run
 from lightning_modules.vae import VAE
 from tests.runs import ROOT, run_differences, tiny_config
@@ -237,6 +238,22 @@ def test_a_refused_resume_changes_nothing(d: Path, tmp_path: Path) -> None:
     for name in ("config.yaml", "run.yaml", "metrics.csv"):
         assert (tmp_path / name).read_bytes() == files[name], name
     assert Run(tmp_path).state == "finished"
+
+
+@pytest.mark.parametrize(
+    ("stop", "size", "total"), [(7, 8, 20), (7, 16, 7 + 1 + 2 * 2), (10, 16, 10 + 2 * 2)]
+)
+def test_a_schedule_ends_with_the_run_after_a_change_of_the_batch_size(
+    stop: int, size: int, total: int, d: Path, tmp_path: Path
+) -> None:
+    """Epochs have 5 batches of 8 or 2 of 16; the run has 4 epochs."""
+    options = ["--model.schedule", "cosine", "--trainer.max_epochs", 4]
+    argv = fit(d, tmp_path, *options)
+    end = ["--trainer.callbacks+=tests.runs.TerminateAt", f"--trainer.callbacks.step={stop}"]
+    assert train.main([*argv, *end]) == 143
+    resumed = TrainCLI([*argv, *RESUME, f"--data.batch_size={size}", "--extend"])
+    assert resumed.model.total_updates == resumed.trainer.global_step == total
+    assert resumed.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
 
 
 def test_a_debug_run_of_a_checkpoint_leaves_its_run_alone(d: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from lightning_modules.core.interval_means import IntervalMeans
 from lightning_modules.core.losses import total_loss
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.networks import ExportedNetwork
+from lightning_modules.core.run_length import Position, updates_of_run
 from lightning_modules.core.seeding import seed_generators
 from lightning_modules.core.sharding import full_tensor
 from lightning_modules.core.updates import UpdatingModule
@@ -84,6 +85,7 @@ class GenerativeModule(UpdatingModule):
         tokenizer: Tokenizer of text data, stored in every checkpoint; None if there is no text.
         units_seen: Amount of training data that this process has seen, in `throughput_unit`. Rank 0
             of a resumed run also counts that of all ranks before.
+        resumed_at: Position at which the run was resumed, if it was.
         recent_losses: Update, loss and sample indices of the last batches, for `NonFiniteGuard`.
         optimizer_factories: Functions that build each optimizer and its schedule, or None.
     """
@@ -105,6 +107,7 @@ class GenerativeModule(UpdatingModule):
         self._grad_norm: Tensor | None = None  # of this update, for clipping
         self._means = IntervalMeans()
         self.units_seen = 0
+        self.resumed_at: Position | None = None
         self.recent_losses: deque[tuple[int, Tensor, Tensor]] = deque(maxlen=MAX_RECENT)
         self.tokenizer: Tokenizer | None = None
 
@@ -188,10 +191,7 @@ class GenerativeModule(UpdatingModule):
     ) -> None:
         seed_generators(batch["seed"], self.device)
 
-    def on_test_batch_start(
-        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        seed_generators(batch["seed"], self.device)
+    on_test_batch_start = on_validation_batch_start
 
     def batch_units(self, batch: dict[str, Any]) -> int:
         """Return the size of a batch in `throughput_unit`: its number of samples or of tokens."""
@@ -204,7 +204,7 @@ class GenerativeModule(UpdatingModule):
         Raises:
             UserError: If the run has no limit of updates or epochs.
         """
-        total = self.trainer.estimated_stepping_batches
+        total = updates_of_run(self.trainer, self.resumed_at)
         if total == float("inf"):
             raise UserError(
                 "the learning rate schedule needs the length of the run: "
