@@ -110,6 +110,8 @@ def small_options(recipe: str, settings: Settings) -> list[str]:
         nested = {k: v for k, v in dvae["init_args"].items() if k in names}
         nested["image_shape"] = [3, data["size"], data["size"]]
         options += ["--model.dvae", json.dumps(nested)]
+    if "/cyclegan/" in recipe:
+        options += ["--model.pool_size", "8"]  # full before synchronisation is watched
     if settings.tiny:
         batch = ["--data.batch_tokens", "64", "--data.max_length", "64"]
         options += batch if "batch_tokens" in data else ["--data.batch_size", "4"]

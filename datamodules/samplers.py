@@ -121,7 +121,8 @@ class ResumableBatchSampler(BatchSampler):
     exactly once, and the last batches of two ranks may differ in size.
 
     After a change of the batch size within an epoch, the first batch has between a half and one and
-    a half times the new size. All later batches are those of an epoch with the new size.
+    a half times the new size, less the samples that cannot be divided equally between the ranks.
+    All later batches are those of an epoch with the new size.
 
     Args:
         size: Number of samples.
@@ -175,6 +176,8 @@ class ResumableBatchSampler(BatchSampler):
         # In training, every rank needs a sample of each batch.
         while place < self.size if self.whole else place + self.world <= end <= self.size:
             stop = min(end, self.size)
+            if self.shuffle:  # batches of training have the same size on all ranks
+                stop -= (stop - place) % self.world
             yield end // step - 1, torch.arange(place, stop) if order is None else order[place:stop]
             place, end = end, end - end % step + step
 

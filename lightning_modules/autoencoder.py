@@ -165,10 +165,9 @@ class Autoencoder(GenerativeModule):
         return [adam], [cosine(adam, self.total_updates)]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        image = batch["image"]
-        loss = self.reconstruction_error(image, image)
+        image, loss = batch["image"], self.loss(batch)["loss"]
         self.log("val/loss", loss, batch_size=len(image), sync_dist=True)
-        self._log_squared_error("val/sse", image)
+        self._log_squared_error("val/sse", image)  # without corruption
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._log_squared_error("test/sse", batch["image"])

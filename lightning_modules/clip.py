@@ -232,6 +232,7 @@ class CLIP(GenerativeModule):
 
     def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
         u, v = self.image_features(batch["image"]), self.text_features(batch["tokens"])
+        # The pairs of one rank only: with several ranks, the loss of training has more negatives.
         loss = contrastive_loss(u, v, self.log_scale.exp(), batch["tokens"])
         self.log(f"{stage}/loss", loss, batch_size=len(u), sync_dist=True)
         self.ranking.update(u, v, batch["tokens"], image_keys(batch["image"]), batch["index"])

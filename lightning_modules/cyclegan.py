@@ -124,7 +124,7 @@ class ImagePool:
     def query(self, images: Tensor) -> Tensor:
         """Return images (N, C, H, W), some of them exchanged for images of the pool.
 
-        Random numbers are sampled on the CPU, which avoids synchronisation with a GPU.
+        Random numbers are sampled on the CPU, and copied without waiting for a GPU.
         """
         if not self.size:
             return images
@@ -142,8 +142,11 @@ class ImagePool:
             return images
         slots = torch.randperm(self.size)[: len(images) - added]
         swapped = (torch.rand(len(slots)) < 0.5).nonzero()[:, 0]
-        slots = slots[swapped].to(images.device)
-        rows = swapped.to(images.device) + added
+        slots, rows = slots[swapped], swapped + added
+        if images.is_cuda:
+            slots, rows = (
+                one.pin_memory().to(images.device, non_blocking=True) for one in (slots, rows)
+            )
         result = images.clone()
         result[rows] = self.images[slots]
         self.images[slots] = images[rows]

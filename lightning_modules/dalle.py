@@ -58,6 +58,7 @@ from jsonargparse.typing import (
     ClosedUnitInterval,
     NonNegativeFloat,
     NonNegativeInt,
+    OpenUnitInterval,
     PositiveFloat,
     PositiveInt,
 )
@@ -280,6 +281,8 @@ class DALLE(GenerativeModule):
         tokens = self.drop_captions(batch["tokens"], batch["seed"])
         text_nll, image_nll = self.token_nll(tokens, self.image_tokens(batch, "train"))
         has_caption = tokens[:, :1] > 0  # a dropped caption has no loss
+        # The mean over the captions of this batch: gradients that are accumulated over small
+        # batches have a different weight per caption, depending on how many were dropped.
         count = has_caption.sum() * self.text_length
         text, image = (text_nll * has_caption).sum() / count.clamp(min=1), image_nll.mean()
         return {"loss": (text + 7 * image) / 8, "loss_text": text, "loss_image": image}  # Eq. 3
@@ -456,7 +459,7 @@ class DALLE(GenerativeModule):
         top_k: NonNegativeInt = 0,
         top_p: NucleusProbability = 1.0,
         prime: Tensor | None = None,
-        prime_share: float = 0.5,
+        prime_share: OpenUnitInterval = 0.5,
     ) -> Tensor:
         """Sample images for captions.
 
@@ -490,8 +493,6 @@ class DALLE(GenerativeModule):
                 f"--guidance {guidance} needs a model trained with model.caption_dropout above 0, "
                 "and this model was not: give --guidance 1"
             )
-        if prime is not None and not 0 < prime_share < 1:
-            raise UserError(f"--prime_share must be between 0 and 1 (got {prime_share})")
         tokens = self._captions(len(seeds), batch, prompt)
         given = None
         if prime is not None:

@@ -478,8 +478,8 @@ class DiscreteVAE(GenerativeModule):
 
     def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
         image, h, quantiser = batch["image"], self.hparams, self.network.quantiser
-        features = self.network.encode(image)
         with full_precision(self.device):
+            features = self.network.encode(image)
             tokens = quantiser.nearest(features)
         log_p = self.log_likelihood(self.network.embed(tokens), image)
         prior = -prod(self.grid) * math.log(h.codebook_size)  # log p(z); q(z|x) = 1 for this z

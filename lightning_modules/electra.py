@@ -538,6 +538,8 @@ class ELECTRA(TokenModule):
         tokenizer = self.known_tokenizer()
         bos, eos = ([tokenizer.special(one)] if tokenizer.specials else [] for one in RECORD[1:])
         ids = [*bos, *tokenizer.encode(text.strip()).tolist(), *eos]
+        if not text.strip():
+            raise UserError("the text is empty: give a longer text")
         if len(ids) > self.hparams.context:
             raise UserError(
                 f"the text has {len(ids)} tokens, but the context has {self.hparams.context}: "

@@ -384,13 +384,14 @@ class GAN(AdversarialModule):
             generator = GoodfellowGenerator(image_shape, latent_dim, classes, generator_dropout)
         else:
             generator = PlainGenerator(image_shape, latent_dim, classes, hidden)
-            discriminator_hidden = discriminator_hidden or hidden[:-3:-1]
+            if discriminator_hidden is None:
+                discriminator_hidden = hidden[:-3:-1]
         if dropout and not discriminator_hidden:
             raise UserError(
                 "model.dropout is for the LeakyReLU discriminator: give "
                 "model.discriminator_hidden, or leave it out"
             )
-        if discriminator_hidden:
+        if discriminator_hidden is not None:
             discriminator = PlainDiscriminator(image_shape, classes, discriminator_hidden, dropout)
         else:
             discriminator = MaxoutDiscriminator(image_shape, classes)

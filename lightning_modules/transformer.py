@@ -228,8 +228,8 @@ class Transformer(Translator):
         average_every: Number of updates between two averaged states of the weights.
 
     Raises:
-        UserError: If `width` is not a multiple of `heads`, or if `shared` is True and sources and
-            targets have separate vocabularies.
+        UserError: If `width` is odd or not a multiple of `heads`, or if `shared` is True and
+            sources and targets have separate vocabularies.
     """
 
     modality = "text-to-text"
@@ -254,6 +254,8 @@ class Transformer(Translator):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if width % 2:
+            raise UserError(f"model.width must be even (got {width}): sinusoids come in pairs")
         config = TransformerConfig(
             width,
             heads,

@@ -183,7 +183,8 @@ class VAE(CodeSampler):
         mixture_components: Maximum number of Gaussians in the mixture from which codes are sampled
             (Eq. 7 in `vae.py`). The mixture is fitted to the codes of at most 5,000 training
             images, of all classes together, for each validation and checkpoint. It has at most one
-            Gaussian per 30 images. With 0, codes are sampled from N(0, I).
+            Gaussian per 30 images. With 0, codes are sampled from N(0, I). With `ema_decay`, it is
+            fitted to codes of the averaged weights, also for samples of the trained weights.
         Test:
         test_samples: Number of samples of z per image that estimate the test NLL (k in Eq. 5 of
             `vae.py`).

@@ -24,6 +24,7 @@ from datamodules.images.base import ImageDataModule, InMemoryImages
 from datamodules.images.openmoji import OpenMoji
 from datamodules.pairs.openmoji import OpenMojiPairs
 from lightning_modules import load
+from lightning_modules.core.adversarial import batch_norms
 from lightning_modules.cyclegan import CycleGAN
 from lightning_modules.dcgan import DCGAN, channel_plan
 from lightning_modules.gan import (
@@ -786,6 +787,17 @@ def test_every_calibration_of_pix2pix_reads_the_same_number_of_images() -> None:
     index = torch.cat([batch["index"] for batch in model.calibration_batches()])
     assert len(index) == 1280
     assert len(index.unique()) == 1280
+
+
+@pytest.mark.parametrize(("statistics", "used"), [("image", False), ("running", True)])
+def test_pix2pix_estimates_only_statistics_that_it_uses(statistics: str, used: bool) -> None:
+    model = Pix2Pix([3, 32, 32], width=8, patch=16, test_statistics=statistics)  # type: ignore[arg-type]
+    assert bool(batch_norms(model.generator)) == used
+
+
+def test_an_empty_list_of_layers_is_a_linear_discriminator() -> None:
+    model = GAN([1, 4, 4], hidden=[8, 8], discriminator_hidden=[])
+    assert [tuple(part.shape) for part in model.discriminator.parameters()] == [(1, 16), (1,)]
 
 
 class Start(Callback):

@@ -1,5 +1,8 @@
 """Tests of the autoencoder's equations, corruption and decoded random codes."""
 
+from typing import Any
+
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -52,6 +55,18 @@ def test_equation_3_corrupts_what_is_seen_and_not_what_is_asked() -> None:
     image = torch.rand(3, *SHAPE) * 2 - 1
     corrupted = corrupt(image, "masking", 0.9)
     assert model.reconstruction_error(image, corrupted) != model.reconstruction_error(image, image)
+
+
+def test_validation_has_the_objective_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Autoencoder(image_shape=SHAPE, hidden=[16], latent_dim=3, corruption="masking")
+    logged: dict[str, Any] = {}
+    monkeypatch.setattr(model, "log", lambda name, value, **_: logged.update({name: value}))
+    monkeypatch.setattr(model, "_log_squared_error", lambda *_: None)
+    batch = {"image": torch.rand(3, *SHAPE) * 2 - 1}
+    torch.manual_seed(0)
+    model.validation_step(batch, 0)
+    torch.manual_seed(0)
+    assert logged["val/loss"] == model.loss(batch)["loss"]
 
 
 def test_masking_blackens_whole_pixels() -> None:

@@ -233,6 +233,8 @@ def test_scores_of_a_text_are_probabilities_of_replacement() -> None:
     assert torch.allclose(torch.tensor([score for _, score in scores]), expected, atol=1e-6)
     with pytest.raises(UserError, match="23 tokens, but the context has 20"):
         model.score_tokens("the cat is here a cat")
+    with pytest.raises(UserError, match="the text is empty"):
+        model.score_tokens("  ")
     other = electra(objective="mlm")
     with pytest.raises(UserError, match="objective mlm does not detect replaced tokens"):
         other.score_tokens("the")

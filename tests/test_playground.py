@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, Optional
 
 import gradio as gr
@@ -26,7 +27,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 import export
 from cli.options import is_tensor, sample_parameters
-from cli.playground import html, options, program
+from cli.playground import api, html, options, program
 from cli.playground.canvas import MAX_SIDE, PNG, canvas_value, read_canvas
 from cli.playground.form import (
     COUNT,
@@ -35,6 +36,7 @@ from cli.playground.form import (
     Form,
     field,
     is_supported,
+    options_of,
     parser_of,
     text_value,
 )
@@ -95,6 +97,31 @@ def test_images_are_those_of_the_system(client: Client, runs: Path) -> None:
         content = base64.b64decode(url.removeprefix(PNG))
         pixels = pil_to_tensor(Image.open(io.BytesIO(content)).convert("RGB"))
         assert torch.equal(pixels, grid(image[None]))
+
+
+def test_a_list_has_one_value_per_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the seeds are sampled in several parts."""
+    seen: list[tuple[list[int], list[str]]] = []
+
+    def samples(loaded: Any, values: dict[str, Any], seeds: list[int]) -> list[str]:
+        seen.append((seeds, values["prompt"]))
+        return ["text"] * len(seeds)
+
+    def sample(seeds: list[int], *, prompt: list[str] = []) -> list[str]:  # noqa: B006
+        return []
+
+    monkeypatch.setattr(api, "samples", samples)
+    registered: dict[str, Any] = {}
+    monkeypatch.setattr(api.gr, "api", lambda call, api_name: registered.update({api_name: call}))
+    loaded = SimpleNamespace(model=SimpleNamespace(sample=sample))
+    backend = SimpleNamespace(
+        library=SimpleNamespace(load=lambda name: loaded), worker=SimpleNamespace(call=lambda f: f)
+    )
+    api.add_api(backend)  # type: ignore[arg-type]
+    prompts = [f"prompt {seed}" for seed in range(20)]
+    registered["sample"]("run", list(range(20)), {"prompt": prompts})
+    assert [len(seeds) for seeds, _ in seen] == [16, 4]
+    assert [prompt for _, part in seen for prompt in part] == prompts
 
 
 def test_texts_are_those_of_the_system(client: Client, runs: Path) -> None:
@@ -367,13 +394,22 @@ def test_a_crowd_is_refused_with_a_sentence() -> None:
         (bool, True),
     ],
 )
-def test_options_of_a_users_system_have_fields(annotation: Any, default: Any) -> None:
+def test_options_of_a_users_system_have_fields(
+    annotation: Any, default: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parameter = inspect.Parameter(
         "mine", inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
     )
     assert is_supported(parameter)
     component, parse = field(parameter, "")
     assert parse(component.value) == default
+
+    def sample(seeds: list[int], **options: Any) -> None: ...
+
+    signature = inspect.Signature([parameter])
+    monkeypatch.setattr("cli.playground.form.sample_parameters", lambda _: signature.parameters)
+    model = SimpleNamespace(sample=sample)
+    assert options_of(model, {"mine": default}) == {"mine": default}
     assert getattr(component, "minimum", None) in (None, -2.0)
     other = parameter.replace(annotation=tuple[int, int])
     assert not is_supported(other)  # left out of the form

@@ -463,6 +463,13 @@ def test_blocks_are_compiled(system: str) -> None:
     assert sum(sizes) > 40, "more than embeddings and norms"
 
 
+def test_sizes_and_inputs_that_do_not_fit_are_named() -> None:
+    with pytest.raises(UserError, match=r"model\.width must be even"):
+        Transformer(VOCABULARY, VOCABULARY, 1, 3, 9, 8)
+    with pytest.raises(UserError, match="a translation needs texts: give --input"):
+        Transformer(VOCABULARY, VOCABULARY, 1, 1, 8, 8).sample([0])
+
+
 def test_averages_are_of_the_last_states() -> None:
     """The average covers updates 60, 80 and 100 of 100 only (section 6.1)."""
     model = Transformer(VOCABULARY, VOCABULARY, 1, 2, 8, 8, average=3, average_every=20)

@@ -48,7 +48,12 @@ def add_api(backend: Backend) -> None:
         values = {name: parser_of(known[name])(value) for name, value in options.items()}
         found: list[str] = []
         for start in range(0, len(wanted), CHUNK):
-            for one in samples(loaded, values, wanted[start : start + CHUNK]):
+            part = slice(start, start + CHUNK)
+            given = {  # a list may have one value per seed
+                name: one[part] if isinstance(one, list) and len(one) == len(wanted) else one
+                for name, one in values.items()
+            }
+            for one in samples(loaded, given, wanted[part]):
                 image = isinstance(one, Tensor)
                 found.append(html.data_url(strip(one)) if image else one)
         return found

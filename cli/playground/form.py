@@ -17,7 +17,7 @@ MAX_TEXT = 2000  # characters of a text field
 MAX_INTEGER = 1000  # of an option, such as a number of steps or tokens
 MAX_SEED = 2**31
 MAX_SAMPLES = 64  # per request
-MAX_OPTION = {"beam": 20, "steps": 100}  # smaller limits of some options
+MAX_OPTION = {"beam": 20, "steps": 250}  # smaller limits of some options
 STEP = 0.05  # of a slider
 WEIGHTS = ("averaged", "trained")
 
@@ -132,9 +132,11 @@ def options_of(model: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: one for name, one in sample_parameters(model.sample).items() if name in values}
     for name, parameter in found.items():
         choices = typing.get_args(base_type(parameter))
-        if typing.get_origin(base_type(parameter)) is Literal and values[name] not in choices:
+        value = values[name]
+        is_choice = value in choices or (value is None and parameter.default is None)
+        if typing.get_origin(base_type(parameter)) is Literal and not is_choice:
             raise UserError(
-                f"{name} {values[name]} is no choice of {type(model).__name__}; choose "
+                f"{name} {value} is no choice of {type(model).__name__}; choose "
                 f"{' or '.join(map(str, choices))}"
             )
     return {name: values[name] for name in found}

@@ -25,7 +25,7 @@ from lightning_modules.core.seeding import seed_generators
 # statistics of the averaged generator.
 CALIBRATION_BATCHES, CALIBRATION_SIZE = 10, 128
 
-
+BatchNorm = torch.nn.modules.batchnorm._BatchNorm
 OPTIMIZER_ARGUMENTS = [  # not saved as hyper-parameters, because functions are not plain values
     "generator_optimizer",
     "discriminator_optimizer",
@@ -34,10 +34,10 @@ OPTIMIZER_ARGUMENTS = [  # not saved as hyper-parameters, because functions are 
 ]
 
 
-def batch_norms(module: torch.nn.Module) -> list[torch.nn.modules.batchnorm._BatchNorm]:
-    """Return all batch-norm layers of a network."""
-    kind = torch.nn.modules.batchnorm._BatchNorm
-    return [layer for layer in module.modules() if isinstance(layer, kind)]
+def batch_norms(module: torch.nn.Module) -> list[BatchNorm]:
+    """Return the batch-norm layers of a network that estimate statistics."""
+    layers = [one for one in module.modules() if isinstance(one, BatchNorm)]
+    return [layer for layer in layers if layer.track_running_stats]
 
 
 class AdversarialModule(GenerativeModule):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from datamodules.usage_report import note
 from lightning_modules.core.module import GenerativeModule, gradients_of
 
 # Provisional divisor of summed losses: the number of targets of an update is known at its end only.
@@ -39,6 +40,11 @@ class TokenModule(GenerativeModule):
             raise UserError(
                 f"data.context {length} is more than model.context {self.context}: "
                 "set both options to the same value"
+            )
+        if stage == "fit" and 0 < length < self.context < sys.maxsize:
+            note(
+                f"data.context {length} is less than model.context {self.context}: later positions "
+                "are not trained"
             )
 
     def measure(self, batch: dict[str, Any], stage: str) -> None:
@@ -74,7 +80,7 @@ class TokenModule(GenerativeModule):
             return
         # Lightning has already divided the gradient by `parts`, the number of batches.
         parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
-        total = torch.tensor(self._targets, device=self.device)
+        total = torch.full((), self._targets, device=self.device)  # `tensor` would wait for a GPU
         if self.trainer.world_size > 1:
             # Lightning's `reduce` would also make all ranks wait at a barrier.
             torch.distributed.all_reduce(total)

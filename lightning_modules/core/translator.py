@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from common.errors import UserError
 from datamodules.tokenizers.pair import PairTokenizer
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.networks import ExportedNetwork, Method
@@ -238,7 +239,7 @@ class Translator(TokenModule):
         self,
         seeds: list[int],
         *,
-        batch: dict[str, Any],
+        batch: dict[str, Any] | None = None,
         beam: PositiveInt = 5,
         length_penalty: FiniteNonNegative = 0.6,
         penalty: Literal["wu", "plain"] = "wu",
@@ -250,7 +251,8 @@ class Translator(TokenModule):
         Args:
             seeds: Indices of texts in the test split, one per translation. With `--input`,
                 `sample.py` translates the lines of a file, or a given text, instead.
-            batch: Batch with source tokens `source` (N, S) and lengths `source_length` (N,).
+            batch: Texts to translate, with source tokens `source` (N, S) and lengths
+                `source_length` (N,).
             beam: Beam size (number of hypotheses per sentence); 1 is greedy decoding.
             length_penalty: Exponent alpha of the length normalisation. Larger values favour longer
                 translations; 0 disables the normalisation.
@@ -264,8 +266,10 @@ class Translator(TokenModule):
             N translations.
 
         Raises:
-            UserError: If `max_length` is below `min_length`.
+            UserError: If there are no texts, or `max_length` is below `min_length`.
         """
+        if batch is None:
+            raise UserError("a translation needs texts: give --input, or --data CONFIG")
         config = BeamSearchConfig(beam, length_penalty, penalty, min_length, max_length)
         source, length = batch["source"].to(self.device), batch["source_length"].to(self.device)
         return self.translate_batch(source, length, config)

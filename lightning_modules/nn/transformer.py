@@ -102,6 +102,13 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
 
 
+class HeadNorm(nn.RMSNorm):
+    """RMSNorm of queries or keys; its gain has their dtype, as the fused implementation needs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class SelfAttention(nn.Module, RecordsAttention):
     """Multi-head self-attention, causal or with a given mask.
 
@@ -116,7 +123,7 @@ class SelfAttention(nn.Module, RecordsAttention):
         self.qkv = nn.Linear(config.width, 3 * config.width, config.bias)
         self.output = nn.Linear(config.width, config.width, config.bias)
         self.norms = (
-            nn.ModuleList([nn.RMSNorm(config.width // config.heads, RMS_EPSILON) for _ in range(2)])
+            nn.ModuleList([HeadNorm(config.width // config.heads, RMS_EPSILON) for _ in range(2)])
             if config.qk_norm
             else None
         )
