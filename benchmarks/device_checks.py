@@ -101,17 +101,16 @@ def small_options(recipe: str, settings: Settings) -> list[str]:
     """Options for an untrained nested system and, with `--tiny`, for small data and networks."""
     config = yaml.safe_load((ROOT / recipe).read_text(encoding="utf-8"))
     model, data = config["model"].get("init_args", {}), config["data"].get("init_args", {})
-    options = []
+    options: list[str] = []
     if "dvae" in model:
-        dvae = yaml.safe_load((ROOT / "configs/dvae/openmoji.yaml").read_text(encoding="utf-8"))[
-            "model"
-        ]
+        text = (ROOT / "configs/dvae/openmoji.yaml").read_text(encoding="utf-8")
+        dvae = yaml.safe_load(text)["model"]
         names = ("codebook_size", "token_width", "patch", "width", "downsamplings", "blocks")
         nested = {k: v for k, v in dvae["init_args"].items() if k in names}
         nested["image_shape"] = [3, data["size"], data["size"]]
         options += ["--model.dvae", json.dumps(nested)]
-    if "/cyclegan/" in recipe:
-        options += ["--model.pool_size", "8"]  # full before synchronisation is watched
+    # The pool of CycleGAN is full before synchronisation is watched.
+    options += ["--model.pool_size", "8"] if "/cyclegan/" in recipe else []
     if settings.tiny:
         batch = ["--data.batch_tokens", "64", "--data.max_length", "64"]
         options += batch if "batch_tokens" in data else ["--data.batch_size", "4"]
