@@ -68,7 +68,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return consolidate(Path(path), content)
 
 
-SIGNAL_BATCHES = 8  # number of batches between two questions whether any rank got a signal
 EPOCH_SECONDS = 30  # minimum time between two saves after epochs without validation
 
 
@@ -111,7 +110,6 @@ class RunCheckpoint(Checkpoint):
         self.best: list[tuple[float, int]] = []  # values and updates, best first
         self._saved_at, self._saved_time = -1, 0.0
         self._signal = 0
-        self._batches = 0  # number of batches since the start
         self._postponed = False  # a validation within an update could not save `last.ckpt`
         self._handlers: dict[int, Any] = {}
 
@@ -167,10 +165,7 @@ class RunCheckpoint(Checkpoint):
         if validated and loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]
             return  # on_validation_end saves this step
         step = trainer.global_step
-        self._batches += 1
-        # With several ranks, the answer has to wait for the device.
-        due = trainer.world_size == 1 or self._batches % SIGNAL_BATCHES == 0
-        stop = self._received_signal(trainer) if due else 0
+        stop = self._received_signal(trainer)
         if step != self._saved_at and (
             any(step % period == 0 for period in self.update_periods)
             or stop

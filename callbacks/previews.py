@@ -11,10 +11,10 @@ from torch import Tensor
 
 from callbacks.animation import write_animation
 from callbacks.preview_batch import preview_batch
-from callbacks.progress import planned_updates
 from callbacks.publish import publish
 from common.images import are_points, captioned
 from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.run_length import updates_of_run
 
 MAX_STEPS = 20  # a preview that takes longer than 20 training steps is generated less often
 MAX_SHARE = 0.1  # maximum fraction of the training time that such long previews take
@@ -67,7 +67,7 @@ class Previews(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if self.every_n_train_steps is None:
-            self._period = default_period(planned_updates(trainer, pl_module))
+            self._period = default_period(updates_of_run(trainer, pl_module))
         if trainer.is_global_zero and trainer.global_step == 0:
             batch = preview_batch(trainer, self.count)
             if "image" in batch:

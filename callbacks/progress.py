@@ -1,6 +1,5 @@
 """Show the progress of training, validation and test on the terminal."""
 
-import math
 import sys
 from typing import Any
 
@@ -9,7 +8,6 @@ from pytorch_lightning import Trainer
 from callbacks.checkpoint import monitored
 from callbacks.throughput import Throughput
 from common.progress import BARS, PERIOD, REFRESH, Task, duration, on_terminal
-from lightning_modules.core.adversarial import AdversarialModule
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.run_length import updates_of_run
 
@@ -22,15 +20,6 @@ def shown_values(trainer: Trainer, module: GenerativeModule) -> str:
     values = trainer.callback_metrics
     names = (*LOSSES, monitor[0] if monitor else "val/loss")
     return "  ".join(f"{name} {values[name].item():.4g}" for name in names if name in values)
-
-
-def planned_updates(trainer: Trainer, module: GenerativeModule) -> float:
-    """Return the number of updates of the whole run; infinity if it has no limit."""
-    total = updates_of_run(trainer, module.resumed_at)
-    if not isinstance(module, AdversarialModule) or trainer.max_epochs in (None, -1):
-        return total
-    updates = math.ceil(trainer.num_training_batches / module.accumulate) * trainer.max_epochs
-    return min(updates, trainer.max_steps) if trainer.max_steps > 0 else updates
 
 
 class Progress(Throughput):
@@ -59,7 +48,7 @@ class Progress(Throughput):
             self._next = float("inf")
             return
         self._next = self.begin + PERIOD
-        self._total = planned_updates(trainer, pl_module)
+        self._total = updates_of_run(trainer, pl_module)
         if on_terminal():
             self._bar = BARS.add("train", None if self._total == float("inf") else self._total)
             self._next = self.begin

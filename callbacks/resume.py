@@ -48,7 +48,11 @@ class Resume(Callback):
             progress = loop["epoch_loop.batch_progress"]["current"]
             trainer.datamodule.adapt_progress(progress)  # type: ignore[attr-defined]
             epoch = loop["epoch_progress"]["current"]["ready"] - 1
-            pl_module.resumed_at = Position(checkpoint["global_step"], epoch, progress["processed"])
+            # Tuners restore a checkpoint of the start, with no epoch. FSDP2 builds the schedules
+            # before this hook, so they have the length that Lightning expects.
+            if epoch >= 0 and not trainer.strategy.restore_checkpoint_after_setup:
+                step = checkpoint["global_step"]
+                pl_module.resumed_at = Position(step, epoch, progress["processed"])
 
     def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if self._metrics is None:

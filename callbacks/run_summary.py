@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from callbacks.preview_batch import on_device
 from datamodules.samplers import accumulated_batches, limit_batches
 from lightning_modules.core.module import GenerativeModule
+from lightning_modules.core.run_length import planned_updates
 
 
 def layer_table(model: GenerativeModule, batch: dict[str, Any], depth: int = 3) -> str:
@@ -68,22 +69,16 @@ def describe(model: GenerativeModule, data: Any, trainer: Trainer) -> str:
     split = "val" if sizes["val"] else "train"
     table = layer_table(model, on_device(data.batch(split, [0, 1]), model.device))
     world, accumulated = trainer.world_size, accumulated_batches(trainer, model)
-    per_epoch = math.ceil(
-        limit_batches(len(data.train_dataloader()), trainer.limit_train_batches) / accumulated
-    )
-    epochs = trainer.max_epochs
-    steps = [
-        count
-        for count in (trainer.max_steps, per_epoch * epochs if epochs not in (None, -1) else -1)
-        if count > 0
-    ]
+    batches = limit_batches(len(data.train_dataloader()), trainer.limit_train_batches)
+    total = planned_updates(trainer, model, batches)
     accelerator = type(trainer.accelerator).__name__.removesuffix("Accelerator")
     return (
         f"{table}\n\n"
         f"data: {', '.join(f'{count:,} {name}' for name, count in sizes.items())}\n"
         f"global batch: {data.batch_size} {data.batch_unit} x {world} processes "
         f"x {accumulated} accumulated = {data.batch_size * world * accumulated}\n"
-        f"steps: {per_epoch} per epoch, {f'{min(steps)} in total' if steps else 'no limit'}, "
+        f"steps: {math.ceil(batches / accumulated)} per epoch, "
+        f"{'no limit' if total == math.inf else f'{total} in total'}, "
         f"precision {trainer.precision}, on {accelerator}{slow_precision(trainer)}"
     )
 

@@ -101,10 +101,15 @@ def real_images(data: Any, split: str, index: list[int]) -> tuple[Tensor, Tensor
     """Return real images (N, C, H, W) in uint8, and labels (N,) or None if data has none.
 
     The images are read in parts, because a batch in float32 needs several times their memory.
+
+    Raises:
+        UserError: If `index` is empty.
     """
+    if not index:
+        raise UserError(f"the {split} split has no samples: add some")
     images, labels = [], []
     for start in range(0, len(index), READ):
-        batch = data.batch(split, index[start : start + READ])
+        batch = data.batch(split, index[start : start + READ], seed=start)
         images.append(to_bytes(batch["image"]))
         labels.append(batch.get("label"))
     return torch.cat(images), None if labels[0] is None else torch.cat(labels)

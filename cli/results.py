@@ -30,7 +30,7 @@ HOUR = """
 
 The first recipe of each system, on data that come with the installation. Each command trains \
 at most an hour on 2 free CPU cores,
-from random weights; of runs that shared a core, the protocol below gives the CPU time. \
+from random weights; the minutes of CycleGAN are from a shared core and contain 42 of CPU time. \
 classifier-FID compares as many samples
 as training images with the training images. DALL-E needs the discrete VAE and the CLIP of the \
 two rows above it: `make dalle`

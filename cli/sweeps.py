@@ -87,7 +87,8 @@ def sweeps() -> dict[str, Sweep]:
 def text_of(value: Any) -> str:
     """Return a value as it is typed on the command line."""
     if isinstance(value, float):
-        return repr(value)
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 

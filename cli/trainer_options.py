@@ -84,11 +84,15 @@ def supported_accelerator(accelerator: Any) -> Any:
     Metrics and samplers need float64, which MPS (the GPU of Apple silicon) lacks.
 
     Raises:
-        UserError: If the accelerator is "mps".
+        UserError: If the accelerator is "mps", or "gpu" where this would be MPS.
     """
-    if accelerator == "mps":
-        raise UserError("--trainer.accelerator mps is not supported, as it has no float64; use cpu")
-    return "cpu" if accelerator == "auto" and torch.backends.mps.is_available() else accelerator
+    found = torch.backends.mps.is_available()
+    if accelerator == "mps" or (accelerator == "gpu" and found):
+        raise UserError(
+            f"--trainer.accelerator {accelerator}: the GPU of Apple silicon is not supported, as "
+            "it has no float64; use cpu"
+        )
+    return "cpu" if accelerator == "auto" and found else accelerator
 
 
 def remove_rank_zero_callbacks(trainer: Trainer) -> None:

@@ -2,8 +2,9 @@
 
 No random state is stored. A resumed run computes the order of the epoch again and leaves out the
 samples that it has used. Its position is a list of `Part`: how many batches of which size were used
-in this epoch. A run can therefore resume with another batch size or number of processes, and still
-uses every remaining sample of the epoch once.
+in this epoch. A run can therefore resume with another batch size or number of processes, and uses
+every remaining sample of the epoch at most once; at the change, fewer samples than there are
+processes may be left out.
 """
 
 import hashlib
@@ -176,7 +177,7 @@ class ResumableBatchSampler(BatchSampler):
         # In training, every rank needs a sample of each batch.
         while place < self.size if self.whole else place + self.world <= end <= self.size:
             stop = min(end, self.size)
-            if self.shuffle:  # batches of training have the same size on all ranks
+            if not self.whole:  # batches of training have the same size on all ranks
                 stop -= (stop - place) % self.world
             yield end // step - 1, torch.arange(place, stop) if order is None else order[place:stop]
             place, end = end, end - end % step + step

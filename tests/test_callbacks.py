@@ -128,7 +128,7 @@ def test_a_short_run_has_previews_too(updates: float, expected: int) -> None:
     )
     for given, period in ((None, expected), (7, 7)):
         previews = Previews(given)
-        previews.on_train_start(trainer, SimpleNamespace())  # type: ignore[arg-type]
+        previews.on_train_start(trainer, SimpleNamespace(resumed_at=None))  # type: ignore[arg-type]
         assert previews.update_periods == [period]
 
 

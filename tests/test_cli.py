@@ -20,6 +20,7 @@ from cli.evaluation import options as evaluation_options
 from cli.options import OptionParser, add_sample_options, sample_arguments, sample_parameters
 from cli.recipes import recipes
 from cli.trainer_options import supported_accelerator
+from common.errors import UserError
 from common.files import ROOT
 from lightning_modules import load
 from tests.runs import differences, run_differences, tiny_config
@@ -297,6 +298,9 @@ def test_a_device_without_float64_is_not_chosen(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr("torch.backends.mps.is_available", lambda found=available: found)
         assert supported_accelerator("auto") == chosen
     assert supported_accelerator("gpu") == "gpu"
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    with pytest.raises(UserError, match="accelerator gpu: the GPU of Apple silicon"):
+        supported_accelerator("gpu")
 
 
 def test_results_are_rendered_from_their_files() -> None:

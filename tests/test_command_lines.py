@@ -169,7 +169,7 @@ WRONG: dict[str, tuple[str, ...]] = {
         "--trainer.num_sanity_val_steps cannot be set",
         "--trainer.fast_dev_run 1",
     ),
-    VAE + "--trainer.accelerator mps": ("--trainer.accelerator mps is not supported", "use cpu"),
+    VAE + "--trainer.accelerator mps": ("--trainer.accelerator mps: the GPU of Apple", "use cpu"),
     GAN + "--fid.count 9": ("--fid.count 9: FID needs at least 10 images",),
     VAE + "--trainer.default_root_dir x": ("--trainer.default_root_dir", "give --run_dir"),
     VAE + "--model.optimizer.lr 1e-3": (

@@ -1,11 +1,13 @@
 """Runs as a user starts, interrupts and resumes them on the command line."""
 
 import csv
+import itertools
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from cli.run_directory import recipe_home
 from cli.run_options import class_without_nulls
 from cli.training import TrainCLI
 from common.run import Run, new_run
+from lightning_modules.core.run_length import Position, planned_updates
 from lightning_modules.vae import VAE
 from tests.runs import ROOT, run_differences, tiny_config
 
@@ -256,6 +259,21 @@ def test_a_schedule_ends_with_the_run_after_a_change_of_the_batch_size(
     assert resumed.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+def test_the_length_counts_updates_as_lightning_does(parts: int) -> None:
+    """An update follows each batch whose number is a multiple of `parts`, and the last one."""
+    for batches, batch, epoch, epochs in itertools.product((1, 5, 10), range(11), (0, 2), (1, 4)):
+        trainer: Any = SimpleNamespace(max_epochs=epochs, max_steps=-1)
+        trainer.accumulate_grad_batches = parts
+        module = SimpleNamespace(resumed_at=Position(100, epoch, min(batch, batches)))
+        updates = 100
+        for number in range(epoch, epochs):
+            done = min(batch, batches) if number == epoch else 0
+            counted = range(done + 1, batches + 1)
+            updates += sum(one % parts == 0 or one == batches for one in counted)
+        assert planned_updates(trainer, module, batches) == updates
+
+
 def test_a_debug_run_of_a_checkpoint_leaves_its_run_alone(d: Path, tmp_path: Path) -> None:
     assert train.main(fit(d, tmp_path, "--trainer.max_steps", 3)) == 0
     Run(tmp_path).record(state="interrupted")
@@ -268,10 +286,11 @@ def test_a_debug_run_of_a_checkpoint_leaves_its_run_alone(d: Path, tmp_path: Pat
 def test_a_resumed_run_keeps_options_given_with_a_short_config_option(
     d: Path, tmp_path: Path
 ) -> None:
-    argv = ["fit", f"-c={d / 'tiny.yaml'}", "--run_dir", str(tmp_path), "--model.beta", "0.25"]
-    assert train.main([*argv[:-2], *argv[-2:], "--trainer.max_steps", "1"]) == 0
-    assert train.main([*argv[:-2], *RESUME, "--trainer.max_steps", "2"]) == 0
-    assert saved(tmp_path)["hyper_parameters"]["beta"] == 0.25
+    argv = ["fit", f"-c={d / 'tiny.yaml'}", "--run_dir", str(tmp_path)]
+    first = ["--model.latent_dim", "3", "--trainer.max_steps", "1"]  # 4 in the file
+    assert train.main([*argv, *first]) == 0
+    assert train.main([*argv, *RESUME, "--trainer.max_steps", "2"]) == 0
+    assert saved(tmp_path)["hyper_parameters"]["latent_dim"] == 3
     assert saved(tmp_path)["global_step"] == 2
 
 

@@ -204,7 +204,7 @@ class GenerativeModule(UpdatingModule):
         Raises:
             UserError: If the run has no limit of updates or epochs.
         """
-        total = updates_of_run(self.trainer, self.resumed_at)
+        total = updates_of_run(self.trainer, self)
         if total == float("inf"):
             raise UserError(
                 "the learning rate schedule needs the length of the run: "
