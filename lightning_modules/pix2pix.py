@@ -74,10 +74,10 @@ class StatisticsBatchNorm(nn.BatchNorm2d):
 
     def __init__(self, channels: int, test_statistics: str) -> None:
         super().__init__(channels)
-        self.track_running_stats = test_statistics == "running"
+        self.per_image = test_statistics == "image"
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.track_running_stats and not self.training:
+        if self.per_image and not self.training:
             return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
         return super().forward(x)
 

@@ -248,7 +248,7 @@ MISTAKES = {
     "--prompt cat --guidance -1": "--guidance must be >=0 and <inf (got -1)",
     "--prompt cat --prime {runs}/nothing.png": "there is no such file; give an image",
     "--prompt cat --prime_share 2 --prime {runs}/dvae/samples/real.png": (
-        "--prime_share must be between 0 and 1 (got 2.0)"
+        "--prime_share must be >0 and <1 (got 2)"
     ),
     "--prompt cat --ranker {runs}/dvae/checkpoints/last.ckpt": (
         "is a DiscreteVAE; give the checkpoint of a CLIP"

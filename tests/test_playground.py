@@ -137,7 +137,7 @@ def test_texts_are_those_of_the_system(client: Client, runs: Path) -> None:
         (("vae/run: ../../../gpt/run/checkpoints/last", [0], {}), "no such checkpoint"),
         (("vae/run: last", list(range(100)), {}), "1 to 64"),
         (("vae/run: last", [-1], {}), "seed must be from 0"),
-        (("vae/run: last", [0], {"steps": 10**9}), "steps must be at most 100"),
+        (("vae/run: last", [0], {"steps": 10**9}), "steps must be at most 250"),
         (("vae/run: last", [0], {"mode": "walk"}), "mode must be one of prior"),
         (("vae/run: last", [0], {"batch": 1}), "'batch': there is no such option"),
         (("gpt/run: last", [0], {"prompt": "x" * 1_000_000}), "1,000,000 characters"),

@@ -25,7 +25,6 @@ from lightning_modules.core.seeding import seed_generators
 # statistics of the averaged generator.
 CALIBRATION_BATCHES, CALIBRATION_SIZE = 10, 128
 
-BatchNorm = torch.nn.modules.batchnorm._BatchNorm
 OPTIMIZER_ARGUMENTS = [  # not saved as hyper-parameters, because functions are not plain values
     "generator_optimizer",
     "discriminator_optimizer",
@@ -34,10 +33,10 @@ OPTIMIZER_ARGUMENTS = [  # not saved as hyper-parameters, because functions are 
 ]
 
 
-def batch_norms(module: torch.nn.Module) -> list[BatchNorm]:
-    """Return the batch-norm layers of a network that estimate statistics."""
-    layers = [one for one in module.modules() if isinstance(one, BatchNorm)]
-    return [layer for layer in layers if layer.track_running_stats]
+def batch_norms(module: torch.nn.Module) -> list[torch.nn.modules.batchnorm._BatchNorm]:
+    """Return all batch-norm layers of a network."""
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    return [layer for layer in module.modules() if isinstance(layer, kind)]
 
 
 class AdversarialModule(GenerativeModule):
@@ -195,7 +194,8 @@ class AdversarialModule(GenerativeModule):
             torch.random.fork_rng(devices, device_type=kind),
             torch.autocast(kind, enabled=False),
         ):
-            norms = batch_norms(self.generator)
+            # Layers with the attribute `per_image` sample with the statistics of each image.
+            norms = [x for x in batch_norms(self.generator) if not getattr(x, "per_image", False)]
             momenta = [norm.momentum for norm in norms]
             for norm in norms:
                 norm.reset_running_stats()
