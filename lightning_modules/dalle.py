@@ -493,6 +493,8 @@ class DALLE(GenerativeModule):
                 f"--guidance {guidance} needs a model trained with model.caption_dropout above 0, "
                 "and this model was not: give --guidance 1"
             )
+        if prime is not None and not 0 < prime_share < 1:  # the command line checks it, too
+            raise UserError(f"--prime_share must be between 0 and 1 (got {prime_share})")
         tokens = self._captions(len(seeds), batch, prompt)
         given = None
         if prime is not None:
