@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,8 @@ def textbook(system: str, steps: int) -> float:
         [transforms.Resize(side), transforms.ToTensor(), transforms.Normalize([0.5], [0.5])]
     )
     digits = datasets.MNIST(corpus_root(None), transform=change)
-    batches = iter(torch.utils.data.DataLoader(digits, BATCH, shuffle=True))
+    loader = torch.utils.data.DataLoader(digits, BATCH, shuffle=True, drop_last=True)
+    batches = chain.from_iterable(repeat(loader))
     generator, discriminator = networks(system, [1, side, side])
     adams = [
         torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in (generator, discriminator)
@@ -285,21 +287,27 @@ def main() -> None:
     if options.contender:
         print(CONTENDERS[options.contender](options.systems[0], options.steps))
         return
+    contenders = list(CONTENDERS)
+    if not (corpus_root(None) / "MNIST").is_dir():
+        contenders.remove("textbook")
+        print("MNIST is not in DATA_ROOT: without the textbook loop, which needs it")
     print(
         f"{'':16}"
-        + "".join(f"{name:>12}" for name in CONTENDERS)
-        + "   steps/s; ratios ours / plain, ours / textbook"
+        + "".join(f"{name:>12}" for name in contenders)
+        + f"   steps/s; ratios ours / {', ours / '.join(contenders[1:])}"
     )
     for system in options.systems:
         steps = options.steps or (40 if SYSTEMS[system][1] == 32 else 200)
-        found: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+        found: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(options.rounds):
             for name, speeds in found.items():
                 speeds.append(measure(system, name, steps))
         speed = {name: statistics.median(speeds) for name, speeds in found.items()}
-        ratios = f"{speed['ours'] / speed['plain']:8.2f}x {speed['ours'] / speed['textbook']:.2f}x"
+        ratios = " ".join(f"{speed['ours'] / speed[name]:.2f}x" for name in contenders[1:])
         print(
-            f"{system:16}" + "".join(f"{value:12.2f}" for value in speed.values()) + ratios,
+            f"{system:16}"
+            + "".join(f"{value:12.2f}" for value in speed.values())
+            + f"    {ratios}",
             flush=True,
         )
 

@@ -19,7 +19,8 @@ The parts, in this order:
 
 Every check runs in its own process. The checks of one part run in parallel, except for speed.
 Results are written after each check, as JSON and as Markdown. A check that has passed is not run
-again: an interrupted run continues. `--device cpu --tiny` tests the script itself.
+again if commit, device and PyTorch are the same and no change is uncommitted: an interrupted run
+continues. `--device cpu --tiny` tests the script itself.
 """
 
 import argparse
@@ -38,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 from benchmarks.device_checks import PARTS, Result, Settings
+from callbacks.run_files import origin
 
 FORKS = multiprocessing.get_context("forkserver")
 
@@ -118,9 +120,16 @@ def main() -> None:
     settings.out.mkdir(parents=True, exist_ok=True)
     path = settings.out / "gpu-check.json"
     card = "CPU" if settings.device == "cpu" else torch.cuda.get_device_name()
-    results = {"device": card, "torch": torch.__version__}
+    results = setup = {
+        **{"device": card, "torch": torch.__version__, "tiny": settings.tiny},
+        **{name: origin()[name] for name in ("git_commit", "git_dirty")},
+    }
     if path.exists():
-        results = json.loads(path.read_text(encoding="utf-8"))
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if {name: before.get(name) for name in setup} == setup and not setup["git_dirty"]:
+            results = before
+        else:
+            print("earlier results are of another commit or device: all checks run again")
     for part, names in pending(settings, results):
         with ThreadPoolExecutor(1 if part == "speed" else settings.jobs) as pool:
             waiting = {pool.submit(run_check, part, name, settings): name for name in names}

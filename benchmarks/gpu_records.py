@@ -3,7 +3,7 @@
 The reproductions train at the same time, each in its own process (`reproduce.py run ID`), because
 each of these small networks uses only a part of the GPU. On an H100, nanoGPT's configuration takes
 2 minutes; the others take longer. Runs that exceed the time limit are stopped; the next call
-resumes them.
+resumes them. The exit code is 1 if a run fails otherwise.
 """
 
 import argparse
@@ -42,17 +42,23 @@ def main() -> None:
         )
         for name in options.ids
     }
+    failed = False
     for name, process in running.items():
+        stopped = False
         try:
             said, _ = process.communicate(timeout=max(1.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.terminate()  # train.py saves a checkpoint first
+            stopped = True
             said, _ = process.communicate()
         path = ROOT / "results" / f"{name}.json"
         if process.returncode == 0:
             print(json.dumps(json.loads(path.read_text(encoding="utf-8"))), flush=True)
         else:
-            print(f"{name}: not finished: {said.strip().splitlines()[-2:]}", flush=True)
+            outcome = "not finished" if stopped else "failed"
+            failed |= not stopped
+            print(f"{name}: {outcome}: {said.strip().splitlines()[-2:]}", flush=True)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

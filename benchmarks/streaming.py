@@ -132,6 +132,7 @@ def main() -> None:
     print(f"largest resident memory of the run and its loader: {largest / 1e9:.2f} GB")
     print(f"median update: {seconds:.2f} s, and outside of steps {outside / seconds:.1%} of it")
     print(f"killed and resumed run: {'the same bits' if same else 'OTHER WEIGHTS'}")
+    sys.exit(not same)
 
 
 if __name__ == "__main__":

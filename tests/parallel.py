@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_modules.clip import CLIP
 from lightning_modules.core.seeding import seeded_normal
+from lightning_modules.dalle import DALLE
 from lightning_modules.dvae import DiscreteVAE, logit_laplace_log_likelihood
 from lightning_modules.gan import GAN
 from lightning_modules.gpt import GPT
@@ -17,9 +18,14 @@ from lightning_modules.transformer import Transformer
 
 
 class IndexNoiseGAN(GAN):
-    """GAN in which sample i always has the same noise, however a batch is split."""
+    """GAN in which sample i always has the same noise, however a batch is split.
+
+    The estimation of batch-norm statistics generates without samples of the data.
+    """
 
     def generate(self, batch: dict[str, Any]) -> Tensor:
+        if "index" not in batch:
+            return super().generate(batch)
         return self.generator(
             seeded_normal(batch["index"].tolist(), (self.latent_dim,), self.device), None
         )
@@ -38,6 +44,13 @@ class PlainTransformer(Transformer):
     def configure_optimizers(self) -> Any:
         sgd = torch.optim.SGD(self.network.parameters(), 0.5)
         return [sgd], [torch.optim.lr_scheduler.LambdaLR(sgd, lambda epoch: float(epoch > 0))]
+
+
+class PlainDALLE(DALLE):
+    """DALL-E trained by SGD."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], 0.5)
 
 
 class PlainCLIP(CLIP):

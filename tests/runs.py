@@ -238,14 +238,17 @@ class TerminateAt(Callback):
 
     Args:
         step: Number of updates at which the run stops.
+        rank: Process that receives the signal; None for all.
     """
 
-    def __init__(self, step: int) -> None:
-        self.step, self.update_periods = step, [step]
+    def __init__(self, step: int, rank: int | None = None) -> None:
+        self.step, self.rank, self.update_periods = step, rank, [step]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *arguments: object
     ) -> None:
+        if self.rank not in (None, trainer.global_rank):
+            return
         if trainer.global_step == self.step and not trainer.fit_loop._should_accumulate():
             os.kill(os.getpid(), signal.SIGTERM)
 

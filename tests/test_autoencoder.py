@@ -54,7 +54,9 @@ def test_equation_3_corrupts_what_is_seen_and_not_what_is_asked() -> None:
     model = Autoencoder(image_shape=SHAPE, hidden=[16], latent_dim=3)
     image = torch.rand(3, *SHAPE) * 2 - 1
     corrupted = corrupt(image, "masking", 0.9)
-    assert model.reconstruction_error(image, corrupted) != model.reconstruction_error(image, image)
+    y = (model.reconstruct(corrupted) + 1) / 2
+    expected = F.binary_cross_entropy(y, (image + 1) / 2, reduction="none").sum((1, 2, 3)).mean()
+    torch.testing.assert_close(model.reconstruction_error(image, corrupted), expected)
 
 
 def test_validation_has_the_objective_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +67,9 @@ def test_validation_has_the_objective_of_training(monkeypatch: pytest.MonkeyPatc
     batch = {"image": torch.rand(3, *SHAPE) * 2 - 1}
     torch.manual_seed(0)
     model.validation_step(batch, 0)
+    torch.manual_seed(0)
+    corrupted = corrupt(batch["image"], "masking", model.hparams.corruption_level)
+    assert logged["val/loss"] == model.reconstruction_error(batch["image"], corrupted)
     torch.manual_seed(0)
     assert logged["val/loss"] == model.loss(batch)["loss"]
 

@@ -284,8 +284,7 @@ def test_a_wrong_command_line_is_refused_in_one_line(
     assert not (tmp_path / "new/checkpoints").exists()
 
 
-def test_there_are_sixty_wrong_command_lines() -> None:
-    assert len(WRONG) >= 60
+def test_each_program_has_wrong_command_lines() -> None:
     assert {command.split()[0] for command in WRONG} == PROGRAMS.keys()
 
 

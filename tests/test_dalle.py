@@ -427,13 +427,13 @@ def test_cached_equals_uncached(attention: str, guidance: float) -> None:
     if guidance != 1:
         without = model(none, codes)[1]
         expected = without + guidance * (expected - without)  # Eq. 5
-    painter = model.guided(guidance)
+    guided = model.guided(guidance)
     for given in (0, 5):
-        logits, state = painter.prefill(torch.cat([text, codes[:, :given]], 1))
+        logits, state = guided.prefill(torch.cat([text, codes[:, :given]], 1))
         for m in range(given, POSITIONS):
             torch.testing.assert_close(logits, expected[:, m], atol=1e-4, rtol=1e-4)
             if m + 1 < POSITIONS:
-                logits, state = painter.decode_step(codes[:, m], state)
+                logits, state = guided.decode_step(codes[:, m], state)
 
 
 @pytest.mark.parametrize("attention", ["dense", "sparse"])

@@ -157,7 +157,7 @@ def test_it_ranks_by_its_own_likelihood(runs: Path, tmp_path: Path, capsys: Any)
     assert f"prompt01-seed{best:04d}.png" in capsys.readouterr().out
 
 
-def test_lines_of_another_program_are_painted(
+def test_lines_of_another_program_are_sampled(
     runs: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`--prompt -` reads lines from stdin; prompts that cannot be encoded are counted."""
@@ -212,7 +212,7 @@ def test_captions_are_those_of_the_split(runs: Path, capsys: Any) -> None:
     )
 
 
-def test_ranking_is_scored_beside_ceiling_and_floor(runs: Path, capsys: Any) -> None:
+def test_ranking_is_scored_with_both_baselines(runs: Path, capsys: Any) -> None:
     capsys.readouterr()
     ranker = [
         "--ranker",

@@ -492,7 +492,7 @@ def call(command: str, d: Path, new: Path, capsys: pytest.CaptureFixture[str]) -
     MISTAKES,
     ids=lambda command: command.replace(FIT, "").replace(PICTURES, "").replace(SAMPLE, ""),
 )
-def test_a_mistake_is_one_line_with_its_mend(
+def test_a_mistake_is_one_line_with_a_remedy(
     command: str, d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new = tmp_path / "new"

@@ -855,7 +855,7 @@ def test_ranks_and_accumulation_equal_the_joined_batch(tmp_path: Path) -> None:
             "init_args": {"batching": "records", "max_samples": 64},
         },
         "trainer": {
-            "max_epochs": 8,
+            "max_epochs": 2,
             "accelerator": "cpu",
             "log_every_n_steps": 1,
             "limit_val_batches": 0,

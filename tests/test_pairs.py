@@ -32,7 +32,7 @@ from datamodules.samplers import Request
 # Batches
 
 
-def heap(count: int, first: int = 0, side: int = 20) -> InMemoryImages:
+def numbered_images(count: int, first: int = 0, side: int = 20) -> InMemoryImages:
     """Images whose three channels hold the image's number, the row and the column."""
     number, row, column = torch.meshgrid(
         torch.arange(count) + first, torch.arange(side), torch.arange(side), indexing="ij"
@@ -42,15 +42,19 @@ def heap(count: int, first: int = 0, side: int = 20) -> InMemoryImages:
     )
 
 
-class Heaps(PairDataModule):
+class NumberedPairs(PairDataModule):
     """Data module of images with known pixels."""
 
     def load_domains(self, split: str) -> tuple[InMemoryImages, InMemoryImages, bool]:
-        return heap(12), heap(12 if self.paired else 7, 0 if self.paired else 100), self.paired
+        return (
+            numbered_images(12),
+            numbered_images(12 if self.paired else 7, 0 if self.paired else 100),
+            self.paired,
+        )
 
 
 def test_both_of_a_pair_are_cut_and_mirrored_alike() -> None:
-    data = Heaps(size=8, load_size=20, paired=True, flip=True)
+    data = NumberedPairs(size=8, load_size=20, paired=True, flip=True)
     batch = data.split("train").__getitems__(Request(torch.arange(12), 5))
     done = data.transform(batch, training=True)
     assert torch.equal(done["a"], done["b"])
@@ -69,7 +73,7 @@ def test_both_of_a_pair_are_cut_and_mirrored_alike() -> None:
 
 
 def test_unpaired_pictures_are_cut_apart_and_meet_by_chance() -> None:
-    data = Heaps(size=8, load_size=20, flip=True)
+    data = NumberedPairs(size=8, load_size=20, flip=True)
     split = data.split("train")
     assert len(split) == 12
     partners = [
@@ -94,8 +98,8 @@ def test_evaluation_sees_the_whole_picture() -> None:
     plain = OpenMojiPairs(size=16, paired=True)
     assert torch.equal(data.batch("test", [3])["b"], plain.batch("test", [3])["b"])
     assert data.split("train").b.images.shape[2:] == (32, 32)  # type: ignore[union-attr]
-    heaps = Heaps(size=10, load_size=20, paired=True)
-    done = heaps.transform(heaps.split("val").__getitems__(Request(torch.arange(2), 0)))
+    pairs = NumberedPairs(size=10, load_size=20, paired=True)
+    done = pairs.transform(pairs.split("val").__getitems__(Request(torch.arange(2), 0)))
     assert done["a"].shape == (2, 3, 10, 10)
     rows = ((done["a"][0, 1, :, 5] + 1) * 127.5).tolist()
     assert rows == pytest.approx([2 * i + 0.5 for i in range(10)], abs=0.6)
@@ -103,7 +107,7 @@ def test_evaluation_sees_the_whole_picture() -> None:
 
 def test_pairs_of_unequal_counts_are_refused() -> None:
     with pytest.raises(UserError, match=r"equal numbers of images .*\(got 3 in a and 4 in b\)"):
-        TwoDomains(heap(3), heap(4), paired=True, shuffle=True)
+        TwoDomains(numbered_images(3), numbered_images(4), paired=True, shuffle=True)
 
 
 def test_load_size_below_size_is_refused() -> None:
@@ -213,7 +217,7 @@ def domains(home: Path, counts: dict[str, int]) -> Path:
     return home
 
 
-def test_two_piles_of_unequal_counts(tmp_path: Path) -> None:
+def test_two_collections_of_unequal_counts(tmp_path: Path) -> None:
     data = PairFolder(
         str(domains(tmp_path, {"trainA": 5, "trainB": 3, "testA": 2, "testB": 4})),
         size=16,

@@ -11,6 +11,7 @@ from cli.pages.systems import system_names, title
 from cli.reproduction import training_minutes, validation_curve
 from common.files import ROOT
 
+pytestmark = pytest.mark.usefixtures("tracked_systems")
 ENTRY = {
     "title": "VAE, NLL ↓",
     "what": "NLL",

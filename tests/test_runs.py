@@ -278,7 +278,7 @@ def test_a_debug_run_of_a_checkpoint_leaves_its_run_alone(d: Path, tmp_path: Pat
     assert train.main(fit(d, tmp_path, "--trainer.max_steps", 3)) == 0
     Run(tmp_path).record(state="interrupted")
     debug = ["fit", "--run_dir", str(tmp_path), *RESUME, "--trainer.fast_dev_run", "1"]
-    train.main(debug)
+    assert train.main(debug) == 0
     assert Run(tmp_path).state == "interrupted"
     assert saved(tmp_path)["global_step"] == 3
 

@@ -288,7 +288,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("command", MISTAKES, ids=lambda command: command.rpartition("/")[2])
-def test_a_mistake_is_one_line_with_its_mend(
+def test_a_mistake_is_one_line_with_a_remedy(
     command: str, d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, line = call(command, d, tmp_path / "new", capsys)

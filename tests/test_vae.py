@@ -335,7 +335,7 @@ def test_training_learns_and_codes_follow_the_labels_when_conditional() -> None:
     assert model.classify(image[:8]).argmax(1).tolist() == label[:8].tolist()
 
 
-def test_conditional_samples_take_the_classes_in_turns() -> None:
+def test_the_class_of_a_sample_is_its_seed_modulo_the_number_of_classes() -> None:
     model = small(conditional=True)
     for options in ({}, {"mode": "interpolate", "steps": 3}, {"mode": "traverse", "steps": 3}):
         drawn = model.sample([3, 4], **options)

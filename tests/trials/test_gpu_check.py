@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.device_checks import PARTS
 from tests.runs import ROOT
 
 
@@ -20,4 +21,5 @@ def test_checks_pass_on_the_cpu(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     results = json.loads((tmp_path / "gpu-check.json").read_text(encoding="utf-8"))
     assert len(results["training"]) >= 25
+    assert all(results.get(part) for part in PARTS)
     assert "# GPU check: CPU" in (tmp_path / "gpu-check.md").read_text(encoding="utf-8")

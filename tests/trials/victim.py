@@ -41,17 +41,17 @@ if place == "checkpoint":
 elif place == "turn":
     answer = AdversarialModule._generator_backward
 
-    def dying_answer(self: Any, *arguments: Any) -> None:
+    def kill_before_generator(self: Any, *arguments: Any) -> None:
         die_at_last_call()  # D is updated, G is not yet
         answer(self, *arguments)
 
-    AdversarialModule._generator_backward = dying_answer
+    AdversarialModule._generator_backward = kill_before_generator
 else:
     begin = GenerativeModule.on_validation_batch_start
 
-    def dying_begin(self: Any, *arguments: Any) -> None:
+    def kill_before_validation(self: Any, *arguments: Any) -> None:
         die_at_last_call()
         begin(self, *arguments)
 
-    GenerativeModule.on_validation_batch_start = dying_begin  # type: ignore[method-assign]
+    GenerativeModule.on_validation_batch_start = kill_before_validation  # type: ignore[method-assign]
 sys.exit(train.main(argv))
