@@ -23,7 +23,6 @@ from typing import Any, ClassVar
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from callbacks.preview_batch import spread
 from callbacks.publish import log_table, log_values
@@ -33,6 +32,7 @@ from callbacks.targets import Target, targets
 from datamodules.images.ring import Ring
 from lightning_modules.core.adversarial import AdversarialModule
 from lightning_modules.core.module import GenerativeModule
+from metrics.classifier import shrink
 from metrics.modes import classes_covered, modes_covered
 
 MIN_SIDE = 8  # the classifier needs images with at least this side, in pixels
@@ -112,13 +112,6 @@ def lowest_autocorrelation(values: Tensor) -> float:
     return min(
         float(values[lag:] @ values[:-lag] / power) for lag in range(1, len(values) // 2 + 1)
     )
-
-
-def shrink(images: Tensor, max_side: int = 64) -> Tensor:
-    """Resize images (N, C, H, W) to (max_side, max_side) if H and W are above `max_side`."""
-    if min(images.shape[2:]) <= max_side:
-        return images
-    return F.adaptive_avg_pool2d(images, max_side)
 
 
 def pairwise(images: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ TITLES = {
     "interpolation": "from one validation image to another, in equal steps of z",
     "traversal": "one coordinate of z from -3 to 3, the others of one image",
     "neighbours": "validation images (left) and their nearest by z",
-    "strangers": "inputs unlike the training images",
+    "out-of-distribution": "inputs unlike the training images",
     "manifold": "images decoded from a grid over the 2-D prior",
     "histograms": "distribution of each coordinate of z",
     "scatter": "z of validation images, coloured by class",
@@ -143,13 +143,15 @@ class LatentPlots(Callback):
                     model, codes[0], active, 9, *(label[:1].expand(len(active)) for label in given)
                 ),
                 "neighbours": neighbours(codes[start], codes, image),
-                "strangers": self._strangers(model, image[:1], *(label[:2] for label in given)),
+                "out-of-distribution": self._out_of_distribution(
+                    model, image[:1], *(label[:2] for label in given)
+                ),
             }
             if model.latent_dim == 2:
                 strips["manifold"] = latent.manifold(model, 16)
         rows = {
             "traversal": [f"z[{dim}]" for dim in active],
-            "strangers": ["input", "reconstructed"],
+            "out-of-distribution": ["input", "reconstructed"],
         }
         titles = {
             name: title_of(model, about, trainer.global_step) for name, about in TITLES.items()
@@ -165,7 +167,7 @@ class LatentPlots(Callback):
             publish(trainer, f"latent-{name}", plot, trainer.global_step, titles[name])
 
     @staticmethod
-    def _strangers(model: Any, like: Tensor, *given: Tensor) -> Tensor:
+    def _out_of_distribution(model: Any, like: Tensor, *given: Tensor) -> Tensor:
         """Return noise, a checkerboard and the reconstructions of both, (2, 2, C, H, W).
 
         A conditional model takes labels (2,) as `given`.
@@ -173,5 +175,5 @@ class LatentPlots(Callback):
         noise = seeded_normal([0], tuple(like.shape[1:]), like.device).clamp(-1, 1)
         rows, columns = (torch.arange(side, device=like.device) // 4 for side in like.shape[-2:])
         board = ((rows[:, None] + columns) % 2 * 2.0 - 1).expand_as(noise)
-        strange = torch.cat([noise, board])
-        return torch.stack([strange, model.decode(model.encode(strange, *given), *given)])
+        inputs = torch.cat([noise, board])
+        return torch.stack([inputs, model.decode(model.encode(inputs, *given), *given)])

@@ -96,7 +96,7 @@ class Progress(Throughput):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: GenerativeModule, *arguments: Any
     ) -> None:
-        self._advance(arguments)
+        self._advance()
 
     def on_validation_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         self._end_evaluation()
@@ -108,7 +108,7 @@ class Progress(Throughput):
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: GenerativeModule, *arguments: Any
     ) -> None:
-        self._advance(arguments)
+        self._advance()
 
     def on_test_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         self._end_evaluation()
@@ -124,7 +124,7 @@ class Progress(Throughput):
         self._task = Task(f"{what} batches", total, *(() if fits else (0.0,)))
         self._task.update(0)
 
-    def _advance(self, arguments: tuple[Any, ...]) -> None:
+    def _advance(self) -> None:
         if self._task is not None:
             self._done += 1
             self._task.update(self._done)

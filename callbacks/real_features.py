@@ -14,7 +14,7 @@ from callbacks.targets import real_images
 from common.errors import UserError
 from common.files import ROOT, atomic_save
 from common.progress import track
-from metrics.classifier import Classifier, train_classifier
+from metrics.classifier import Classifier, shrink, train_classifier
 from metrics.distances import Gaussian, gaussian
 from metrics.features import ClassifierFeatures, Extractor, FeatureSet, InceptionFeatures
 
@@ -70,15 +70,19 @@ def corpus_classifier(data: Any) -> Classifier:
     data_spec = data.data_spec
     if reason := why_no_features(data, "classifier"):
         raise UserError(reason)
-    path = cache_path(data, "classifier", data.fingerprint("train"))
+    shape, classes = data_spec["image_shape"], data_spec["num_classes"]
+    path = cache_path(data, "classifier", data.fingerprint("train"), shape, classes)
     if not path.exists():
         print("training the feature extractor (a classifier), once per data set", file=sys.stderr)
-        index = spread(len(data.split("train")), MAX_TRAINING)
-        images, labels = real_images(data, "train", index)
-        assert labels is not None
-        weights = train_classifier(images, labels, data_spec["num_classes"]).state_dict()
+        index, images, labels = spread(len(data.split("train")), MAX_TRAINING), [], []
+        for start in track(range(0, len(index), CHUNK), "reading training images"):
+            part, label = real_images(data, "train", index[start : start + CHUNK])
+            assert label is not None
+            images.append(shrink(part))
+            labels.append(label)
+        weights = train_classifier(torch.cat(images), torch.cat(labels), classes).state_dict()
         atomic_save(path, lambda file: torch.save(weights, file))
-    model = Classifier(data_spec["image_shape"][0], data_spec["num_classes"])
+    model = Classifier(shape[0], classes)
     model.load_state_dict(torch.load(path, weights_only=True))
     return model.eval()
 

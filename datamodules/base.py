@@ -179,9 +179,8 @@ class DataModule(LightningDataModule):
         """
         data = self.loader_dataset(split)
         data_on_device = getattr(data, "on_device", False)
-        rank, world = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         batch_size = batch_size or (self.batch_size if shuffle else self.eval_batch_size)
         if not len(data):
             raise UserError(f"the {split} split has no samples: add some")
@@ -199,6 +198,7 @@ class DataModule(LightningDataModule):
             rank=rank,
             world=world,
         )
+        sampler.repeats = not shuffle
         return DataLoader(
             data,  # type: ignore[arg-type]  # torch calls __getitems__ instead of __getitem__
             batch_sampler=sampler,

@@ -70,6 +70,7 @@ class BatchSampler:
     Attributes:
         epoch: Number of the epoch, which determines the order of the samples.
         fixed_order: Whether all epochs have the order of epoch 0; seeds of batches still differ.
+        repeats: Whether all epochs have the order and the seeds of epoch 0, as in evaluation.
         used: Parts of the first epoch to leave out; later epochs start at their first batch.
     """
 
@@ -79,12 +80,12 @@ class BatchSampler:
         self.batch_size, self.seed, self.name = batch_size, seed, name
         self.rank, self.world = rank, world
         self.epoch = 0
-        self.fixed_order = False
+        self.fixed_order = self.repeats = False
         self.used: Sequence[Part] = ()
         self.sampler = self  # Lightning calls `batch_sampler.sampler.set_epoch`
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.epoch = 0 if self.repeats else epoch
 
     @property
     def order(self) -> int:

@@ -104,10 +104,8 @@ def parzen_control(
     """
     picked = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(seed))[:n]
     mean, error, sigma = parzen(train_images[picked], val_images[:1000], test_images)
-    return (
-        mean,
-        f"parzen[real=train|n_fake={n}|sigma={sigma:.3f}|n_test={len(test_images)}|se={error:.2g}]",
-    )
+    counts = f"n_fake={len(picked)}|sigma={sigma:.3f}|n_test={len(test_images)}"
+    return mean, f"parzen[real=train|{counts}|se={error:.2g}]"
 
 
 def nearest_neighbour(

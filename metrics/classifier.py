@@ -13,9 +13,24 @@ from torch.nn import functional as F
 
 from common.progress import track
 
+MAX_SIDE = 64  # larger images are resized to this side
+
+
+def shrink(images: Tensor) -> Tensor:
+    """Resize images (N, C, H, W) to 64x64 pixels if H and W are above 64.
+
+    The values of uint8 images are rounded to the nearest integer.
+    """
+    if min(images.shape[2:]) <= MAX_SIDE:
+        return images
+    small = F.adaptive_avg_pool2d(images.float(), MAX_SIDE)
+    return small.round().byte() if images.dtype == torch.uint8 else small
+
 
 class Classifier(nn.Module):
     """Two convolutions with pooling and two linear layers, for images of at least 8x8 pixels.
+
+    Images above 64x64 pixels are resized to it first.
 
     Args:
         channels: Number of channels of the images.
@@ -40,7 +55,11 @@ class Classifier(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (N, num_classes) of images (N, C, H, W) in [-1, 1]."""
-        return self.head(self.body(image))
+        return self.head(self.penultimate(image))
+
+    def penultimate(self, image: Tensor) -> Tensor:
+        """Return the outputs (N, features) of the penultimate layer for images in [-1, 1]."""
+        return self.body(shrink(image))
 
 
 def weights_hash(network: nn.Module) -> str:

@@ -52,7 +52,7 @@ class ClassifierFeatures(Extractor):
         self.name = f"classifier:{weights_hash(classifier)}"
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.classifier.body(images.float() / 127.5 - 1)
+        hidden = self.classifier.penultimate(images.float() / 127.5 - 1)
         return hidden, self.classifier.head(hidden)
 
 
@@ -88,7 +88,7 @@ class InceptionFeatures(Extractor):
         if not weights.is_file():
             raise UserError(
                 f"no Inception weights: download {URL_INCEPTION_V3} to {weights}, or use "
-                "--extractor classifier"
+                "the extractor classifier"
             )
         self.name = "inception-2015" if digest == INCEPTION_DIGEST else f"inception:{digest}"
         found = hashlib.sha256(weights.read_bytes()).hexdigest()

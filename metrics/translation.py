@@ -18,16 +18,24 @@ Figure = tuple[float, str]
 def bleu(texts: list[str], references: list[str], lower: bool) -> Figure:
     """Return the BLEU of a corpus, 0 to 100, and its signature, a string with the settings.
 
-    BLEU (Papineni et al. 2002) is computed by sacreBLEU (Post 2018).
+    BLEU (Papineni et al. 2002) is computed by sacreBLEU (Post 2018). Its default tokenizer splits
+    at spaces and punctuation. If most letters of the references are Chinese or Japanese, which have
+    no spaces between words, characters take the place of words.
 
     Args:
         texts: Translations to score.
         references: One reference for each translation.
         lower: Whether words are compared in lower case.
     """
-    metric = BLEU(lowercase=lower)
+    metric = BLEU(lowercase=lower, tokenize="char" if without_spaces(references) else "13a")
     value = metric.corpus_score(texts, [references]).score
     return value, f"bleu[{metric.get_signature()}]"
+
+
+def without_spaces(texts: list[str]) -> bool:
+    """Return whether most letters are Chinese characters or Japanese syllables."""
+    letters = [letter for text in texts for letter in text if letter.isalpha()]
+    return 2 * sum("\u3040" <= letter <= "\u9fff" for letter in letters) > len(letters)
 
 
 def chrf(texts: list[str], references: list[str], lower: bool) -> Figure:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
+from lightning_fabric.utilities.data import _set_sampler_epoch
 from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
@@ -168,6 +169,17 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
     second.set_epoch(1)
     assert requests(first) != requests(second)
     assert requests(first) != requests(sampler(seed=2))
+
+
+@pytest.mark.parametrize("data", [EmojiTranslation(), Ring()])
+def test_all_validations_have_the_same_batches_and_seeds(data: DataModule) -> None:
+    """Lightning sets the number of the validation as the epoch of the sampler."""
+    loader = data.loader("val")
+    passes = []
+    for epoch in range(2):
+        _set_sampler_epoch(loader, epoch)
+        passes.append(requests(loader.batch_sampler))
+    assert passes[0] == passes[1]
 
 
 def test_a_sampler_that_starts_later_continues_the_same_epoch() -> None:

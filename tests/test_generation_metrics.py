@@ -15,7 +15,7 @@ import evaluate
 from callbacks import real_features as cached
 from callbacks.real_features import corpus_classifier, corpus_extractor, real_features
 from datamodules.images.openmoji import OpenMoji
-from metrics.classifier import Classifier, train_classifier, weights_hash
+from metrics.classifier import Classifier, shrink, train_classifier, weights_hash
 from metrics.distances import (
     density_coverage,
     frechet_distance,
@@ -305,6 +305,17 @@ def test_classifier_is_the_same_each_time(emoji: OpenMoji) -> None:
         path.unlink()
     with torch.inference_mode():  # as in callbacks
         assert weights_hash(corpus_classifier(emoji)) == weights_hash(one)
+
+
+def test_large_images_are_classified_at_the_size_of_training() -> None:
+    """Resizing them first, as GanHealth does, changes nothing."""
+    images = torch.randint(0, 256, (6, 3, 128, 128), dtype=torch.uint8)
+    assert shrink(images).shape == (6, 3, 64, 64)
+    assert shrink(images).dtype == torch.uint8
+    model, floats = Classifier(3, 2), images.float() / 127.5 - 1
+    assert torch.equal(model(floats), model(shrink(floats)))
+    features = ClassifierFeatures(model)
+    assert torch.equal(features(images)[1], model(floats))
 
 
 def test_training_the_classifier_leaves_the_generator_alone() -> None:

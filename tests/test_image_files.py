@@ -386,9 +386,14 @@ def test_files_that_are_left_out_are_counted_and_named(
     os.mkfifo(home / "train/pipe.png")
     picture(home / "train/dog" / "small.png", size=(3, 9))
     data = ImageFolder(str(home), size=16, skip_bad=True)
-    assert data.classes == ["", "cat", "dog"]
+    assert data.classes == [""]
     assert data.sizes == {"train": 9, "val": 0, "test": 0}
-    assert capsys.readouterr().err.splitlines()[:2] == [
+    lines = capsys.readouterr().err.splitlines()
+    assert lines.pop(1) == (
+        f"note: data.folder {home}: broken.JPG is in no class folder, so the images have no "
+        "classes; move it to use the names of folders as classes"
+    )
+    assert lines[:2] == [
         f"{home}: 24 files found, 10 used; 3 hidden (__MACOSX, .ipynb_checkpoints, Thumbs.db), "
         "1 not an image (notes.md), 1 not a regular file (pipe.png), "
         "2 found twice through a link (again, twice.png), 2 link to a parent folder (loop, up), "
@@ -396,6 +401,22 @@ def test_files_that_are_left_out_are_counted_and_named(
         "4 beside the folders of the splits (0.png, 1.png, 2.png, ...)",
         "train: 10 images found, 9 used (1 enlarged); 1 unusable (broken.JPG)",
     ]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_attributes_are_whole_words_of_class_names(
+    in_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not in_memory:
+        monkeypatch.setattr("datamodules.images.files.IN_MEMORY_BYTES", 0)
+    home = pictures(tmp_path / "x", "train/Big Cat", "train/dog")
+    data = ImageFolder(str(home / "train"), size=16)
+    assert data.data_spec["num_classes"] == 2
+    train = data.split("train")
+    assert isinstance(train, FileImages) != in_memory
+    cats = train.labels == data.classes.index("Big Cat")
+    assert train.having("cat").equal(cats)
+    assert train.having("big cat").equal(cats)
 
 
 def test_max_samples_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

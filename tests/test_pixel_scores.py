@@ -1,11 +1,14 @@
 """Scores in pixel space during training."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+import evaluate
 from callbacks import pixel_scores
+from cli.evaluation import scores as evaluation_scores
 from cli.training import TrainCLI
 from common.errors import UserError
 from lightning_modules import load
@@ -32,10 +35,14 @@ def fit(tmp_path: Path, *options: str) -> TrainCLI:
 
 @pytest.mark.parametrize("score", ["parzen", "nn-error"])
 def test_the_score_is_logged_and_selects_the_best_checkpoint(
-    score: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    score: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The value of the best checkpoint equals the score of its samples, computed again."""
+    """The value of the best checkpoint equals the score of its samples, computed again.
+
+    `evaluate.py --split val` has the same value.
+    """
     monkeypatch.setattr(pixel_scores, "SIGMA_IMAGES", 100)
+    monkeypatch.setattr(evaluation_scores, "PARZEN_IMAGES", 100)
     cli = fit(tmp_path, f"--trainer.callbacks.score={score}", "--trainer.callbacks.count=40")
     model = load(tmp_path / "run/checkpoints/best.ckpt")
     saved = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
@@ -49,6 +56,21 @@ def test_the_score_is_logged_and_selects_the_best_checkpoint(
     assert cli.trainer.checkpoint_callback.best[0][0] == pytest.approx(value, rel=1e-5)
     assert cli.model.signatures[f"val/{score}"].startswith(f"{score}[n_fake=40|")
     assert saved["global_step"] in (10, 20)
+    capsys.readouterr()
+    argv = [
+        str(tmp_path / "run/checkpoints/best.ckpt"),
+        "--split",
+        "val",
+        "--num",
+        "40",
+        "--weights",
+        "averaged",
+    ]
+    assert evaluate.main([*argv, "--metrics", score.removesuffix("-error")]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert line["metric"] == score
+    assert line["value"] == pytest.approx(value, rel=1e-5)
+    assert "|n_val=" in line["signature"]
 
 
 @pytest.mark.parametrize(

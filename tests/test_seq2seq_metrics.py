@@ -44,6 +44,15 @@ def words_bleu(texts: list[str], references: list[str], lower: bool = False) -> 
     ).score
 
 
+def test_chinese_and_japanese_have_no_words() -> None:
+    """BLEU counts their characters, as sacreBLEU does with `trg_lang`."""
+    value, signature = bleu(["穿红裙子的女人在跳舞"], ["穿红裤子的女人在跳舞"], False)
+    assert value == pytest.approx(70.711, abs=1e-3)
+    assert "|tok:char|" in signature
+    assert "|tok:13a|" in bleu(TEXTS, REFERENCES, False)[1]
+    assert "|tok:13a|" in bleu(["춤추는 사람"], ["춤추는 사람"], False)[1]  # Korean has spaces
+
+
 @pytest.mark.parametrize("lower", [False, True])
 def test_tokenised_bleu_has_the_case_of_its_signature(lower: bool) -> None:
     """BLEU over spaCy's words; "hat" equals "Hat" only with `case:lc`."""

@@ -17,6 +17,9 @@ ImageCount = restricted_number_type("ImageCount", int, (">=", 10))
 def parse(argv: list[str], description: str | None = None) -> argparse.Namespace:
     """Parse and check a command line.
 
+    Returns:
+        Values of the options, and a list `changed` of the options that differ from their defaults.
+
     Raises:
         UserError: If an option is unknown or out of its range, or options contradict each other.
     """
@@ -93,8 +96,9 @@ def parse(argv: list[str], description: str | None = None) -> argparse.Namespace
         "--device", default="cpu", help="Device for the computation, such as cuda (default: cpu)."
     )
     options = parser.parse_args(argv)
-    options.source = local_path(options.source)
-    options.metrics, options.default_metrics = options.metrics.split(","), list(DISTANCES)
+    default = vars(parser.parse_args([options.source]))
+    options.changed = [name for name, value in vars(options).items() if value != default[name]]
+    options.source, options.metrics = local_path(options.source), options.metrics.split(",")
     unknown = [name for name in options.metrics if name not in METRICS]
     if unknown:
         raise UserError(

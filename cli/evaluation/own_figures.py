@@ -13,6 +13,8 @@ from cli.evaluation.scores import Line, line
 from common.errors import UserError
 from lightning_modules.core.module import GenerativeModule
 
+FOR_IMAGES = ("metrics", "split", "num", "seed", "extractor", "ranker", "domain", "batch_size")
+
 
 def own_figures(model: GenerativeModule, data: Any, options: argparse.Namespace) -> Iterator[Line]:
     """Yield the `test/*` metrics of a system on the test split.
@@ -20,18 +22,17 @@ def own_figures(model: GenerativeModule, data: Any, options: argparse.Namespace)
     The caller selects averaged or current weights before the call.
 
     Raises:
-        UserError: If the system logs no test metrics, or if `--metrics` or a split other than
-            the test split is given.
+        UserError: If the system logs no test metrics, or if an option for images is given.
     """
     if type(model).test_step is LightningModule.test_step:
         raise UserError(
             f"{options.source}: {type(model).__name__} generates no images and logs no test "
             "metrics; there is nothing to evaluate"
         )
-    if options.split != "test" or options.metrics != options.default_metrics:
+    if unused := [f"--{name}" for name in FOR_IMAGES if name in options.changed]:
         raise UserError(
             f"{options.source}: {type(model).__name__} generates no images and is evaluated by its "
-            "own metrics on the test split; leave out --metrics and --split"
+            f"own metrics on the test split; leave out {' and '.join(unused)}"
         )
     silence_lightning()
     device = torch.device(options.device)

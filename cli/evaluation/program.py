@@ -19,6 +19,8 @@ from lightning_modules import load
 from lightning_modules.core.modes import sampling_note
 from lightning_modules.core.module import GenerativeModule
 
+FOR_CHECKPOINTS = ("seed", "weights", "unknown")
+
 
 def evaluate(options: argparse.Namespace) -> Iterator[Line]:
     """Evaluate the checkpoint or folder, and yield one line per metric.
@@ -30,21 +32,35 @@ def evaluate(options: argparse.Namespace) -> Iterator[Line]:
         yield from folder_scores(options)
         return
     evaluation = Evaluation(options.source)
-    for line in checkpoint_scores(options):
-        name = f"evaluate/{options.split}/{line['metric']}/{line['weights']}"
-        evaluation.add(name, line["value"], line["signature"])
-        yield line
-    evaluation.log()
+    try:
+        for line in checkpoint_scores(options):
+            name = f"evaluate/{options.split}/{line['metric']}/{line['weights']}"
+            evaluation.add(name, line["value"], line["signature"])
+            yield line
+    finally:  # a later metric may fail
+        evaluation.log()
 
 
 def folder_scores(options: argparse.Namespace) -> Iterator[Line]:
     """Yield the metrics of a folder of images.
 
     If the data has two domains, `options.domain` selects the domain of the real images.
+
+    Raises:
+        UserError: If the real data are not images, or if an option for checkpoints is given.
     """
+    if unused := [f"--{name}" for name in FOR_CHECKPOINTS if name in options.changed]:
+        raise UserError(
+            f"{options.source} is a folder of images; leave out {' and '.join(unused)}, which "
+            "checkpoints need"
+        )
     data = data_module(options.against, option="--against")
     if isinstance(data, PairDataModule):
         data = data.domain(options.domain)
+    if "image_shape" not in data.data_spec:
+        raise UserError(
+            f"--against {options.against} has no images: name a configuration with image data"
+        )
     if options.ranker is not None:
         raise UserError(
             f"{options.source}: a folder of images has no captions; give a checkpoint for --ranker"
@@ -76,6 +92,7 @@ def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
                         line["signature"] = line["signature"].replace("]", "|unknown=replace]", 1)
                     yield {**line, "weights": "averaged" if averaged else "trained"}
         return
+    check_shape(model, data, options)
     if options.ranker is not None:
         options.ranker = load_ranker(data, options)
     for target in targets(model, data, options.split):
@@ -91,6 +108,22 @@ def checkpoint_scores(options: argparse.Namespace) -> Iterator[Line]:
                 lines = scores(images, target.data, options, note, target.suffix, target.paired)
                 for line in lines:
                     yield {**line, "weights": "averaged" if averaged else "trained"}
+
+
+def check_shape(model: GenerativeModule, data: Any, options: argparse.Namespace) -> None:
+    """Check that a system generates images of the shape of the real ones.
+
+    Raises:
+        UserError: If the shapes differ. Image translations are not checked: their inputs, which are
+            images of the data, determine the size.
+    """
+    shapes = (model.hparams.get("image_shape"), data.data_spec.get("image_shape"))
+    if model.modality != "image-to-image" and shapes[0] and shapes[1] and shapes[0] != shapes[1]:
+        sides = ["x".join(map(str, shape)) for shape in shapes]
+        raise UserError(
+            f"{options.source} generates images of {sides[0]} (channels, height, width), and those "
+            f"of --against {options.against} have {sides[1]}; give data of the same shape"
+        )
 
 
 def check_vocabulary(model: GenerativeModule, data: Any, options: argparse.Namespace) -> None:

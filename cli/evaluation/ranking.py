@@ -56,12 +56,14 @@ def ranking(
     captions, ranker = data.split(options.split).captions, options.ranker
     size = min(len(captions), len(generated))
     tokens = ranker.tokenize(captions).cpu()
-    texts = ranker.features(captions).cpu()
+    count = options.batch_size
+    chunks = [captions[start : start + count] for start in range(0, len(captions), count)]
+    texts = torch.cat([ranker.features(chunk).cpu() for chunk in chunks])
     truth = real_images(data, options.split, list(range(len(captions))))[0]
-    keys = torch.cat([image_keys(to_float(part)) for part in truth.split(options.batch_size)])
+    keys = torch.cat([image_keys(to_float(part)) for part in truth.split(count)])
 
     def accuracy(images: Tensor, order: list[int], shift: int = 0) -> Tensor:
-        parts = images.split(options.batch_size)
+        parts = images.split(count)
         features = torch.cat([ranker.features(to_float(part)).cpu() for part in parts])
         candidates = (part[order].roll(shift, 0) for part in (texts, tokens, keys))
         return ranking_accuracy(features, *candidates)

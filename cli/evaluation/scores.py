@@ -21,6 +21,10 @@ FIDELITIES = ("l1", "psnr", "ssim")
 IN_PIXELS = ("parzen", "nn", "ranking", *FIDELITIES)
 METRICS = (*DISTANCES, "is", *IN_PIXELS)
 PARZEN_IMAGES = 1000  # number of validation images that select the Parzen kernel's width
+NN_NEEDS = (
+    "--metrics nn needs class labels; "
+    "give the checkpoint of a conditional system and data with labels"
+)
 
 Line = dict[str, Any]  # one line of output; keys: metric, value, signature
 
@@ -53,11 +57,7 @@ def scores(
     """
     wanted = options.metrics
     featured = [name for name in wanted if name not in IN_PIXELS]
-    if set(FIDELITIES) & set(wanted) and not paired:
-        raise UserError(
-            "--metrics l1, psnr and ssim need reference images; "
-            "give the checkpoint of an image translation and paired data"
-        )
+    check_data(data, options, paired)
     extractor = measured = None
     if featured:
         extractor = corpus_extractor(data, options.extractor).to(options.device)
@@ -65,6 +65,8 @@ def scores(
     in_memory: list[Tensor] = []
     labels: list[Tensor | None] = []
     for batch, batch_labels in images:
+        if "nn" in wanted and batch_labels is None:
+            raise UserError(NN_NEEDS)
         if measured is not None:
             measured.update(batch.to(options.device))
         if len(featured) < len(wanted):
@@ -82,7 +84,29 @@ def scores(
     if "ranking" in wanted:
         yield from ranking(generated, data, options, note)
     if {"parzen", "nn"} & set(wanted):
-        yield from pixel_scores(generated, asked, data, options, note)
+        yield from pixel_scores(generated, asked, data, options, note, suffix)
+
+
+def check_data(data: Any, options: argparse.Namespace, paired: bool) -> None:
+    """Check what the metrics of images in pixel space need, before images are generated.
+
+    Raises:
+        UserError: If a metric needs reference images, class labels or more images than there are.
+    """
+    wanted, size = set(options.metrics), len(data.split("val"))
+    if set(FIDELITIES) & wanted and not paired:
+        raise UserError(
+            "--metrics l1, psnr and ssim need reference images; "
+            "give the checkpoint of an image translation and paired data"
+        )
+    least = PARZEN_IMAGES + (options.split == "val")
+    if "parzen" in wanted and size < least:
+        raise UserError(
+            f"--metrics parzen needs {least:,} validation images (got {size}); "
+            "give data with more, or leave it out"
+        )
+    if "nn" in wanted and not data.data_spec.get("num_classes"):
+        raise UserError(NN_NEEDS)
 
 
 def distance_scores(
@@ -133,9 +157,17 @@ def fidelity_scores(
 
 
 def pixel_scores(
-    generated: Tensor, asked: Tensor | None, data: Any, options: argparse.Namespace, note: str
+    generated: Tensor,
+    asked: Tensor | None,
+    data: Any,
+    options: argparse.Namespace,
+    note: str,
+    suffix: str,
 ) -> Iterator[Line]:
     """Yield the Parzen log-likelihood and the error of a nearest-neighbour classifier in percent.
+
+    The first 1,000 validation images select the width of the Parzen kernel. They are left out of
+    the likelihood of the validation split.
 
     Args:
         generated: Generated images (N, C, H, W) in uint8.
@@ -143,25 +175,20 @@ def pixel_scores(
         data: Data module of the real images, after `prepare_data`.
         options: Parsed options of `evaluate.py`.
         note: Text appended to each signature, the string that records a metric's settings.
+        suffix: Suffix of each metric's name, such as "/a2b".
     """
-    test, test_labels = real_images(data, "test", list(range(len(data.split("test")))))
-    counts = f"n_fake={len(generated)}|n_test={len(test)}"
+    split = options.split
+    real, labels = real_images(data, split, list(range(len(data.split(split)))))
     if "parzen" in options.metrics:
-        size = len(data.split("val"))
-        if size < PARZEN_IMAGES:
-            raise UserError(
-                f"--metrics parzen needs {PARZEN_IMAGES:,} validation images (got {size}); "
-                "give data with more, or leave it out"
-            )
         chosen_on, _ = real_images(data, "val", list(range(PARZEN_IMAGES)))
-        mean, error, sigma = parzen.parzen(generated, chosen_on, test)
+        scored = real[PARZEN_IMAGES:] if split == "val" else real
+        mean, error, sigma = parzen.parzen(generated, chosen_on, scored)
+        counts = f"n_fake={len(generated)}|n_{split}={len(scored)}"
         extra = f"sigma={sigma:.3f}|se={error:.2g}{note}"
-        yield line("parzen", mean, f"parzen[{counts}|{extra}]")
+        yield line(f"parzen{suffix}", mean, f"parzen[{counts}|{extra}]")
     if "nn" in options.metrics:
-        if test_labels is None or asked is None:
-            raise UserError(
-                "--metrics nn needs class labels; "
-                "give the checkpoint of a conditional system and data with labels"
-            )
-        value = 100 * parzen.nearest_neighbour_error(generated, asked, test, test_labels)
-        yield line("nn-error", value, f"nn-error[{counts}|distance=euclidean{note}]")
+        assert asked is not None
+        assert labels is not None
+        value = 100 * parzen.nearest_neighbour_error(generated, asked, real, labels)
+        counts = f"n_fake={len(generated)}|n_{split}={len(real)}"
+        yield line(f"nn-error{suffix}", value, f"nn-error[{counts}|distance=euclidean{note}]")

@@ -231,10 +231,12 @@ class CaptionedImages(ImageDataModule):
             raise UserError("the caption is missing; write one")
         numbers = random.Random(mix_seed(Path(place).name, "bpe"))
         rows = torch.zeros(VARIANTS if split == "train" else 1, self.text_length, dtype=torch.int32)
+        encoded: dict[str, list[int]] = {}  # without dropout
         for variant, row in enumerate(rows):
-            dropped = self.bpe_dropout if variant else 0.0
-            ids = encode_caption(
-                self.tokenizer, texts[variant % len(texts)], self.text_length, dropped, numbers
-            )
+            text, dropped = texts[variant % len(texts)], self.bpe_dropout if variant else 0.0
+            ids = [] if dropped else encoded.get(text, [])
+            ids = ids or encode_caption(self.tokenizer, text, self.text_length, dropped, numbers)
+            if not dropped:
+                encoded[text] = ids
             row[: len(ids)] = torch.tensor(ids)
         return rows

@@ -28,7 +28,12 @@ def has_words(names: list[str] | None, words: str) -> Tensor:
             "these images have no names or attributes; use data with names or attributes, such "
             "as OpenMoji or CelebA"
         )
-    return torch.tensor([f" {words.lower()} " in f" {name} " for name in names])
+    return torch.tensor([contains(name, words) for name in names])
+
+
+def contains(name: str, words: str) -> bool:
+    """Return whether a name contains whole words, in upper or lower case."""
+    return f" {words.lower()} " in f" {name.lower()} "
 
 
 def shifted(image: Tensor, offset: Tensor) -> Tensor:
@@ -219,8 +224,8 @@ class ImageDataModule(DataModule):
     def mean_image(self) -> Tensor:
         """Return the mean of the training images without augmentation, float64 (C, H, W) in [0, 1].
 
-        The mean is over all images if they are in memory, else over about 1,000 evenly spaced
-        files.
+        The mean is over all images of an `InMemoryImages`, else over about 1,000 evenly spaced
+        images.
         """
         data = self.split("train")
         stride = 1 if isinstance(data, InMemoryImages) else -(-len(data) // 1000)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from datamodules.images.base import InMemoryImages
+from datamodules.images.base import InMemoryImages, contains
 from datamodules.images.reading import BadImage, ImageReader
 from datamodules.images.strips import ImageStrips, random_crops
 from datamodules.samplers import Request
@@ -74,13 +74,18 @@ class FileImages:
         return FileImages(paths, self.labels[index], self.reader, attributes)
 
     def having(self, attribute: str) -> Tensor:
-        """Return a bool mask (N,), True for the images that have the attribute."""
-        if attribute not in self.attributes:
+        """Return a bool mask (N,), True where the name of an attribute contains these words.
+
+        Raises:
+            UserError: If no attribute has such a name.
+        """
+        found = [mask for name, mask in self.attributes.items() if contains(name, attribute)]
+        if not found:
             raise UserError(
-                f"there is no attribute {attribute!r} (available: "
-                f"{', '.join(self.attributes) or 'none'})"
+                f"--attribute {attribute!r}: there is no such attribute; give one of "
+                f"{', '.join(self.attributes) or 'none'}"
             )
-        return self.attributes[attribute]
+        return torch.stack(found).any(0)
 
 
 Images = InMemoryImages | ImageStrips | FileImages

@@ -1,13 +1,15 @@
 """Data module of your own folder of images.
 
 Images may be at any depth of the folder. Classes are optional: one sub-folder per class, or a file
-`labels.csv` in the folder with the columns `file` and `label`. Sub-folders `train`, `val` and
+`labels.csv` in the folder with the columns `file` and `label`. If an image is in no class folder,
+there are no classes. Sub-folders `train`, `val` and
 `test` (or `training`, `valid`, `validation`, `dev`, `testing`, in any case) define the splits, and
 may contain the sub-folders of classes. Without such sub-folders, images are split by a SHA-256 of
 their paths: 80 % training, 10 % validation, 10 % test. The contents of files are not compared, so
 copies of an image may fall into different splits.
 """
 
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any, Literal
@@ -79,6 +81,7 @@ class ImageFolder(ImageFileOptions, ImageDataModule):
                 f"data.folder {folder}: none of its {found} images falls into the training split; "
                 "add more images"
             )
+        loose: list[Path] = []
         if table:
             self.label_of = table_labels(table, search)
         else:
@@ -90,11 +93,21 @@ class ImageFolder(ImageFileOptions, ImageDataModule):
                 else unicodedata.normalize("NFC", path.parent.name)
                 for path in search.images
             }
-        self.classes = sorted(set(self.label_of.values()))
-        self.class_names = dict(enumerate(self.classes))
+            if any(self.label_of.values()):
+                loose = [path for path, name in self.label_of.items() if not name]
         if tops:
             self._check_spelling()
+        if loose:
+            self.label_of = dict.fromkeys(search.images, "")
+        self.classes = sorted(set(self.label_of.values()))
+        self.class_names = dict(enumerate(self.classes))
         search.report(folder)
+        if loose:
+            print(
+                f"note: data.folder {folder}: {loose[0].name} is in no class folder, so the images "
+                "have no classes; move it to use the names of folders as classes",
+                file=sys.stderr,
+            )
 
     def _check_spelling(self) -> None:
         """Refuse held-out classes whose names differ from those of training only in their case."""

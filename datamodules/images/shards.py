@@ -25,7 +25,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.progress import track
 from datamodules.cache import make_folder
-from datamodules.images.base import ImageDataModule
+from datamodules.images.base import ImageDataModule, contains
 from datamodules.images.file_options import ImageFileOptions
 from datamodules.images.finding import NO_IMAGE, image_suffixes
 from datamodules.images.reading import BadImage, ImageReader
@@ -204,14 +204,18 @@ class ShardImages:
         return ShardImages(self.shards, self.records[index.numpy()], self.reader, self.class_names)
 
     def having(self, attribute: str) -> Tensor:
-        """Return a bool mask (N,), True for the images of the class with this name."""
-        labels = [label for label, name in self.class_names.items() if name == attribute]
+        """Return a bool mask (N,), True where the name of the class contains these words.
+
+        Raises:
+            UserError: If no class has such a name.
+        """
+        labels = [label for label, name in self.class_names.items() if contains(name, attribute)]
         if not labels:
             raise UserError(
-                f"there is no class {attribute!r} (available: "
-                f"{', '.join(self.class_names.values()) or 'none'})"
+                f"--attribute {attribute!r}: there is no such class; give one of "
+                f"{', '.join(self.class_names.values()) or 'none'}"
             )
-        return torch.from_numpy(self.records["label"] == labels[0])
+        return torch.from_numpy(np.isin(self.records["label"], labels))
 
 
 def stamps(shards: list[Path]) -> list[tuple[str, int, int]]:

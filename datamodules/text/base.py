@@ -55,7 +55,7 @@ from datamodules.tokenizers.kinds import (
 from datamodules.tokenizers.unseen import UNKNOWN_DATA, Unknown, handle_unseen, with_held_out
 
 Batching = Literal["windows", "streams", "records"]
-VERSION = 2  # version of the encoded files; increase it when their content changes
+VERSION = 3  # version of the encoded files; increase it when their content changes
 
 
 class TextDataModule(DataModule):

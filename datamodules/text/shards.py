@@ -35,8 +35,11 @@ def join_texts(texts: Iterable[str], size: int = 2**20) -> Iterator[str]:
 
 
 def nonempty(texts: Iterable[str]) -> Iterator[str]:
-    """Yield the texts that are not empty, stripped of white space."""
-    yield from filter(None, map(str.strip, texts))
+    """Yield the texts that are not empty, without empty lines before and white space after them.
+
+    The indentation of the first line stays.
+    """
+    yield from (text.rstrip().lstrip("\r\n") for text in texts if text.strip())
 
 
 def raw_lines(texts: Iterable[str]) -> Iterator[str]:
