@@ -1,4 +1,6 @@
-"""Plots of the attention weights of a translation, with tokens on the axes."""
+"""Plots of attention weights, with tokens on the axes."""
+
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -7,7 +9,6 @@ from callbacks.figures import figure_to_image, panels
 from callbacks.preview_batch import preview_batch
 from callbacks.previews import title_of
 from callbacks.publish import publish
-from lightning_modules.core.translator import Translator
 from lightning_modules.nn.attention import AttentionMap
 
 
@@ -46,14 +47,17 @@ def label(word: str) -> str:
 
 
 class AttentionMaps(Callback):
-    """Plots the attention weights of one validation sample when training ends."""
+    """Plots the attention weights of one validation sample when training ends.
+
+    It runs for systems with a method `attention_maps(batch)`.
+    """
 
     @staticmethod
     def watches(module: LightningModule) -> bool:
-        """Return whether a system is a `Translator`; only translators have `attention_maps`."""
-        return isinstance(module, Translator)
+        """Return whether a system has a method `attention_maps`."""
+        return hasattr(module, "attention_maps")
 
-    def on_train_end(self, trainer: Trainer, pl_module: Translator) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
             maps = pl_module.attention_maps(preview_batch(trainer, 1))
             for name, attention in maps.items():

@@ -606,6 +606,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(run / "checkpoints/last.ckpt")
 
 
+def test_attention_weights_are_plotted_at_the_end(checkpoint: str) -> None:
+    samples = Path(checkpoint).parents[1] / "samples"
+    layers = len(load(checkpoint).blocks)
+    assert len(list(samples.glob("attention-layer*.png"))) == layers
+
+
 def test_a_test_has_the_nll_of_overlapping_windows_as_well(checkpoint: str) -> None:
     config = [
         "--config",
