@@ -91,6 +91,9 @@ class Autoencoder(GenerativeModule):
             the noise for pixels in [0, 1] ("gaussian").
         Optimizer:
         learning_rate: Initial learning rate of Adam. It decays to 0 along half a cosine.
+
+    Raises:
+        UserError: If `corruption` is "masking" and `corruption_level` is above 1.
     """
 
     has_latent_space = True
@@ -109,6 +112,11 @@ class Autoencoder(GenerativeModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if corruption == "masking" and corruption_level > 1:
+            raise UserError(
+                "model.corruption_level is a probability for model.corruption masking: give at "
+                f"most 1 (got {corruption_level})"
+            )
         self.latent_dim = latent_dim
         self.encoder: nn.Module
         self.decoder: nn.Module

@@ -40,8 +40,9 @@ VAE, but not the Transformer):
 - Averaged weights: none. The paper averages weights once in 25 updates, with a decay of .99
   (appendix B.2).
 - Dropout: in residual branches and embeddings. The paper does not state its dropout.
-- Augmentation: shifts of a few pixels (`data.shift`); each batch is then encoded anew. The paper
-  has random crops. With `data.captions_only`, all images are encoded once, without augmentation.
+- Augmentation: shifts of a few pixels (`data.shift`); each batch is then encoded when it is used.
+  The paper has random crops. With `data.captions_only`, all images are encoded once, without
+  augmentation.
 - Padding tokens: part of the loss of Eq. 3. The paper does not state whether they are.
 - Guidance: captions are dropped with probability `caption_dropout`; dropped text has no loss. The
   paper has no guidance.

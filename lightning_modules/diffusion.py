@@ -532,6 +532,8 @@ class Diffusion(GenerativeModule):
         if (image is None) != (mask is None):
             raise UserError("--input and --mask belong together: give both, or none of them")
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        # Other generators for the known pixels: they must not change the noise of the others.
+        restoring = [torch.Generator().manual_seed(seed + 2**40) for seed in seeds]
         labels = [seed if label is None else label for seed in seeds]
         given = torch.tensor(labels, device=self.device) % self.classes if self.classes else None
         noise = self.draw(generators)
@@ -547,7 +549,7 @@ class Diffusion(GenerativeModule):
             if known is None:
                 return x
             alpha, sigma = self.path.coefficients(t)
-            new = self.draw(generators) if sampler == "ddpm" else noise
+            new = self.draw(restoring) if sampler == "ddpm" else noise
             return torch.where(known[1], x, alpha * known[0] + sigma * new)
 
         if sampler == "heun":

@@ -10,7 +10,8 @@ random restarts follow Dhariwal et al., "Jukebox", 2020, section 3.1.
     z = sum_k y_k e_k,  y = softmax((logits + g) / tau),  g = -log(-log u),  u ~ U(0, 1)       (2)
     ELB = E_q[log p(x|z)] - beta * KL(q || p)                                                  (3)
     KL = sum over positions of sum_k q(k|x) log(K q(k|x))                                      (4)
-    p(x|z): log f = -log(2 b x' (1 - x')) - |logit x' - mu| / b,  x' = (1 - 2 eps) x + eps     (5)
+    p(x|z): log f = log(1 - 2 eps) - log(2 b x' (1 - x')) - |logit x' - mu| / b,
+        x' = (1 - 2 eps) x + eps                                                               (5)
     VQ: z = h + sg(e_k - h),  k = argmin |h - e_k|^2;  KL becomes |h - sg(e_k)|^2              (6)
     n_k <- d n_k + (1 - d) sum_i [k_i = k],
         m_k <- d m_k + (1 - d) sum_i h_i [k_i = k],  e_k = m_k / n_k                           (7)
@@ -55,8 +56,12 @@ Departures from DALL-E's discrete VAE, whose released code (openai/DALL-E) does 
   released code has a 7x7 convolution at full resolution, where most of the computation is. With
   `downsamplings` 0, all blocks work at the resolution of the tokens; the released code has four
   resolutions.
-- `configs/dvae/openmoji.yaml` has Muon (Jordan et al. 2024) with a learning rate of 0.01. After 2.5
-  minutes of training, the squared error is 35, and 54 with AdamW, which the paper has.
+- log(1 - 2 eps) in Eq. 5, which makes it a density of x; the paper has the density of x'.
+- Codebook of "gumbel": N(0, 1) at the start, without a bias. In the released code, it is a
+  convolution with weights from N(0, 1 / K) and a bias.
+- `configs/dvae/openmoji.yaml` has Muon (Jordan et al. 2024) with a learning rate of 0.01. With
+  `patch` 2, the squared error after 2.5 minutes of training is 35, and 54 with AdamW, which the
+  paper has.
 - `gain` is 0.4 in `configs/dvae/openmoji.yaml`, which trains for minutes. The paper has a
   gain of 1 / L^2, where L is the number of blocks.
 
@@ -113,6 +118,7 @@ EPSILON = 0.1  # eps of Eq. 5, which maps pixels to [eps, 1 - eps]
 # Minimum of the scale b in Eq. 5; near white, 0.1 in logit space is about 3 of 256 pixel levels.
 # Without it, the density of pixels that are always white would be unbounded.
 MIN_SCALE = 0.1
+LIKELIHOOD = "codes=hard|prior=uniform|dequantised"  # settings of test/nll and test/bpd
 VQ_DECAY = 0.99  # decay d of the moving averages in Eq. 7
 INITIAL_USE = 1e-6  # initial n_k of Eq. 7; with it, the first batch outweighs the initial vectors
 ADAMW_RATE = 2e-3  # initial learning rate of AdamW for the parameters that Muon does not update
@@ -485,6 +491,7 @@ class DiscreteVAE(GenerativeModule):
         prior = -prod(self.grid) * math.log(h.codebook_size)  # log p(z); q(z|x) = 1 for this z
         self.nll.update(lambda _: (log_p + prior)[None])
         self.log_metric(f"{stage}/nll", self.nll)
+        self.signatures[f"{stage}/nll"] = f"nll[{LIKELIHOOD}]"
         with full_precision(self.device):
             term = quantiser(features, h.temperature)[1].mean()
         weighted = self.log_likelihood(self.network.embed(tokens), image, h.scale_exponent)
@@ -504,7 +511,7 @@ class DiscreteVAE(GenerativeModule):
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
         self.log("test/bpd", bits_per_dim(self.nll.compute(), prod(self.hparams.image_shape), 256))
-        self.signatures["test/bpd"] = "bpd[codes=hard|prior=uniform|dequantised]"
+        self.signatures["test/bpd"] = f"bpd[{LIKELIHOOD}]"
 
     # Images and image tokens
 

@@ -6,7 +6,7 @@ Clark et al., "ELECTRA: Pre-training Text Encoders as Discriminators Rather Than
     m: ceil(.15 n) different random positions in x of length n;   x_masked = x with [MASK] at m  (1)
     x_i^ ~ p_G(x_i | x_masked) for i in m;                      x_corrupt = x with x^ at m       (2)
     L_MLM = mean over m of -log p_G(x_i | x_masked)                                              (3)
-    L_Disc = mean over all i of the cross-entropy of D(x_corrupt, i) with [x_corrupt_i = x_i]    (4)
+    L_Disc = mean over all i of the cross-entropy of D(x_corrupt, i) with [x_corrupt_i != x_i]   (4)
     L = L_MLM + lambda L_Disc                                                                    (5)
 
 ELECTRA is not a GAN. The generator is trained by maximum likelihood (Eq. 3), not adversarially: a
@@ -41,6 +41,7 @@ Where the paper, the released code (google-research/electra) and this file diffe
 
 | | paper | released code | here |
 |---|---|---|---|
+| D is the probability that a token is | original | replaced | replaced |
 | size of m | ceil(.15 n) | round(.15 n), at most 19 of 128 | ceil(.15 n) of ordinary tokens |
 | m is sampled | without repetition | with repetition | without repetition |
 | at m, x_masked has | [MASK] | [MASK] in 85 %, x in 15 % | [MASK] |
@@ -540,10 +541,11 @@ class ELECTRA(TokenModule):
         ids = [*bos, *tokenizer.encode(text.strip()).tolist(), *eos]
         if not text.strip():
             raise UserError("the text is empty: give a longer text")
-        if len(ids) > self.hparams.context:
+        longest = self.hparams.context + 1
+        if len(ids) > longest:
             raise UserError(
-                f"the text has {len(ids)} tokens, but the context has {self.hparams.context}: "
-                "give a shorter text"
+                f"the text has {len(ids)} tokens, and the model reads at most {longest}: give a "
+                "shorter text"
             )
         tokens = torch.tensor([ids], device=self.device)
         scores = self.replaced_probability(tokens, torch.tensor([len(ids)], device=self.device))

@@ -462,8 +462,11 @@ class GAN(AdversarialModule):
             "d_real": real.mean(),
             "d_fake": fake.mean(),
             "wasserstein": real.mean() - fake.mean(),
-            "accuracy_d": ((real > 0).float().mean() + (fake < 0).float().mean()) / 2,
         }
+        if self.hparams.loss != "wasserstein":  # a critic has no threshold
+            targets = (1 - self.hparams.label_smoothing, 0.0)
+            border = sum(targets) / 2 if self.hparams.loss == "least_squares" else 0.0
+            values["accuracy_d"] = ((real > border).float() + (fake < border).float()).mean() / 2
         if weight := self.hparams.penalty_weight:
             values["penalty"] = gradient_penalty(
                 lambda x: self.discriminate(x, label), image, generated

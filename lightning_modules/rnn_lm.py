@@ -108,6 +108,7 @@ class RNNLM(LanguageModel):
         width: Number of units in each recurrent layer.
         embedding: Size of the token embeddings; 0 uses one-hot vectors instead.
         dropout: Dropout probability after the embedding, between layers and before the output.
+            One-hot vectors have no dropout.
         initial_range: Bound r of the initial weights, which are uniform random numbers in [-r, r].
         forget_bias: Initial bias of the forget gate of an LSTM. A positive value preserves the
             state early in training (Jozefowicz et al. 2015).

@@ -49,7 +49,12 @@ Where the papers, a released implementation (bentrevett's pytorch-seq2seq, noteb
 | output layer | Cho, Bahdanau: maxout; Luong: tanh; Sutskever: linear | linear | tanh |
 | output matrix | separate | separate | target embedding (Press and Wolf 2017) |
 | GRU's reset gate r | U (r * s), before the matrix | r * (U s), PyTorch's | r * (U s), PyTorch's |
+| initial weights | Cho, Bahdanau: N(0, .01^2); Luong: U(-.1, .1) | N(0, .01^2) | PyTorch's (1) |
+| dropout; label smoothing | none; Luong: .2 between layers | .5; none | `dropout`, `smoothing` |
 | optimizer | SGD; Bahdanau: Adadelta | Adam, constant rate | Adam, warm-up and half a cosine |
+
+(1) Embeddings are from N(0, 1 / size). Sutskever has U(-.08, .08). The recurrent weights of Cho and
+Bahdanau are orthogonal.
 """
 
 import random

@@ -39,6 +39,8 @@ pixels with sigma = 1.
 Departures from the papers and from the released code of the importance weighted autoencoder:
 
 - Optimizer (2014): Adagrad in the paper; Adam here.
+- Initial weights of the "mlp" network (2014): N(0, .01) in the paper; uniform (Glorot and Bengio
+  2010) here, as in 2016. The output bias starts at the mean image, as in the code of 2016.
 - Adam (2016): beta1 0.9 and epsilon 1e-4 in the paper and here; here gradients are averaged over
   the batch. The released code has beta1 0.99 and initial second moments of 1 (here 0). It has
   epsilon 1e-4 for gradients *summed* over 20 images, equivalent to 5e-6 for averaged gradients.
@@ -166,7 +168,7 @@ class VAE(CodeSampler):
             [0, 1].
         beta: Weight of the KL term; must be 1 if `bound` is "iwae".
         beta_warmup_steps: Number of updates over which the weight of the KL term rises linearly
-            from 0 to `beta`. With 0, the weight is constant.
+            from 0 to `beta`. With 0, the weight is constant; must be 0 if `bound` is "iwae".
         bound: Training objective: "elbo" is the evidence lower bound (Eq. 3 in `vae.py`), "iwae"
             the importance-weighted bound (Eq. 5).
         k: Number of samples of z per image in training.
@@ -190,8 +192,9 @@ class VAE(CodeSampler):
             `vae.py`).
 
     Raises:
-        UserError: If `bound` is "iwae" and `beta` is not 1, if `conditional` is true and the data
-            has no labels, or if a side of the images cannot be halved once per "conv" layer.
+        UserError: If `bound` is "iwae" and `beta` is not 1 or has a warm-up, if `conditional` is
+            true and the data has no labels, or if a side of the images cannot be halved once per
+            "conv" layer.
     """
 
     has_latent_space = True
@@ -226,6 +229,11 @@ class VAE(CodeSampler):
             raise UserError(
                 f"model.beta must be 1 for model.bound iwae (got model.beta={beta}): "
                 "set model.beta to 1, or model.bound to elbo"
+            )
+        if bound == "iwae" and beta_warmup_steps:
+            raise UserError(
+                "model.bound iwae has no KL term: set model.beta_warmup_steps to 0 (got "
+                f"{beta_warmup_steps}), or model.bound to elbo"
             )
         self.latent_dim = latent_dim
         self.classes = classes_used(num_classes, conditional)
@@ -364,10 +372,11 @@ class VAE(CodeSampler):
         nll = self.test_nll.compute()
         self.log("test/bpd", bits_per_dim(nll, prod(h.image_shape), levels))
         given = "|given=label" if self.classes else ""
-        self.signatures["test/nll"] = f"nll[k={h.test_samples}{given}]"
+        settings = f"k={h.test_samples}|pixels={h.likelihood}{given}"
+        self.signatures["test/nll"] = f"nll[{settings}]"
         # With Bernoulli pixels, bits per dimension are a negative log-probability for binary images
         # only. For grey or colour images, they are a cross-entropy without a density.
-        self.signatures["test/bpd"] = f"bpd[k={h.test_samples}|pixels={h.likelihood}{given}]"
+        self.signatures["test/bpd"] = f"bpd[{settings}]"
 
     @torch.no_grad()
     def classify(self, image: Tensor, k: int = CLASSIFY_SAMPLES) -> Tensor:

@@ -69,6 +69,28 @@ def test_sizes_are_those_of_pytorch() -> None:
         same_padding(4)
 
 
+@pytest.mark.parametrize(
+    ("loss", "smoothing", "accuracy"),
+    [("non_saturating", 0.0, 0.5), ("least_squares", 0.0, 1.0), ("least_squares", 0.3, 1.0)],
+)
+def test_accuracy_of_the_discriminator_has_the_threshold_of_the_loss(
+    loss: Any, smoothing: float, accuracy: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs are 1 for real images and 0.2 for generated ones; least squares has targets 1 and 0.
+
+    A Wasserstein critic has no threshold.
+    """
+    image = torch.rand(4, 3, 4, 4)
+    batch = {"image": image}
+    model = GAN([3, 4, 4], hidden=[8], loss=loss, label_smoothing=smoothing)
+    critic = GAN([3, 4, 4], hidden=[8], loss="wasserstein", weight_clip=0.01)
+    outputs = torch.tensor([1.0] * 4 + [0.2] * 4)
+    for one in (model, critic):
+        monkeypatch.setattr(one, "discriminate", lambda *_: outputs)
+    assert model.discriminator_loss(batch, image)["accuracy_d"] == accuracy
+    assert "accuracy_d" not in critic.discriminator_loss(batch, image)
+
+
 def test_logistic_losses_are_eq_1() -> None:
     real, fake = torch.randn(2, 50, dtype=torch.float64)
     d_real, d_fake = real.sigmoid(), fake.sigmoid()

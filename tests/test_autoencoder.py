@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from common.errors import UserError
 from lightning_modules.autoencoder import Autoencoder, corrupt
 from metrics.likelihood import SquaredError
 
@@ -57,6 +58,11 @@ def test_equation_3_corrupts_what_is_seen_and_not_what_is_asked() -> None:
     y = (model.reconstruct(corrupted) + 1) / 2
     expected = F.binary_cross_entropy(y, (image + 1) / 2, reduction="none").sum((1, 2, 3)).mean()
     torch.testing.assert_close(model.reconstruction_error(image, corrupted), expected)
+
+
+def test_a_masking_probability_above_1_is_refused() -> None:
+    with pytest.raises(UserError, match=r"give at most 1 \(got 25\)"):
+        Autoencoder(image_shape=SHAPE, corruption="masking", corruption_level=25)
 
 
 def test_validation_has_the_objective_of_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,6 +203,9 @@ def test_inpainting_keeps_the_known_pixels() -> None:
         assert not torch.equal(found[..., 4:], image[..., 4:])
         alone = model.sample([1], sampler=sampler, steps=3, image=image[1:], mask=mask[1:])  # type: ignore[arg-type]
         torch.testing.assert_close(found[1:], alone, atol=1e-4, rtol=0)
+        everywhere = torch.ones_like(mask)  # nothing is known
+        new = model.sample([0, 1], sampler=sampler, steps=3, image=image, mask=everywhere)  # type: ignore[arg-type]
+        assert torch.equal(new, model.sample([0, 1], sampler=sampler, steps=3))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="--input and --mask belong together"):
         model.sample([0], image=image)
     with pytest.raises(UserError, match="--guidance needs a model"):

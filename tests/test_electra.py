@@ -231,7 +231,7 @@ def test_scores_of_a_text_are_probabilities_of_replacement() -> None:
         logits = model(tokens, length).replaced_logits
     expected = logits[0, 1:-1].sigmoid()
     assert torch.allclose(torch.tensor([score for _, score in scores]), expected, atol=1e-6)
-    with pytest.raises(UserError, match="23 tokens, but the context has 20"):
+    with pytest.raises(UserError, match="23 tokens, and the model reads at most 21"):
         model.score_tokens("the cat is here a cat")
     with pytest.raises(UserError, match="the text is empty"):
         model.score_tokens("  ")

@@ -404,6 +404,22 @@ def test_draws_follow_the_probabilities() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": -1.0},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"min_p": 1.5},
+        {"repetition_penalty": 0.0},
+    ],
+)
+def test_options_of_sampling_have_ranges_in_python_too(options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(UserError, match=f"--{name} must be"):
+        SamplingConfig(**options)
+
+
 def test_temperature() -> None:
     cold, hot = (SamplingConfig(temperature=t).probabilities(LOGITS, NOTHING) for t in (0.5, 2.0))
     assert cold[0, 0] > 0.5 > hot[0, 0]

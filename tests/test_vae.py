@@ -290,6 +290,8 @@ def test_nll_does_not_depend_on_the_chunks() -> None:
 def test_contradictions_are_refused() -> None:
     with pytest.raises(UserError, match="beta"):
         small(bound="iwae", beta=2.0)
+    with pytest.raises(UserError, match=r"set model.beta_warmup_steps to 0 \(got 5\)"):
+        small(bound="iwae", beta_warmup_steps=5)
     with pytest.raises(UserError, match="labels"):
         VAE(image_shape=SHAPE, conditional=True)
     with pytest.raises(UserError, match="multiples of 8"):

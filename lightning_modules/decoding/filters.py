@@ -80,7 +80,8 @@ class SamplingConfig:
             tokens so far, above 0; 1 changes nothing.
 
     Raises:
-        UserError: If `temperature` 0 is combined with `top_k`, `top_p` or `min_p`.
+        UserError: If a value is out of its range, or if `temperature` 0 is combined with `top_k`,
+            `top_p` or `min_p`.
     """
 
     temperature: float = 1.0
@@ -90,6 +91,16 @@ class SamplingConfig:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
+        ranges = {  # the command line checks them, too
+            "temperature": (0 <= self.temperature < math.inf, "at least 0"),
+            "top_k": (self.top_k >= 0, "at least 0"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "min_p": (0 <= self.min_p < 1, "at least 0 and below 1"),
+            "repetition_penalty": (0 < self.repetition_penalty < math.inf, "above 0"),
+        }
+        for name, (fits, meaning) in ranges.items():
+            if not fits:
+                raise UserError(f"--{name} must be {meaning} (got {getattr(self, name)})")
         if self.temperature == 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0):
             raise UserError(
                 "--temperature 0 always takes the most likely token: "

@@ -2,8 +2,8 @@
 
 The architecture is from Isola et al. 2017, section 3.2.2 and appendix 6.1.2. Patches are
 sufficient, because the L1 or cycle loss of the generator penalises errors at a larger scale. A
-patch discriminator improves texture and sharpness. It
-has fewer weights than a discriminator of whole images and accepts images of any size.
+patch discriminator improves texture and sharpness. It has fewer weights than a discriminator of
+whole images and accepts images of any size.
 
 The receptive field of a logit is computed from the output backwards: a convolution of kernel k and
 stride s enlarges a field f to (f - 1) s + k.
