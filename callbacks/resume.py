@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from common.errors import UserError
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.run_length import Position
+from lightning_modules.optim.schedules import ConstantThenLinear
 
 
 class Resume(Callback):
@@ -67,8 +68,14 @@ class Resume(Callback):
             {name: tensor(value) for name, value in self._metrics.items()}
         )
         for config in trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, LambdaLR):
-                self._check_schedule(trainer, pl_module, config.scheduler)
+            schedule: Any = config.scheduler
+            if isinstance(schedule, ConstantThenLinear) and schedule.has_ended:
+                raise UserError(
+                    f"the learning rate is 0 from update {schedule.constant + schedule.decay:,} "
+                    "on, where its schedule ends; start a new run with --init_from to train longer"
+                )
+            if isinstance(schedule, LambdaLR):
+                self._check_schedule(trainer, pl_module, schedule)
 
     def _check_schedule(
         self, trainer: Trainer, module: GenerativeModule, schedule: LambdaLR

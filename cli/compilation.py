@@ -18,12 +18,18 @@ def compile_networks(model: torch.nn.Module, backend: str) -> None:
         backend: Backend of `torch.compile`, such as "inductor".
 
     Raises:
-        UserError: If PyTorch has no such backend.
+        UserError: If PyTorch has no such backend, or if the system differentiates gradients, which
+            compiled networks cannot.
     """
     known = torch.compiler.list_backends()
     if backend not in [*known, "eager"]:
         raise UserError(
             f"--compile {backend}: PyTorch has no such backend; give one of {', '.join(known)}"
+        )
+    if backend != "eager" and getattr(model, "differentiates_gradients", False):
+        raise UserError(
+            f"--compile {backend}: torch.compile cannot differentiate gradients, which the "
+            "gradient penalties of this system need; leave out --compile"
         )
     compile_called(model, backend)
 

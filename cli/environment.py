@@ -16,7 +16,7 @@ GLIBC_OPTIONS = {
 }
 
 
-# Messages of Lightning that no user has asked for: tips, hardware, restored files.
+# Messages of Lightning that are hidden: tips, hardware, restored files.
 TIPS = re.compile(
     r"Seed set to|[GTHI]PU available|LOCAL_RANK|.{0,3}Tip:|`Trainer\((limit|overfit|val_check)|"
     r"Loading `train_dataloader`|Restor(ed all|ing) states|Loaded model weights|`weights_only` was|"

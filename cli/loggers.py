@@ -60,8 +60,8 @@ class RunWandbLogger(WandbLogger):
     A resumed run repeats the updates after its checkpoint. The values of these updates are left
     out if the run has logged them before. The file `logged.json` beside the files of W&B has the
     last logged update of each value, keyed by id and name. It is written after W&B has saved
-    everything. If the process is killed before, the resumed run logs the repeated values again:
-    a value is rather logged twice than lost.
+    everything. If the process is killed before, the resumed run logs the repeated values again: a
+    value may be logged twice, but is never lost.
 
     Args:
         run_dir: Directory of the run.

@@ -1,5 +1,6 @@
 """Options of `train.py` besides those of the trainer, the model and the data."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from callbacks.fid import FID
 from callbacks.previews import Previews
 from cli.classes import init_parameters
 from cli.loggers import WandbOptions
+from common.errors import UserError
 from common.imports import import_object
 
 # Options that concern one start of the program only, so config.yaml does not contain them.
@@ -20,6 +22,22 @@ START_OPTIONS = (
     *("config", "run_dir", "init_from", "ckpt_path", "dry_run", "extend"),
     *("verbose", "weights_only"),
 )
+# Options that only `fit` uses.
+FIT_OPTIONS = (
+    *("fid", "previews", "checkpoint", "wandb", "tensorboard", "gradient_histograms"),
+    *("updates_per_step", "graph_updates", "extend"),
+)
+
+
+def check_used(subcommand: str | None, words: list[str]) -> None:
+    """Check that the words of a command line have no option that the subcommand does not use.
+
+    Raises:
+        UserError: If the subcommand is not `fit`, and an option is for `fit` only.
+    """
+    for word in words if subcommand != "fit" else []:
+        if word.startswith("--") and re.split("[.=]", word[2:])[0] in FIT_OPTIONS:
+            raise UserError(f"{subcommand} does not use {word.partition('=')[0]}; leave it out")
 
 
 def saved_options(parser: LightningArgumentParser, options: Namespace) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from jsonargparse.typing import (
 )
 from pytorch_lightning import Callback, Trainer
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from callbacks.attention_maps import AttentionMaps
 from callbacks.fid import FID
@@ -123,16 +124,21 @@ def check_optimizers(model: GenerativeModule) -> None:
     """Build each optimizer and its schedule for one parameter, to find wrong arguments early.
 
     Raises:
-        UserError: If an optimizer or a schedule rejects an argument.
+        UserError: If an optimizer or a schedule rejects an argument, or if a schedule of an
+            adversarial system needs a metric.
     """
     kinds = class_parameters(init_parameters(type(model)))
     names = [name for name, base in kinds.items() if issubclass(base, Optimizer)]
     for name, (make, schedule) in zip(names, model.optimizer_factories):
         try:
             optimizer = make([torch.nn.Parameter(torch.zeros(1))])
-            if schedule is not None:
-                schedule(optimizer)
+            made = None if schedule is None else schedule(optimizer)
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f"--model.{name} cannot be used: {error}; correct its arguments"
             ) from error
+        if isinstance(made, ReduceLROnPlateau) and not model.automatic_optimization:
+            raise UserError(
+                f"the schedules of {type(model).__name__} act at each update, without a metric: "
+                "give another one than ReduceLROnPlateau"
+            )

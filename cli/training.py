@@ -50,7 +50,7 @@ from cli.resume import (
 )
 from cli.run_directory import check_system, resumed_run, start_run
 from cli.run_end import end_lines, figure_lines, last_figures
-from cli.run_options import add_run_options, saved_options
+from cli.run_options import add_run_options, check_used, saved_options
 from cli.short_help import with_full_help
 from common.errors import UserError
 from common.run import Run, as_list
@@ -116,7 +116,7 @@ class TrainCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        skip = {"model", "dataloaders", "datamodule", "weights_only"}
+        skip = {"model", "dataloaders", "datamodule", "weights_only", "verbose"}
         return {
             "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"},
             "validate": skip,
@@ -186,6 +186,7 @@ class TrainCLI(LightningCLI):
             )
         if self.subcommand != "fit" and not self.resumed:
             raise UserError(f"{self.subcommand} evaluates a checkpoint; give --ckpt_path FILE")
+        check_used(self.subcommand, self.command_line.words)
         self.checkpoint: dict[str, Any] = {}
         self.changes: Changes = {}
         if self.resumed:
@@ -209,7 +210,7 @@ class TrainCLI(LightningCLI):
         self.changes = changes_of_run(
             Path(self.options.ckpt_path), self.saved_config, data.changeable
         )
-        if self.options.trainer.fast_dev_run:
+        if self.options.trainer.fast_dev_run or self.options.dry_run:
             return
         message = finished_message(self.run, self.checkpoint, self.saved_config["trainer"])
         self._claim()
@@ -222,7 +223,7 @@ class TrainCLI(LightningCLI):
         """Return the values provided by the data that are parameters of the model's `__init__`."""
         options = Namespace(data=self.options.data)
         data: DataModule = self._parser(self.subcommand).instantiate(options).data
-        if self.subcommand == "fit" and self.checkpoint and not self.options.dry_run:
+        if self.subcommand == "fit" and self.checkpoint:
             self._check_resumed_run(data)
         model = self.command_line.classes["model"]
         wanted = init_parameters(model)
@@ -287,10 +288,10 @@ class TrainCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         options = self.options
         trainer_options.check_optimizers(self.model)
-        if self.checkpoint:
+        if self.resumed:
             check_system(options.ckpt_path, self.checkpoint, self.model)
             if subcommand == "fit" and self.trainer.is_global_zero:
-                print_resume(self.run, self.checkpoint, self.changes)
+                print_resume(self.resumed[0], self.checkpoint, self.changes)
         if options.init_from:
             note(init_from(options.init_from, self.model, self.datamodule))
         if subcommand == "test" and type(self.model).test_step is LightningModule.test_step:

@@ -17,10 +17,8 @@ TEXT, TEXT_LINE, MAX_LINES = 12, 15, 4  # the same for captions, and maximum lin
 PAD = 6  # pixels around texts
 MAX_NAME = 150  # maximum width of the names of rows in pixels; longer names have several lines
 MIN_SIDE, MIN_CAPTIONED = 48, 96  # pixels; smaller images in a captioned grid are enlarged
-PLANE, DOT = (
-    320,
-    3,
-)  # sides of a plot of 2-D points, and of the square that marks a point, in pixels
+PLANE = 320  # side of a plot of 2-D points, in pixels
+DOT = 3  # side of the square that marks a point, in pixels
 RED, GREY = (200, 0, 0), (200, 200, 200)
 
 
@@ -41,9 +39,10 @@ def grid(images: Tensor, columns: int = 8) -> Tensor:
     if are_points(images):
         return plane(images.reshape(-1, 2))
     if images.dim() == 5:
-        blocks = [block.flatten(0, 1) for block in images.split(columns, 1)]
         columns = min(columns, images.shape[1])
-        images = torch.cat(blocks)
+        missing = -images.shape[1] % columns  # black images, so that versions stay aligned
+        images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing), value=-1)
+        images = torch.cat([block.flatten(0, 1) for block in images.split(columns, 1)])
     shown = make_grid(
         images.detach().float().cpu().clamp(-1, 1),
         columns,

@@ -154,8 +154,8 @@ class Run:
 def new_run(home: Path) -> Run:
     """Create a directory in `home`, named after the current time, that no other process has.
 
-    Only rank 0 creates a directory. Other ranks write to no other one; those that rank 0 has
-    launched know its directory.
+    Only rank 0 creates a directory. Processes that rank 0 launches receive its name in their
+    environment.
     """
     name = time.strftime("%Y-%m-%d_%H-%M-%S")
     if any(int(os.environ.get(rank, 0)) for rank in RANKS):

@@ -442,6 +442,11 @@ class GAN(AdversarialModule):
     def generate(self, batch: dict[str, Any]) -> Tensor:
         return self.generator(self.draw_noise(len(batch["image"])), self.one_hot(batch))
 
+    @property
+    def differentiates_gradients(self) -> bool:
+        """Whether the loss has gradient penalties, which `torch.compile` does not support."""
+        return bool(self.hparams.penalty_weight or self.hparams.r1_weight)
+
     def discriminate(self, image: Tensor, label: Tensor | None) -> Tensor:
         """Return D's logits (N,) in float32 for images; half precision is too coarse for losses."""
         if self.training and self.hparams.instance_noise:

@@ -122,6 +122,22 @@ class Witness(Callback):
         )
 
 
+class SharedBuffers(Callback):
+    """Assert that DDP exchanges buffers in training only, and that all ranks evaluate with them."""
+
+    def on_train_batch_start(self, trainer: Trainer, *arguments: Any) -> None:
+        assert trainer.strategy.model.require_forward_param_sync  # type: ignore[union-attr]
+
+    def on_validation_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
+        assert not trainer.strategy.model.require_forward_param_sync  # type: ignore[union-attr]
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        buffers = {name: buffer.clone() for name, buffer in pl_module.named_buffers()}
+        one, other = pl_module.of_all_ranks(buffers)
+        assert any("running_mean" in name for name in one)
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
 class OneExchange(Callback):
     """Assert that sharded weights get a gradient from the second of two accumulated batches only.
 

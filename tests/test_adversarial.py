@@ -670,6 +670,39 @@ def test_compiled_networks_make_the_same_checkpoint(tmp_path: Path) -> None:
     ] == []
 
 
+def test_gradient_penalties_are_not_compiled(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["fit", "--config", "configs/gan/ring.yaml", "--compile", "inductor"]
+    assert train.main([*argv, "--trainer.fast_dev_run", "1"]) == 2
+    assert "torch.compile cannot differentiate gradients" in capsys.readouterr().err
+
+
+def test_a_schedule_that_has_ended_is_not_extended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More updates would be made with a learning rate of 0."""
+    end = ["--model.generator_schedule", "lightning_modules.optim.schedules.ConstantThenLinear"]
+    end += ["--model.generator_schedule.constant", "2", "--model.generator_schedule.decay", "2"]
+    end += ["--trainer.limit_val_batches", "0", "--trainer.max_steps"]
+    argv = ["fit", "--config", "configs/gan/ring.yaml", "--run_dir", str(tmp_path)]
+    assert train.main([*argv, *end, "4"]) == 0
+    more = ["fit", "--run_dir", str(tmp_path), "--ckpt_path", "last", "--trainer.max_steps", "8"]
+    assert train.main(more) == 2
+    assert "the learning rate is 0 from update 4 on" in capsys.readouterr().err
+
+
+def test_the_period_of_a_schedule_divides_its_length() -> None:
+    sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
+    with pytest.raises(UserError, match=r"every \(100\) of ConstantThenLinear must divide"):
+        ConstantThenLinear(sgd, 150, 150, every=100)
+
+
+def test_schedules_of_a_metric_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    plateau = ["--model.generator_schedule", "ReduceLROnPlateau"]
+    plateau += ["--model.generator_schedule.monitor", "val/loss_g"]
+    assert train.main(["fit", "--config", "configs/gan/ring.yaml", "--dry_run", *plateau]) == 2
+    assert "give another one than ReduceLROnPlateau" in capsys.readouterr().err
+
+
 def noise_statistics(model: Any, batches: int) -> list[tuple[Tensor, Tensor]]:
     """Input mean and variance of each batch norm of the average, over batches of 100 samples."""
     seen: dict[nn.Module, list[Tensor]] = {}

@@ -58,6 +58,20 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(path.parent.iterdir()) == [path], "no temporary file is left, not even an older one"
 
 
+def test_versions_stay_below_each_other_in_a_last_row_that_is_not_full() -> None:
+    versions = torch.full((2, 10, 3, 4, 4), -1.0)
+    versions[0, 9], versions[1, 9] = 0.0, 1.0
+    shown = grid(versions, columns=8)
+    rows, columns = (side // 5 for side in shown.shape[1:])
+    cells = [
+        [int(shown[0, 5 * row + 2, 5 * column + 2]) for column in range(columns)]
+        for row in range(rows)
+    ]
+    assert (rows, columns) == (4, 8)
+    assert cells[2] == [0, 128, 0, 0, 0, 0, 0, 0]
+    assert cells[3] == [0, 255, 0, 0, 0, 0, 0, 0]
+
+
 def test_grid_puts_compared_rows_below_each_other() -> None:
     top, bottom = torch.full((3, 1, 4, 4), 1.0), torch.full((3, 1, 4, 4), -1.0)
     picture = grid(torch.stack([top, bottom]))

@@ -119,6 +119,8 @@ def test_validate_and_test_find_the_run_of_a_checkpoint(
     assert "nll[k=3|pixels=bernoulli]" in capsys.readouterr().out, (
         "--ckpt_path does not undo --model.*"
     )
+    assert train.main(["test", *config, "--fid.count", "20"]) == 2
+    assert "test does not use --fid.count; leave it out" in capsys.readouterr().err
     assert train.main(["validate", *config]) == 0
     assert "val/loss" in capsys.readouterr().out
     (run / "evaluation.csv").unlink()  # the figures of `test`

@@ -122,6 +122,7 @@ def test_an_export_is_pushed_to_and_loaded_from_a_hub(
         names = {"model.safetensors", "config.json", "config.yaml", "README.md"}
         assert files.keys() == {f"user/gpt/{name}" for name in names}
         model = load("hf://user/gpt")
+        assert load(Path("hf://user/gpt")).hparams == model.hparams
         for name, value in load(gpt).state_dict().items():
             assert torch.equal(value, model.state_dict()[name]), name
         argv = ["hf://user/gpt", "--num", "1", "--max_new_tokens", "3"]

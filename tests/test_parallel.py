@@ -154,6 +154,23 @@ def test_batch_norm_statistics_are_averaged(tmp_path: Path) -> None:
         assert torch.equal(value, other["state"][name]), name
 
 
+def test_a_validation_exchanges_buffers_once(tmp_path: Path) -> None:
+    """DDP would exchange those of batch norm before each batch, and wait for ranks without one."""
+    config = {
+        "model": {
+            "class_path": "lightning_modules.vae.VAE",
+            "init_args": {"network": "conv", "hidden": [8, 8], "latent_dim": 4},
+        },
+        "data": {
+            "class_path": "datamodules.images.openmoji.OpenMoji",
+            "init_args": {"size": 16, "max_samples": 32, "batch_size": 8, "eval_batch_size": 1},
+        },
+        "trainer": {"max_epochs": 2, "accelerator": "cpu", "limit_val_batches": 3},
+    }
+    check = ["--trainer.callbacks+=tests.parallel.SharedBuffers"]
+    fit(tmp_path / "two", config, "--trainer.devices", "2", *check)
+
+
 def test_fid_over_ranks_equals_that_of_one_process(tmp_path: Path) -> None:
     """FID is equal when ranks share the samples; the generator is frozen to compare both runs."""
     still = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}}

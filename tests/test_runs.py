@@ -274,13 +274,23 @@ def test_the_length_counts_updates_as_lightning_does(parts: int) -> None:
         assert planned_updates(trainer, module, batches) == updates
 
 
-def test_a_debug_run_of_a_checkpoint_leaves_its_run_alone(d: Path, tmp_path: Path) -> None:
+def test_a_debug_run_of_a_checkpoint_leaves_its_run_alone(
+    d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dry run names the run and its changed options, and refuses what a resumed run refuses."""
     assert train.main(fit(d, tmp_path, "--trainer.max_steps", 3)) == 0
     Run(tmp_path).record(state="interrupted")
     debug = ["fit", "--run_dir", str(tmp_path), *RESUME, "--trainer.fast_dev_run", "1"]
     assert train.main(debug) == 0
     assert Run(tmp_path).state == "interrupted"
     assert saved(tmp_path)["global_step"] == 3
+    capsys.readouterr()
+    dry = ["fit", "--run_dir", str(tmp_path), *RESUME, "--dry_run", "--trainer.max_steps", "9"]
+    assert train.main(dry) == 0
+    err = capsys.readouterr().err
+    assert f"resuming {tmp_path} at update 3" in err
+    assert "changed: trainer.max_steps 3 -> 9" in err
+    assert train.main([*dry, "--model.latent_dim", "9"]) == 2
 
 
 def test_a_resumed_run_keeps_options_given_with_a_short_config_option(

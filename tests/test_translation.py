@@ -456,10 +456,7 @@ def test_a_run_resumed_in_its_decay_goes_on_along_the_same_line(
     assert run_differences(tmp_path / "one", tmp_path / "two") == []
     with open(tmp_path / "two/metrics.csv", encoding="utf-8") as file:
         rates = [float(row["train/lr"]) for row in csv.DictReader(file) if row["train/lr"]]
-    line = [
-        2e-4 * min(1.0, (CONSTANT + DECAY - step) / DECAY)
-        for step in range(1, CONSTANT + DECAY + 1)
-    ]
+    line = [2e-4 * min(1.0, (CONSTANT + DECAY - step) / DECAY) for step in range(CONSTANT + DECAY)]
     assert rates == pytest.approx(line)
 
 

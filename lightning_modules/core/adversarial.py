@@ -239,13 +239,13 @@ class AdversarialModule(GenerativeModule):
         if update_generator:
             self.update_ema(update)
             self._uncalibrated = self.ema is not None
+        rates = [one.param_groups[0]["lr"] for one in self.both_optimizers()]
         for schedule, due in zip(self._schedules, (update_generator, True)):
             if schedule is not None and due:
                 schedule.step()
         self._accumulated = []
         self._average_batch_norms()
         if self.ends_interval():
-            rates = [one.param_groups[0]["lr"] for one in self.both_optimizers()]
             self._write_interval(lr=rates[0], lr_d=rates[1])
 
     def _make_update(

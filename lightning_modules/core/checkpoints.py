@@ -70,7 +70,9 @@ def system_class(class_path: str, source: str | Path) -> type[GenerativeModule]:
             "run the code that wrote the checkpoint"
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, GenerativeModule)):
-        raise UserError(f"{source}: {class_path} is not a GenerativeModule; give one of train.py's")
+        raise UserError(
+            f"{source}: {class_path} is not a GenerativeModule; give a checkpoint of train.py"
+        )
     return cls
 
 

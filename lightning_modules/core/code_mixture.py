@@ -140,9 +140,7 @@ class CodeSampler(GenerativeModule):
         """Fit the mixture to the saved weights."""
         super().on_save_checkpoint(checkpoint)
         if self.mixture is not None:
-            self.fit_mixture()
-            fitted = self.mixture.state_dict(prefix="mixture.")
-            checkpoint["state_dict"].update(fitted)
+            self.fit_mixture()  # changes the buffers in `checkpoint["state_dict"]`
 
     def sample_codes(self, seeds: list[int], temperature: float, mixture: bool) -> Tensor:
         """Sample two codes per seed, (N, 2, D), from the mixture or from N(0, I).

@@ -7,6 +7,7 @@ the run. `load` and `read_checkpoint` accept the folder instead of a checkpoint,
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,13 @@ def local_path(source: str | Path) -> Path:
     Raises:
         UserError: If the repository cannot be downloaded.
     """
-    if not str(source).startswith(HUB):
+    name = re.sub("^hf:/+", "", str(source))  # a `Path` has only one slash
+    if name == str(source):
         return Path(source)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    name, _, revision = str(source).removeprefix(HUB).partition("@")
+    name, _, revision = name.partition("@")
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:

@@ -257,13 +257,16 @@ class GenerativeModule(UpdatingModule):
         Lightning's own method would compute the norm again. It also rejects fused optimizers in
         bf16-mixed precision, although gradients are not scaled in this precision.
         """
-        if not gradient_clip_val or self._grad_norm is None:
+        if not gradient_clip_val:
             return
+        norm, self._grad_norm = self._grad_norm, None
+        if norm is None:  # a system overrides `on_before_optimizer_step` without `super()`
+            norm = full_tensor(torch.nn.utils.get_total_norm(gradients_of(optimizer)))
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if gradient_clip_algorithm == "value":
             torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
         else:
-            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self._grad_norm)
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
     def _means_of_ranks(self) -> Tensor:
         """Return sums and counts of logged values (2, number of names), averaged over ranks."""
@@ -287,11 +290,8 @@ class GenerativeModule(UpdatingModule):
 
     def seen_by_all(self) -> int:
         """Return the number of samples or tokens that all ranks together have seen."""
-        return int(
-            self.trainer.strategy.reduce(
-                torch.tensor(self.units_seen, device=self.device), reduce_op="sum"
-            )
-        )
+        seen = torch.tensor(self.units_seen, device=self.device)
+        return int(self.trainer.strategy.reduce(seen, reduce_op="sum"))
 
     def log_metric(self, name: str, metric: Metric) -> None:
         """Log a metric, and store its `signature`, a text that describes how it was computed."""

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 Batch = dict[str, Any]
 LIBRARIES = ("torch", "pytorch_lightning", "torchmetrics")  # their objects are not looked into
 CHANGING_TRAINER_ATTRIBUTES = (
-    *("global_step", "current_epoch", "fit_loop", "callback_metrics", "_results"),
+    "global_step",
+    "current_epoch",
+    "fit_loop",
+    "callback_metrics",
+    "_results",
 )
 # Attributes of the base classes that an update may change.
 IGNORED_ATTRIBUTES = {

@@ -74,7 +74,7 @@ def parts_of(value: Any) -> Any:
 
 
 def joined(parts: list[Any]) -> Any:
-    """Return a nested state with whole tensors, from those of all processes in order of rank."""
+    """Join the nested states of all processes, in order of rank, to one with whole tensors."""
     first = parts[0]
     if isinstance(first, dict) and first.keys() == {PART}:
         return torch.cat([part[PART] for part in parts])

@@ -12,6 +12,7 @@ from pytorch_lightning.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
@@ -32,9 +33,8 @@ class FullySharded(ModelParallelStrategy):
 
     The weights of a Transformer block are gathered for its forward and backward pass only (Zhao et
     al., "PyTorch FSDP", 2023). Buffers and frozen systems stay whole. Updates equal those of DDP up
-    to rounding. A
-    checkpoint is one file with whole tensors, as with every other strategy, or has shards. Either
-    can be resumed with any strategy and number of processes.
+    to rounding. A checkpoint is one file with whole tensors, as with every other strategy, or has
+    shards. Either can be resumed with any strategy and number of processes.
 
     Args:
         recompute: Whether the backward pass recomputes the activations inside a block instead of
@@ -158,17 +158,28 @@ class ShardedModule(LightningModule):
                 found |= parameters
         return found
 
-    # In an evaluation, each process has whole weights: texts need different numbers of steps, so
-    # the processes cannot exchange weights in every step.
+    # In an evaluation, each process has whole weights: texts need different numbers of steps, and
+    # processes may have different numbers of batches, so they cannot exchange anything in a step.
 
     def on_validation_start(self) -> None:
         self._gather_weights()
+        self._share_buffers()
 
     def on_validation_end(self) -> None:
         self._drop_gathered_weights()
+        if isinstance(self.trainer.strategy.model, DistributedDataParallel):
+            self.trainer.strategy.model.require_forward_param_sync = True
 
     def on_test_start(self) -> None:
         self._gather_weights()
+
+    def _share_buffers(self) -> None:
+        """Give all processes the buffers of rank 0, as DDP does before each batch of training."""
+        wrapped = self.trainer.strategy.model
+        if isinstance(wrapped, DistributedDataParallel):
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, 0)
+            wrapped.require_forward_param_sync = False
 
     def _gather_weights(self) -> None:
         for part in self.modules():

@@ -25,6 +25,7 @@ from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.core.hooks import DataHooks
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
+from pytorch_lightning.trainer.call import _call_strategy_hook
 from torch import Tensor
 
 from lightning_modules.core.ema import AveragingModule
@@ -37,12 +38,8 @@ MAX_UPDATES = 64  # maximum number of updates that is chosen automatically
 # Methods that only the first update of a step calls. A system or callback that overrides one of
 # them has steps of one update.
 HOOKS = (
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
+    *("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad"),
+    *("on_before_backward", "on_after_backward", "on_before_optimizer_step"),
 )
 METHODS = (*HOOKS, "training_step", "backward", "optimizer_step", "optimizer_zero_grad")
 
@@ -84,7 +81,8 @@ class UpdatingModule(AveragingModule):
     """
 
     updates_per_step: int | None = None
-    mid_update = is_further = _interrupted = False  # the last: by a validation within an update
+    mid_update = is_further = False
+    _interrupted = False  # a validation ran within the current update
     _current_update = 1  # number of the update that is being made; the first is 1
     graphs: UpdateGraphs | None = None
 
@@ -183,7 +181,8 @@ class UpdatingModule(AveragingModule):
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         if not self.is_further:
-            self._began = time.perf_counter()
+            if batch_idx % self.trainer.accumulate_grad_batches == 0:
+                self._began = time.perf_counter()
             self._current_update = self.trainer.global_step + 1
         if self.graphs is not None and not self.graphs.is_prepared:
             self._inspect()
@@ -236,7 +235,7 @@ class UpdatingModule(AveragingModule):
         """Compute the gradients of a batch; update the weights unless the update `accumulates`."""
         trainer, strategy = self.trainer, self.trainer.strategy
         with self._synchronised(not accumulates):
-            output: Any = strategy.training_step(batch, batch_idx)
+            output: Any = _call_strategy_hook(trainer, "training_step", batch, batch_idx)
             loss = output["loss"] if isinstance(output, dict) else output
             if batch_idx % trainer.accumulate_grad_batches == 0:
                 optimizer.zero_grad()

@@ -8,6 +8,8 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveFloa
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from common.errors import UserError
+
 
 class GoodfellowSchedule(LRScheduler):
     """Exponential decay of the learning rate down to 1e-6, with a linear rise of the momentum.
@@ -65,6 +67,9 @@ class ConstantThenLinear(LRScheduler):
         decay: Number of updates over which the learning rate falls to 0.
         every: Number of updates between two changes of the learning rate. It must divide `constant`
             and `decay`.
+
+    Raises:
+        UserError: If `every` does not divide `constant` and `decay`.
     """
 
     def __init__(
@@ -75,7 +80,17 @@ class ConstantThenLinear(LRScheduler):
         every: PositiveInt = 1,
     ) -> None:
         self.constant, self.decay, self.every = int(constant), int(decay), int(every)
+        if self.constant % self.every or self.decay % self.every:
+            raise UserError(
+                f"every ({every}) of ConstantThenLinear must divide constant ({constant}) and "
+                f"decay ({decay})"
+            )
         super().__init__(optimizer)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the learning rate stays 0."""
+        return bool(self.last_epoch >= self.constant + self.decay)
 
     def get_lr(self) -> list[float | Tensor]:
         step = self.last_epoch - self.last_epoch % self.every
