@@ -2,11 +2,11 @@
 
 Images may be at any depth of the folder. Classes are optional: one sub-folder per class, or a file
 `labels.csv` in the folder with the columns `file` and `label`. If an image is in no class folder,
-there are no classes. Sub-folders `train`, `val` and
-`test` (or `training`, `valid`, `validation`, `dev`, `testing`, in any case) define the splits, and
-may contain the sub-folders of classes. Without such sub-folders, images are split by a SHA-256 of
-their paths: 80 % training, 10 % validation, 10 % test. The contents of files are not compared, so
-copies of an image may fall into different splits.
+there are no classes. Sub-folders `train`, `val` and `test` (or `training`, `valid`, `validation`,
+`dev`, `testing`, in any case) define the splits, and may contain the sub-folders of classes.
+Without such sub-folders, images are split by a SHA-256 of their paths: 80 % training, 10 %
+validation, 10 % test. The contents of files are not compared, so copies of an image may fall into
+different splits.
 """
 
 import sys
