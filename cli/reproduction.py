@@ -84,7 +84,8 @@ def with_overrides(entry: Entry, overrides: dict[str, Any]) -> Entry:
 
 def override_options(entry: Entry) -> list[str]:
     """Return the overrides of a reproduction as options of `train.py`."""
-    return [f"--{name}={value}" for name, value in entry.get("overrides", {}).items()]
+    given = entry.get("overrides", {})
+    return [f"--{name}={'null' if value is None else value}" for name, value in given.items()]
 
 
 def run_seeds(
