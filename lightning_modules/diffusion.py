@@ -83,7 +83,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import UserError
-from lightning_modules.core.conditioning import check_label, classes_used
+from lightning_modules.core.conditioning import classes_used, labels_of
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.module import GenerativeModule
 from lightning_modules.core.seeding import seeded_normal
@@ -523,7 +523,7 @@ class Diffusion(GenerativeModule):
             UserError: If the model has no class `label`, if `guidance` is not 1 and the model was
                 not trained for it, or if only one of `image` and `mask` is given.
         """
-        check_label(label, self.classes)
+        given = labels_of(seeds, label, self.classes, self.device)
         if guidance != 1 and not (self.classes and self.hparams.label_dropout):
             raise UserError(
                 "--guidance needs a model with model.conditional true and model.label_dropout "
@@ -534,8 +534,6 @@ class Diffusion(GenerativeModule):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         # Other generators for the known pixels: they must not change the noise of the others.
         restoring = [torch.Generator().manual_seed(seed + 2**40) for seed in seeds]
-        labels = [seed if label is None else label for seed in seeds]
-        given = torch.tensor(labels, device=self.device) % self.classes if self.classes else None
         noise = self.draw(generators)
         known = None if image is None or mask is None else (image.to(noise), mask.to(noise) > 0)
 

@@ -65,7 +65,7 @@ from lightning_modules.core.adversarial import (
     OPTIMIZER_ARGUMENTS,
     AdversarialModule,
 )
-from lightning_modules.core.conditioning import check_label, classes_used
+from lightning_modules.core.conditioning import classes_used, labels_of
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.networks import ExportedNetwork, generator_network
 from lightning_modules.core.seeding import seeded_normal, truncated
@@ -563,11 +563,8 @@ class GAN(AdversarialModule):
         Raises:
             UserError: If the model has no class `label`.
         """
-        check_label(label, self.classes)
-        labels = torch.tensor(
-            [seed if label is None else label for seed in seeds], device=self.device
-        )
-        given = F.one_hot(labels % self.classes, self.classes).float() if self.classes else None
+        labels = labels_of(seeds, label, self.classes, self.device)
+        given = None if labels is None else F.one_hot(labels, self.classes).float()
         limit = self.hparams.truncation if truncation is None else truncation
         noise = self.seeded_noise(seeds, limit)  # (N, 2, D)
         if mode == "prior":

@@ -74,7 +74,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from common.errors import UserError
 from lightning_modules.core import latent_space as latent
 from lightning_modules.core.code_mixture import CodeSampler
-from lightning_modules.core.conditioning import check_label, classes_used
+from lightning_modules.core.conditioning import classes_used, labels_of
 from lightning_modules.core.modes import sampling
 from lightning_modules.core.networks import ExportedNetwork, Method
 from lightning_modules.nn.encoders import (
@@ -460,14 +460,13 @@ class VAE(CodeSampler):
             UserError: If the model has no class `label`, if `label` is given for a mode that uses
                 images of the data, or if the mode lacks `batch` or `attribute`.
         """
-        check_label(label, self.classes)
+        labels = labels_of(seeds, label, self.classes, self.device)
         if label is not None and mode in ("reconstruct", "attribute"):
             raise UserError(
                 f"--label {label} cannot be used with --mode {mode}, whose images come from "
                 "the data: leave it out"
             )
-        labels = [seed if label is None else label for seed in seeds]
-        given = [torch.tensor(labels, device=self.device) % self.classes] if self.classes else []
+        given = [] if labels is None else [labels]
         if mode == "prior":
             z = self.sample_codes(seeds, temperature, mixture)[:, 0]  # (N, D)
             return self.decode(z, *given)  # Eq. 1

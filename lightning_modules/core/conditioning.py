@@ -1,4 +1,7 @@
-"""Checks of the class labels of conditional systems, in construction and in sampling."""
+"""Class labels of conditional systems, in construction and in sampling."""
+
+import torch
+from torch import Tensor
 
 from common.errors import UserError
 
@@ -14,12 +17,16 @@ def classes_used(num_classes: int | None, conditional: bool) -> int:
     return num_classes if conditional and num_classes else 0
 
 
-def check_label(label: int | None, classes: int) -> None:
-    """Check that `label` is None or a valid class.
+def labels_of(
+    seeds: list[int], label: int | None, classes: int, device: torch.device
+) -> Tensor | None:
+    """Return the class (N,) of each sample; None for an unconditional system.
 
     Args:
-        label: Class to sample, or None.
+        seeds: One seed per sample.
+        label: Class of all samples. With None, the class of sample i is `seeds[i] % classes`.
         classes: Number of classes, 0 for an unconditional system.
+        device: Device of the result.
 
     Raises:
         UserError: If `label` is neither None nor in 0 .. classes - 1.
@@ -30,3 +37,7 @@ def check_label(label: int | None, classes: int) -> None:
                 f"--label {label} needs a conditional model, which this is not; omit it"
             )
         raise UserError(f"--label must be between 0 and {classes - 1} (got {label})")
+    if not classes:
+        return None
+    chosen = [seed % classes if label is None else label for seed in seeds]
+    return torch.tensor(chosen, device=device)
