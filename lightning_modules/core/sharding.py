@@ -174,12 +174,20 @@ class ShardedModule(LightningModule):
         self._gather_weights()
 
     def _share_buffers(self) -> None:
-        """Give all processes the buffers of rank 0, as DDP does before each batch of training."""
+        """Give all processes the buffers of rank 0, as DDP does before each batch of training.
+
+        Buffers that are not in checkpoints are constants.
+        """
         wrapped = self.trainer.strategy.model
-        if isinstance(wrapped, DistributedDataParallel):
-            for buffer in self.buffers():
-                torch.distributed.broadcast(buffer, 0)
-            wrapped.require_forward_param_sync = False
+        if not isinstance(wrapped, DistributedDataParallel):
+            return
+        weights = {name for name, _ in self.named_parameters()}
+        for name, value in self.state_dict().items():
+            if name not in weights:
+                whole = value.contiguous()
+                torch.distributed.broadcast(whole, 0)
+                value.copy_(whole)
+        wrapped.require_forward_param_sync = False
 
     def _gather_weights(self) -> None:
         for part in self.modules():
