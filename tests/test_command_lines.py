@@ -151,6 +151,33 @@ WRONG: dict[str, tuple[str, ...]] = {
         "devices='0'",
     ),
     VAE + "--trainer.accelerator gpu": ("--trainer.accelerator: this machine has no", "leave it"),
+    VAE + "--trainer.max_epochs x": ("trainer.max_epochs must be an integer", "got x"),
+    VAE + "--trainer.limit_val_batches x": (
+        "trainer.limit_val_batches must be an integer or a number",
+        "got x",
+    ),
+    VAE + "--model.num_classes 10": (
+        "model.num_classes is provided by the data",
+        "leave it out",
+    ),
+    VAE + "--data.batch_size 0": ("data.batch_size must be >0", "got 0"),
+    VAE + "--data.eval_batch_size -1": ("data.eval_batch_size must be >0", "got -1"),
+    VAE + "--data.num_workers -1": ("data.num_workers must be >=0", "got -1"),
+    VAE + "--previews.every_n_train_steps 0": ("previews.every_n_train_steps must be >0", "got 0"),
+    VAE + "--previews.count 0": ("previews.count must be >0", "got 0"),
+    VAE + "--trainer.log_every_n_steps 0": (
+        "--trainer.log_every_n_steps must be >0",
+        "got 0",
+    ),
+    VAE + "--trainer.precision 16-true": (
+        "trainer.precision 16-true",
+        "not supported by VAE: set 32-true or bf16-mixed",
+    ),
+    VAE + "--compile inducter": ("--compile inducter", "give one of", "inductor"),
+    "train fit --config configs/gpt/python_docs.yaml --model.dropout 2": (
+        "model.dropout must be >=0 and <=1",
+        "got 2",
+    ),
     # train.py: wrong system
     GAN + "--trainer.gradient_clip_val 1": (
         "--trainer.gradient_clip_val 1: GAN does not support this option",
@@ -206,6 +233,14 @@ WRONG: dict[str, tuple[str, ...]] = {
     TEXT + "--top_p 2": ("--top_p must be >0 and <=1", "got 2"),
     TEXT + "--show_probs -1": ("--show_probs must be >=0", "got -1"),
     TEXT + "--score {d}/none.txt": ("--score {d}/none.txt: there is no such file", "give a text"),
+    SAMPLE + "--temperature hot": (
+        "--temperature must be a number",
+        "got hot",
+    ),
+    SAMPLE + "--seeds a-b": ("--seeds must be numbers and ranges, such as 0-31,85", "got 'a-b'"),
+    SAMPLE + "--device gpuu": ("--device gpuu", "give cpu"),
+    SAMPLE + "--mode interpolate --steps 0": ("--steps must be >0", "got 0"),
+    SAMPLE + "--label 3": ("--label 3", "needs a conditional model, which this is not; omit it"),
     # evaluate.py
     "evaluate --metrics fid": ("source", "--help` lists the options"),
     "evaluate {d}/vae.yaml": ("{d}/vae.yaml: not a readable checkpoint", "written by train.py"),
@@ -219,6 +254,18 @@ WRONG: dict[str, tuple[str, ...]] = {
     EVALUATE + "--split tst": ("--split must be one of train, val, test", "got tst"),
     EVALUATE + "--ranker x": ("--ranker CKPT need each other", "give both or neither"),
     EVALUATE + "--data x": ("--data: there is no such option", "--help` lists the options"),
+    EVALUATE + "--metrics fid,fidd": ("--metrics 'fidd'", "give some of fid, kid, precision"),
+    EVALUATE + "--metrics is": ("--metrics is", "use --extractor inception"),
+    EVALUATE + "--metrics nn --num 10": (
+        "--metrics nn needs class labels",
+        "give the checkpoint of a conditional system",
+    ),
+    EVALUATE + "--num 1": ("--num must be >=10", "got 1"),
+    EVALUATE + "--extractor inception": (
+        "no Inception weights: download http",
+        "or use the extractor classifier",
+    ),
+    EVALUATE + "--device gpuu": ("--device gpuu", "give cpu"),
     # export.py
     "export --out {new}": ("CKPT", "--help` lists the options"),
     "export x.ckpt --push_hub me/x": ("--push_hub: there is no such", "--push_to_hub?"),
@@ -236,6 +283,12 @@ WRONG: dict[str, tuple[str, ...]] = {
     "reproduce run": ("id", "--help` lists the options"),
     "reproduce run vae-mnist-nll --seeds 3-1": ("--seeds 3-1: the range is empty", "first"),
     "reproduce run vae-mnist-nll --sed 1": ("--sed: there is no such option", "--seeds"),
+    "reproduce run vae-mnst": (
+        "vae-mnst: there is no such reproduction",
+        "python reproduce.py list",
+        "vae-mnist-nll",
+    ),
+    "reproduce run vae-mnist-nll --seeds x": ("--seeds must be numbers and ranges", "got 'x'"),
     "reproduce list all": ("all belongs to no option", "put quotes around a value"),
     "sweep": ("sweep", "--help` lists the options"),
     "sweep rng": ("rng: there is no such sweep", "give one of dcgan, gpt, pix2pix, ring, vae"),

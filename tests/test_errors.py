@@ -1,4 +1,7 @@
-"""Every user error is reported in one line, with the cause and the remedy, and exit code 2."""
+"""Faulty configurations, checkpoints, images and machines: one line with cause and remedy.
+
+`test_command_lines.py` has the options that are wrong by themselves.
+"""
 
 import errno
 import os
@@ -16,11 +19,8 @@ from PIL import Image
 
 import evaluate
 import export
-import playground
-import reproduce
 import sample
 import shard
-import sweep
 import train
 from common.errors import run
 from datamodules.images.folder import ImageFolder
@@ -33,9 +33,6 @@ PROGRAMS = {
     "sample": sample,
     "evaluate": evaluate,
     "export": export,
-    "playground": playground,
-    "reproduce": reproduce,
-    "sweep": sweep,
     "shard": shard,
 }
 # {d} is the folder of the fixture, {new} a path that does not exist yet.
@@ -126,11 +123,7 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     text = config.read_text(encoding="utf-8")
     (d / "key.yaml").write_text(text.replace("latent_dim", "latent_dm"), encoding="utf-8")
-    (d / "section.yaml").write_text(text.replace("trainer:", "trainr:"), encoding="utf-8")
     (d / "class.yaml").write_text(text.replace("vae.VAE", "vae.Vea"), encoding="utf-8")
-    (d / "type.yaml").write_text(
-        text.replace("latent_dim: 4", "latent_dim: many"), encoding="utf-8"
-    )
     (d / "broken.yaml").write_text("model: [unclosed\ndata: {", encoding="utf-8")
     (d / "prose.yaml").write_text("just a sentence", encoding="utf-8")
     (d / "binary.yaml").write_bytes(bytes(range(256)))
@@ -174,47 +167,7 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Command line -> parts of its error message: first the cause, then the remedy.
 MISTAKES: dict[str, tuple[str, ...]] = {
-    # options
-    FIT + "--model.latent_dm 3": ("latent_dm", "did you mean --model.latent_dim?"),
-    FIT + "--data.batchsize 3": ("batchsize", "did you mean --data.batch_size"),
-    FIT + "--trainer.max_epoch 3": (
-        "--trainer.max_epoch:",
-        "did you mean --trainer.max_epochs",
-    ),  # no abbreviations
-    FIT + "--model.latent_dim many": ("model.latent_dim must be an integer", "got many"),
-    FIT + "--trainer.max_epochs x": ("trainer.max_epochs must be an integer", "got x"),
-    FIT + "--trainer.limit_val_batches x": (
-        "trainer.limit_val_batches must be an integer or a number",
-        "got x",
-    ),
-    "train fit --config configs/gpt/python_docs.yaml --model.dropout 2": (
-        "model.dropout must be >=0 and <=1",
-        "got 2",
-    ),
-    FIT + "--model.network transformer": (
-        "--model.network must be one of mlp, conv",
-        "got transformer",
-    ),
-    FIT + "--model Vea": ("--model Vea", "similar names: VAE"),
-    FIT + "--data OpenMojo": ("--data OpenMojo", "similar names: OpenMoji"),
-    FIT + "--model.num_classes 10": (
-        "model.num_classes is provided by the data",
-        "leave it out",
-    ),
-    FIT + "--model.image_shape [3,16,16]": (
-        "model.image_shape is provided by the data",
-        "leave it out",
-    ),
-    FIT + "--data.batch_size 0": ("data.batch_size must be >0", "got 0"),
-    FIT + "--data.batch_size -4": ("data.batch_size must be >0", "got -4"),
-    FIT + "--data.eval_batch_size -1": ("data.eval_batch_size must be >0", "got -1"),
-    FIT + "--data.num_workers -1": ("data.num_workers must be >=0", "got -1"),
-    FIT + "--previews.every_n_train_steps 0": ("previews.every_n_train_steps must be >0", "got 0"),
-    FIT + "--previews.count 0": ("previews.count must be >0", "got 0"),
-    FIT + "--trainer.log_every_n_steps 0": (
-        "--trainer.log_every_n_steps must be >0",
-        "got 0",
-    ),
+    # options that do not fit the data
     FIT + "--data.batch_size 5000": (
         "data.batch_size 5000",
         "3483 training samples: use --data.batch_size 3483 or less",
@@ -224,22 +177,6 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "step 2: the gradient of encoder.0.weight is not finite (samples ",
         "lower the learning rate or set --trainer.gradient_clip_val",
     ),
-    "train fitt --config {d}/tiny.yaml": (
-        "fitt: there is no such subcommand",
-        "`python train.py` lists them",
-    ),
-    "train fit": ("--data, --model", "give --config FILE"),
-    "train fit --model VAE": ("--data", "give --config FILE"),
-    "train fit --config configs/cyclegan/openmoji.yaml --run_dir {new} --model.lambda_cycl 3": (
-        "--model.lambda_cycl:",
-        "did you mean --model.lambda_cycle?",
-    ),
-    FIT + "--trainer.default_root_dir {new}": ("trainer.default_root_dir", "--run_dir"),
-    FIT + "--trainer.precision 16-true": (
-        "trainer.precision 16-true",
-        "not supported by VAE: set 32-true or bf16-mixed",
-    ),
-    FIT + "--compile inducter": ("--compile inducter", "give one of", "inductor"),
     # configurations
     "train fit --config {d}/none.yaml": ("{d}/none.yaml", "`python train.py` lists the recipes"),
     "train fit --config={d}/broken.yaml": ("{d}/broken.yaml", "line 1, column 8", "correct it"),
@@ -249,12 +186,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "{d}/key.yaml: model.latent_dm",
         "did you mean model.latent_dim?",
     ),
-    "train fit --config {d}/section.yaml": (
-        "trainr.log_every_n_steps",
-        "did you mean trainer.log_every_n_steps",
-    ),
     "train fit --config {d}/class.yaml": ("lightning_modules.vae.Vea", "similar names: VAE"),
-    "train fit --config {d}/type.yaml": ("model.latent_dim must be an integer", "got many"),
     # checkpoints and run directories
     FIT + "--ckpt_path {d}/none.ckpt": (
         "{d}/none.ckpt: there is no such checkpoint",
@@ -383,28 +315,10 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "needs labels, and this data has none",
     ),
     # sample.py
-    "sample --num 3": (
-        "the first argument must be a checkpoint (got --num)",
-        "python sample.py runs/",
-    ),
     "sample {d}/cut.ckpt": (
         "{d}/cut.ckpt: not a readable checkpoint",
         "give a checkpoint written by train.py",
     ),
-    SAMPLE + "--mode dream": (
-        "--mode must be one of prior, interpolate, traverse, reconstruct, attribute",
-        "got dream",
-    ),
-    SAMPLE + "--temprature 2": ("--temprature", "did you mean --temperature?"),
-    SAMPLE + "--temperature hot": (
-        "--temperature must be a number",
-        "got hot",
-    ),
-    SAMPLE + "--seeds a-b": ("--seeds must be numbers and ranges, such as 0-31,85", "got 'a-b'"),
-    SAMPLE + "--num -3": ("--num must be >0", "got -3"),
-    SAMPLE + "--device gpuu": ("--device gpuu", "give cpu"),
-    SAMPLE + "--mode interpolate --steps 0": ("--steps must be >0", "got 0"),
-    SAMPLE + "--label 3": ("--label 3", "needs a conditional model, which this is not; omit it"),
     "sample {d}/conditional/checkpoints/last.ckpt --label 99": (
         "--label must be",
         "0 and 9 (got 99)",
@@ -437,22 +351,6 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         "{d}/none.ckpt: there is no such checkpoint or folder",
         "checkpoints/",
     ),
-    "evaluate {d}/corrupt": (
-        "{d}/corrupt is a folder",
-        "name the real data with --against CONFIG",
-    ),
-    f"evaluate {LAST} --metrics fid,fidd": ("--metrics 'fidd'", "give some of fid, kid, precision"),
-    f"evaluate {LAST} --metrics is": ("--metrics is", "use --extractor inception"),
-    f"evaluate {LAST} --metrics nn --num 10": (
-        "--metrics nn needs class labels",
-        "give the checkpoint of a conditional system",
-    ),
-    f"evaluate {LAST} --num 1": ("--num must be >=10", "got 1"),
-    f"evaluate {LAST} --extractor inception": (
-        "no Inception weights: download http",
-        "or use the extractor classifier",
-    ),
-    f"evaluate {LAST} --device gpuu": ("--device gpuu", "give cpu"),
     "evaluate {d}/corrupt --against configs/gpt/python_docs.yaml": ("has no images",),
     "evaluate {d}/corrupt --against {d}/tiny.yaml --seed 3": ("leave out --seed, which checkp",),
     f"evaluate {LAST} --against configs/dcgan/openmoji.yaml": (
@@ -466,19 +364,6 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     # shard.py
     "shard {d}/nowhere {new}": ("{d}/nowhere: there is no such folder", "give one with images"),
     "shard {d}/empty {new}": ("{d}/empty: there are no images in it", "add some"),
-    # sweep.py
-    "sweep ring --lr fast": ("--lr must be a number", "got fast"),
-    # reproduce.py
-    "reproduce run vae-mnst": (
-        "vae-mnst: there is no such reproduction",
-        "python reproduce.py list",
-        "vae-mnist-nll",
-    ),
-    "reproduce rnu vae-mnist-nll": (
-        "rnu: there is no such command",
-        "give one of list, render, run",
-    ),
-    "reproduce run vae-mnist-nll --seeds x": ("--seeds must be numbers and ranges", "got 'x'"),
 }
 
 
