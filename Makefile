@@ -23,7 +23,7 @@ train: setup  ## train a VAE on emoji, a few minutes on a laptop
 preview: setup  ## show the training data of a recipe; CONFIG=configs/vae/folder.yaml
 	$(BIN)/python train.py preview --config $(or $(CONFIG),configs/vae/openmoji.yaml)
 
-dalle: setup  ## train a DALL-E that generates emoji from text, 50 minutes on 2 cores; run again to resume
+dalle: setup  ## train a DALL-E that generates emoji from text, 48 minutes on 2 cores; run again to resume
 	$(call STAGE,dvae)
 	$(call STAGE,clip)
 	$(call STAGE,dalle)

@@ -3,7 +3,7 @@
 | failure | value in `health.csv` | sign of failure |
 |---|---|---|
 | oscillation | `oscillation`: minimum autocorrelation, over all lags, of the discriminator's loss, which is stored once per logging interval | below -0.5 |
-| uninformative loss | `accuracy`: accuracy of the discriminator on real and generated images | above 0.99: the generator gets no gradient; `train/wasserstein` still falls as the samples approach the data |
+| uninformative loss | `accuracy`: accuracy of the discriminator on real and generated images | above 0.99: the discriminator's output tells the generator little (with the minimax loss, the gradient vanishes); `train/wasserstein` still falls as the samples approach the data |
 | mode collapse | `diversity`: mean distance between two samples, divided by the mean distance between two real images | below 0.5 |
 | mode collapse | `class_entropy`: entropy of the samples' classes, divided by the entropy of the real images' classes. A classifier trained on the data set assigns the classes | below 0.5 |
 | mode collapse | `classes`: number of classes that the samples cover | fewer than the data have |
@@ -46,7 +46,7 @@ LIMITS = {  # a warning is printed below these values
 UPPER_LIMITS = {"accuracy": 0.99, "overfitting": 0.5}  # a warning is printed above these values
 ADVICE = {
     "oscillation": "the losses oscillate: lower a learning rate",
-    "accuracy": "the discriminator is almost perfect and its loss gives no gradient: regularise it",
+    "accuracy": "the discriminator separates nearly all images: regularise it",
     "diversity": "mode collapse: the samples are less diverse than real images",
     "class_entropy": "mode collapse: most samples belong to few classes",
     "novelty": "the samples are copies of training images: use more data",
