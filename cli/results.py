@@ -19,7 +19,7 @@ Written by `python reproduce.py run ID`, which reproduces one row.
 Each published number has the paper's recipe and, where there is one, a faster recipe for the same \
 data, network, metric and protocol.
 Minutes are the wall-clock time of training and validation, on 2 CPU cores or on the hardware \
-that the protocol names. For
+that is named. For
 some rows they also include the final test, and the cores were shared with other work.
 
 | Number | paper | paper's recipe | minutes | faster recipe | minutes | `python reproduce.py run` |
@@ -91,7 +91,7 @@ def render() -> str:
             r["better"],
             r["n_seeds"],
             r["epochs"],
-            r["minutes"],
+            with_hardware(str(r["minutes"]), r),
             r["protocol"],
             r["signature"],
             r.get("source"),
@@ -123,7 +123,8 @@ def record_table(entries: Entries, results: Entries) -> str:
             if run in results:
                 met = reaches(results[run]["value"], entry)
                 value = f"{results[run]['value']:.4g}"
-                cells += [f"**{value}**" if met else value, f"{results[run]['minutes']:.0f}"]
+                minutes = with_hardware(f"{results[run]['minutes']:.0f}", entries[run])
+                cells += [f"**{value}**" if met else value, minutes]
             else:
                 cells += ["–", "–"]
         cells.append(f"`{name}`" + (f", `{name}{FAST}`" if name + FAST in entries else ""))
@@ -150,6 +151,11 @@ def hour_table(entries: Entries, results: Entries) -> str:
             cells = [heading, entry["hour"], value, minutes, f"`{name}`", link]
             rows[system] = "| " + " | ".join(cells) + " |\n"
     return HOUR + "".join(rows[system] for system in system_names() if system in rows)
+
+
+def with_hardware(minutes: str, entry: dict[str, Any]) -> str:
+    """Return minutes, with the hardware of the run if it was no CPU, such as "2 (H100)"."""
+    return f"{minutes} ({entry['hardware']})" if "hardware" in entry else minutes
 
 
 def reaches(value: float, entry: dict[str, Any]) -> bool:

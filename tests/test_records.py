@@ -65,6 +65,8 @@ def test_a_row_has_both_recipes() -> None:
     text = results.record_table(entries, found)
     assert "| VAE, NLL ↓ | 86.76 | 88 | 80 | **86.5** | 40 | `vae`, `vae-fast` |\n" in text
     assert "records.png" not in text
+    on_gpu = results.record_table(entries | {"vae": ENTRY | {"hardware": "H100"}}, found)
+    assert "| 88 | 80 (H100) | **86.5** | 40 |" in on_gpu
     assert "records.png" in results.record_table(entries, {"vae": RESULT | {"curve": {}}})
 
 
