@@ -337,6 +337,23 @@ def test_training_learns_and_codes_follow_the_labels_when_conditional() -> None:
     assert model.classify(image[:8]).argmax(1).tolist() == label[:8].tolist()
 
 
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_muon_leaves_the_layers_of_the_image_to_adam(network: str) -> None:
+    model = small(network=network, optimizer="muon", learning_rate=0.01, ema_decay=0.9)
+    made = model.configure_optimizers()
+    matrices, others = made.param_groups
+    assert (matrices["lr"], matrices["orthogonal"]) == (0.01, True)
+    assert (others["lr"], others["orthogonal"]) == (3e-3, False)
+    names = {p: name for name, p in model.named_parameters() if p.requires_grad}
+    weights = {name for p, name in names.items() if p.dim() >= 2}
+    found = {names[p] for p in matrices["params"]}
+    first = min(name for name in weights if name.startswith("encoder"))
+    last = max(name for name in weights if name.startswith("decoder"))
+    assert weights - found == {first, last}
+    assert found | {names[p] for p in others["params"]} == set(names.values())
+    assert small().configure_optimizers().param_groups[0]["lr"] == 1e-3
+
+
 def test_the_class_of_a_sample_is_its_seed_modulo_the_number_of_classes() -> None:
     model = small(conditional=True)
     for options in ({}, {"mode": "interpolate", "steps": 3}, {"mode": "traverse", "steps": 3}):
