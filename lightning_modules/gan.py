@@ -42,8 +42,6 @@ pylearn2. The conditional paper was not compared with any code. Departures:
   U(-sqrt 3, sqrt 3)^100 here, because all generated images were alike with U(0, 1).
 - Dropout of the conditional model: 0.5 in both networks (section 4.1). Here the rate is also 0.5,
   except 0.2 on the input pixels of D.
-- Final weights of the conditional model: from the epoch with the best validation likelihood in the
-  paper (section 4.1); from the last epoch here.
 """
 
 import itertools
