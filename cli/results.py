@@ -183,8 +183,9 @@ def draw(path: Path) -> None:
         axis = figure.add_subplot(rows, columns, number)
         for run, curve in curves.items():
             minutes, values = zip(*curve["points"])
-            label = "faster" if run.endswith(FAST) else "paper's recipe"
-            axis.plot(minutes, values, marker="." if len(minutes) == 1 else "", label=label)
+            faster = run.endswith(FAST)
+            color, label = ("C0", "faster") if faster else ("C1", "paper's recipe")
+            axis.plot(minutes, values, ".-", color=color, label=label)
         axis.axhline(entry["published"], color="grey", linestyle="--", label="published (test)")
         axis.set_title(f"{entry['title']}, {curve['name']}", fontsize=9)
         axis.set_xlabel("minutes of training", fontsize=8)
