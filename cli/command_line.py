@@ -124,6 +124,13 @@ class CommandLine:
                 return f"{path}: {key}"
         return f"--{key}"
 
+    def known(self, options: set[str]) -> set[str]:
+        """Return the options of the subcommand (`options`), of the model and of the data."""
+        own = {
+            f"--{key}.{name}" for key, cls in self.classes.items() for name in init_parameters(cls)
+        }
+        return options | own
+
     def check(self, options: set[str]) -> None:
         """Check that all options exist and that no option sets a value that the data provides.
 
@@ -140,7 +147,7 @@ class CommandLine:
             if name in self.provided:
                 raise UserError(f"{place} is provided by the data and cannot be set; leave it out")
         accepted = {key: init_parameters(cls) for key, cls in self.classes.items()}
-        known = options | {f"--{key}.{name}" for key in accepted for name in accepted[key]}
+        known = self.known(options)
         for key, parameters in accepted.items():
             for name, place in sorted(self.given(key).items()):
                 if name not in parameters:

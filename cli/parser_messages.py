@@ -45,6 +45,8 @@ TRAINER_OPTIONS = inspect.signature(Trainer).parameters
 NOT_ACCEPTED = re.compile(r"Option '(?P<option>[^']+)' is not accepted")
 REQUIRED = re.compile(r"the following arguments are required: (?P<options>.+)")
 GROUP = re.compile(r"Parser key \"(?P<key>\w+)\":\nUnable to load config '(?P<value>.*)'")
+# Value of an option that has no arguments of its own, such as --model.optimizer.lr for "adam".
+NESTED = re.compile(r"NestedArg\(key='(?P<name>[\w.]+)'")
 CLASS_PATH = re.compile(r"class_path='([\w.]+)'")
 
 
@@ -125,6 +127,8 @@ def parser_message(message: str, known: set[str], typed: Callable[[str], str]) -
     matches = [match_line(line) for line in lines]
     expected = merged([text for text, _ in matches if text])
     values = [value for _, value in matches if value]
+    if key and values and (match := NESTED.match(values[-1])):
+        return no_such_option(f"{place}.{match['name']}", known)
     if key and expected and values and all(map(any, matches)):
         return f"{place} must be {' or '.join(expected)} (got {values[-1]})"
     plain = (re.sub(r"<class '(.*?)'>", r"\1", line.replace("typing.", "")) for line in lines)

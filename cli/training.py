@@ -142,16 +142,16 @@ class TrainCLI(LightningCLI):
         add_run_options(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        words = self.command_line.words
-        subparser = self._subcommand_parsers.get(words[0])
+        line = self.command_line
+        subparser = self._subcommand_parsers.get(line.words[0])
         actions = subparser._actions if subparser else []
         options = {option for action in actions for option in action.option_strings}
         if subparser:
-            self.command_line.check(options)
+            line.check(options)
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
-            message = parser_message(str(error), options, self.command_line.typed)
+            message = parser_message(str(error), line.known(options), line.typed)
             raise UserError(message) from error
 
     def _parse_ckpt_path(self) -> None:

@@ -203,6 +203,10 @@ WRONG: dict[str, tuple[str, ...]] = {
         "--model.optimizer.lr: there is no such option",
         "did you mean --model.learning_rate?",
     ),
+    "train fit --config configs/autoencoder/openmoji.yaml --model.optimizer.lr 1e-3": (
+        "--model.optimizer.lr: there is no such option",
+        "did you mean --model.learning_rate?",
+    ),
     GAN + "--model.learning_rate 1e-3": (
         "--model.learning_rate: there is no such option",
         "--model.discriminator_optimizer.lr or --model.generator_optimizer.lr",
